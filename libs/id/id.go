@@ -1,0 +1,39 @@
+// Package id makes the random identifiers of skep's objects: 25 characters of base36 (129 bits), as Swarm's
+// (swarmkit identity/randomid.go), so they can stand in a NATS subject token and in a file name.
+package id
+
+import (
+	"crypto/rand"
+	"math/big"
+	"strings"
+)
+
+// Len is the length of every identifier.
+const Len = 25
+
+// New returns a fresh random identifier.
+func New() string {
+	var b [17]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		panic("id: the system has no randomness: " + err.Error())
+	}
+	b[0] |= 0x80 // never short
+	s := new(big.Int).SetBytes(b[:]).Text(36)
+	if len(s) < Len {
+		s = strings.Repeat("0", Len-len(s)) + s
+	}
+	return s[len(s)-Len:]
+}
+
+// Valid reports whether s has the form of an identifier.
+func Valid(s string) bool {
+	if len(s) != Len {
+		return false
+	}
+	for _, c := range s {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') {
+			return false
+		}
+	}
+	return true
+}

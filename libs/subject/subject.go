@@ -1,0 +1,76 @@
+// Package subject owns every subject, stream and bucket name of skep. Nothing else in the tree spells one out.
+//
+// Shape: skep.v1.<class>.<id>.<verb>; the id stands before the verb so that a node's permissions are one
+// pattern per class.
+package subject
+
+// Version is the second token of every subject.
+const Version = "v1"
+
+const prefix = "skep." + Version + "."
+
+// Join is the only subject a connection without a certificate may publish to (reply: its inbox).
+const Join = prefix + "join"
+
+// Queue is the queue group of every request endpoint that several instances may serve.
+const Queue = "skep"
+
+// API addresses an object endpoint, used by the CLI and gateways: skep.v1.api.service.create.
+func API(kind, verb string) string { return prefix + "api." + kind + "." + verb }
+
+// Svc addresses a manager service from a node: skep.v1.svc.state.status.<node>.
+func Svc(service, verb, node string) string { return prefix + "svc." + service + "." + verb + "." + node }
+
+// Node is a command to a node's agent or mesh: skep.v1.node.<id>.exec.open.
+func Node(id, verb string) string { return prefix + "node." + id + "." + verb }
+
+// Push is where a node's task set is re-published whenever it is committed: skep.v1.push.<id>.
+func Push(node string) string { return prefix + "push." + node }
+
+// Heartbeat is where a node says it is alive: skep.v1.hb.<id>.
+func Heartbeat(node string) string { return prefix + "hb." + node }
+
+// Event names one event: skep.v1.event.<kind>.<id>.<verb>.
+func Event(kind, id, verb string) string { return prefix + "event." + kind + "." + id + "." + verb }
+
+// IO is one channel (in, out, err, ctl) of a byte stream: skep.v1.io.<node>.<session>.<channel>.
+// Channels "in" and "cctl" run towards the node; "out", "err" and "ctl" away from it.
+func IO(node, session, channel string) string {
+	return prefix + "io." + node + "." + session + "." + channel
+}
+
+// Wildcards used by permissions and by those who listen to everything.
+const (
+	AllAPI        = prefix + "api.>"
+	AllHeartbeats = prefix + "hb.*"
+	AllEvents     = prefix + "event.>"
+	All           = prefix + ">"
+	PushPrefix    = prefix + "push."
+)
+
+// EventStream holds the events, 7 days.
+const EventStream = "EVENTS"
+
+// Bucket is a JetStream key-value bucket. Its stream is KV_<bucket>, its subjects $KV.<bucket>.<key>.
+type Bucket string
+
+// The buckets of ARCHITECTURE §3; the comment names the sole writer.
+const (
+	Spec     Bucket = "spec"     // state
+	Rev      Bucket = "rev"      // state
+	Task     Bucket = "task"     // scheduler
+	Status   Bucket = "status"   // state, for agents
+	NodeB    Bucket = "node"     // desc.*: state; live.*: health-monitor
+	Endpoint Bucket = "endpoint" // ingress-mesh controller
+	Secret   Bucket = "secret"   // secrets-vault
+	Lease    Bucket = "lease"    // each leader
+)
+
+// Buckets lists them all in creation order.
+var Buckets = []Bucket{Spec, Rev, Task, Status, NodeB, Endpoint, Secret, Lease}
+
+// Stream is the JetStream stream behind the bucket.
+func (b Bucket) Stream() string { return "KV_" + string(b) }
+
+// Key is the full subject of a key.
+func (b Bucket) Key(key string) string { return "$KV." + string(b) + "." + key }
