@@ -892,6 +892,7 @@ type StreamControl struct {
 	//	*StreamControl_Eof
 	//	*StreamControl_Progress
 	Control       isStreamControl_Control `protobuf_oneof:"control"`
+	Offset        uint64                  `protobuf:"varint,9,opt,name=offset,proto3" json:"offset,omitempty"` // with eof: bytes the channel carried in all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1003,6 +1004,13 @@ func (x *StreamControl) GetProgress() string {
 		}
 	}
 	return ""
+}
+
+func (x *StreamControl) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
 }
 
 type isStreamControl_Control interface {
@@ -2035,7 +2043,7 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"\x04line\x18\x03 \x01(\fR\x04line\x12\x18\n" +
 	"\apartial\x18\x04 \x01(\bR\apartial\"+\n" +
 	"\x0fStreamOpenReply\x12\x18\n" +
-	"\asession\x18\x01 \x01(\tR\asession\"\x9e\x02\n" +
+	"\asession\x18\x01 \x01(\tR\asession\"\xb6\x02\n" +
 	"\rStreamControl\x12)\n" +
 	"\x06resize\x18\x01 \x01(\v2\x0f.skep.v1.ResizeH\x00R\x06resize\x12\x18\n" +
 	"\x06signal\x18\x02 \x01(\tH\x00R\x06signal\x12#\n" +
@@ -2044,7 +2052,8 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"\x04ping\x18\x05 \x01(\v2\r.skep.v1.PingH\x00R\x04ping\x12\x16\n" +
 	"\x05error\x18\x06 \x01(\tH\x00R\x05error\x12\x12\n" +
 	"\x03eof\x18\a \x01(\tH\x00R\x03eof\x12\x1c\n" +
-	"\bprogress\x18\b \x01(\tH\x00R\bprogressB\t\n" +
+	"\bprogress\x18\b \x01(\tH\x00R\bprogress\x12\x16\n" +
+	"\x06offset\x18\t \x01(\x04R\x06offsetB\t\n" +
 	"\acontrol\"6\n" +
 	"\x06Resize\x12\x14\n" +
 	"\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n" +
