@@ -1,0 +1,41 @@
+// Package event publishes what happened, as protojson, to skep.v1.event.<kind>.<id>.<verb>: the EVENTS stream
+// keeps it for a week and `nats sub 'skep.v1.event.>'` shows it live.
+package event
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	skepv1 "skep.dev/proto/skep/v1"
+
+	"skep.dev/libs/id"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
+)
+
+// Publish sends one event without waiting for the stream's acknowledgement: an event tells of a change that is
+// committed already and must never hold it up.
+func Publish(nc *nats.Conn, e *skepv1.Event) error {
+	if e.Kind == "" || e.Id == "" || e.Verb == "" || strings.ContainsAny(e.Kind+e.Id+e.Verb, ". *>") {
+		return fmt.Errorf("publish event: kind %q, id %q and verb %q must be single subject tokens", e.Kind, e.Id, e.Verb)
+	}
+	if e.Time == nil {
+		e.Time = timestamppb.Now()
+	}
+	body, err := rpc.Encode(e, true)
+	if err != nil {
+		return fmt.Errorf("encode event %s.%s.%s: %w", e.Kind, e.Id, e.Verb, err)
+	}
+	m := nats.NewMsg(subject.Event(e.Kind, e.Id, e.Verb))
+	m.Data = body
+	m.Header.Set(rpc.HeaderContentType, rpc.TypeJSON)
+	m.Header.Set(rpc.HeaderType, "skep.v1.Event")
+	m.Header.Set("Nats-Msg-Id", id.New())
+	if err := nc.PublishMsg(m); err != nil {
+		return fmt.Errorf("publish event %s: %w", m.Subject, err)
+	}
+	return nil
+}

@@ -1,0 +1,152 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"skep.dev/libs/subject"
+)
+
+// ErrConflict: somebody else wrote the key since the revision that was named (or it exists, for Create).
+var ErrConflict = errors.New("the key was changed meanwhile")
+
+// ErrNotFound: the key does not exist or was deleted.
+var ErrNotFound = errors.New("no such key")
+
+// TombstoneTTL is how long a deletion stays visible to feeds that were away.
+const TombstoneTTL = time.Hour
+
+const (
+	headerExpect = "Nats-Expected-Last-Subject-Sequence"
+	headerTTL    = "Nats-TTL"
+	headerOp     = "KV-Operation"
+	opDelete     = "DEL"
+)
+
+// Entry is one key as it stood at Revision, the sequence of its last write.
+type Entry struct {
+	Key      string
+	Value    []byte
+	Revision uint64
+	Deleted  bool
+	Time     time.Time
+}
+
+// Bucket writes to one bucket. Reads for decisions come from a Feed.
+type Bucket struct {
+	js   jetstream.JetStream
+	name subject.Bucket
+}
+
+// Open names a bucket; nothing is contacted.
+func Open(js jetstream.JetStream, name subject.Bucket) *Bucket { return &Bucket{js: js, name: name} }
+
+// Name is the bucket's name.
+func (b *Bucket) Name() subject.Bucket { return b.name }
+
+// Put writes whatever is there and returns the new revision.
+func (b *Bucket) Put(ctx context.Context, key string, val []byte) (uint64, error) {
+	return b.write(ctx, b.msg(key, val))
+}
+
+// Update writes if the key is still at rev (0 = does not exist and was never deleted; use Create).
+func (b *Bucket) Update(ctx context.Context, key string, val []byte, rev uint64) (uint64, error) {
+	m := b.msg(key, val)
+	m.Header.Set(headerExpect, strconv.FormatUint(rev, 10))
+	return b.write(ctx, m)
+}
+
+// Create writes if the key does not exist; over a tombstone too.
+func (b *Bucket) Create(ctx context.Context, key string, val []byte) (uint64, error) {
+	rev, err := b.Update(ctx, key, val, 0)
+	if !errors.Is(err, ErrConflict) {
+		return rev, err
+	}
+	last, terr := b.tombstone(ctx, key)
+	if terr != nil {
+		return 0, terr
+	}
+	if last == 0 {
+		return 0, err
+	}
+	return b.Update(ctx, key, val, last)
+}
+
+// Delete leaves a tombstone if the key is still at rev; rev 0 deletes whatever is there.
+func (b *Bucket) Delete(ctx context.Context, key string, rev uint64) error {
+	m := b.deletion(key)
+	if rev != 0 {
+		m.Header.Set(headerExpect, strconv.FormatUint(rev, 10))
+	}
+	_, err := b.write(ctx, m)
+	return err
+}
+
+// Get reads a key from the stream's leader: linearizable, for start-up and tests, not for hot paths.
+func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
+	m, err := b.last(ctx, key)
+	if err != nil {
+		return Entry{}, err
+	}
+	if m == nil || m.Header.Get(headerOp) != "" || m.Header.Get("Nats-Marker-Reason") != "" {
+		return Entry{}, fmt.Errorf("read %s/%s: %w", b.name, key, ErrNotFound)
+	}
+	return Entry{Key: key, Value: m.Data, Revision: m.Sequence, Time: m.Time}, nil
+}
+
+func (b *Bucket) msg(key string, val []byte) *nats.Msg {
+	m := nats.NewMsg(b.name.Key(key))
+	m.Data = val
+	return m
+}
+
+func (b *Bucket) deletion(key string) *nats.Msg {
+	m := b.msg(key, nil)
+	m.Header.Set(headerOp, opDelete)
+	m.Header.Set(headerTTL, strconv.Itoa(int(TombstoneTTL/time.Second)))
+	return m
+}
+
+func (b *Bucket) write(ctx context.Context, m *nats.Msg) (uint64, error) {
+	ack, err := b.js.PublishMsg(ctx, m)
+	if err != nil {
+		return 0, fmt.Errorf("write %s: %w", m.Subject, classify(err))
+	}
+	return ack.Sequence, nil
+}
+
+// tombstone returns the sequence of the key's deletion marker, 0 when the key lives.
+func (b *Bucket) tombstone(ctx context.Context, key string) (uint64, error) {
+	m, err := b.last(ctx, key)
+	if err != nil || m == nil {
+		return 0, err
+	}
+	if m.Header.Get(headerOp) != "" || m.Header.Get("Nats-Marker-Reason") != "" {
+		return m.Sequence, nil
+	}
+	return 0, nil
+}
+
+// last asks the stream's leader for the key's newest message, nil when there is none.
+func (b *Bucket) last(ctx context.Context, key string) (*leaderMsg, error) {
+	return leaderGet(ctx, b.js, b.name.Stream(), b.name.Key(key))
+}
+
+// classify turns the server's two codes for a failed expectation into ErrConflict (10164 is what R>1 says).
+func classify(err error) error {
+	var api *jetstream.APIError
+	var coded interface{ APIError() *jetstream.APIError }
+	if !errors.As(err, &api) && errors.As(err, &coded) {
+		api = coded.APIError()
+	}
+	if api != nil && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == 10164) {
+		return fmt.Errorf("%w (%s)", ErrConflict, api.Description)
+	}
+	return err
+}

@@ -1,0 +1,233 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"skep.dev/libs/subject"
+)
+
+// Delta is a step of a feed. The first one, and any after the watcher had to be made anew, has Reset set: its
+// entries are the whole bucket and everything known before is void. Later ones are changes in stream order.
+type Delta struct {
+	Reset   bool
+	Entries []Entry
+}
+
+// Feed follows a bucket through one watcher.
+type Feed struct {
+	js     jetstream.JetStream
+	bucket subject.Bucket
+	filter string
+	apply  func(Delta)
+
+	cancel context.CancelFunc
+	done   chan struct{}
+	ready  chan struct{}
+
+	mu      sync.Mutex
+	rev     uint64        // everything up to here has been applied
+	changed chan struct{} // closed and replaced whenever rev grows
+}
+
+// Follow starts a feed. apply runs on one goroutine, never concurrently, and should only update an index.
+// An optional key filter (such as "live.*") narrows it.
+func Follow(ctx context.Context, js jetstream.JetStream, bucket subject.Bucket, apply func(Delta), filter ...string) (*Feed, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	f := &Feed{
+		js: js, bucket: bucket, filter: ">", apply: apply, cancel: cancel,
+		done: make(chan struct{}), ready: make(chan struct{}), changed: make(chan struct{}),
+	}
+	if len(filter) > 0 {
+		f.filter = filter[0]
+	}
+	go f.run(ctx)
+	return f, nil
+}
+
+// Ready is closed once the first Reset was applied.
+func (f *Feed) Ready() <-chan struct{} { return f.ready }
+
+// Revision is the newest sequence that has been applied.
+func (f *Feed) Revision() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.rev
+}
+
+// Wait returns once everything up to rev has been applied: read your writes.
+func (f *Feed) Wait(ctx context.Context, rev uint64) error {
+	for {
+		f.mu.Lock()
+		ok, ch := f.rev >= rev, f.changed
+		f.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-ch:
+		case <-f.done:
+			return fmt.Errorf("wait for revision %d of %s: the feed is closed", rev, f.bucket)
+		case <-ctx.Done():
+			return fmt.Errorf("wait for revision %d of %s: %w", rev, f.bucket, ctx.Err())
+		}
+	}
+}
+
+// Close stops the feed and waits for apply to return.
+func (f *Feed) Close() {
+	f.cancel()
+	<-f.done
+}
+
+func (f *Feed) run(ctx context.Context) {
+	defer close(f.done)
+	backoff := 50 * time.Millisecond
+	for ctx.Err() == nil {
+		start := time.Now()
+		f.follow(ctx)
+		if time.Since(start) > 10*time.Second {
+			backoff = 50 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(backoff):
+		}
+		backoff = min(2*backoff, 2*time.Second)
+	}
+}
+
+// checkEvery is how often a silent feed asks the server whether it missed anything.
+const checkEvery = 10 * time.Second
+
+var errStalled = errors.New("the watcher stalled")
+
+// follow runs one watcher until it fails, stalls or ctx ends.
+func (f *Feed) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	opCtx, opCancel := context.WithTimeout(ctx, 10*time.Second)
+	defer opCancel()
+	stream, err := f.js.Stream(opCtx, f.bucket.Stream())
+	if err != nil {
+		return err
+	}
+	// Taken before the watcher starts: whatever the replay holds, it is at least this recent.
+	floor := stream.CachedInfo().State.LastSeq
+	kv, err := f.js.KeyValue(opCtx, string(f.bucket))
+	if err != nil {
+		return err
+	}
+	w, err := kv.Watch(ctx, f.filter)
+	if err != nil {
+		return err
+	}
+	defer w.Stop() //nolint:errcheck // the consumer goes away with its inbox anyway
+
+	d := Delta{Reset: true}
+	replay := time.NewTimer(time.Minute)
+	defer replay.Stop()
+	for replaying := true; replaying; {
+		select {
+		case e, ok := <-w.Updates():
+			switch {
+			case !ok:
+				return errStalled
+			case e == nil:
+				replaying = false
+			case e.Operation() == jetstream.KeyValuePut:
+				d.Entries = append(d.Entries, f.entry(e))
+			default:
+				floor = max(floor, e.Revision())
+			}
+		case <-replay.C:
+			return errStalled
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	f.step(d, floor)
+	select {
+	case <-f.ready:
+	default:
+		close(f.ready)
+	}
+
+	check := time.NewTicker(checkEvery)
+	defer check.Stop()
+	var behind uint64
+	for {
+		select {
+		case e, ok := <-w.Updates():
+			if !ok {
+				return errStalled
+			}
+			if e == nil {
+				continue
+			}
+			d := Delta{Entries: []Entry{f.entry(e)}}
+			// Take what is there already: one apply for a burst.
+		drain:
+			for len(d.Entries) < 1024 {
+				select {
+				case e, ok := <-w.Updates():
+					if !ok {
+						f.step(d, 0)
+						return errStalled
+					}
+					if e != nil {
+						d.Entries = append(d.Entries, f.entry(e))
+					}
+				default:
+					break drain
+				}
+			}
+			f.step(d, 0)
+		case <-check.C:
+			// A watcher can die without a word (server restart, slow consumer). Two looks in a row at a
+			// stream that is ahead of us by the same distance mean that ours did.
+			c, cancel := context.WithTimeout(ctx, 5*time.Second)
+			info, err := stream.Info(c)
+			cancel()
+			if err != nil {
+				continue
+			}
+			now := f.Revision()
+			if f.filter == ">" && info.State.LastSeq > now {
+				if behind == now && behind != 0 {
+					return errStalled
+				}
+				behind = now
+			} else {
+				behind = 0
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (f *Feed) entry(e jetstream.KeyValueEntry) Entry {
+	return Entry{Key: strings.Clone(e.Key()), Value: e.Value(), Revision: e.Revision(), Deleted: e.Operation() != jetstream.KeyValuePut, Time: e.Created()}
+}
+
+func (f *Feed) step(d Delta, floor uint64) {
+	f.apply(d)
+	rev := floor
+	for _, e := range d.Entries {
+		rev = max(rev, e.Revision)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if rev > f.rev || d.Reset {
+		f.rev = rev
+		close(f.changed)
+		f.changed = make(chan struct{})
+	}
+}

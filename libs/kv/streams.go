@@ -1,0 +1,131 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"skep.dev/libs/subject"
+)
+
+// MaxValue bounds one value: NATS' default payload limit.
+const MaxValue = 1 << 20
+
+// EventAge is how long events are kept.
+const EventAge = 7 * 24 * time.Hour
+
+// Streams is the configuration of every stream of skep at the given number of replicas.
+func Streams(replicas int) []jetstream.StreamConfig {
+	var out []jetstream.StreamConfig
+	for _, b := range subject.Buckets {
+		c := jetstream.StreamConfig{
+			Name:               b.Stream(),
+			Description:        "skep " + string(b),
+			Subjects:           []string{b.Key(">")},
+			Storage:            jetstream.FileStorage,
+			Replicas:           replicas,
+			MaxMsgsPerSubject:  1,
+			MaxMsgSize:         MaxValue,
+			Discard:            jetstream.DiscardNew,
+			DenyDelete:         true,
+			AllowDirect:        true,
+			AllowMsgTTL:        true,
+			AllowAtomicPublish: true,
+			Duplicates:         2 * time.Minute,
+			MaxBytes:           -1,
+			MaxMsgs:            -1,
+			MaxConsumers:       -1,
+		}
+		switch b {
+		case subject.Task:
+			// Agents listen on core NATS: 5,000 listeners cost 1 MB, 5,000 consumers most of the throughput.
+			c.RePublish = &jetstream.RePublish{Source: b.Key(">"), Destination: subject.PushPrefix + ">"}
+		case subject.Lease:
+			c.SubjectDeleteMarkerTTL = time.Minute
+			// nats-server asks for rollup where it writes delete markers itself; nobody but managers may publish here.
+			c.AllowRollup = true
+		}
+		out = append(out, c)
+	}
+	return append(out, jetstream.StreamConfig{
+		Name:         subject.EventStream,
+		Description:  "skep events",
+		Subjects:     []string{subject.AllEvents},
+		Storage:      jetstream.FileStorage,
+		Replicas:     replicas,
+		MaxAge:       EventAge,
+		MaxBytes:     256 << 20,
+		MaxMsgs:      -1,
+		MaxConsumers: -1,
+		Discard:      jetstream.DiscardOld,
+		DenyDelete:   true,
+		AllowDirect:  true,
+		Duplicates:   2 * time.Minute,
+	})
+}
+
+// Ensure creates every stream that is missing and adopts those that exist. It runs at every start of a manager:
+// a stream found on disk without its meta entry is deleted by the server 30 s later unless it is created again.
+// The replica count of an existing stream is left alone: membership changes it, one stream at a time.
+func Ensure(ctx context.Context, js jetstream.JetStream, replicas int) error {
+	for _, c := range Streams(replicas) {
+		if err := ensure(ctx, js, c); err != nil {
+			return fmt.Errorf("create stream %s: %w", c.Name, err)
+		}
+	}
+	return nil
+}
+
+func ensure(ctx context.Context, js jetstream.JetStream, c jetstream.StreamConfig) error {
+	for {
+		// Without a meta leader nobody answers at all: ask again rather than wait.
+		try, cancel := context.WithTimeout(ctx, 2*time.Second)
+		_, err := js.CreateStream(try, c)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			s, err := js.Stream(ctx, c.Name)
+			if err != nil {
+				return err
+			}
+			have := s.CachedInfo().Config
+			if !differs(have, c) {
+				return nil
+			}
+			c.Replicas = have.Replicas
+			_, err = js.UpdateStream(ctx, c)
+			return err
+		}
+		if ctx.Err() != nil || !transient(err) {
+			return err
+		}
+		// The meta group has no leader yet; it says so at once, so pace ourselves.
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// differs looks at what an older version may have made otherwise.
+func differs(have, want jetstream.StreamConfig) bool {
+	return have.AllowAtomicPublish != want.AllowAtomicPublish || have.AllowMsgTTL != want.AllowMsgTTL ||
+		have.MaxMsgSize != want.MaxMsgSize || have.MaxBytes != want.MaxBytes || have.MaxAge != want.MaxAge ||
+		(have.RePublish == nil) != (want.RePublish == nil)
+}
+
+const errNoPeers = 10005
+
+func transient(err error) bool {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return api.Code == 503 || api.ErrorCode == errNoPeers // the other servers are still joining
+	}
+	return true
+}

@@ -1,0 +1,188 @@
+// Package lease elects one leader among a service's instances by a key with a time to live.
+//
+// Safety does not rest on time: a leader that was deposed without noticing may still believe in itself, so what it
+// writes must be fenced (services/scheduler compares-and-sets task/fence in every commit). The lease only keeps
+// several instances from working against one another, and its epoch, the stream sequence of the write that won,
+// grows with every leader.
+//
+// Liveness: the holder renews at a quarter of the TTL and stops leading, by its own clock, at two thirds of the TTL
+// without an acknowledgement, before anyone else can win. A clean stop deletes the key, so a standby follows at
+// once; after a crash it waits for the TTL. An instance that finds its own name in the lease (it was restarted)
+// takes it over immediately.
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"skep.dev/libs/kv"
+	"skep.dev/libs/subject"
+)
+
+// DefaultTTL outlives neither a crash for long nor a NATS leader election (4–9 s) for sure: losing the lease in one
+// is harmless, since nothing can be committed meanwhile.
+const DefaultTTL = 5 * time.Second
+
+// Config names the lease and who asks.
+type Config struct {
+	Name   string // key in the lease bucket: scheduler, health
+	Holder string // unique per instance, stable over its restarts
+	TTL    time.Duration
+	Log    *zap.Logger
+}
+
+// Lease campaigns for one key.
+type Lease struct {
+	js  jetstream.JetStream
+	b   *kv.Bucket
+	cfg Config
+}
+
+// New prepares a lease; Run campaigns.
+func New(js jetstream.JetStream, cfg Config) *Lease {
+	if cfg.TTL < time.Second {
+		cfg.TTL = DefaultTTL
+	}
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	return &Lease{js: js, b: kv.Open(js, subject.Lease), cfg: cfg}
+}
+
+// Run campaigns until ctx ends. Whenever it wins it calls lead with a context that ends when the lease may be lost
+// and the epoch of this leadership; lead must return soon after. An error of lead gives the lease up and campaigns
+// again after a pause.
+func (l *Lease) Run(ctx context.Context, lead func(ctx context.Context, epoch uint64) error) error {
+	for ctx.Err() == nil {
+		rev, err := l.acquire(ctx)
+		if err != nil {
+			if !sleep(ctx, l.cfg.TTL/10) {
+				return nil
+			}
+			continue
+		}
+		l.cfg.Log.Info("leading", zap.String("lease", l.cfg.Name), zap.Uint64("epoch", rev))
+		err = l.hold(ctx, rev, lead)
+		l.cfg.Log.Info("not leading any more", zap.String("lease", l.cfg.Name), zap.Uint64("epoch", rev), zap.Error(err))
+		if err != nil && !sleep(ctx, l.cfg.TTL/10) {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (l *Lease) acquire(ctx context.Context) (uint64, error) {
+	rev, err := l.put(ctx, 0)
+	if !errors.Is(err, kv.ErrConflict) {
+		return rev, err
+	}
+	e, gerr := l.b.Get(ctx, l.cfg.Name)
+	switch {
+	case errors.Is(gerr, kv.ErrNotFound):
+		// Expired or given up: Create goes over the marker, but carries no TTL; renew at once with one.
+		rev, err := l.b.Create(ctx, l.cfg.Name, []byte(l.cfg.Holder))
+		if err != nil {
+			return 0, err
+		}
+		return l.put(ctx, rev)
+	case gerr != nil:
+		return 0, gerr
+	case string(e.Value) == l.cfg.Holder:
+		return l.put(ctx, e.Revision)
+	}
+	return 0, fmt.Errorf("lease %s is held by %s", l.cfg.Name, e.Value)
+}
+
+// put writes the lease over revision rev. nats.go's Update would drop the TTL, so this is a raw publish.
+func (l *Lease) put(ctx context.Context, rev uint64) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.TTL/2)
+	defer cancel()
+	m := nats.NewMsg(subject.Lease.Key(l.cfg.Name))
+	m.Data = []byte(l.cfg.Holder)
+	m.Header.Set("Nats-Expected-Last-Subject-Sequence", strconv.FormatUint(rev, 10))
+	m.Header.Set("Nats-TTL", strconv.Itoa(int((l.cfg.TTL+time.Second-1)/time.Second)))
+	ack, err := l.js.PublishMsg(ctx, m)
+	if err != nil {
+		if errors.Is(err, jetstream.ErrKeyExists) || isWrongSequence(err) {
+			return 0, kv.ErrConflict
+		}
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+func isWrongSequence(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == 10164)
+}
+
+func (l *Lease) hold(parent context.Context, rev uint64, lead func(context.Context, uint64) error) error {
+	ctx, cancel := context.WithCancel(parent)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- lead(ctx, rev) }()
+
+	renewed := time.Now()
+	tick := time.NewTicker(l.cfg.TTL / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			l.release(rev)
+			return err
+		case <-parent.Done():
+			cancel()
+			err := <-done
+			l.release(rev)
+			if errors.Is(err, context.Canceled) {
+				err = nil
+			}
+			return err
+		case <-tick.C:
+			began := time.Now()
+			next, err := l.put(ctx, rev)
+			switch {
+			case err == nil:
+				rev, renewed = next, began
+			case errors.Is(err, kv.ErrConflict):
+				// Perhaps our own renewal, its answer lost.
+				if e, gerr := l.b.Get(ctx, l.cfg.Name); gerr == nil && string(e.Value) == l.cfg.Holder {
+					rev = e.Revision
+					continue
+				}
+				cancel()
+				<-done
+				return fmt.Errorf("lease %s was taken over", l.cfg.Name)
+			case time.Since(renewed) > l.cfg.TTL*2/3:
+				cancel()
+				<-done
+				return fmt.Errorf("lease %s could not be renewed: %w", l.cfg.Name, err)
+			}
+		}
+	}
+}
+
+// release lets a standby follow at once. Failing is fine: the TTL does the same, later.
+func (l *Lease) release(rev uint64) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := l.b.Delete(ctx, l.cfg.Name, rev); err != nil {
+		l.cfg.Log.Debug("lease not released", zap.String("lease", l.cfg.Name), zap.Error(err))
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}

@@ -1,0 +1,72 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/fault"
+)
+
+// Call sends req to subject and fills reply (nil = do not look at it). Errors are *fault.Error: what the server
+// said, or Unavailable when nobody answers or ctx ends first.
+func Call(ctx context.Context, nc *nats.Conn, subject string, req, reply proto.Message) error {
+	body, err := proto.Marshal(req)
+	if err != nil {
+		return fault.Invalid("encode the request to %s: %v", subject, err)
+	}
+	m := nats.NewMsg(subject)
+	m.Data = body
+	m.Header.Set(HeaderContentType, TypeProto)
+	if t := Trace(ctx); t != "" {
+		m.Header.Set(HeaderTrace, t)
+	}
+	r, err := nc.RequestMsgWithContext(ctx, m)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return fault.Unavailable("nobody answers %s: is a manager running?", subject)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+		return fault.Unavailable("%s did not answer in time", subject)
+	case errors.Is(err, context.Canceled):
+		return err
+	case err != nil:
+		return fault.Unavailable("ask %s: %v", subject, err)
+	}
+	if err := ReplyError(r.Header); err != nil {
+		return err
+	}
+	if reply == nil {
+		return nil
+	}
+	if _, err := Decode(r.Data, r.Header.Get(HeaderContentType), reply); err != nil {
+		return fmt.Errorf("read the reply of %s: %w", subject, err)
+	}
+	return nil
+}
+
+// ReplyError is the fault a reply's headers carry, or nil.
+func ReplyError(h nats.Header) error {
+	text := h.Get(micro.ErrorHeader)
+	code := h.Get(micro.ErrorCodeHeader)
+	if text == "" && code == "" {
+		return nil
+	}
+	return &fault.Error{Code: fault.Code(code), Message: text}
+}
+
+type traceKey struct{}
+
+// WithTrace makes every Call under ctx carry the trace id.
+func WithTrace(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, traceKey{}, id)
+}
+
+// Trace is ctx's trace id, or "".
+func Trace(ctx context.Context) string {
+	s, _ := ctx.Value(traceKey{}).(string)
+	return s
+}

@@ -1,0 +1,65 @@
+package rpc_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	skepv1 "skep.dev/proto/skep/v1"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/kvtest"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
+)
+
+func TestCallJSONAndFaults(t *testing.T) {
+	n := kvtest.Server(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	srv, err := rpc.NewServer(n.Conn(t), rpc.Config{Name: "skep-test", Version: "1.2.3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Close()
+	err = rpc.Handle(srv, subject.API("service", "inspect"), func(_ context.Context, r *skepv1.Ref) (*skepv1.ServiceReply, error) {
+		switch r.Ref {
+		case "":
+			panic("boom")
+		case "web":
+			return &skepv1.ServiceReply{Service: &skepv1.Service{Revision: 7}}, nil
+		}
+		return nil, fault.NotFound("no such service: %s", r.Ref)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := rpc.HandleNode(srv, "state", "status", func(_ context.Context, node string, _ *skepv1.NodeStatus) (*skepv1.StatusReply, error) {
+		return nil, fault.Denied("asked by %s", node)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	nc := n.Conn(t)
+	var reply skepv1.ServiceReply
+	if err := rpc.Call(ctx, nc, subject.API("service", "inspect"), &skepv1.Ref{Ref: "web"}, &reply); err != nil || reply.Service.Revision != 7 {
+		t.Fatalf("%v %v", &reply, err)
+	}
+	err = rpc.Call(ctx, nc, subject.API("service", "inspect"), &skepv1.Ref{Ref: "wob"}, &reply)
+	if !fault.Is(err, fault.CodeNotFound) || err.Error() != "no such service: wob" {
+		t.Fatalf("%v", err)
+	}
+	if err = rpc.Call(ctx, nc, subject.API("service", "inspect"), &skepv1.Ref{}, &reply); !fault.Is(err, fault.CodeInternal) {
+		t.Fatalf("a panic must be an internal fault: %v", err)
+	}
+	if err = rpc.Call(ctx, nc, subject.API("nobody", "home"), &skepv1.Ref{}, nil); !fault.Is(err, fault.CodeUnavailable) {
+		t.Fatalf("%v", err)
+	}
+	if err = rpc.Call(ctx, nc, subject.Svc("state", "status", "n1"), &skepv1.NodeStatus{}, nil); err == nil || err.Error() != "asked by n1" {
+		t.Fatalf("%v", err)
+	}
+	m, err := nc.Request(subject.API("service", "inspect"), []byte(`{"ref":"web"}`), 5*time.Second)
+	if err != nil || !strings.Contains(string(m.Data), `"revision":"7"`) {
+		t.Fatalf("by hand: %s %v", m.Data, err)
+	}
+}

@@ -1,0 +1,201 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/subject"
+)
+
+// Config describes a service to `nats micro ls`.
+type Config struct {
+	Name        string // skep-state
+	Version     string // semantic version; anything else becomes 0.0.0
+	Description string
+	Log         *zap.Logger
+	// Parallel bounds the requests in work at once (default 256); more wait in order.
+	Parallel int
+	// Timeout ends a handler's context (default 60 s).
+	Timeout time.Duration
+}
+
+// Server is a nats micro service.
+type Server struct {
+	svc    micro.Service
+	log    *zap.Logger
+	slots  chan struct{}
+	limit  time.Duration
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// NewServer registers the service; endpoints follow by Handle.
+func NewServer(nc *nats.Conn, cfg Config) (*Server, error) {
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	if cfg.Parallel <= 0 {
+		cfg.Parallel = 256
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = time.Minute
+	}
+	v := strings.TrimPrefix(cfg.Version, "v")
+	if strings.Count(v, ".") != 2 || strings.ContainsAny(v, " /") {
+		v = "0.0.0"
+	}
+	svc, err := micro.AddService(nc, micro.Config{
+		Name: cfg.Name, Version: v, Description: cfg.Description, QueueGroup: subject.Queue,
+		ErrorHandler: func(_ micro.Service, e *micro.NATSError) {
+			cfg.Log.Warn("endpoint error", zap.String("subject", e.Subject), zap.String("err", e.Description))
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("register service %s: %w", cfg.Name, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Server{svc: svc, log: cfg.Log, slots: make(chan struct{}, cfg.Parallel), limit: cfg.Timeout, ctx: ctx, cancel: cancel}, nil
+}
+
+// Close stops taking requests, cancels those in work and waits for them.
+func (s *Server) Close() error {
+	err := s.svc.Stop()
+	s.cancel()
+	s.wg.Wait()
+	return err
+}
+
+// message is a pointer to T that is a protobuf message.
+type message[T any] interface {
+	*T
+	proto.Message
+}
+
+// Handle serves a subject in the queue group: any instance of the service may answer.
+func Handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h func(context.Context, PQ) (PR, error)) error {
+	return handle(s, subj, func(ctx context.Context, _ string, q PQ) (PR, error) { return h(ctx, q) })
+}
+
+// HandleDirect serves a subject without a queue group: for what one certain node or instance answers.
+func HandleDirect[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h func(context.Context, PQ) (PR, error)) error {
+	return handle(s, subj, func(ctx context.Context, _ string, q PQ) (PR, error) { return h(ctx, q) }, micro.WithEndpointQueueGroupDisabled())
+}
+
+// HandleNode serves skep.v1.svc.<service>.<verb>.* and passes the last token, the node that asks: the broker lets
+// a node publish to its own token only, so it can be trusted.
+func HandleNode[Q, R any, PQ message[Q], PR message[R]](s *Server, service, verb string, h func(ctx context.Context, node string, q PQ) (PR, error)) error {
+	return handle(s, subject.Svc(service, verb, "*"), h)
+}
+
+func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h func(context.Context, string, PQ) (PR, error), extra ...micro.EndpointOpt) error {
+	var q PQ = new(Q)
+	var r PR = new(R)
+	opts := append([]micro.EndpointOpt{
+		micro.WithEndpointSubject(subj),
+		micro.WithEndpointMetadata(map[string]string{
+			"request":  string(q.ProtoReflect().Descriptor().FullName()),
+			"response": string(r.ProtoReflect().Descriptor().FullName()),
+		}),
+	}, extra...)
+	fn := func(req micro.Request) {
+		select {
+		case s.slots <- struct{}{}:
+		case <-s.ctx.Done():
+			return
+		}
+		s.wg.Add(1)
+		go func() {
+			defer s.wg.Done()
+			defer func() { <-s.slots }()
+			serve(s, req, h)
+		}()
+	}
+	if err := s.svc.AddEndpoint(endpointName(subj), micro.HandlerFunc(fn), opts...); err != nil {
+		return fmt.Errorf("serve %s: %w", subj, err)
+	}
+	return nil
+}
+
+func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, req micro.Request, h func(context.Context, string, PQ) (PR, error)) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.limit)
+	defer cancel()
+	ctx = WithTrace(ctx, req.Headers().Get(HeaderTrace))
+	defer func() {
+		// One request must not take the service down; the stack is for us, the caller gets an internal fault.
+		if p := recover(); p != nil {
+			s.log.Error("panic in handler", zap.String("subject", req.Subject()), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			_ = req.Error(string(fault.CodeInternal), "internal error; the manager's log has the details", nil)
+		}
+	}()
+	var q PQ = new(Q)
+	isJSON, err := Decode(req.Data(), req.Headers().Get(HeaderContentType), q)
+	if err != nil {
+		s.fail(req, fault.Invalid("cannot read the request to %s: %v", req.Subject(), err))
+		return
+	}
+	node := req.Subject()[strings.LastIndexByte(req.Subject(), '.')+1:]
+	reply, err := h(ctx, node, q)
+	if err != nil {
+		s.fail(req, err)
+		return
+	}
+	if a := req.Headers().Get(HeaderAccept); a != "" {
+		isJSON = a == TypeJSON
+	}
+	body, err := Encode(reply, isJSON)
+	if err != nil {
+		s.fail(req, fmt.Errorf("encode the reply: %w", err))
+		return
+	}
+	ct := TypeProto
+	if isJSON {
+		ct = TypeJSON
+	}
+	err = req.Respond(body, micro.WithHeaders(micro.Headers{
+		HeaderContentType: {ct},
+		HeaderType:        {string(reply.ProtoReflect().Descriptor().FullName())},
+	}))
+	if err != nil {
+		s.log.Warn("reply not sent", zap.String("subject", req.Subject()), zap.Error(err))
+	}
+}
+
+func (s *Server) fail(req micro.Request, err error) {
+	code := fault.Of(err)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		code = fault.CodeUnavailable
+	}
+	if code == fault.CodeInternal {
+		s.log.Error("request failed", zap.String("subject", req.Subject()), zap.Error(err))
+	}
+	// Header values end at the line.
+	text := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
+	if err := req.Error(string(code), text, nil); err != nil {
+		s.log.Warn("error not sent", zap.String("subject", req.Subject()), zap.Error(err))
+	}
+}
+
+// endpointName turns skep.v1.api.service.create into service-create: micro allows no dots in names.
+func endpointName(subj string) string {
+	t := strings.Split(subj, ".")
+	if len(t) > 3 {
+		t = t[3:]
+	}
+	name := strings.Trim(strings.ReplaceAll(strings.Join(t, "-"), "*", ""), "-")
+	if name == "" {
+		return "endpoint"
+	}
+	return name
+}
