@@ -1,0 +1,170 @@
+package pki
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+)
+
+// Files in a certificate directory (0700), each 0600.
+const (
+	CertFile = "node.crt"
+	KeyFile  = "node.key"
+	CAFile   = "ca.crt"
+)
+
+// Store is a node's certificate: the files and the copy in use. It is a Source; Save swaps both, and connections made
+// afterwards use the new certificate.
+type Store struct {
+	dir string
+	cur atomic.Pointer[material]
+}
+
+type material struct {
+	cert tls.Certificate
+	ca   *x509.Certificate
+	id   Identity
+}
+
+// Open reads the certificate directory. A missing one is fs.ErrNotExist.
+func Open(dir string) (*Store, error) {
+	var text [3][]byte
+	for i, name := range []string{CertFile, KeyFile, CAFile} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return nil, fmt.Errorf("read the node's certificate: %w", err)
+		}
+		text[i] = b
+	}
+	s := &Store{dir: dir}
+	m, err := parse(text[0], text[1], text[2])
+	if err != nil {
+		// A power cut between the renames of Save leaves the new pair beside the old: the key then is in the .new file.
+		if k, kerr := os.ReadFile(filepath.Join(dir, KeyFile+".new")); kerr == nil {
+			if m, err = parse(text[0], k, text[2]); err == nil {
+				err = os.Rename(filepath.Join(dir, KeyFile+".new"), filepath.Join(dir, KeyFile))
+			}
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the node's certificate in %s: %w", dir, err)
+	}
+	s.cur.Store(m)
+	return s, nil
+}
+
+// Create writes a first certificate into dir and opens it.
+func Create(dir string, cert, key, ca []byte) (*Store, error) {
+	s := &Store{dir: dir}
+	if err := s.Save(cert, key, ca); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Save checks a certificate, writes it durably and puts it into use.
+func (s *Store) Save(cert, key, ca []byte) error {
+	m, err := parse(cert, key, ca)
+	if err != nil {
+		return fmt.Errorf("check the node's new certificate: %w", err)
+	}
+	if s.dir != "" {
+		if err := os.MkdirAll(s.dir, 0o700); err != nil {
+			return fmt.Errorf("store the node's certificate: %w", err)
+		}
+		// All three are on disk before the first is renamed; the certificate is renamed before the key (see Open).
+		files := []struct {
+			name string
+			text []byte
+		}{{CAFile, ca}, {CertFile, cert}, {KeyFile, key}}
+		for _, f := range files {
+			if err := writeSync(filepath.Join(s.dir, f.name+".new"), f.text); err != nil {
+				return fmt.Errorf("store the node's certificate: %w", err)
+			}
+		}
+		for _, f := range files {
+			p := filepath.Join(s.dir, f.name)
+			if err := os.Rename(p+".new", p); err != nil {
+				return fmt.Errorf("store the node's certificate: %w", err)
+			}
+		}
+		if err := syncDir(s.dir); err != nil {
+			return fmt.Errorf("store the node's certificate: %w", err)
+		}
+	}
+	s.cur.Store(m)
+	return nil
+}
+
+// Memory is a store without files, for tests and for credentials that live in another file.
+func Memory(cert, key, ca []byte) (*Store, error) { return Create("", cert, key, ca) }
+
+// Certificate is the one in use, with the CA behind it in the chain.
+func (s *Store) Certificate() *tls.Certificate { return &s.cur.Load().cert }
+
+// CA is the cluster's authority.
+func (s *Store) CA() *x509.Certificate { return s.cur.Load().ca }
+
+// Leaf is the certificate itself.
+func (s *Store) Leaf() *x509.Certificate { return s.cur.Load().cert.Leaf }
+
+// Identity is who this node is.
+func (s *Store) Identity() Identity { return s.cur.Load().id }
+
+func parse(certText, keyText, caText []byte) (*material, error) {
+	ca, err := ParseCertificate(caText)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", CAFile, err)
+	}
+	leaf, err := ParseCertificate(certText)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", CertFile, err)
+	}
+	key, err := parseKey(keyText)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", KeyFile, err)
+	}
+	if !key.PublicKey.Equal(leaf.PublicKey) {
+		return nil, errors.New("the key does not belong to the certificate")
+	}
+	if err := leaf.CheckSignatureFrom(ca); err != nil {
+		return nil, fmt.Errorf("the certificate is not signed by the CA: %w", err)
+	}
+	id, err := FromCertificate(leaf)
+	if err != nil {
+		return nil, err
+	}
+	return &material{
+		cert: tls.Certificate{Certificate: [][]byte{leaf.Raw, ca.Raw}, PrivateKey: key, Leaf: leaf},
+		ca:   ca, id: id,
+	}, nil
+}
+
+func writeSync(path string, text []byte) (err error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(text); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func syncDir(dir string) (err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	return d.Sync()
+}

@@ -1,0 +1,88 @@
+package pki
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Source supplies the certificate in use now; it may change between handshakes (renewal).
+type Source interface {
+	Certificate() *tls.Certificate // leaf first, then the CA
+	CA() *x509.Certificate
+}
+
+func pool(ca *x509.Certificate) *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AddCert(ca)
+	return p
+}
+
+// ServerTLS is for a manager's client listener: clients without a certificate are let in (they can only ask to join),
+// a certificate that is shown must be the cluster's.
+func ServerTLS(src Source) *tls.Config {
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		ClientAuth:     tls.VerifyClientCertIfGiven,
+		ClientCAs:      pool(src.CA()),
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return src.Certificate(), nil },
+	}
+}
+
+// RouteTLS is for the connections between managers, both ends: a certificate is required of either.
+func RouteTLS(src Source) *tls.Config {
+	c := ClientTLS(src)
+	c.ClientAuth = tls.RequireAndVerifyClientCert
+	c.ClientCAs = pool(src.CA())
+	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return src.Certificate(), nil }
+	return c
+}
+
+// ClientTLS is for a node or user that has a certificate. The server must be a manager of the same cluster, wherever it
+// was reached.
+func ClientTLS(src Source) *tls.Config {
+	return &tls.Config{
+		MinVersion:           tls.VersionTLS13,
+		ServerName:           ServerName,
+		RootCAs:              pool(src.CA()),
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return src.Certificate(), nil },
+	}
+}
+
+// ErrWrongCluster: the server's certificates do not include the CA the token names.
+var ErrWrongCluster = errors.New("the manager belongs to another cluster than the join token")
+
+// JoinTLS is for a joiner, which knows the CA's digest alone. The chain the server sends must hold a certificate with
+// that digest and the server must be certified by it as a manager. The clock of this machine plays no part: it may be
+// wrong, and the vault says so better than a TLS alert could.
+func JoinTLS(digest string) *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		ServerName:         ServerName,
+		InsecureSkipVerify: true, // replaced by VerifyConnection
+		VerifyConnection: func(st tls.ConnectionState) error {
+			if len(st.PeerCertificates) == 0 {
+				return errors.New("the server shows no certificate")
+			}
+			leaf := st.PeerCertificates[0]
+			for _, ca := range st.PeerCertificates[1:] {
+				if !ca.IsCA || Digest(ca) != digest {
+					continue
+				}
+				_, err := leaf.Verify(x509.VerifyOptions{
+					Roots: pool(ca), DNSName: ServerName, CurrentTime: midlife(leaf),
+					KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+				})
+				if err != nil {
+					return fmt.Errorf("the server is not a manager of the token's cluster: %w", err)
+				}
+				return nil
+			}
+			return ErrWrongCluster
+		},
+	}
+}
+
+func midlife(c *x509.Certificate) time.Time { return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2) }

@@ -1,0 +1,166 @@
+package bus
+
+import (
+	"crypto/subtle"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"go.uber.org/zap"
+
+	"skep.dev/libs/id"
+	"skep.dev/libs/pki"
+)
+
+const (
+	accountName   = "SKEP"
+	systemAccount = "SYS"
+
+	// joinDeadline ends a connection without a certificate; a join takes milliseconds.
+	joinDeadline = 30 * time.Second
+	// replyWithin is how long after a request a node may answer it.
+	replyWithin = time.Minute
+	// systemUser, as the user name of a manager's connection, asks for the system account.
+	systemUser = "sys"
+)
+
+// clientAuth decides on every client connection. It is local and synchronous: it works without a JetStream quorum.
+type clientAuth struct {
+	bus *Bus
+	srv *server.Server
+}
+
+// Check implements server.Authentication.
+func (a *clientAuth) Check(c server.ClientAuthentication) bool {
+	if c.Kind() != server.CLIENT {
+		return false
+	}
+	st := c.GetTLSConnectionState()
+	if st == nil {
+		// TCP clients cannot get here without a handshake; only the pipe has none.
+		return c.RemoteAddress().Network() == "pipe" && a.inProcess(c)
+	}
+	if len(st.VerifiedChains) == 0 {
+		return len(st.PeerCertificates) == 0 && a.joiner(c)
+	}
+	return a.node(c, st.VerifiedChains[0][0].NotAfter, func() (pki.Identity, error) {
+		return pki.FromCertificate(st.VerifiedChains[0][0])
+	})
+}
+
+func (a *clientAuth) node(c server.ClientAuthentication, notAfter time.Time, identify func() (pki.Identity, error)) bool {
+	ident, err := identify()
+	log := a.bus.log.With(zap.String("node", ident.NodeID), zap.Stringer("addr", c.RemoteAddress()))
+	switch {
+	case err != nil:
+		log.Warn("refused a connection", zap.Error(err))
+		return false
+	case ident.ClusterID != a.bus.cfg.TLS.Identity().ClusterID:
+		log.Warn("refused a connection: another cluster's certificate", zap.String("cluster", ident.ClusterID))
+		return false
+	case a.bus.revoked(ident.NodeID):
+		log.Warn("refused a connection: the node was removed from the cluster")
+		return false
+	}
+	account, role := accountName, Role("")
+	switch {
+	case ident.Role == pki.Manager:
+		role = RoleManager
+		if c.GetOpts().Username == systemUser {
+			account = systemAccount
+		}
+	case ident.Role == pki.Worker:
+		role = RoleWorker
+	case ident.Role == pki.User && ident.UserRole == pki.Admin:
+		role = RoleAdmin
+	case ident.Role == pki.User && ident.UserRole == pki.Viewer:
+		role = RoleViewer
+	default:
+		log.Warn("refused a connection: unknown role", zap.String("role", string(ident.Role)))
+		return false
+	}
+	return a.register(c, account, &server.User{
+		Username: ident.NodeID, Permissions: Permissions(role, ident.NodeID), ConnectionDeadline: notAfter,
+	})
+}
+
+// joiner admits a connection without a certificate to the join endpoint and to an inbox of its own, named by its user
+// name (join-<random id>).
+func (a *clientAuth) joiner(c server.ClientAuthentication) bool {
+	name := c.GetOpts().Username
+	if nonce, ok := strings.CutPrefix(name, "join-"); !ok || !id.Valid(nonce) {
+		return false
+	}
+	if !a.bus.joins.allow(c.RemoteAddress()) {
+		a.bus.log.Warn("refused a join: too many from this address", zap.Stringer("addr", c.RemoteAddress()))
+		return false
+	}
+	return a.register(c, accountName, &server.User{
+		Username: name, Permissions: Permissions(RoleJoiner, name), ConnectionDeadline: time.Now().Add(joinDeadline),
+	})
+}
+
+// inProcess maps the manager's own connections. Those made by InProcess know the password; any other pipe is the relay
+// of local root, whatever name it gives.
+func (a *clientAuth) inProcess(c server.ClientAuthentication) bool {
+	o := c.GetOpts()
+	name := Role(o.Username)
+	if subtle.ConstantTimeCompare([]byte(o.Password), []byte(a.bus.secret)) != 1 {
+		return a.register(c, accountName, &server.User{Username: "local-root", Permissions: Permissions(RoleLocal, "local-root")})
+	}
+	if name == systemUser {
+		return a.register(c, systemAccount, &server.User{Username: systemUser})
+	}
+	return a.register(c, accountName, &server.User{Username: inboxName(name, a.bus.cfg.NodeID), Permissions: Permissions(name, inboxName(name, a.bus.cfg.NodeID))})
+}
+
+func (a *clientAuth) register(c server.ClientAuthentication, account string, u *server.User) bool {
+	acc, err := a.srv.LookupAccount(account)
+	if err != nil {
+		a.bus.log.Error("refused a connection: no such account", zap.String("account", account), zap.Error(err))
+		return false
+	}
+	u.Account = acc
+	c.RegisterUser(u)
+	return true
+}
+
+// inboxName is the identity of an in-process connection. The agent's is the node's own.
+func inboxName(name Role, nodeID string) string {
+	if name == RoleAgent {
+		return nodeID
+	}
+	return string(name) + "-" + nodeID
+}
+
+// noClients is the witness's: nobody has business there.
+type noClients struct{}
+
+func (noClients) Check(server.ClientAuthentication) bool { return false }
+
+// routeAuth admits managers of this cluster to the route port. The certificate chain was verified by TLS; without this
+// check a worker's certificate would do.
+type routeAuth struct{ bus *Bus }
+
+func (a routeAuth) Check(c server.ClientAuthentication) bool {
+	st := c.GetTLSConnectionState()
+	if c.Kind() != server.ROUTER || st == nil || len(st.VerifiedChains) == 0 {
+		return false
+	}
+	ident, err := pki.FromCertificate(st.VerifiedChains[0][0])
+	ok := err == nil && ident.Role == pki.Manager && ident.ClusterID == a.bus.cfg.TLS.Identity().ClusterID && !a.bus.revoked(ident.NodeID)
+	if !ok {
+		a.bus.log.Warn("refused a route: not a manager of this cluster",
+			zap.String("node", ident.NodeID), zap.String("role", string(ident.Role)), zap.Stringer("addr", c.RemoteAddress()), zap.Error(err))
+	}
+	return ok
+}
+
+func hostOf(a net.Addr) string {
+	host, _, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return a.String()
+	}
+	return host
+}

@@ -1,0 +1,138 @@
+package bus
+
+import (
+	"github.com/nats-io/nats-server/v2/server"
+
+	"skep.dev/libs/subject"
+)
+
+// Role decides what a connection may do.
+type Role string
+
+// Roles of connections. Those of services are their in-process names (see owns).
+const (
+	RoleManager Role = "manager" // certificate OU=skep-manager, and the node's own assembly
+	RoleWorker  Role = "worker"  // certificate OU=skep-worker
+	RoleAgent   Role = "agent"   // the agent of a manager, in process: a worker that also resolves images
+	RoleAdmin   Role = "admin"   // certificate OU=skep-user, title admin
+	RoleViewer  Role = "viewer"  // certificate OU=skep-user, title viewer
+	RoleLocal   Role = "local"   // root on a manager, through the socket: an admin
+	RoleJoiner  Role = "joiner"  // no certificate
+)
+
+// owns names, for every service, the keys it may write; ARCHITECTURE §3: one writer per key. The broker holds it.
+var owns = map[Role][]string{
+	"state":     {"spec.", "rev.", "status.", "node.desc."},
+	"scheduler": {"task.", "lease."},
+	"health":    {"node.live.", "lease."},
+	"vault":     {"secret."},
+	"mesh":      {"endpoint.", "lease."},
+	"engine":    {},
+}
+
+// keyspaces are the parts of the store that have a writer.
+var keyspaces = []string{"spec.", "rev.", "task.", "status.", "node.desc.", "node.live.", "endpoint.", "secret.", "lease."}
+
+// Permissions is what the connection of a role and identity may publish and subscribe; nil means everything in the
+// account. Nothing else in the tree decides that.
+//
+// Nodes never hold JetStream rights: three of them escalate (a rollup header on one's own key empties the bucket, a
+// consumer's deliver subject publishes anywhere, a consumer's name may be another's). Requests reach them by reply
+// permission alone.
+func Permissions(role Role, id string) *server.Permissions {
+	inbox := "_INBOX_" + id + ".>"
+	one := &server.ResponsePermission{MaxMsgs: 1, Expires: replyWithin}
+	switch role {
+	case RoleManager:
+		return nil
+
+	case RoleWorker, RoleAgent:
+		sub := []string{
+			inbox,
+			subject.Push(id), subject.Push(id) + ".>",
+			subject.Node(id, ">"),
+			subject.IO(id, "*", "in"), subject.IO(id, "*", "cctl"),
+			"$SRV.>",
+		}
+		if role == RoleAgent {
+			sub = append(sub, subject.API("image", "resolve"))
+		}
+		return &server.Permissions{
+			Publish: &server.SubjectPermission{Allow: []string{
+				subject.Heartbeat(id),
+				subject.Svc("*", "*", id),
+				logs(id),
+				subject.IO(id, "*", "out"), subject.IO(id, "*", "err"), subject.IO(id, "*", "ctl"),
+			}},
+			Subscribe: &server.SubjectPermission{Allow: sub},
+			Response:  one,
+		}
+
+	case RoleAdmin, RoleLocal:
+		sub := []string{
+			inbox, subject.AllEvents, subject.AllHeartbeats, logs("*"),
+			subject.IO("*", "*", "out"), subject.IO("*", "*", "err"), subject.IO("*", "*", "ctl"),
+		}
+		if role == RoleLocal {
+			sub = append(sub, "_INBOX.>")
+		}
+		return &server.Permissions{
+			Publish: &server.SubjectPermission{
+				Allow: []string{
+					subject.AllAPI, subject.Node("*", ">"), "$SRV.>",
+					subject.IO("*", "*", "in"), subject.IO("*", "*", "cctl"),
+				},
+				Deny: []string{subject.API("node", "admit"), subject.API("cluster", "init")},
+			},
+			Subscribe: &server.SubjectPermission{Allow: sub},
+		}
+
+	case RoleViewer:
+		return &server.Permissions{
+			Publish: &server.SubjectPermission{Allow: []string{
+				subject.API("*", "list"), subject.API("*", "inspect"), subject.API("service", "revisions"),
+				subject.API("service", "explain"), subject.API("plan", "service"),
+				subject.Node("*", "image.ls"), subject.Node("*", "stats"),
+			}},
+			Subscribe: &server.SubjectPermission{Allow: []string{inbox, subject.AllEvents}},
+		}
+
+	case RoleJoiner:
+		return &server.Permissions{
+			Publish:   &server.SubjectPermission{Allow: []string{subject.Join}},
+			Subscribe: &server.SubjectPermission{Allow: []string{inbox}},
+		}
+	}
+
+	if own, ok := owns[role]; ok {
+		return &server.Permissions{Publish: &server.SubjectPermission{Allow: []string{">"}, Deny: foreign(own)}}
+	}
+	return nobody()
+}
+
+// foreign is what a service must not do: write keys it does not own, or destroy a stream.
+func foreign(own []string) []string {
+	deny := []string{
+		"$JS.API.STREAM.DELETE.>", "$JS.API.STREAM.PURGE.>", "$JS.API.STREAM.RESTORE.>", "$JS.API.STREAM.MSG.DELETE.>",
+		subject.Join,
+	}
+next:
+	for _, k := range keyspaces {
+		for _, o := range own {
+			if k == o {
+				continue next
+			}
+		}
+		deny = append(deny, "$KV."+k+">")
+	}
+	return deny
+}
+
+// nobody may do nothing. (An empty allow list would mean everything.)
+func nobody() *server.Permissions {
+	none := &server.SubjectPermission{Deny: []string{">"}}
+	return &server.Permissions{Publish: none, Subscribe: none}
+}
+
+// logs is where a node publishes log lines that somebody follows.
+func logs(id string) string { return "skep." + subject.Version + ".log." + id + ".>" }
