@@ -4,16 +4,16 @@ import "testing"
 
 func TestParseErrors(t *testing.T) {
 	for in, want := range map[string]string{
-		"node.role=manager":         "constraint expected one operator from ==, !=",
-		"":                          "constraint expected one operator from ==, !=",
-		"1a==b":                     "key '1a' is invalid",
-		"a==b":                      "key 'a' is invalid",
-		"node.id==":                 "value '' is invalid",
-		"node.id== @ ":              "value '@' is invalid",
-		"node.labels.x!=a=b":        "value 'a=b' is invalid",
-		"node.labels.a!=b==c":       "key 'node.labels.a!=b' is invalid",
-		"node labels.x==y":          "key 'node labels.x' is invalid",
-		"node.labels.x < 3":         "constraint expected one operator from ==, !=",
+		"node.role=manager":            "constraint expected one operator from ==, !=",
+		"":                             "constraint expected one operator from ==, !=",
+		"1a==b":                        "key '1a' is invalid",
+		"a==b":                         "key 'a' is invalid",
+		"node.id==":                    "value '' is invalid",
+		"node.id== @ ":                 "value '@' is invalid",
+		"node.labels.x!=a=b":           "value 'a=b' is invalid",
+		"node.labels.a!=b==c":          "key 'node.labels.a!=b' is invalid",
+		"node labels.x==y":             "key 'node labels.x' is invalid",
+		"node.labels.x < 3":            "constraint expected one operator from ==, !=",
 		"node.labels.\u00e9t\u00e9==1": "key 'node.labels.\u00e9t\u00e9' is invalid",
 	} {
 		_, err := Parse([]string{"node.role==worker", in})

@@ -1,0 +1,80 @@
+package place
+
+import "skep.dev/libs/constraint"
+
+// FailureLimit is how many failures of a service within five minutes make a node its last choice.
+const FailureLimit = 5
+
+// Port is a port of the node that only one task may hold.
+type Port uint32
+
+// MakePort packs a protocol (tcp, udp, sctp) and a number.
+func MakePort(proto string, number uint32) Port {
+	p := Port(number & 0xffff)
+	switch proto {
+	case "udp":
+		p |= 1 << 16
+	case "sctp":
+		p |= 2 << 16
+	}
+	return p
+}
+
+// Platform is an operating system and an architecture; an empty part matches any.
+type Platform struct{ OS, Arch string }
+
+// Plugin is a driver a node has or a task needs.
+type Plugin struct{ Type, Name string }
+
+// Generic is an amount of a user-defined resource: Value of a discrete one, or the Named instances.
+type Generic struct {
+	Kind  string
+	Value int64
+	Named []string
+}
+
+func (g *Generic) count() int64 {
+	if len(g.Named) > 0 {
+		return int64(len(g.Named))
+	}
+	return g.Value
+}
+
+// Node is what the engine knows of a node. Free amounts are totals less what tasks that have not ended reserve.
+type Node struct {
+	constraint.Node
+	Ready       bool // alive and accepting new tasks
+	Plugins     []Plugin
+	CPU, Memory int64 // totals, nano CPUs and bytes
+	MaxTasks    int   // 0 = no limit
+
+	FreeCPU, FreeMemory int64
+	FreeGeneric         []Generic
+	Tasks               int // that are meant to run
+	Held                int // that have not ended, for MaxTasks
+	Ports               []Port
+}
+
+// Request is what each task of one service revision needs of a node. It must not change while an engine uses it.
+type Request struct {
+	Constraints []string
+	Platforms   []Platform // empty = any
+	Plugins     []Plugin
+	CPU, Memory int64 // reservations
+	Generic     []Generic
+	Ports       []Port
+	MaxPerNode  int      // 0 = no limit
+	Spread      []string // preference descriptors, outermost first
+}
+
+// Count is a number of tasks of the service on a node, by the node's index.
+type Count struct {
+	Node int32
+	N    int32
+}
+
+// Placement is where a task goes and which generic resources it got there.
+type Placement struct {
+	Node     int32
+	Assigned []Generic
+}
