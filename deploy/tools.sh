@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Installs what skep needs beside itself, on a Debian that has Go, make and git:
+#
+#   deploy/tools.sh runtime   containerd, its shim, ctr, runc and the packages a node needs
+#   deploy/tools.sh lab       runtime, and what the lab needs: a registry, curl, dig, nc, mmdebstrap, ...
+#   deploy/tools.sh proto     buf and protoc-gen-go
+#   deploy/tools.sh lint      staticcheck
+#
+# Debian packages are installed when they are missing (this needs root). The rest is built by `go install` at the versions
+# of deploy/versions.env into ${SKEP_CACHE:-~/.cache/skep}/tools/<name>-<version> and linked into bin/tools, so a second
+# clone or a second run builds nothing.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck source=versions.env
+. "$root/deploy/versions.env"
+cache=${SKEP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/skep}/tools
+bin=$root/bin/tools
+mkdir -p "$cache" "$bin"
+
+say() { printf 'tools: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+command -v go >/dev/null || die "go is missing: install Go $(sed -n 's/^go //p' "$root/go.work") or newer from https://go.dev/dl and put it on the PATH"
+
+# packages PKG=PROGRAM|FILE ... installs each package whose program (or file, when it begins with /) is missing.
+packages() {
+	local missing=() pair pkg probe
+	for pair in "$@"; do
+		pkg=${pair%%=*} probe=${pair#*=}
+		case $probe in
+		/*) compgen -G "$probe" >/dev/null && continue ;;
+		*) PATH=$PATH:/usr/sbin:/sbin command -v "$probe" >/dev/null && continue ;;
+		esac
+		missing+=("$pkg")
+	done
+	[ ${#missing[@]} -eq 0 ] && return
+	command -v apt-get >/dev/null || die "missing: ${missing[*]}; this is not a Debian, install their like by hand"
+	[ "$(id -u)" = 0 ] || die "missing packages; run as root: apt-get install -y --no-install-recommends ${missing[*]}"
+	say "installing Debian packages: ${missing[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; } ||
+		die "apt-get could not install ${missing[*]}"
+}
+
+# tool NAME VERSION PACKAGE [BUILD FLAG...] builds PACKAGE@VERSION once and links it into bin/tools.
+tool() {
+	local name=$1 version=$2 pkg=$3
+	shift 3
+	local out=$cache/$name-$version
+	if [ ! -x "$out" ]; then
+		exec 9>"$cache/.lock"
+		flock 9 # two clones building at once: the second finds it done
+		if [ ! -x "$out" ]; then
+			say "building $name $version (once; kept in $cache)"
+			local tmp
+			tmp=$(mktemp -d "$cache/.build-XXXXXX")
+			# GOFLAGS and GOWORK of the caller must not leak in; everything else (proxy, caches) should.
+			(cd "$tmp" && GOFLAGS=-buildvcs=false GOWORK=off GOBIN=$tmp go install -trimpath -ldflags '-s -w' "$@" "$pkg@$version") ||
+				{ rm -rf "$tmp"; die "building $name $version did not work: see above"; }
+			mv "$tmp/$name" "$out"
+			rm -rf "$tmp"
+		fi
+		exec 9>&-
+	fi
+	ln -sfn "$out" "$bin/$name"
+}
+
+runtime() {
+	packages gcc=gcc libc6-dev=/usr/include/stdlib.h pkg-config=pkg-config libseccomp-dev=/usr/include/seccomp.h \
+		iproute2=ip nftables=nft iptables=iptables conntrack=conntrack ca-certificates=/etc/ssl/certs/ca-certificates.crt
+	local ctd=github.com/containerd/containerd/v2/cmd
+	tool containerd "$CONTAINERD_VERSION" $ctd/containerd
+	tool containerd-shim-runc-v2 "$CONTAINERD_VERSION" $ctd/containerd-shim-runc-v2
+	tool ctr "$CONTAINERD_VERSION" $ctd/ctr
+	CGO_ENABLED=1 tool runc "$RUNC_VERSION" github.com/opencontainers/runc -tags=seccomp
+}
+
+lab() {
+	runtime
+	packages busybox-static=/bin/busybox mmdebstrap=mmdebstrap curl=curl dnsutils=dig netcat-openbsd=nc util-linux=nsenter \
+		iputils-ping=ping procps=ps
+	tool registry "$REGISTRY_VERSION" github.com/distribution/distribution/v3/cmd/registry
+}
+
+proto() {
+	tool buf "$BUF_VERSION" github.com/bufbuild/buf/cmd/buf
+	tool protoc-gen-go "$PROTOC_GEN_GO_VERSION" google.golang.org/protobuf/cmd/protoc-gen-go
+}
+
+lint() { tool staticcheck "$STATICCHECK_VERSION" honnef.co/go/tools/cmd/staticcheck; }
+
+[ $# -gt 0 ] || set -- runtime
+for set in "$@"; do
+	case $set in
+	runtime | lab | proto | lint) $set ;;
+	*) die "no set of tools named $set: runtime, lab, proto, lint" ;;
+	esac
+done

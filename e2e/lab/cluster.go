@@ -1,0 +1,121 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+)
+
+// controlPort is where managers take joins.
+const controlPort = "2377"
+
+// makeCluster runs `skep init` on m1 and joins the others to it, as a user would.
+func (l *Lab) makeCluster(ctx context.Context, o Options) error {
+	m1, err := l.Host("m1")
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(l.Skep, "skep")); err != nil {
+		return fmt.Errorf("no skep to run: %w; run `make build`", err)
+	}
+	if _, err := l.must(ctx, "m1", append([]string{"skep", "init", "--advertise-addr", m1.IP}, o.InitFlags...)...); err != nil {
+		return err
+	}
+	m1.Joined = true
+	tokens := map[string]string{}
+	for _, role := range []string{Manager, Worker} {
+		t, err := l.must(ctx, "m1", "skep", "join-token", "-q", role)
+		if err != nil {
+			return err
+		}
+		tokens[role] = strings.TrimSpace(t)
+	}
+	// Managers one after the other, as the quorum grows; then the workers, a few at a time.
+	var workers []*Host
+	for _, h := range l.Hosts {
+		switch {
+		case h.Role == Manager && h != m1:
+			if err := l.Join(ctx, h, tokens[Manager]); err != nil {
+				return fmt.Errorf("more than one manager: %w", err)
+			}
+		case h.Role == Worker:
+			workers = append(workers, h)
+		}
+	}
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 4)
+	errs := make([]error, len(workers))
+	for i, h := range workers {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			errs[i] = l.Join(ctx, h, tokens[Worker])
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Join makes a booted host a member of m1's cluster.
+func (l *Lab) Join(ctx context.Context, h *Host, token string) error {
+	m1, err := l.Host("m1")
+	if err != nil {
+		return err
+	}
+	if _, err := l.must(ctx, h.Name, "skep", "join", "--token", token, "--advertise-addr", h.IP, m1.IP+":"+controlPort); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h.Joined = true
+	return nil
+}
+
+// Add boots one more host, not yet in the cluster: w7 after w6.
+func (l *Lab) Add(ctx context.Context) (*Host, error) {
+	n := 1
+	for _, h := range l.Hosts {
+		if h.Role == Worker {
+			n++
+		}
+	}
+	h := &Host{Name: fmt.Sprintf("w%d", n), Role: Worker, IP: fmt.Sprintf("10.90.2.%d", n)}
+	if err := l.boot(ctx, h); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.Hosts = append(l.Hosts, h)
+	return h, l.save()
+}
+
+// startDaemon does what the init system does on a host that has one: it starts the node again after a boot.
+func (l *Lab) startDaemon(ctx context.Context, h *Host) error {
+	cmd, err := l.Command(context.WithoutCancel(ctx), h.Name, "/bin/sh", "-c",
+		"exec setsid skep node run >>/var/lib/skep/skep.log 2>&1 </dev/null")
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the node of %s: %w", h.Name, err)
+	}
+	go func() { _ = cmd.Wait() }()
+	return nil
+}
+
+// LogFiles are the logs of the host's daemon, by name.
+func (l *Lab) LogFiles(host string) (map[string]string, error) {
+	h, err := l.Host(host)
+	if err != nil {
+		return nil, err
+	}
+	lib := filepath.Join(l.diskDir(h), "lib")
+	if h.Role == Registry {
+		return map[string]string{"registry": filepath.Join(lib, "registry.log")}, nil
+	}
+	return map[string]string{"skep": filepath.Join(lib, "skep.log"), "containerd": filepath.Join(lib, "containerd", "containerd.log")}, nil
+}
