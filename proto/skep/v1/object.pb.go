@@ -1205,6 +1205,7 @@ type TaskRecord struct {
 	NotBeforeUnixMs int64              `protobuf:"varint,12,opt,name=not_before_unix_ms,json=notBeforeUnixMs,proto3" json:"not_before_unix_ms,omitempty"` // held at READY until then (restart delay)
 	Replaces        string             `protobuf:"bytes,13,opt,name=replaces,proto3" json:"replaces,omitempty"`                                           // id of the task whose end made this one
 	JobIteration    uint64             `protobuf:"varint,14,opt,name=job_iteration,json=jobIteration,proto3" json:"job_iteration,omitempty"`
+	WantsNode       string             `protobuf:"bytes,15,opt,name=wants_node,json=wantsNode,proto3" json:"wants_node,omitempty"` // an unplaced task of a global service: the node it is for
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1335,6 +1336,13 @@ func (x *TaskRecord) GetJobIteration() uint64 {
 		return x.JobIteration
 	}
 	return 0
+}
+
+func (x *TaskRecord) GetWantsNode() string {
+	if x != nil {
+		return x.WantsNode
+	}
+	return ""
 }
 
 // NodeTasks is stored at task/<node>: the node's whole task set. Its generation is the key's sequence.
@@ -2117,7 +2125,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\rManagerStatus\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\bR\x06leader\x12\"\n" +
 	"\freachability\x18\x02 \x01(\tR\freachability\x12\x12\n" +
-	"\x04addr\x18\x03 \x01(\tR\x04addr\"\xe7\x03\n" +
+	"\x04addr\x18\x03 \x01(\tR\x04addr\"\x86\x04\n" +
 	"\n" +
 	"TaskRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -2135,7 +2143,9 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\bassigned\x18\v \x03(\v2\x18.skep.v1.GenericResourceR\bassigned\x12+\n" +
 	"\x12not_before_unix_ms\x18\f \x01(\x03R\x0fnotBeforeUnixMs\x12\x1a\n" +
 	"\breplaces\x18\r \x01(\tR\breplaces\x12#\n" +
-	"\rjob_iteration\x18\x0e \x01(\x04R\fjobIteration\"6\n" +
+	"\rjob_iteration\x18\x0e \x01(\x04R\fjobIteration\x12\x1d\n" +
+	"\n" +
+	"wants_node\x18\x0f \x01(\tR\twantsNode\"6\n" +
 	"\tNodeTasks\x12)\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x13.skep.v1.TaskRecordR\x05tasks\"\x81\x01\n" +
 	"\aRollout\x12-\n" +
