@@ -1,0 +1,254 @@
+package spec
+
+import (
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// TaskSpecEqual reports whether tasks made from a are as good as tasks made from b. Registry credentials are not
+// part of what runs.
+func TaskSpecEqual(a, b *skepv1.TaskSpec) bool {
+	if len(a.GetContainer().GetRegistryAuth()) > 0 || len(b.GetContainer().GetRegistryAuth()) > 0 {
+		a, b = withoutAuth(a), withoutAuth(b)
+	}
+	return proto.Equal(a, b)
+}
+
+func withoutAuth(t *skepv1.TaskSpec) *skepv1.TaskSpec {
+	t = proto.CloneOf(t)
+	if t.GetContainer() != nil {
+		t.Container.RegistryAuth = nil
+	}
+	return t
+}
+
+// Diff says in words what differs between two specs, "" when nothing does: the summary of a revision. Values of
+// environment variables are left out, they are often credentials.
+func Diff(a, b *skepv1.ServiceSpec) string {
+	if a == nil {
+		a = &skepv1.ServiceSpec{}
+	}
+	if b == nil {
+		b = &skepv1.ServiceSpec{}
+	}
+	var d differ
+	d.message("", a.ProtoReflect(), b.ProtoReflect())
+	const most = 8
+	if len(d.out) > most {
+		d.out = append(d.out[:most], fmt.Sprintf("%d more changes", len(d.out)-most))
+	}
+	return strings.Join(d.out, "; ")
+}
+
+type differ struct{ out []string }
+
+func (d *differ) add(format string, a ...any) { d.out = append(d.out, fmt.Sprintf(format, a...)) }
+
+func (d *differ) message(path string, a, b protoreflect.Message) {
+	fields := a.Descriptor().Fields()
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		if a.Has(f) == b.Has(f) && a.Get(f).Equal(b.Get(f)) {
+			continue
+		}
+		p := string(f.Name())
+		if path != "" {
+			p = path + "." + p
+		}
+		switch {
+		case p == "task.container.registry_auth":
+			d.add("registry credentials changed")
+		case p == "task.container.env":
+			d.env(a.Get(f).List(), b.Get(f).List())
+		case f.IsMap():
+			d.maps(words(p), a.Get(f).Map(), b.Get(f).Map())
+		case f.IsList():
+			d.lists(words(p), f, a.Get(f).List(), b.Get(f).List())
+		case f.Message() != nil && !isLeaf(f.Message()):
+			d.message(p, a.Get(f).Message(), b.Get(f).Message())
+		default:
+			d.scalar(words(p), f, a, b)
+		}
+	}
+}
+
+// isLeaf: durations read better whole.
+func isLeaf(m protoreflect.MessageDescriptor) bool { return m.FullName() == "google.protobuf.Duration" }
+
+func (d *differ) scalar(name string, f protoreflect.FieldDescriptor, a, b protoreflect.Message) {
+	d.add("%s %s -> %s", name, show(f, a), show(f, b))
+}
+
+func show(f protoreflect.FieldDescriptor, m protoreflect.Message) string {
+	if !m.Has(f) && (f.HasPresence() || f.Kind() == protoreflect.StringKind) {
+		return "unset"
+	}
+	return value(f, m.Get(f))
+}
+
+func value(f protoreflect.FieldDescriptor, v protoreflect.Value) string {
+	switch f.Kind() {
+	case protoreflect.EnumKind:
+		if e := f.Enum().Values().ByNumber(v.Enum()); e != nil {
+			return enumWord(f.Enum(), e)
+		}
+	case protoreflect.MessageKind:
+		if d, ok := v.Message().Interface().(*durationpb.Duration); ok {
+			return d.AsDuration().String()
+		}
+		return item(v.Message())
+	case protoreflect.BytesKind:
+		return fmt.Sprintf("%d bytes", len(v.Bytes()))
+	case protoreflect.StringKind:
+		if s := v.String(); s == "" || strings.ContainsAny(s, " ;,\"") {
+			return fmt.Sprintf("%q", short(s))
+		}
+		return short(v.String())
+	}
+	return v.String()
+}
+
+func short(s string) string {
+	if len(s) > 80 {
+		return s[:77] + "..."
+	}
+	return s
+}
+
+// enumWord turns UPDATE_ORDER_START_FIRST into start-first.
+func enumWord(e protoreflect.EnumDescriptor, v protoreflect.EnumValueDescriptor) string {
+	var prefix strings.Builder
+	for i, r := range string(e.Name()) {
+		if i > 0 && r >= 'A' && r <= 'Z' {
+			prefix.WriteByte('_')
+		}
+		prefix.WriteRune(r)
+	}
+	s := strings.TrimPrefix(string(v.Name()), strings.ToUpper(prefix.String())+"_")
+	return strings.ReplaceAll(strings.ToLower(s), "_", "-")
+}
+
+// item shows a list element: the fields that are set, in order.
+func item(m protoreflect.Message) string {
+	var parts []string
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		if !m.Has(f) || f.IsMap() {
+			continue
+		}
+		if f.IsList() {
+			continue
+		}
+		parts = append(parts, value(f, m.Get(f)))
+	}
+	return strings.Join(parts, ":")
+}
+
+func (d *differ) lists(name string, f protoreflect.FieldDescriptor, a, b protoreflect.List) {
+	all := func(l protoreflect.List) (out []string) {
+		for i := range l.Len() {
+			out = append(out, value(f, l.Get(i)))
+		}
+		return out
+	}
+	d.sets(name, all(a), all(b))
+}
+
+func (d *differ) sets(name string, a, b []string) {
+	var parts []string
+	for _, v := range b {
+		if !slices.Contains(a, v) {
+			parts = append(parts, "+"+v)
+		}
+	}
+	for _, v := range a {
+		if !slices.Contains(b, v) {
+			parts = append(parts, "-"+v)
+		}
+	}
+	if len(parts) == 0 {
+		parts = []string{"changed"}
+	}
+	d.add("%s %s", name, strings.Join(parts, " "))
+}
+
+func (d *differ) maps(name string, a, b protoreflect.Map) {
+	all := func(m protoreflect.Map) (out []string) {
+		m.Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+			out = append(out, short(k.String()+"="+v.String()))
+			return true
+		})
+		sort.Strings(out)
+		return out
+	}
+	d.sets(name, all(a), all(b))
+}
+
+func (d *differ) env(a, b protoreflect.List) {
+	vals := func(l protoreflect.List) map[string]string {
+		out := map[string]string{}
+		for i := range l.Len() {
+			k, v, _ := strings.Cut(l.Get(i).String(), "=")
+			out[k] = v
+		}
+		return out
+	}
+	av, bv := vals(a), vals(b)
+	var parts []string
+	for k, v := range bv {
+		if old, ok := av[k]; !ok {
+			parts = append(parts, "+"+k)
+		} else if old != v {
+			parts = append(parts, k+" changed")
+		}
+	}
+	for k := range av {
+		if _, ok := bv[k]; !ok {
+			parts = append(parts, "-"+k)
+		}
+	}
+	sort.Strings(parts)
+	if len(parts) == 0 {
+		parts = []string{"reordered"}
+	}
+	d.add("env %s", strings.Join(parts, ", "))
+}
+
+// words shortens a field's path to what the CLI calls it.
+func words(path string) string {
+	if w, ok := fieldWords[path]; ok {
+		return w
+	}
+	for _, p := range []string{"task.container.", "task.", "mode.", "endpoint."} {
+		if rest, ok := strings.CutPrefix(path, p); ok {
+			path = rest
+			break
+		}
+	}
+	return strings.NewReplacer("_", " ", ".", " ").Replace(path)
+}
+
+var fieldWords = map[string]string{
+	"mode.replicated.replicas":              "replicas",
+	"mode.replicated_job.max_concurrent":    "max concurrent",
+	"mode.replicated_job.total_completions": "completions",
+	"endpoint.mode":                         "endpoint mode",
+	"endpoint.ports":                        "published ports",
+	"task.force_update":                     "forced update",
+	"task.resources.limits.nano_cpus":       "cpu limit (nano)",
+	"task.resources.limits.memory_bytes":    "memory limit",
+	"task.placement.constraints":            "constraints",
+	"task.placement.preferences":            "placement preferences",
+	"task.placement.max_replicas_per_node":  "max replicas per node",
+	"labels":                                "labels",
+	"task.container.labels":                 "container labels",
+}

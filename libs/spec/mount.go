@@ -1,0 +1,145 @@
+package spec
+
+import (
+	"path"
+	"strings"
+
+	"skep.dev/libs/fault"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+func validateMounts(c *skepv1.ContainerSpec) error {
+	seen := map[string]bool{}
+	for _, m := range c.Mounts {
+		if m.Target == "" {
+			return fault.Invalid("mount target is required: use target=/path")
+		}
+		if !strings.HasPrefix(m.Target, "/") {
+			return fault.Invalid("invalid mount target, must be an absolute path: %s", m.Target)
+		}
+		clean := path.Clean(m.Target)
+		if clean == "/" {
+			return fault.Invalid("invalid mount target, must not be the root directory: %s", m.Target)
+		}
+		if seen[clean] {
+			return fault.Invalid("ContainerSpec: duplicate mount point: %s", m.Target)
+		}
+		seen[clean] = true
+		if err := validateMount(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func validateMount(m *skepv1.Mount) error {
+	abs := strings.HasPrefix(m.Source, "/")
+	switch m.Type {
+	case skepv1.Mount_TYPE_VOLUME:
+		if abs {
+			return fault.Invalid("invalid volume mount source, must not be an absolute path: %s", m.Source)
+		}
+		if strings.ContainsAny(m.Source, "/ \t\n") || m.Source == "." || m.Source == ".." {
+			return fault.Invalid("invalid volume name %q: use letters, digits, '.', '_' and '-'", m.Source)
+		}
+		if err := relative("volume-subpath", m.VolumeSubpath); err != nil {
+			return err
+		}
+	case skepv1.Mount_TYPE_BIND:
+		if m.Source == "" {
+			return fault.Invalid("bind mount of %s needs a source: use source=/path", m.Target)
+		}
+		if !abs {
+			return fault.Invalid("invalid bind mount source, must be an absolute path: %s", m.Source)
+		}
+	case skepv1.Mount_TYPE_TMPFS:
+		if m.Source != "" {
+			return fault.Invalid("invalid tmpfs source, source must be empty")
+		}
+		if m.TmpfsSize < 0 {
+			return fault.Invalid("invalid tmpfs-size %d: use a size, or 0 for no limit", m.TmpfsSize)
+		}
+		if m.TmpfsMode > 0o7777 {
+			return fault.Invalid("invalid tmpfs-mode %o: use an octal mode such as 1777", m.TmpfsMode)
+		}
+	case skepv1.Mount_TYPE_CLUSTER:
+		if m.Source == "" {
+			return fault.Invalid("cluster volume mount of %s needs a source: use source=<name> or source=group:<group>", m.Target)
+		}
+	case skepv1.Mount_TYPE_IMAGE:
+		if _, err := parseImage(m.Source); err != nil {
+			return fault.Invalid("invalid image mount source %q: use an image reference", m.Source)
+		}
+		if err := relative("image-subpath", m.ImageSubpath); err != nil {
+			return err
+		}
+	case skepv1.Mount_TYPE_NPIPE:
+		return fault.Invalid("mount type npipe exists on Windows only: use volume, bind, tmpfs, cluster or image")
+	default:
+		return fault.Invalid("invalid mount type %d: use volume, bind, tmpfs, cluster or image", m.Type)
+	}
+	return validateMountOptions(m)
+}
+
+func validateMountOptions(m *skepv1.Mount) error {
+	typ := strings.ToLower(strings.TrimPrefix(m.Type.String(), "TYPE_"))
+	refuse := func(option, wants string, set bool) error {
+		if set {
+			return fault.Invalid("cannot mix '%s' with mount type '%s': it belongs to type %s", option, typ, wants)
+		}
+		return nil
+	}
+	for _, r := range []struct {
+		option, wants string
+		set           bool
+	}{
+		{"bind-propagation", "bind", m.BindPropagation != ""},
+		{"bind-recursive", "bind", m.BindRecursive != ""},
+		{"bind-create-src", "bind", m.BindCreateSrc},
+		{"volume-driver", "volume", m.VolumeDriver != ""},
+		{"volume-label", "volume", len(m.VolumeLabels) > 0},
+		{"volume-opt", "volume", len(m.VolumeOpts) > 0},
+		{"volume-nocopy", "volume", m.VolumeNocopy},
+		{"volume-subpath", "volume", m.VolumeSubpath != ""},
+		{"image-subpath", "image", m.ImageSubpath != ""},
+		{"tmpfs-size", "tmpfs", m.TmpfsSize != 0},
+		{"tmpfs-mode", "tmpfs", m.TmpfsMode != 0},
+	} {
+		if r.wants == typ {
+			continue
+		}
+		if err := refuse(r.option, r.wants, r.set); err != nil {
+			return err
+		}
+	}
+	switch m.BindPropagation {
+	case "", "rprivate", "private", "rshared", "shared", "rslave", "slave":
+	default:
+		return fault.Invalid("invalid bind-propagation %q: use rprivate, private, rshared, shared, rslave or slave", m.BindPropagation)
+	}
+	switch m.BindRecursive {
+	case "", "enabled", "disabled":
+	case "writable", "readonly":
+		if !m.ReadOnly {
+			return fault.Invalid("option 'bind-recursive=%s' requires 'readonly' to be specified in conjunction", m.BindRecursive)
+		}
+	default:
+		return fault.Invalid("invalid bind-recursive %q: use enabled, disabled, writable or readonly", m.BindRecursive)
+	}
+	switch m.Consistency {
+	case "", "default", "consistent", "cached", "delegated":
+	default:
+		return fault.Invalid("invalid consistency %q: use consistent, cached or delegated", m.Consistency)
+	}
+	return ValidateLabels(m.VolumeLabels)
+}
+
+func relative(option, p string) error {
+	if p == "" {
+		return nil
+	}
+	if strings.HasPrefix(p, "/") || strings.HasPrefix(path.Clean(p), "..") {
+		return fault.Invalid("invalid %s %q: use a path below the root of the mount", option, p)
+	}
+	return nil
+}
