@@ -110,7 +110,7 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if _, err := os.Stat(statePath(o.Name)); err == nil {
 		return nil, fmt.Errorf("lab %s is up already: use another -name, or `skep-lab down -name %s` first", o.Name, o.Name)
 	}
-	bin, err := findBin(o.Bin)
+	bin, err := FindBin(o.Bin)
 	if err != nil {
 		return nil, err
 	}
@@ -282,8 +282,8 @@ func statePath(name string) string { return filepath.Join(runRoot, name, "state.
 func (l *Lab) runDir(h *Host) string  { return filepath.Join(runRoot, l.Name, h.Name) }
 func (l *Lab) diskDir(h *Host) string { return filepath.Join(diskRoot, l.Name, h.Name) }
 
-// findBin looks for the folder that holds skep-lab's companions.
-func findBin(given string) (string, error) {
+// FindBin looks for the folder that holds skep-lab's companions.
+func FindBin(given string) (string, error) {
 	if given == "" {
 		given = os.Getenv("SKEP_BIN")
 	}

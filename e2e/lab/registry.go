@@ -19,8 +19,12 @@ import (
 )
 
 // registriesTOML tells the agents of the hosts where docker.io is.
-const registriesTOML = `[mirrors."docker.io"]
-endpoints = ["http://` + registryIP + `:5000"]
+const registriesTOML = `[registries."docker.io"]
+mirrors = ["http://` + registryIP + `:5000"]
+mirrors_only = true
+
+[registries."` + registryIP + `:5000"]
+plain_http = true
 `
 
 // RegistryAddress is where the lab's registry listens, for names that spell it out.

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"text/tabwriter"
 
+	"skep.dev/e2e/images"
 	"skep.dev/e2e/lab"
 )
 
@@ -30,6 +31,7 @@ const usage = `skep-lab makes many hosts on one machine, and a skep cluster on t
   skep-lab ps                           the hosts of the lab
   skep-lab ls                           the labs of this machine
   skep-lab down [-all]                  end everything and leave nothing
+  skep-lab image NAME FILE              write one of the project's images as an archive for ` + "`skep image load`" + `
 
 Every command takes -name L (default "lab", or SKEP_LAB); labs of different names do not see one another.
 `
@@ -132,6 +134,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return list(stdout)
 	case "down":
 		return down(name, all)
+	case "image":
+		if len(rest) != 2 {
+			return fmt.Errorf("%w: skep-lab image NAME FILE; there are %s", errUsage, strings.Join(images.Names(), ", "))
+		}
+		return image(ctx, rest[0], rest[1])
 	case "help", "-h", "--help":
 		fmt.Fprint(stdout, usage)
 		return nil
@@ -252,6 +259,22 @@ func list(stdout io.Writer) error {
 		fmt.Fprintln(stdout, n)
 	}
 	return err
+}
+
+func image(ctx context.Context, name, file string) error {
+	bin, err := lab.FindBin("")
+	if err != nil {
+		return err
+	}
+	in, err := lab.Inputs(bin)
+	if err != nil {
+		return err
+	}
+	imgs, err := images.Build(ctx, in, name)
+	if err != nil {
+		return err
+	}
+	return images.WriteArchive(file, imgs...)
 }
 
 func down(name string, all bool) error {

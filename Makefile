@@ -1,0 +1,119 @@
+# skep: build, try, test. `make` alone lists the targets.
+#
+# Versions of everything that is not a Go module are in deploy/versions.env; the toolchain is what go.work says.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+include deploy/versions.env
+
+ROOT    := $(CURDIR)
+BIN     := $(ROOT)/bin
+MODULES := $(shell sed -n 's,^[[:space:]]*\./,,p' go.work)
+# Every service binary is services/<part>/cmd/<name>; the rest are named here.
+CMDS    := $(sort $(wildcard services/*/cmd/*)) $(sort $(wildcard e2e/cmd/*)) e2e/images/whoami
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo none)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+export GOFLAGS  ?= -buildvcs=false
+export PATH     := $(BIN):$(BIN)/tools:$(PATH):/usr/sbin:/sbin
+export SKEP_BIN := $(BIN)
+export SKEP_TOOLS := $(BIN)/tools
+export SKEP_DEBIAN_SUITE := $(DEBIAN_SUITE)
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r t d; do printf '  make %-12s %s\n' "$$t" "$$d"; done
+
+## build
+
+.PHONY: build
+build: ## build every binary into bin/; RACE=1: skep with the race detector into bin/race/
+ifdef RACE
+	@mkdir -p $(BIN)/race
+	go build -race -ldflags '-X main.version=$(VERSION)-race -X main.commit=$(COMMIT)' -o $(BIN)/race/ ./services/skep/cmd/skep
+else
+	@mkdir -p $(BIN)
+	@for c in $(CMDS); do \
+		ls $$c/*.go >/dev/null 2>&1 || continue; \
+		echo "build bin/$${c##*/}"; \
+		CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./$$c; \
+	done
+endif
+
+.PHONY: tools
+tools: ## install what a node and the lab run beside skep: containerd, runc, a registry, Debian packages
+	@deploy/tools.sh lab
+
+.PHONY: proto
+proto: ## generate the Go code of proto/
+	@deploy/tools.sh proto
+	cd proto && buf generate && buf lint
+
+.PHONY: fmt
+fmt: ## format every Go file
+	@git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs gofmt -w
+
+.PHONY: lint
+lint: ## gofmt, go vet and staticcheck over every module
+	@bad=$$(git ls-files --cached --others --exclude-standard '*.go' | grep -v '\.pb\.go$$' | xargs gofmt -l); \
+		[ -z "$$bad" ] || { printf 'not formatted, run make fmt:\n%s\n' "$$bad"; exit 1; }
+	@deploy/tools.sh lint
+	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && go vet ./... && staticcheck ./...); done
+
+## try
+
+.PHONY: up
+up: tools build ## start a one-node cluster on this machine and deploy a demo service
+	@deploy/demo.sh up
+
+.PHONY: down
+down: ## undo make up: nothing of it stays
+	@deploy/demo.sh down
+
+.PHONY: lab
+lab: tools build ## start a lab: three hosts in namespaces, a cluster on them
+	@$(BIN)/skep-lab up
+
+## test
+
+.PHONY: test
+test: test-unit test-lab ## everything: unit, component and lab tests (the lab needs root)
+
+.PHONY: test-unit
+test-unit: tools ## unit and component tests of every module, with the race detector
+	@for m in $(MODULES); do \
+		echo "== $$m"; \
+		if [ $$m = e2e ]; then pkgs=$$(cd $$m && go list ./... | grep -v /cases); else pkgs=./...; fi; \
+		(cd $$m && go test -race -shuffle=on -timeout 10m $$pkgs); \
+	done
+
+.PHONY: test-lab
+test-lab: tools build ## the tutorial and the faults, on real hosts: RUN=regexp picks cases
+	@$(MAKE) --no-print-directory build RACE=1
+	cd e2e && go test -count=1 -timeout 30m $(if $(RUN),-run '$(RUN)') $(if $(V),-v) ./cases/...
+
+.PHONY: bench
+bench: tools build ## measure, and print the table of bars (needs root, takes minutes)
+	@$(BIN)/skep-bench
+
+.PHONY: check
+check: lint test ## what a change must pass
+
+## install and remove
+
+.PHONY: install
+install: tools build ## install skep, containerd, the systemd unit and shell completion below PREFIX
+	@deploy/install.sh --prefix '$(PREFIX)' --destdir '$(DESTDIR)'
+
+.PHONY: clean
+clean: ## remove bin/
+	rm -rf $(BIN)
+
+.PHONY: clean-cache
+clean-cache: ## remove the built tools and images that all clones share
+	cd "$${SKEP_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/skep}" && rm -rf tools images registry
