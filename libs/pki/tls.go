@@ -51,8 +51,12 @@ func ClientTLS(src Source) *tls.Config {
 	}
 }
 
-// ErrWrongCluster: the server's certificates do not include the CA the token names.
-var ErrWrongCluster = errors.New("the manager belongs to another cluster than the join token")
+var (
+	// ErrWrongCluster: the server is a manager, but its certificates do not include the CA the token names.
+	ErrWrongCluster = errors.New("the manager belongs to another cluster than the join token")
+	// ErrNotManager: the server speaks TLS but is nothing of skep's.
+	ErrNotManager = errors.New("the server is not a skep manager")
+)
 
 // JoinTLS is for a joiner, which knows the CA's digest alone. The chain the server sends must hold a certificate with
 // that digest and the server must be certified by it as a manager. The clock of this machine plays no part: it may be
@@ -79,6 +83,10 @@ func JoinTLS(digest string) *tls.Config {
 					return fmt.Errorf("the server is not a manager of the token's cluster: %w", err)
 				}
 				return nil
+			}
+			// Its claim to be a manager of some cluster is unverified; it only picks the words of the refusal.
+			if leaf.VerifyHostname(ServerName) != nil {
+				return ErrNotManager
 			}
 			return ErrWrongCluster
 		},

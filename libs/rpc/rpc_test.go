@@ -2,13 +2,17 @@ package rpc_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	skepv1 "skep.dev/proto/skep/v1"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
@@ -61,5 +65,42 @@ func TestCallJSONAndFaults(t *testing.T) {
 	m, err := nc.Request(subject.API("service", "inspect"), []byte(`{"ref":"web"}`), 5*time.Second)
 	if err != nil || !strings.Contains(string(m.Data), `"revision":"7"`) {
 		t.Fatalf("by hand: %s %v", m.Data, err)
+	}
+}
+
+// A request decides where its reply goes, and the broker does not check it: a worker or even a joiner could have the
+// service overwrite a key.
+func TestReplyOutsideInboxesIsRefused(t *testing.T) {
+	n := kvtest.Server(t)
+	nc := n.Conn(t)
+	srv, err := rpc.NewServer(nc, rpc.Config{Name: "skep-test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Close()
+	called := make(chan string, 2)
+	err = rpc.Handle(srv, "skep.v1.api.test.echo", func(ctx context.Context, r *skepv1.Ref) (*skepv1.Ref, error) {
+		called <- rpc.ReplyTo(ctx)
+		return r, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := n.Conn(t)
+	if err := client.PublishRequest("skep.v1.api.test.echo", subject.Spec.Key("cluster"), []byte(`{"ref":"x"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if err := rpc.Call(context.Background(), client, "skep.v1.api.test.echo", &skepv1.Ref{Ref: "y"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if to := <-called; !strings.HasPrefix(to, "_INBOX") {
+		t.Fatalf("a request with reply %s was served", to)
+	}
+	js, err := jetstream.New(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := kv.Open(js, subject.Spec).Get(context.Background(), "cluster"); !errors.Is(err, kv.ErrNotFound) {
+		t.Fatalf("the reply overwrote a key: %q, %v", e.Value, err)
 	}
 }

@@ -77,6 +77,17 @@ func (s *Server) Close() error {
 	return err
 }
 
+// inboxPrefix begins every inbox: _INBOX.<…> by default, _INBOX_<identity>.<…> for those the broker knows.
+const inboxPrefix = "_INBOX"
+
+type replyKey struct{}
+
+// ReplyTo is the inbox the request in work is answered to; its first token names the asking connection.
+func ReplyTo(ctx context.Context) string {
+	s, _ := ctx.Value(replyKey{}).(string)
+	return s
+}
+
 // message is a pointer to T that is a protobuf message.
 type message[T any] interface {
 	*T
@@ -110,6 +121,12 @@ func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h fu
 		}),
 	}, extra...)
 	fn := func(req micro.Request) {
+		// The broker does not check where a request wants its reply: published with our rights, it could go to a key or to
+		// another service's endpoint. Inboxes are the only place for it.
+		if to := req.Reply(); to != "" && !strings.HasPrefix(to, inboxPrefix) {
+			s.log.Warn("refused a request: its reply subject is not an inbox", zap.String("subject", req.Subject()), zap.String("reply", to))
+			return
+		}
 		select {
 		case s.slots <- struct{}{}:
 		case <-s.ctx.Done():
@@ -132,6 +149,7 @@ func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, req micro.Request,
 	ctx, cancel := context.WithTimeout(s.ctx, s.limit)
 	defer cancel()
 	ctx = WithTrace(ctx, req.Headers().Get(HeaderTrace))
+	ctx = context.WithValue(ctx, replyKey{}, req.Reply())
 	defer func() {
 		// One request must not take the service down; the stack is for us, the caller gets an internal fault.
 		if p := recover(); p != nil {
