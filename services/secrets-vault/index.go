@@ -1,0 +1,159 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"skep.dev/libs/kv"
+	"skep.dev/libs/pki"
+)
+
+// Keys of the bucket.
+const keyCA = "ca"
+
+func tokenKey(r pki.Role) string {
+	if r == pki.Manager {
+		return "token.manager"
+	}
+	return "token.worker"
+}
+
+// caRecord and tokenRecord are what stands sealed in the bucket.
+type caRecord struct {
+	Cert string `json:"cert"`
+	Key  string `json:"key"`
+}
+
+type tokenRecord struct {
+	Secret  string    `json:"secret"`
+	Rotated time.Time `json:"rotated,omitzero"`
+	// Former are digests of the last secrets, so that a rotated token is told from a wrong one.
+	Former [][]byte `json:"former,omitempty"`
+}
+
+// formerKept is how many rotated secrets are remembered.
+const formerKept = 20
+
+func (t tokenRecord) matches(secret string) bool {
+	return subtle.ConstantTimeCompare([]byte(t.Secret), []byte(secret)) == 1
+}
+
+func (t tokenRecord) was(secret string) bool {
+	sum, found := sha256.Sum256([]byte(secret)), 0
+	for _, f := range t.Former {
+		found |= subtle.ConstantTimeCompare(f, sum[:])
+	}
+	return found == 1
+}
+
+func (t tokenRecord) rotate(now time.Time) tokenRecord {
+	sum := sha256.Sum256([]byte(t.Secret))
+	former := append([][]byte{sum[:]}, t.Former...)
+	return tokenRecord{Secret: pki.NewSecret(), Rotated: now, Former: former[:min(len(former), formerKept)]}
+}
+
+// index is the opened content of the bucket, fed by its watcher.
+type index struct {
+	seal *sealer
+	log  *zap.Logger
+
+	mu     sync.Mutex
+	ca     *pki.CA
+	tokens map[string]token // by key
+}
+
+type token struct {
+	tokenRecord
+	revision uint64
+}
+
+func (x *index) apply(d kv.Delta) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if d.Reset {
+		x.tokens = map[string]token{}
+	}
+	for _, e := range d.Entries {
+		if err := x.entryLocked(e); err != nil {
+			// The last good content stays in use.
+			x.log.Error("unreadable record in the secret bucket", zap.String("key", e.Key), zap.Error(err))
+		}
+	}
+}
+
+func (x *index) entryLocked(e kv.Entry) error {
+	switch {
+	case e.Key == keyCA && !e.Deleted:
+		var r caRecord
+		if err := x.seal.open(e.Key, e.Value, &r); err != nil {
+			return err
+		}
+		ca, err := pki.ParseCA([]byte(r.Cert), []byte(r.Key))
+		if err != nil {
+			return err
+		}
+		x.ca = ca
+	case e.Key == tokenKey(pki.Worker), e.Key == tokenKey(pki.Manager):
+		if e.Deleted {
+			delete(x.tokens, e.Key)
+			return nil
+		}
+		var r tokenRecord
+		if err := x.seal.open(e.Key, e.Value, &r); err != nil {
+			return err
+		}
+		x.tokens[e.Key] = token{r, e.Revision}
+	}
+	return nil
+}
+
+func (x *index) authority() *pki.CA {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.ca
+}
+
+func (x *index) token(r pki.Role) (token, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	t, ok := x.tokens[tokenKey(r)]
+	return t, ok
+}
+
+// install carries what Bootstrap left into the bucket. It may be repeated: what is there already stays.
+func install(ctx context.Context, b *kv.Bucket, dir string) error {
+	sealed, err := bootstrapped(dir)
+	if err != nil || sealed == nil {
+		return err
+	}
+	for _, k := range []string{keyCA, tokenKey(pki.Worker), tokenKey(pki.Manager)} {
+		_, err := b.Create(ctx, k, sealed[k])
+		if errors.Is(err, kv.ErrConflict) {
+			have, gerr := b.Get(ctx, k)
+			if gerr != nil {
+				return fmt.Errorf("store the new CA: %w", gerr)
+			}
+			if k == keyCA && !bytes.Equal(have.Value, sealed[k]) {
+				return fmt.Errorf("store the new CA: the broker holds another cluster's; its data directory and %s do not belong together", dir)
+			}
+			err = nil
+		}
+		if err != nil {
+			return fmt.Errorf("store the new CA: %w", err)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, bootFile)); err != nil {
+		return fmt.Errorf("remove the installed CA's file: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,162 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	skepv1 "skep.dev/proto/skep/v1"
+
+	"skep.dev/libs/event"
+	"skep.dev/libs/fault"
+	"skep.dev/libs/kv"
+	"skep.dev/libs/pki"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
+)
+
+const (
+	maxUserExpiry = 10 * 365 * 24 * time.Hour
+	userPrefix    = "user-" // keeps users and node ids apart
+)
+
+var userName = regexp.MustCompile(`^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$`)
+
+// renew gives a node that state still knows a new certificate, in the role state certifies. The broker lets a node ask
+// for itself only.
+func (s *Service) renew(ctx context.Context, node string, r *skepv1.RenewRequest) (*skepv1.RenewReply, error) {
+	if r.NodeId != "" && r.NodeId != node {
+		return nil, fault.Denied("renew the certificate of %s: asked for by %s", r.NodeId, node)
+	}
+	var n skepv1.NodeReply
+	err := s.state(ctx, subject.API("node", "inspect"), &skepv1.Ref{Ref: node}, &n)
+	// state also finds names and prefixes: a removed node's id must not lead to another node.
+	if fault.Is(err, fault.CodeNotFound) || err == nil && n.GetNode().GetMeta().GetId() != node {
+		return nil, fault.Denied("renew the certificate of %s: the node was removed from the cluster; it can join again with a token", node)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(r.CsrDer) > maxCSR {
+		return nil, fault.Invalid("renew the certificate of %s: the certificate request is too long", node)
+	}
+	ident := pki.Identity{NodeID: node, Role: pkiRole(n.Node.Role)}
+	if addr := n.Node.GetDescription().GetAddr(); addr != "" {
+		ident.Hosts = []string{addr}
+	}
+	ca := s.idx.authority()
+	cert, err := ca.Sign(r.CsrDer, ident, s.expiry(ctx))
+	if err != nil {
+		return nil, fault.Invalid("renew the certificate of %s: %v", node, err)
+	}
+	s.log.Info("certificate renewed", zap.String("node", node))
+	return &skepv1.RenewReply{CertPem: cert, CaPem: ca.CertPEM()}, nil
+}
+
+// token shows a join token, after replacing its secret if asked to.
+func (s *Service) token(ctx context.Context, r *skepv1.JoinTokenRequest) (*skepv1.JoinTokenReply, error) {
+	if r.Role != skepv1.NodeRole_NODE_ROLE_MANAGER && r.Role != skepv1.NodeRole_NODE_ROLE_WORKER {
+		return nil, fault.Invalid("join token: unknown role %d: it is worker or manager", r.Role)
+	}
+	role := pkiRole(r.Role)
+	for {
+		t, ok := s.idx.token(role)
+		if !ok && !r.Rotate {
+			return nil, fault.NotFound("there is no join token for %s; make one: skep join-token --rotate %s", short(role), short(role))
+		}
+		if r.Rotate {
+			next, err := s.rotate(ctx, role, t)
+			if errors.Is(err, kv.ErrConflict) {
+				continue // somebody else rotated it just now; both get a token of their own making in turn
+			}
+			if err != nil {
+				return nil, fmt.Errorf("rotate the join token for %s: %w", short(role), err)
+			}
+			t.tokenRecord = next
+		}
+		text := pki.Token{Digest: pki.Digest(s.idx.authority().Cert), Secret: t.Secret}.String()
+		return &skepv1.JoinTokenReply{Token: text, ManagerAddrs: s.cfg.ManagerAddrs()}, nil
+	}
+}
+
+func (s *Service) rotate(ctx context.Context, role pki.Role, t token) (tokenRecord, error) {
+	key, next := tokenKey(role), t.rotate(s.cfg.Now())
+	sealed, err := s.idx.seal.seal(key, next)
+	if err != nil {
+		return next, err
+	}
+	var rev uint64
+	if t.revision == 0 {
+		rev, err = s.bucket.Create(ctx, key, sealed)
+	} else {
+		rev, err = s.bucket.Update(ctx, key, sealed, t.revision)
+	}
+	if errors.Is(err, kv.ErrConflict) {
+		// Our index is behind; let it catch up before the next attempt.
+		if e, gerr := s.bucket.Get(ctx, key); gerr == nil {
+			if werr := s.feed.Wait(ctx, e.Revision); werr != nil {
+				return next, werr
+			}
+		}
+		return next, err
+	}
+	if err != nil {
+		return next, err
+	}
+	if err := s.feed.Wait(ctx, rev); err != nil {
+		return next, err
+	}
+	s.log.Info("join token rotated", zap.String("role", short(role)))
+	ca := s.idx.authority()
+	e := &skepv1.Event{Kind: "cluster", Id: ca.ClusterID(), Name: "default", Verb: "token-rotate", Attributes: map[string]string{"role": short(role)}}
+	if err := event.Publish(s.cfg.NC, e); err != nil {
+		s.log.Warn("event not published", zap.Error(err))
+	}
+	return next, nil
+}
+
+// issueUser certifies a person's key for the remote CLI. Admins ask; the broker lets nobody else.
+func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*skepv1.IssueUserReply, error) {
+	if !userName.MatchString(r.Name) {
+		return nil, fault.Invalid("user %q: a name is up to 63 of a-z, 0-9, - and _, beginning and ending with a letter or digit", printable(r.Name))
+	}
+	if r.Role != pki.Admin && r.Role != pki.Viewer {
+		return nil, fault.Invalid("user %s: unknown role %q: it is %s or %s", r.Name, printable(r.Role), pki.Admin, pki.Viewer)
+	}
+	expiry := pki.DefaultExpiry
+	if r.Expiry != nil {
+		expiry = r.Expiry.AsDuration()
+	}
+	if expiry <= 0 || expiry > maxUserExpiry {
+		return nil, fault.Invalid("user %s: the certificate's life must be above 0 and at most 10 years", r.Name)
+	}
+	if len(r.CsrDer) > maxCSR {
+		return nil, fault.Invalid("user %s: the certificate request is too long", r.Name)
+	}
+	ca := s.idx.authority()
+	cert, err := ca.Sign(r.CsrDer, pki.Identity{NodeID: userPrefix + r.Name, Role: pki.User, UserRole: r.Role}, expiry)
+	if err != nil {
+		return nil, fault.Invalid("user %s: %v", r.Name, err)
+	}
+	s.log.Info("user certified", zap.String("user", r.Name), zap.String("role", r.Role), zap.Duration("expiry", expiry))
+	return &skepv1.IssueUserReply{CertPem: cert, CaPem: ca.CertPEM(), ManagerAddrs: s.cfg.ManagerAddrs()}, nil
+}
+
+// state asks the state service.
+func (s *Service) state(ctx context.Context, subj string, req, reply proto.Message) error {
+	ctx, cancel := context.WithTimeout(ctx, askState)
+	defer cancel()
+	return rpc.Call(ctx, s.cfg.NC, subj, req, reply)
+}
+
+func short(r pki.Role) string {
+	if r == pki.Manager {
+		return "manager"
+	}
+	return "worker"
+}

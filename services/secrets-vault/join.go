@@ -1,0 +1,161 @@
+package vault
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	skepv1 "skep.dev/proto/skep/v1"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/pki"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
+)
+
+const (
+	askState   = 5 * time.Second
+	maxCSR     = 4 << 10
+	maxNameLen = 253
+)
+
+// join serves connections without a certificate: everything in the request is a stranger's word.
+func (s *Service) join(ctx context.Context, r *skepv1.JoinRequest) (*skepv1.JoinReply, error) {
+	now := s.cfg.Now()
+	inbox, _, _ := strings.Cut(rpc.ReplyTo(ctx), ".")
+	if !strings.HasPrefix(inbox, "_INBOX_join-") {
+		return nil, fault.Denied("join: the connection is not a joiner's; nodes of the cluster need no token")
+	}
+	if !s.limit.connection(inbox, now) {
+		return nil, fault.Exhausted("join: too many attempts on one connection; wait a minute and join again")
+	}
+	role, err := s.checkToken(r.Token)
+	if err != nil {
+		if fault.Is(err, fault.CodeDenied) && !s.limit.wrong.AllowN(now, 1) {
+			err = fault.Exhausted("join: too many wrong tokens lately; wait a minute and join again")
+		}
+		s.log.Warn("refused a join", zap.String("hostname", printable(r.Hostname)), zap.Error(err))
+		return nil, err
+	}
+	if err := checkClock(r.Now, now); err != nil {
+		s.log.Warn("refused a join", zap.String("hostname", printable(r.Hostname)), zap.Error(err))
+		return nil, err
+	}
+	if len(r.CsrDer) > maxCSR || len(r.Hostname) > maxNameLen || len(r.Addr) > maxNameLen || printable(r.Hostname) != r.Hostname {
+		return nil, fault.Invalid("join: the request's host name, address or certificate request is too long or malformed")
+	}
+	csr, err := pki.ParseCSR(r.CsrDer)
+	if err != nil {
+		return nil, fault.Invalid("join: %v", err)
+	}
+	ident := pki.Identity{NodeID: pki.NodeIDFor(csr), Role: role}
+	if role == pki.Manager && r.Addr != "" {
+		ident.Hosts = []string{r.Addr}
+	}
+	ca := s.idx.authority()
+	cert, err := ca.Sign(r.CsrDer, ident, s.expiry(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("join: %w", err)
+	}
+	// The cluster knows the node before the node has its certificate, so no certificate exists that nobody can revoke.
+	err = s.state(ctx, subject.API("node", "admit"), &skepv1.AdmitNodeRequest{
+		NodeId: ident.NodeID, Role: protoRole(role), Availability: r.Availability, Hostname: r.Hostname, Addr: r.Addr,
+	}, &skepv1.NodeReply{})
+	if err != nil {
+		return nil, err
+	}
+	s.log.Info("node joined", zap.String("node", ident.NodeID), zap.String("hostname", r.Hostname), zap.String("role", string(role)), zap.String("addr", r.Addr))
+	return &skepv1.JoinReply{
+		NodeId: ident.NodeID, ClusterId: ca.ClusterID(), CertPem: cert, CaPem: ca.CertPEM(), Role: protoRole(role),
+		ManagerAddrs: s.cfg.ManagerAddrs(), Now: timestamppb.New(now),
+	}, nil
+}
+
+// checkToken finds the role of a token. Both secrets are always compared, in constant time.
+func (s *Service) checkToken(text string) (pki.Role, error) {
+	t, err := pki.ParseToken(text)
+	if err != nil {
+		return "", fault.Invalid("%v", err)
+	}
+	if t.Digest != pki.Digest(s.idx.authority().Cert) {
+		return "", fault.Denied("the join token belongs to another cluster; get one of this cluster from a manager: skep join-token worker")
+	}
+	worker, okW := s.idx.token(pki.Worker)
+	manager, okM := s.idx.token(pki.Manager)
+	isWorker, isManager := worker.matches(t.Secret), manager.matches(t.Secret)
+	switch {
+	case okW && isWorker:
+		return pki.Worker, nil
+	case okM && isManager:
+		return pki.Manager, nil
+	case worker.was(t.Secret):
+		return "", fault.Denied("the join token was rotated; ask a manager for the current one: skep join-token worker")
+	case manager.was(t.Secret):
+		return "", fault.Denied("the join token was rotated; ask a manager for the current one: skep join-token manager")
+	}
+	return "", fault.Denied("the join token is wrong: it was copied with a mistake, or rotated long ago; ask a manager for the current one: skep join-token worker")
+}
+
+// checkClock: certificates are dated back by more than the tolerance, so that a machine within it works.
+func checkClock(theirs *timestamppb.Timestamp, ours time.Time) error {
+	if theirs == nil {
+		return nil
+	}
+	off, word := theirs.AsTime().Sub(ours), "ahead of"
+	if off < 0 {
+		off, word = -off, "behind"
+	}
+	if off <= pki.ClockTolerance {
+		return nil
+	}
+	return fault.Invalid("this machine's clock is %s %s the cluster's: set it (e.g. systemctl restart systemd-timesyncd) and join again", roughly(off), word)
+}
+
+func roughly(d time.Duration) string {
+	switch {
+	case d < 3*time.Hour:
+		return fmt.Sprintf("%d minutes", int(d.Minutes()))
+	case d < 72*time.Hour:
+		return fmt.Sprintf("%d hours", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+// expiry is the life of a node's certificate: the cluster's setting, or the default when state does not answer.
+func (s *Service) expiry(ctx context.Context) time.Duration {
+	var c skepv1.ClusterReply
+	if err := s.state(ctx, subject.API("cluster", "inspect"), &skepv1.Empty{}, &c); err == nil {
+		if d := c.GetCluster().GetSpec().GetNodeCertExpiry().AsDuration(); d > 0 {
+			return d
+		}
+	}
+	return pki.DefaultExpiry
+}
+
+func protoRole(r pki.Role) skepv1.NodeRole {
+	if r == pki.Manager {
+		return skepv1.NodeRole_NODE_ROLE_MANAGER
+	}
+	return skepv1.NodeRole_NODE_ROLE_WORKER
+}
+
+func pkiRole(r skepv1.NodeRole) pki.Role {
+	if r == skepv1.NodeRole_NODE_ROLE_MANAGER {
+		return pki.Manager
+	}
+	return pki.Worker
+}
+
+// printable drops what a stranger could use to forge log lines or tables.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return -1
+		}
+		return r
+	}, s[:min(len(s), maxNameLen)])
+}

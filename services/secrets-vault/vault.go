@@ -1,0 +1,154 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"skep.dev/libs/kv"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
+)
+
+// Config is everything a vault needs.
+type Config struct {
+	NC  *nats.Conn // as the vault (in process: bus.InProcess("vault"))
+	Log *zap.Logger
+	// Dir holds the master key.
+	Dir    string
+	NodeID string
+	// ManagerAddrs lists where nodes reach the managers (host:port); it is handed to joiners and with tokens.
+	ManagerAddrs func() []string
+	Version      string
+	// Now is the clock (nil = time.Now).
+	Now func() time.Time
+}
+
+// Service is the vault.
+type Service struct {
+	cfg    Config
+	log    *zap.Logger
+	bucket *kv.Bucket
+	js     jetstream.JetStream
+	idx    *index
+	limit  *attempts
+
+	feed  *kv.Feed
+	ready chan struct{}
+	done  chan struct{}
+	once  sync.Once
+}
+
+// New checks the configuration and the master key, and starts nothing.
+func New(cfg Config) (*Service, error) {
+	if cfg.NC == nil || cfg.Dir == "" {
+		return nil, errors.New("configure the vault: the connection or the directory is missing")
+	}
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.ManagerAddrs == nil {
+		cfg.ManagerAddrs = func() []string { return nil }
+	}
+	master, err := readMaster(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s, err := newSealer(master)
+	if err != nil {
+		return nil, err
+	}
+	js, err := jetstream.New(cfg.NC)
+	if err != nil {
+		return nil, fmt.Errorf("configure the vault: %w", err)
+	}
+	return &Service{
+		cfg: cfg, log: cfg.Log, js: js, bucket: kv.Open(js, subject.Secret), limit: newAttempts(),
+		idx:   &index{seal: s, log: cfg.Log, tokens: map[string]token{}},
+		ready: make(chan struct{}), done: make(chan struct{}),
+	}, nil
+}
+
+// Ready is closed once the vault serves.
+func (s *Service) Ready() <-chan struct{} { return s.ready }
+
+// Close ends Run. It may be called more than once.
+func (s *Service) Close() error {
+	s.once.Do(func() { close(s.done) })
+	return nil
+}
+
+// Run serves until ctx ends or Close is called.
+func (s *Service) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err := s.serve(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (s *Service) serve(ctx context.Context) error {
+	if err := install(ctx, s.bucket, s.cfg.Dir); err != nil {
+		return err
+	}
+	feed, err := kv.Follow(ctx, s.js, subject.Secret, s.idx.apply)
+	if err != nil {
+		return fmt.Errorf("follow the secret bucket: %w", err)
+	}
+	defer feed.Close()
+	s.feed = feed
+	select {
+	case <-feed.Ready():
+	case <-ctx.Done():
+		return nil
+	}
+	if s.idx.authority() == nil {
+		return errors.New("start the vault: the cluster has no CA this manager can open; was the master key in the data directory replaced?")
+	}
+
+	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
+		Name: "skep-vault", Version: s.cfg.Version, Description: "cluster CA, join tokens, certificates", Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := srv.Close(); err != nil {
+			s.log.Warn("stop serving", zap.Error(err))
+		}
+	}()
+	err = errors.Join(
+		rpc.Handle(srv, subject.Join, s.join),
+		rpc.HandleNode(srv, "vault", "renew", s.renew),
+		rpc.Handle(srv, subject.API("token", "get"), s.token),
+		rpc.Handle(srv, subject.API("user", "issue"), s.issueUser),
+	)
+	if err != nil {
+		return err
+	}
+	// The subscriptions have reached the broker before we call ourselves ready.
+	if err := s.cfg.NC.FlushTimeout(10 * time.Second); err != nil {
+		return fmt.Errorf("start the vault: %w", err)
+	}
+	close(s.ready)
+	<-ctx.Done()
+	return nil
+}
