@@ -1221,8 +1221,10 @@ func (x *Credit) GetBytes() uint64 {
 	return 0
 }
 
+// Ping says the sender lives, and how far it sent each channel: frames lost at the end of a burst show too.
 type Ping struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sent          map[string]uint64      `protobuf:"bytes,1,rep,name=sent,proto3" json:"sent,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1255,6 +1257,13 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
 	return file_skep_v1_agent_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Ping) GetSent() map[string]uint64 {
+	if x != nil {
+		return x.Sent
+	}
+	return nil
 }
 
 type ListImagesRequest struct {
@@ -2063,8 +2072,12 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"\x03err\x18\x02 \x01(\tR\x03err\"8\n" +
 	"\x06Credit\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"\x06\n" +
-	"\x04Ping\"\x13\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"l\n" +
+	"\x04Ping\x12+\n" +
+	"\x04sent\x18\x01 \x03(\v2\x17.skep.v1.Ping.SentEntryR\x04sent\x1a7\n" +
+	"\tSentEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x13\n" +
 	"\x11ListImagesRequest\"9\n" +
 	"\x0fListImagesReply\x12&\n" +
 	"\x06images\x18\x01 \x03(\v2\x0e.skep.v1.ImageR\x06images\"\xa9\x01\n" +
@@ -2120,7 +2133,7 @@ func file_skep_v1_agent_proto_rawDescGZIP() []byte {
 	return file_skep_v1_agent_proto_rawDescData
 }
 
-var file_skep_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_skep_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_skep_v1_agent_proto_goTypes = []any{
 	(*Heartbeat)(nil),             // 0: skep.v1.Heartbeat
 	(*SnapshotRequest)(nil),       // 1: skep.v1.SnapshotRequest
@@ -2154,39 +2167,41 @@ var file_skep_v1_agent_proto_goTypes = []any{
 	(*StatsRequest)(nil),          // 29: skep.v1.StatsRequest
 	(*StatsReply)(nil),            // 30: skep.v1.StatsReply
 	(*TaskStats)(nil),             // 31: skep.v1.TaskStats
-	(*NodeTasks)(nil),             // 32: skep.v1.NodeTasks
-	(*ClusterSpec)(nil),           // 33: skep.v1.ClusterSpec
-	(*NodeObject)(nil),            // 34: skep.v1.NodeObject
-	(*Revision)(nil),              // 35: skep.v1.Revision
-	(*NodeDescription)(nil),       // 36: skep.v1.NodeDescription
-	(*timestamppb.Timestamp)(nil), // 37: google.protobuf.Timestamp
-	(*Platform)(nil),              // 38: skep.v1.Platform
+	nil,                           // 32: skep.v1.Ping.SentEntry
+	(*NodeTasks)(nil),             // 33: skep.v1.NodeTasks
+	(*ClusterSpec)(nil),           // 34: skep.v1.ClusterSpec
+	(*NodeObject)(nil),            // 35: skep.v1.NodeObject
+	(*Revision)(nil),              // 36: skep.v1.Revision
+	(*NodeDescription)(nil),       // 37: skep.v1.NodeDescription
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*Platform)(nil),              // 39: skep.v1.Platform
 }
 var file_skep_v1_agent_proto_depIdxs = []int32{
-	32, // 0: skep.v1.SnapshotReply.tasks:type_name -> skep.v1.NodeTasks
-	33, // 1: skep.v1.SnapshotReply.cluster:type_name -> skep.v1.ClusterSpec
-	34, // 2: skep.v1.SnapshotReply.node:type_name -> skep.v1.NodeObject
+	33, // 0: skep.v1.SnapshotReply.tasks:type_name -> skep.v1.NodeTasks
+	34, // 1: skep.v1.SnapshotReply.cluster:type_name -> skep.v1.ClusterSpec
+	35, // 2: skep.v1.SnapshotReply.node:type_name -> skep.v1.NodeObject
 	4,  // 3: skep.v1.SpecsRequest.keys:type_name -> skep.v1.RevisionKey
-	35, // 4: skep.v1.SpecsReply.revisions:type_name -> skep.v1.Revision
-	33, // 5: skep.v1.SpecsReply.cluster:type_name -> skep.v1.ClusterSpec
-	36, // 6: skep.v1.DescribeRequest.description:type_name -> skep.v1.NodeDescription
-	34, // 7: skep.v1.DescribeReply.node:type_name -> skep.v1.NodeObject
-	33, // 8: skep.v1.DescribeReply.cluster:type_name -> skep.v1.ClusterSpec
-	37, // 9: skep.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	37, // 10: skep.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	36, // 4: skep.v1.SpecsReply.revisions:type_name -> skep.v1.Revision
+	34, // 5: skep.v1.SpecsReply.cluster:type_name -> skep.v1.ClusterSpec
+	37, // 6: skep.v1.DescribeRequest.description:type_name -> skep.v1.NodeDescription
+	35, // 7: skep.v1.DescribeReply.node:type_name -> skep.v1.NodeObject
+	34, // 8: skep.v1.DescribeReply.cluster:type_name -> skep.v1.ClusterSpec
+	38, // 9: skep.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	38, // 10: skep.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
 	14, // 11: skep.v1.StreamControl.resize:type_name -> skep.v1.Resize
 	15, // 12: skep.v1.StreamControl.exit:type_name -> skep.v1.Exit
 	16, // 13: skep.v1.StreamControl.credit:type_name -> skep.v1.Credit
 	17, // 14: skep.v1.StreamControl.ping:type_name -> skep.v1.Ping
-	20, // 15: skep.v1.ListImagesReply.images:type_name -> skep.v1.Image
-	37, // 16: skep.v1.Image.created_at:type_name -> google.protobuf.Timestamp
-	38, // 17: skep.v1.ResolveImageReply.platforms:type_name -> skep.v1.Platform
-	31, // 18: skep.v1.StatsReply.tasks:type_name -> skep.v1.TaskStats
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	32, // 15: skep.v1.Ping.sent:type_name -> skep.v1.Ping.SentEntry
+	20, // 16: skep.v1.ListImagesReply.images:type_name -> skep.v1.Image
+	38, // 17: skep.v1.Image.created_at:type_name -> google.protobuf.Timestamp
+	39, // 18: skep.v1.ResolveImageReply.platforms:type_name -> skep.v1.Platform
+	31, // 19: skep.v1.StatsReply.tasks:type_name -> skep.v1.TaskStats
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_agent_proto_init() }
@@ -2212,7 +2227,7 @@ func file_skep_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_agent_proto_rawDesc), len(file_skep_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
