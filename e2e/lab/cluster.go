@@ -93,8 +93,12 @@ func (l *Lab) Add(ctx context.Context) (*Host, error) {
 	return h, l.save()
 }
 
-// startDaemon does what the init system does on a host that has one: it starts the node again after a boot.
-func (l *Lab) startDaemon(ctx context.Context, h *Host) error {
+// StartDaemon does what the init system does on a host that has one: it starts the node again after a boot or a crash.
+func (l *Lab) StartDaemon(ctx context.Context, host string) error {
+	h, err := l.Host(host)
+	if err != nil {
+		return err
+	}
 	cmd, err := l.Command(context.WithoutCancel(ctx), h.Name, "/bin/sh", "-c",
 		"exec setsid skep node run >>/var/lib/skep/skep.log 2>&1 </dev/null")
 	if err != nil {

@@ -187,7 +187,7 @@ func (l *Lab) Start(ctx context.Context, host string) error {
 	if !h.Joined {
 		return nil
 	}
-	return l.startDaemon(ctx, h)
+	return l.StartDaemon(ctx, host)
 }
 
 func (l *Lab) saveLocked() error {

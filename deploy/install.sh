@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Installs what `make build tools` made: skep, its containerd and runc, the systemd unit and shell completion.
+#
+#   deploy/install.sh [--prefix /usr/local] [--destdir DIR] [--uninstall]
+#
+# --destdir stages the files for a package and leaves the running system alone.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+prefix=/usr/local destdir='' uninstall=
+while [ $# -gt 0 ]; do
+	case $1 in
+	--prefix) prefix=$2 && shift 2 ;;
+	--destdir) destdir=$2 && shift 2 ;;
+	--uninstall) uninstall=1 && shift ;;
+	*) echo "install: unknown option $1; usage: install.sh [--prefix P] [--destdir D] [--uninstall]" >&2 && exit 2 ;;
+	esac
+done
+
+bin=$destdir$prefix/bin libexec=$destdir$prefix/libexec/skep unit=$destdir/etc/systemd/system/skep.service
+bash=$destdir$prefix/share/bash-completion/completions/skep
+zsh=$destdir$prefix/share/zsh/site-functions/_skep
+fish=$destdir$prefix/share/fish/vendor_completions.d/skep.fish
+systemd() { [ -z "$destdir" ] && [ -d /run/systemd/system ]; }
+
+if [ -n "$uninstall" ]; then
+	! systemd || systemctl disable --now skep.service 2>/dev/null || true
+	rm -f "$bin/skep" "$unit" "$bash" "$zsh" "$fish"
+	rm -rf "$libexec"
+	! systemd || systemctl daemon-reload
+	echo "removed skep; its data is still in /var/lib/skep"
+	exit
+fi
+
+[ -x "$root/bin/skep" ] || { echo "install: no bin/skep: run make build first" >&2 && exit 1; }
+install -D -m 0755 "$root/bin/skep" "$bin/skep"
+for t in containerd containerd-shim-runc-v2 ctr runc; do
+	[ -x "$root/bin/tools/$t" ] || { echo "install: no bin/tools/$t: run make tools first" >&2 && exit 1; }
+	install -D -m 0755 "$root/bin/tools/$t" "$libexec/$t"
+done
+install -d "$(dirname "$unit")" "$(dirname "$bash")" "$(dirname "$zsh")" "$(dirname "$fish")"
+sed "s|@PREFIX@|$prefix|g" "$root/deploy/skep.service" >"$unit"
+"$root/bin/skep" completion bash >"$bash"
+"$root/bin/skep" completion zsh >"$zsh"
+"$root/bin/skep" completion fish >"$fish"
+! systemd || systemctl daemon-reload
+echo "installed skep in $bin; begin with: skep init"

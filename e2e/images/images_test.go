@@ -1,0 +1,92 @@
+package images
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// inputs are the programs of a test: its own binary stands for whoami, a script for busybox.
+func inputs(t *testing.T) Inputs {
+	t.Helper()
+	dir := t.TempDir()
+	bb := filepath.Join(dir, "busybox")
+	if err := os.WriteFile(bb, []byte("#!/bin/sh\necho sh; echo ping; echo nslookup\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	who := filepath.Join(dir, "whoami")
+	if err := os.WriteFile(who, []byte("whoami"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return Inputs{Whoami: who, Busybox: bb, Cache: dir, Suite: "none"}
+}
+
+func TestImagesAreReproducible(t *testing.T) {
+	in := inputs(t)
+	names := []string{"busybox:latest", "whoami:v1", "whoami:v2", "whoami:sick", "armonly:latest"}
+	digests := map[string]bool{}
+	for range 2 {
+		imgs, err := Build(context.Background(), in, names...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, img := range imgs {
+			d, err := img.Digest()
+			if err != nil {
+				t.Fatal(err)
+			}
+			digests[img.Name+"@"+d.String()] = true
+		}
+	}
+	if len(digests) != len(names) {
+		t.Errorf("two builds of %d images gave %d digests", len(names), len(digests))
+	}
+}
+
+func TestImageConfiguration(t *testing.T) {
+	imgs, err := Build(context.Background(), inputs(t), "whoami:sick", "armonly:latest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sick, err := imgs[0].ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sick.Config.Healthcheck == nil || sick.Architecture != "amd64" {
+		t.Errorf("whoami:sick: %+v", sick)
+	}
+	arm, err := imgs[1].ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if arm.Architecture != "arm64" {
+		t.Errorf("armonly is for %s", arm.Architecture)
+	}
+}
+
+func TestUnknownImageIsNamed(t *testing.T) {
+	if _, err := Build(context.Background(), inputs(t), "nosuch"); err == nil {
+		t.Fatal("an image without a recipe was built")
+	}
+}
+
+func TestArchiveHoldsTheName(t *testing.T) {
+	imgs, err := Build(context.Background(), inputs(t), "whoami:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "a.tar")
+	if err := WriteArchive(file, imgs...); err != nil {
+		t.Fatal(err)
+	}
+	index, err := exec.Command("tar", "-xOf", file, "index.json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `"io.containerd.image.name": "docker.io/library/whoami:v1"`; !strings.Contains(string(index), want) {
+		t.Errorf("no %s in %s", want, index)
+	}
+}
