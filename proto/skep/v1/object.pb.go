@@ -290,6 +290,7 @@ type Service struct {
 	PreviousRevision uint64                 `protobuf:"varint,4,opt,name=previous_revision,json=previousRevision,proto3" json:"previous_revision,omitempty"` // what `rollback` goes back to, 0 = none
 	Endpoint         *Endpoint              `protobuf:"bytes,5,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	JobIteration     uint64                 `protobuf:"varint,6,opt,name=job_iteration,json=jobIteration,proto3" json:"job_iteration,omitempty"`
+	RollbackTo       uint64                 `protobuf:"varint,7,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"` // the newest revision came of a rollback to this one, 0 = of an ordinary change
 	// Composed on read:
 	Status        *ServiceStatus `protobuf:"bytes,10,opt,name=status,proto3" json:"status,omitempty"`
 	UpdateStatus  *UpdateStatus  `protobuf:"bytes,11,opt,name=update_status,json=updateStatus,proto3" json:"update_status,omitempty"`
@@ -365,6 +366,13 @@ func (x *Service) GetEndpoint() *Endpoint {
 func (x *Service) GetJobIteration() uint64 {
 	if x != nil {
 		return x.JobIteration
+	}
+	return 0
+}
+
+func (x *Service) GetRollbackTo() uint64 {
+	if x != nil {
+		return x.RollbackTo
 	}
 	return 0
 }
@@ -623,8 +631,9 @@ type Revision struct {
 	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
 	Spec          *ServiceSpec           `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	Author        string                 `protobuf:"bytes,5,opt,name=author,proto3" json:"author,omitempty"`   // identity that asked for it
-	Summary       string                 `protobuf:"bytes,6,opt,name=summary,proto3" json:"summary,omitempty"` // what changed, in words
+	Author        string                 `protobuf:"bytes,5,opt,name=author,proto3" json:"author,omitempty"`                            // identity that asked for it
+	Summary       string                 `protobuf:"bytes,6,opt,name=summary,proto3" json:"summary,omitempty"`                          // what changed, in words
+	RollbackTo    uint64                 `protobuf:"varint,7,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"` // made by a rollback to that revision
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -699,6 +708,13 @@ func (x *Revision) GetSummary() string {
 		return x.Summary
 	}
 	return ""
+}
+
+func (x *Revision) GetRollbackTo() uint64 {
+	if x != nil {
+		return x.RollbackTo
+	}
+	return 0
 }
 
 // NodeObject is stored at spec/node.<id>: what the cluster knows of a node it admitted.
@@ -2044,14 +2060,16 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
-	"updated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\xdf\x02\n" +
+	"updated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\x80\x03\n" +
 	"\aService\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12(\n" +
 	"\x04spec\x18\x02 \x01(\v2\x14.skep.v1.ServiceSpecR\x04spec\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x12+\n" +
 	"\x11previous_revision\x18\x04 \x01(\x04R\x10previousRevision\x12-\n" +
 	"\bendpoint\x18\x05 \x01(\v2\x11.skep.v1.EndpointR\bendpoint\x12#\n" +
-	"\rjob_iteration\x18\x06 \x01(\x04R\fjobIteration\x12.\n" +
+	"\rjob_iteration\x18\x06 \x01(\x04R\fjobIteration\x12\x1f\n" +
+	"\vrollback_to\x18\a \x01(\x04R\n" +
+	"rollbackTo\x12.\n" +
 	"\x06status\x18\n" +
 	" \x01(\v2\x16.skep.v1.ServiceStatusR\x06status\x12:\n" +
 	"\rupdate_status\x18\v \x01(\v2\x15.skep.v1.UpdateStatusR\fupdateStatus\"j\n" +
@@ -2072,7 +2090,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12=\n" +
 	"\fcompleted_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vcompletedAt\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\xd8\x01\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\xf9\x01\n" +
 	"\bRevision\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x16\n" +
@@ -2081,7 +2099,9 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x16\n" +
 	"\x06author\x18\x05 \x01(\tR\x06author\x12\x18\n" +
-	"\asummary\x18\x06 \x01(\tR\asummary\"\xad\x01\n" +
+	"\asummary\x18\x06 \x01(\tR\asummary\x12\x1f\n" +
+	"\vrollback_to\x18\a \x01(\x04R\n" +
+	"rollbackTo\"\xad\x01\n" +
 	"\n" +
 	"NodeObject\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12%\n" +
