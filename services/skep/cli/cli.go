@@ -1,0 +1,211 @@
+// Package cli is skep's command line: Docker's noun-verb tree over skep's API.
+//
+// It owns how people speak to a cluster: flags, tables, waiting and exit codes. It keeps no state, decides nothing the
+// cluster decides, and imports neither the broker nor the container runtime, so that a command starts in milliseconds.
+// When it is interrupted or loses the cluster, what it asked for goes on without it; it says so.
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/rpc"
+	"skep.dev/services/skep/cli/conn"
+)
+
+// Env is what a command line runs in.
+type Env struct {
+	In       io.Reader
+	Out, Err io.Writer
+	Getenv   func(string) string
+	Version  string
+	Commit   string
+	// NodeCommands adds the commands that need the daemon's code: init, join, leave, and the daemon form of node.
+	// It is called once with the root, whose tree is complete by then, and once with a stand-in whose init, join and
+	// leave become those of `swarm`.
+	NodeCommands func(root *cobra.Command)
+
+	// Tests override these; nil means the real thing.
+	Connect func(ctx context.Context) (*nats.Conn, error)
+	Info    func(ctx context.Context) (conn.Info, error)
+	Now     func() time.Time
+}
+
+// app is what commands share: the environment, the global flags and, once a command needs it, the connection.
+type app struct {
+	Env
+	runDir  string
+	context string
+	store   conn.Store
+	nc      *nats.Conn
+}
+
+// callTimeout bounds one request to the API.
+const callTimeout = 30 * time.Second
+
+// New builds the command tree.
+func New(env Env) *cobra.Command {
+	root, _ := build(env)
+	return root
+}
+
+func build(env Env) (*cobra.Command, *app) {
+	if env.Getenv == nil {
+		env.Getenv = os.Getenv
+	}
+	if env.Now == nil {
+		env.Now = time.Now
+	}
+	a := &app{Env: env, store: conn.DefaultStore(env.Getenv)}
+	root := &cobra.Command{
+		Use:           "skep",
+		Short:         "Run container services across many machines",
+		Long:          "skep runs container services across many machines: the verbs of Docker Swarm over NATS.\n\nBegin with `skep init` on the first machine and `skep join` on the others.",
+		Version:       env.Version,
+		SilenceErrors: true, SilenceUsage: true,
+		TraverseChildren: true,
+		Args:             unknownCommand, RunE: showHelp,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+	}
+	root.SetVersionTemplate("skep version {{.Version}}\n")
+	root.SetIn(env.In)
+	root.SetOut(env.Out)
+	root.SetErr(env.Err)
+	root.SetFlagErrorFunc(flagError)
+	root.SuggestionsMinimumDistance = 2
+	runDir := env.Getenv("SKEP_RUN_DIR")
+	if runDir == "" {
+		runDir = conn.DefaultRunDir
+	}
+	root.PersistentFlags().StringVar(&a.runDir, "run-dir", runDir, "Directory of the local daemon's sockets (env SKEP_RUN_DIR)")
+	root.PersistentFlags().StringVar(&a.context, "context", "", "Name of the context to use (env SKEP_CONTEXT; default: the one chosen with `skep context use`)")
+	_ = root.RegisterFlagCompletionFunc("context", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		names, err := a.store.List()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		return append(names, conn.Local), cobra.ShellCompDirectiveNoFileComp
+	})
+	root.AddCommand(a.serviceCommand(), a.nodeCommand(), a.taskCommand(), a.swarmCommand(), a.joinTokenCommand())
+	root.AddCommand(a.extraCommands()...)
+	if env.NodeCommands != nil {
+		env.NodeCommands(root)
+		standIn := &cobra.Command{Use: "skep"}
+		env.NodeCommands(standIn)
+		swarm, _, err := root.Find([]string{"swarm"})
+		for _, c := range standIn.Commands() {
+			if err == nil && (c.Name() == "init" || c.Name() == "join" || c.Name() == "leave") {
+				standIn.RemoveCommand(c)
+				swarm.AddCommand(c)
+			}
+		}
+	}
+	return root, a
+}
+
+// Main runs one command line and returns the exit status. ctx ending (Ctrl-C) ends the command, not what it began.
+func Main(ctx context.Context, env Env, args []string) int {
+	root, a := build(env)
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if a.nc != nil {
+		a.nc.Close()
+	}
+	return report(env.Err, cmd, err)
+}
+
+// conn connects on first use.
+func (a *app) conn(ctx context.Context) (*nats.Conn, error) {
+	if a.nc != nil {
+		return a.nc, nil
+	}
+	var err error
+	if a.Connect != nil {
+		a.nc, err = a.Connect(ctx)
+	} else {
+		a.nc, err = conn.Dial(ctx, conn.Options{RunDir: a.runDir, Context: a.contextName(), Store: a.store})
+	}
+	return a.nc, err
+}
+
+// contextName is the context in force, "" for the local daemon.
+func (a *app) contextName() string {
+	name := a.context
+	if name == "" {
+		name = a.Getenv("SKEP_CONTEXT")
+	}
+	if name == "" {
+		name = a.store.Current()
+	}
+	if name == conn.Local {
+		return ""
+	}
+	return name
+}
+
+// info is what the daemon of this machine says; zero when the cluster is another one or there is no daemon.
+func (a *app) info(ctx context.Context) conn.Info {
+	if a.Info != nil {
+		i, err := a.Info(ctx)
+		if err != nil {
+			return conn.Info{}
+		}
+		return i
+	}
+	if a.contextName() != "" {
+		return conn.Info{}
+	}
+	i, err := conn.LocalInfo(ctx, a.runDir)
+	if err != nil {
+		return conn.Info{}
+	}
+	return i
+}
+
+// node resolves the word "self" to this node's id.
+func (a *app) node(ctx context.Context, ref string) (string, error) {
+	if ref != "self" {
+		return ref, nil
+	}
+	if i := a.info(ctx); i.NodeID != "" {
+		return i.NodeID, nil
+	}
+	return "", fault.NotFound("node ID not found in /info: this machine is not a node of the cluster; name a node instead of \"self\"")
+}
+
+// call asks the API.
+func (a *app) call(ctx context.Context, subject string, req, reply proto.Message) error {
+	nc, err := a.conn(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return rpc.Call(ctx, nc, subject, req, reply)
+}
+
+func (a *app) printf(format string, v ...any) { fmt.Fprintf(a.Out, format, v...) }
+
+func (a *app) warnf(format string, v ...any) {
+	fmt.Fprintf(a.Err, "Warning: "+strings.TrimSuffix(format, "\n")+"\n", v...)
+}
+
+// home is where Docker's own configuration lives, for registry credentials.
+func (a *app) dockerConfig() string {
+	if d := a.Getenv("DOCKER_CONFIG"); d != "" {
+		return filepath.Join(d, "config.json")
+	}
+	return filepath.Join(a.Getenv("HOME"), ".docker", "config.json")
+}
+
+func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }

@@ -1,0 +1,249 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"skep.dev/libs/fault"
+	"skep.dev/services/skep/cli/render"
+	"skep.dev/services/skep/cli/specflag"
+)
+
+// Exit statuses.
+const (
+	ExitOK         = 0
+	ExitError      = 1
+	ExitUsage      = 2
+	ExitRolledBack = 3
+	ExitTimeout    = 4
+	ExitCancelled  = 130
+)
+
+// Failure carries the status a command ends with; an error without one ends with ExitError. A nil Err prints nothing.
+type Failure struct {
+	Code int
+	Err  error
+}
+
+func (e *Failure) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("exit status %d", e.Code)
+	}
+	return e.Err.Error()
+}
+
+// Unwrap is the error behind the status.
+func (e *Failure) Unwrap() error { return e.Err }
+
+// Usagef is an error in how the command was written: exit status 2.
+func Usagef(format string, a ...any) error {
+	return &Failure{ExitUsage, fmt.Errorf(format, a...)}
+}
+
+// usageError also prints how the command is used.
+type usageError struct {
+	cmd  *cobra.Command
+	text string
+}
+
+func (e *usageError) Error() string { return e.text }
+
+// report prints what went wrong and returns the exit status.
+func report(w io.Writer, cmd *cobra.Command, err error) int {
+	if err == nil {
+		return ExitOK
+	}
+	var (
+		ue *usageError
+		ee *Failure
+		fe *render.ErrFormat
+	)
+	switch {
+	case errors.As(err, &ue):
+		fmt.Fprintf(w, "Error: %s\n\nUsage:  %s\n\nRun '%s --help' for more information\n", ue.text, useLine(ue.cmd), ue.cmd.CommandPath())
+		return ExitUsage
+	case errors.As(err, &ee):
+		if ee.Err != nil {
+			fmt.Fprintf(w, "Error: %s\n", strings.TrimSpace(ee.Err.Error()))
+		}
+		return ee.Code
+	case errors.Is(err, specflag.ErrInvalid), errors.As(err, &fe):
+		fmt.Fprintf(w, "Error: %s\n", err)
+		return ExitUsage
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(w, "Error: cancelled")
+		return ExitCancelled
+	}
+	fmt.Fprintf(w, "Error: %s\n", strings.TrimSpace(err.Error()))
+	return ExitError
+}
+
+func useLine(cmd *cobra.Command) string {
+	if cmd.HasAvailableSubCommands() && !cmd.HasParent() {
+		return cmd.CommandPath() + " [OPTIONS] COMMAND"
+	}
+	if cmd.HasAvailableSubCommands() {
+		return cmd.CommandPath() + " COMMAND"
+	}
+	return cmd.UseLine()
+}
+
+// flagError turns a mistake in a flag into a usage error, with the flag that was probably meant.
+func flagError(cmd *cobra.Command, err error) error {
+	if errors.Is(err, pflag.ErrHelp) {
+		return err
+	}
+	text := err.Error()
+	if name, ok := strings.CutPrefix(text, "unknown flag: --"); ok {
+		if s := closestFlag(cmd, name); s != "" {
+			text += fmt.Sprintf("; did you mean --%s?", s)
+		}
+	}
+	return &usageError{cmd, text}
+}
+
+func closestFlag(cmd *cobra.Command, name string) string {
+	best, bestAt := "", 3
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Hidden {
+			return
+		}
+		d := distance(name, f.Name)
+		if strings.HasPrefix(f.Name, name) {
+			d = min(d, 1)
+		}
+		// On update a list flag has two forms: --publish is meant to be --publish-add.
+		if f.Name == name+"-add" {
+			d = 0
+		}
+		if d < bestAt {
+			best, bestAt = f.Name, d
+		}
+	})
+	return best
+}
+
+// distance is the number of edits between two words (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		prev := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cur := row[j]
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(row[j]+1, row[j-1]+1, prev+cost)
+			prev = cur
+		}
+	}
+	return row[len(b)]
+}
+
+// unknownCommand is the argument check of a command that only groups others.
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("unknown command: %s %s", cmd.CommandPath(), args[0])
+	cmd.SuggestionsMinimumDistance = 2
+	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+		text += fmt.Sprintf("; did you mean %q?", s[0])
+	}
+	return &usageError{cmd, text}
+}
+
+// group is a command that only holds others.
+func group(name, short string, subs ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: name, Short: short, Args: unknownCommand, RunE: showHelp}
+	c.AddCommand(subs...)
+	return c
+}
+
+func plural(n int) string {
+	if n == 1 {
+		return "argument"
+	}
+	return "arguments"
+}
+
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return &usageError{cmd, fmt.Sprintf("'%s' accepts no arguments", cmd.CommandPath())}
+}
+
+func exactArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		return &usageError{cmd, fmt.Sprintf("'%s' requires %d %s", cmd.CommandPath(), n, plural(n))}
+	}
+}
+
+func minArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) >= n {
+			return nil
+		}
+		return &usageError{cmd, fmt.Sprintf("'%s' requires at least %d %s", cmd.CommandPath(), n, plural(n))}
+	}
+}
+
+func maxArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) <= n {
+			return nil
+		}
+		return &usageError{cmd, fmt.Sprintf("'%s' requires at most %d %s", cmd.CommandPath(), n, plural(n))}
+	}
+}
+
+// each runs f for every argument and goes on after an error; all errors are told.
+func (a *app) each(ctx context.Context, args []string, f func(ref string) error) error {
+	var errs []error
+	for _, ref := range args {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := f(ref); err != nil {
+			if fault.Is(err, fault.CodeUnavailable) || fault.Is(err, fault.CodeDenied) && a.nc == nil {
+				return err
+			}
+			errs = append(errs, err)
+		}
+	}
+	return joined(errs)
+}
+
+// joined keeps a single error as it is and puts several on lines of their own; the worst exit status wins.
+func joined(errs []error) error {
+	if len(errs) < 2 {
+		return errors.Join(errs...)
+	}
+	code := 0
+	var texts []string
+	for _, e := range errs {
+		texts = append(texts, e.Error())
+		var ee *Failure
+		if errors.As(e, &ee) {
+			code = max(code, ee.Code)
+		} else {
+			code = max(code, ExitError)
+		}
+	}
+	return &Failure{code, errors.New(strings.Join(texts, "\nError: "))}
+}

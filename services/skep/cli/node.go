@@ -1,0 +1,205 @@
+package cli
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"skep.dev/libs/subject"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/render"
+	"skep.dev/services/skep/cli/specflag"
+)
+
+func (a *app) nodeCommand() *cobra.Command {
+	return group("node", "Manage nodes", a.nodeList(), a.nodePs(), a.nodeInspect(), a.nodeUpdate(),
+		a.nodeRole("promote", "Make nodes managers", skepv1.NodeRole_NODE_ROLE_MANAGER), a.nodeRole("demote", "Make managers workers", skepv1.NodeRole_NODE_ROLE_WORKER),
+		a.nodeRemove())
+}
+
+func (a *app) nodeList() *cobra.Command {
+	var l listFlags
+	cmd := &cobra.Command{Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List nodes", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f, err := parseFilters(l.filters)
+			if err != nil {
+				return err
+			}
+			list, err := a.nodes(cmd.Context(), f...)
+			if err != nil {
+				return err
+			}
+			self := ""
+			if !l.json && !l.quiet {
+				self = a.info(cmd.Context()).NodeID
+			}
+			return printList(a, &l, list, render.Nodes(list, self))
+		}}
+	l.add(cmd, "the ids")
+	return cmd
+}
+
+func (a *app) nodePs() *cobra.Command {
+	var l listFlags
+	var noResolve bool
+	cmd := &cobra.Command{Use: "ps [OPTIONS] [NODE...]", Short: "List the tasks on nodes (default: this one)", ValidArgsFunction: a.completeNodes,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			f, err := parseFilters(l.filters)
+			if err != nil {
+				return err
+			}
+			if len(args) == 0 {
+				args = []string{"self"}
+			}
+			var ids []string
+			if err := a.each(ctx, args, func(ref string) error {
+				ref, err := a.node(ctx, ref)
+				if err != nil {
+					return err
+				}
+				n, err := a.inspectNode(ctx, ref)
+				if err != nil {
+					return err
+				}
+				ids = append(ids, n.GetMeta().GetId())
+				return nil
+			}); err != nil {
+				return err
+			}
+			tasks, err := a.tasks(ctx, append(f, filter("node", ids...))...)
+			if err != nil {
+				return err
+			}
+			return printList(a, &l, tasks, render.Tasks(tasks, render.TaskOptions{Now: a.Now(), NoTrunc: l.noTrunc, NoResolve: noResolve}))
+		}}
+	l.add(cmd, "the task ids")
+	cmd.Flags().BoolVar(&noResolve, "no-resolve", false, "Show ids instead of names")
+	return cmd
+}
+
+func (a *app) nodeUpdate() *cobra.Command {
+	var availability, role string
+	var labelAdd, labelRm []string
+	cmd := &cobra.Command{Use: "update [OPTIONS] NODE", Short: "Change a node's availability, role or labels", Args: exactArgs(1), ValidArgsFunction: a.completeNodes,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			req := &skepv1.UpdateNodeRequest{LabelAdd: map[string]string{}, LabelRm: labelRm}
+			if cmd.Flags().Changed("availability") {
+				v, err := parseAvailability(availability)
+				if err != nil {
+					return err
+				}
+				req.Availability = &v
+			}
+			if cmd.Flags().Changed("role") {
+				v, err := parseRole(role)
+				if err != nil {
+					return err
+				}
+				req.Role = &v
+			}
+			for _, l := range labelAdd {
+				l, err := specflag.ParseLabel(l)
+				if err != nil {
+					return err
+				}
+				k, v, _ := strings.Cut(l, "=")
+				req.LabelAdd[k] = v
+			}
+			if req.Availability == nil && req.Role == nil && len(labelAdd)+len(labelRm) == 0 {
+				return &usageError{cmd, "nothing to change: give --availability, --role, --label-add or --label-rm"}
+			}
+			ref, err := a.node(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			req.Ref = ref
+			if err := a.call(ctx, subject.API("node", "update"), req, &skepv1.NodeReply{}); err != nil {
+				return err
+			}
+			a.printf("%s\n", args[0])
+			return nil
+		}}
+	f := cmd.Flags()
+	f.StringVar(&availability, "availability", "", `Whether the node takes tasks: "active", "pause" or "drain"`)
+	f.StringVar(&role, "role", "", `What the node is: "worker" or "manager"`)
+	f.StringArrayVar(&labelAdd, "label-add", nil, "Add or change a label: key=value")
+	f.StringArrayVar(&labelRm, "label-rm", nil, "Remove a label by its key")
+	completeWords(cmd, "availability", "active", "pause", "drain")
+	completeWords(cmd, "role", "worker", "manager")
+	return cmd
+}
+
+func parseAvailability(s string) (skepv1.Availability, error) {
+	switch strings.ToLower(s) {
+	case "active":
+		return skepv1.Availability_AVAILABILITY_ACTIVE, nil
+	case "pause":
+		return skepv1.Availability_AVAILABILITY_PAUSE, nil
+	case "drain":
+		return skepv1.Availability_AVAILABILITY_DRAIN, nil
+	}
+	return 0, Usagef("invalid availability %q, only active, pause and drain are supported", s)
+}
+
+func parseRole(s string) (skepv1.NodeRole, error) {
+	switch strings.ToLower(s) {
+	case "worker":
+		return skepv1.NodeRole_NODE_ROLE_WORKER, nil
+	case "manager":
+		return skepv1.NodeRole_NODE_ROLE_MANAGER, nil
+	}
+	return 0, Usagef("invalid role %q, only worker and manager are supported", s)
+}
+
+func (a *app) nodeRole(verb, short string, role skepv1.NodeRole) *cobra.Command {
+	return &cobra.Command{Use: verb + " NODE [NODE...]", Short: short, Args: minArgs(1), ValidArgsFunction: a.completeNodes,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			return a.each(ctx, args, func(name string) error {
+				ref, err := a.node(ctx, name)
+				if err != nil {
+					return err
+				}
+				n, err := a.inspectNode(ctx, ref)
+				if err != nil {
+					return err
+				}
+				manager := role == skepv1.NodeRole_NODE_ROLE_MANAGER
+				if n.GetSpec().GetRole() == role {
+					what := "worker"
+					if manager {
+						what = "manager"
+					}
+					a.printf("Node %s is already a %s.\n", name, what)
+					return nil
+				}
+				if err := a.call(ctx, subject.API("node", "update"), &skepv1.UpdateNodeRequest{Ref: n.GetMeta().GetId(), Version: n.GetMeta().GetVersion(), Role: &role}, &skepv1.NodeReply{}); err != nil {
+					return err
+				}
+				if manager {
+					a.printf("Node %s promoted to a manager in the swarm.\n", name)
+				} else {
+					a.printf("Manager %s demoted in the swarm.\n", name)
+				}
+				return nil
+			})
+		}}
+}
+
+func (a *app) nodeRemove() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{Use: "rm [OPTIONS] NODE [NODE...]", Aliases: []string{"remove"}, Short: "Remove nodes that are down from the cluster", Args: minArgs(1), ValidArgsFunction: a.completeNodes,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.each(cmd.Context(), args, func(ref string) error {
+				if err := a.call(cmd.Context(), subject.API("node", "rm"), &skepv1.RemoveNodeRequest{Ref: ref, Force: force}, &skepv1.Empty{}); err != nil {
+					return err
+				}
+				a.printf("%s\n", ref)
+				return nil
+			})
+		}}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "Remove it although it is not down")
+	return cmd
+}

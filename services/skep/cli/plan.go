@@ -1,0 +1,39 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"skep.dev/libs/subject"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/render"
+)
+
+// printPlan asks the scheduler what it would do about a service as the state service would store it.
+func (a *app) printPlan(ctx context.Context, s *skepv1.Service, removed bool) error {
+	var r skepv1.PlanReply
+	if err := a.call(ctx, subject.API("plan", "service"), &skepv1.PlanRequest{Service: s, Removed: removed}, &r); err != nil {
+		return err
+	}
+	render.Plan(a.Out, s.GetSpec().GetName(), &r)
+	return nil
+}
+
+func (a *app) serviceExplain() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{Use: "explain [OPTIONS] SERVICE", Short: "Say why a service's tasks run where they do, or why they do not", Args: exactArgs(1), ValidArgsFunction: a.completeServices,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var r skepv1.ExplainReply
+			if err := a.call(cmd.Context(), subject.API("service", "explain"), &skepv1.ExplainRequest{Ref: args[0]}, &r); err != nil {
+				return err
+			}
+			if asJSON {
+				return render.JSONObject(a.Out, &r)
+			}
+			render.Explain(a.Out, &r)
+			return nil
+		}}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "Print the answer as JSON (a stable form)")
+	return cmd
+}

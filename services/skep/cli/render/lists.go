@@ -1,0 +1,220 @@
+package render
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// Mode names a service's mode.
+func Mode(m *skepv1.ServiceMode) string {
+	switch m.GetMode().(type) {
+	case *skepv1.ServiceMode_Global:
+		return "global"
+	case *skepv1.ServiceMode_ReplicatedJob:
+		return "replicated job"
+	case *skepv1.ServiceMode_GlobalJob:
+		return "global job"
+	}
+	return "replicated"
+}
+
+// Replicas is the REPLICAS column.
+func Replicas(s *skepv1.Service) string {
+	st := s.GetStatus()
+	out := fmt.Sprintf("%d/%d", st.GetRunning(), st.GetDesired())
+	switch m := s.GetSpec().GetMode().GetMode().(type) {
+	case *skepv1.ServiceMode_ReplicatedJob:
+		out += fmt.Sprintf(" (%d/%d completed)", st.GetCompleted(), m.ReplicatedJob.TotalCompletions)
+	case *skepv1.ServiceMode_GlobalJob:
+		out += fmt.Sprintf(" (%d/%d completed)", st.GetCompleted(), st.GetDesired()+st.GetCompleted())
+	}
+	if max := s.GetSpec().GetTask().GetPlacement().GetMaxReplicasPerNode(); max > 0 {
+		out += fmt.Sprintf(" (max %d per node)", max)
+	}
+	return out
+}
+
+// Services is `service ls`.
+func Services(list []*skepv1.Service, noTrunc bool) *Table {
+	sort.SliceStable(list, func(i, j int) bool { return NaturalLess(list[i].GetSpec().GetName(), list[j].GetSpec().GetName()) })
+	t := &Table{Key: "ID", Columns: []Column{{"ID", "ID"}, {"Name", "NAME"}, {"Mode", "MODE"}, {"Replicas", "REPLICAS"}, {"Image", "IMAGE"}, {"Ports", "PORTS"}}}
+	for _, s := range list {
+		id := s.GetMeta().GetId()
+		if !noTrunc {
+			id = ShortID(id)
+		}
+		ports := s.GetEndpoint().GetPorts()
+		if len(ports) == 0 {
+			ports = s.GetSpec().GetEndpoint().GetPorts()
+		}
+		t.Rows = append(t.Rows, Row{
+			"ID": id, "Name": s.GetSpec().GetName(), "Mode": Mode(s.GetSpec().GetMode()), "Replicas": Replicas(s),
+			"Image": Image(s.GetSpec().GetTask().GetContainer().GetImage()), "Ports": Ports(ports),
+		})
+	}
+	return t
+}
+
+// Nodes is `node ls`; self is the id of the node the command runs on, if it is one.
+func Nodes(list []*skepv1.Node, self string) *Table {
+	sort.SliceStable(list, func(i, j int) bool { return NaturalLess(Hostname(list[i]), Hostname(list[j])) })
+	t := &Table{
+		Key: "ID",
+		Columns: []Column{{"ID", "ID"}, {"Hostname", "HOSTNAME"}, {"Status", "STATUS"}, {"Availability", "AVAILABILITY"},
+			{"ManagerStatus", "MANAGER STATUS"}, {"EngineVersion", "ENGINE VERSION"}, {"TLSStatus", "TLS STATUS"}, {"Self", "SELF"}},
+		Default: `{{if eq .Self "true"}}{{.ID}} *{{else}}{{.ID}}  {{end}}` + "\t{{.Hostname}}\t{{.Status}}\t{{.Availability}}\t{{.ManagerStatus}}\t{{.EngineVersion}}",
+	}
+	for _, n := range list {
+		t.Rows = append(t.Rows, Row{
+			"ID": n.GetMeta().GetId(), "Self": fmt.Sprint(self != "" && n.GetMeta().GetId() == self), "Hostname": Hostname(n),
+			"Status": NodeState(n.GetStatus().GetState()), "Availability": Availability(n.GetSpec().GetAvailability()),
+			"ManagerStatus": ManagerStatus(n), "EngineVersion": n.GetDescription().GetEngineVersion(), "TLSStatus": "Ready",
+		})
+	}
+	return t
+}
+
+// Hostname is a node's name for people.
+func Hostname(n *skepv1.Node) string {
+	if h := n.GetDescription().GetHostname(); h != "" {
+		return h
+	}
+	return n.GetSpec().GetName()
+}
+
+// NodeState is a node's state as people read it: Ready.
+func NodeState(s skepv1.NodeState) string {
+	return title(strings.ToLower(strings.TrimPrefix(s.String(), "NODE_STATE_")))
+}
+
+// Availability is a node's availability as people read it: Active.
+func Availability(a skepv1.Availability) string {
+	return title(strings.ToLower(strings.TrimPrefix(a.String(), "AVAILABILITY_")))
+}
+
+// ManagerStatus is empty on workers.
+func ManagerStatus(n *skepv1.Node) string {
+	switch m := n.GetManager(); {
+	case m == nil:
+		return ""
+	case m.Leader:
+		return "Leader"
+	default:
+		return title(m.Reachability)
+	}
+}
+
+// TaskOptions choose what `ps` shows.
+type TaskOptions struct {
+	Now       time.Time
+	NoTrunc   bool
+	NoResolve bool
+	Quiet     bool
+}
+
+// SortTasks orders tasks by natural name, then newest first.
+func SortTasks(list []*skepv1.Task) {
+	sort.SliceStable(list, func(i, j int) bool {
+		a, b := list[i], list[j]
+		if a.Name != b.Name {
+			return NaturalLess(a.Name, b.Name)
+		}
+		return a.GetMeta().GetCreatedAt().AsTime().After(b.GetMeta().GetCreatedAt().AsTime())
+	})
+}
+
+// Tasks is `service ps`, `node ps` and `task ls`.
+func Tasks(list []*skepv1.Task, o TaskOptions) *Table {
+	SortTasks(list)
+	t := &Table{Key: "ID", Columns: []Column{{"ID", "ID"}, {"Name", "NAME"}, {"Image", "IMAGE"}, {"Node", "NODE"}, {"DesiredState", "DESIRED STATE"},
+		{"CurrentState", "CURRENT STATE"}, {"Error", "ERROR"}, {"Ports", "PORTS"}}}
+	prev := ""
+	for _, k := range list {
+		id, name, image, node := k.GetMeta().GetId(), k.Name, k.Image, k.NodeHostname
+		if o.NoResolve {
+			name, node = k.ServiceId, k.NodeId
+			if k.Slot != 0 {
+				name += fmt.Sprintf(".%d", k.Slot)
+			} else {
+				name += "." + k.NodeId
+			}
+		} else if node == "" {
+			node = k.NodeId
+		}
+		shown := name
+		if name == prev {
+			shown = ` \_ ` + name
+		}
+		prev = name
+		errText := k.GetStatus().GetErr()
+		if !o.NoTrunc {
+			id, image, errText = ShortID(id), Image(image), Truncate(errText, 30)
+		}
+		if errText != "" {
+			errText = `"` + errText + `"`
+		}
+		state := State(k.GetStatus().GetState())
+		if ms := k.GetStatus().GetSinceUnixMs(); ms > 0 {
+			state += " " + Ago(time.UnixMilli(ms), o.Now)
+		}
+		t.Rows = append(t.Rows, Row{
+			"ID": id, "Name": shown, "Image": image, "Node": node, "DesiredState": State(k.Desired), "CurrentState": state,
+			"Error": errText, "Ports": HostPorts(k.GetStatus().GetPorts()),
+		})
+	}
+	return t
+}
+
+// Revisions is `service history`; current marks the newest.
+func Revisions(list []*skepv1.Revision, current uint64, now time.Time) *Table {
+	t := &Table{Key: "Revision", Columns: []Column{{"Revision", "REVISION"}, {"Created", "CREATED"}, {"Author", "AUTHOR"}, {"Image", "IMAGE"}, {"Summary", "SUMMARY"}}}
+	for _, r := range list {
+		n := fmt.Sprint(r.Number)
+		if r.Number == current {
+			n += " *"
+		}
+		t.Rows = append(t.Rows, Row{"Revision": n, "Created": Ago(r.GetCreatedAt().AsTime(), now), "Author": dash(r.Author),
+			"Image": Image(r.GetSpec().GetTask().GetContainer().GetImage()), "Summary": dash(r.Summary)})
+	}
+	return t
+}
+
+// Images is `image ls`.
+func Images(byNode map[string][]*skepv1.Image, now time.Time, noTrunc bool) *Table {
+	t := &Table{Key: "ID", Columns: []Column{{"Node", "NODE"}, {"Image", "IMAGE"}, {"ID", "IMAGE ID"}, {"Created", "CREATED"}, {"Size", "SIZE"}, {"InUse", "IN USE"}, {"Digest", "DIGEST"}},
+		Default: "{{.Node}}\t{{.Image}}\t{{.ID}}\t{{.Created}}\t{{.Size}}\t{{.InUse}}"}
+	var nodes []string
+	for n := range byNode {
+		nodes = append(nodes, n)
+	}
+	sort.Slice(nodes, func(i, j int) bool { return NaturalLess(nodes[i], nodes[j]) })
+	for _, n := range nodes {
+		for _, i := range byNode[n] {
+			id := i.Id
+			if !noTrunc {
+				id = ShortID(strings.TrimPrefix(id, "sha256:"))
+			}
+			created := "-"
+			if i.CreatedAt != nil {
+				created = Ago(i.CreatedAt.AsTime(), now)
+			}
+			used := "no"
+			if i.InUse {
+				used = "yes"
+			}
+			t.Rows = append(t.Rows, Row{"Node": n, "Image": dash(i.Name), "ID": dash(id), "Created": created, "Size": Bytes(i.Size), "InUse": used, "Digest": dash(i.Digest)})
+		}
+	}
+	return t
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

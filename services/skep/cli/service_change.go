@@ -1,0 +1,284 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/spec"
+	"skep.dev/libs/subject"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/specflag"
+)
+
+func (a *app) lookupEnv(k string) (string, bool) {
+	if v := a.Getenv(k); v != "" {
+		return v, true
+	}
+	return os.LookupEnv(k)
+}
+
+// check refuses early what the state service would refuse: the same rules, before anything is sent.
+func check(s *skepv1.ServiceSpec) error {
+	if err := spec.Validate(s); err != nil {
+		return &Failure{ExitUsage, err}
+	}
+	return nil
+}
+
+func (a *app) serviceCreate() *cobra.Command {
+	var (
+		w     waitFlags
+		dry   bool
+		flags *specflag.Flags
+	)
+	cmd := &cobra.Command{Use: "create [OPTIONS] IMAGE [COMMAND] [ARG...]", Short: "Create a service and wait until it runs",
+		Long: "Create a service and wait until its tasks run.\n\nIt returns once every task has run for a second (or for --update-monitor, when that is given).\n" +
+			"Ctrl-C stops the waiting, not the service. Options come before IMAGE; what follows it is the command.",
+		Args: minArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			flags.LookupEnv = a.lookupEnv
+			s, err := flags.Spec(args[0], args[1:])
+			if err != nil {
+				return err
+			}
+			if s.Name == "" {
+				s.Name = randomName()
+			}
+			if err := check(s); err != nil {
+				return err
+			}
+			if err := a.registryAuth(flags, s); err != nil {
+				return err
+			}
+			var r skepv1.ServiceReply
+			req := &skepv1.CreateServiceRequest{Spec: s, DryRun: dry, NoResolveImage: flags.NoResolve()}
+			if err := a.call(ctx, subject.API("service", "create"), req, &r); err != nil {
+				return err
+			}
+			warnings(a.Err, r.Warnings)
+			if dry {
+				return a.printPlan(ctx, r.Service, false)
+			}
+			a.printf("%s\n", r.Service.GetMeta().GetId())
+			o := a.waitOptions(r.Service, &w)
+			if m, set := flags.Monitor(); set {
+				o.Hold = m
+			}
+			return a.converge(ctx, &w, o)
+		}}
+	cmd.Flags().SetInterspersed(false)
+	flags = specflag.Create(cmd.Flags())
+	w.add(cmd)
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "Show what would happen, change nothing")
+	a.completeSpecFlags(cmd)
+	return cmd
+}
+
+func (a *app) serviceUpdate() *cobra.Command {
+	var (
+		w     waitFlags
+		dry   bool
+		flags *specflag.Flags
+	)
+	cmd := &cobra.Command{Use: "update [OPTIONS] SERVICE", Short: "Change a service and wait until the change is rolled out", Args: exactArgs(1), ValidArgsFunction: a.completeServices,
+		Long: "Change a service; its tasks are replaced as --update-parallelism, --update-delay and --update-order say.\n\n" +
+			"It returns once the new tasks have run for the update's monitor period (5s by default). Exit status 3 means that the update failed and was rolled back.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			if flags.Rollback() {
+				if err := flags.RollbackAlone("detach", "quiet", "timeout", "dry-run", "context", "run-dir"); err != nil {
+					return err
+				}
+				return a.rollBack(ctx, args[0], 0, dry, &w)
+			}
+			flags.LookupEnv = a.lookupEnv
+			r, before, err := a.update(ctx, args[0], func(s *skepv1.ServiceSpec) (*skepv1.UpdateServiceRequest, error) {
+				if err := flags.Apply(s); err != nil {
+					return nil, err
+				}
+				if err := check(s); err != nil {
+					return nil, err
+				}
+				if err := a.registryAuth(flags, s); err != nil {
+					return nil, err
+				}
+				return &skepv1.UpdateServiceRequest{Spec: s, DryRun: dry, NoResolveImage: flags.NoResolve()}, nil
+			})
+			if err != nil {
+				return err
+			}
+			warnings(a.Err, r.Warnings)
+			if dry {
+				return a.printPlan(ctx, r.Service, false)
+			}
+			a.printf("%s\n", args[0])
+			o := a.waitOptions(r.Service, &w)
+			o.Before = before.UpdateStatus
+			o.Hold = updateHold(before.GetSpec(), r.Service.GetSpec())
+			if m, set := flags.Monitor(); set {
+				o.Hold = m
+			}
+			return a.converge(ctx, &w, o)
+		}}
+	flags = specflag.Update(cmd.Flags())
+	w.add(cmd)
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "Show what would happen, change nothing")
+	a.completeSpecFlags(cmd)
+	return cmd
+}
+
+// updateHold is how long to watch after a change: the update's monitor period when tasks are replaced, else as after a scale.
+func updateHold(before, after *skepv1.ServiceSpec) time.Duration {
+	if proto.Equal(before.GetTask(), after.GetTask()) && proto.Equal(before.GetEndpoint(), after.GetEndpoint()) {
+		return stableFor
+	}
+	if m := after.GetUpdate().GetMonitor(); m != nil && m.AsDuration() > 0 {
+		return m.AsDuration()
+	}
+	return defaultMonitor
+}
+
+// update reads the service, lets change alter its spec, and sends it back; when somebody else changed it in between it
+// starts over.
+func (a *app) update(ctx context.Context, ref string, change func(*skepv1.ServiceSpec) (*skepv1.UpdateServiceRequest, error)) (*skepv1.ServiceReply, *skepv1.Service, error) {
+	for try := 0; ; try++ {
+		s, err := a.service(ctx, ref)
+		if err != nil {
+			return nil, nil, err
+		}
+		req, err := change(proto.Clone(s.GetSpec()).(*skepv1.ServiceSpec))
+		if err != nil {
+			return nil, nil, err
+		}
+		req.Ref, req.Version = s.GetMeta().GetId(), s.GetMeta().GetVersion()
+		var r skepv1.ServiceReply
+		err = a.call(ctx, subject.API("service", "update"), req, &r)
+		if fault.Is(err, fault.CodeConflict) && strings.Contains(err.Error(), "out of sequence") && try < 5 {
+			continue
+		}
+		return &r, s, err
+	}
+}
+
+func (a *app) serviceRollback() *cobra.Command {
+	var (
+		w   waitFlags
+		dry bool
+		to  uint64
+	)
+	cmd := &cobra.Command{Use: "rollback [OPTIONS] SERVICE", Short: "Go back to an earlier revision of a service", Args: exactArgs(1), ValidArgsFunction: a.completeServices,
+		Long: "Go back to the previous revision of a service, or with --to to any that `skep service history` lists.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("to") && to == 0 {
+				return Usagef("--to: revisions are numbered from 1; `skep service history %s` lists them", args[0])
+			}
+			return a.rollBack(cmd.Context(), args[0], to, dry, &w)
+		}}
+	w.add(cmd)
+	cmd.Flags().Uint64Var(&to, "to", 0, "Number of the revision to go back to (default: the previous one)")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "Show what would happen, change nothing")
+	return cmd
+}
+
+func (a *app) rollBack(ctx context.Context, ref string, to uint64, dry bool, w *waitFlags) error {
+	before, err := a.service(ctx, ref)
+	if err != nil {
+		return err
+	}
+	var r skepv1.ServiceReply
+	req := &skepv1.UpdateServiceRequest{Ref: before.GetMeta().GetId(), Version: before.GetMeta().GetVersion(), Rollback: true, RollbackRevision: to, DryRun: dry}
+	if err := a.call(ctx, subject.API("service", "update"), req, &r); err != nil {
+		return err
+	}
+	warnings(a.Err, r.Warnings)
+	if dry {
+		return a.printPlan(ctx, r.Service, false)
+	}
+	a.printf("%s\n", ref)
+	o := a.waitOptions(r.Service, w)
+	o.Before, o.Rollback = before.UpdateStatus, true
+	o.Hold = defaultMonitor
+	if m := r.Service.GetSpec().GetRollback().GetMonitor(); m != nil && m.AsDuration() > 0 {
+		o.Hold = m.AsDuration()
+	}
+	return a.converge(ctx, w, o)
+}
+
+func (a *app) serviceScale() *cobra.Command {
+	var (
+		w   waitFlags
+		dry bool
+	)
+	cmd := &cobra.Command{Use: "scale [OPTIONS] SERVICE=REPLICAS [SERVICE=REPLICAS...]", Short: "Change the number of tasks of services", Args: minArgs(1),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			names, d := a.completeServices(cmd, args, word)
+			for i, n := range names {
+				names[i] = strings.SplitN(n, "\t", 2)[0] + "="
+			}
+			return names, d | cobra.ShellCompDirectiveNoSpace
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			want := map[string]uint64{}
+			var order []string
+			for _, arg := range args {
+				ref, num, ok := strings.Cut(arg, "=")
+				if !ok || ref == "" || num == "" {
+					return Usagef("invalid scale specifier '%s'. See '%s --help'", arg, cmd.CommandPath())
+				}
+				n, err := strconv.ParseUint(num, 10, 64)
+				if err != nil {
+					return Usagef("%s: invalid replicas value %s: it must be a whole number of 0 or more", ref, num)
+				}
+				if !slices.Contains(order, ref) {
+					order = append(order, ref)
+				}
+				want[ref] = n
+			}
+			var changed []*skepv1.Service
+			var before []*skepv1.UpdateStatus
+			err := a.each(ctx, order, func(ref string) error {
+				old, err := a.service(ctx, ref)
+				if err != nil {
+					return err
+				}
+				var r skepv1.ServiceReply
+				req := &skepv1.ScaleServiceRequest{Ref: old.GetMeta().GetId(), Replicas: want[ref], DryRun: dry}
+				if err := a.call(ctx, subject.API("service", "scale"), req, &r); err != nil {
+					return fmt.Errorf("%s: %w", ref, err)
+				}
+				warnings(a.Err, r.Warnings)
+				if dry {
+					return a.printPlan(ctx, r.Service, false)
+				}
+				a.printf("%s scaled to %d\n", ref, want[ref])
+				changed, before = append(changed, r.Service), append(before, old.UpdateStatus)
+				return nil
+			})
+			errs := []error{err}
+			if err == nil {
+				errs = nil
+			}
+			for i, s := range changed {
+				o := a.waitOptions(s, &w)
+				o.Before = before[i]
+				if err := a.converge(ctx, &w, o); err != nil {
+					errs = append(errs, err)
+				}
+			}
+			return joined(errs)
+		}}
+	w.add(cmd)
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "Show what would happen, change nothing")
+	return cmd
+}

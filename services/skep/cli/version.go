@@ -1,0 +1,123 @@
+package cli
+
+import (
+	"fmt"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/render"
+)
+
+func (a *app) versionCommand() *cobra.Command {
+	var format string
+	var asJSON bool
+	cmd := &cobra.Command{Use: "version [OPTIONS]", Short: "Show the versions of this command and of the local daemon", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			i := a.info(cmd.Context())
+			v := &skepv1.VersionReply{Version: a.Version, Commit: a.Commit, GoVersion: runtime.Version(), ClusterId: i.ClusterID, NodeId: i.NodeID}
+			switch {
+			case asJSON:
+				return render.JSONObject(a.Out, v)
+			case format != "":
+				return render.Inspect(a.Out, []any{map[string]any{
+					"Client": map[string]any{"Version": a.Version, "GitCommit": a.Commit, "GoVersion": v.GoVersion, "Os": runtime.GOOS, "Arch": runtime.GOARCH},
+					"Server": map[string]any{"Version": i.Version, "NodeID": i.NodeID, "ClusterID": i.ClusterID},
+				}}, format)
+			}
+			a.printf("Client:\n Version:    %s\n", a.Version)
+			if a.Commit != "" {
+				a.printf(" Git commit: %s\n", a.Commit)
+			}
+			a.printf(" Go version: %s\n OS/Arch:    %s/%s\n", v.GoVersion, runtime.GOOS, runtime.GOARCH)
+			if i.NodeID != "" {
+				a.printf("\nNode:\n Version:    %s\n ID:         %s\n Cluster:    %s\n", i.Version, i.NodeID, i.ClusterID)
+			}
+			return nil
+		}}
+	cmd.Flags().StringVarP(&format, "format", "f", "", "A Go template")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "Print it as JSON (a stable form)")
+	return cmd
+}
+
+func (a *app) infoCommand() *cobra.Command {
+	var format string
+	cmd := &cobra.Command{Use: "info [OPTIONS]", Short: "Show what this node is and what the cluster holds", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			i := a.info(ctx)
+			var nodes []*skepv1.Node
+			var services []*skepv1.Service
+			var err error
+			manager := i.Role == "manager" || a.contextName() != "" || a.Connect != nil
+			if manager {
+				if nodes, err = a.nodes(ctx); err == nil {
+					services, err = a.services(ctx)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			managers, ready := 0, 0
+			var running, desired uint64
+			for _, n := range nodes {
+				if n.Manager != nil {
+					managers++
+				}
+				if n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY {
+					ready++
+				}
+			}
+			for _, s := range services {
+				running += s.GetStatus().GetRunning()
+				desired += s.GetStatus().GetDesired()
+			}
+			state := "inactive"
+			if i.NodeID != "" {
+				state = "active"
+				if i.State != "" {
+					state = i.State
+				}
+			}
+			if format != "" {
+				return render.Inspect(a.Out, []any{map[string]any{
+					"Name": i.Hostname, "ServerVersion": i.Version,
+					"Swarm": map[string]any{"NodeID": i.NodeID, "NodeAddr": i.Addr, "LocalNodeState": state, "ControlAvailable": manager, "Nodes": len(nodes), "Managers": managers,
+						"RemoteManagers": i.ManagerAddrs, "Cluster": map[string]any{"ID": i.ClusterID}},
+					"Services": len(services), "TasksRunning": running, "TasksDesired": desired,
+				}}, format)
+			}
+			where := a.contextName()
+			if where == "" {
+				where = "default (this machine)"
+			}
+			a.printf("Context: %s\n", where)
+			if i.NodeID == "" && !manager {
+				a.printf("Swarm: inactive\n Use \"skep init\" or \"skep join\" to connect this node to a swarm.\n")
+				return nil
+			}
+			if i.NodeID != "" {
+				a.printf("Node:\n ID: %s\n Hostname: %s\n Role: %s\n State: %s\n Address: %s\n Version: %s\n", i.NodeID, i.Hostname, i.Role, state, i.Addr, i.Version)
+				a.printf("Swarm:\n Cluster ID: %s\n", i.ClusterID)
+				for _, m := range i.ManagerAddrs {
+					a.printf(" Manager: %s\n", m)
+				}
+			} else {
+				a.printf("Swarm:\n")
+			}
+			if manager {
+				a.printf(" Nodes: %d (%d ready, %s)\n Services: %d\n Tasks: %d running of %d desired\n", len(nodes), ready, count(managers, "manager"), len(services), running, desired)
+			}
+			return nil
+		}}
+	cmd.Flags().StringVarP(&format, "format", "f", "", "A Go template")
+	return cmd
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

@@ -1,0 +1,265 @@
+package wait
+
+import (
+	"bytes"
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/render"
+)
+
+// maxBars is how many tasks get a bar of their own; of more, only the sums are shown.
+const maxBars = 20
+
+// display draws progress: in place on a terminal, one line per change elsewhere.
+type display struct {
+	o        Options
+	height   int // lines the last drawing took
+	header   string
+	notes    map[string]bool
+	lastSum  string
+	sumAt    time.Time
+	shown    map[string]string // slot label → what was said of it
+	verified bool
+	extra    string
+}
+
+func newDisplay(o Options) *display {
+	if o.Width == nil {
+		o.Width = func() int { return 80 }
+	}
+	return &display{o: o, notes: map[string]bool{}, shown: map[string]string{}}
+}
+
+func (d *display) line(format string, a ...any) {
+	if !d.o.Quiet {
+		fmt.Fprintf(d.o.Out, format+"\n", a...)
+	}
+}
+
+// note says something once.
+func (d *display) note(text string) {
+	if text == "" || d.notes[text] || d.o.Quiet {
+		return
+	}
+	d.notes[text] = true
+	if d.o.Terminal {
+		d.extra = text
+		return
+	}
+	d.line("%s", text)
+}
+
+func (d *display) draw(p *Progress, left time.Duration) {
+	if d.o.Quiet {
+		return
+	}
+	if d.o.Terminal {
+		d.repaint(bars(p, left, d.extra, d.o.Width()))
+		return
+	}
+	d.changes(p, left)
+}
+
+// bars is one drawing for a terminal.
+func bars(p *Progress, left time.Duration, extra string, width int) []string {
+	out := []string{headline(p)}
+	if t := updateLine(p.Status); t != "" {
+		out = append(out, t)
+	}
+	if len(p.Slots) <= maxBars {
+		pad := 0
+		for _, s := range p.Slots {
+			pad = max(pad, len(s.Label))
+		}
+		for _, s := range p.Slots {
+			text := fmt.Sprintf("%-*s: ", pad, s.Label)
+			if s.Reason != "" && !s.Done {
+				text += render.StateWord(s.State) + ": " + s.Reason
+			} else {
+				text += fmt.Sprintf("%-9s ", render.StateWord(s.State)) + bar(s.State, min(50, width-pad-14))
+			}
+			out = append(out, text)
+		}
+	} else {
+		out = append(out, summary(p))
+		for i, r := range p.Reasons() {
+			if i == 3 {
+				break
+			}
+			out = append(out, "  "+r)
+		}
+	}
+	if extra != "" {
+		out = append(out, extra)
+	}
+	if left > 0 {
+		out = append(out, fmt.Sprintf("verify: Waiting %d seconds to verify that tasks are stable...", int((left+time.Second-1)/time.Second)))
+	}
+	for i := range out {
+		out[i] = render.Truncate(out[i], max(20, width-1))
+	}
+	return out
+}
+
+// stages are the states in the order a task passes them.
+var stages = []skepv1.TaskState{
+	skepv1.TaskState_TASK_STATE_NEW, skepv1.TaskState_TASK_STATE_PENDING, skepv1.TaskState_TASK_STATE_ASSIGNED, skepv1.TaskState_TASK_STATE_ACCEPTED,
+	skepv1.TaskState_TASK_STATE_PREPARING, skepv1.TaskState_TASK_STATE_READY, skepv1.TaskState_TASK_STATE_STARTING, skepv1.TaskState_TASK_STATE_RUNNING,
+}
+
+func bar(s skepv1.TaskState, width int) string {
+	if width < 4 {
+		return ""
+	}
+	at := sort.Search(len(stages), func(i int) bool { return stages[i] >= s })
+	at = min(at, len(stages)-1)
+	full := (width - 1) * (at + 1) / len(stages)
+	return "[" + strings.Repeat("=", full) + ">" + strings.Repeat(" ", width-1-full) + "]"
+}
+
+func headline(p *Progress) string {
+	unit := "tasks"
+	if p.Job {
+		unit = "tasks completed"
+	}
+	return fmt.Sprintf("overall progress: %d out of %d %s", p.Done, p.Want, unit)
+}
+
+func updateLine(s *skepv1.UpdateStatus) string {
+	switch s.GetState() {
+	case "rollback_started":
+		return "rollback: " + orElse(s.Message, "rolling back")
+	}
+	return ""
+}
+
+// summary counts the tasks by state: 12 running, 3 preparing.
+func summary(p *Progress) string {
+	n := map[skepv1.TaskState]int{}
+	for _, s := range p.Slots {
+		n[s.State]++
+	}
+	// Slots beyond those listed have no task yet.
+	if missing := p.Want - len(p.Slots); missing > 0 {
+		n[skepv1.TaskState_TASK_STATE_NEW] += missing
+	}
+	var states []skepv1.TaskState
+	for s := range n {
+		states = append(states, s)
+	}
+	sort.Slice(states, func(i, j int) bool { return states[i] > states[j] })
+	var parts []string
+	for _, s := range states {
+		parts = append(parts, fmt.Sprintf("%d %s", n[s], render.StateWord(s)))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (d *display) repaint(lines []string) {
+	var b bytes.Buffer
+	if d.height > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA", d.height)
+	}
+	for _, l := range lines {
+		fmt.Fprintf(&b, "\r\x1b[2K%s\n", l)
+	}
+	// What the last drawing had more of.
+	for i := len(lines); i < d.height; i++ {
+		b.WriteString("\r\x1b[2K\n")
+	}
+	if d.height > len(lines) {
+		fmt.Fprintf(&b, "\x1b[%dA", d.height-len(lines))
+	}
+	d.height = len(lines)
+	_, _ = d.o.Out.Write(b.Bytes()) // a terminal that is gone is no reason to stop
+}
+
+// changes prints what is new since the last look.
+func (d *display) changes(p *Progress, left time.Duration) {
+	if t := updateLine(p.Status); t != "" {
+		d.note(t)
+	}
+	if len(p.Slots) <= maxBars {
+		for _, s := range p.Slots {
+			text := render.StateWord(s.State)
+			if s.Node != "" {
+				text += " on " + s.Node
+			}
+			if s.Reason != "" && !s.Done {
+				text += ": " + s.Reason
+			}
+			key := s.Name
+			if key == "" {
+				key = s.Label
+			}
+			if d.shown[key] != text && s.State != skepv1.TaskState_TASK_STATE_NEW {
+				d.shown[key] = text
+				d.line("%s: %s", key, text)
+			}
+		}
+	}
+	head := headline(p)
+	if len(p.Slots) > maxBars {
+		head += " (" + summary(p) + ")"
+		if r := p.Reasons(); len(r) > 0 {
+			head += ": " + r[0]
+		}
+	}
+	now := d.o.Now()
+	if head != d.lastSum && (len(p.Slots) <= maxBars || p.Converged() || now.Sub(d.sumAt) >= time.Second) {
+		d.lastSum, d.sumAt = head, now
+		d.line("%s", head)
+	}
+	if left > 0 && !d.verified {
+		d.verified = true
+		if left > 2*time.Second {
+			d.line("verify: Waiting %d seconds to verify that tasks are stable...", int((left+time.Second-1)/time.Second))
+		}
+	}
+}
+
+// stopping tells what a removed service still has.
+func (d *display) stopping(tasks []*skepv1.Task) {
+	var lines []string
+	if len(tasks) > 0 {
+		n := map[string]int{}
+		for _, t := range tasks {
+			n[orElse(t.NodeHostname, "no node")]++
+		}
+		var where []string
+		for h := range n {
+			where = append(where, h)
+		}
+		sort.Strings(where)
+		text := fmt.Sprintf("waiting for %d tasks to stop", len(tasks))
+		if len(tasks) == 1 {
+			text = "waiting for 1 task to stop"
+		}
+		if len(where) <= 5 {
+			text += " on " + strings.Join(where, ", ")
+		}
+		lines = append(lines, text)
+	}
+	if d.o.Quiet {
+		return
+	}
+	if d.o.Terminal {
+		d.repaint(lines)
+		return
+	}
+	if len(lines) > 0 && lines[0] != d.lastSum {
+		d.lastSum = lines[0]
+		d.line("%s", lines[0])
+	}
+}
+
+func (d *display) finish(name string) {
+	if d.o.Quiet {
+		return
+	}
+	d.line("verify: Service %s converged", name)
+}

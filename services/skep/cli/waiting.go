@@ -1,0 +1,162 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"skep.dev/libs/subject"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/wait"
+)
+
+// stableFor is how long tasks must run before create and scale call it done. It is short on purpose: a service that is
+// to be watched longer says so with --update-monitor.
+const stableFor = time.Second
+
+// defaultMonitor is an update's own watch, Swarm's default.
+const defaultMonitor = 5 * time.Second
+
+// waitFlags are those of every command that waits.
+type waitFlags struct {
+	detach, quiet bool
+	timeout       time.Duration
+}
+
+func (w *waitFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.BoolVarP(&w.detach, "detach", "d", false, "Return at once instead of waiting for the tasks")
+	f.BoolVarP(&w.quiet, "quiet", "q", false, "Do not show progress")
+	f.DurationVar(&w.timeout, "timeout", 0, "Stop waiting after this long, with exit status 4 (0 = wait as long as it takes)")
+}
+
+// waitAPI is the part of the API that waiting needs.
+type waitAPI struct{ a *app }
+
+func (w waitAPI) Service(ctx context.Context, id string) (*skepv1.Service, error) {
+	return w.a.service(ctx, id)
+}
+
+func (w waitAPI) Tasks(ctx context.Context, id string) ([]*skepv1.Task, error) {
+	return w.a.tasks(ctx, filter("service", id))
+}
+
+func (w waitAPI) Revisions(ctx context.Context, id string) ([]*skepv1.Revision, error) {
+	return w.a.revisions(ctx, id)
+}
+
+func (w waitAPI) Explain(ctx context.Context, id string) (*skepv1.ExplainReply, error) {
+	var r skepv1.ExplainReply
+	err := w.a.call(ctx, subject.API("service", "explain"), &skepv1.ExplainRequest{Ref: id}, &r)
+	return &r, err
+}
+
+// watch wakes whenever an event names the service, or a node changes.
+func (a *app) watch(ctx context.Context, id string) (<-chan struct{}, func(), error) {
+	nc, err := a.conn(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	wake := make(chan struct{}, 1)
+	needle := []byte(id)
+	nodes := strings.TrimSuffix(subject.Event("node", "", ""), "..") + "."
+	sub, err := nc.Subscribe(subject.AllEvents, func(m *nats.Msg) {
+		if !bytes.Contains(m.Data, needle) && !strings.Contains(m.Subject, id) && !strings.HasPrefix(m.Subject, nodes) {
+			return
+		}
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch the events of service %s: %w", id, err)
+	}
+	return wake, func() { _ = sub.Unsubscribe() }, nil // the connection may be gone by then
+}
+
+func (a *app) waitOptions(s *skepv1.Service, w *waitFlags) wait.Options {
+	fd, terminal := terminalOf(a.Err)
+	return wait.Options{
+		Service: s, Hold: stableFor, Timeout: w.timeout, Out: a.Err, Quiet: w.quiet, Now: a.Now, Terminal: terminal,
+		Width: func() int {
+			if width, _, err := term.GetSize(fd); terminal && err == nil {
+				return width
+			}
+			return 80
+		},
+	}
+}
+
+// terminalOf is the terminal behind a stream, if there is one.
+func terminalOf(v any) (fd int, ok bool) {
+	f, is := v.(*os.File)
+	if !is {
+		return 0, false
+	}
+	fd = int(f.Fd())
+	return fd, term.IsTerminal(fd)
+}
+
+// converge waits for a changed service.
+func (a *app) converge(ctx context.Context, w *waitFlags, o wait.Options) error {
+	if w.detach {
+		return nil
+	}
+	wake, stop, err := a.watch(ctx, o.Service.GetMeta().GetId())
+	if err != nil {
+		return err
+	}
+	defer stop()
+	o.Wake = wake
+	return a.outcome(o, wait.Converge(ctx, waitAPI{a}, o))
+}
+
+// waitRemoved waits until a removed service's tasks are gone.
+func (a *app) waitRemoved(ctx context.Context, s *skepv1.Service, w *waitFlags) error {
+	if w.detach {
+		return nil
+	}
+	o := a.waitOptions(s, w)
+	wake, stop, err := a.watch(ctx, s.GetMeta().GetId())
+	if err != nil {
+		return err
+	}
+	defer stop()
+	o.Wake = wake
+	return a.outcome(o, wait.Gone(ctx, waitAPI{a}, o))
+}
+
+// outcome turns how a wait ended into an exit status.
+func (a *app) outcome(o wait.Options, err error) error {
+	name := o.Service.GetSpec().GetName()
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintf(a.Err, "Operation continuing in background.\nUse `skep service ps %s` to check progress.\n", name)
+		return &Failure{Code: ExitCancelled}
+	case errors.Is(err, wait.ErrTimeout):
+		return &Failure{ExitTimeout, fmt.Errorf("%w\nThe service was changed; use `skep service ps %s` or `skep service explain %s` to see where it stands", err, name, name)}
+	case errors.Is(err, wait.ErrRolledBack):
+		return &Failure{ExitRolledBack, err}
+	case errors.Is(err, wait.ErrPaused):
+		return fmt.Errorf("%w\nUpdate the service again to go on, or `skep service rollback %s` to go back", err, name)
+	}
+	return err
+}
+
+func warnings(w io.Writer, list []string) {
+	for _, s := range list {
+		fmt.Fprintf(w, "Warning: %s\n", s)
+	}
+}
