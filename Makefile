@@ -14,7 +14,7 @@ CMDS    := $(sort $(wildcard services/*/cmd/*)) $(sort $(wildcard e2e/cmd/*)) e2
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo none)
-LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+LDFLAGS := -s -w -X skep.dev/libs/daemon.Version=$(VERSION) -X skep.dev/libs/daemon.Commit=$(COMMIT)
 
 export GOFLAGS  ?= -buildvcs=false
 export PATH     := $(BIN):$(BIN)/tools:$(PATH):/usr/sbin:/sbin
@@ -35,7 +35,7 @@ help: ## list the targets
 build: ## build every binary into bin/; RACE=1: skep with the race detector into bin/race/
 ifdef RACE
 	@mkdir -p $(BIN)/race
-	go build -race -ldflags '-X main.version=$(VERSION)-race -X main.commit=$(COMMIT)' -o $(BIN)/race/ ./services/skep/cmd/skep
+	go build -race -ldflags "-X skep.dev/libs/daemon.Version=$(VERSION)-race -X skep.dev/libs/daemon.Commit=$(COMMIT)" -o $(BIN)/race/ ./services/skep/cmd/skep
 else
 	@mkdir -p $(BIN)
 	@for c in $(CMDS); do \

@@ -11,7 +11,7 @@ import (
 
 // What users get wrong. One lab for all: nothing here may leave a trace for the next.
 func TestBadInput(t *testing.T) {
-	c := up(t, lab.Options{})
+	c := up(t, lab.Options{NodeFlags: []string{"--max-tasks", "20"}})
 	sub := func(name string, f func(c *cluster)) {
 		t.Run(name, func(t *testing.T) { f(&cluster{c.Lab, t, c.ctx}) })
 	}
@@ -146,9 +146,9 @@ func TestBadInput(t *testing.T) {
 	})
 
 	sub("ten thousand replicas", func(c *cluster) {
-		c.skep("service", "create", "--detach", "--name", "many", "--replicas", "10000", "--replicas-max-per-node", "2", "busybox", "sleep", "1000")
+		c.skep("service", "create", "--detach", "--name", "many", "--replicas", "10000", "busybox", "sleep", "1000")
 		c.await("what fits runs", time.Minute, func() string {
-			if out := c.skep("service", "ls"); !strings.Contains(out, "6/10000") {
+			if out := c.skep("service", "ls"); !strings.Contains(out, "60/10000") {
 				return out
 			}
 			return ""
@@ -156,7 +156,7 @@ func TestBadInput(t *testing.T) {
 		if n := len(c.tasks("many")); n < 10000 {
 			c.t.Errorf("service ps lists %d tasks, want all 10000", n)
 		}
-		c.awaitContainers(6, 30*time.Second, c.members()...)
+		c.awaitContainers(60, 30*time.Second, c.members()...)
 		c.skep("service", "scale", "--detach", "many=1")
 		c.await("scaled down", time.Minute, func() string {
 			if out := c.skep("service", "ls"); !strings.Contains(out, "1/1") {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -22,7 +23,7 @@ func (l *Lab) makeCluster(ctx context.Context, o Options) error {
 	if _, err := os.Stat(filepath.Join(l.Skep, "skep")); err != nil {
 		return fmt.Errorf("no skep to run: %w; run `make build`", err)
 	}
-	if _, err := l.must(ctx, "m1", append([]string{"skep", "init", "--advertise-addr", m1.IP}, o.InitFlags...)...); err != nil {
+	if _, err := l.must(ctx, "m1", slices.Concat([]string{"skep", "init", "--advertise-addr", m1.IP}, l.Flags, o.InitFlags)...); err != nil {
 		return err
 	}
 	m1.Joined = true
@@ -66,7 +67,7 @@ func (l *Lab) Join(ctx context.Context, h *Host, token string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := l.must(ctx, h.Name, "skep", "join", "--token", token, "--advertise-addr", h.IP, m1.IP+":"+controlPort); err != nil {
+	if _, err := l.must(ctx, h.Name, slices.Concat([]string{"skep", "join", "--token", token, "--advertise-addr", h.IP}, l.Flags, []string{m1.IP + ":" + controlPort})...); err != nil {
 		return err
 	}
 	l.mu.Lock()

@@ -40,8 +40,8 @@ type Options struct {
 	Managers int    // 0 is 1
 	// NoCluster boots the hosts and the registry but neither runs `skep init` nor `skep join`.
 	NoCluster bool
-	// InitFlags are added to `skep init`.
-	InitFlags []string
+	// InitFlags are added to `skep init`, NodeFlags to `skep init` and `skep join`.
+	InitFlags, NodeFlags []string
 	// Bin is the folder of skep and bin/tools; "" looks beside the running program, then upwards for a bin folder.
 	Bin string
 	// Race runs the race build of skep, bin/race/skep.
@@ -62,6 +62,7 @@ type Lab struct {
 	Bin   string   `json:"bin"`
 	Skep  string   `json:"skep"`
 	Env   []string `json:"env,omitempty"`
+	Flags []string `json:"flags,omitempty"` // of every `skep init` and `skep join`
 	Hosts []*Host  `json:"hosts"`
 
 	mu       sync.Mutex
@@ -114,7 +115,7 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Name: o.Name, Bin: bin, Skep: bin, Env: o.Env, progress: o.Progress}
+	l := &Lab{Name: o.Name, Bin: bin, Skep: bin, Env: o.Env, Flags: o.NodeFlags, progress: o.Progress}
 	if o.Race {
 		l.Skep = filepath.Join(bin, "race")
 	}

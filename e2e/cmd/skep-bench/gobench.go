@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+)
+
+// benchmark is a Go benchmark whose figure has a place in the table.
+type benchmark struct {
+	what, pkg, name, unit string
+	bar                   float64 // 0: none
+	most                  bool    // the bar is an upper one
+	swarm                 string
+}
+
+var benchmarks = []benchmark{
+	{"placements, 1k nodes, 1k tasks", "./libs/place", "BenchmarkPlace1kNodes1kTasks", "placements/s", 0, false, ""},
+	{"placements, 1k nodes, 100k tasks", "./libs/place", "BenchmarkPlace1kNodes100kTasks", "placements/s", 1_000_000, false, "5,070/s"},
+	{"placements, 5k nodes, 100k tasks, constraints", "./libs/place", "BenchmarkPlaceConstraints5kNodes100kTasks", "placements/s", 500_000, false, "430/s"},
+	{"placements, 100k nodes, 1M tasks", "./libs/place", "BenchmarkPlace100kNodes1MTasks", "placements/s", 0, false, ""},
+	{"1M tasks onto 5k nodes, placed and committed", "./services/scheduler/...", "BenchmarkCommit", "tasks/s", 100_000, false, ""},
+	{"state: create of a service, one durable put", "./services/state/...", "BenchmarkCreate", "creates/s", 0, false, ""},
+	{"state index at 100k tasks", "./services/state/...", "BenchmarkIndexMemory", "MB", 0, true, ""},
+	{"byte streams through the broker", "./libs/stream", "BenchmarkThroughput", "MB/s", 0, false, ""},
+}
+
+// goRows runs the benchmarks, one package after the other, and picks their figures.
+func goRows(ctx context.Context, progress io.Writer) ([]row, error) {
+	root, err := workspace()
+	if err != nil {
+		return nil, err
+	}
+	var failed error
+	results := map[string]map[string]float64{} // benchmark name → unit → value
+	ran := map[string]bool{}
+	for _, b := range benchmarks {
+		if ran[b.pkg] {
+			continue
+		}
+		ran[b.pkg] = true
+		fmt.Fprintf(progress, "benchmarks of %s\n", b.pkg)
+		if err := runBenchmarks(ctx, root, b.pkg, results); err != nil {
+			failed = errors.Join(failed, err)
+		}
+	}
+	var rows []row
+	for _, b := range benchmarks {
+		for name, units := range results {
+			base, sub, _ := strings.Cut(name, "/")
+			v, ok := units[b.unit]
+			if base != b.name || !ok {
+				continue
+			}
+			what := b.what
+			if sub != "" {
+				what += ", " + sub
+			}
+			r := row{what: what, swarm: b.swarm, measured: thousands(v) + " " + b.unit}
+			if b.bar > 0 && !b.most {
+				r = atLeast(what, b.bar, v, " "+b.unit, b.swarm)
+			}
+			rows = append(rows, r)
+		}
+	}
+	return rows, failed
+}
+
+func runBenchmarks(ctx context.Context, root, pkg string, results map[string]map[string]float64) error {
+	var names []string
+	for _, b := range benchmarks {
+		if b.pkg == pkg {
+			names = append(names, b.name)
+		}
+	}
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^("+strings.Join(names, "|")+")$", "-benchtime", "1s", "-timeout", "10m", pkg)
+	cmd.Dir = root
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	parse(string(out), results)
+	if err != nil {
+		return fmt.Errorf("benchmarks of %s: %w\n%s%s", pkg, err, out, errs.String())
+	}
+	return nil
+}
+
+// parse reads lines such as "BenchmarkX/y-2  10  123 ns/op  456 placements/s".
+func parse(out string, results map[string]map[string]float64) {
+	for _, line := range strings.Split(out, "\n") {
+		f := strings.Fields(line)
+		if len(f) < 4 || !strings.HasPrefix(f[0], "Benchmark") {
+			continue
+		}
+		name := f[0]
+		if i := strings.LastIndex(name, "-"); i > 0 {
+			name = name[:i]
+		}
+		if results[name] == nil {
+			results[name] = map[string]float64{}
+		}
+		for i := 2; i+1 < len(f); i += 2 {
+			if v, err := strconv.ParseFloat(f[i], 64); err == nil {
+				results[name][f[i+1]] = v
+			}
+		}
+	}
+}
+
+// workspace is the folder with go.work, from here upwards or beside the program.
+func workspace() (string, error) {
+	starts := []string{}
+	if wd, err := os.Getwd(); err == nil {
+		starts = append(starts, wd)
+	}
+	if exe, err := os.Executable(); err == nil {
+		starts = append(starts, filepath.Dir(exe))
+	}
+	for _, dir := range starts {
+		for ; dir != "/"; dir = filepath.Dir(dir) {
+			if _, err := os.Stat(filepath.Join(dir, "go.work")); err == nil {
+				return dir, nil
+			}
+		}
+	}
+	return "", errors.New("no go.work here or above: run it in the project's folder")
+}
+
+func cpus() int { return runtime.NumCPU() }
