@@ -79,7 +79,7 @@ func anyRunning(l *lab.Lab) bool {
 // slug is a lab name made of the test's.
 func slug(name string) string {
 	s := strings.ToLower(strings.NewReplacer("Test", "", "/", "-", "_", "").Replace(name))
-	return strings.Trim(s[:min(20, len(s))], "-")
+	return "t-" + strings.Trim(s[:min(18, len(s))], "-")
 }
 
 func (c *cluster) end() {

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,7 +57,7 @@ func (l *Lab) makeFabric(ctx context.Context) error {
 // never in the machine's own namespace.
 func (l *Lab) plug(ctx context.Context, h *Host) error {
 	ns, fab, port := netnsName(l.Name, h.Name), fabricName(l.Name), portName(h)
-	if err := ip(ctx, "", "netns add "+ns, fmt.Sprintf("link add eth0 netns %s mtu 1500 type veth peer name %s netns %s", ns, port, fab)); err != nil {
+	if err := ip(ctx, "", "netns add "+ns, fmt.Sprintf("link add eth0 netns %s address %s mtu 1500 type veth peer name %s netns %s", ns, h.mac(), port, fab)); err != nil {
 		return fmt.Errorf("plug in %s: %w", h.Name, err)
 	}
 	if err := ip(ctx, fab, "link set "+port+" master br0 up"); err != nil {
@@ -67,6 +68,12 @@ func (l *Lab) plug(ctx context.Context, h *Host) error {
 		return fmt.Errorf("plug in %s: %w", h.Name, err)
 	}
 	return nil
+}
+
+// mac is the hardware address of a host's card: the same after every power-off, as its peers remember it.
+func (h *Host) mac() string {
+	ip := net.ParseIP(h.IP).To4()
+	return fmt.Sprintf("0a:5e:%02x:%02x:%02x:%02x", ip[0], ip[1], ip[2], ip[3])
 }
 
 // unplug removes the cable and the host's network namespace. The cable goes by name: a namespace that lost its last

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sort"
 	"strconv"
 	"strings"
@@ -45,7 +44,9 @@ func (r *rig) note(row row) {
 	fmt.Fprintf(r.progress, "%s: %s\n", row.what, row.measured)
 }
 
-func (r *rig) skep(args ...string) (string, error) { return r.on("m1", append([]string{"skep"}, args...)...) }
+func (r *rig) skep(args ...string) (string, error) {
+	return r.on("m1", append([]string{"skep"}, args...)...)
+}
 
 func (r *rig) on(host string, argv ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(r.ctx, patience)
@@ -395,9 +396,4 @@ func (r *rig) agentRestart() error {
 	}
 	_, err = r.remove("dense", "w1")
 	return err
-}
-
-func init() {
-	// The lab's hosts see what this process was given, not its terminal.
-	os.Setenv("TERM", "dumb")
 }
