@@ -1,0 +1,245 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"skep.dev/libs/id"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/node-agent/internal/ctrd"
+	"skep.dev/services/node-agent/internal/logs"
+	"skep.dev/services/node-agent/internal/task"
+	"skep.dev/services/node-agent/internal/volume"
+)
+
+// Service is a node's agent.
+type Service struct {
+	cfg     Config
+	log     *zap.Logger
+	session string
+	ready   chan struct{}
+	once    sync.Once
+
+	daemon  *ctrd.Daemon // nil with a containerd of somebody else's
+	runtime *ctrd.Runtime
+	keeper  *logs.Keeper
+	set     *task.Set
+
+	specs  *specCache
+	report *reporter
+	ask    chan struct{} // ask for a snapshot
+	desc   chan struct{} // describe the node again
+
+	cluster atomic.Pointer[skepv1.ClusterSpec]
+	leaving atomic.Bool
+	running atomic.Bool
+	stopped chan struct{}
+}
+
+// New checks the configuration. Nothing is started.
+func New(cfg Config) (*Service, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	s := &Service{
+		cfg: cfg, log: cfg.Log, session: id.New(), ready: make(chan struct{}), stopped: make(chan struct{}),
+		ask: make(chan struct{}, 1), desc: make(chan struct{}, 1),
+	}
+	s.leaving.Store(cfg.Leaving)
+	if cfg.ContainerdAddress == "" {
+		d, err := ctrd.NewDaemon(ctrd.DaemonConfig{
+			Dir: filepath.Join(cfg.DataDir, "containerd"), RunDir: cfg.RunDir, BinDir: cfg.BinDir, Log: cfg.Log.Named("containerd"),
+		})
+		if err != nil {
+			return nil, fmt.Errorf("agent: %w", err)
+		}
+		s.daemon = d
+	}
+	s.specs = newSpecCache(s)
+	s.report = newReporter(s)
+	return s, nil
+}
+
+// Ready is closed once the containers there are have been taken over and the node answers.
+func (s *Service) Ready() <-chan struct{} { return s.ready }
+
+// Run works until ctx ends. Containers run on after it.
+func (s *Service) Run(ctx context.Context) (err error) {
+	if !s.running.CompareAndSwap(false, true) {
+		return errors.New("agent: it runs already")
+	}
+	defer close(s.stopped)
+	if err := s.start(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.shutdown()) }()
+	cmds, err := s.serve()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, cmds.close()) }()
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { s.runtime.Follow(gctx); return nil })
+	g.Go(func() error { return s.sync(gctx) })
+	g.Go(func() error { s.report.run(gctx); return nil })
+	g.Go(func() error { s.heartbeats(gctx); return nil })
+	g.Go(func() error { s.describeLoop(gctx); return nil })
+	g.Go(func() error { return s.resume(gctx) })
+	return g.Wait()
+}
+
+// start brings up containerd and opens what is on disk.
+func (s *Service) start(ctx context.Context) error {
+	for _, dir := range []string{s.dir(), s.cfg.RunDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("agent: make its directory: %w", err)
+		}
+	}
+	address := s.cfg.ContainerdAddress
+	if s.daemon != nil {
+		if err := s.daemon.Start(ctx); err != nil {
+			return fmt.Errorf("agent: %w", err)
+		}
+		address = s.daemon.Address()
+	}
+	volumes, err := volume.Open(filepath.Join(s.dir(), "volumes"))
+	if err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	if s.keeper, err = logs.Open(s.log); err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	s.runtime, err = ctrd.New(ctx, ctrd.Config{
+		Address: address, NodeID: s.cfg.NodeID, Hostname: s.cfg.Hostname, RunDir: s.cfg.RunDir, BinDir: s.cfg.BinDir,
+		Attacher: s.cfg.Attacher, Registries: *s.cfg.Registries, Volumes: volumes, Logs: s.keeper,
+		Parallelism: s.cfg.StartParallelism, Log: s.log,
+	})
+	if err != nil {
+		return fmt.Errorf("agent: %w", errors.Join(err, s.keeper.Close()))
+	}
+	s.set, err = task.Open(task.Config{Dir: s.dir(), Runtime: s.runtime, Specs: s.specs.get, Log: s.log, Changed: s.report.changed})
+	if err != nil {
+		return fmt.Errorf("agent: %w", errors.Join(err, s.shutdown()))
+	}
+	return nil
+}
+
+func (s *Service) dir() string { return filepath.Join(s.cfg.DataDir, "agent") }
+
+// resume takes over what runs, then removes what nobody knows.
+func (s *Service) resume(ctx context.Context) error {
+	began := time.Now()
+	var found map[string]task.Found
+	for {
+		var err error
+		if found, err = s.runtime.List(ctx); err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.log.Warn("containerd does not answer yet", zap.Error(err))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	running := 0
+	for taskID, f := range found {
+		j, _ := s.set.Job(taskID)
+		if j == nil || j.Revision == nil || f.Phase == task.PhaseCreated {
+			continue
+		}
+		s.runtime.Adopt(j)
+		running++
+	}
+	s.set.Resume(found)
+	s.log.Info("containers taken over", zap.Int("containers", running), zap.Duration("dur", time.Since(began)))
+	if err := s.runtime.Sweep(ctx, s.set.Known); err != nil && ctx.Err() == nil {
+		s.log.Warn("sweep leftovers", zap.Error(err))
+	}
+	close(s.ready)
+	s.askSnapshot()
+	return nil
+}
+
+// shutdown lets go of everything and leaves the containers running.
+func (s *Service) shutdown() error {
+	var err error
+	if s.set != nil {
+		s.set.Close()
+	}
+	if s.keeper != nil {
+		err = s.keeper.Close()
+	}
+	if s.runtime != nil {
+		err = errors.Join(err, s.runtime.Close())
+	}
+	return err
+}
+
+// SetLeaving says whether the end of Run is reported as the node's leaving.
+func (s *Service) SetLeaving(leaving bool) { s.leaving.Store(leaving) }
+
+// Close waits for Run to end; its context must have ended.
+func (s *Service) Close() error {
+	if !s.running.Load() {
+		return nil
+	}
+	s.once.Do(func() { <-s.stopped })
+	return nil
+}
+
+// Leave removes every container, shim, network, mount and containerd itself from a node that left its cluster. Run must have ended. Named volumes
+// and images stay; they are under the data directory.
+func (s *Service) Leave(ctx context.Context) error {
+	if s.running.Load() {
+		select {
+		case <-s.stopped:
+		default:
+			return errors.New("leave: the agent still runs")
+		}
+	}
+	if err := s.start(ctx); err != nil {
+		return fmt.Errorf("leave: %w", err)
+	}
+	fctx, cancel := context.WithCancel(ctx)
+	followed := make(chan struct{})
+	go func() { defer close(followed); s.runtime.Follow(fctx) }()
+	found, err := s.runtime.List(ctx)
+	if err == nil {
+		for taskID, f := range found {
+			if j, _ := s.set.Job(taskID); j != nil && j.Revision != nil && f.Phase != task.PhaseCreated {
+				s.runtime.Adopt(j)
+			}
+		}
+		s.set.Resume(found)
+		err = s.set.StopAll(ctx)
+	}
+	cancel()
+	<-followed
+	err = errors.Join(err, s.runtime.Clean(ctx), s.shutdown())
+	if s.daemon != nil {
+		err = errors.Join(err, s.daemon.Stop(context.WithoutCancel(ctx)), ctrd.Unmount(s.cfg.RunDir))
+	}
+	for _, dir := range []string{filepath.Join(s.dir(), "tasks"), filepath.Join(s.cfg.RunDir, "containerd"), filepath.Join(s.cfg.RunDir, "runc"), filepath.Join(s.cfg.RunDir, "exec")} {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	if rerr := os.Remove(filepath.Join(s.dir(), "generation")); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
+		err = errors.Join(err, rerr)
+	}
+	if err != nil {
+		return fmt.Errorf("leave: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,261 @@
+package agent
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/stream"
+	"skep.dev/libs/subject"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/node-agent/internal/ctrd"
+	"skep.dev/services/node-agent/internal/logs"
+)
+
+// commands are the endpoints a node answers.
+type commands struct {
+	rpc     *rpc.Server
+	streams []*stream.Server
+}
+
+func (c *commands) close() error {
+	var err error
+	for _, st := range c.streams {
+		err = errors.Join(err, st.Close())
+	}
+	return errors.Join(err, c.rpc.Close())
+}
+
+func (s *Service) serve() (*commands, error) {
+	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
+		Name: "skep-agent", Version: s.cfg.Version, Description: "containers and images of node " + s.cfg.NodeID, Log: s.log,
+		Timeout: 30 * time.Minute, // a pull takes what it takes
+	})
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	c := &commands{rpc: srv}
+	node := func(verb string) string { return subject.Node(s.cfg.NodeID, verb) }
+	err = errors.Join(
+		rpc.HandleDirect(srv, node("image.ls"), s.listImages),
+		rpc.HandleDirect(srv, node("image.rm"), s.removeImage),
+		rpc.HandleDirect(srv, node("image.pull"), s.pullImage),
+		rpc.HandleDirect(srv, node("stats"), s.stats),
+	)
+	if s.cfg.Manager {
+		err = errors.Join(err, rpc.Handle(srv, subject.API("image", "resolve"), s.resolveImage))
+	}
+	for verb, h := range map[string]stream.Handler{"exec.open": s.exec, "logs.open": s.logs, "image.load.open": s.loadImage} {
+		st, serr := stream.Serve(s.cfg.NC, node(verb), s.cfg.NodeID, h)
+		if serr != nil {
+			err = errors.Join(err, serr)
+			continue
+		}
+		c.streams = append(c.streams, st)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", errors.Join(err, c.close()))
+	}
+	return c, nil
+}
+
+// imagesInUse are the digests that tasks which have not ended run.
+func (s *Service) imagesInUse() map[string]bool {
+	out := map[string]bool{}
+	for _, st := range s.set.Statuses() {
+		if st.State >= skepv1.TaskState_TASK_STATE_COMPLETE {
+			continue
+		}
+		if j, _ := s.set.Job(st.TaskId); j != nil && j.Revision != nil {
+			out[j.Container().GetImage()] = true
+		}
+	}
+	return out
+}
+
+func (s *Service) listImages(ctx context.Context, _ *skepv1.ListImagesRequest) (*skepv1.ListImagesReply, error) {
+	list, err := s.runtime.ListImages(ctx, s.imagesInUse())
+	if err != nil {
+		return nil, err
+	}
+	out := &skepv1.ListImagesReply{}
+	for _, l := range list {
+		out.Images = append(out.Images, &skepv1.Image{
+			Name: l.Name, Digest: l.Digest.String(), Id: l.Config.String(), Size: l.Size, CreatedAt: timestamppb.New(l.Image.CreatedAt), InUse: l.InUse,
+		})
+	}
+	return out, nil
+}
+
+func (s *Service) removeImage(ctx context.Context, r *skepv1.RemoveImageRequest) (*skepv1.RemoveImageReply, error) {
+	gone, err := s.runtime.RemoveImage(ctx, r.GetRef(), r.GetForce(), s.imagesInUse())
+	if errdefs.IsNotFound(err) {
+		return nil, fault.NotFound("no such image: %s", r.GetRef())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &skepv1.RemoveImageReply{Removed: gone}, nil
+}
+
+func (s *Service) pullImage(ctx context.Context, r *skepv1.PullImageRequest) (*skepv1.PullImageReply, error) {
+	name, digest, err := s.runtime.PullImage(ctx, r.GetRef(), r.GetRegistryAuth())
+	if err != nil {
+		return nil, fault.Invalid("%v", err)
+	}
+	return &skepv1.PullImageReply{Name: name, Digest: digest}, nil
+}
+
+func (s *Service) resolveImage(ctx context.Context, r *skepv1.ResolveImageRequest) (*skepv1.ResolveImageReply, error) {
+	ref, plats, err := s.runtime.ResolveImage(ctx, r.GetRef(), r.GetRegistryAuth())
+	if err != nil {
+		return nil, err
+	}
+	out := &skepv1.ResolveImageReply{Ref: ref}
+	for _, p := range plats {
+		out.Platforms = append(out.Platforms, &skepv1.Platform{Os: p.OS, Arch: p.Architecture})
+	}
+	return out, nil
+}
+
+func (s *Service) stats(context.Context, *skepv1.StatsRequest) (*skepv1.StatsReply, error) {
+	out := &skepv1.StatsReply{}
+	for _, st := range s.set.Statuses() {
+		if st.State != skepv1.TaskState_TASK_STATE_RUNNING {
+			continue
+		}
+		t := &skepv1.TaskStats{TaskId: st.TaskId}
+		t.CpuNanos, t.MemoryBytes, t.MemoryLimit, t.Pids = s.runtime.Stats(st.TaskId)
+		out.Tasks = append(out.Tasks, t)
+	}
+	return out, nil
+}
+
+// refuse answers a stream's request with an error, before or after it was accepted.
+func refuse(sess *stream.Session, err error) {
+	var f *fault.Error
+	if !errors.As(err, &f) {
+		f = fault.New(fault.CodeInternal, "%v", err)
+	}
+	if !sess.Refuse(f) {
+		_ = sess.Exit(1, f) // the client is gone
+	}
+}
+
+func (s *Service) exec(ctx context.Context, sess *stream.Session, body []byte) {
+	req := &skepv1.ExecRequest{}
+	if _, err := rpc.Decode(body, "", req); err != nil {
+		refuse(sess, fault.Invalid("cannot read the exec request: %v", err))
+		return
+	}
+	_, st := s.set.Job(req.GetTaskId())
+	switch {
+	case st == nil:
+		refuse(sess, fault.NotFound("task %s is not on node %s", req.GetTaskId(), s.cfg.Hostname))
+		return
+	case st.State != skepv1.TaskState_TASK_STATE_RUNNING:
+		refuse(sess, fault.Conflict("task %s is not running (%s)", req.GetTaskId(), stateName(st.State)))
+		return
+	}
+	streams := ctrd.ExecIO{Stdout: sess.Writer(stream.Out), Stderr: sess.Writer(stream.Err), Control: sess.Control()}
+	if req.GetStdin() {
+		streams.Stdin = sess.Reader(stream.In)
+	}
+	code, err := s.runtime.Exec(ctx, req, streams)
+	if err != nil {
+		if code == 0 {
+			refuse(sess, err)
+			return
+		}
+		_ = sess.Exit(int(code), err) // the client is gone
+		return
+	}
+	_ = sess.Exit(int(code), nil) // likewise
+}
+
+func (s *Service) logs(ctx context.Context, sess *stream.Session, body []byte) {
+	req := &skepv1.LogsRequest{}
+	if _, err := rpc.Decode(body, "", req); err != nil {
+		refuse(sess, fault.Invalid("cannot read the logs request: %v", err))
+		return
+	}
+	j, _ := s.set.Job(req.GetTaskId())
+	if j == nil {
+		refuse(sess, fault.NotFound("task %s is not on node %s", req.GetTaskId(), s.cfg.Hostname))
+		return
+	}
+	if j.Revision.GetSpec().GetTask().GetLogDriver().GetName() == "none" {
+		refuse(sess, fault.Invalid("task %s keeps no logs: its log driver is none", req.GetTaskId()))
+		return
+	}
+	q := logs.Query{Follow: req.GetFollow(), Tail: req.GetTail(), Stdout: req.GetStdout(), Stderr: req.GetStderr()}
+	if req.Since != nil {
+		q.Since = req.Since.AsTime().UnixNano()
+	}
+	if req.Until != nil {
+		q.Until = req.Until.AsTime().UnixNano()
+	}
+	out := sess.Writer(stream.Out)
+	var buf []byte
+	flush := func() error {
+		if len(buf) == 0 {
+			return nil
+		}
+		_, err := out.Write(buf)
+		buf = buf[:0]
+		return err
+	}
+	err := s.keeper.Read(ctx, req.GetTaskId(), j.Dir, q, func(e logs.Entry) error {
+		b, err := proto.Marshal(&skepv1.LogEntry{TimeUnixNano: e.Time, Stderr: e.Stderr, Line: e.Line, Partial: e.Partial})
+		if err != nil {
+			return fmt.Errorf("encode log entry: %w", err)
+		}
+		buf = append(binary.AppendUvarint(buf, uint64(len(b))), b...)
+		if len(buf) >= stream.MaxFrame-4096 {
+			return flush()
+		}
+		return nil
+	}, flush)
+	if err = errors.Join(err, flush()); err != nil {
+		if ctx.Err() == nil {
+			refuse(sess, fault.Unavailable("read the logs of task %s: %v", req.GetTaskId(), err))
+		}
+		return
+	}
+	_ = sess.Exit(0, nil) // the client is gone
+}
+
+func (s *Service) loadImage(ctx context.Context, sess *stream.Session, _ []byte) {
+	names, err := s.runtime.Images.Load(s.runtime.Context(ctx), sess.Reader(stream.In))
+	if err != nil {
+		refuse(sess, fault.Invalid("%v", err))
+		return
+	}
+	b, err := proto.Marshal(&skepv1.LoadImageReply{Names: names})
+	if err == nil {
+		_, err = sess.Writer(stream.Out).Write(b)
+	}
+	if err != nil && !errors.Is(err, io.ErrClosedPipe) {
+		refuse(sess, fault.Unavailable("%v", err))
+		return
+	}
+	_ = sess.Exit(0, nil) // the client is gone
+}
+
+func stateName(t skepv1.TaskState) string {
+	return map[skepv1.TaskState]string{
+		skepv1.TaskState_TASK_STATE_ACCEPTED: "accepted", skepv1.TaskState_TASK_STATE_PREPARING: "preparing",
+		skepv1.TaskState_TASK_STATE_READY: "ready", skepv1.TaskState_TASK_STATE_STARTING: "starting",
+		skepv1.TaskState_TASK_STATE_COMPLETE: "complete", skepv1.TaskState_TASK_STATE_SHUTDOWN: "shutdown",
+		skepv1.TaskState_TASK_STATE_FAILED: "failed", skepv1.TaskState_TASK_STATE_REJECTED: "rejected",
+	}[t]
+}

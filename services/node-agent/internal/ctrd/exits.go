@@ -1,0 +1,147 @@
+package ctrd
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/api/events"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/typeurl/v2"
+	"go.uber.org/zap"
+
+	"skep.dev/services/node-agent/internal/task"
+)
+
+// exits hears of every container's end: one event stream for the node, not one call a container. What happens
+// while the stream is down is found by listing when it is up again.
+type exits struct {
+	r  *Runtime
+	mu sync.Mutex
+	m  map[string]*waiting
+}
+
+type waiting struct {
+	done    chan struct{}
+	exit    task.Exit
+	ended   bool
+	started bool // a listing without it means it is lost
+}
+
+func newExits(r *Runtime) *exits { return &exits{r: r, m: map[string]*waiting{}} }
+
+// expect registers a container before it can end.
+func (x *exits) expect(id string) *waiting {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	w := x.m[id]
+	if w == nil {
+		w = &waiting{done: make(chan struct{})}
+		x.m[id] = w
+	}
+	return w
+}
+
+func (x *exits) begun(id string) {
+	w := x.expect(id)
+	x.mu.Lock()
+	w.started = true
+	x.mu.Unlock()
+}
+
+func (x *exits) forget(id string) {
+	x.mu.Lock()
+	delete(x.m, id)
+	x.mu.Unlock()
+}
+
+func (x *exits) ended(id string, e task.Exit) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if w := x.m[id]; w != nil && !w.ended {
+		w.exit, w.ended = e, true
+		close(w.done)
+	}
+}
+
+func (x *exits) wait(ctx context.Context, id string) (task.Exit, error) {
+	w := x.expect(id)
+	select {
+	case <-ctx.Done():
+		return task.Exit{}, ctx.Err()
+	case <-w.done:
+		return w.exit, nil
+	}
+}
+
+func (x *exits) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		sub, cancel := context.WithCancel(ctx)
+		msgs, errs := x.r.client.Subscribe(sub, `topic=="/tasks/exit"`)
+		if err := x.relist(ctx); err != nil && ctx.Err() == nil {
+			x.r.cfg.Log.Debug("list after reconnect", zap.Error(err))
+			cancel()
+			pause(ctx, 50*time.Millisecond)
+			continue
+		}
+		open := true
+		for open {
+			select {
+			case <-ctx.Done():
+				open = false
+			case err := <-errs:
+				if ctx.Err() == nil {
+					x.r.cfg.Log.Warn("containerd's events ended, listening again", zap.Error(err))
+				}
+				open = false
+			case m := <-msgs:
+				if m == nil || m.Namespace != Namespace {
+					continue
+				}
+				v, err := typeurl.UnmarshalAny(m.Event)
+				if err != nil {
+					x.r.cfg.Log.Warn("unreadable containerd event", zap.Error(err))
+					continue
+				}
+				if e, ok := v.(*events.TaskExit); ok && e.ID == e.ContainerID {
+					x.ended(e.ContainerID, x.r.exitOf(e.ContainerID, e.ExitStatus, e.ExitedAt.AsTime()))
+				}
+			}
+		}
+		cancel()
+		pause(ctx, 20*time.Millisecond)
+	}
+}
+
+// relist settles everybody who waits against what there is.
+func (x *exits) relist(ctx context.Context) error {
+	x.mu.Lock()
+	var started []string
+	for id, w := range x.m {
+		if w.started && !w.ended {
+			started = append(started, id)
+		}
+	}
+	x.mu.Unlock()
+	procs, err := x.r.processes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range started {
+		p := procs[id]
+		switch {
+		case p == nil:
+			x.ended(id, task.Exit{Code: -1, Lost: "the container's shim died, its exit code is not known"})
+		case p.Status == tasktypes.Status_STOPPED:
+			x.ended(id, x.r.exitOf(id, p.ExitStatus, p.ExitedAt.AsTime()))
+		}
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

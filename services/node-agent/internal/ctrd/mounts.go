@@ -1,0 +1,187 @@
+package ctrd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/node-agent/internal/ocispec"
+	"skep.dev/services/node-agent/internal/task"
+	"skep.dev/services/node-agent/internal/volume"
+)
+
+// mounts resolves the user's mounts, and the volumes the image declares, to paths of this host.
+func (r *Runtime) mounts(ctx context.Context, j *task.Job, names ocispec.Names, img *Image, root []mount.Mount) ([]specs.Mount, error) {
+	var out []specs.Mount
+	seen := map[string]bool{}
+	anon := 0
+	for _, m := range j.Container().GetMounts() {
+		var err error
+		source, target := m.GetSource(), m.GetTarget()
+		if source, err = names.Expand(source); err != nil {
+			return nil, fmt.Errorf("mount source: %w", err)
+		}
+		if target, err = names.Expand(target); err != nil {
+			return nil, fmt.Errorf("mount target: %w", err)
+		}
+		if !path.IsAbs(target) {
+			return nil, fmt.Errorf("invalid mount target, must be an absolute path: %s", target)
+		}
+		seen[path.Clean(target)] = true
+		var sm specs.Mount
+		switch m.GetType() {
+		case skepv1.Mount_TYPE_BIND:
+			sm, err = bind(m, source, target)
+		case skepv1.Mount_TYPE_TMPFS:
+			sm, err = tmpfs(m, source, target)
+		case skepv1.Mount_TYPE_VOLUME:
+			sm, err = r.volume(ctx, j, m, source, target, root, &anon)
+		default:
+			err = fmt.Errorf("mounts of type %s are not supported on this node", strings.ToLower(strings.TrimPrefix(m.GetType().String(), "TYPE_")))
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, sm)
+	}
+	var declared []string
+	for v := range img.Config.Volumes {
+		if v = path.Clean(v); path.IsAbs(v) && v != "/" && !seen[v] {
+			declared = append(declared, v)
+		}
+	}
+	sort.Strings(declared) // the same number for the same volume at every try
+	for _, v := range declared {
+		sm, err := r.volume(ctx, j, &skepv1.Mount{}, "", v, root, &anon)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, sm)
+	}
+	return out, nil
+}
+
+func bind(m *skepv1.Mount, source, target string) (specs.Mount, error) {
+	if !filepath.IsAbs(source) {
+		return specs.Mount{}, fmt.Errorf("invalid bind mount source, must be an absolute path: %s", source)
+	}
+	if _, err := os.Stat(source); err != nil {
+		if !errors.Is(err, os.ErrNotExist) {
+			return specs.Mount{}, fmt.Errorf("bind mount source %s: %w", source, err)
+		}
+		if !m.GetBindCreateSrc() {
+			return specs.Mount{}, fmt.Errorf(`invalid mount config for type "bind": bind source path does not exist: %s`, source)
+		}
+		if err := os.MkdirAll(source, 0o755); err != nil {
+			return specs.Mount{}, fmt.Errorf("create bind mount source %s: %w", source, err)
+		}
+	}
+	propagation := m.GetBindPropagation()
+	switch propagation {
+	case "":
+		propagation = "rprivate"
+	case "rprivate", "private", "rshared", "shared", "rslave", "slave":
+	default:
+		return specs.Mount{}, fmt.Errorf("invalid bind propagation %q", propagation)
+	}
+	kind := "rbind"
+	var opts []string
+	switch m.GetBindRecursive() {
+	case "", "enabled":
+		if m.GetReadOnly() {
+			// The kernel makes the mounts below read-only too (5.12); with shared propagation it cannot.
+			opts = []string{"ro"}
+			if propagation == "rprivate" {
+				opts = append(opts, "rro")
+			}
+		}
+	case "disabled":
+		kind = "bind"
+		if m.GetReadOnly() {
+			opts = []string{"ro"}
+		}
+	case "writable":
+		if m.GetReadOnly() {
+			opts = []string{"ro"}
+		}
+	case "readonly":
+		if !m.GetReadOnly() || propagation != "rprivate" {
+			return specs.Mount{}, errors.New("bind-recursive=readonly needs readonly and bind-propagation=rprivate")
+		}
+		opts = []string{"ro", "rro"}
+	default:
+		return specs.Mount{}, fmt.Errorf("invalid bind-recursive %q", m.GetBindRecursive())
+	}
+	return specs.Mount{Destination: target, Type: "bind", Source: source, Options: append([]string{kind, propagation}, opts...)}, nil
+}
+
+func tmpfs(m *skepv1.Mount, source, target string) (specs.Mount, error) {
+	if source != "" {
+		return specs.Mount{}, errors.New("invalid tmpfs source, source must be empty")
+	}
+	mode := m.GetTmpfsMode()
+	if mode == 0 {
+		mode = 0o1777
+	}
+	opts := []string{"noexec", "nosuid", "nodev", "rprivate", fmt.Sprintf("mode=%o", mode)}
+	if m.GetTmpfsSize() > 0 {
+		opts = append(opts, fmt.Sprintf("size=%d", m.GetTmpfsSize()))
+	}
+	if m.GetReadOnly() {
+		opts = append(opts, "ro")
+	}
+	return specs.Mount{Destination: target, Type: "tmpfs", Source: "tmpfs", Options: opts}, nil
+}
+
+func (r *Runtime) volume(ctx context.Context, j *task.Job, m *skepv1.Mount, source, target string, root []mount.Mount, anon *int) (specs.Mount, error) {
+	if d := m.GetVolumeDriver(); d != "" && d != "local" {
+		return specs.Mount{}, fmt.Errorf("volume driver %q is not available on this node: only local volumes are", d)
+	}
+	if len(m.GetVolumeOpts()) > 0 {
+		return specs.Mount{}, errors.New("options of local volumes (type, device, o) are not supported on this node: use a bind mount")
+	}
+	var data string
+	err := func() error {
+		get := func(fill volume.Fill) (err error) {
+			if source == "" {
+				data, err = r.cfg.Volumes.Anonymous(j.ID(), *anon, fill)
+			} else {
+				if filepath.IsAbs(source) {
+					return fmt.Errorf("invalid volume mount source, must not be an absolute path: %s", source)
+				}
+				data, err = r.cfg.Volumes.Named(source, fill)
+			}
+			return err
+		}
+		if m.GetVolumeNocopy() || m.GetVolumeSubpath() != "" {
+			return get(nil)
+		}
+		// The root is mounted only for the one use that needs it: a volume's first.
+		return get(func(dir string) error {
+			return withRoot(ctx, root, func(rootfs string) error { return volume.CopyUp(rootfs, target)(dir) })
+		})
+	}()
+	if err != nil {
+		return specs.Mount{}, err
+	}
+	if source == "" {
+		*anon++
+	}
+	if data, err = volume.Subpath(data, m.GetVolumeSubpath()); err != nil {
+		return specs.Mount{}, err
+	}
+	opts := []string{"rbind", "rprivate"}
+	if m.GetReadOnly() {
+		opts = append(opts, "ro")
+	}
+	return specs.Mount{Destination: target, Type: "bind", Source: data, Options: opts}, nil
+}

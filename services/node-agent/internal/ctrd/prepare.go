@@ -1,0 +1,202 @@
+package ctrd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+
+	"skep.dev/libs/attach"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/node-agent/internal/ocispec"
+	"skep.dev/services/node-agent/internal/task"
+)
+
+const labelStopSignal = "dev.skep.stop-signal"
+
+// Prepare implements task.Runtime.
+func (r *Runtime) Prepare(ctx context.Context, j *task.Job, progress func(string)) (task.Prepared, error) {
+	ctx = r.ns(ctx)
+	c := j.Container()
+	// What cannot work is refused before anything is fetched for it.
+	if err := r.cfg.Logs.Check(j.Revision.GetSpec().GetTask().GetLogDriver()); err != nil {
+		return task.Prepared{}, err
+	}
+	img, err := r.Images.Ensure(ctx, c.GetImage(), c.GetRegistryAuth(), progress)
+	if err != nil {
+		return task.Prepared{}, err
+	}
+	if err := r.slots.Acquire(ctx, 1); err != nil {
+		return task.Prepared{}, err
+	}
+	defer r.slots.Release(1)
+	names := ocispec.NamesOf(r.cfg.NodeID, r.cfg.Hostname, runtime.GOARCH, j.Record, j.Revision.GetSpec())
+	hostname, err := names.Hostname(c.GetHostname())
+	if err != nil {
+		return task.Prepared{}, err
+	}
+	att, err := r.attach(ctx, j, hostname)
+	if err != nil {
+		return task.Prepared{}, err
+	}
+	if err := r.create(ctx, j, img, names, hostname, att); err != nil {
+		if errdefs.IsNotFound(err) {
+			r.Images.forget() // the image went away under us: look again
+			err = task.Temporary(err)
+		}
+		return task.Prepared{}, trouble(err)
+	}
+	p := task.Prepared{ContainerID: j.ID()}
+	for _, a := range att.Addresses {
+		p.Addresses = append(p.Addresses, a.String())
+	}
+	return p, nil
+}
+
+func (r *Runtime) attach(ctx context.Context, j *task.Job, hostname string) (attach.Attachment, error) {
+	req := attach.Request{TaskID: j.ID(), ServiceID: j.Record.GetServiceId(), Hostname: hostname}
+	for _, n := range j.Revision.GetSpec().GetTask().GetNetworks() {
+		if n.GetTarget() == "host" {
+			req.HostNetwork = true
+			continue
+		}
+		req.Networks = append(req.Networks, n.GetTarget())
+	}
+	att, err := r.cfg.Attacher.Attach(ctx, req)
+	if err != nil {
+		return att, task.Temporary(fmt.Errorf("attach the network: %w", err))
+	}
+	if att.Netns == "" && !req.HostNetwork {
+		return att, errors.New("attach the network: the mesh gave no network namespace")
+	}
+	return att, nil
+}
+
+// create makes snapshot, volumes, files and the container itself. What is left of an earlier try goes first.
+func (r *Runtime) create(ctx context.Context, j *task.Job, img *Image, names ocispec.Names, hostname string, att attach.Attachment) error {
+	id := j.ID()
+	return withLease(ctx, r.client, "task-"+id, func(ctx context.Context) error {
+		snap := r.client.SnapshotService(snapshotter)
+		root, err := snap.Prepare(ctx, id, img.Chain)
+		if errdefs.IsAlreadyExists(err) {
+			if err := r.discard(ctx, id); err != nil {
+				return err
+			}
+			root, err = snap.Prepare(ctx, id, img.Chain)
+		}
+		if err != nil {
+			return fmt.Errorf("prepare the root file system: %w", err)
+		}
+		passwd, group, err := img.accounts(ctx, root)
+		if err != nil {
+			return err
+		}
+		in := ocispec.Input{
+			Names: names, Service: j.Revision.GetSpec(), Record: j.Record, Image: img.Config, Passwd: passwd, Group: group,
+			Netns: att.Netns, Cgroup: r.CgroupPath(id), Limits: r.host,
+		}
+		if j.Container().GetInit() {
+			in.Init, _ = Find("skep-init", r.path) // none: Build says so
+		}
+		if in.Mounts, err = r.mounts(ctx, j, names, img, root); err != nil {
+			return err
+		}
+		if err := r.files(&in, j, hostname, att); err != nil {
+			return err
+		}
+		spec, err := ocispec.Build(in)
+		if err != nil {
+			return err
+		}
+		specAny, err := typeurl.MarshalAnyToProto(spec)
+		if err != nil {
+			return fmt.Errorf("encode the container's spec: %w", err)
+		}
+		optsAny, err := typeurl.MarshalAnyToProto(&options.Options{BinaryName: r.runc, Root: filepath.Join(r.cfg.RunDir, "runc")})
+		if err != nil {
+			return fmt.Errorf("encode the runtime's options: %w", err)
+		}
+		rec := containers.Container{
+			ID: id, Image: img.Name, Snapshotter: snapshotter, SnapshotKey: id, Spec: specAny,
+			Labels: map[string]string{
+				"com.docker.swarm.task": "", "com.docker.swarm.task.id": id, "com.docker.swarm.task.name": names.Task.Name,
+				"com.docker.swarm.node.id": r.cfg.NodeID, "com.docker.swarm.service.id": j.Record.GetServiceId(),
+				"com.docker.swarm.service.name": names.Service.Name, labelStopSignal: img.Config.StopSignal,
+			},
+			Runtime: containers.RuntimeInfo{Name: runcRuntime, Options: optsAny},
+		}
+		if _, err := r.client.ContainerService().Create(ctx, rec); err != nil {
+			return fmt.Errorf("create the container: %w", err)
+		}
+		return nil
+	})
+}
+
+// files writes what is bind-mounted into /etc, and the files the shim writes the output to.
+func (r *Runtime) files(in *ocispec.Input, j *task.Job, hostname string, att attach.Attachment) error {
+	c := j.Container()
+	etc := filepath.Join(j.Dir, "etc")
+	if err := os.MkdirAll(etc, 0o700); err != nil {
+		return fmt.Errorf("make the task's files: %w", err)
+	}
+	for _, f := range []struct {
+		name, text string
+		path       *string
+	}{
+		{"hosts", ocispec.HostsFile(hostname, att.Addresses, c.GetHosts()), &in.Hosts},
+		{"resolv.conf", ocispec.ResolvConf(att.DNS, c.GetDns(), ocispec.HostResolvConf()), &in.Resolv},
+		{"hostname", hostname + "\n", &in.Hostname},
+	} {
+		*f.path = filepath.Join(etc, f.name)
+		// Readable by every user inside; the folder above keeps the host's own users out.
+		if err := os.WriteFile(*f.path, []byte(f.text), 0o644); err != nil {
+			return fmt.Errorf("write the container's %s: %w", f.name, err)
+		}
+	}
+	return r.cfg.Logs.Prepare(j.ID(), j.Dir, j.Revision.GetSpec().GetTask().GetLogDriver())
+}
+
+// discard removes container and snapshot of a task that does not run.
+func (r *Runtime) discard(ctx context.Context, id string) error {
+	if err := r.deleteTask(ctx, id); err != nil {
+		return err
+	}
+	if err := r.client.ContainerService().Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("delete container %s: %w", id, err)
+	}
+	if err := r.client.SnapshotService(snapshotter).Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove the root file system of %s: %w", id, err)
+	}
+	return nil
+}
+
+// withRoot gives the container's fresh root as a folder.
+func withRoot(ctx context.Context, root []mount.Mount, f func(dir string) error) error {
+	return mount.WithTempMount(ctx, root, f)
+}
+
+func grace(c *skepv1.ContainerSpec) (seconds float64) {
+	if g := c.GetStopGracePeriod(); g != nil {
+		return g.AsDuration().Seconds()
+	}
+	return 10
+}
+
+func signalName(c *skepv1.ContainerSpec, img string) string {
+	switch {
+	case c.GetStopSignal() != "":
+		return strings.ToUpper(c.StopSignal)
+	case img != "":
+		return strings.ToUpper(img)
+	}
+	return "SIGTERM"
+}

@@ -1,0 +1,354 @@
+package ctrd
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"skep.dev/services/node-agent/internal/registry"
+	"skep.dev/services/node-agent/internal/task"
+)
+
+// pull is one in progress, shared by all who want the same.
+type pull struct {
+	done    chan struct{}
+	cancel  context.CancelFunc
+	waiters int
+
+	img *Image
+	err error
+
+	mu     sync.Mutex
+	text   string
+	update []func(string)
+}
+
+func (p *pull) say(text string) {
+	p.mu.Lock()
+	if text == p.text {
+		p.mu.Unlock()
+		return
+	}
+	p.text = text
+	fs := slices.Clone(p.update)
+	p.mu.Unlock()
+	for _, f := range fs {
+		f(text)
+	}
+}
+
+// Pull fetches and unpacks. Concurrent pulls of one image are one; it ends when nobody waits for it any more.
+func (s *Images) Pull(ctx context.Context, p parsed, auth []byte, progress func(string)) (*Image, error) {
+	a, err := registry.ParseAuth(auth)
+	if err != nil {
+		return nil, err
+	}
+	key := fmt.Sprintf("%s %s %x", p.name(), p.tag, sha256.Sum256(auth))
+	s.mu.Lock()
+	job := s.pulls[key]
+	if job == nil {
+		pctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		job = &pull{done: make(chan struct{}), cancel: cancel}
+		s.pulls[key] = job
+		go func() {
+			job.img, job.err = s.fetch(pctx, p, a, job.say)
+			s.mu.Lock()
+			if s.pulls[key] == job {
+				delete(s.pulls, key)
+			}
+			s.mu.Unlock()
+			cancel()
+			close(job.done)
+		}()
+	}
+	job.waiters++
+	s.mu.Unlock()
+	if progress != nil {
+		job.mu.Lock()
+		job.update = append(job.update, progress)
+		job.mu.Unlock()
+	}
+	select {
+	case <-job.done:
+		return job.img, job.err
+	case <-ctx.Done():
+		s.mu.Lock()
+		if job.waiters--; job.waiters == 0 {
+			job.cancel()
+			if s.pulls[key] == job {
+				delete(s.pulls, key)
+			}
+		}
+		s.mu.Unlock()
+		return nil, ctx.Err()
+	}
+}
+
+func (s *Images) fetch(ctx context.Context, p parsed, a registry.Auth, say func(string)) (*Image, error) {
+	say("pulling " + p.familiar())
+	labels := map[string]string{}
+	if p.digest != "" && p.tag != "" {
+		labels[labelTag] = p.tag
+	}
+	var sizes sync.Map
+	count := images.HandlerFunc(func(_ context.Context, d v1.Descriptor) ([]v1.Descriptor, error) {
+		if images.IsLayerType(d.MediaType) {
+			sizes.Store(d.Digest, d.Size)
+		}
+		return nil, nil
+	})
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go s.follow(ctx, p, &sizes, say)
+	ci, err := s.client.Pull(ctx, p.name(),
+		containerd.WithResolver(s.reg.Resolver(a)), containerd.WithPlatformMatcher(s.match),
+		containerd.WithPullUnpack, containerd.WithPullSnapshotter(snapshotter), containerd.WithPullLabels(labels),
+		containerd.WithImageHandler(count))
+	if err != nil {
+		if text := s.otherPlatforms(ctx, p, a, err); text != "" {
+			return nil, errors.New(text)
+		}
+		return nil, classify(p.familiar(), err)
+	}
+	stop()
+	return s.ready(context.WithoutCancel(ctx), ci.Metadata())
+}
+
+// follow turns the growing of layers into words.
+func (s *Images) follow(ctx context.Context, p parsed, sizes *sync.Map, say func(string)) {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		active, err := s.client.ContentStore().ListStatuses(ctx)
+		if err != nil {
+			continue
+		}
+		var total, done int64
+		at := map[string]content.Status{}
+		for _, st := range active {
+			at[st.Ref] = st
+		}
+		sizes.Range(func(d, n any) bool {
+			total += n.(int64)
+			for ref, st := range at {
+				if strings.Contains(ref, fmt.Sprint(d)) {
+					done += st.Offset
+					return true
+				}
+			}
+			done += n.(int64) // written already, or not begun: cannot be told apart cheaply
+			return true
+		})
+		if total > 0 {
+			say(fmt.Sprintf("pulling %s: %s of %s", p.familiar(), task.Bytes(done), task.Bytes(total)))
+		}
+	}
+}
+
+// otherPlatforms says which platforms an image has when the pull failed for lack of ours.
+func (s *Images) otherPlatforms(ctx context.Context, p parsed, a registry.Auth, err error) string {
+	if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "platform") && !strings.Contains(err.Error(), "manifest") {
+		return ""
+	}
+	_, list, rerr := s.Remote(ctx, p, a)
+	if rerr != nil || len(list) == 0 {
+		return ""
+	}
+	return noPlatform(p.familiar(), s.match, list)
+}
+
+func noPlatform(name string, match platforms.MatchComparer, have []v1.Platform) string {
+	var names []string
+	for _, h := range have {
+		if match.Match(h) {
+			return ""
+		}
+		names = append(names, platforms.Format(h))
+	}
+	slices.Sort(names)
+	return fmt.Sprintf("no image for %s in %s: it has %s", platforms.Format(platforms.Normalize(platforms.DefaultSpec())), name, strings.Join(slices.Compact(names), ", "))
+}
+
+// Remote asks the registry which digest a reference has, and for which platforms.
+func (s *Images) Remote(ctx context.Context, p parsed, a registry.Auth) (v1.Descriptor, []v1.Platform, error) {
+	r := s.reg.Resolver(a)
+	name, desc, err := r.Resolve(ctx, p.name())
+	if err != nil {
+		return desc, nil, classify(p.familiar(), err)
+	}
+	f, err := r.Fetcher(ctx, name)
+	if err != nil {
+		return desc, nil, classify(p.familiar(), err)
+	}
+	list, err := platformsOf(ctx, desc, func(d v1.Descriptor) ([]byte, error) {
+		rc, err := f.Fetch(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		defer rc.Close()
+		return io.ReadAll(io.LimitReader(rc, 8<<20))
+	})
+	if err != nil {
+		return desc, nil, classify(p.familiar(), err)
+	}
+	return desc, list, nil
+}
+
+func platformsOf(ctx context.Context, desc v1.Descriptor, read func(v1.Descriptor) ([]byte, error)) ([]v1.Platform, error) {
+	body, err := read(desc)
+	if err != nil {
+		return nil, err
+	}
+	if images.IsIndexType(desc.MediaType) {
+		var idx v1.Index
+		if err := json.Unmarshal(body, &idx); err != nil {
+			return nil, fmt.Errorf("read index: %w", err)
+		}
+		seen := map[string]v1.Platform{}
+		for _, m := range idx.Manifests {
+			switch {
+			case m.Platform != nil && m.Platform.OS != "unknown" && m.Platform.OS != "":
+				p := platforms.Normalize(*m.Platform)
+				seen[platforms.Format(p)] = p
+			case m.Platform == nil && images.IsManifestType(m.MediaType):
+				list, err := platformsOf(ctx, m, read)
+				if err != nil {
+					return nil, err
+				}
+				for _, p := range list {
+					seen[platforms.Format(p)] = p
+				}
+			}
+		}
+		var out []v1.Platform
+		for _, k := range slices.Sorted(maps.Keys(seen)) {
+			out = append(out, seen[k])
+		}
+		return out, nil
+	}
+	var m v1.Manifest
+	if err := json.Unmarshal(body, &m); err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	conf, err := read(m.Config)
+	if err != nil {
+		return nil, err
+	}
+	var img v1.Image
+	if err := json.Unmarshal(conf, &img); err != nil {
+		return nil, fmt.Errorf("read image configuration: %w", err)
+	}
+	return []v1.Platform{platforms.Normalize(img.Platform)}, nil
+}
+
+// Resolve answers skep.v1.api.image.resolve: the registry first, then what is here.
+func (s *Images) Resolve(ctx context.Context, ref string, auth []byte, patience time.Duration) (string, []v1.Platform, error) {
+	p, err := parseRef(ref)
+	if err != nil {
+		return "", nil, err
+	}
+	a, err := registry.ParseAuth(auth)
+	if err != nil {
+		return "", nil, err
+	}
+	rctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	desc, list, rerr := s.Remote(rctx, p, a)
+	if rerr != nil {
+		img, err := s.local(ctx, p)
+		if err != nil {
+			return "", nil, rerr
+		}
+		desc = img.Target
+		list, err = platformsOf(ctx, desc, func(d v1.Descriptor) ([]byte, error) {
+			return content.ReadBlob(ctx, s.client.ContentStore(), d)
+		})
+		if err != nil {
+			// An index whose other platforms are not here still has ours.
+			list = []v1.Platform{platforms.Normalize(platforms.DefaultSpec())}
+		}
+	}
+	p.digest = desc.Digest
+	out := p.repo
+	if p.tag != "" {
+		out += ":" + p.tag
+	}
+	return out + "@" + p.digest.String(), list, nil
+}
+
+// Load imports an OCI or docker archive.
+func (s *Images) Load(ctx context.Context, r io.Reader) ([]string, error) {
+	var names []string
+	err := withLease(ctx, s.client, "load-"+fmt.Sprint(time.Now().UnixNano()), func(ctx context.Context) error {
+		imgs, err := s.client.Import(ctx, r, containerd.WithImportPlatform(s.match))
+		if err != nil {
+			return fmt.Errorf("read image archive: %w", err)
+		}
+		for _, img := range imgs {
+			s.mu.Lock()
+			delete(s.known, img.Target.Digest)
+			s.mu.Unlock()
+			if _, err := s.ready(ctx, img); err != nil {
+				return err
+			}
+			name := img.Name
+			if p, err := parseRef(name); err == nil {
+				name = p.familiar()
+			}
+			names = append(names, name)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, classify("archive", err)
+	}
+	if len(names) == 0 {
+		return nil, errors.New("the archive holds no named image: save it with a name (docker save NAME)")
+	}
+	return names, nil
+}
+
+// classify puts a failure into words and tells what time may cure from what it never will.
+func classify(ref string, err error) error {
+	var status remoteerrors.ErrUnexpectedStatus
+	switch {
+	case err == nil:
+		return nil
+	case task.IsTemporary(err):
+		return err
+	case strings.Contains(err.Error(), "no space left on device"):
+		return task.Temporary(fmt.Errorf("image %s: no space left on this node's disk: %w", ref, err))
+	case errors.Is(err, docker.ErrInvalidAuthorization), errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):
+		return fmt.Errorf("image %s: pull access denied, the repository does not exist or needs a login (skep login, --with-registry-auth)", ref)
+	case errors.As(err, &status) && status.StatusCode >= 400 && status.StatusCode < 500 && status.StatusCode != http.StatusTooManyRequests && status.StatusCode != http.StatusRequestTimeout:
+		return fmt.Errorf("image %s: the registry refuses: %s", ref, status.Status)
+	case errdefs.IsNotFound(err):
+		return fmt.Errorf("no such image: %s", ref)
+	case errdefs.IsInvalidArgument(err) || errdefs.IsFailedPrecondition(err):
+		return fmt.Errorf("image %s: %w", ref, err)
+	}
+	return task.Temporary(fmt.Errorf("image %s: %w", ref, err))
+}

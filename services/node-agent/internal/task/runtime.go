@@ -1,0 +1,105 @@
+// Package task owns the life of every task on one node: it turns the newest task set into containers, one state
+// at a time, and tells what became of each (ARCHITECTURE §4, swarm.md 2.2).
+//
+// It refuses to decide anything a manager decides: it never restarts a task, never moves one, never picks an
+// order. It knows nothing of containerd: all that is behind Runtime.
+//
+// Failure story: every record, spec and status is a file, written before it is reported, so an agent that
+// restarts goes on where the other stopped, without managers. The files are not flushed to the disk platter: after a power cut
+// the containers are gone too, and what the files then say at worst is a task older than it was.
+package task
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// Job is what a runtime needs to know of one task.
+type Job struct {
+	Record   *skepv1.TaskRecord
+	Revision *skepv1.Revision
+	Dir      string // the task's own directory, removed with the task
+}
+
+// ID is the task's id.
+func (j *Job) ID() string { return j.Record.GetId() }
+
+// Container is the task's container spec, never nil.
+func (j *Job) Container() *skepv1.ContainerSpec {
+	if c := j.Revision.GetSpec().GetTask().GetContainer(); c != nil {
+		return c
+	}
+	return &skepv1.ContainerSpec{}
+}
+
+// Prepared is what a prepared task has.
+type Prepared struct {
+	ContainerID string
+	Addresses   []string // CIDRs, skep0 first
+	Ports       []*skepv1.PortConfig
+}
+
+// Exit tells how a container ended.
+type Exit struct {
+	Code  int32
+	At    time.Time
+	OOM   bool
+	Limit int64 // the memory limit in force, bytes, 0 = none
+	// Lost is set when nobody knows how it ended: the container is gone without an exit status.
+	Lost string
+}
+
+// Phase is how far a container found at start has come.
+type Phase int
+
+// The phases.
+const (
+	PhaseCreated Phase = iota // container, but nothing runs in it
+	PhaseRunning
+	PhaseStopped
+)
+
+// Found is a container that a runtime has.
+type Found struct {
+	Phase Phase
+	Pid   uint32
+	Exit  Exit // when stopped
+}
+
+// Runtime makes containers of tasks. Every method may be called again after it failed, and again after it
+// succeeded. Errors are final unless marked with Temporary.
+type Runtime interface {
+	// Prepare does everything but start: image, volumes, network, container. progress is for people.
+	Prepare(ctx context.Context, j *Job, progress func(string)) (Prepared, error)
+	// Start starts the prepared container.
+	Start(ctx context.Context, j *Job) (pid uint32, err error)
+	// Wait blocks until the container has ended.
+	Wait(ctx context.Context, id string) (Exit, error)
+	// Stop ends it: signal, grace, kill. It returns how it ended, or nil if it never ran.
+	Stop(ctx context.Context, j *Job) (*Exit, error)
+	// Release removes container, network and anonymous volumes; the logs stay.
+	Release(ctx context.Context, id string) error
+	// List returns every container there is, by task id.
+	List(ctx context.Context) (map[string]Found, error)
+}
+
+type temporary struct{ error }
+
+func (t temporary) Unwrap() error { return t.error }
+
+// Temporary marks an error that trying again later may cure.
+func Temporary(err error) error {
+	if err == nil {
+		return nil
+	}
+	return temporary{err}
+}
+
+// IsTemporary tells whether trying again may help.
+func IsTemporary(err error) bool {
+	var t temporary
+	return errors.As(err, &t)
+}

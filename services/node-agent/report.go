@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// coalesce is how far apart reports are while changes keep coming; the first change after quiet goes at once.
+const coalesce = 100 * time.Millisecond
+
+// reporter sends the node's whole status: one request in flight, the newest state in each.
+type reporter struct {
+	s     *Service
+	dirty chan struct{}
+	seq   uint64
+}
+
+func newReporter(s *Service) *reporter { return &reporter{s: s, dirty: make(chan struct{}, 1)} }
+
+func (r *reporter) changed() {
+	select {
+	case r.dirty <- struct{}{}:
+	default:
+	}
+}
+
+func (r *reporter) run(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-r.s.ready: // an incomplete status would read as tasks lost
+	}
+	r.changed()
+	backoff := coalesce
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.dirty:
+		}
+		began := time.Now()
+		err := r.send(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			r.s.log.Debug("report status", zap.Error(err))
+			r.changed()
+			wait(ctx, backoff/2+rand.N(backoff))
+			backoff = min(2*backoff, 5*time.Second)
+			continue
+		}
+		backoff = coalesce
+		// Not sooner than this after the last one, so a burst of changes is a few messages.
+		wait(ctx, coalesce/2-time.Since(began))
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+func (r *reporter) send(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	r.seq++
+	st := &skepv1.NodeStatus{
+		NodeId: r.s.cfg.NodeID, Report: r.seq, Session: r.s.session,
+		AppliedGeneration: r.s.set.Generation(), Tasks: r.s.set.Statuses(),
+	}
+	var reply skepv1.StatusReply
+	if err := rpc.Call(ctx, r.s.cfg.NC, subject.Svc("state", "status", r.s.cfg.NodeID), st, &reply); err != nil {
+		return err
+	}
+	if reply.GetGeneration() > r.s.set.Generation() {
+		// A push takes a moment to arrive too: only what is still missing then was lost.
+		time.AfterFunc(250*time.Millisecond, func() {
+			if reply.GetGeneration() > r.s.set.Generation() {
+				r.s.askSnapshot()
+			}
+		})
+	}
+	return nil
+}
+
+const defaultHeartbeat = time.Second
+
+func (s *Service) heartbeats(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-s.ready:
+	}
+	for {
+		s.beat(false)
+		period := defaultHeartbeat
+		if d := s.cluster.Load().GetHeartbeatPeriod(); d != nil && d.AsDuration() >= 50*time.Millisecond {
+			period = d.AsDuration()
+		}
+		t := time.NewTimer(period*9/10 + rand.N(period/5))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			if s.leaving.Load() {
+				s.beat(true)
+				_ = s.cfg.NC.FlushTimeout(time.Second) // they find out in any case
+			}
+			return
+		case <-t.C:
+		}
+	}
+}
+
+func (s *Service) beat(leaving bool) {
+	if s.cfg.NC.Status() != nats.CONNECTED {
+		return // an old one sent later would lie
+	}
+	hb := &skepv1.Heartbeat{
+		NodeId: s.cfg.NodeID, Session: s.session, AppliedGeneration: s.set.Generation(), SentUnixMs: time.Now().UnixMilli(), Leaving: leaving,
+	}
+	for _, st := range s.set.Statuses() {
+		if st.State == skepv1.TaskState_TASK_STATE_RUNNING {
+			hb.Running++
+		}
+	}
+	hb.CpuNanos, hb.MemoryBytes = hostUse()
+	body, err := proto.Marshal(hb)
+	if err == nil {
+		err = s.cfg.NC.Publish(subject.Heartbeat(s.cfg.NodeID), body)
+	}
+	if err != nil {
+		s.log.Debug("heartbeat", zap.Error(err))
+	}
+}
