@@ -1,0 +1,142 @@
+package state
+
+import (
+	"slices"
+	"strings"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/id"
+	"skep.dev/services/state/internal/index"
+)
+
+// serviceID finds a service by id, name or unique beginning of its id.
+func (s *Service) serviceID(ref string) (string, error) {
+	if ref == "" {
+		return "", fault.Invalid("service: give a name or an id")
+	}
+	if id.Valid(ref) && s.ix.ServiceName(ref) != "" {
+		return ref, nil
+	}
+	if id, ok := s.ix.ServiceByName(ref); ok {
+		return id, nil
+	}
+	all := s.ix.ServicesAfter("")
+	return byPrefix("service", ref, all)
+}
+
+// nodeID finds a node by id, host name or unique beginning of its id.
+func (s *Service) nodeID(ref string) (string, error) {
+	if ref == "" {
+		return "", fault.Invalid("node: give a host name or an id")
+	}
+	if s.ix.HasNode(ref) {
+		return ref, nil
+	}
+	named := s.ix.NodeNames()
+	var hits []string
+	for _, n := range named {
+		if strings.EqualFold(n.Name, ref) && !slices.Contains(hits, n.ID) {
+			hits = append(hits, n.ID)
+		}
+	}
+	switch len(hits) {
+	case 0:
+	case 1:
+		return hits[0], nil
+	default:
+		return "", fault.Invalid("node %s is ambiguous (%d matches found): %d nodes have that name, use an id", ref, len(hits), len(hits))
+	}
+	known := map[string]bool{}
+	for _, n := range named {
+		known[n.ID] = true
+	}
+	for _, id := range s.ix.NodeIDs() {
+		if !known[id] {
+			named = append(named, index.Named{ID: id})
+		}
+	}
+	return byPrefix("node", ref, named)
+}
+
+func byPrefix(kind, ref string, all []index.Named) (string, error) {
+	var hits []string
+	for _, n := range all {
+		if strings.HasPrefix(n.ID, ref) && !slices.Contains(hits, n.ID) {
+			hits = append(hits, n.ID)
+		}
+	}
+	switch len(hits) {
+	case 0:
+		return "", noSuch(kind, ref, all)
+	case 1:
+		return hits[0], nil
+	}
+	return "", ambiguous(kind, ref, len(hits))
+}
+
+func ambiguous(kind, ref string, n int) error {
+	return fault.Invalid("%s %s is ambiguous (%d matches found): %d ids begin with it", kind, ref, n, n)
+}
+
+func noSuch(kind, ref string, all []index.Named) error {
+	if s := suggest(ref, all); s != "" {
+		return fault.NotFound("no such %s: %s; did you mean %s?", kind, ref, s)
+	}
+	return fault.NotFound("no such %s: %s", kind, ref)
+}
+
+// suggest finds the name somebody may have meant: a near miss, or the shortest one that begins or is begun by it.
+func suggest(ref string, all []index.Named) string {
+	ref = strings.ToLower(ref)
+	best, bestCost := "", 1<<30
+	for _, n := range all {
+		name := strings.ToLower(n.Name)
+		if name == "" {
+			continue
+		}
+		cost := 1 << 30
+		limit := 1 + len(ref)/4
+		if d := distance(ref, name, limit); d <= limit {
+			cost = d
+		} else if len(ref) >= 2 && (strings.HasPrefix(name, ref) || len(name) >= 3 && strings.HasPrefix(ref, name)) {
+			cost = 100 + max(len(name)-len(ref), len(ref)-len(name))
+		}
+		if cost < bestCost || cost == bestCost && cost < 1<<30 && n.Name < best {
+			best, bestCost = n.Name, cost
+		}
+	}
+	return best
+}
+
+// distance is the edit distance with swaps of neighbours, cut off above limit.
+func distance(a, b string, limit int) int {
+	if d := len(a) - len(b); d > limit || -d > limit {
+		return limit + 1
+	}
+	var before []int
+	prev := make([]int, len(b)+1)
+	for j := range prev {
+		prev[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		cur := make([]int, len(b)+1)
+		cur[0] = i
+		least := i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			cur[j] = min(prev[j]+1, cur[j-1]+1, prev[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				cur[j] = min(cur[j], before[j-2]+1)
+			}
+			least = min(least, cur[j])
+		}
+		if least > limit {
+			return limit + 1
+		}
+		before, prev = prev, cur
+	}
+	return prev[len(b)]
+}

@@ -1,0 +1,127 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/kv"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// busPort is where managers take connections when a node's address does not say.
+const busPort = "2377"
+
+// specsBytes bounds one reply of revisions; an agent asks again for those it still misses.
+const specsBytes = 512 << 10
+
+// ownNode refuses a message that speaks for another node than the one the broker let it come from.
+func (s *Service) ownNode(node, claimed string) error {
+	if claimed != "" && claimed != node {
+		return fault.Denied("node %s cannot speak for node %s", node, claimed)
+	}
+	if !s.ix.HasNode(node) {
+		return notPart(node)
+	}
+	return nil
+}
+
+// describeNode stores what a node says of itself, when it is new.
+func (s *Service) describeNode(ctx context.Context, node string, r *skepv1.DescribeRequest) (*skepv1.DescribeReply, error) {
+	if err := s.ownNode(node, r.NodeId); err != nil {
+		return nil, err
+	}
+	if r.Description == nil {
+		return nil, fault.Invalid("node %s sent no description", node)
+	}
+	body, err := proto.Marshal(r.Description)
+	if err != nil {
+		return nil, fmt.Errorf("encode the description of node %s: %w", node, err)
+	}
+	err = s.retry(ctx, func() error {
+		cur, at := s.ix.Description(node)
+		if cur != nil && proto.Equal(cur, r.Description) {
+			return nil
+		}
+		var rev uint64
+		var err error
+		if at == 0 {
+			rev, err = s.nodes.Create(ctx, descKey(node), body)
+		} else {
+			rev, err = s.nodes.Update(ctx, descKey(node), body, at)
+		}
+		switch {
+		case errors.Is(err, kv.ErrConflict):
+			return err
+		case err != nil:
+			return fault.Unavailable("store the description of node %s: %v", node, err)
+		}
+		s.events.send(&skepv1.Event{Kind: "node", Id: node, Name: r.Description.Hostname, Verb: "describe", Attributes: map[string]string{"name": r.Description.Hostname}})
+		return seen(ctx, s.nodeFeed, rev)
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := &skepv1.DescribeReply{Node: s.ix.NodeObject(node)}
+	if c := s.ix.Cluster(); c != nil {
+		out.Cluster = c.Spec
+	}
+	_, _, addrs := s.ix.Managers()
+	for _, a := range addrs {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			a = net.JoinHostPort(a, busPort)
+		}
+		out.ManagerAddrs = append(out.ManagerAddrs, a)
+	}
+	return out, nil
+}
+
+// snapshot is a node's whole task set, for an agent that starts or has missed a push.
+func (s *Service) snapshot(_ context.Context, node string, r *skepv1.SnapshotRequest) (*skepv1.SnapshotReply, error) {
+	if err := s.ownNode(node, r.NodeId); err != nil {
+		return nil, err
+	}
+	records, _, gen := s.ix.Tasks(node)
+	out := &skepv1.SnapshotReply{
+		Generation: gen, Tasks: &skepv1.NodeTasks{Tasks: records},
+		Node: s.ix.NodeObject(node), LastReport: s.ix.Report(node).Number,
+	}
+	if c := s.ix.Cluster(); c != nil {
+		out.Cluster = c.Spec
+	}
+	return out, nil
+}
+
+// specs answers revisions that some task of the node was made from, and leaves out all others: a node learns only
+// what it runs.
+func (s *Service) specs(_ context.Context, node string, r *skepv1.SpecsRequest) (*skepv1.SpecsReply, error) {
+	if err := s.ownNode(node, r.NodeId); err != nil {
+		return nil, err
+	}
+	assigned := s.ix.Assigned(node)
+	out := &skepv1.SpecsReply{}
+	if c := s.ix.Cluster(); c != nil {
+		out.Cluster = c.Spec
+	}
+	size := 0
+	for _, k := range r.Keys {
+		if !assigned[k.ServiceId][k.Revision] {
+			continue
+		}
+		rev := s.ix.Revision(k.ServiceId, k.Revision)
+		if rev == nil {
+			continue
+		}
+		n := proto.Size(rev)
+		if size > 0 && size+n > specsBytes {
+			break
+		}
+		size += n
+		out.Revisions = append(out.Revisions, rev)
+	}
+	return out, nil
+}

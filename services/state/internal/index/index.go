@@ -1,0 +1,79 @@
+// Package index is the state service's picture of the cluster: one in-memory store per bucket, fed by one watcher
+// each. It holds what was read in the encoding it came in and decodes on demand, because a 5,000-node cluster has
+// many more records than anybody looks at.
+//
+// It decides nothing and writes nothing. Everything it returns is a private copy of the caller's.
+package index
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"skep.dev/libs/kv"
+)
+
+// Index is the whole picture. Its Apply methods are the feeds' callbacks; all methods are safe for concurrent use.
+type Index struct {
+	mu      sync.RWMutex
+	changed chan struct{} // closed and replaced at every change
+
+	cluster  stored
+	services map[string]*service // by id
+	names    map[string]string   // lower-case name → service id
+	order    []string            // lower-case service names, sorted
+	nodes    map[string]*node    // by id
+	keys     map[string]Key      // the idx.* keys
+
+	revs    map[string][]revision // by service, ascending
+	revSize int
+
+	groups   map[string]*group           // task sets by node id, "_.<service>" for unplaced ones
+	dirty    map[string]struct{}         // groups whose counts are out of date
+	counts   map[string]map[string]tally // service → group → its tasks there
+	members  map[string][]string         // group → services counted in it
+	rollouts map[string]stored           // by service
+	statuses map[string]*report          // by node
+
+	leases map[string]string // lease → holder
+}
+
+// stored is a value as read, with the revision of its key.
+type stored struct {
+	raw []byte
+	rev uint64
+}
+
+// Key is an index key of the spec bucket: its value and revision.
+type Key struct {
+	Value    string
+	Revision uint64
+}
+
+// New is an empty index.
+func New() *Index {
+	x := &Index{changed: make(chan struct{}), leases: map[string]string{}}
+	x.resetSpec()
+	x.resetRevs()
+	x.resetTasks()
+	x.resetStatus()
+	x.resetNodes()
+	return x
+}
+
+// Changed returns a channel that is closed at the next change: take it, look, and wait when what you look for is
+// not there yet.
+func (x *Index) Changed() <-chan struct{} {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.changed
+}
+
+func (x *Index) notifyLocked() {
+	close(x.changed)
+	x.changed = make(chan struct{})
+}
+
+func keep(e kv.Entry) stored { return stored{raw: slices.Clip(slices.Clone(e.Value)), rev: e.Revision} }
+
+func millis(t time.Time) int64 { return t.UnixMilli() }

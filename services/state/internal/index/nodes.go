@@ -1,0 +1,231 @@
+package index
+
+import (
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/kv"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+func (x *Index) nodeLocked(id string) *node {
+	n := x.nodes[id]
+	if n == nil {
+		n = &node{}
+		x.nodes[strings.Clone(id)] = n
+	}
+	return n
+}
+
+// dropNodeLocked forgets a node of which nothing is stored.
+func (x *Index) dropNodeLocked(id string) {
+	if n := x.nodes[id]; n != nil && n.rev == 0 && n.desc.rev == 0 && n.live.rev == 0 {
+		delete(x.nodes, id)
+	}
+}
+
+// ApplyNode takes a step of the node bucket's feed.
+func (x *Index) ApplyNode(d kv.Delta) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if d.Reset {
+		x.resetNodes()
+	}
+	for _, e := range d.Entries {
+		kind, id, _ := strings.Cut(e.Key, ".")
+		if id == "" {
+			continue
+		}
+		n := x.nodeLocked(id)
+		var s stored
+		if !e.Deleted {
+			s = keep(e)
+		}
+		switch kind {
+		case "desc":
+			n.desc, n.hostname = s, ""
+			var desc skepv1.NodeDescription
+			if s.rev != 0 && proto.Unmarshal(s.raw, &desc) == nil {
+				n.hostname = strings.Clone(desc.Hostname)
+			}
+		case "live":
+			n.live = s
+		}
+		x.dropNodeLocked(id)
+	}
+	if d.Reset {
+		for id := range x.nodes {
+			x.dropNodeLocked(id)
+		}
+	}
+	x.notifyLocked()
+}
+
+// ApplyLease takes a step of the lease bucket's feed.
+func (x *Index) ApplyLease(d kv.Delta) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if d.Reset {
+		x.leases = map[string]string{}
+	}
+	for _, e := range d.Entries {
+		if e.Deleted {
+			delete(x.leases, e.Key)
+		} else {
+			x.leases[e.Key] = string(e.Value)
+		}
+	}
+	x.notifyLocked()
+}
+
+// NodeObject is what the cluster knows of an admitted node, nil for others.
+func (x *Index) NodeObject(id string) *skepv1.NodeObject {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.nodeObjectLocked(id)
+}
+
+func (x *Index) nodeObjectLocked(id string) *skepv1.NodeObject {
+	n := x.nodes[id]
+	if n == nil || n.rev == 0 {
+		return nil
+	}
+	o := &skepv1.NodeObject{}
+	if proto.Unmarshal(n.raw, o) != nil {
+		return nil
+	}
+	if o.Meta == nil {
+		o.Meta = &skepv1.Meta{Id: id}
+	}
+	if o.Spec == nil {
+		o.Spec = &skepv1.NodeSpec{}
+	}
+	o.Meta.Version = n.rev
+	return o
+}
+
+// Description is what the node said of itself, with the revision of its key (0 = never).
+func (x *Index) Description(id string) (*skepv1.NodeDescription, uint64) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	n := x.nodes[id]
+	if n == nil || n.desc.rev == 0 {
+		return nil, 0
+	}
+	d := &skepv1.NodeDescription{}
+	if proto.Unmarshal(n.desc.raw, d) != nil {
+		return nil, n.desc.rev
+	}
+	return d, n.desc.rev
+}
+
+// Node is the composed view of an admitted node, nil for others.
+func (x *Index) Node(id string) *skepv1.Node {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	o := x.nodeObjectLocked(id)
+	if o == nil {
+		return nil
+	}
+	n := x.nodes[id]
+	out := &skepv1.Node{
+		Meta: o.Meta, Spec: o.Spec, Number: o.Number, Subnet: o.Subnet, Role: o.Role,
+		Description: &skepv1.NodeDescription{}, Status: &skepv1.NodeLive{},
+	}
+	if n.desc.rev != 0 && proto.Unmarshal(n.desc.raw, out.Description) != nil {
+		out.Description = &skepv1.NodeDescription{}
+	}
+	if n.live.rev != 0 && proto.Unmarshal(n.live.raw, out.Status) != nil {
+		out.Status = &skepv1.NodeLive{}
+	}
+	if o.Role == skepv1.NodeRole_NODE_ROLE_MANAGER {
+		m := &skepv1.ManagerStatus{Addr: out.Description.Addr, Leader: x.leases["scheduler"] == id}
+		switch out.Status.State {
+		case skepv1.NodeState_NODE_STATE_READY:
+			m.Reachability = "reachable"
+		case skepv1.NodeState_NODE_STATE_DOWN:
+			m.Reachability = "unreachable"
+		default:
+			m.Reachability = "unknown"
+		}
+		out.Manager = m
+	}
+	return out
+}
+
+// NodeIDs are the admitted nodes, sorted.
+func (x *Index) NodeIDs() []string {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	out := make([]string, 0, len(x.nodes))
+	for id, n := range x.nodes {
+		if n.rev != 0 {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// NodeNames are the admitted nodes with what they are called: the host name, or the name given in the spec.
+func (x *Index) NodeNames() []Named {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	out := make([]Named, 0, len(x.nodes))
+	for id, n := range x.nodes {
+		if n.rev == 0 {
+			continue
+		}
+		if n.hostname != "" {
+			out = append(out, Named{id, n.hostname})
+		}
+		if n.name != "" && n.name != n.hostname {
+			out = append(out, Named{id, n.name})
+		}
+	}
+	return out
+}
+
+// HasNode reports whether the node was admitted.
+func (x *Index) HasNode(id string) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	n := x.nodes[id]
+	return n != nil && n.rev != 0
+}
+
+// Hostname is a node's host name, "" when it is unknown.
+func (x *Index) Hostname(id string) string {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if n := x.nodes[id]; n != nil {
+		return n.hostname
+	}
+	return ""
+}
+
+// Managers counts the nodes that are, or are meant to be, managers.
+func (x *Index) Managers() (certified []string, desired []string, addrs []string) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for id, n := range x.nodes {
+		o := x.nodeObjectLocked(id)
+		if o == nil {
+			continue
+		}
+		if o.Spec.Role == skepv1.NodeRole_NODE_ROLE_MANAGER {
+			desired = append(desired, id)
+		}
+		if o.Role == skepv1.NodeRole_NODE_ROLE_MANAGER {
+			certified = append(certified, id)
+			var d skepv1.NodeDescription
+			if n.desc.rev != 0 && proto.Unmarshal(n.desc.raw, &d) == nil && d.Addr != "" {
+				addrs = append(addrs, d.Addr)
+			}
+		}
+	}
+	slices.Sort(addrs)
+	return certified, desired, addrs
+}

@@ -1,0 +1,238 @@
+package index
+
+import (
+	"slices"
+	"sort"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/kv"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+type service struct {
+	stored
+	name     string
+	replicas int64 // -1 = one per node
+}
+
+type node struct {
+	stored
+	desc stored
+	live stored
+	// What lists and addressing ask for all the time.
+	hostname string
+	name     string
+	role     skepv1.NodeRole
+}
+
+func (x *Index) resetSpec() {
+	x.cluster = stored{}
+	x.services = map[string]*service{}
+	x.names = map[string]string{}
+	x.order = nil
+	x.keys = map[string]Key{}
+	for _, n := range x.nodes {
+		n.stored = stored{}
+	}
+}
+
+func (x *Index) resetNodes() {
+	if x.nodes == nil {
+		x.nodes = map[string]*node{}
+	}
+	for _, n := range x.nodes {
+		n.desc, n.live, n.hostname = stored{}, stored{}, ""
+	}
+}
+
+// ApplySpec takes a step of the spec bucket's feed.
+func (x *Index) ApplySpec(d kv.Delta) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if d.Reset {
+		x.resetSpec()
+	}
+	for _, e := range d.Entries {
+		kind, id, _ := strings.Cut(e.Key, ".")
+		switch kind {
+		case "cluster":
+			x.cluster = stored{}
+			if !e.Deleted {
+				x.cluster = keep(e)
+			}
+		case "service":
+			x.applyServiceLocked(id, e, d.Reset)
+		case "node":
+			n := x.nodeLocked(id)
+			n.stored, n.name, n.role = stored{}, "", 0
+			if !e.Deleted {
+				var o skepv1.NodeObject
+				if proto.Unmarshal(e.Value, &o) == nil {
+					n.stored, n.name, n.role = keep(e), strings.Clone(o.GetSpec().GetName()), o.Role
+				}
+			}
+			x.dropNodeLocked(id)
+		case "idx":
+			if e.Deleted {
+				delete(x.keys, e.Key)
+			} else {
+				x.keys[e.Key] = Key{Value: string(e.Value), Revision: e.Revision}
+			}
+		}
+	}
+	if d.Reset {
+		sort.Strings(x.order)
+		for id := range x.nodes {
+			x.dropNodeLocked(id)
+		}
+	}
+	x.notifyLocked()
+}
+
+func (x *Index) applyServiceLocked(id string, e kv.Entry, bulk bool) {
+	if old := x.services[id]; old != nil {
+		lower := strings.ToLower(old.name)
+		if x.names[lower] == id {
+			delete(x.names, lower)
+			if i, ok := slices.BinarySearch(x.order, lower); ok && !bulk {
+				x.order = slices.Delete(x.order, i, i+1)
+			}
+		}
+		delete(x.services, id)
+	}
+	if e.Deleted {
+		return
+	}
+	var o skepv1.Service
+	if proto.Unmarshal(e.Value, &o) != nil {
+		return
+	}
+	s := &service{stored: keep(e), name: strings.Clone(o.GetSpec().GetName()), replicas: replicas(o.Spec)}
+	x.services[id] = s
+	lower := strings.ToLower(s.name)
+	x.names[lower] = id
+	if bulk {
+		x.order = append(x.order, lower)
+	} else if i, ok := slices.BinarySearch(x.order, lower); !ok {
+		x.order = slices.Insert(x.order, i, lower)
+	}
+}
+
+func replicas(s *skepv1.ServiceSpec) int64 {
+	switch m := s.GetMode().GetMode().(type) {
+	case *skepv1.ServiceMode_Global, *skepv1.ServiceMode_GlobalJob:
+		return -1
+	case *skepv1.ServiceMode_ReplicatedJob:
+		return int64(m.ReplicatedJob.GetMaxConcurrent())
+	case *skepv1.ServiceMode_Replicated:
+		return int64(m.Replicated.GetReplicas())
+	}
+	return 1
+}
+
+// Cluster is the cluster object, nil before `skep init`.
+func (x *Index) Cluster() *skepv1.Cluster {
+	x.mu.RLock()
+	s := x.cluster
+	x.mu.RUnlock()
+	if s.rev == 0 {
+		return nil
+	}
+	c := &skepv1.Cluster{}
+	if proto.Unmarshal(s.raw, c) != nil {
+		return nil
+	}
+	if c.Meta == nil {
+		c.Meta = &skepv1.Meta{}
+	}
+	c.Meta.Version = s.rev
+	return c
+}
+
+// Key looks up an idx.* key.
+func (x *Index) Key(key string) (Key, bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	k, ok := x.keys[key]
+	return k, ok
+}
+
+// Keys are the idx.* keys that begin with prefix.
+func (x *Index) Keys(prefix string) map[string]Key {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	out := map[string]Key{}
+	for k, v := range x.keys {
+		if strings.HasPrefix(k, prefix) {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// Service is the service of that id as stored, its version filled in; nil when there is none.
+func (x *Index) Service(id string) *skepv1.Service {
+	x.mu.RLock()
+	s := x.services[id]
+	x.mu.RUnlock()
+	if s == nil {
+		return nil
+	}
+	o := &skepv1.Service{}
+	if proto.Unmarshal(s.raw, o) != nil {
+		return nil
+	}
+	if o.Meta == nil {
+		o.Meta = &skepv1.Meta{Id: id}
+	}
+	o.Meta.Version = s.rev
+	return o
+}
+
+// ServiceName is the name of a service, "" when it is gone.
+func (x *Index) ServiceName(id string) string {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if s := x.services[id]; s != nil {
+		return s.name
+	}
+	return ""
+}
+
+// ServiceByName finds a service by its name, whatever the case.
+func (x *Index) ServiceByName(name string) (id string, ok bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	id, ok = x.names[strings.ToLower(name)]
+	return id, ok
+}
+
+// Named is an object's id and name.
+type Named struct{ ID, Name string }
+
+// ServicesAfter lists services by name, from the first one whose lower-case name is beyond after.
+func (x *Index) ServicesAfter(after string) []Named {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	i, found := slices.BinarySearch(x.order, after)
+	if found {
+		i++
+	}
+	out := make([]Named, 0, len(x.order)-i)
+	for _, n := range x.order[i:] {
+		id := x.names[n]
+		if s := x.services[id]; s != nil {
+			out = append(out, Named{ID: id, Name: s.name})
+		}
+	}
+	return out
+}
+
+// ServiceCount is the number of services.
+func (x *Index) ServiceCount() int {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return len(x.services)
+}

@@ -1,0 +1,346 @@
+package index
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/kv"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// Unplaced begins the group of a service's tasks that have no node: "_.<service>".
+const Unplaced = "_."
+
+// group is the tasks of one node, or the unplaced ones of one service: usually one key, several when it is large.
+type group struct {
+	keys map[string]stored
+}
+
+// tally counts a service's tasks in one group.
+type tally struct{ active, running, completed uint32 }
+
+// Counts is what `service ls` shows of a service's tasks.
+type Counts struct {
+	Active    uint64 // meant to run, or to run to completion
+	Running   uint64
+	Completed uint64
+}
+
+func (x *Index) resetTasks() {
+	x.groups = map[string]*group{}
+	x.dirty = map[string]struct{}{}
+	x.counts = map[string]map[string]tally{}
+	x.members = map[string][]string{}
+	x.rollouts = map[string]stored{}
+}
+
+func (x *Index) resetStatus() {
+	x.statuses = map[string]*report{}
+	for g := range x.groups {
+		x.dirty[g] = struct{}{}
+	}
+}
+
+// groupOf turns a key of the task bucket into its group.
+func groupOf(key string) string {
+	if rest, ok := strings.CutPrefix(key, Unplaced); ok {
+		svc, _, _ := strings.Cut(rest, ".")
+		return Unplaced + svc
+	}
+	n, _, _ := strings.Cut(key, ".")
+	return n
+}
+
+// ApplyTask takes a step of the task bucket's feed.
+func (x *Index) ApplyTask(d kv.Delta) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if d.Reset {
+		x.resetTasks()
+	}
+	for _, e := range d.Entries {
+		if e.Key == "fence" {
+			continue
+		}
+		if svc, ok := strings.CutPrefix(e.Key, "rollout."); ok {
+			if e.Deleted {
+				delete(x.rollouts, svc)
+			} else {
+				x.rollouts[strings.Clone(svc)] = keep(e)
+			}
+			continue
+		}
+		name := groupOf(e.Key)
+		g := x.groups[name]
+		if g == nil {
+			g = &group{keys: map[string]stored{}}
+			x.groups[strings.Clone(name)] = g
+		}
+		if e.Deleted {
+			delete(g.keys, e.Key)
+		} else {
+			g.keys[e.Key] = keep(e)
+		}
+		if len(g.keys) == 0 {
+			delete(x.groups, name)
+		}
+		x.dirty[name] = struct{}{}
+	}
+	x.notifyLocked()
+}
+
+// settle brings the counts up to date: lazily, because reports come far more often than questions.
+func (x *Index) settle() {
+	x.mu.RLock()
+	clean := len(x.dirty) == 0
+	x.mu.RUnlock()
+	if clean {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for name := range x.dirty {
+		x.countLocked(name)
+	}
+	clear(x.dirty)
+}
+
+func (x *Index) countLocked(name string) {
+	fresh := map[string]*tally{}
+	if g := x.groups[name]; g != nil {
+		states := map[string]skepv1.TaskState{}
+		if r := x.statuses[name]; r != nil {
+			eachStatus(r.raw, func(v statusView) { states[string(v.id)] = v.state })
+		}
+		for _, k := range g.keys {
+			eachRecord(k.raw, func(v recordView) {
+				t := fresh[string(v.service)]
+				if t == nil {
+					t = &tally{}
+					fresh[string(v.service)] = t
+				}
+				state := v.verdict
+				if state == skepv1.TaskState_TASK_STATE_NEW {
+					state = states[string(v.id)]
+				}
+				if v.desired <= skepv1.TaskState_TASK_STATE_COMPLETE {
+					if state <= skepv1.TaskState_TASK_STATE_COMPLETE {
+						t.active++
+					}
+					if state == skepv1.TaskState_TASK_STATE_RUNNING {
+						t.running++
+					}
+				}
+				if state == skepv1.TaskState_TASK_STATE_COMPLETE && v.desired <= skepv1.TaskState_TASK_STATE_SHUTDOWN {
+					t.completed++
+				}
+			})
+		}
+	}
+	for _, svc := range x.members[name] {
+		if _, ok := fresh[svc]; ok {
+			continue
+		}
+		delete(x.counts[svc], name)
+		if len(x.counts[svc]) == 0 {
+			delete(x.counts, svc)
+		}
+	}
+	members := make([]string, 0, len(fresh))
+	for svc, t := range fresh {
+		m := x.counts[svc]
+		if m == nil {
+			m = map[string]tally{}
+			x.counts[svc] = m
+		}
+		m[name] = *t
+		members = append(members, svc)
+	}
+	if len(members) == 0 {
+		delete(x.members, name)
+	} else {
+		x.members[name] = members
+	}
+}
+
+// Counts sums up a service's tasks.
+func (x *Index) Counts(service string) Counts {
+	x.settle()
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var c Counts
+	for _, t := range x.counts[service] {
+		c.Active += uint64(t.active)
+		c.Running += uint64(t.running)
+		c.Completed += uint64(t.completed)
+	}
+	return c
+}
+
+// Rollout is the scheduler's record of a service's update, nil when there is none.
+func (x *Index) Rollout(service string) *skepv1.Rollout {
+	x.mu.RLock()
+	s := x.rollouts[service]
+	x.mu.RUnlock()
+	if s.rev == 0 {
+		return nil
+	}
+	r := &skepv1.Rollout{}
+	if proto.Unmarshal(s.raw, r) != nil {
+		return nil
+	}
+	return r
+}
+
+// Groups names the task groups in listing order, unplaced ones first: a task only ever moves from there to a node,
+// so a listing that pages through them may meet it twice but never misses it. With a service, only its groups.
+func (x *Index) Groups(service string) []string {
+	if service != "" {
+		x.settle()
+	}
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var out []string
+	if service != "" {
+		for g := range x.counts[service] {
+			out = append(out, g)
+		}
+	} else {
+		for g := range x.groups {
+			out = append(out, g)
+		}
+	}
+	slices.SortFunc(out, CompareGroups)
+	return out
+}
+
+// CompareGroups orders groups as Groups does.
+func CompareGroups(a, b string) int {
+	ua, ub := strings.HasPrefix(a, Unplaced), strings.HasPrefix(b, Unplaced)
+	switch {
+	case ua && !ub:
+		return -1
+	case ub && !ua:
+		return 1
+	}
+	return strings.Compare(a, b)
+}
+
+// Tasks are the records of a group sorted by id, the statuses of those that have one, and the group's generation:
+// the newest revision of its keys.
+func (x *Index) Tasks(name string) (records []*skepv1.TaskRecord, status map[string]*skepv1.TaskStatus, generation uint64) {
+	x.mu.RLock()
+	var raws [][]byte
+	if g := x.groups[name]; g != nil {
+		for _, k := range g.keys {
+			raws = append(raws, k.raw)
+			generation = max(generation, k.rev)
+		}
+	}
+	var rep []byte
+	if r := x.statuses[name]; r != nil {
+		rep = r.raw
+	}
+	x.mu.RUnlock()
+	for _, raw := range raws {
+		var n skepv1.NodeTasks
+		if proto.Unmarshal(raw, &n) == nil {
+			records = append(records, n.Tasks...)
+		}
+	}
+	slices.SortFunc(records, func(a, b *skepv1.TaskRecord) int { return strings.Compare(a.Id, b.Id) })
+	status = map[string]*skepv1.TaskStatus{}
+	var s skepv1.NodeStatus
+	if rep != nil && proto.Unmarshal(rep, &s) == nil {
+		for _, t := range s.Tasks {
+			status[t.TaskId] = t
+		}
+	}
+	return records, status, generation
+}
+
+// Generation is the newest revision of a node's task set, 0 when it has none.
+func (x *Index) Generation(node string) uint64 {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var gen uint64
+	if g := x.groups[node]; g != nil {
+		for _, k := range g.keys {
+			gen = max(gen, k.rev)
+		}
+	}
+	return gen
+}
+
+// GroupsMentioning are the groups whose records hold text somewhere: a sieve in front of a search by id or prefix.
+func (x *Index) GroupsMentioning(text string) []string {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var out []string
+	for name, g := range x.groups {
+		for _, k := range g.keys {
+			if bytes.Contains(k.raw, []byte(text)) {
+				out = append(out, name)
+				break
+			}
+		}
+	}
+	slices.SortFunc(out, CompareGroups)
+	return out
+}
+
+// TaskIDs are the ids in a group.
+func (x *Index) TaskIDs(name string) []string {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var out []string
+	if g := x.groups[name]; g != nil {
+		for _, k := range g.keys {
+			eachRecord(k.raw, func(v recordView) { out = append(out, string(v.id)) })
+		}
+	}
+	return out
+}
+
+// RevisionsInUse are the revisions of a service that some task was made from.
+func (x *Index) RevisionsInUse(service string) map[uint64]bool {
+	x.settle()
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	out := map[uint64]bool{}
+	for name := range x.counts[service] {
+		if g := x.groups[name]; g != nil {
+			for _, k := range g.keys {
+				eachRecord(k.raw, func(v recordView) {
+					if string(v.service) == service {
+						out[v.revision] = true
+					}
+				})
+			}
+		}
+	}
+	return out
+}
+
+// Assigned tells which (service, revision) pairs a node's task set names.
+func (x *Index) Assigned(node string) map[string]map[uint64]bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	out := map[string]map[uint64]bool{}
+	if g := x.groups[node]; g != nil {
+		for _, k := range g.keys {
+			eachRecord(k.raw, func(v recordView) {
+				m := out[string(v.service)]
+				if m == nil {
+					m = map[uint64]bool{}
+					out[string(v.service)] = m
+				}
+				m[v.revision] = true
+			})
+		}
+	}
+	return out
+}

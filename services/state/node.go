@@ -1,0 +1,324 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/id"
+	"skep.dev/libs/kv"
+	"skep.dev/libs/spec"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+func nodeKey(id string) string  { return "node." + id }
+func descKey(id string) string  { return "desc." + id }
+func numberKey(n uint32) string { return "idx.nodenum." + strconv.FormatUint(uint64(n), 10) }
+func notPart(node string) error {
+	return fault.NotFound("node %s is not part of this cluster (it may have been removed)", node)
+}
+func roleWord(r skepv1.NodeRole) string {
+	return strings.ToLower(strings.TrimPrefix(r.String(), "NODE_ROLE_"))
+}
+func availabilityWord(a skepv1.Availability) string {
+	return strings.ToLower(strings.TrimPrefix(a.String(), "AVAILABILITY_"))
+}
+
+// admitNode makes the node object of a node the vault has certified: its number and with it the subnet of its
+// skep0 bridge. Asked again it only records the role of the newest certificate.
+func (s *Service) admitNode(ctx context.Context, r *skepv1.AdmitNodeRequest) (*skepv1.NodeReply, error) {
+	if !id.Valid(r.NodeId) {
+		return nil, fault.Invalid("invalid node id %q: it must be %d characters of 0-9 and a-z", r.NodeId, id.Len)
+	}
+	want := &skepv1.NodeSpec{Role: r.Role, Availability: r.Availability}
+	if err := spec.ValidateNode(want); err != nil {
+		return nil, err
+	}
+	s.admitMu.Lock()
+	defer s.admitMu.Unlock()
+	created := false
+	err := s.retry(ctx, func() error {
+		if cur := s.ix.NodeObject(r.NodeId); cur != nil {
+			if cur.Role == r.Role {
+				return nil
+			}
+			cur.Role, cur.Spec.Role = r.Role, r.Role
+			return s.putNode(ctx, cur)
+		}
+		c := s.ix.Cluster()
+		if c == nil {
+			return errNoCluster()
+		}
+		number, subnet, err := s.freeNumber(c.Spec)
+		if err != nil {
+			return err
+		}
+		now := timestamppb.Now()
+		body, err := proto.Marshal(&skepv1.NodeObject{
+			Meta: &skepv1.Meta{Id: r.NodeId, CreatedAt: now, UpdatedAt: now},
+			Spec: want, Number: number, Subnet: subnet, Role: r.Role,
+		})
+		if err != nil {
+			return fmt.Errorf("encode node %s: %w", r.NodeId, err)
+		}
+		batch := s.spec.Batch()
+		batch.Create(nodeKey(r.NodeId), body)
+		batch.Create(numberKey(number), []byte(r.NodeId))
+		created = true
+		return s.commit(ctx, batch, func() bool { return s.ix.HasNode(r.NodeId) })
+	})
+	if err != nil {
+		return nil, err
+	}
+	if created {
+		s.firstDescription(ctx, r)
+		s.events.send(&skepv1.Event{Kind: "node", Id: r.NodeId, Name: r.Hostname, Verb: "create", Attributes: map[string]string{"name": r.Hostname, "role": roleWord(r.Role)}})
+	}
+	return &skepv1.NodeReply{Node: s.ix.Node(r.NodeId)}, nil
+}
+
+// firstDescription gives a node its name until it describes itself.
+func (s *Service) firstDescription(ctx context.Context, r *skepv1.AdmitNodeRequest) {
+	if r.Hostname == "" {
+		return
+	}
+	body, err := proto.Marshal(&skepv1.NodeDescription{Hostname: r.Hostname, Addr: r.Addr})
+	if err == nil {
+		var rev uint64
+		if rev, err = s.nodes.Create(ctx, descKey(r.NodeId), body); err == nil {
+			err = seen(ctx, s.nodeFeed, rev)
+		}
+	}
+	if err != nil && !errors.Is(err, kv.ErrConflict) {
+		s.log.Warn("host name of a new node not stored, it will describe itself", zap.String("node", r.NodeId), zap.Error(err))
+	}
+}
+
+// freeNumber finds the lowest free node number and cuts its subnet from the pool.
+func (s *Service) freeNumber(c *skepv1.ClusterSpec) (uint32, string, error) {
+	pool, err := netip.ParsePrefix(c.NodeSubnetPool)
+	if err != nil {
+		return 0, "", fmt.Errorf("read the node subnet pool %q: %w", c.NodeSubnetPool, err)
+	}
+	size := int(c.NodeSubnetSize)
+	most := uint32(1) << (size - pool.Bits())
+	taken := s.ix.Keys("idx.nodenum.")
+	for n := uint32(1); n <= most; n++ {
+		if _, used := taken[numberKey(n)]; used {
+			continue
+		}
+		b := pool.Addr().As4()
+		base := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+		base += (n - 1) << (32 - size)
+		addr := netip.AddrFrom4([4]byte{byte(base >> 24), byte(base >> 16), byte(base >> 8), byte(base)})
+		return n, netip.PrefixFrom(addr, size).String(), nil
+	}
+	return 0, "", fault.Exhausted("the node subnet pool %s holds %d subnets of /%d and all are in use: remove nodes that are gone", pool, most, size)
+}
+
+// putNode writes a node object over the version it was read at.
+func (s *Service) putNode(ctx context.Context, o *skepv1.NodeObject) error {
+	version := o.Meta.Version
+	o = proto.CloneOf(o)
+	o.Meta.Version, o.Meta.UpdatedAt = 0, timestamppb.Now()
+	body, err := proto.Marshal(o)
+	if err != nil {
+		return fmt.Errorf("encode node %s: %w", o.Meta.Id, err)
+	}
+	rev, err := s.spec.Update(ctx, nodeKey(o.Meta.Id), body, version)
+	switch {
+	case errors.Is(err, kv.ErrConflict):
+		return err
+	case err != nil:
+		return fault.Unavailable("store node %s: %v", o.Meta.Id, err)
+	}
+	return seen(ctx, s.specFeed, rev)
+}
+
+func (s *Service) inspectNode(_ context.Context, r *skepv1.Ref) (*skepv1.NodeReply, error) {
+	id, err := s.nodeID(r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	n := s.ix.Node(id)
+	if n == nil {
+		return nil, noSuch("node", r.Ref, nil)
+	}
+	return &skepv1.NodeReply{Node: n}, nil
+}
+
+func (s *Service) listNodes(_ context.Context, r *skepv1.ListNodesRequest) (*skepv1.ListNodesReply, error) {
+	f, err := parseFilters(r.Filters, "id", "name", "role", "membership", "label", "node.label")
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(f.checkValues("role", "manager", "worker"), f.checkValues("membership", "accepted", "pending")); err != nil {
+		return nil, err
+	}
+	out := &skepv1.ListNodesReply{}
+	p := newPage(r.Page)
+	for _, id := range s.ix.NodeIDs() {
+		if id <= r.Page.GetAfter() || !f.prefix("id", id) {
+			continue
+		}
+		n := s.ix.Node(id)
+		if n == nil || !f.prefix("name", n.Description.Hostname, n.Spec.Name) || !f.exact("role", roleWord(n.Role)) ||
+			!f.exact("membership", "accepted") || !f.labels("label", n.Description.EngineLabels) || !f.labels("node.label", n.Spec.Labels) {
+			continue
+		}
+		if !p.takes(n) {
+			out.Next = out.Nodes[len(out.Nodes)-1].Meta.Id
+			break
+		}
+		out.Nodes = append(out.Nodes, n)
+	}
+	return out, nil
+}
+
+func (s *Service) updateNode(ctx context.Context, r *skepv1.UpdateNodeRequest) (*skepv1.NodeReply, error) {
+	id, err := s.nodeID(r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	var before, after *skepv1.NodeSpec
+	err = s.retry(ctx, func() error {
+		cur := s.ix.NodeObject(id)
+		if cur == nil {
+			return noSuch("node", r.Ref, nil)
+		}
+		if r.Version != 0 && r.Version != cur.Meta.Version {
+			return errOutOfSequence
+		}
+		before = proto.CloneOf(cur.Spec)
+		if err := applyNode(cur.Spec, r); err != nil {
+			return err
+		}
+		after = cur.Spec
+		if err := spec.ValidateNode(after); err != nil {
+			return err
+		}
+		if err := s.mayDemote(id, before, after); err != nil {
+			return err
+		}
+		if proto.Equal(before, after) {
+			return nil
+		}
+		return s.putNode(ctx, cur)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !proto.Equal(before, after) {
+		s.events.send(nodeEvent(id, s.ix.Hostname(id), before, after))
+	}
+	return &skepv1.NodeReply{Node: s.ix.Node(id)}, nil
+}
+
+func applyNode(n *skepv1.NodeSpec, r *skepv1.UpdateNodeRequest) error {
+	if r.Spec != nil {
+		proto.Reset(n)
+		proto.Merge(n, r.Spec)
+	}
+	if r.Availability != nil {
+		n.Availability = *r.Availability
+	}
+	if r.Role != nil {
+		n.Role = *r.Role
+	}
+	if n.Labels == nil {
+		n.Labels = map[string]string{}
+	}
+	for _, k := range r.LabelRm {
+		if _, ok := n.Labels[k]; !ok {
+			return fault.Invalid("key %s doesn't exist in node's labels", k)
+		}
+		delete(n.Labels, k)
+	}
+	for k, v := range r.LabelAdd {
+		n.Labels[k] = v
+	}
+	return nil
+}
+
+// mayDemote keeps at least one manager.
+func (s *Service) mayDemote(id string, before, after *skepv1.NodeSpec) error {
+	if before.Role != skepv1.NodeRole_NODE_ROLE_MANAGER || after.Role == skepv1.NodeRole_NODE_ROLE_MANAGER {
+		return nil
+	}
+	_, desired, _ := s.ix.Managers()
+	if len(slices.DeleteFunc(desired, func(m string) bool { return m == id })) == 0 {
+		return fault.Invalid("attempting to demote the last manager of the swarm")
+	}
+	return nil
+}
+
+func nodeEvent(id, name string, before, after *skepv1.NodeSpec) *skepv1.Event {
+	attr := map[string]string{"name": name}
+	differ := func(key, a, b string) {
+		if a != b {
+			attr[key+".old"], attr[key+".new"] = a, b
+		}
+	}
+	differ("availability", availabilityWord(before.Availability), availabilityWord(after.Availability))
+	differ("role", roleWord(before.Role), roleWord(after.Role))
+	for k, v := range after.Labels {
+		if old, ok := before.Labels[k]; !ok || old != v {
+			attr["label."+k+".new"] = v
+		}
+	}
+	for k, v := range before.Labels {
+		if now, ok := after.Labels[k]; !ok || now != v {
+			attr["label."+k+".old"] = v
+		}
+	}
+	return &skepv1.Event{Kind: "node", Id: id, Name: name, Verb: "update", Attributes: attr}
+}
+
+func (s *Service) removeNode(ctx context.Context, r *skepv1.RemoveNodeRequest) (*skepv1.Empty, error) {
+	id, err := s.nodeID(r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	name := s.ix.Hostname(id)
+	tried := false
+	err = s.retry(ctx, func() error {
+		n := s.ix.Node(id)
+		if n == nil {
+			if tried {
+				return nil
+			}
+			return noSuch("node", r.Ref, nil)
+		}
+		if n.Role == skepv1.NodeRole_NODE_ROLE_MANAGER || n.Spec.Role == skepv1.NodeRole_NODE_ROLE_MANAGER {
+			return fault.Invalid("node %s is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal", id)
+		}
+		if !r.Force && n.Status.State != skepv1.NodeState_NODE_STATE_DOWN {
+			return fault.Invalid("node %s is not down and can't be removed", id)
+		}
+		batch := s.spec.Batch()
+		batch.Delete(nodeKey(id), n.Meta.Version)
+		if k, ok := s.ix.Key(numberKey(n.Number)); ok && k.Value == id {
+			batch.Delete(numberKey(n.Number), k.Revision)
+		}
+		tried = true
+		return s.commit(ctx, batch, func() bool { return !s.ix.HasNode(id) })
+	})
+	if err != nil {
+		return nil, err
+	}
+	// What it said of itself goes too; its status goes with the last of its tasks (sweep).
+	if err := s.nodes.Delete(ctx, descKey(id), 0); err != nil {
+		s.log.Warn("description of a removed node left behind", zap.String("node", id), zap.Error(err))
+	}
+	s.events.send(&skepv1.Event{Kind: "node", Id: id, Name: name, Verb: "remove", Attributes: map[string]string{"name": name}})
+	return &skepv1.Empty{}, nil
+}

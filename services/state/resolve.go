@@ -1,0 +1,53 @@
+package state
+
+import (
+	"context"
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/spec"
+	"skep.dev/libs/subject"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// resolveImage pins the spec's tag to the digest it has now and notes the platforms it exists for, by asking an
+// agent that can reach registries. Failing only warns: each node then finds the image by itself.
+func (s *Service) resolveImage(ctx context.Context, want, had *skepv1.ServiceSpec, skip bool) (warnings []string) {
+	c := want.Task.Container
+	was := had.GetTask().GetContainer().GetImage()
+	if c.Image == was {
+		if len(want.Task.Placement.Platforms) == 0 {
+			want.Task.Placement.Platforms = had.GetTask().GetPlacement().GetPlatforms()
+		}
+		return nil
+	}
+	if had != nil {
+		want.Task.Placement.Platforms = nil // they were the old image's
+	}
+	if skip {
+		return nil
+	}
+	full, err := spec.FullImage(c.Image)
+	if err != nil {
+		return nil // Validate has looked at it
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.ResolveTimeout)
+	defer cancel()
+	reply := &skepv1.ResolveImageReply{}
+	err = rpc.Call(ctx, s.cfg.NC, subject.API("image", "resolve"), &skepv1.ResolveImageRequest{Ref: full, RegistryAuth: c.RegistryAuth}, reply)
+	if err != nil {
+		s.log.Info("image not resolved", zap.String("image", c.Image), zap.Error(err))
+		if spec.HasDigest(c.Image) {
+			return nil
+		}
+		return []string{fmt.Sprintf("image %s could not be accessed on a registry to record its digest. Each node will access %s independently, "+
+			"possibly leading to different nodes running different versions of the image.", c.Image, c.Image)}
+	}
+	if name, err := spec.NormalizeImage(reply.Ref); err == nil && spec.HasDigest(name) {
+		c.Image = name
+	}
+	want.Task.Placement.Platforms = reply.Platforms
+	return nil
+}

@@ -1,0 +1,47 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/kv"
+)
+
+const (
+	attempts    = 20
+	catchUpWait = 250 * time.Millisecond
+)
+
+// retry runs attempt, which looks at the index and writes, until it does not meet a conflict. Between attempts the
+// index gets the time to show what we ran into.
+func (s *Service) retry(ctx context.Context, attempt func() error) error {
+	for i := 0; ; i++ {
+		changed := s.ix.Changed()
+		err := attempt()
+		if !errors.Is(err, kv.ErrConflict) {
+			return err
+		}
+		if i == attempts {
+			return fault.Unavailable("too many changes at the same time: try again (%v)", err)
+		}
+		wait := time.NewTimer(catchUpWait)
+		select {
+		case <-changed:
+		case <-wait.C:
+		case <-ctx.Done():
+			wait.Stop()
+			return ctx.Err()
+		}
+		wait.Stop()
+	}
+}
+
+// seen waits until the index shows a write of ours.
+func seen(ctx context.Context, f *kv.Feed, rev uint64) error {
+	if err := f.Wait(ctx, rev); err != nil {
+		return fault.Unavailable("the change is stored but this manager has not caught up with it: look again (%v)", err)
+	}
+	return nil
+}

@@ -1,0 +1,312 @@
+package state
+
+import (
+	"context"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"strings"
+
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/id"
+	"skep.dev/libs/kv"
+	"skep.dev/libs/spec"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/state/internal/index"
+)
+
+// maxObject keeps a service, and a list reply that holds nothing else, well below the broker's payload limit.
+const maxObject = 256 << 10
+
+func serviceKey(id string) string { return "service." + id }
+
+// nameKey is the key whose creation makes a name unique among objects of a kind.
+func nameKey(kind, name string) string {
+	enc := base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString([]byte(strings.ToLower(name)))
+	return "idx." + kind + "." + strings.ToLower(enc)
+}
+
+func nameTaken(name string) error {
+	return fault.Conflict("name conflicts with an existing object: service %s already exists", name)
+}
+
+func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequest) (*skepv1.ServiceReply, error) {
+	want := r.Spec
+	if want == nil {
+		return nil, fault.Invalid("service spec is missing")
+	}
+	if want.Name == "" {
+		want.Name = s.freeName()
+	}
+	if err := prepare(want); err != nil {
+		return nil, err
+	}
+	if _, taken := s.ix.ServiceByName(want.Name); taken {
+		return nil, nameTaken(want.Name)
+	}
+	warnings := s.resolveImage(ctx, want, nil, r.NoResolveImage)
+
+	now := timestamppb.Now()
+	svc := &skepv1.Service{
+		Meta: &skepv1.Meta{Id: id.New(), CreatedAt: now, UpdatedAt: now},
+		Spec: want, Revision: 1,
+	}
+	stored := false
+	err := s.retry(ctx, func() error {
+		if s.ix.Service(svc.Meta.Id) != nil {
+			return nil // ours, its acknowledgement lost
+		}
+		if _, taken := s.ix.ServiceByName(want.Name); taken {
+			return nameTaken(want.Name)
+		}
+		ports, err := s.allocatePorts(svc.Meta.Id, want, nil)
+		if err != nil {
+			return err
+		}
+		svc.Endpoint = &skepv1.Endpoint{Ports: ports}
+		if r.DryRun {
+			return nil
+		}
+		if !stored {
+			if err := s.putRevision(ctx, svc, "created"); err != nil {
+				return err
+			}
+			stored = true
+		}
+		body, err := encodeService(svc)
+		if err != nil {
+			return err
+		}
+		batch := s.spec.Batch()
+		batch.Create(serviceKey(svc.Meta.Id), body)
+		batch.Create(nameKey("service", want.Name), []byte(svc.Meta.Id))
+		if err := s.portOps(batch, svc.Meta.Id, nil, ports); err != nil {
+			return err
+		}
+		return s.commit(ctx, batch, func() bool { return s.ix.Service(svc.Meta.Id) != nil })
+	})
+	if err != nil {
+		if stored && s.ix.Service(svc.Meta.Id) == nil {
+			s.dropRevision(svc.Meta.Id, 1)
+		}
+		return nil, err
+	}
+	if r.DryRun {
+		return &skepv1.ServiceReply{Service: svc, Warnings: warnings}, nil
+	}
+	s.events.send(&skepv1.Event{
+		Kind: "service", Id: svc.Meta.Id, Name: want.Name, Verb: "create",
+		Attributes: map[string]string{"name": want.Name, "image.new": want.Task.Container.Image},
+	})
+	return &skepv1.ServiceReply{Service: s.viewService(svc.Meta.Id), Warnings: warnings}, nil
+}
+
+// prepare fills in and checks a spec before anything is looked up.
+func prepare(want *skepv1.ServiceSpec) error {
+	// Validate first: Defaults must not hide what was wrong, such as an update configuration on a job.
+	if err := spec.Validate(want); err != nil {
+		return err
+	}
+	spec.Defaults(want)
+	if n := proto.Size(want); n > maxObject {
+		return fault.Invalid("the service spec is %d bytes: at most %d fit", n, maxObject)
+	}
+	return nil
+}
+
+func (s *Service) freeName() string {
+	name := spec.RandomName()
+	for range 20 {
+		if _, taken := s.ix.ServiceByName(name); !taken {
+			return name
+		}
+		name = spec.RandomName()
+	}
+	return name + "_" + id.New()[:6]
+}
+
+func encodeService(svc *skepv1.Service) ([]byte, error) {
+	c := proto.CloneOf(svc)
+	c.Meta.Version, c.Status, c.UpdateStatus = 0, nil, nil
+	body, err := proto.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encode service %s: %w", svc.Meta.Id, err)
+	}
+	return body, nil
+}
+
+// commit writes a batch of the spec bucket and waits until the index shows it. When the acknowledgement is lost,
+// done tells from the index whether the batch was written.
+func (s *Service) commit(ctx context.Context, b *kv.Batch, done func() bool) error {
+	last, err := b.Commit(ctx)
+	if err == nil {
+		return seen(ctx, s.specFeed, last)
+	}
+	if errors.Is(err, kv.ErrConflict) {
+		return err
+	}
+	changed := s.ix.Changed()
+	if done() {
+		return nil
+	}
+	select {
+	case <-changed:
+		if done() {
+			return nil
+		}
+	case <-ctx.Done():
+	}
+	return fault.Unavailable("the change could not be stored, or its acknowledgement was lost: look, then try again (%v)", err)
+}
+
+func (s *Service) putRevision(ctx context.Context, svc *skepv1.Service, summary string) error {
+	return s.putRevisionNumber(ctx, svc, svc.Revision, summary, 0)
+}
+
+func (s *Service) putRevisionNumber(ctx context.Context, svc *skepv1.Service, number uint64, summary string, rollbackTo uint64) error {
+	body, err := proto.Marshal(&skepv1.Revision{
+		ServiceId: svc.Meta.Id, Number: number, Spec: svc.Spec, CreatedAt: timestamppb.Now(), Summary: summary, RollbackTo: rollbackTo,
+	})
+	if err != nil {
+		return fmt.Errorf("encode revision %d of service %s: %w", number, svc.Meta.Id, err)
+	}
+	rev, err := s.rev.Create(ctx, index.RevKey(svc.Meta.Id, number), body)
+	switch {
+	case errors.Is(err, kv.ErrConflict):
+		return err
+	case err != nil:
+		return fault.Unavailable("store revision %d of service %s: %v", number, svc.Spec.Name, err)
+	}
+	return seen(ctx, s.revFeed, rev)
+}
+
+// dropRevision removes a revision that nothing came to refer to. The sweep does the same later if this fails.
+func (s *Service) dropRevision(service string, number uint64) {
+	ctx, cancel := context.WithTimeout(context.Background(), catchUpWait*8)
+	defer cancel()
+	if err := s.rev.Delete(ctx, index.RevKey(service, number), 0); err != nil {
+		s.log.Debug("unused revision left for the sweep", zap.String("service", service), zap.Uint64("rev", number), zap.Error(err))
+	}
+}
+
+func (s *Service) inspectService(_ context.Context, r *skepv1.Ref) (*skepv1.ServiceReply, error) {
+	id, err := s.serviceID(r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	svc := s.viewService(id)
+	if svc == nil {
+		return nil, noSuch("service", r.Ref, nil)
+	}
+	return &skepv1.ServiceReply{Service: svc}, nil
+}
+
+// viewService composes what a client sees: the object, the counts of its tasks and the state of its update.
+func (s *Service) viewService(id string) *skepv1.Service {
+	svc := s.ix.Service(id)
+	if svc == nil {
+		return nil
+	}
+	c := s.ix.Counts(id)
+	svc.Status = &skepv1.ServiceStatus{Running: c.Running, Desired: c.Active, Completed: c.Completed}
+	switch m := svc.GetSpec().GetMode().GetMode().(type) {
+	case *skepv1.ServiceMode_Replicated:
+		svc.Status.Desired = m.Replicated.GetReplicas()
+	case *skepv1.ServiceMode_ReplicatedJob:
+		svc.Status.Desired = m.ReplicatedJob.GetMaxConcurrent()
+	}
+	if r := s.ix.Rollout(id); r != nil {
+		svc.UpdateStatus = r.Status
+	}
+	return svc
+}
+
+func (s *Service) listServices(_ context.Context, r *skepv1.ListServicesRequest) (*skepv1.ListServicesReply, error) {
+	f, err := parseFilters(r.Filters, "id", "name", "label", "mode")
+	if err != nil {
+		return nil, err
+	}
+	if err := f.checkValues("mode", "replicated", "global", "replicated-job", "global-job"); err != nil {
+		return nil, err
+	}
+	out := &skepv1.ListServicesReply{}
+	p := newPage(r.Page)
+	last := ""
+	for _, n := range s.ix.ServicesAfter(r.Page.GetAfter()) {
+		if !f.prefix("id", n.ID) || !f.prefix("name", n.Name) {
+			continue
+		}
+		svc := s.viewService(n.ID)
+		if svc == nil || !f.labels("label", svc.Spec.Labels) || !f.exact("mode", spec.Mode(svc.Spec)) {
+			continue
+		}
+		if !p.takes(svc) {
+			out.Next = last
+			break
+		}
+		out.Services = append(out.Services, svc)
+		last = strings.ToLower(n.Name)
+	}
+	return out, nil
+}
+
+func (s *Service) removeService(ctx context.Context, r *skepv1.RemoveServiceRequest) (*skepv1.ServiceReply, error) {
+	id, err := s.serviceID(r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	var gone *skepv1.Service
+	err = s.retry(ctx, func() error {
+		cur := s.viewService(id)
+		if cur == nil {
+			if gone != nil {
+				return nil // ours, its acknowledgement lost, or somebody else was as fast
+			}
+			return noSuch("service", r.Ref, nil)
+		}
+		gone = cur
+		if r.DryRun {
+			return nil
+		}
+		batch := s.spec.Batch()
+		batch.Delete(serviceKey(id), cur.Meta.Version)
+		name := nameKey("service", cur.Spec.Name)
+		if k, ok := s.ix.Key(name); ok && k.Value == id {
+			batch.Delete(name, k.Revision)
+		}
+		if err := s.portOps(batch, id, cur.Endpoint.GetPorts(), nil); err != nil {
+			return err
+		}
+		return s.commit(ctx, batch, func() bool { return s.ix.Service(id) == nil })
+	})
+	if err != nil || r.DryRun {
+		return &skepv1.ServiceReply{Service: gone}, err
+	}
+	s.events.send(&skepv1.Event{Kind: "service", Id: id, Name: gone.Spec.Name, Verb: "remove", Attributes: map[string]string{"name": gone.Spec.Name}})
+	// The tasks still name these revisions, but an agent keeps what it needs to stop one.
+	if err := s.dropRevisions(ctx, id); err != nil {
+		s.log.Warn("revisions of a removed service left for the sweep", zap.String("service", id), zap.Error(err))
+	}
+	return &skepv1.ServiceReply{Service: gone}, nil
+}
+
+// dropRevisions deletes everything kept of a service that is gone.
+func (s *Service) dropRevisions(ctx context.Context, service string) error {
+	revs := s.ix.Revisions(service)
+	for len(revs) > 0 {
+		batch := s.rev.Batch()
+		n := min(len(revs), kv.MaxBatch)
+		for _, r := range revs[:n] {
+			batch.Delete(index.RevKey(service, r.Number), 0)
+		}
+		if _, err := batch.Commit(ctx); err != nil {
+			return err
+		}
+		revs = revs[n:]
+	}
+	return nil
+}

@@ -1,0 +1,213 @@
+// Package state owns what people asked for: services and their revisions, nodes, the cluster, and the names, ports
+// and node numbers they take up. It serves the object API, takes the agents' descriptions and status reports, and
+// answers what an agent needs to start.
+//
+// It refuses to schedule, to judge whether a node is alive and to keep secrets: tasks are the scheduler's,
+// liveness health-monitor's, secrets the vault's; it only shows the first two next to its own.
+//
+// Failure story: everything is in JetStream, the index here is a copy that is rebuilt at start. Several instances
+// run at once; every write is a compare-and-set or the creation of a key, so the losers of a race see a conflict,
+// look again and either succeed or say whose name it is now. Without JetStream's quorum nothing is written and reads
+// go on from the last picture.
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"skep.dev/libs/kv"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
+	"skep.dev/services/state/internal/index"
+)
+
+// Config is everything the service is given.
+type Config struct {
+	NC      *nats.Conn
+	Log     *zap.Logger
+	NodeID  string
+	Version string
+	// ResolveTimeout bounds asking for an image's digest (default 10 s).
+	ResolveTimeout time.Duration
+	// KeepRevisions is how many revisions of a service stay (default 50).
+	KeepRevisions int
+}
+
+// Service is one instance.
+type Service struct {
+	cfg Config
+	log *zap.Logger
+	js  jetstream.JetStream
+
+	ix                          *index.Index
+	spec, rev, status, nodes    *kv.Bucket
+	specFeed, revFeed, taskFeed *kv.Feed
+	statusFeed, nodeFeed        *kv.Feed
+
+	reports *reportWriter
+	events  *eventWriter
+
+	admitMu sync.Mutex // node numbers are handed out one after the other
+
+	ready     chan struct{}
+	closeOnce sync.Once
+	closed    chan struct{}
+}
+
+// New checks the configuration and starts nothing.
+func New(cfg Config) (*Service, error) {
+	if cfg.NC == nil {
+		return nil, errors.New("state: a NATS connection is required")
+	}
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	if cfg.ResolveTimeout <= 0 {
+		cfg.ResolveTimeout = 10 * time.Second
+	}
+	if cfg.KeepRevisions <= 0 {
+		cfg.KeepRevisions = 50
+	}
+	js, err := jetstream.New(cfg.NC)
+	if err != nil {
+		return nil, fmt.Errorf("state: open JetStream: %w", err)
+	}
+	s := &Service{
+		cfg: cfg, log: cfg.Log, js: js, ix: index.New(),
+		spec: kv.Open(js, subject.Spec), rev: kv.Open(js, subject.Rev),
+		status: kv.Open(js, subject.Status), nodes: kv.Open(js, subject.NodeB),
+		ready: make(chan struct{}), closed: make(chan struct{}),
+	}
+	s.reports = newReportWriter(s)
+	s.events = newEventWriter(cfg.NC, cfg.Log)
+	return s, nil
+}
+
+// Ready is closed once the service answers: indexes caught up, endpoints subscribed.
+func (s *Service) Ready() <-chan struct{} { return s.ready }
+
+// Close ends Run. It is idempotent.
+func (s *Service) Close() error {
+	s.closeOnce.Do(func() { close(s.closed) })
+	return nil
+}
+
+// Run serves until ctx ends or Close.
+func (s *Service) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.closed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	feeds, err := s.follow(ctx)
+	defer func() {
+		for _, f := range feeds {
+			f.Close()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	for _, f := range feeds {
+		select {
+		case <-f.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+	}
+
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for _, actor := range []func(context.Context){s.reports.run, s.events.run, s.sweep} {
+		wg.Go(func() { actor(ctx) })
+	}
+	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
+		Name: "skep-state", Version: s.cfg.Version, Description: "desired objects, nodes and task status", Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	defer srv.Close() //nolint:errcheck // the connection is closing with us
+	if err := s.endpoints(srv); err != nil {
+		return err
+	}
+	if err := s.cfg.NC.FlushWithContext(flushContext(ctx)); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("subscribe endpoints: %w", err)
+	}
+	close(s.ready)
+	s.log.Info("serving", zap.Int("services", s.ix.ServiceCount()), zap.Int("nodes", len(s.ix.NodeIDs())))
+	<-ctx.Done()
+	return nil
+}
+
+// flushContext gives Flush the deadline it insists on; it ends by itself.
+func flushContext(ctx context.Context) context.Context {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	context.AfterFunc(ctx, cancel)
+	return ctx
+}
+
+func (s *Service) follow(ctx context.Context) ([]*kv.Feed, error) {
+	var feeds []*kv.Feed
+	var lease *kv.Feed
+	for _, f := range []struct {
+		to     **kv.Feed
+		bucket subject.Bucket
+		apply  func(kv.Delta)
+	}{
+		{&s.specFeed, subject.Spec, s.ix.ApplySpec},
+		{&s.revFeed, subject.Rev, s.ix.ApplyRev},
+		{&s.taskFeed, subject.Task, s.ix.ApplyTask},
+		{&s.statusFeed, subject.Status, s.ix.ApplyStatus},
+		{&s.nodeFeed, subject.NodeB, s.ix.ApplyNode},
+		{&lease, subject.Lease, s.ix.ApplyLease},
+	} {
+		feed, err := kv.Follow(ctx, s.js, f.bucket, f.apply)
+		if err != nil {
+			return feeds, fmt.Errorf("follow bucket %s: %w", f.bucket, err)
+		}
+		*f.to = feed
+		feeds = append(feeds, feed)
+	}
+	return feeds, nil
+}
+
+func (s *Service) endpoints(srv *rpc.Server) error {
+	api := subject.API
+	return errors.Join(
+		rpc.Handle(srv, api("service", "create"), s.createService),
+		rpc.Handle(srv, api("service", "update"), s.updateService),
+		rpc.Handle(srv, api("service", "scale"), s.scaleService),
+		rpc.Handle(srv, api("service", "inspect"), s.inspectService),
+		rpc.Handle(srv, api("service", "list"), s.listServices),
+		rpc.Handle(srv, api("service", "rm"), s.removeService),
+		rpc.Handle(srv, api("service", "revisions"), s.listRevisions),
+		rpc.Handle(srv, api("task", "list"), s.listTasks),
+		rpc.Handle(srv, api("task", "inspect"), s.inspectTask),
+		rpc.Handle(srv, api("node", "list"), s.listNodes),
+		rpc.Handle(srv, api("node", "inspect"), s.inspectNode),
+		rpc.Handle(srv, api("node", "update"), s.updateNode),
+		rpc.Handle(srv, api("node", "rm"), s.removeNode),
+		rpc.Handle(srv, api("node", "admit"), s.admitNode),
+		rpc.Handle(srv, api("cluster", "init"), s.initCluster),
+		rpc.Handle(srv, api("cluster", "inspect"), s.inspectCluster),
+		rpc.Handle(srv, api("cluster", "update"), s.updateCluster),
+		rpc.Handle(srv, api("event", "list"), s.listEvents),
+		rpc.HandleNode(srv, "state", "describe", s.describeNode),
+		rpc.HandleNode(srv, "state", "snapshot", s.snapshot),
+		rpc.HandleNode(srv, "state", "specs", s.specs),
+		rpc.HandleNode(srv, "state", "status", s.reportStatus),
+	)
+}

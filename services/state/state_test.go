@@ -1,0 +1,193 @@
+package state
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/id"
+	"skep.dev/libs/kv"
+	"skep.dev/libs/kvtest"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// deadline is generous: the machines that run this are loaded.
+const deadline = 60 * time.Second
+
+// rig is a broker and running state services over it.
+type rig struct {
+	t  testing.TB
+	n  *kvtest.NATS
+	nc *nats.Conn
+	s  *Service // the first instance
+}
+
+func newRig(t testing.TB, n *kvtest.NATS) *rig {
+	t.Helper()
+	r := &rig{t: t, n: n, nc: n.Conn(t)}
+	r.s, _ = r.start()
+	return r
+}
+
+// start runs one more instance; stop ends it before the test does.
+func (r *rig) start() (s *Service, stop func()) {
+	r.t.Helper()
+	log := zaptest.NewLogger(r.t, zaptest.Level(zap.WarnLevel))
+	if os.Getenv("SKEP_TEST_LOG") != "" {
+		log = zaptest.NewLogger(r.t)
+	}
+	s, err := New(Config{NC: r.n.Conn(r.t), Log: log, ResolveTimeout: 2 * time.Second})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				r.t.Errorf("run: %v", err)
+			}
+		case <-time.After(deadline):
+			r.t.Error("the service does not stop")
+		}
+	}
+	r.t.Cleanup(stop)
+	select {
+	case <-s.Ready():
+	case <-time.After(deadline):
+		r.t.Fatal("the service does not become ready")
+	}
+	return s, stop
+}
+
+func (r *rig) ctx() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	r.t.Cleanup(cancel)
+	return ctx
+}
+
+func call[R any, PR interface {
+	*R
+	proto.Message
+}](r *rig, subj string, req proto.Message) (PR, error) {
+	var reply PR = new(R)
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	err := rpc.Call(ctx, r.nc, subj, req, reply)
+	return reply, err
+}
+
+func must[T any](t testing.TB) func(v T, err error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func (r *rig) init() {
+	r.t.Helper()
+	must[*skepv1.ClusterReply](r.t)(call[skepv1.ClusterReply](r, subject.API("cluster", "init"), &skepv1.InitClusterRequest{CaDigest: "d"}))
+}
+
+func (r *rig) admit(hostname string, role skepv1.NodeRole) *skepv1.Node {
+	r.t.Helper()
+	return must[*skepv1.NodeReply](r.t)(call[skepv1.NodeReply](r, subject.API("node", "admit"),
+		&skepv1.AdmitNodeRequest{NodeId: id.New(), Hostname: hostname, Role: role, Addr: "10.1.1.1"})).Node
+}
+
+func webSpec(name string, replicas uint64) *skepv1.ServiceSpec {
+	return &skepv1.ServiceSpec{
+		Name: name,
+		Task: &skepv1.TaskSpec{Container: &skepv1.ContainerSpec{Image: "httpd"}},
+		Mode: &skepv1.ServiceMode{Mode: &skepv1.ServiceMode_Replicated{Replicated: &skepv1.ReplicatedMode{Replicas: replicas}}},
+	}
+}
+
+func (r *rig) create(spec *skepv1.ServiceSpec) (*skepv1.ServiceReply, error) {
+	return call[skepv1.ServiceReply](r, subject.API("service", "create"), &skepv1.CreateServiceRequest{Spec: spec, NoResolveImage: true})
+}
+
+func (r *rig) mustCreate(name string, replicas uint64) *skepv1.Service {
+	r.t.Helper()
+	return must[*skepv1.ServiceReply](r.t)(r.create(webSpec(name, replicas))).Service
+}
+
+func (r *rig) inspect(ref string) (*skepv1.Service, error) {
+	reply, err := call[skepv1.ServiceReply](r, subject.API("service", "inspect"), &skepv1.Ref{Ref: ref})
+	return reply.GetService(), err
+}
+
+func wantErr(t testing.TB, err error, text string) {
+	t.Helper()
+	if err == nil || err.Error() != text {
+		t.Fatalf("error %q, want %q", fmt.Sprint(err), text)
+	}
+}
+
+// await polls until ok or the deadline.
+func await(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	end := time.Now().Add(deadline)
+	for !ok() {
+		if time.Now().After(end) {
+			t.Fatalf("waited %s for %s", deadline, what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// putTasks plays the scheduler.
+func (r *rig) putTasks(key string, tasks ...*skepv1.TaskRecord) uint64 {
+	r.t.Helper()
+	body, err := proto.Marshal(&skepv1.NodeTasks{Tasks: tasks})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	rev, err := kv.Open(r.s.js, subject.Task).Put(r.ctx(), key, body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.s.taskFeed.Wait(r.ctx(), rev); err != nil {
+		r.t.Fatal(err)
+	}
+	return rev
+}
+
+func (r *rig) putLive(node string, st skepv1.NodeState) {
+	r.t.Helper()
+	body, err := proto.Marshal(&skepv1.NodeLive{State: st})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	rev, err := r.s.nodes.Put(r.ctx(), "live."+node, body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.s.nodeFeed.Wait(r.ctx(), rev); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) report(node string, st *skepv1.NodeStatus) (*skepv1.StatusReply, error) {
+	return call[skepv1.StatusReply](r, subject.Svc("state", "status", node), st)
+}

@@ -1,0 +1,85 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"skep.dev/libs/kv"
+	"skep.dev/services/state/internal/index"
+)
+
+const (
+	sweepEvery = 30 * time.Second
+	// leaveFor keeps the sweep away from changes that are still being made.
+	leaveFor = 2 * time.Minute
+)
+
+// sweep removes what a crash between two buckets left behind: revisions without a service, reports of nodes that
+// are gone. Every instance does it; each deletion is confirmed by the stream's leader first, so an index that lags
+// cannot delete what is in use.
+func (s *Service) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			s.sweepOnce(ctx, time.Now().Add(-leaveFor))
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Service) sweepOnce(ctx context.Context, before time.Time) {
+	for _, svc := range s.ix.OrphanRevisions(before.UnixMilli()) {
+		if !s.gone(ctx, serviceKey(svc)) {
+			continue
+		}
+		if err := s.dropRevisions(ctx, svc); err != nil {
+			s.log.Warn("revisions of a removed service stay for now", zap.String("service", svc), zap.Error(err))
+		}
+	}
+	for _, n := range s.ix.ServicesAfter("") {
+		svc := s.ix.Service(n.ID)
+		if svc == nil {
+			continue
+		}
+		for _, r := range s.ix.Revisions(n.ID) {
+			if r.Number > svc.Revision && r.WrittenMs < before.UnixMilli() && s.unused(ctx, n.ID, r.Number) {
+				if err := s.rev.Delete(ctx, index.RevKey(n.ID, r.Number), r.KeyRevision); err != nil && !errors.Is(err, kv.ErrConflict) {
+					s.log.Warn("unused revision stays for now", zap.String("service", n.ID), zap.Uint64("rev", r.Number), zap.Error(err))
+				}
+			}
+		}
+	}
+	for node, rev := range s.ix.OrphanReports() {
+		if !s.gone(ctx, nodeKey(node)) {
+			continue
+		}
+		if err := s.status.Delete(ctx, node, rev); err != nil && !errors.Is(err, kv.ErrConflict) {
+			s.log.Warn("report of a removed node stays for now", zap.String("node", node), zap.Error(err))
+		}
+	}
+}
+
+// gone asks the leader whether a key of the spec bucket does not exist.
+func (s *Service) gone(ctx context.Context, key string) bool {
+	_, err := s.spec.Get(ctx, key)
+	return errors.Is(err, kv.ErrNotFound)
+}
+
+// unused asks the leader whether a service has not come to a revision.
+func (s *Service) unused(ctx context.Context, service string, number uint64) bool {
+	e, err := s.spec.Get(ctx, serviceKey(service))
+	if err != nil {
+		return false
+	}
+	if err := s.specFeed.Wait(ctx, e.Revision); err != nil {
+		return false
+	}
+	svc := s.ix.Service(service)
+	return svc != nil && svc.Revision < number
+}

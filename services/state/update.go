@@ -1,0 +1,332 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strconv"
+
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/kv"
+	"skep.dev/libs/spec"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/state/internal/index"
+)
+
+var errOutOfSequence = fault.Conflict("update out of sequence")
+
+func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequest) (*skepv1.ServiceReply, error) {
+	id, err := s.serviceID(r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	var warnings []string
+	if !r.Rollback {
+		if r.Spec == nil {
+			return nil, fault.Invalid("service spec is missing")
+		}
+		cur := s.ix.Service(id)
+		if cur == nil {
+			return nil, noSuch("service", r.Ref, nil)
+		}
+		if r.Spec.Name == "" {
+			r.Spec.Name = cur.Spec.Name
+		}
+		if err := prepare(r.Spec); err != nil {
+			return nil, err
+		}
+		if err := mayBecome(cur, r.Spec); err != nil {
+			return nil, err
+		}
+		if r.Version != 0 && r.Version != cur.Meta.Version {
+			return nil, errOutOfSequence
+		}
+		warnings = s.resolveImage(ctx, r.Spec, cur.Spec, r.NoResolveImage)
+	}
+	svc, err := s.change(ctx, id, r.DryRun, func(cur *skepv1.Service) (step, error) {
+		if r.Version != 0 && r.Version != cur.Meta.Version {
+			return step{}, errOutOfSequence
+		}
+		if r.Rollback {
+			return s.rollback(cur, r.RollbackRevision)
+		}
+		return step{spec: proto.CloneOf(r.Spec), summary: spec.Diff(cur.Spec, r.Spec)}, mayBecome(cur, r.Spec)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &skepv1.ServiceReply{Service: svc, Warnings: warnings}, nil
+}
+
+// mayBecome refuses what an update cannot change.
+func mayBecome(cur *skepv1.Service, next *skepv1.ServiceSpec) error {
+	if next.Name != cur.Spec.Name {
+		return fault.Invalid("renaming services is not supported")
+	}
+	if reflect.TypeOf(next.Mode.GetMode()) != reflect.TypeOf(cur.Spec.Mode.GetMode()) {
+		return fault.Invalid("service mode change is not allowed")
+	}
+	return nil
+}
+
+// rollback makes the step back to a kept revision, 0 = the previous one.
+func (s *Service) rollback(cur *skepv1.Service, number uint64) (step, error) {
+	name := cur.Spec.Name
+	if number == 0 {
+		if number = cur.PreviousRevision; number == 0 {
+			return step{}, fault.Invalid("service %s does not have a previous spec", name)
+		}
+	}
+	target := s.ix.Revision(cur.Meta.Id, number)
+	if target == nil || number > cur.Revision {
+		return step{}, fault.NotFound("service %s has no revision %d: it keeps %s", name, number, s.keptRevisions(cur))
+	}
+	if number == cur.Revision {
+		return step{}, fault.Invalid("service %s is at revision %d already", name, number)
+	}
+	next := proto.CloneOf(target.Spec)
+	// How many replicas run is scale's affair: going back to an older image must neither undo a scale nor take
+	// capacity away.
+	next.Mode = proto.CloneOf(cur.Spec.Mode)
+	summary := fmt.Sprintf("rollback to revision %d", number)
+	if d := spec.Diff(cur.Spec, next); d != "" {
+		summary += ": " + d
+	}
+	return step{spec: next, summary: summary, rollbackTo: number}, nil
+}
+
+func (s *Service) keptRevisions(cur *skepv1.Service) string {
+	var first, last uint64
+	for _, r := range s.ix.Revisions(cur.Meta.Id) {
+		if r.Number > cur.Revision {
+			break
+		}
+		if first == 0 {
+			first = r.Number
+		}
+		last = r.Number
+	}
+	if first == last {
+		return strconv.FormatUint(first, 10)
+	}
+	return fmt.Sprintf("%d to %d", first, last)
+}
+
+func (s *Service) scaleService(ctx context.Context, r *skepv1.ScaleServiceRequest) (*skepv1.ServiceReply, error) {
+	id, err := s.serviceID(r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	if r.Replicas > spec.MaxReplicas {
+		return nil, fault.Invalid("invalid replicas value %d: at most %d", r.Replicas, spec.MaxReplicas)
+	}
+	svc, err := s.change(ctx, id, r.DryRun, func(cur *skepv1.Service) (step, error) {
+		next := proto.CloneOf(cur.Spec)
+		switch m := next.Mode.GetMode().(type) {
+		case *skepv1.ServiceMode_Replicated:
+			m.Replicated.Replicas = r.Replicas
+		case *skepv1.ServiceMode_ReplicatedJob:
+			m.ReplicatedJob.TotalCompletions = r.Replicas
+		default:
+			return step{}, fault.Invalid("scale can only be used with replicated or replicated-job mode")
+		}
+		return step{spec: next, scaleOnly: true}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &skepv1.ServiceReply{Service: svc}, nil
+}
+
+// step is what a change makes of a service.
+type step struct {
+	spec       *skepv1.ServiceSpec
+	summary    string
+	rollbackTo uint64
+	scaleOnly  bool
+}
+
+// change commits what decide makes of the service as it is, deciding anew after every conflict.
+func (s *Service) change(ctx context.Context, id string, dryRun bool, decide func(*skepv1.Service) (step, error)) (*skepv1.Service, error) {
+	var before, after *skepv1.Service
+	err := s.retry(ctx, func() error {
+		cur := s.ix.Service(id)
+		if cur == nil {
+			return fault.NotFound("no such service: %s (it was removed meanwhile)", id)
+		}
+		do, err := decide(cur)
+		if err != nil {
+			return err
+		}
+		before, after = cur, proto.CloneOf(cur)
+		after.Spec = do.spec
+		after.Meta.UpdatedAt = timestamppb.Now()
+		if do.scaleOnly && proto.Equal(cur.Spec, do.spec) {
+			return nil
+		}
+		if spec.IsJob(do.spec) && !do.scaleOnly {
+			after.JobIteration++
+		}
+		revise := do.rollbackTo != 0 || !equalButForScale(cur.Spec, do.spec)
+		if revise {
+			after.Revision = s.nextRevision(cur)
+			after.PreviousRevision = cur.Revision
+			after.RollbackTo = do.rollbackTo
+		}
+		if after.Endpoint == nil {
+			after.Endpoint = &skepv1.Endpoint{}
+		}
+		if after.Endpoint.Ports, err = s.allocatePorts(id, do.spec, cur.Endpoint); err != nil {
+			return err
+		}
+		if dryRun {
+			return nil
+		}
+		if revise {
+			if err := s.putRevisionNumber(ctx, after, after.Revision, do.summary, do.rollbackTo); err != nil {
+				return err
+			}
+		}
+		err = s.commitChange(ctx, before, after)
+		if err != nil && revise && errors.Is(err, kv.ErrConflict) {
+			s.dropRevision(id, after.Revision)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if dryRun {
+		return after, nil
+	}
+	if after.Revision != before.Revision || !proto.Equal(before.Spec, after.Spec) {
+		s.events.send(updateEvent(before, after))
+	}
+	if err := s.trimRevisions(ctx, after); err != nil {
+		s.log.Warn("old revisions left for the next update", zap.String("service", id), zap.Error(err))
+	}
+	if v := s.viewService(id); v != nil {
+		return v, nil
+	}
+	return after, nil
+}
+
+func (s *Service) commitChange(ctx context.Context, before, after *skepv1.Service) error {
+	id := after.Meta.Id
+	body, err := encodeService(after)
+	if err != nil {
+		return err
+	}
+	batch := s.spec.Batch()
+	batch.Update(serviceKey(id), body, before.Meta.Version)
+	if err := s.portOps(batch, id, before.Endpoint.GetPorts(), after.Endpoint.Ports); err != nil {
+		return err
+	}
+	return s.commit(ctx, batch, func() bool {
+		now := s.ix.Service(id)
+		return now != nil && now.Revision == after.Revision && proto.Equal(now.Spec, after.Spec)
+	})
+}
+
+// equalButForScale: scaling is a change of the service, not of what its tasks are, so it makes no revision.
+func equalButForScale(a, b *skepv1.ServiceSpec) bool {
+	x := proto.CloneOf(a)
+	x.Mode = b.Mode
+	return proto.Equal(x, b)
+}
+
+// nextRevision skips numbers a crashed instance may have left behind.
+func (s *Service) nextRevision(cur *skepv1.Service) uint64 {
+	n := cur.Revision
+	for _, r := range s.ix.Revisions(cur.Meta.Id) {
+		n = max(n, r.Number)
+	}
+	return n + 1
+}
+
+// trimRevisions deletes the oldest revisions beyond the limit, but none that a task was made from or that
+// `rollback` would go back to.
+func (s *Service) trimRevisions(ctx context.Context, svc *skepv1.Service) error {
+	revs := s.ix.Revisions(svc.Meta.Id)
+	over := len(revs) - s.cfg.KeepRevisions
+	if over <= 0 {
+		return nil
+	}
+	used := s.ix.RevisionsInUse(svc.Meta.Id)
+	batch := s.rev.Batch()
+	for _, r := range revs {
+		if batch.Len() == over || batch.Len() == kv.MaxBatch {
+			break
+		}
+		if used[r.Number] || r.Number == svc.PreviousRevision || r.Number == svc.Revision {
+			continue
+		}
+		batch.Delete(index.RevKey(svc.Meta.Id, r.Number), r.KeyRevision)
+	}
+	if batch.Len() == 0 {
+		return nil
+	}
+	_, err := batch.Commit(ctx)
+	if errors.Is(err, kv.ErrConflict) {
+		return nil // another instance trims too
+	}
+	return err
+}
+
+func updateEvent(before, after *skepv1.Service) *skepv1.Event {
+	attr := map[string]string{"name": after.Spec.Name}
+	differ := func(key, a, b string) {
+		if a != b {
+			attr[key+".old"], attr[key+".new"] = a, b
+		}
+	}
+	differ("image", before.Spec.GetTask().GetContainer().GetImage(), after.Spec.GetTask().GetContainer().GetImage())
+	a, okA := spec.Replicas(before.Spec)
+	b, okB := spec.Replicas(after.Spec)
+	if okA && okB {
+		differ("replicas", strconv.FormatUint(a, 10), strconv.FormatUint(b, 10))
+	}
+	differ("revision", strconv.FormatUint(before.Revision, 10), strconv.FormatUint(after.Revision, 10))
+	return &skepv1.Event{Kind: "service", Id: after.Meta.Id, Name: after.Spec.Name, Verb: "update", Attributes: attr}
+}
+
+func (s *Service) listRevisions(_ context.Context, r *skepv1.ListRevisionsRequest) (*skepv1.ListRevisionsReply, error) {
+	id, err := s.serviceID(r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	svc := s.ix.Service(id)
+	if svc == nil {
+		return nil, noSuch("service", r.Ref, nil)
+	}
+	after := ^uint64(0)
+	if a := r.Page.GetAfter(); a != "" {
+		if after, err = strconv.ParseUint(a, 10, 64); err != nil {
+			return nil, fault.Invalid("invalid page %q: use the next of the page before", a)
+		}
+	}
+	out := &skepv1.ListRevisionsReply{}
+	p := newPage(r.Page)
+	kept := s.ix.Revisions(id)
+	for i := len(kept) - 1; i >= 0; i-- {
+		n := kept[i].Number
+		if n >= after || n > svc.Revision {
+			continue
+		}
+		rev := s.ix.Revision(id, n)
+		if rev == nil {
+			continue
+		}
+		if !p.takes(rev) {
+			out.Next = strconv.FormatUint(out.Revisions[len(out.Revisions)-1].Number, 10)
+			break
+		}
+		out.Revisions = append(out.Revisions, rev)
+	}
+	return out, nil
+}
