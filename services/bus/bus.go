@@ -162,16 +162,30 @@ func (b *Bus) kick(ctx context.Context, main *instance, sys *nats.Conn) error {
 	return nil
 }
 
-// WaitAPI returns once the JetStream group has a leader that answers.
+// WaitAPI returns once the JetStream group has a leader that answers and counts this server in: before that it would
+// refuse to place a stream ("no suitable peers").
 func (b *Bus) WaitAPI(ctx context.Context) error {
 	return await(ctx, 10*time.Millisecond, 0, func() bool {
-		main := b.running()
-		if main == nil {
-			return false
+		members, led, counted := []Member(nil), false, false
+		if b.led() {
+			members, _ = b.members(100 * time.Millisecond) // an error is the same as no answer: ask again
 		}
-		j, err := main.Jsz(&server.JSzOptions{})
-		return err == nil && j.Meta != nil && j.Meta.Leader != ""
+		for _, m := range members {
+			led = led || m.Leader
+			counted = counted || m.Name == b.cfg.Name && m.Current && !m.Offline
+		}
+		return led && counted
 	})
+}
+
+// led reports whether this server knows a leader; asking it costs nothing.
+func (b *Bus) led() bool {
+	main := b.running()
+	if main == nil {
+		return false
+	}
+	j, err := main.Jsz(&server.JSzOptions{})
+	return err == nil && j.Meta != nil && j.Meta.Leader != ""
 }
 
 // ClientAddr is where nodes connect on this machine; it differs from Config.Listen when that asked for any port.

@@ -30,7 +30,7 @@ type Config struct {
 	// RoutePort is where other managers connect, on the same addresses (default: the port of Listen plus one).
 	RoutePort int
 	// TLS is the manager's certificate; renewals are picked up.
-	TLS *pki.Store
+	TLS *pki.Store `json:"-"`
 	// Cluster is the name of the NATS cluster (default "skep").
 	Cluster string
 	// Routes are the route addresses (host:port) of the other managers; empty when this one is alone.
@@ -39,14 +39,14 @@ type Config struct {
 	// store; after SERVER.REMOVE it must never be used again.
 	Witness string
 	// Revoked reports whether a node was removed from the cluster. It is asked on every connection and must not block.
-	Revoked func(nodeID string) bool
+	Revoked func(nodeID string) bool `json:"-"`
 	// JoinRate bounds connections without a certificate per second and source address (default 20, burst five times that).
 	JoinRate float64
 	// MaxStore bounds the disk JetStream may use (default 20 GiB).
 	MaxStore int64
 	// MaxConn bounds client connections (default 65,536).
 	MaxConn int
-	Log     *zap.Logger
+	Log     *zap.Logger `json:"-"`
 }
 
 func (c *Config) complete() error {

@@ -47,6 +47,8 @@ func (b *Bus) options(name, dir string) *server.Options {
 		LameDuckGracePeriod:        200 * time.Millisecond, LameDuckDuration: 2 * time.Second,
 		MaxPayload: 1 << 20, MaxPending: 64 << 20, MaxControlLine: 4096, WriteDeadline: 10 * time.Second,
 		PingInterval: 20 * time.Second, MaxPingsOut: 2,
+		// A manager that is away is dialled every second and need not be in the log as often.
+		ConnectErrorReports: 60, ReconnectErrorReports: 60,
 	}
 	o.JetStreamLimits.DefaultMaxConsumers = -1
 	return o

@@ -1,0 +1,20 @@
+package bus
+
+import (
+	"testing"
+
+	"skep.dev/libs/id"
+)
+
+// Ready means that streams can be made, at once and every time.
+func TestReadyBusPlacesStreams(t *testing.T) {
+	ca := newCA(t)
+	for range 5 {
+		b := run(t, lone(t, ca, id.New()))
+		_, js := inProcessJS(t, b, "manager")
+		if _, err := js.CreateStream(within(t), bucket("a")); err != nil {
+			t.Error(err)
+		}
+		b.Close()
+	}
+}
