@@ -17,7 +17,7 @@ while [ $# -gt 0 ]; do
 	esac
 done
 
-bin=$destdir$prefix/bin libexec=$destdir$prefix/libexec/skep unit=$destdir/etc/systemd/system/skep.service
+bin=$destdir$prefix/bin tools=$destdir/usr/lib/skep/bin unit=$destdir/etc/systemd/system/skep.service
 bash=$destdir$prefix/share/bash-completion/completions/skep
 zsh=$destdir$prefix/share/zsh/site-functions/_skep
 fish=$destdir$prefix/share/fish/vendor_completions.d/skep.fish
@@ -26,7 +26,7 @@ systemd() { [ -z "$destdir" ] && [ -d /run/systemd/system ]; }
 if [ -n "$uninstall" ]; then
 	! systemd || systemctl disable --now skep.service 2>/dev/null || true
 	rm -f "$bin/skep" "$unit" "$bash" "$zsh" "$fish"
-	rm -rf "$libexec"
+	rm -rf "$tools"
 	! systemd || systemctl daemon-reload
 	echo "removed skep; its data is still in /var/lib/skep"
 	exit
@@ -34,9 +34,11 @@ fi
 
 [ -x "$root/bin/skep" ] || { echo "install: no bin/skep: run make build first" >&2 && exit 1; }
 install -D -m 0755 "$root/bin/skep" "$bin/skep"
+# the agent looks for its containerd in /usr/lib/skep/bin, whatever the prefix: it must never meet another one's shim
+install -D -m 0755 "$root/bin/skep-init" "$tools/skep-init"
 for t in containerd containerd-shim-runc-v2 ctr runc; do
 	[ -x "$root/bin/tools/$t" ] || { echo "install: no bin/tools/$t: run make tools first" >&2 && exit 1; }
-	install -D -m 0755 "$root/bin/tools/$t" "$libexec/$t"
+	install -D -m 0755 "$root/bin/tools/$t" "$tools/$t"
 done
 install -d "$(dirname "$unit")" "$(dirname "$bash")" "$(dirname "$zsh")" "$(dirname "$fish")"
 sed "s|@PREFIX@|$prefix|g" "$root/deploy/skep.service" >"$unit"
