@@ -68,7 +68,7 @@ func build(env Env) (*cobra.Command, *app) {
 	}
 	a := &app{Env: env, store: conn.DefaultStore(env.Getenv)}
 	root := &cobra.Command{
-		Use:           "skep",
+		Use:           "skep [OPTIONS] COMMAND",
 		Short:         "Run container services across many machines",
 		Long:          "skep runs container services across many machines: the verbs of Docker Swarm over NATS.\n\nBegin with `skep init` on the first machine and `skep join` on the others.",
 		Version:       env.Version,
@@ -110,7 +110,16 @@ func build(env Env) (*cobra.Command, *app) {
 			}
 		}
 	}
+	plainUseLine(root)
 	return root, a
+}
+
+// plainUseLine keeps cobra from adding "[flags]": every use line says where options go.
+func plainUseLine(c *cobra.Command) {
+	c.DisableFlagsInUseLine = true
+	for _, s := range c.Commands() {
+		plainUseLine(s)
+	}
 }
 
 // Main runs one command line and returns the exit status. ctx ending (Ctrl-C) ends the command, not what it began.
@@ -200,7 +209,7 @@ func (a *app) warnf(format string, v ...any) {
 	fmt.Fprintf(a.Err, "Warning: "+strings.TrimSuffix(format, "\n")+"\n", v...)
 }
 
-// home is where Docker's own configuration lives, for registry credentials.
+// dockerConfig is the file in which Docker keeps registry credentials.
 func (a *app) dockerConfig() string {
 	if d := a.Getenv("DOCKER_CONFIG"); d != "" {
 		return filepath.Join(d, "config.json")

@@ -2,9 +2,17 @@ package cli
 
 import (
 	"github.com/spf13/cobra"
+
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/render"
 )
 
 // extraCommands are those that are not about one kind of object.
 func (a *app) extraCommands() []*cobra.Command {
-	return []*cobra.Command{a.versionCommand(), a.infoCommand(), a.contextCommand()}
+	logs := a.logsCommand()
+	logs.Short += " (short for service logs)"
+	return []*cobra.Command{a.imageCommand(), a.execCommand(), logs, a.eventsCommand(), a.topCommand(), a.decodeCommand(),
+		a.versionCommand(), a.infoCommand(), a.contextCommand()}
 }
+
+func stateWord(t *skepv1.Task) string { return render.StateWord(t.GetStatus().GetState()) }

@@ -15,7 +15,7 @@ import (
 func (a *app) serviceCommand() *cobra.Command {
 	return group("service", "Manage services",
 		a.serviceCreate(), a.serviceUpdate(), a.serviceList(), a.servicePs(), a.serviceInspect(), a.serviceScale(),
-		a.serviceRollback(), a.serviceRemove(), a.serviceHistory(), a.serviceExplain())
+		a.serviceRollback(), a.serviceRemove(), a.serviceHistory(), a.serviceExplain(), a.logsCommand())
 }
 
 func (a *app) serviceList() *cobra.Command {

@@ -196,3 +196,12 @@ func indented(w io.Writer, v any) error {
 	_, err := w.Write(b.Bytes())
 	return err
 }
+
+// JSONLine writes one API object on one line.
+func JSONLine(w io.Writer, m proto.Message) error {
+	b, err := protoJSON(m)
+	if err != nil {
+		return err
+	}
+	return writeJSONLine(w, json.RawMessage(b))
+}

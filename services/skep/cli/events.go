@@ -1,0 +1,216 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"skep.dev/libs/subject"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/render"
+)
+
+func (a *app) eventsCommand() *cobra.Command {
+	var filters []string
+	var since, until, format string
+	var asJSON bool
+	cmd := &cobra.Command{Use: "events [OPTIONS]", Short: "Show what happens in the cluster, as it happens", Args: noArgs,
+		Long: "Show what happens in the cluster, as it happens; with --since, what happened before too.\n\nFilters: type, id, name, event, service, node, label.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f, err := parseFilters(filters)
+			if err != nil {
+				return err
+			}
+			req := &skepv1.ListEventsRequest{Filters: f}
+			if req.Since, err = parseWhen("since", since, a.Now()); err != nil {
+				return err
+			}
+			if req.Until, err = parseWhen("until", until, a.Now()); err != nil {
+				return err
+			}
+			show, err := a.eventPrinter(format, asJSON)
+			if err != nil {
+				return err
+			}
+			return a.events(cmd.Context(), req, show)
+		}}
+	f := cmd.Flags()
+	f.StringArrayVarP(&filters, "filter", "f", nil, "Show only what matches: key=value")
+	f.StringVar(&since, "since", "", "Begin at a time, or a duration ago (10m)")
+	f.StringVar(&until, "until", "", "End at a time")
+	f.StringVar(&format, "format", "", `A Go template, or "json"`)
+	f.BoolVar(&asJSON, "json", false, "Print one JSON object a line (a stable form)")
+	return cmd
+}
+
+func (a *app) eventPrinter(format string, asJSON bool) (func(*skepv1.Event) error, error) {
+	if asJSON || format == "json" || format == "{{json .}}" {
+		return func(e *skepv1.Event) error { return render.JSONLine(a.Out, e) }, nil
+	}
+	if format != "" {
+		tp, err := render.NewTemplate(format)
+		if err != nil {
+			return nil, &render.ErrFormat{Err: err}
+		}
+		return func(e *skepv1.Event) error {
+			v := map[string]any{"Type": e.Kind, "Action": e.Verb, "ID": e.Id, "Name": e.Name, "Actor": e.Actor, "Message": e.Message,
+				"Time": e.GetTime().GetSeconds(), "TimeNano": e.GetTime().AsTime().UnixNano(), "Attributes": e.Attributes}
+			if err := tp.Execute(a.Out, v); err != nil {
+				return &render.ErrFormat{Err: err}
+			}
+			a.printf("\n")
+			return nil
+		}, nil
+	}
+	return func(e *skepv1.Event) error {
+		a.printf("%s\n", eventLine(e))
+		return nil
+	}, nil
+}
+
+// eventLine is Docker's: time, type, action, id, and the attributes in brackets.
+func eventLine(e *skepv1.Event) string {
+	var attrs []string
+	for k, v := range e.Attributes {
+		attrs = append(attrs, k+"="+v)
+	}
+	if e.Name != "" {
+		attrs = append(attrs, "name="+e.Name)
+	}
+	sort.Strings(attrs)
+	line := fmt.Sprintf("%s %s %s %s", e.GetTime().AsTime().Local().Format("2006-01-02T15:04:05.000000000Z07:00"), e.Kind, e.Verb, e.Id)
+	if len(attrs) > 0 {
+		line += " (" + strings.Join(attrs, ", ") + ")"
+	}
+	if e.Message != "" {
+		line += ": " + e.Message
+	}
+	return line
+}
+
+func (a *app) events(ctx context.Context, req *skepv1.ListEventsRequest, show func(*skepv1.Event) error) error {
+	nc, err := a.conn(ctx)
+	if err != nil {
+		return err
+	}
+	now := a.Now()
+	past := req.Until != nil && !req.Until.AsTime().After(now)
+	live := make(chan *skepv1.Event, 4096)
+	dropped := make(chan struct{}, 1)
+	if !past {
+		// Listening begins before the past is read, so that nothing falls in between.
+		sub, err := nc.Subscribe(subject.AllEvents, func(m *nats.Msg) {
+			e := &skepv1.Event{}
+			if (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(m.Data, e) != nil {
+				return // not an event of ours
+			}
+			select {
+			case live <- e:
+			default:
+				select {
+				case dropped <- struct{}{}:
+				default:
+				}
+			}
+		})
+		if err != nil {
+			return fmt.Errorf("listen to events: %w", err)
+		}
+		defer func() { _ = sub.Unsubscribe() }() // the connection may be gone
+		fctx, cancel := context.WithTimeout(ctx, callTimeout)
+		err = nc.FlushWithContext(fctx)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("listen to events: %w", err)
+		}
+	}
+	seen := map[string]bool{}
+	if req.Since != nil || past {
+		for after := ""; ; {
+			var r skepv1.ListEventsReply
+			req.Page = &skepv1.Page{After: after}
+			if err := a.call(ctx, subject.API("event", "list"), req, &r); err != nil {
+				return err
+			}
+			for _, e := range r.Events {
+				if now.Sub(e.GetTime().AsTime()) < time.Minute {
+					seen[eventKey(e)] = true
+				}
+				if err := show(e); err != nil {
+					return err
+				}
+			}
+			if after = r.Next; after == "" {
+				break
+			}
+		}
+	}
+	if past {
+		return nil
+	}
+	var end <-chan time.Time
+	if req.Until != nil {
+		t := time.NewTimer(req.Until.AsTime().Sub(now))
+		defer t.Stop()
+		end = t.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return &Failure{Code: ExitCancelled}
+		case <-end:
+			return nil
+		case <-dropped:
+			a.warnf("events come faster than they are read: some are missing here; --since shows them")
+		case e := <-live:
+			if seen[eventKey(e)] || !matchEvent(e, req.Filters) {
+				continue
+			}
+			if err := show(e); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func eventKey(e *skepv1.Event) string {
+	return e.Kind + "|" + e.Id + "|" + e.Verb + "|" + e.GetTime().AsTime().String()
+}
+
+// matchEvent applies the filters the state service applies to the past.
+func matchEvent(e *skepv1.Event, filters []*skepv1.Filter) bool {
+	for _, f := range filters {
+		ok := false
+		for _, v := range f.Values {
+			switch f.Key {
+			case "kind", "type":
+				ok = e.Kind == v
+			case "id":
+				ok = strings.HasPrefix(e.Id, v)
+			case "name":
+				ok = strings.HasPrefix(e.Name, v)
+			case "verb", "event":
+				ok = e.Verb == v
+			case "service", "node":
+				ok = e.Kind == f.Key && (strings.HasPrefix(e.Id, v) || e.Name == v) || e.Attributes[f.Key] == v || e.Attributes[f.Key+".id"] == v || e.Attributes[f.Key+".name"] == v
+			case "label":
+				k, want, has := strings.Cut(v, "=")
+				got, found := e.Attributes[k]
+				ok = found && (!has || got == want)
+			}
+			if ok {
+				break
+			}
+		}
+		if !ok {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,228 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/subject"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/render"
+)
+
+func (a *app) topCommand() *cobra.Command {
+	var once bool
+	var interval time.Duration
+	cmd := &cobra.Command{Use: "top [OPTIONS]", Short: "Watch nodes, services and tasks live", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if interval < 200*time.Millisecond {
+				return Usagef("--interval must be at least 200ms")
+			}
+			return a.top(cmd.Context(), once, interval)
+		}}
+	cmd.Flags().BoolVar(&once, "once", false, "Print it once, as plain text")
+	cmd.Flags().DurationVar(&interval, "interval", 2*time.Second, "Time between two looks")
+	return cmd
+}
+
+// use is what one node consumes, from its heartbeats.
+type use struct {
+	cpuNanos uint64
+	at       time.Time
+	percent  float64
+	known    bool
+	memory   uint64
+	running  uint32
+}
+
+// heartbeats keeps the newest heartbeat of every node.
+type heartbeats struct {
+	mu    sync.Mutex
+	nodes map[string]use
+}
+
+func (h *heartbeats) take(hb *skepv1.Heartbeat) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	at := time.UnixMilli(hb.SentUnixMs)
+	old, n := h.nodes[hb.NodeId], use{cpuNanos: hb.CpuNanos, at: at, memory: hb.MemoryBytes, running: hb.Running}
+	if d := at.Sub(old.at); !old.at.IsZero() && d > 0 && hb.CpuNanos >= old.cpuNanos {
+		n.percent, n.known = 100*float64(hb.CpuNanos-old.cpuNanos)/float64(d), true
+	}
+	h.nodes[hb.NodeId] = n
+}
+
+func (h *heartbeats) of(id string) (use, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	u, ok := h.nodes[id]
+	return u, ok
+}
+
+func (a *app) top(ctx context.Context, once bool, interval time.Duration) error {
+	nc, err := a.conn(ctx)
+	if err != nil {
+		return err
+	}
+	beats := &heartbeats{nodes: map[string]use{}}
+	sub, err := nc.Subscribe(subject.AllHeartbeats, func(m *nats.Msg) {
+		hb := &skepv1.Heartbeat{}
+		if proto.Unmarshal(m.Data, hb) == nil {
+			beats.take(hb)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("listen to heartbeats: %w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }() // the connection may be gone
+	fd, terminal := terminalOf(a.Out)
+	if !terminal {
+		once = true
+	}
+	if once {
+		// Two heartbeats of each node show its load; nodes that stay silent are shown without.
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(min(interval, 2500*time.Millisecond)):
+		}
+		text, err := a.topPage(ctx, beats, 0)
+		if err != nil {
+			return err
+		}
+		_, err = a.Out.Write(text)
+		return err
+	}
+	fmt.Fprint(a.Out, "\x1b[?1049h\x1b[?25l")
+	defer fmt.Fprint(a.Out, "\x1b[?25h\x1b[?1049l")
+	wake, stop, err := a.watch(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer stop()
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		height := 0
+		if _, h, err := term.GetSize(fd); err == nil {
+			height = h
+		}
+		text, err := a.topPage(ctx, beats, height)
+		if ctx.Err() != nil {
+			return &Failure{Code: ExitOK}
+		}
+		if err != nil {
+			text = []byte("Error: " + err.Error() + "\n")
+		}
+		var b bytes.Buffer
+		b.WriteString("\x1b[H")
+		for l := range bytes.Lines(text) {
+			b.Write(bytes.TrimRight(l, "\n"))
+			b.WriteString("\x1b[K\n")
+		}
+		b.WriteString("\x1b[J")
+		_, _ = a.Out.Write(b.Bytes())
+		select {
+		case <-ctx.Done():
+			return &Failure{Code: ExitOK}
+		case <-tick.C:
+		case <-wake:
+			// A change shows at once, but not more than four times a second.
+			select {
+			case <-ctx.Done():
+			case <-time.After(250 * time.Millisecond):
+			}
+		}
+	}
+}
+
+// topPage is one screen; height 0 = as long as it gets.
+func (a *app) topPage(ctx context.Context, beats *heartbeats, height int) ([]byte, error) {
+	nodes, err := a.nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	services, err := a.services(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tasks, err := a.tasks(ctx, filter("desired-state", "running"))
+	if err != nil {
+		return nil, err
+	}
+	return topText(a.Now(), nodes, services, tasks, beats, height), nil
+}
+
+func topText(now time.Time, nodes []*skepv1.Node, services []*skepv1.Service, tasks []*skepv1.Task, beats *heartbeats, height int) []byte {
+	ready, running := 0, 0
+	perNode := map[string]int{}
+	var waiting []*skepv1.Task
+	for _, t := range tasks {
+		if t.GetStatus().GetState() == skepv1.TaskState_TASK_STATE_RUNNING {
+			running++
+			perNode[t.NodeId]++
+		} else {
+			waiting = append(waiting, t)
+		}
+	}
+	nt := &render.Table{Columns: []render.Column{{Field: "Node", Header: "NODE"}, {Field: "Status", Header: "STATUS"}, {Field: "Availability", Header: "AVAILABILITY"}, {Field: "Manager", Header: "MANAGER"},
+		{Field: "Tasks", Header: "TASKS"}, {Field: "CPU", Header: "CPU"}, {Field: "Memory", Header: "MEMORY"}}}
+	sort.SliceStable(nodes, func(i, j int) bool { return render.NaturalLess(render.Hostname(nodes[i]), render.Hostname(nodes[j])) })
+	for _, n := range nodes {
+		if n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY {
+			ready++
+		}
+		cpu, mem := "-", "-"
+		r := n.GetDescription().GetResources()
+		if u, ok := beats.of(n.GetMeta().GetId()); ok {
+			if u.known {
+				cpu = fmt.Sprintf("%.0f%%", u.percent)
+				if c := r.GetNanoCpus(); c > 0 {
+					cpu += fmt.Sprintf(" of %g", float64(c)/1e9)
+				}
+			}
+			mem = render.Bytes(int64(u.memory))
+			if m := r.GetMemoryBytes(); m > 0 {
+				mem += " / " + render.Bytes(m)
+			}
+		}
+		nt.Rows = append(nt.Rows, render.Row{"Node": render.Hostname(n), "Status": render.NodeState(n.GetStatus().GetState()), "Availability": render.Availability(n.GetSpec().GetAvailability()),
+			"Manager": orDash(render.ManagerStatus(n)), "Tasks": fmt.Sprint(perNode[n.GetMeta().GetId()]), "CPU": cpu, "Memory": mem})
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s  nodes %d/%d ready  services %d  tasks %d/%d running\n\n", now.Format("15:04:05"), ready, len(nodes), len(services), running, len(tasks))
+	room := func(want int) int {
+		if height <= 0 {
+			return want
+		}
+		left := height - bytes.Count(b.Bytes(), []byte{'\n'}) - 3
+		return max(0, min(want, left))
+	}
+	section := func(t *render.Table) {
+		all := len(t.Rows)
+		t.Rows = t.Rows[:room(all)]
+		if len(t.Rows) == 0 && all > 0 {
+			return
+		}
+		_ = t.Print(&b, "", false) // to memory
+		if all > len(t.Rows) {
+			fmt.Fprintf(&b, "… and %d more\n", all-len(t.Rows))
+		}
+		b.WriteByte('\n')
+	}
+	section(nt)
+	section(render.Services(services, false))
+	if len(waiting) > 0 {
+		render.SortTasks(waiting)
+		section(render.Tasks(waiting, render.TaskOptions{Now: now}))
+	}
+	return b.Bytes()
+}
