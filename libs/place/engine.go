@@ -3,6 +3,7 @@ package place
 import (
 	"hash/maphash"
 	"math"
+	"slices"
 
 	"skep.dev/libs/constraint"
 )
@@ -227,4 +228,49 @@ func (e *Engine) portsFree(i int32, r *Request) bool {
 		}
 	}
 	return true
+}
+
+// Return gives back what a task holds on node i, so that another may be tried in its place; Retake undoes it.
+func (e *Engine) Return(i int32, r *Request, assigned []Generic) { e.give(i, r, assigned, 1) }
+
+// Retake undoes Return.
+func (e *Engine) Retake(i int32, r *Request, assigned []Generic) { e.give(i, r, assigned, -1) }
+
+func (e *Engine) give(i int32, r *Request, assigned []Generic, sign int64) {
+	h, n := &e.hot[i], &e.nodes[i]
+	h.cpu += sign * r.CPU
+	h.mem += sign * r.Memory
+	h.held -= int32(sign)
+	h.tasks -= int32(sign)
+	e.rekey(i, true)
+	if len(r.Ports) > 0 {
+		ports := make([]Port, 0, len(n.Ports)+len(r.Ports))
+		if sign < 0 {
+			ports = append(append(ports, n.Ports...), r.Ports...)
+		} else {
+			for _, p := range n.Ports {
+				if !slices.Contains(r.Ports, p) {
+					ports = append(ports, p)
+				}
+			}
+		}
+		n.Ports = ports
+	}
+	if len(assigned) > 0 {
+		free := slices.Clone(n.FreeGeneric)
+		for _, a := range assigned {
+			for k := range free {
+				if free[k].Kind != a.Kind {
+					continue
+				}
+				free[k].Value += sign * a.Value
+				if sign > 0 {
+					free[k].Named = slices.Concat(free[k].Named, a.Named)
+				} else {
+					free[k].Named = slices.DeleteFunc(slices.Clone(free[k].Named), func(s string) bool { return slices.Contains(a.Named, s) })
+				}
+			}
+		}
+		n.FreeGeneric = free
+	}
 }

@@ -1,10 +1,24 @@
 module skep.dev/services/scheduler
 
-go 1.26
+go 1.26.0
 
 require (
+	github.com/nats-io/nats.go v1.55.0
+	go.uber.org/zap v1.28.0
+	google.golang.org/protobuf v1.36.12
 	skep.dev/libs v0.0.0
 	skep.dev/proto v0.0.0
+)
+
+require (
+	github.com/klauspost/compress v1.20.3 // indirect
+	github.com/nats-io/nkeys v0.4.16 // indirect
+	github.com/nats-io/nuid v1.0.1 // indirect
+	github.com/synadia-io/orbit.go/jetstreamext v0.3.2 // indirect
+	github.com/synadia-io/orbit.go/natsext v0.1.3 // indirect
+	go.uber.org/multierr v1.10.0 // indirect
+	golang.org/x/crypto v0.58.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
 )
 
 replace (

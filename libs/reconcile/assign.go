@@ -1,0 +1,130 @@
+package reconcile
+
+import (
+	"skep.dev/libs/place"
+)
+
+// place finds nodes for the service's tasks that need one. Pinned tasks go first, as in Swarm.
+func (p *planner) place() {
+	if len(p.wants) == 0 {
+		return
+	}
+	if p.engine == nil {
+		p.engine = p.s.engine()
+	}
+	req := p.v.current.request
+	open := make([]*want, 0, len(p.wants))
+	for i := range p.wants {
+		w := &p.wants[i]
+		if w.pin == nil {
+			open = append(open, w)
+			continue
+		}
+		p.pinned(w, w.pin, req)
+	}
+	if len(open) == 0 {
+		return
+	}
+	got := p.engine.Place(make([]place.Placement, 0, len(open)), req, len(open), p.counts(), p.v.failuresOn(p.now))
+	for i := range got {
+		p.assign(open[i], p.s.byID[got[i].Node], got[i].Assigned)
+		p.have[got[i].Node]++
+	}
+	why := ""
+	for _, w := range open[len(got):] {
+		if w.credit != nil && w.credit.Node().accepts() {
+			if at, ok := p.inPlaceOf(w.credit, req); ok {
+				p.assign(w, w.credit.Node(), at.Assigned)
+				continue
+			}
+		}
+		if why == "" {
+			why = p.engine.Why(req, p.counts())
+		}
+		p.unplaced(w, why)
+	}
+}
+
+func (p *planner) counts() []place.Count {
+	out := make([]place.Count, 0, len(p.have))
+	for n, c := range p.have {
+		if c > 0 {
+			out = append(out, place.Count{Node: n, N: c})
+		}
+	}
+	return out
+}
+
+// pinned places a global task on its node.
+func (p *planner) pinned(w *want, n *Node, req *place.Request) {
+	if n.index < 0 {
+		p.unplaced(w, "no suitable node")
+		return
+	}
+	at, filter, ok := p.engine.Pin(req, n.index, 0)
+	if !ok && w.credit != nil {
+		at, ok = p.inPlaceOf(w.credit, req)
+	}
+	if ok {
+		p.assign(w, n, at.Assigned)
+		return
+	}
+	w.task = w.task.copyWith(func(t *Task) { t.edit().WantsNode = n.ID })
+	if w.change >= 0 {
+		p.out.Changes[w.change].New = w.task
+	}
+	p.unplaced(w, "no suitable node ("+filter.Text(1)+")")
+}
+
+// inPlaceOf places a task where the one it replaces is, counting what that one holds as free.
+func (p *planner) inPlaceOf(old *Task, req *place.Request) (place.Placement, bool) {
+	i := old.Node().index
+	p.engine.Return(i, old.request(), old.more().Assigned)
+	at, _, ok := p.engine.Pin(req, i, 0)
+	if !ok {
+		p.engine.Retake(i, old.request(), old.more().Assigned)
+	}
+	return at, ok
+}
+
+// assign writes a node into a task's record.
+func (p *planner) assign(w *want, n *Node, assigned []place.Generic) {
+	if w.change >= 0 {
+		c := &p.out.Changes[w.change]
+		c.Node = n
+		if len(assigned) > 0 {
+			c.New.edit().Assigned = assigned
+		}
+		return
+	}
+	p.change(Change{Old: w.task, Node: n, Verb: Place, New: w.task.copyWith(func(t *Task) {
+		t.Verdict, t.VerdictAt = New, 0
+		if t.More != nil || len(assigned) > 0 {
+			m := t.edit()
+			m.Message, m.Err, m.WantsNode, m.Assigned = "", "", "", assigned
+		}
+	})})
+}
+
+// unplaced records why a task waits; a record that says so already is left alone.
+func (p *planner) unplaced(w *want, why string) {
+	pend := func(t *Task) {
+		t.Verdict, t.VerdictAt = Pending, p.now
+		m := t.edit()
+		m.Message, m.Err = "pending task scheduling", why
+	}
+	switch {
+	case w.change >= 0:
+		c := &p.out.Changes[w.change]
+		c.New = c.New.copyWith(pend)
+		c.Reason = why
+	case w.task.more().Err != why || w.task.Verdict != Pending:
+		p.change(Change{Old: p.recorded(w.task), Verb: Hold, Reason: why, New: w.task.copyWith(pend)})
+	}
+	for _, t := range w.drained {
+		p.stop(t, "its node is drained and no other can take it")
+	}
+}
+
+// recorded is the task as it stands in the state.
+func (p *planner) recorded(t *Task) *Task { return p.s.tasks[t.ID] }

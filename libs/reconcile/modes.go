@@ -1,0 +1,221 @@
+package reconcile
+
+import (
+	"slices"
+
+	"skep.dev/libs/constraint"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+func (p *planner) replicated() {
+	n := int(p.v.replicas)
+	if len(p.units) > n {
+		p.scaleDown(n)
+	}
+	for i := range p.units {
+		p.settle(&p.units[i], false)
+	}
+	p.fill(n - len(p.units))
+}
+
+// fill creates n tasks in the lowest free slots.
+func (p *planner) fill(n int) {
+	slot, next := uint64(1), 0
+	for ; n > 0; slot++ {
+		for next < len(p.units) && p.units[next].slot < slot {
+			next++
+		}
+		if next < len(p.units) && p.units[next].slot == slot {
+			continue
+		}
+		p.create(&unit{slot: slot}, nil, p.goal(), 0, "")
+		n--
+	}
+}
+
+// scaleDown removes slots, in Swarm's order but stable: running ones are kept before others and low slots before high,
+// then nodes are levelled (the n-th copy on its node goes before the n-1st); those without a node, or in the middle of
+// an update, go first.
+func (p *planner) scaleDown(keep int) {
+	type candidate struct {
+		u       int
+		running bool
+		nth     int
+		single  *Task
+	}
+	all := make([]candidate, len(p.units))
+	for i := range p.units {
+		c := candidate{u: i, nth: -1}
+		wanted := 0
+		for _, t := range p.units[i].tasks {
+			if t.wanted() {
+				wanted++
+				c.single = t
+				c.running = c.running || t.State() == Running
+			}
+		}
+		if wanted != 1 || c.single.Node() == nil {
+			c.single = nil
+		}
+		all[i] = c
+	}
+	slices.SortStableFunc(all, func(a, b candidate) int {
+		switch {
+		case a.running != b.running && a.running:
+			return -1
+		case a.running != b.running:
+			return 1
+		}
+		return compare(p.units[a.u].slot, p.units[b.u].slot)
+	})
+	copies := map[*Node]int{}
+	for i := range all {
+		if t := all[i].single; t != nil {
+			all[i].nth = copies[t.Node()]
+			copies[t.Node()]++
+		}
+	}
+	slices.SortStableFunc(all, func(a, b candidate) int {
+		if (a.nth < 0) != (b.nth < 0) {
+			if a.nth < 0 {
+				return 1
+			}
+			return -1
+		}
+		return a.nth - b.nth
+	})
+	gone := make([]bool, len(p.units))
+	for _, c := range all[keep:] {
+		gone[c.u] = true
+		for _, t := range p.units[c.u].tasks {
+			p.unhave(t)
+			p.remove(t, "scaled down")
+		}
+	}
+	kept := p.units[:0]
+	for i := range p.units {
+		if !gone[i] {
+			kept = append(kept, p.units[i])
+		}
+	}
+	p.units = kept
+}
+
+// global keeps one task on every node that is available and meets the constraints.
+func (p *planner) global() {
+	v := p.v
+	has := make(map[*Node]bool, len(p.units))
+	for i := range p.units {
+		u := &p.units[i]
+		n := u.node
+		has[n] = true
+		if !n.Exists {
+			for _, t := range u.tasks {
+				p.remove(t, "its node was removed")
+			}
+			continue
+		}
+		if n.drained() || v.never || !constraint.MatchAll(v.limits, &n.attrs) {
+			for _, t := range u.tasks {
+				switch {
+				case t.Node() == nil:
+					p.forget(u, t, "not meant for this node any more")
+				case t.Desired <= Complete && !(v.job() && t.State() == Complete):
+					p.stop(t, "not meant for this node any more")
+				default:
+					p.past(t)
+				}
+			}
+			p.trim(u)
+			continue
+		}
+		p.settle(u, !n.accepts())
+	}
+	for _, n := range p.s.byID {
+		if has[n] || !n.accepts() || v.never || !constraint.MatchAll(v.limits, &n.attrs) || !p.platform(n) {
+			continue
+		}
+		p.create(&unit{node: n}, nil, p.goal(), 0, "")
+	}
+}
+
+// platform: a global service makes no task for a node its image does not run on.
+func (p *planner) platform(n *Node) bool {
+	ps := p.v.current.request.Platforms
+	return len(ps) == 0 || slices.ContainsFunc(ps, func(x skepPlatform) bool {
+		return (x.OS == "" || n.attrs.OS == "" || x.OS == n.attrs.OS) &&
+			(x.Arch == "" || n.attrs.Arch == "" || constraint.Arch(x.Arch) == constraint.Arch(n.attrs.Arch))
+	})
+}
+
+// replicatedJob runs its tasks to completion, some at once.
+func (p *planner) replicatedJob() {
+	v := p.v
+	completed, running := 0, 0
+	for i := range p.units {
+		u := &p.units[i]
+		done := slices.ContainsFunc(u.tasks, func(t *Task) bool { return t.State() == Complete })
+		switch {
+		case done, p.over(u):
+			completed++
+		default:
+			running++
+		}
+	}
+	for i := range p.units {
+		p.settle(&p.units[i], false)
+	}
+	p.fill(min(int(v.parallel)-running, int(v.replicas)-completed-running))
+}
+
+// rollout starts as many out-of-date units as the update's parallelism and delay allow, and keeps its record.
+func (p *planner) rollout() {
+	v, r := p.v, p.v.rollout
+	write := func(next *skepv1.Rollout) {
+		p.out.Rollouts = append(p.out.Rollouts, RolloutChange{Service: v, Rollout: next})
+	}
+	if len(p.dirty) == 0 && p.inflight == 0 {
+		if r != nil && r.GetStatus().GetState() == stateUpdating {
+			write(p.completed(r.Rollout))
+		}
+		return
+	}
+	fresh := r == nil || r.GetRevision() != v.revision || r.GetStatus().GetState() == stateCompleted && len(p.dirty) > 0
+	var next *skepv1.Rollout
+	if fresh {
+		next = p.updating()
+	} else if r.GetStatus().GetState() != stateUpdating {
+		return // paused
+	}
+	free := len(p.dirty)
+	if v.update.parallelism > 0 {
+		free = min(free, v.update.parallelism-p.inflight)
+	}
+	if v.update.delay > 0 && !fresh && len(p.dirty) > 0 {
+		last := r.GetLastBatchUnixMs()
+		switch {
+		case p.inflight > 0:
+			free = 0
+		case last == 0: // the batch has just come up
+			next = copyRollout(r.Rollout)
+			next.LastBatchUnixMs = p.now
+			p.wake(p.now + v.update.delay)
+			free = 0
+		case p.now < last+v.update.delay:
+			p.wake(last + v.update.delay)
+			free = 0
+		default:
+			next = copyRollout(r.Rollout)
+			next.LastBatchUnixMs = 0
+		}
+	}
+	if next != nil {
+		write(next)
+	}
+	for i := range p.dirty {
+		if i >= free {
+			break
+		}
+		p.start(p.dirty[i])
+	}
+}

@@ -1,0 +1,228 @@
+package reconcile
+
+import (
+	"slices"
+	"strings"
+
+	"skep.dev/libs/constraint"
+	"skep.dev/libs/place"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// Node is what planning needs of a node.
+type Node struct {
+	ID           string
+	Exists       bool // its object is there: it was admitted and not removed
+	Name         string
+	Availability skepv1.Availability
+	State        skepv1.NodeState
+	Since        int64 // of State
+
+	attrs    constraint.Node
+	plugins  []place.Plugin
+	cpu, mem int64
+	generic  []place.Generic
+	maxTasks int
+
+	page      *Page
+	applied   uint64 // generation of the task set its agent acts on
+	hasStatus bool
+	early     map[string]*skepv1.TaskStatus // reported tasks whose record was not seen yet
+
+	use   usage
+	stale bool // use must be computed anew
+	index int32
+}
+
+// usage is what tasks take of a node.
+type usage struct {
+	cpu, mem    int64
+	tasks, held int
+	generic     []place.Generic // free
+	ports       []place.Port
+	over        bool // wanted tasks reserve more than there is: capacity shrank
+}
+
+// Hostname is the node's name for people.
+func (n *Node) Hostname() string {
+	switch {
+	case n.Name != "":
+		return n.Name
+	case n.attrs.Hostname != "":
+		return n.attrs.Hostname
+	}
+	return n.ID
+}
+
+// accepts: new tasks may be placed there.
+func (n *Node) accepts() bool {
+	return n.Exists && n.State == skepv1.NodeState_NODE_STATE_READY && n.Availability == skepv1.Availability_AVAILABILITY_ACTIVE
+}
+
+// lost: its tasks must run elsewhere, now.
+func (n *Node) lost() bool { return !n.Exists || n.State == skepv1.NodeState_NODE_STATE_DOWN }
+
+func (n *Node) drained() bool { return n.Availability == skepv1.Availability_AVAILABILITY_DRAIN }
+
+func (s *State) node(id string) *Node {
+	n := s.nodes[id]
+	if n == nil {
+		n = &Node{ID: id, stale: true, index: -1}
+		n.attrs.ID = id
+		n.attrs.Role = "worker"
+		s.nodes[id] = n
+	}
+	return n
+}
+
+func (s *State) putNode(id string, o *skepv1.NodeObject) {
+	n := s.node(id)
+	was := n.Exists
+	n.Exists = o != nil
+	if o != nil {
+		n.Name, n.Availability = o.GetSpec().GetName(), o.GetSpec().GetAvailability()
+		n.attrs.Labels = o.GetSpec().GetLabels()
+		n.attrs.Role = "worker"
+		if o.GetRole() == skepv1.NodeRole_NODE_ROLE_MANAGER {
+			n.attrs.Role = "manager"
+		}
+	}
+	if was != n.Exists {
+		at, _ := slices.BinarySearchFunc(s.byID, id, func(n *Node, id string) int { return strings.Compare(n.ID, id) })
+		if n.Exists {
+			s.byID = slices.Insert(s.byID, at, n)
+		} else {
+			s.byID = slices.Delete(s.byID, at, at+1)
+			n.index = -1
+		}
+		for i := at; i < len(s.byID); i++ {
+			s.byID[i].index = int32(i)
+		}
+	}
+	s.nodeChanged(n)
+}
+
+// describe takes over what the node reports of itself and tells whether planning could care.
+func (n *Node) describe(d *skepv1.NodeDescription) bool {
+	r := d.GetResources()
+	var plugins []place.Plugin
+	for _, p := range d.GetPlugins() {
+		plugins = append(plugins, place.Plugin{Type: p.GetType(), Name: p.GetName()})
+	}
+	var generic []place.Generic
+	for _, g := range r.GetGeneric() {
+		generic = append(generic, place.Generic{Kind: g.GetKind(), Value: g.GetValue(), Named: g.GetNamed()})
+	}
+	a := n.attrs
+	a.Hostname, a.Addr, a.EngineLabels = d.GetHostname(), d.GetAddr(), d.GetEngineLabels()
+	a.OS, a.Arch = d.GetPlatform().GetOs(), d.GetPlatform().GetArch()
+	same := a.Hostname == n.attrs.Hostname && a.Addr == n.attrs.Addr && a.OS == n.attrs.OS && a.Arch == n.attrs.Arch &&
+		mapsEqual(a.EngineLabels, n.attrs.EngineLabels) && slices.Equal(plugins, n.plugins) &&
+		slices.EqualFunc(generic, n.generic, func(a, b place.Generic) bool {
+			return a.Kind == b.Kind && a.Value == b.Value && slices.Equal(a.Named, b.Named)
+		}) &&
+		n.cpu == r.GetNanoCpus() && n.mem == r.GetMemoryBytes() && n.maxTasks == int(d.GetMaxTasks())
+	n.attrs, n.plugins, n.generic = a, plugins, generic
+	n.cpu, n.mem, n.maxTasks = r.GetNanoCpus(), r.GetMemoryBytes(), int(d.GetMaxTasks())
+	return !same
+}
+
+func mapsEqual(a, b map[string]string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for k, v := range a {
+		if w, ok := b[k]; !ok || v != w {
+			return false
+		}
+	}
+	return true
+}
+
+// nodeChanged marks every service that may have to act: those with tasks there, those that wait for room, and those
+// that want a task on every node.
+func (s *State) nodeChanged(n *Node) {
+	n.stale = true
+	if n.page != nil {
+		for _, t := range n.page.Tasks {
+			s.mark(t.Service)
+		}
+	}
+	s.markUnplaced()
+	for _, v := range s.services {
+		if v.perNode() || v.Exists && len(v.tasks) == 0 {
+			s.mark(v)
+		}
+	}
+}
+
+// usage of a node, computed anew after its tasks changed. A task that waits, prepared, for the one it replaces on the
+// same node takes its place and does not count twice.
+func (s *State) usage(n *Node) *usage {
+	if !n.stale {
+		return &n.use
+	}
+	n.stale = false
+	u := usage{generic: slices.Clone(n.generic)}
+	var wantCPU, wantMem int64
+	if n.page != nil {
+		for _, t := range n.page.Tasks {
+			if !t.held() {
+				continue
+			}
+			if t.wanted() {
+				u.tasks++
+			}
+			r := t.request()
+			if t.Desired == Ready && t.more().Replaces != "" {
+				if old := s.tasks[t.more().Replaces]; old != nil && old.Node() == n && old.held() {
+					// Of the two the larger counts, so that nobody takes what the new one will need.
+					was := old.request()
+					u.cpu += max(0, r.CPU-was.CPU)
+					u.mem += max(0, r.Memory-was.Memory)
+					continue
+				}
+			}
+			u.held++
+			u.cpu += r.CPU
+			u.mem += r.Memory
+			if t.wanted() {
+				wantCPU += r.CPU
+				wantMem += r.Memory
+			}
+			u.ports = append(u.ports, r.Ports...)
+			u.generic = subtract(u.generic, t.more().Assigned)
+		}
+	}
+	u.over = wantCPU > 0 && n.cpu > 0 && wantCPU > n.cpu || wantMem > 0 && n.mem > 0 && wantMem > n.mem
+	n.use = u
+	return &n.use
+}
+
+func subtract(free, taken []place.Generic) []place.Generic {
+	for i := range taken {
+		for k := range free {
+			if free[k].Kind != taken[i].Kind {
+				continue
+			}
+			free[k].Value -= taken[i].Value
+			if len(taken[i].Named) > 0 {
+				free[k].Named = slices.DeleteFunc(slices.Clone(free[k].Named), func(s string) bool { return slices.Contains(taken[i].Named, s) })
+			}
+		}
+	}
+	return free
+}
+
+// engine is a placement engine over the nodes as they stand.
+func (s *State) engine() *place.Engine {
+	nodes := make([]place.Node, len(s.byID))
+	for i, n := range s.byID {
+		u := s.usage(n)
+		nodes[i] = place.Node{
+			Node: n.attrs, Ready: n.accepts(), Plugins: n.plugins, CPU: n.cpu, Memory: n.mem, MaxTasks: n.maxTasks,
+			FreeCPU: n.cpu - u.cpu, FreeMemory: n.mem - u.mem, FreeGeneric: u.generic, Tasks: u.tasks, Held: u.held, Ports: u.ports,
+		}
+	}
+	return place.New(nodes)
+}

@@ -1,0 +1,184 @@
+package reconcile
+
+import (
+	"fmt"
+	"strings"
+
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// page finds or makes the page of a key; nil for a key that is none.
+func (s *State) page(key string) *Page {
+	if p := s.pages[key]; p != nil {
+		return p
+	}
+	p := &Page{Key: key}
+	if rest, ok := strings.CutPrefix(key, unplacedPrefix); ok {
+		id, _, ok := strings.Cut(rest, ".")
+		if !ok {
+			return nil
+		}
+		p.Service = s.service(id)
+		p.Service.spare = append(p.Service.spare, p)
+	} else {
+		p.Node = s.node(key)
+		p.Node.page = p
+	}
+	s.pages[key] = p
+	return p
+}
+
+// putPage replaces a page's records by what was read. Tasks that are known keep what the agent said of them.
+func (s *State) putPage(p *Page, val []byte, rev uint64) error {
+	was := p.Tasks
+	p.Tasks = nil
+	p.Revision, p.exists, p.size = rev, val != nil, len(val)
+	err := decodePage(val, func(t *Task, service []byte) {
+		if old := s.tasks[t.ID]; old != nil {
+			if old.Page != nil && old.Page != p {
+				s.unlist(old)
+			}
+			desiredAt := old.DesiredAt
+			if old.Desired != t.Desired {
+				desiredAt = rev
+			}
+			old.adopt(t)
+			old.DesiredAt = desiredAt
+			s.list(old, p)
+			return
+		}
+		t.Service = s.service(string(service))
+		t.DesiredAt = rev
+		s.add(t, p)
+	})
+	kept := make(map[*Task]bool, len(p.Tasks))
+	for _, t := range p.Tasks {
+		kept[t] = true
+	}
+	for _, t := range was {
+		if !kept[t] && t.Page == p {
+			s.drop(t)
+		}
+	}
+	s.pageChanged(p)
+	if err != nil {
+		return fmt.Errorf("read task/%s: %w", p.Key, err)
+	}
+	return nil
+}
+
+// adopt takes over the fields of a record, not what the agent said.
+func (t *Task) adopt(r *Task) {
+	t.Slot, t.Revision, t.Created, t.VerdictAt, t.NotBefore = r.Slot, r.Revision, r.Created, r.VerdictAt, r.NotBefore
+	t.Desired, t.Verdict, t.More = r.Desired, r.Verdict, r.More
+}
+
+// add takes a task in that was not known.
+func (s *State) add(t *Task, p *Page) {
+	s.tasks[t.ID] = t
+	t.inService = int32(len(t.Service.tasks))
+	t.Service.tasks = append(t.Service.tasks, t)
+	s.list(t, p)
+}
+
+// list puts a task on a page.
+func (s *State) list(t *Task, p *Page) {
+	t.Page = p
+	p.Tasks = append(p.Tasks, t)
+	s.mark(t.Service)
+	if p.Node == nil {
+		s.unplaced[t.Service]++
+		return
+	}
+	p.Node.stale = true
+	if st := p.Node.early[t.ID]; st != nil {
+		delete(p.Node.early, t.ID)
+		t.see(st)
+	}
+}
+
+// unlist takes it off its page's count; the page's list is its owner's business.
+func (s *State) unlist(t *Task) {
+	if t.Page.Node == nil {
+		if s.unplaced[t.Service]--; s.unplaced[t.Service] <= 0 {
+			delete(s.unplaced, t.Service)
+		}
+	}
+}
+
+// drop forgets a task.
+func (s *State) drop(t *Task) {
+	s.unlist(t)
+	delete(s.tasks, t.ID)
+	v := t.Service
+	last := v.tasks[len(v.tasks)-1]
+	v.tasks[t.inService], last.inService = last, t.inService
+	v.tasks[len(v.tasks)-1] = nil
+	v.tasks = v.tasks[:len(v.tasks)-1]
+	s.mark(v)
+	t.Page = nil
+	s.forget(v)
+}
+
+func (s *State) pageChanged(p *Page) {
+	if p.Node != nil {
+		p.Node.stale = true
+	}
+	if !p.exists && len(p.Tasks) == 0 && p.Service != nil {
+		s.forget(p.Service)
+	}
+}
+
+func (t *Task) see(st *skepv1.TaskStatus) {
+	t.Seen, t.SeenAt, t.Reported = TaskState(st.GetState()), st.GetSinceUnixMs(), true
+}
+
+// putStatus takes in a node's whole report. A task that the report leaves out keeps its last state.
+func (s *State) putStatus(n *Node, st *skepv1.NodeStatus, present bool, at int64) {
+	n.applied, n.hasStatus = st.GetAppliedGeneration(), present
+	n.early = nil
+	freed := false
+	if n.page != nil {
+		for _, t := range n.page.Tasks {
+			t.Reported = false
+		}
+	}
+	for _, r := range st.GetTasks() {
+		t := s.tasks[r.GetTaskId()]
+		if t == nil || t.Node() != n {
+			if n.early == nil {
+				n.early = map[string]*skepv1.TaskStatus{}
+			}
+			n.early[r.GetTaskId()] = r
+			continue
+		}
+		was := t.Seen
+		if TaskState(r.GetState()) < was {
+			t.Reported = true // states only grow: an older report came late
+			continue
+		}
+		t.see(r)
+		if t.Seen == was {
+			continue
+		}
+		s.mark(t.Service)
+		if t.Seen > Running && was <= Running {
+			freed = true
+			if t.Seen == Failed || t.Seen == Rejected {
+				t.Service.failed(n, t.Revision, at)
+			}
+		}
+	}
+	if n.page != nil {
+		for _, t := range n.page.Tasks {
+			if !t.Reported && t.Desired > Complete {
+				s.mark(t.Service) // perhaps it is gone
+				freed = true
+			}
+		}
+	}
+	if freed {
+		n.stale = true
+		s.markUnplaced()
+	}
+}

@@ -1,0 +1,278 @@
+package reconcile
+
+import (
+	"hash/fnv"
+	"slices"
+	"strconv"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"skep.dev/libs/constraint"
+	"skep.dev/libs/place"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+type mode uint8
+
+const (
+	replicated mode = iota
+	global
+	replicatedJob
+	globalJob
+)
+
+// Service is what planning needs of a service. It outlives the object while tasks of it are left.
+type Service struct {
+	ID     string
+	Name   string
+	Exists bool
+
+	mode      mode
+	replicas  uint64 // or the completions of a job
+	parallel  uint64 // tasks of a job at once
+	iteration uint64
+	revision  uint64
+	current   *revision
+	revs      map[uint64]*revision
+	limits    []constraint.Constraint // the current constraints, compiled
+	never     bool                    // a constraint does not parse: no node suits
+	restart   restartPolicy
+	update    updatePolicy
+
+	tasks   []*Task
+	spare   []*Page // pages of unplaced tasks
+	rollout *Rollout
+	fails   []failure
+}
+
+// Rollout is the record of an update in progress and the revision of its key.
+type Rollout struct {
+	*skepv1.Rollout
+	key uint64
+}
+
+type restartPolicy struct {
+	condition     skepv1.RestartCondition
+	delay, window int64 // ms
+	attempts      int
+}
+
+type updatePolicy struct {
+	parallelism int
+	delay       int64 // ms
+	startFirst  bool
+}
+
+// revision is a task spec boiled down: what it needs of a node, and hashes to tell whether two differ.
+type revision struct {
+	request     *place.Request
+	core, place uint64
+}
+
+type failure struct {
+	node *Node
+	at   int64
+	rev  uint64
+}
+
+// failureWindow is how long a failure counts against a node.
+const failureWindow = 5 * 60 * 1000
+
+func (v *Service) perNode() bool { return v.Exists && (v.mode == global || v.mode == globalJob) }
+func (v *Service) job() bool     { return v.mode == replicatedJob || v.mode == globalJob }
+
+func (s *State) service(id string) *Service {
+	v := s.services[id]
+	if v == nil {
+		v = &Service{ID: id, revs: map[uint64]*revision{}}
+		s.services[id] = v
+	}
+	return v
+}
+
+func ms(d *durationpb.Duration) int64 { return d.AsDuration().Milliseconds() }
+
+func (s *State) putService(id string, o *skepv1.Service) {
+	v := s.service(id)
+	s.mark(v)
+	if o == nil {
+		v.Exists = false
+		s.forget(v)
+		return
+	}
+	spec := o.GetSpec()
+	v.Exists, v.Name, v.revision, v.iteration = true, spec.GetName(), o.GetRevision(), o.GetJobIteration()
+	switch m := spec.GetMode().GetMode().(type) {
+	case *skepv1.ServiceMode_Global:
+		v.mode = global
+	case *skepv1.ServiceMode_ReplicatedJob:
+		v.mode, v.replicas, v.parallel = replicatedJob, m.ReplicatedJob.GetTotalCompletions(), m.ReplicatedJob.GetMaxConcurrent()
+		if v.parallel == 0 {
+			v.parallel = v.replicas
+		}
+	case *skepv1.ServiceMode_GlobalJob:
+		v.mode = globalJob
+	default:
+		v.mode, v.replicas = replicated, spec.GetMode().GetReplicated().GetReplicas()
+	}
+	v.current = newRevision(spec, v.current)
+	if v.revs[v.revision] == nil {
+		v.revs[v.revision] = v.current
+		v.touchNodes()
+	}
+	v.limits, v.never = nil, false
+	if cs, err := constraint.Parse(spec.GetTask().GetPlacement().GetConstraints()); err != nil {
+		v.never = true
+	} else {
+		v.limits = cs
+	}
+	r := spec.GetTask().GetRestart()
+	v.restart = restartPolicy{condition: r.GetCondition(), delay: 5000, window: ms(r.GetWindow()), attempts: int(r.GetMaxAttempts())}
+	if r.GetDelay() != nil {
+		v.restart.delay = ms(r.GetDelay())
+	}
+	u := spec.GetUpdate()
+	v.update = updatePolicy{parallelism: int(u.GetParallelism()), delay: ms(u.GetDelay()), startFirst: u.GetOrder() == skepv1.UpdateOrder_UPDATE_ORDER_START_FIRST}
+	if u == nil {
+		v.update.parallelism = 1
+	}
+}
+
+// newRevision boils a spec down; it shares like's request when nothing in it differs.
+func newRevision(spec *skepv1.ServiceSpec, like *revision) *revision {
+	req := place.FromSpec(spec)
+	r := &revision{request: &req}
+	t := proto.CloneOf(spec.GetTask())
+	if t == nil {
+		t = &skepv1.TaskSpec{}
+	}
+	r.place = sum(t.GetPlacement())
+	t.Placement = nil
+	if t.Container != nil {
+		t.Container.RegistryAuth = nil // new credentials need no new task
+	}
+	r.core = sum(t) ^ sum(spec.GetEndpoint())*31
+	if like != nil && like.core == r.core && like.place == r.place {
+		return like
+	}
+	return r
+}
+
+func sum(m proto.Message) uint64 {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return 0 // only invalid UTF-8 can do that, and it could not have been stored
+	}
+	h := fnv.New64a()
+	h.Write(b) //nolint:errcheck // a hash takes everything
+	return h.Sum64()
+}
+
+// upToDate: its revision asks for the same container, and where only the placement differs its node satisfies it.
+func (t *Task) upToDate() bool {
+	v := t.Service
+	if t.Revision == v.revision {
+		return true
+	}
+	r := v.revs[t.Revision]
+	if r == nil || r.core != v.current.core {
+		return false
+	}
+	if r.place == v.current.place {
+		return true
+	}
+	n := t.Node()
+	return n != nil && !v.never && constraint.MatchAll(v.limits, &n.attrs)
+}
+
+// sameCore: it runs what the newest revision runs, wherever that is.
+func (t *Task) sameCore() bool {
+	r := t.Service.revs[t.Revision]
+	return t.Revision == t.Service.revision || r != nil && t.Service.current != nil && r.core == t.Service.current.core
+}
+
+var nothing place.Request
+
+// request is what the task reserves, by its own revision.
+func (t *Task) request() *place.Request {
+	if r := t.Service.revs[t.Revision]; r != nil {
+		return r.request
+	}
+	if t.Service.current != nil {
+		return t.Service.current.request
+	}
+	return &nothing
+}
+
+// touchNodes: what its tasks reserve may have become known.
+func (v *Service) touchNodes() {
+	for _, t := range v.tasks {
+		if n := t.Node(); n != nil {
+			n.stale = true
+		}
+	}
+}
+
+func (s *State) putRollout(id string, val []byte, rev uint64) error {
+	v := s.service(id)
+	if v.rollout != nil && rev <= v.rollout.key {
+		return nil
+	}
+	s.mark(v)
+	if val == nil {
+		v.rollout = nil
+		s.forget(v)
+		return nil
+	}
+	r := &skepv1.Rollout{}
+	if err := proto.Unmarshal(val, r); err != nil {
+		return err
+	}
+	v.rollout = &Rollout{Rollout: r, key: rev}
+	return nil
+}
+
+// forget drops a service of which nothing is left.
+func (s *State) forget(v *Service) {
+	if v.Exists || len(v.tasks) > 0 || v.rollout != nil {
+		return
+	}
+	for _, p := range v.spare {
+		if p.exists {
+			return
+		}
+	}
+	for _, p := range v.spare {
+		delete(s.pages, p.Key)
+	}
+	delete(s.services, v.ID)
+	delete(s.unplaced, v)
+	delete(s.dirty, v)
+}
+
+// failuresOn counts recent failures per node, for the newest revision.
+func (v *Service) failuresOn(now int64) []place.Count {
+	var out []place.Count
+	for _, f := range v.fails {
+		if f.at <= now-failureWindow || f.rev != v.revision || f.node.index < 0 {
+			continue
+		}
+		if i := slices.IndexFunc(out, func(c place.Count) bool { return c.Node == f.node.index }); i >= 0 {
+			out[i].N++
+		} else {
+			out = append(out, place.Count{Node: f.node.index, N: 1})
+		}
+	}
+	return out
+}
+
+func (v *Service) failed(n *Node, rev uint64, at int64) {
+	v.fails = slices.DeleteFunc(v.fails, func(f failure) bool { return f.at <= at-failureWindow })
+	if len(v.fails) < 1000 {
+		v.fails = append(v.fails, failure{node: n, at: at, rev: rev})
+	}
+}
+
+// sparePage is the page of unplaced tasks with that number.
+func sparePage(service string, n int) string { return unplacedPrefix + service + "." + strconv.Itoa(n) }

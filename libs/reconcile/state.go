@@ -1,0 +1,262 @@
+package reconcile
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// State is the snapshot a plan is made from, kept up to date key by key. Plans only read it. It is not safe for
+// concurrent use: its owner holds a lock over it.
+type State struct {
+	nodes    map[string]*Node
+	byID     []*Node // those that exist, by id: the order of the placement engine
+	services map[string]*Service
+	pages    map[string]*Page
+	tasks    map[string]*Task
+	unplaced map[*Service]int // number of unplaced tasks
+	dirty    map[*Service]struct{}
+
+	history int64
+	cluster bool // its object was seen
+	fence   skepv1.Fence
+}
+
+// Page is one key of bucket task that holds records: a node's, or unplaced ones of a service.
+type Page struct {
+	Key      string
+	Node     *Node    // of a node's page
+	Service  *Service // of a page of unplaced tasks
+	Tasks    []*Task
+	Revision uint64 // of the newest content that is known, also after a deletion
+	size     int    // of that content, encoded
+	exists   bool   // the key holds a value
+}
+
+// unplacedPrefix begins the keys of pages that belong to no node.
+const unplacedPrefix = "_."
+
+// rolloutPrefix begins the keys of rollouts, FenceKey is the fence: neither is a page.
+const (
+	rolloutPrefix = "rollout."
+	FenceKey      = "fence"
+)
+
+// NewState is an empty cluster.
+func NewState() *State {
+	return &State{
+		nodes: map[string]*Node{}, services: map[string]*Service{}, pages: map[string]*Page{}, tasks: map[string]*Task{},
+		unplaced: map[*Service]int{}, dirty: map[*Service]struct{}{}, history: 5,
+	}
+}
+
+// Dirty returns the ids of services that changed since the last call, or were touched by something that did.
+func (s *State) Dirty() []string {
+	out := make([]string, 0, len(s.dirty))
+	for v := range s.dirty {
+		out = append(out, v.ID)
+	}
+	clear(s.dirty)
+	slices.Sort(out)
+	return out
+}
+
+// HasDirty reports whether Dirty would return anything.
+func (s *State) HasDirty() bool { return len(s.dirty) > 0 }
+
+// Services returns the ids of all services that exist or still have tasks.
+func (s *State) Services() []string {
+	out := make([]string, 0, len(s.services))
+	for id := range s.services {
+		out = append(out, id)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Sizes tells how much there is, for metrics.
+func (s *State) Sizes() (nodes, services, tasks int) {
+	return len(s.byID), len(s.services), len(s.tasks)
+}
+
+// Nodes returns the nodes in the order the placement engine numbers them.
+func (s *State) Nodes() []*Node { return s.byID }
+
+func (s *State) mark(v *Service) { s.dirty[v] = struct{}{} }
+
+// markUnplaced wakes the services that wait for room.
+func (s *State) markUnplaced() {
+	for v := range s.unplaced {
+		s.mark(v)
+	}
+}
+
+func (s *State) markAll() {
+	for _, v := range s.services {
+		s.mark(v)
+	}
+}
+
+// Known reports whether the cluster's own object was seen. Without it the picture cannot be trusted: a bucket that
+// came back empty must not look like a cluster whose services were all removed.
+func (s *State) Known() bool { return s.cluster }
+
+// PutSpec applies a key of bucket spec; nil deletes it, here and in the other Puts.
+func (s *State) PutSpec(key string, val []byte) error {
+	kind, id, ok := strings.Cut(key, ".")
+	if key == "cluster" {
+		var c skepv1.Cluster
+		if err := proto.Unmarshal(val, &c); err != nil {
+			return fmt.Errorf("decode spec/%s: %w", key, err)
+		}
+		s.cluster = val != nil
+		s.putCluster(c.GetSpec())
+		return nil
+	}
+	if !ok {
+		return nil
+	}
+	switch kind {
+	case "service":
+		if val == nil {
+			s.putService(id, nil)
+			return nil
+		}
+		var v skepv1.Service
+		if err := proto.Unmarshal(val, &v); err != nil {
+			return fmt.Errorf("decode spec/%s: %w", key, err)
+		}
+		s.putService(id, &v)
+	case "node":
+		if val == nil {
+			s.putNode(id, nil)
+			return nil
+		}
+		var v skepv1.NodeObject
+		if err := proto.Unmarshal(val, &v); err != nil {
+			return fmt.Errorf("decode spec/%s: %w", key, err)
+		}
+		s.putNode(id, &v)
+	}
+	return nil
+}
+
+func (s *State) putCluster(c *skepv1.ClusterSpec) {
+	h := c.GetTaskHistoryLimit()
+	if h != s.history {
+		s.history = h
+		s.markAll()
+	}
+}
+
+// PutRevision applies a key of bucket rev: service.<id>.<number>.
+func (s *State) PutRevision(key string, val []byte) error {
+	if val == nil || !strings.HasPrefix(key, "service.") {
+		return nil // a service's revisions are forgotten with it
+	}
+	var r skepv1.Revision
+	if err := proto.Unmarshal(val, &r); err != nil {
+		return fmt.Errorf("decode rev/%s: %w", key, err)
+	}
+	v := s.service(r.GetServiceId())
+	if v.revs[r.GetNumber()] == nil {
+		v.revs[r.GetNumber()] = newRevision(r.GetSpec(), v.current)
+		v.touchNodes()
+		s.mark(v)
+	}
+	return nil
+}
+
+// PutNodeBucket applies a key of bucket node: desc.<id> or live.<id>.
+func (s *State) PutNodeBucket(key string, val []byte) error {
+	what, id, ok := strings.Cut(key, ".")
+	if !ok {
+		return nil
+	}
+	n := s.node(id)
+	switch what {
+	case "desc":
+		var d skepv1.NodeDescription
+		if err := proto.Unmarshal(val, &d); err != nil {
+			return fmt.Errorf("decode node/%s: %w", key, err)
+		}
+		if n.describe(&d) {
+			s.nodeChanged(n)
+		}
+	case "live":
+		var l skepv1.NodeLive
+		if err := proto.Unmarshal(val, &l); err != nil {
+			return fmt.Errorf("decode node/%s: %w", key, err)
+		}
+		if n.State != l.GetState() || n.Since != l.GetSinceUnixMs() {
+			n.State, n.Since = l.GetState(), l.GetSinceUnixMs()
+			s.nodeChanged(n)
+		}
+	}
+	return nil
+}
+
+// PutStatus applies a key of bucket status, written at.
+func (s *State) PutStatus(node string, val []byte, at time.Time) error {
+	n := s.node(node)
+	var st skepv1.NodeStatus
+	if err := proto.Unmarshal(val, &st); err != nil {
+		return fmt.Errorf("decode status/%s: %w", node, err)
+	}
+	s.putStatus(n, &st, val != nil, at.UnixMilli())
+	return nil
+}
+
+// PutTask applies a key of bucket task at its revision; anything not newer than what is known is ignored.
+func (s *State) PutTask(key string, val []byte, rev uint64) error {
+	switch {
+	case key == FenceKey:
+		s.fence.Reset()
+		if err := proto.Unmarshal(val, &s.fence); err != nil {
+			return fmt.Errorf("decode task/%s: %w", key, err)
+		}
+		return nil
+	case strings.HasPrefix(key, rolloutPrefix):
+		return s.putRollout(strings.TrimPrefix(key, rolloutPrefix), val, rev)
+	}
+	p := s.page(key)
+	if p == nil || rev <= p.Revision {
+		return nil
+	}
+	return s.putPage(p, val, rev)
+}
+
+// ResetTasks forgets the keys of bucket task that are not in keep: a feed that begins anew does not tell deletions. upTo
+// is the newest revision it told; what is newer was written by us since.
+func (s *State) ResetTasks(keep map[string]bool, upTo uint64) {
+	for key, p := range s.pages {
+		if !keep[key] && p.exists && p.Revision <= upTo {
+			s.putPage(p, nil, p.Revision) //nolint:errcheck // nothing to decode
+		}
+	}
+	for _, v := range s.services {
+		if v.rollout != nil && !keep[rolloutPrefix+v.ID] && v.rollout.key <= upTo {
+			v.rollout = nil
+			s.mark(v)
+		}
+	}
+}
+
+// ResetSpecs forgets services and nodes that are not in keep.
+func (s *State) ResetSpecs(keep map[string]bool) {
+	for id, v := range s.services {
+		if v.Exists && !keep["service."+id] {
+			s.putService(id, nil)
+		}
+	}
+	for id, n := range s.nodes {
+		if n.Exists && !keep["node."+id] {
+			s.putNode(id, nil)
+		}
+	}
+}

@@ -1,0 +1,419 @@
+package reconcile
+
+import (
+	"fmt"
+	"slices"
+
+	"skep.dev/libs/constraint"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// unit is what should have exactly one task: a slot, or for global services a node. Tasks are oldest first and hold the
+// unit's history too.
+type unit struct {
+	slot  uint64
+	node  *Node
+	tasks []*Task
+
+	stale   []*Task // out of date and fine where they are
+	drained []*Task
+	fresh   *Task // the one that should stay
+	created int
+	dropped int
+}
+
+const (
+	// stopPatience is how long a replacement waits for the task before it to stop.
+	stopPatience = 60_000
+	// orphanAfter is how long a node may be down before its tasks count as lost for good.
+	orphanAfter = 24 * 3600 * 1000
+)
+
+// settle brings a unit towards its one task. frozen: keep what is there, begin nothing (global, node not available).
+func (p *planner) settle(u *unit, frozen bool) {
+	begin := len(p.out.Changes)
+	done := false
+	for _, t := range u.tasks {
+		n := t.Node()
+		if t.Desired > Complete {
+			p.past(t)
+			continue
+		}
+		switch {
+		case n == nil:
+			if u.fresh != nil || !t.sameCore() || t.Revision != p.v.revision && !t.upToDate() {
+				p.forget(u, t, "out of date before it had a node")
+			} else {
+				u.fresh = t
+			}
+		case t.State() > Running:
+			if p.v.job() && t.State() == Complete {
+				done = true
+				continue
+			}
+			p.stop(t, "it ended: "+t.State().String())
+		case !n.Exists:
+			p.orphan(t)
+		case n.lost() && u.node == nil:
+			p.stop(t, "its node is down")
+		case u.node == nil && p.violates(t), u.node != nil && p.overcommitted(t):
+			p.reject(t)
+		case n.drained():
+			u.drained = append(u.drained, t)
+		case !t.upToDate():
+			u.stale = append(u.stale, t)
+		case u.fresh == nil:
+			u.fresh = t
+		default: // two of one slot: the one that is further stays, else the older
+			worse := t
+			if t.State() > u.fresh.State() || u.fresh.Node() == nil {
+				worse, u.fresh = u.fresh, t
+			}
+			if worse.Node() == nil {
+				p.forget(u, worse, "a second task of one slot")
+			} else {
+				p.stop(worse, "a second task of one slot")
+			}
+		}
+	}
+	switch {
+	case u.fresh != nil:
+		p.advance(u, frozen)
+	case frozen || done:
+	case len(u.stale) > 0:
+		p.dirty = append(p.dirty, u)
+		for _, t := range u.drained {
+			p.stop(t, "its node is drained")
+		}
+	case len(u.drained) > 0:
+		p.leave(u)
+	default:
+		p.revive(u)
+	}
+	p.trim(u)
+	for i := begin; i < len(p.out.Changes)-1; i++ {
+		p.out.Changes[i].Glue = true
+	}
+}
+
+// advance moves the task that should stay on, and those it replaces out of its way.
+func (p *planner) advance(u *unit, frozen bool) {
+	t := u.fresh
+	if t.Node() == nil {
+		if !frozen {
+			p.wants = append(p.wants, want{change: -1, task: t, pin: u.node, credit: first(u.stale), drained: u.drained})
+			p.count(u, t)
+		}
+		return
+	}
+	p.count(u, t)
+	olds := len(u.stale) + len(u.drained)
+	if olds > 0 {
+		ready := t.Desired == Ready && t.Seen >= Ready && p.now >= t.NotBefore
+		if ready || t.Desired != Ready && t.State() >= Running {
+			for _, o := range append(u.stale, u.drained...) {
+				p.stop(o, "replaced by "+t.ID)
+			}
+		}
+		if t.NotBefore > p.now {
+			p.wake(t.NotBefore)
+		}
+		return
+	}
+	if t.Desired != Ready {
+		return
+	}
+	if p.now < t.NotBefore {
+		p.wake(t.NotBefore)
+		return
+	}
+	for _, o := range u.tasks {
+		if o == t || o.stopped() {
+			continue
+		}
+		// One minute, as Swarm; but two holders of one port cannot both run, so that waits for ever.
+		until := o.VerdictAt + stopPatience
+		if p.now < until || o.Node() == t.Node() && len(t.request().Ports) > 0 {
+			if p.now < until {
+				p.wake(until)
+			}
+			return
+		}
+	}
+	n := *t
+	n.Desired = p.goal()
+	p.change(Change{Old: t, New: &n, Node: t.Node(), Verb: Start})
+}
+
+// count tells the rollout about a unit that is on its way to the newest revision.
+func (p *planner) count(u *unit, t *Task) {
+	if t.State() >= Running {
+		return
+	}
+	if len(u.stale) > 0 {
+		p.inflight++
+		return
+	}
+	if id := t.more().Replaces; id != "" {
+		for _, o := range u.tasks {
+			if o.ID == id && !o.sameCore() {
+				p.inflight++
+				return
+			}
+		}
+	}
+}
+
+func first(ts []*Task) *Task {
+	if len(ts) == 0 {
+		return nil
+	}
+	return ts[0]
+}
+
+// goal is what is desired of a task that may run.
+func (p *planner) goal() TaskState {
+	if p.v.job() {
+		return Complete
+	}
+	return Running
+}
+
+// leave replaces a task on a drained node: the new one runs first, so no replica is missing meanwhile.
+func (p *planner) leave(u *unit) {
+	old := u.drained[len(u.drained)-1]
+	if p.v.restart.condition == skepv1.RestartCondition_RESTART_CONDITION_NONE {
+		for _, t := range u.drained {
+			p.stop(t, "its node is drained")
+		}
+		return
+	}
+	for _, t := range u.drained[:len(u.drained)-1] {
+		p.stop(t, "its node is drained")
+	}
+	p.create(u, old, p.goal(), 0, "node "+old.Node().Hostname()+" is drained")
+	p.wants[len(p.wants)-1].drained = []*Task{old}
+}
+
+// start begins the update of a unit.
+func (p *planner) start(u *unit) {
+	begin := len(p.out.Changes)
+	old := u.stale[0]
+	reason := fmt.Sprintf("update to revision %d", p.v.revision)
+	if p.v.update.startFirst {
+		p.create(u, old, p.goal(), 0, reason)
+	} else {
+		p.create(u, old, Ready, 0, reason)
+		p.wants[len(p.wants)-1].credit = old
+		for _, t := range u.stale { // it makes way, and should not push the new one elsewhere
+			if n := t.Node(); n.index >= 0 {
+				p.have[n.index]--
+			}
+		}
+	}
+	p.trim(u)
+	for i := begin; i < len(p.out.Changes)-1; i++ {
+		p.out.Changes[i].Glue = true
+	}
+}
+
+// create makes a task of the newest revision for the unit, to be placed at the end of the service's turn.
+func (p *planner) create(u *unit, replaces *Task, desired TaskState, notBefore int64, reason string) {
+	t := &Task{
+		ID: p.ids.Next(), Service: p.v, Slot: u.slot, Revision: p.v.revision, Created: p.now, Desired: desired, NotBefore: notBefore,
+	}
+	if replaces != nil {
+		if t.Created <= replaces.Created {
+			t.Created = replaces.Created + 1 // order within the unit is by time; a leader's clock may be behind
+		}
+		t.edit().Replaces = replaces.ID
+	}
+	if p.v.job() {
+		t.edit().Iteration = p.v.iteration
+	}
+	u.created++
+	p.change(Change{New: t, Verb: Create, Reason: reason})
+	p.wants = append(p.wants, want{change: len(p.out.Changes) - 1, task: t, pin: u.node})
+}
+
+// ---- changes of one task
+
+func (t *Task) copyWith(f func(n *Task)) *Task {
+	n := *t
+	f(&n)
+	return &n
+}
+
+func (p *planner) stop(t *Task, reason string) {
+	p.unhave(t)
+	p.change(Change{Old: t, Node: t.Node(), Verb: Stop, Reason: reason, New: t.copyWith(func(n *Task) {
+		n.Desired, n.VerdictAt = Shutdown, p.now
+	})})
+}
+
+// unhave: it no longer counts as a task of the service on its node.
+func (p *planner) unhave(t *Task) {
+	if n := t.Node(); n != nil && n.index >= 0 && t.wanted() {
+		p.have[n.index]--
+	}
+}
+
+func (p *planner) reject(t *Task) {
+	p.unhave(t)
+	p.change(Change{Old: t, Node: t.Node(), Verb: Judge, Reason: "assigned node no longer meets constraints", New: t.copyWith(func(n *Task) {
+		n.Desired, n.Verdict, n.VerdictAt = Shutdown, Rejected, p.now
+		m := n.edit()
+		m.Message, m.Err = "task rejected by constraint enforcer", "assigned node no longer meets constraints"
+	})})
+}
+
+func (p *planner) orphan(t *Task) {
+	reason := "Task belonged to a node that has been deleted"
+	if t.Node().Exists {
+		reason = "its node has been down for 24 hours"
+	}
+	p.change(Change{Old: t, Node: t.Node(), Verb: Judge, Reason: reason, New: t.copyWith(func(n *Task) {
+		if n.Desired <= Complete {
+			n.Desired = Shutdown
+		}
+		n.Verdict, n.VerdictAt = Orphaned, p.now
+		n.edit().Message = reason
+	})})
+}
+
+// past sees to a task that was told to stop: it is lost for good when its node is.
+func (p *planner) past(t *Task) {
+	n := t.Node()
+	if n == nil || t.State() > Running {
+		return
+	}
+	switch {
+	case !n.Exists:
+		p.orphan(t)
+	case n.lost() && n.Since > 0:
+		if at := n.Since + orphanAfter; p.now >= at {
+			p.orphan(t)
+		} else {
+			p.wake(at)
+		}
+	}
+}
+
+// remove stops and deletes; the record goes once nothing of the task is left.
+func (p *planner) remove(t *Task, reason string) {
+	n := t.Node()
+	switch {
+	case n == nil, !n.Exists, t.Verdict == Orphaned, t.quiet():
+		p.change(Change{Old: t, Node: n, Verb: Forget, Reason: reason})
+	case t.Desired != Remove:
+		p.change(Change{Old: t, Node: n, Verb: Delete, Reason: reason, New: t.copyWith(func(n *Task) {
+			n.Desired, n.VerdictAt = Remove, p.now
+		})})
+	}
+}
+
+func (p *planner) forget(u *unit, t *Task, reason string) {
+	u.dropped++
+	p.change(Change{Old: t, Node: t.Node(), Verb: Forget, Reason: reason})
+}
+
+// trim keeps the newest tasks of a unit's history.
+func (p *planner) trim(u *unit) {
+	limit := int(p.s.history)
+	if p.v.restart.attempts > 0 {
+		limit = p.v.restart.attempts + 1
+	}
+	excess := len(u.tasks) + u.created - u.dropped - max(limit, 0)
+	if limit < 0 || excess <= 0 {
+		return
+	}
+	for _, t := range u.tasks {
+		if excess == 0 {
+			return
+		}
+		n := t.Node()
+		if t.Desired != Shutdown || n == nil || n.Exists && !t.quiet() || t == u.tasks[len(u.tasks)-1] && u.created == 0 && u.fresh == nil {
+			continue // alive, or all that tells why the unit is empty
+		}
+		if p.changed(t) {
+			continue
+		}
+		u.dropped++
+		excess--
+		p.change(Change{Old: t, Node: n, Verb: Forget, Reason: "history"})
+	}
+}
+
+// changed: this plan touches t already. Only the tail of the changes, the unit at hand, can hold it.
+func (p *planner) changed(t *Task) bool {
+	c := p.out.Changes
+	for i := len(c) - 1; i >= 0 && i > len(c)-64; i-- {
+		if c[i].Old == t {
+			return true
+		}
+	}
+	return false
+}
+
+// ---- enforcement
+
+// violates: the constraints it was placed by no longer hold where it is, or its node has become too small.
+func (p *planner) violates(t *Task) bool {
+	n := t.Node()
+	if n.Availability != skepv1.Availability_AVAILABILITY_ACTIVE {
+		return false
+	}
+	if r := p.v.revs[t.Revision]; (r == nil || r.place == p.v.current.place) && len(p.v.limits) > 0 && !constraint.MatchAll(p.v.limits, &n.attrs) {
+		return true
+	}
+	return p.overcommitted(t)
+}
+
+// overcommitted: t is one of those its node, shrunk, has no room for; the newest go first.
+func (p *planner) overcommitted(t *Task) bool {
+	n := t.Node()
+	if !p.s.usage(n).over || n.Availability != skepv1.Availability_AVAILABILITY_ACTIVE {
+		return false
+	}
+	if p.victims == nil {
+		p.victims = map[*Node]map[*Task]bool{}
+	}
+	v := p.victims[n]
+	if v == nil {
+		v = map[*Task]bool{}
+		p.victims[n] = v
+		all := slices.Clone(n.page.Tasks)
+		slices.SortFunc(all, func(a, b *Task) int {
+			if a.Created != b.Created {
+				return compare(a.Created, b.Created)
+			}
+			return compare(a.ID, b.ID)
+		})
+		cpu, mem := n.cpu, n.mem
+		for _, x := range all {
+			if !x.wanted() {
+				continue
+			}
+			r := x.request()
+			if r.CPU > 0 && r.CPU > cpu || r.Memory > 0 && r.Memory > mem {
+				v[x] = true
+				continue
+			}
+			cpu -= r.CPU
+			mem -= r.Memory
+		}
+	}
+	return v[t]
+}
+
+var stateNames = map[TaskState]string{
+	New: "new", Pending: "pending", Assigned: "assigned", Ready: "ready", Running: "running", Complete: "complete",
+	Shutdown: "shutdown", Failed: "failed", Rejected: "rejected", Remove: "remove", Orphaned: "orphaned",
+}
+
+func (s TaskState) String() string {
+	if n := stateNames[s]; n != "" {
+		return n
+	}
+	return fmt.Sprint(int16(s))
+}

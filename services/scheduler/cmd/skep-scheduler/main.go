@@ -1,0 +1,19 @@
+// Command skep-scheduler runs the scheduler as a process of its own.
+package main
+
+import (
+	"context"
+
+	"skep.dev/services/scheduler"
+
+	"skep.dev/libs/daemon"
+)
+
+func main() {
+	daemon.Exit(daemon.Main{
+		Name: "skep-scheduler", About: "places, replaces and updates tasks",
+		New: func(_ context.Context, env daemon.Env) (daemon.Service, error) {
+			return scheduler.New(scheduler.Config{NC: env.NC, Log: env.Log, NodeID: env.NodeID, Version: env.Version})
+		},
+	})
+}

@@ -1,0 +1,86 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"skep.dev/libs/kv"
+	"skep.dev/libs/subject"
+)
+
+// follow starts one feed per bucket the plan depends on.
+func (s *Service) follow(ctx context.Context) ([]*kv.Feed, error) {
+	var feeds []*kv.Feed
+	for _, f := range []struct {
+		bucket subject.Bucket
+		put    func(kv.Entry) error
+		reset  func(kv.Delta)
+	}{
+		// Revisions and statuses are only ever added to what is known, so a feed that begins anew needs no reset there.
+		{subject.Rev, func(e kv.Entry) error { return s.state.PutRevision(e.Key, value(e)) }, nil},
+		{subject.NodeB, func(e kv.Entry) error { return s.state.PutNodeBucket(e.Key, value(e)) }, nil},
+		{subject.Status, func(e kv.Entry) error { return s.state.PutStatus(e.Key, value(e), e.Time) }, nil},
+		{subject.Task, func(e kv.Entry) error { return s.state.PutTask(e.Key, value(e), e.Revision) }, func(d kv.Delta) {
+			var upTo uint64
+			for _, e := range d.Entries {
+				upTo = max(upTo, e.Revision)
+			}
+			s.state.ResetTasks(keys(d), upTo)
+		}},
+		{subject.Spec, func(e kv.Entry) error { return s.state.PutSpec(e.Key, value(e)) }, func(d kv.Delta) {
+			if k := keys(d); k["cluster"] {
+				s.state.ResetSpecs(k)
+			}
+		}},
+	} {
+		feed, err := kv.Follow(ctx, s.js, f.bucket, func(d kv.Delta) { s.apply(f.bucket, f.put, f.reset, d) })
+		if err != nil {
+			return feeds, fmt.Errorf("scheduler: follow bucket %s: %w", f.bucket, err)
+		}
+		if f.bucket == subject.Task {
+			s.taskFeed = feed
+		}
+		feeds = append(feeds, feed)
+	}
+	return feeds, nil
+}
+
+// apply takes a step of a feed into the picture and wakes the loop when that concerns a service.
+func (s *Service) apply(bucket subject.Bucket, put func(kv.Entry) error, reset func(kv.Delta), d kv.Delta) {
+	s.mu.Lock()
+	if d.Reset && reset != nil {
+		reset(d)
+	}
+	for _, e := range d.Entries {
+		if err := put(e); err != nil {
+			// A value nobody can read is skipped, loudly: the rest of the cluster must go on.
+			s.cfg.Log.Error("unreadable value", zap.String("bucket", string(bucket)), zap.String("key", e.Key), zap.Error(err))
+		}
+	}
+	dirty := s.state.HasDirty()
+	s.mu.Unlock()
+	if dirty {
+		s.nudge()
+	}
+}
+
+// value is nil for a deletion and never nil otherwise: an empty set of tasks is a value too.
+func value(e kv.Entry) []byte {
+	switch {
+	case e.Deleted:
+		return nil
+	case e.Value == nil:
+		return []byte{}
+	}
+	return e.Value
+}
+
+func keys(d kv.Delta) map[string]bool {
+	out := make(map[string]bool, len(d.Entries))
+	for _, e := range d.Entries {
+		out[e.Key] = !e.Deleted
+	}
+	return out
+}

@@ -1,0 +1,189 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/event"
+	"skep.dev/libs/kv"
+	"skep.dev/libs/reconcile"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+const (
+	// The pause between two plans: none after idle, then in step with what a plan costs.
+	minPause = 2 * time.Millisecond
+	maxPause = 50 * time.Millisecond
+
+	// Limits of a batch; a message more is the fence.
+	batchWrites = kv.MaxBatch - 1
+	batchBytes  = 900 << 10
+)
+
+// errDeposed: somebody else has moved the fence.
+var errDeposed = errors.New("another scheduler has taken over")
+
+// lead plans and commits until the lease may be lost.
+func (s *Service) lead(ctx context.Context, epoch uint64) error {
+	f, err := s.takeFence(ctx, epoch)
+	if err != nil {
+		return fmt.Errorf("take the fence: %w", err)
+	}
+	wakes := map[string]int64{}
+	all := true
+	var earliest time.Time
+	for {
+		if err := s.await(ctx, all, earliest, wakes); err != nil {
+			return nil //nolint:nilerr // the lease ended, and that is all
+		}
+		begin := time.Now()
+		plan := s.plan(begin, &all, wakes)
+		if plan != nil && !plan.Empty() {
+			n, err := s.commit(ctx, plan, &f)
+			switch {
+			case err == nil:
+			case ctx.Err() != nil:
+				return nil
+			case errors.Is(err, kv.ErrConflict), errors.Is(err, errFailpoint):
+				return fmt.Errorf("commit: %w", errors.Join(errDeposed, err))
+			default:
+				// The answer was lost: the batch may stand or not. A fence moved again decides which, and the feed tells.
+				s.cfg.Log.Warn("commit without an answer, looking again", zap.Error(err))
+				if f, err = s.takeFence(ctx, epoch); err != nil {
+					return fmt.Errorf("take the fence again: %w", err)
+				}
+				all = true
+			}
+			s.cfg.Log.Debug("planned", zap.Int("changes", len(plan.Changes)), zap.Int("committed", n), zap.Duration("dur", time.Since(begin)))
+		}
+		end := time.Now()
+		earliest = end.Add(min(max(minPause, 2*end.Sub(begin)), maxPause))
+	}
+}
+
+// await returns when there is something to plan: a change, or a moment a service waits for.
+func (s *Service) await(ctx context.Context, now bool, earliest time.Time, wakes map[string]int64) error {
+	if !now {
+		var at int64
+		for _, w := range wakes {
+			if at == 0 || w < at {
+				at = w
+			}
+		}
+		timer := time.NewTimer(time.Hour)
+		if at != 0 {
+			timer.Reset(max(0, time.Until(time.UnixMilli(at))+time.Millisecond))
+		}
+		select {
+		case <-s.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+	if d := time.Until(earliest); d > 0 && ctx.Err() == nil {
+		select {
+		case <-time.After(d):
+		case <-ctx.Done():
+		}
+	}
+	return ctx.Err()
+}
+
+// plan looks at what changed and at what is due. It is nil while the cluster's own object is not known.
+func (s *Service) plan(now time.Time, all *bool, wakes map[string]int64) *reconcile.Plan {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.state.Known() {
+		return nil
+	}
+	ids := s.state.Dirty()
+	if *all {
+		*all, ids = false, nil
+		clear(wakes)
+	} else {
+		known := make(map[string]bool, len(ids))
+		for _, id := range ids {
+			known[id] = true
+		}
+		for id, at := range wakes {
+			if at <= now.UnixMilli() && !known[id] {
+				ids = append(ids, id)
+			}
+		}
+		if len(ids) == 0 {
+			return nil
+		}
+		for _, id := range ids {
+			delete(wakes, id)
+		}
+	}
+	p := s.state.Plan(now, s.ids, ids)
+	for id, at := range p.Wakes {
+		wakes[id] = at
+	}
+	return p
+}
+
+// takeFence writes the fence, which makes every earlier leader's commits fail from then on, and waits until the picture
+// holds everything that was written before it.
+func (s *Service) takeFence(ctx context.Context, epoch uint64) (fence, error) {
+	val, err := proto.Marshal(&skepv1.Fence{Holder: s.cfg.NodeID, Epoch: epoch})
+	if err != nil {
+		return fence{}, err
+	}
+	for {
+		rev, err := s.moveFence(ctx, epoch, val)
+		if err == nil {
+			return fence{rev: rev, epoch: epoch}, s.taskFeed.Wait(ctx, rev)
+		}
+		if errors.Is(err, errDeposed) || ctx.Err() != nil {
+			return fence{}, err
+		}
+		s.cfg.Log.Warn("fence not taken yet", zap.Error(err))
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return fence{}, ctx.Err()
+		}
+	}
+}
+
+func (s *Service) moveFence(ctx context.Context, epoch uint64, val []byte) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	e, err := s.tasks.Get(ctx, reconcile.FenceKey)
+	if errors.Is(err, kv.ErrNotFound) {
+		return s.tasks.Create(ctx, reconcile.FenceKey, val)
+	}
+	if err != nil {
+		return 0, err
+	}
+	var was skepv1.Fence
+	if err := proto.Unmarshal(e.Value, &was); err == nil && was.GetEpoch() > epoch {
+		return 0, fmt.Errorf("%w: %s leads with epoch %d", errDeposed, was.GetHolder(), was.GetEpoch())
+	}
+	return s.tasks.Update(ctx, reconcile.FenceKey, val, e.Revision)
+}
+
+// tell publishes what users follow of a rollout.
+func (s *Service) tell(p *reconcile.Plan) {
+	for _, r := range p.Rollouts {
+		st := r.Rollout.GetStatus()
+		if st.GetState() == "" || r.Rollout.GetLastBatchUnixMs() != 0 {
+			continue
+		}
+		err := event.Publish(s.cfg.NC, &skepv1.Event{
+			Kind: "service", Id: r.Service.ID, Name: r.Service.Name, Verb: "update", Actor: "scheduler", Message: st.GetMessage(),
+			Attributes: map[string]string{"updatestate.new": st.GetState()},
+		})
+		if err != nil {
+			s.cfg.Log.Warn("event not published", zap.Error(err))
+		}
+	}
+}

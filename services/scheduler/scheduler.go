@@ -1,0 +1,146 @@
+// Package scheduler decides which tasks exist, where they run and what is desired of them: it is the sole writer of
+// bucket task. It follows the other buckets into an in-memory picture (libs/reconcile), plans whenever that changes,
+// and commits each plan as atomic batches under a fence.
+//
+// It refuses to store objects (state does), to judge nodes (health-monitor does) and to run anything (agents do).
+//
+// Failure story: any number of instances run, one leads by a lease. A leader first writes task/fence, and every commit
+// is conditional on the fence being as that leader wrote it, so a deposed one cannot write, whatever it believes about
+// time. Plans are made from records alone and a batch never leaves two records that contradict each other, so a leader
+// may die between any two commits and the next one goes on from there. While no scheduler runs, everything that runs
+// keeps running. See DESIGN.md.
+package scheduler
+
+import (
+	"context"
+	crand "crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"skep.dev/libs/id"
+	"skep.dev/libs/kv"
+	"skep.dev/libs/lease"
+	"skep.dev/libs/reconcile"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
+)
+
+// Config is all a scheduler needs.
+type Config struct {
+	NC      *nats.Conn
+	Log     *zap.Logger
+	NodeID  string // names the instance in the lease and the fence
+	Version string
+	// LeaseTTL is how long the cluster waits for a crashed leader; 0 = the lease's default.
+	LeaseTTL time.Duration
+
+	// failpoint, set by tests, is called around every commit; an error stops the leader on the spot.
+	failpoint func(at string) error
+}
+
+// Service is one scheduler, leading or standing by.
+type Service struct {
+	cfg   Config
+	js    jetstream.JetStream
+	tasks *kv.Bucket
+	ids   *reconcile.IDs
+
+	mu    sync.Mutex // over state
+	state *reconcile.State
+
+	wake     chan struct{}
+	ready    chan struct{}
+	taskFeed *kv.Feed
+	closed   chan struct{}
+	once     sync.Once
+}
+
+// New checks the configuration and starts nothing.
+func New(cfg Config) (*Service, error) {
+	if cfg.NC == nil {
+		return nil, errors.New("scheduler: a NATS connection is needed")
+	}
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	if cfg.NodeID == "" {
+		cfg.NodeID = id.New()
+	}
+	js, err := jetstream.New(cfg.NC)
+	if err != nil {
+		return nil, fmt.Errorf("scheduler: use JetStream: %w", err)
+	}
+	var seed [32]byte
+	if _, err := crand.Read(seed[:]); err != nil {
+		return nil, fmt.Errorf("scheduler: seed the task identifiers: %w", err)
+	}
+	return &Service{
+		cfg: cfg, js: js, tasks: kv.Open(js, subject.Task), ids: reconcile.NewIDs(seed), state: reconcile.NewState(),
+		wake: make(chan struct{}, 1), ready: make(chan struct{}), closed: make(chan struct{}),
+	}, nil
+}
+
+// Ready is closed once the picture is complete and the endpoints answer, leading or not.
+func (s *Service) Ready() <-chan struct{} { return s.ready }
+
+// Close ends Run.
+func (s *Service) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return nil
+}
+
+// Run follows, answers and campaigns until ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.closed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	feeds, err := s.follow(ctx)
+	defer func() {
+		for _, f := range feeds {
+			f.Close()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	for _, f := range feeds {
+		select {
+		case <-f.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
+		Name: "skep-scheduler", Version: s.cfg.Version, Log: s.cfg.Log, Description: "places, replaces and updates tasks; explains and plans",
+	})
+	if err != nil {
+		return fmt.Errorf("scheduler: %w", err)
+	}
+	defer srv.Close() //nolint:errcheck // the connection ends with it
+	if err := s.serve(srv); err != nil {
+		return fmt.Errorf("scheduler: %w", err)
+	}
+	close(s.ready)
+	l := lease.New(s.js, lease.Config{Name: "scheduler", Holder: s.cfg.NodeID, TTL: s.cfg.LeaseTTL, Log: s.cfg.Log})
+	return l.Run(ctx, s.lead)
+}
+
+// nudge wakes the loop; more nudges before it looks are one.
+func (s *Service) nudge() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
