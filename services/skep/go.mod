@@ -5,6 +5,13 @@ go 1.26.0
 require (
 	skep.dev/libs v0.0.0
 	skep.dev/proto v0.0.0
+	skep.dev/services/bus v0.0.0
+	skep.dev/services/health-monitor v0.0.0
+	skep.dev/services/ingress-mesh v0.0.0
+	skep.dev/services/node-agent v0.0.0
+	skep.dev/services/scheduler v0.0.0
+	skep.dev/services/secrets-vault v0.0.0
+	skep.dev/services/state v0.0.0
 )
 
 require (
@@ -25,4 +32,11 @@ require (
 replace (
 	skep.dev/libs => ../../libs
 	skep.dev/proto => ../../proto
+	skep.dev/services/bus => ../bus
+	skep.dev/services/health-monitor => ../health-monitor
+	skep.dev/services/ingress-mesh => ../ingress-mesh
+	skep.dev/services/node-agent => ../node-agent
+	skep.dev/services/scheduler => ../scheduler
+	skep.dev/services/secrets-vault => ../secrets-vault
+	skep.dev/services/state => ../state
 )

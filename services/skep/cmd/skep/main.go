@@ -1,4 +1,4 @@
-// Command skep is the command line of skep and, as `skep node`, a node's daemon.
+// Command skep is the command line of skep and, as `skep node run`, a node's daemon.
 package main
 
 import (
@@ -7,18 +7,14 @@ import (
 	"os/signal"
 	"syscall"
 
+	"skep.dev/libs/daemon"
 	"skep.dev/services/skep/cli"
-)
-
-// version and commit are set by the linker.
-var (
-	version = "dev"
-	commit  = ""
+	"skep.dev/services/skep/node"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := cli.Main(ctx, cli.Env{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Version: version, Commit: commit}, os.Args[1:])
+	code := cli.Main(ctx, cli.Env{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Version: daemon.Version, Commit: daemon.Commit, NodeCommands: node.Commands}, os.Args[1:])
 	stop()
 	os.Exit(code)
 }

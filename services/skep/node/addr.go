@@ -1,0 +1,168 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// DefaultPort is where managers listen, Swarm's own.
+const DefaultPort = 2377
+
+// resolveAdvertise turns --advertise-addr (<ip|interface>[:port], or "" = find one) into host:port.
+// Errors are Swarm's.
+func resolveAdvertise(flag string, defaultPort int) (string, error) {
+	host, port, err := splitAddr(flag, defaultPort)
+	if err != nil {
+		return "", fmt.Errorf("advertise address %q: %w", flag, err)
+	}
+	if host == "" {
+		ip, err := systemAddr()
+		if err != nil {
+			return "", err
+		}
+		return net.JoinHostPort(ip.String(), port), nil
+	}
+	ip, err := ipOrInterface(host)
+	if err != nil {
+		return "", fmt.Errorf("advertise address %q: %w", flag, err)
+	}
+	if ip.IsUnspecified() {
+		return "", errors.New("advertise address must be a non-zero IP address or network interface (with optional port number)")
+	}
+	return net.JoinHostPort(ip.String(), port), nil
+}
+
+// resolveListen turns --listen-addr into host:port.
+func resolveListen(flag string) (string, error) {
+	host, port, err := splitAddr(flag, DefaultPort)
+	if err != nil {
+		return "", fmt.Errorf("listen address %q: %w", flag, err)
+	}
+	if host == "" {
+		host = "0.0.0.0"
+	}
+	ip, err := ipOrInterface(host)
+	if err != nil {
+		return "", fmt.Errorf("listen address %q: %w", flag, err)
+	}
+	return net.JoinHostPort(ip.String(), port), nil
+}
+
+// resolveDataPath turns --data-path-addr (<ip|interface>) into an IP, "" stays "".
+func resolveDataPath(flag string) (string, error) {
+	if flag == "" {
+		return "", nil
+	}
+	ip, err := ipOrInterface(flag)
+	if err != nil {
+		return "", fmt.Errorf("data path address %q: %w", flag, err)
+	}
+	return ip.String(), nil
+}
+
+func splitAddr(s string, defaultPort int) (host, port string, err error) {
+	port = strconv.Itoa(defaultPort)
+	if s == "" {
+		return "", port, nil
+	}
+	if _, perr := netip.ParseAddr(s); perr == nil { // a bare IPv6 address has colons too
+		return s, port, nil
+	}
+	if !strings.Contains(s, ":") {
+		return s, port, nil
+	}
+	host, p, err := net.SplitHostPort(s)
+	if err != nil {
+		return "", "", errors.New("want <ip|interface>[:port]")
+	}
+	if n, err := strconv.Atoi(p); err != nil || n < 1 || n > 65535 {
+		return "", "", fmt.Errorf("port %q is not between 1 and 65535", p)
+	}
+	return host, p, nil
+}
+
+func ipOrInterface(s string) (netip.Addr, error) {
+	if ip, err := netip.ParseAddr(s); err == nil {
+		return ip, nil
+	}
+	ifc, err := net.InterfaceByName(s)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("neither an IP address nor an interface of this machine: %s", s)
+	}
+	addrs, err := ifc.Addrs()
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("read the addresses of %s: %w", s, err)
+	}
+	var found []netip.Addr
+	for _, a := range addrs {
+		if ip, ok := addrOf(a); ok && ip.Is4() {
+			found = append(found, ip)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return netip.Addr{}, fmt.Errorf("interface %s has no usable IPv4 address", s)
+	case 1:
+		return found[0], nil
+	}
+	return netip.Addr{}, fmt.Errorf("interface %s has more than one IPv4 address (%s and %s): name one of them", s, found[0], found[1])
+}
+
+// systemAddr is the machine's only address, if it has exactly one.
+func systemAddr() (netip.Addr, error) {
+	ifs, err := net.Interfaces()
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("list the network interfaces: %w", err)
+	}
+	var ip netip.Addr
+	var on string
+	for _, i := range ifs {
+		if i.Flags&net.FlagLoopback != 0 || i.Flags&net.FlagUp == 0 || strings.HasPrefix(i.Name, "docker") ||
+			strings.HasPrefix(i.Name, "veth") || strings.HasPrefix(i.Name, "br-") || strings.HasPrefix(i.Name, "sk") {
+			continue
+		}
+		addrs, err := i.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, a := range addrs {
+			got, ok := addrOf(a)
+			if !ok || !got.Is4() || got.IsLinkLocalUnicast() {
+				continue
+			}
+			if ip.IsValid() {
+				where := fmt.Sprintf("on different interfaces (%s on %s and %s on %s)", ip, on, got, i.Name)
+				if on == i.Name {
+					where = fmt.Sprintf("on interface %s (%s and %s)", on, ip, got)
+				}
+				return netip.Addr{}, fmt.Errorf("could not choose an IP address to advertise since this system has multiple addresses %s - specify one with --advertise-addr", where)
+			}
+			ip, on = got, i.Name
+		}
+	}
+	if !ip.IsValid() {
+		return netip.Addr{}, errors.New("could not find the system's IP address - specify one with --advertise-addr")
+	}
+	return ip, nil
+}
+
+func addrOf(a net.Addr) (netip.Addr, bool) {
+	n, ok := a.(*net.IPNet)
+	if !ok {
+		return netip.Addr{}, false
+	}
+	ip, ok := netip.AddrFromSlice(n.IP)
+	return ip.Unmap(), ok
+}
+
+// hostOf is the host of host:port, or all of an address without a port.
+func hostOf(addr string) string {
+	if h, _, err := net.SplitHostPort(addr); err == nil {
+		return h
+	}
+	return addr
+}

@@ -1,0 +1,54 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"skep.dev/libs/daemon"
+)
+
+// Commands adds init, join, leave and `node run` to the command tree.
+func Commands(root *cobra.Command) {
+	root.AddCommand(initCommand(), joinCommand(daemon.Version), leaveCommand())
+	if n, _, err := root.Find([]string{"node"}); err == nil && n != root {
+		n.AddCommand(runCommand())
+	}
+}
+
+// runCommand is the daemon. init and join start it; systemd does after a boot.
+func runCommand() *cobra.Command {
+	var p placement
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run this node's daemon in the foreground",
+		Long: "Run this node's daemon in the foreground: every service of the node in one process.\n\n" +
+			"`skep init` and `skep join` start it; this is what systemd runs.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p.resolve(cmd)
+			log, err := daemon.NewLogger(p.logLevel, os.Stderr)
+			if err != nil {
+				return err
+			}
+			d, err := New(Options{Paths: p.paths, Log: log, Version: daemon.Version, Commit: daemon.Commit})
+			if err != nil {
+				return err
+			}
+			// The CLI's context ends at the first Ctrl-C and would make the second one deadly; the daemon wants
+			// its whole shutdown.
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			if err := d.Run(ctx); err != nil {
+				return fmt.Errorf("node: %w", err)
+			}
+			return nil
+		},
+	}
+	p.add(cmd)
+	return cmd
+}

@@ -1,0 +1,198 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	skepv1 "skep.dev/proto/skep/v1"
+
+	"skep.dev/libs/pki"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
+)
+
+// Daemon is a running node.
+type Daemon struct {
+	paths   Paths
+	rec     *Record
+	store   *pki.Store
+	log     *zap.Logger
+	version string
+	commit  string
+
+	group   *group
+	control *control
+	leaving chan bool // true: forced
+	left    chan error
+	local   *localServices
+}
+
+// Options of a daemon.
+type Options struct {
+	Paths   Paths
+	Log     *zap.Logger
+	Version string
+	Commit  string
+}
+
+// New reads the node's record and certificate; nothing is started.
+func New(o Options) (*Daemon, error) {
+	rec, err := Load(o.Paths)
+	if err != nil {
+		return nil, err
+	}
+	store, err := pki.Open(o.Paths.certs())
+	if err != nil {
+		return nil, fmt.Errorf("read the node's certificate: %w", err)
+	}
+	if got := store.Identity().NodeID; got != rec.NodeID {
+		return nil, fmt.Errorf("the certificate in %s is of node %s, the record says %s: restore the one that belongs to the other", o.Paths.certs(), got, rec.NodeID)
+	}
+	return &Daemon{
+		paths: o.Paths, rec: rec, store: store, log: o.Log, version: o.Version, commit: o.Commit,
+		leaving: make(chan bool, 1), left: make(chan error, 1),
+	}, nil
+}
+
+// Run starts every service of the node and blocks until ctx ends, a service fails or the node was told to leave.
+func (d *Daemon) Run(ctx context.Context) error {
+	release, err := holdPID(d.paths)
+	if err != nil {
+		return err
+	}
+	defer release()
+	addrs := d.rec.Managers
+	if d.rec.Role == RoleManager {
+		addrs = append([]string{d.rec.Advertise}, addrs...)
+	}
+	d.control = newControl(Info{
+		NodeID: d.rec.NodeID, ClusterID: d.rec.ClusterID, Role: d.rec.Role, Hostname: d.rec.Hostname,
+		Addr: hostOf(d.rec.Advertise), ManagerAddrs: addrs, Version: d.version,
+	}, d.requestLeave)
+	if err := d.control.serve(d.paths.control()); err != nil {
+		return err
+	}
+	defer d.control.close()
+
+	d.group = newGroup(d.log)
+	began := time.Now()
+	err = d.start(ctx)
+	if err == nil {
+		d.control.ready()
+		d.log.Info("node ready", zap.String("node", d.rec.NodeID), zap.String("role", d.rec.Role), zap.Duration("dur", time.Since(began)))
+		err = d.wait(ctx)
+	} else {
+		d.control.settle("failed", err)
+		// Whoever started us is waiting for the reason.
+		time.Sleep(200 * time.Millisecond)
+	}
+	d.stop()
+	return err
+}
+
+func (d *Daemon) wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		d.log.Info("stopping")
+		return nil
+	case <-d.group.failed:
+		return d.group.err
+	case force := <-d.leaving:
+		d.control.settle("leaving", nil)
+		err := d.leave(force)
+		d.left <- err
+		return err
+	}
+}
+
+func (d *Daemon) stop() {
+	d.group.stop()
+	if d.local != nil {
+		d.local.close()
+	}
+}
+
+// requestLeave is POST /leave: it returns when nothing of the node is left but the directory.
+func (d *Daemon) requestLeave(ctx context.Context, force bool) error {
+	select {
+	case d.leaving <- force:
+	default:
+		return fmt.Errorf("this node is leaving already")
+	}
+	select {
+	case err := <-d.left:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// leave stops every task, takes the node's network and containerd away and forgets the membership. The sockets
+// and the record go last, so a leave that dies half-way can be repeated.
+func (d *Daemon) leave(bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if err := d.local.leave(ctx); err != nil {
+		return fmt.Errorf("leave: %w", err)
+	}
+	d.group.stop()
+	d.local.close()
+	return forget(d.paths)
+}
+
+// forget removes what makes this machine a node. The data directory itself stays: it may be a mount point.
+func forget(p Paths) error {
+	entries, err := os.ReadDir(p.Data)
+	if err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("forget the cluster: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() == "node.json" || e.Name() == "skep.log" || e.Name() == "skep.pid" {
+			continue
+		}
+		if err := os.RemoveAll(p.Data + "/" + e.Name()); err != nil {
+			return fmt.Errorf("forget the cluster: %w; something still uses it", err)
+		}
+	}
+	if err := os.Remove(p.record()); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("forget the cluster: %w", err)
+	}
+	return nil
+}
+
+// initialise stores what `skep init` asked for. It may run again after a crash: both requests are idempotent for
+// the same ids.
+func (d *Daemon) initialise(ctx context.Context, nc *nats.Conn) error {
+	in := d.rec.Init
+	if in == nil {
+		return nil
+	}
+	spec := &skepv1.ClusterSpec{}
+	if err := protojson.Unmarshal(in.Cluster, spec); err != nil {
+		return fmt.Errorf("read the cluster's initial settings: %w", err)
+	}
+	req := &skepv1.InitClusterRequest{Spec: spec, ClusterId: d.rec.ClusterID, CaDigest: in.CADigest}
+	if err := rpc.Call(ctx, nc, subject.API("cluster", "init"), req, nil); err != nil {
+		return fmt.Errorf("store the new cluster: %w", err)
+	}
+	admit := &skepv1.AdmitNodeRequest{
+		NodeId: d.rec.NodeID, Role: skepv1.NodeRole_NODE_ROLE_MANAGER, Hostname: d.rec.Hostname, Addr: hostOf(d.rec.Advertise),
+		Availability: skepv1.Availability(skepv1.Availability_value["AVAILABILITY_"+in.Availability]),
+	}
+	if err := rpc.Call(ctx, nc, subject.API("node", "admit"), admit, nil); err != nil {
+		return fmt.Errorf("admit this node: %w", err)
+	}
+	rec := *d.rec
+	rec.Init = nil
+	if err := rec.Save(d.paths); err != nil {
+		return err
+	}
+	d.rec = &rec
+	return nil
+}

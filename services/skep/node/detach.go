@@ -1,0 +1,127 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// unit is the systemd unit deploy/install.sh puts in place.
+const unit = "skep.service"
+
+// launch starts the node's daemon and returns once it is ready: by systemd when it runs this machine and knows our
+// unit, else detached, with its log and pid file in the data directory.
+func launch(ctx context.Context, p Paths, log string) error {
+	if underSystemd(p) {
+		out, err := exec.CommandContext(ctx, "systemctl", "enable", "--now", unit).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("start %s: %w: %s", unit, err, strings.TrimSpace(string(out)))
+		}
+		return awaitReady(ctx, p, nil)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find our own program: %w", err)
+	}
+	f, err := os.OpenFile(p.log(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the daemon's log: %w", err)
+	}
+	defer f.Close()
+	args := []string{"node", "run", "--data-dir", p.Data, "--run-dir", p.Run}
+	if log != "" {
+		args = append(args, "--log-level", log)
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", f, f
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the daemon: %w", err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	return awaitReady(ctx, p, exited)
+}
+
+func underSystemd(p Paths) bool {
+	if p != DefaultPaths {
+		return false // the unit serves the default paths
+	}
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		return false
+	}
+	return exec.Command("systemctl", "cat", unit).Run() == nil
+}
+
+// awaitReady waits until the daemon says it serves, or why it does not.
+func awaitReady(ctx context.Context, p Paths, exited <-chan error) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		info, err := ask(ctx, p, "GET", "/ready")
+		if err == nil {
+			switch {
+			case info.State == "ready":
+				return nil
+			case info.Error != "":
+				return errors.New(info.Error)
+			}
+		}
+		select {
+		case err := <-exited:
+			return fmt.Errorf("the daemon ended (%v); the last it said:\n%s", err, tail(p.log(), 10))
+		case <-ctx.Done():
+			return fmt.Errorf("the daemon is not ready yet: %w; it goes on in the background, its log is %s", ctx.Err(), p.log())
+		case <-tick.C:
+		}
+	}
+}
+
+// tail returns the last n lines of a file.
+func tail(path string, n int) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Size() > 1<<16 {
+		if _, err := f.Seek(-1<<16, io.SeekEnd); err != nil {
+			return err.Error()
+		}
+	}
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// holdPID takes the data directory for this process: a lock on the pid file, which ends with the process however
+// it ends.
+func holdPID(p Paths) (release func(), err error) {
+	f, err := os.OpenFile(p.pid(), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the pid file: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		b, _ := io.ReadAll(io.LimitReader(f, 32))
+		f.Close()
+		return nil, fmt.Errorf("a skep daemon (pid %s) runs on %s already", strings.TrimSpace(string(b)), p.Data)
+	}
+	if err := f.Truncate(0); err == nil {
+		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("write the pid file: %w", err)
+		}
+	}
+	return func() { os.Remove(p.pid()); f.Close() }, nil
+}

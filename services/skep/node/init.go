@@ -1,0 +1,162 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	skepv1 "skep.dev/proto/skep/v1"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/pki"
+	vault "skep.dev/services/secrets-vault"
+)
+
+// startLimit bounds how long init and join wait for the daemon.
+const startLimit = 60 * time.Second
+
+func initCommand() *cobra.Command {
+	var m membership
+	var c clusterFlags
+	cmd := &cobra.Command{
+		Use:   "init [OPTIONS]",
+		Short: "Start a cluster with this machine as its first manager",
+		Long: "Start a cluster with this machine as its first manager.\n\n" +
+			"Makes the cluster's certificate authority, starts this node's daemon and prints the command\n" +
+			"with which other machines join.",
+		Example: "  skep init\n  skep init --advertise-addr 192.168.56.101",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := m.check(cmd); err != nil {
+				return err
+			}
+			cs, err := c.spec()
+			if err != nil {
+				return err
+			}
+			if err := notYetMember(m.paths); err != nil {
+				return err
+			}
+			rec, token, err := found(&m, cs)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), startLimit)
+			defer cancel()
+			if err := launch(ctx, m.paths, m.logLevel); err != nil {
+				return fmt.Errorf("start the node: %w", err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Swarm initialized: current node (%s) is now a manager.\n\n"+
+				"To add a worker to this swarm, run the following command:\n\n    skep join --token %s %s\n\n"+
+				"To add a manager to this swarm, run 'skep join-token manager' and follow the instructions.\n",
+				rec.NodeID, token, rec.Advertise)
+			return nil
+		},
+	}
+	m.add(cmd)
+	c.add(cmd)
+	return cmd
+}
+
+// notYetMember refuses a machine that is a node already, and one whose daemon directory is taken.
+func notYetMember(p Paths) error {
+	if _, err := Load(p); err == nil {
+		return fault.Conflict("This node is already part of a swarm. Use \"skep leave\" to leave this swarm and join another one.")
+	} else if !errors.Is(err, ErrNoNode) {
+		return err
+	}
+	return nil
+}
+
+// found makes the cluster's authority and this node's identity on disk and returns the workers' join token. The record is written last: before it there
+// is no membership, and an attempt that died half-way is simply made again.
+func found(m *membership, cs *skepv1.ClusterSpec) (rec *Record, token string, err error) {
+	advertise, listen, err := managerAddrs(m)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := free(listen); err != nil {
+		return nil, "", err
+	}
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return nil, "", err
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := free(net.JoinHostPort(host, strconv.Itoa(n+1))); err != nil {
+		return nil, "", err
+	}
+	if err := os.MkdirAll(m.paths.Data, 0o700); err != nil {
+		return nil, "", fmt.Errorf("make the data directory: %w", err)
+	}
+	spec, err := protojson.Marshal(cs)
+	if err != nil {
+		return nil, "", err
+	}
+	// What an attempt that died half-way left; without a record there is no cluster in it.
+	for _, dir := range []string{m.paths.vault(), m.paths.certs(), m.paths.bus()} {
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, "", fmt.Errorf("clear %s: %w", dir, err)
+		}
+	}
+	boot, err := vault.Bootstrap(vault.BootstrapParams{
+		Dir: m.paths.vault(), Hosts: []string{hostOf(advertise)}, Expiry: cs.NodeCertExpiry.AsDuration(),
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("make the cluster's authority: %w", err)
+	}
+	if _, err := pki.Create(m.paths.certs(), boot.Cert, boot.Key, boot.CA); err != nil {
+		return nil, "", err
+	}
+	rec = &Record{
+		NodeID: boot.NodeID, ClusterID: boot.ClusterID, Role: RoleManager, Hostname: m.hostname, Joined: time.Now().UTC(),
+		Advertise: advertise, Listen: listen, DataPath: m.dataPath, RoutePort: n + 1, Witness: boot.NodeID + "-w1",
+		Containerd: m.containerd, MaxTasks: m.maxTasks,
+		Init: &Initial{Cluster: spec, CADigest: boot.CADigest, Availability: strings.ToUpper(m.availability)},
+	}
+	return rec, boot.WorkerToken, rec.Save(m.paths)
+}
+
+// managerAddrs resolves where a manager listens and how others reach it. A listen address of one interface is the
+// advertised one too unless another is named.
+func managerAddrs(m *membership) (advertise, listen string, err error) {
+	if listen, err = resolveListen(m.listen); err != nil {
+		return "", "", fault.Invalid("%v", err)
+	}
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", "", err
+	}
+	p, err := strconv.Atoi(port)
+	if err != nil {
+		return "", "", err
+	}
+	want := m.advertise
+	if want == "" && !net.ParseIP(host).IsUnspecified() {
+		want = host
+	}
+	if advertise, err = resolveAdvertise(want, p); err != nil {
+		return "", "", fault.Invalid("%v", err)
+	}
+	return advertise, listen, nil
+}
+
+// free refuses a port that is taken before anything is made.
+func free(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fault.Conflict("cannot listen on %s: %v; is another skep or Docker swarm running here? Choose another with --listen-addr", addr, err)
+	}
+	return l.Close()
+}
