@@ -111,9 +111,9 @@ type outbound struct {
 
 	offset atomic.Uint64 // bytes handed to the connection
 
-	mu     sync.Mutex // one Write at a time; guards what follows
-	buf    []byte
-	eof    bool
+	mu  sync.Mutex // one Write at a time; guards what follows
+	buf []byte
+	eof bool
 }
 
 // Write implements io.Writer. It returns once everything is handed to the connection.

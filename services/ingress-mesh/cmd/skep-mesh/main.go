@@ -1,0 +1,50 @@
+// Command skep-mesh runs a node's network as a process of its own and offers it to the agent on <run-dir>/mesh.sock.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"path/filepath"
+
+	mesh "skep.dev/services/ingress-mesh"
+
+	"skep.dev/libs/attach"
+	"skep.dev/libs/daemon"
+)
+
+// served is the mesh with its socket.
+type served struct {
+	*mesh.Service
+	socket string
+}
+
+func (s served) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	srv, err := attach.Serve(s.socket, s.Service)
+	if err != nil {
+		return err
+	}
+	err = s.Service.Run(ctx)
+	return errors.Join(err, srv.Close())
+}
+
+func main() {
+	var cfg mesh.Config
+	daemon.Exit(daemon.Main{
+		Name: "skep-mesh", About: "the network of one node: a namespace, an address and a way out for every task", NoBus: true,
+		Flags: func(fs *flag.FlagSet) {
+			fs.StringVar(&cfg.Subnet, "subnet", "", "the node's own subnet, as skep node inspect shows it (CIDR)")
+			fs.StringVar(&cfg.Underlay, "data-path-addr", "", "address other nodes reach this one by (default: the default route's)")
+		},
+		New: func(_ context.Context, env daemon.Env) (daemon.Service, error) {
+			cfg.Log, cfg.NodeID, cfg.DataDir, cfg.RunDir = env.Log, env.NodeID, env.DataDir, env.RunDir
+			m, err := mesh.New(cfg)
+			if err != nil {
+				return nil, err
+			}
+			return served{m, filepath.Join(env.RunDir, "mesh.sock")}, nil
+		},
+	})
+}

@@ -1,0 +1,109 @@
+package mesh
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// record is what the disk knows of a task's network. It is not synced: after a power failure the namespaces are gone
+// too, and a record without one is dropped.
+type record struct {
+	Task    string     `json:"task"`
+	Service string     `json:"service,omitempty"`
+	Address netip.Addr `json:"address"`
+}
+
+// records are the files under <data>/mesh.
+type records struct{ dir string }
+
+func (r records) tasks() string           { return filepath.Join(r.dir, "tasks") }
+func (r records) path(task string) string { return filepath.Join(r.tasks(), task+".json") }
+func (r records) cursor() string          { return filepath.Join(r.dir, "last") }
+
+// load returns a task's record; false when there is none that can be read.
+func (r records) load(task string) (record, bool, error) {
+	b, err := os.ReadFile(r.path(task))
+	if errors.Is(err, fs.ErrNotExist) {
+		return record{}, false, nil
+	}
+	if err != nil {
+		return record{}, false, fmt.Errorf("read the network record of task %s: %w", task, err)
+	}
+	var rec record
+	if json.Unmarshal(b, &rec) != nil || rec.Task != task || !rec.Address.Is4() {
+		return record{}, false, nil // torn by a power failure
+	}
+	return rec, true, nil
+}
+
+func (r records) save(rec record) error {
+	b, err := json.Marshal(rec)
+	if err == nil {
+		err = replaceFile(r.path(rec.Task), b)
+	}
+	if err == nil {
+		err = replaceFile(r.cursor(), []byte(rec.Address.String()))
+	}
+	if err != nil {
+		return fmt.Errorf("write the network record of task %s: %w", rec.Task, err)
+	}
+	return nil
+}
+
+func replaceFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
+}
+
+func (r records) remove(task string) error {
+	if err := os.Remove(r.path(task)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the network record of task %s: %w", task, err)
+	}
+	return nil
+}
+
+// list returns the tasks that have a record, and removes what a crash left half-written.
+func (r records) list() ([]string, error) {
+	entries, err := os.ReadDir(r.tasks())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the network records: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if id, ok := strings.CutSuffix(e.Name(), ".json"); ok && validTask(id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+func (r records) lastAddress() (netip.Addr, bool) {
+	b, err := os.ReadFile(r.cursor())
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	a, err := netip.ParseAddr(string(b))
+	return a, err == nil
+}
