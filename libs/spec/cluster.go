@@ -29,7 +29,9 @@ const (
 // ClusterDefaults fills in a new cluster's spec. A task history limit of 0 is taken as unset only when the heartbeat
 // is unset too: a client that fills the form in means 0.
 func ClusterDefaults(c *skepv1.ClusterSpec) {
-	c.Name = "default"
+	if c.Name == "" {
+		c.Name = "default"
+	}
 	if c.HeartbeatPeriod.AsDuration() == 0 {
 		if c.HeartbeatPeriod == nil && c.TaskHistoryLimit == 0 {
 			c.TaskHistoryLimit = DefaultTaskHistory

@@ -1,0 +1,338 @@
+package spec
+
+import (
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"skep.dev/libs/fault"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+func good() *skepv1.ServiceSpec {
+	return &skepv1.ServiceSpec{
+		Name: "web_server",
+		Task: &skepv1.TaskSpec{Container: &skepv1.ContainerSpec{Image: "httpd"}},
+	}
+}
+
+type refusal struct {
+	name string
+	edit func(s *skepv1.ServiceSpec, c *skepv1.ContainerSpec)
+	want string // "" = accepted
+}
+
+func mount(m ...*skepv1.Mount) func(*skepv1.ServiceSpec, *skepv1.ContainerSpec) {
+	return func(_ *skepv1.ServiceSpec, c *skepv1.ContainerSpec) { c.Mounts = m }
+}
+
+func port(mode skepv1.EndpointSpec_Mode, p ...*skepv1.PortConfig) func(*skepv1.ServiceSpec, *skepv1.ContainerSpec) {
+	return func(s *skepv1.ServiceSpec, _ *skepv1.ContainerSpec) {
+		s.Endpoint = &skepv1.EndpointSpec{Mode: mode, Ports: p}
+	}
+}
+
+func resources(r *skepv1.ResourceRequirements) func(*skepv1.ServiceSpec, *skepv1.ContainerSpec) {
+	return func(s *skepv1.ServiceSpec, _ *skepv1.ContainerSpec) { s.Task.Resources = r }
+}
+
+func placement(p *skepv1.Placement) func(*skepv1.ServiceSpec, *skepv1.ContainerSpec) {
+	return func(s *skepv1.ServiceSpec, _ *skepv1.ContainerSpec) { s.Task.Placement = p }
+}
+
+func ctr(f func(*skepv1.ContainerSpec)) func(*skepv1.ServiceSpec, *skepv1.ContainerSpec) {
+	return func(_ *skepv1.ServiceSpec, c *skepv1.ContainerSpec) { f(c) }
+}
+
+func svc(f func(*skepv1.ServiceSpec)) func(*skepv1.ServiceSpec, *skepv1.ContainerSpec) {
+	return func(s *skepv1.ServiceSpec, _ *skepv1.ContainerSpec) { f(s) }
+}
+
+func health(h *skepv1.HealthConfig) func(*skepv1.ServiceSpec, *skepv1.ContainerSpec) {
+	return ctr(func(c *skepv1.ContainerSpec) { c.Health = h })
+}
+
+var (
+	volume = skepv1.Mount_TYPE_VOLUME
+	bind   = skepv1.Mount_TYPE_BIND
+	tmpfs  = skepv1.Mount_TYPE_TMPFS
+	job    = &skepv1.ServiceMode{Mode: &skepv1.ServiceMode_ReplicatedJob{ReplicatedJob: &skepv1.ReplicatedJobMode{}}}
+	global = &skepv1.ServiceMode{Mode: &skepv1.ServiceMode_Global{Global: &skepv1.GlobalMode{}}}
+)
+
+var refusals = []refusal{
+	{"plain", func(*skepv1.ServiceSpec, *skepv1.ContainerSpec) {}, ""},
+	{"no name", svc(func(s *skepv1.ServiceSpec) { s.Name = "" }), "meta: name must be provided"},
+	{"dot in name", svc(func(s *skepv1.ServiceSpec) { s.Name = "a.b" }), "name must be valid as a DNS name component"},
+	{"trailing hyphen", svc(func(s *skepv1.ServiceSpec) { s.Name = "a-" }), "name must be valid as a DNS name component"},
+	{"63 characters", svc(func(s *skepv1.ServiceSpec) { s.Name = strings.Repeat("a", 63) }), ""},
+	{"64 characters", svc(func(s *skepv1.ServiceSpec) { s.Name = strings.Repeat("a", 64) }), "name must be 63 characters or fewer"},
+	{"empty label", svc(func(s *skepv1.ServiceSpec) { s.Labels = map[string]string{"": "x"} }), "invalid label '=x': empty name"},
+	{"label with space", svc(func(s *skepv1.ServiceSpec) { s.Labels = map[string]string{"a b": ""} }), "label 'a b' contains whitespaces"},
+	{"container label with tab", ctr(func(c *skepv1.ContainerSpec) { c.Labels = map[string]string{"a\tb": ""} }), "label 'a\tb' contains whitespaces"},
+	{"no container", svc(func(s *skepv1.ServiceSpec) { s.Task = nil }), "ContainerSpec: missing in service spec"},
+	{"no image", ctr(func(c *skepv1.ContainerSpec) { c.Image = "" }), "ContainerSpec: image reference must be provided"},
+	{"bad image", ctr(func(c *skepv1.ContainerSpec) { c.Image = "HTTPD:x" }), `ContainerSpec: "HTTPD:x" is not a valid repository/tag`},
+	{"million and one replicas", svc(func(s *skepv1.ServiceSpec) { s.Mode = Replicated(1_000_001) }), "invalid replicas value 1000001: at most 1000000"},
+	{"max per node on global", svc(func(s *skepv1.ServiceSpec) {
+		s.Mode, s.Task.Placement = global, &skepv1.Placement{MaxReplicasPerNode: 1}
+	}), "replicas-max-per-node can only be used with replicated or replicated-job mode"},
+	{"job with update", svc(func(s *skepv1.ServiceSpec) { s.Mode, s.Update = job, &skepv1.UpdateConfig{} }), "update and rollback configuration is not supported for jobs"},
+	{"job", svc(func(s *skepv1.ServiceSpec) { s.Mode = job }), ""},
+	{"negative update delay", svc(func(s *skepv1.ServiceSpec) { s.Update = &skepv1.UpdateConfig{Delay: durationpb.New(-1)} }), "TaskSpec: update-delay cannot be negative"},
+	{"negative rollback monitor", svc(func(s *skepv1.ServiceSpec) { s.Rollback = &skepv1.UpdateConfig{Monitor: durationpb.New(-1)} }), "TaskSpec: rollback-monitor cannot be negative"},
+	{"ratio above 1", svc(func(s *skepv1.ServiceSpec) { s.Update = &skepv1.UpdateConfig{MaxFailureRatio: 1.1} }), "TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1"},
+	{"ratio NaN", svc(func(s *skepv1.ServiceSpec) { s.Update = &skepv1.UpdateConfig{MaxFailureRatio: math.NaN()} }), "TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1"},
+	{"rollback of rollback", svc(func(s *skepv1.ServiceSpec) {
+		s.Rollback = &skepv1.UpdateConfig{FailureAction: skepv1.FailureAction_FAILURE_ACTION_ROLLBACK}
+	}), "invalid rollback-failure-action rollback: use pause or continue"},
+	{"negative restart delay", svc(func(s *skepv1.ServiceSpec) { s.Task.Restart = &skepv1.RestartPolicy{Delay: durationpb.New(-1)} }), "TaskSpec: restart-delay cannot be negative"},
+	{"unknown restart condition", svc(func(s *skepv1.ServiceSpec) { s.Task.Restart = &skepv1.RestartPolicy{Condition: 9} }), `invalid RestartCondition: "9": use none, on-failure or any`},
+
+	{"cpu too small", resources(&skepv1.ResourceRequirements{Limits: &skepv1.Resources{NanoCpus: 1000}}), "invalid cpu value 1e-06: Must be at least 0.001"},
+	{"negative cpu", resources(&skepv1.ResourceRequirements{Reservations: &skepv1.Resources{NanoCpus: -1e9}}), "invalid cpu value -1: Must be at least 0.001"},
+	{"memory too small", resources(&skepv1.ResourceRequirements{Limits: &skepv1.Resources{MemoryBytes: 1024}}), "invalid memory value 1024: Must be at least 4MiB"},
+	{"swap without limit", resources(&skepv1.ResourceRequirements{SwapBytes: proto.Int64(1)}), "memory swap provided, but no memory-limit was set"},
+	{"swappiness", resources(&skepv1.ResourceRequirements{MemorySwappiness: proto.Int64(101)}), "invalid memory-swappiness value 101: use 0 to 100"},
+	{"reserve above limit", resources(&skepv1.ResourceRequirements{Limits: &skepv1.Resources{MemoryBytes: 8 << 20}, Reservations: &skepv1.Resources{MemoryBytes: 9 << 20}}), "reserve-memory 9437184 is above limit-memory 8388608"},
+	{"named generic", resources(&skepv1.ResourceRequirements{Reservations: &skepv1.Resources{Generic: []*skepv1.GenericResource{{Kind: "GPU", Named: []string{"a"}}}}}), "Named Generic Resources is not supported for service create or update"},
+	{"generic twice", resources(&skepv1.ResourceRequirements{Reservations: &skepv1.Resources{Generic: []*skepv1.GenericResource{{Kind: "GPU", Value: 1}, {Kind: "GPU", Value: 1}}}}), "duplicate generic-resource `GPU`"},
+	{"generic zero", resources(&skepv1.ResourceRequirements{Reservations: &skepv1.Resources{Generic: []*skepv1.GenericResource{{Kind: "GPU"}}}}), "invalid generic-resource GPU=0: the count must be 1 or more"},
+
+	{"constraint", placement(&skepv1.Placement{Constraints: []string{"node.labels.env==test"}}), ""},
+	{"constraint without operator", placement(&skepv1.Placement{Constraints: []string{"node.role"}}), "constraint expected one operator from ==, !="},
+	{"empty preference", placement(&skepv1.Placement{Preferences: []*skepv1.PlacementPreference{{}}}), `placement preference must be of the format "<strategy>=<arg>"`},
+	{"strange preference", placement(&skepv1.Placement{Preferences: []*skepv1.PlacementPreference{{Spread: "rack"}}}), "placement preference spread=rack: spread over node.labels.<name> or engine.labels.<name>"},
+	{"preference", placement(&skepv1.Placement{Preferences: []*skepv1.PlacementPreference{{Spread: "node.labels.rack"}}}), ""},
+
+	{"ingress network", svc(func(s *skepv1.ServiceSpec) { s.Task.Networks = []*skepv1.NetworkAttachment{{Target: "ingress"}} }), "Service cannot be explicitly attached to the ingress network"},
+	{"network twice", svc(func(s *skepv1.ServiceSpec) {
+		s.Task.Networks = []*skepv1.NetworkAttachment{{Target: "a"}, {Target: "a"}}
+	}), "service is already attached to network a"},
+
+	{"env without name", ctr(func(c *skepv1.ContainerSpec) { c.Env = []string{"=x"} }), `invalid environment variable: "=x": use KEY=value`},
+	{"env", ctr(func(c *skepv1.ContainerSpec) { c.Env = []string{"A=b=c", "B"} }), ""},
+	{"relative workdir", ctr(func(c *skepv1.ContainerSpec) { c.Dir = "x" }), `invalid workdir "x": use an absolute path`},
+	{"user with space", ctr(func(c *skepv1.ContainerSpec) { c.User = "a b" }), `invalid user "a b": use <name|uid>[:<group|gid>]`},
+	{"signal", ctr(func(c *skepv1.ContainerSpec) { c.StopSignal = "sigusr1" }), ""},
+	{"signal number", ctr(func(c *skepv1.ContainerSpec) { c.StopSignal = "99" }), `invalid stop-signal "99": use a name such as SIGTERM, or 1 to 64`},
+	{"negative grace", ctr(func(c *skepv1.ContainerSpec) { c.StopGracePeriod = durationpb.New(-time.Second) }), "ContainerSpec: stop-grace-period cannot be negative"},
+	{"oom score", ctr(func(c *skepv1.ContainerSpec) { c.OomScoreAdj = 1001 }), "invalid value 1001, oom-score-adj must be in the range [-1000, 1000]"},
+	{"hyper-v", ctr(func(c *skepv1.ContainerSpec) { c.Isolation = "hyperv" }), `invalid isolation "hyperv": only default exists on Linux`},
+	{"hostname template", ctr(func(c *skepv1.ContainerSpec) { c.Hostname = "{{.Node.Hostname}}-{{.Task.Slot}}" }), ""},
+	{"hostname", ctr(func(c *skepv1.ContainerSpec) { c.Hostname = "a b" }), `invalid hostname "a b": use letters, digits and hyphens, at most 63`},
+	{"host", ctr(func(c *skepv1.ContainerSpec) { c.Hosts = []string{"10.0.0.1 db db2"} }), ""},
+	{"host without name", ctr(func(c *skepv1.ContainerSpec) { c.Hosts = []string{"10.0.0.1"} }), `bad format for add-host: "10.0.0.1": use "IP name"`},
+	{"host address", ctr(func(c *skepv1.ContainerSpec) { c.Hosts = []string{"300.0.0.1 db"} }), `invalid IP address in add-host: "300.0.0.1"`},
+	{"dns", ctr(func(c *skepv1.ContainerSpec) { c.Dns = &skepv1.DNSConfig{Nameservers: []string{"x"}} }), "IP address is not correctly formatted: x"},
+	{"dns search", ctr(func(c *skepv1.ContainerSpec) { c.Dns = &skepv1.DNSConfig{Search: []string{"a..b"}} }), "a..b is not a valid domain"},
+	{"sysctl", ctr(func(c *skepv1.ContainerSpec) { c.Sysctls = map[string]string{"net.core.somaxconn": "1024"} }), ""},
+	{"sysctl form", ctr(func(c *skepv1.ContainerSpec) { c.Sysctls = map[string]string{"somaxconn": "1"} }), `invalid sysctl "somaxconn": use a name such as net.ipv4.ip_forward=1`},
+	{"capability", ctr(func(c *skepv1.ContainerSpec) { c.CapabilityAdd = []string{"net_admin", "ALL"} }), ""},
+	{"unknown capability", ctr(func(c *skepv1.ContainerSpec) { c.CapabilityDrop = []string{"FLY"} }), `invalid capability: "FLY": use a name such as CAP_NET_ADMIN, or ALL`},
+	{"ulimit soft above hard", ctr(func(c *skepv1.ContainerSpec) { c.Ulimits = []*skepv1.Ulimit{{Name: "nofile", Soft: 5, Hard: 4}} }), "ulimit soft limit must be less than or equal to hard limit: 5 > 4"},
+	{"ulimit unlimited", ctr(func(c *skepv1.ContainerSpec) { c.Ulimits = []*skepv1.Ulimit{{Name: "memlock", Soft: -1, Hard: -1}} }), ""},
+	{"seccomp", ctr(func(c *skepv1.ContainerSpec) { c.Privileges = &skepv1.Privileges{SeccompMode: "custom"} }), "seccomp mode custom needs a profile"},
+	{"secret without source", ctr(func(c *skepv1.ContainerSpec) { c.Secrets = []*skepv1.FileReference{{Target: "x"}} }), "secret: source is required"},
+	{"secrets with one target", ctr(func(c *skepv1.ContainerSpec) {
+		c.Secrets = []*skepv1.FileReference{{Name: "a", Target: "c"}, {Name: "b", Target: "c"}}
+	}), "secret references 'a' and 'b' have a conflicting target: 'c'"},
+	{"config climbs", ctr(func(c *skepv1.ContainerSpec) { c.Configs = []*skepv1.FileReference{{Name: "a", Target: "/x/../y"}} }), `invalid config target "/x/../y": it must not contain ..`},
+
+	{"health", health(&skepv1.HealthConfig{Test: []string{"CMD-SHELL", "true"}, Interval: durationpb.New(time.Second)}), ""},
+	{"health interval", health(&skepv1.HealthConfig{Interval: durationpb.New(time.Microsecond)}), "ContainerSpec: Interval in HealthConfig cannot be less than 1ms"},
+	{"health start interval", health(&skepv1.HealthConfig{StartInterval: durationpb.New(-1)}), "ContainerSpec: StartInterval in HealthConfig cannot be less than 1ms"},
+	{"health retries", health(&skepv1.HealthConfig{Retries: -1}), "ContainerSpec: Retries in HealthConfig cannot be negative"},
+	{"none and more", health(&skepv1.HealthConfig{Test: []string{"NONE"}, Retries: 3}), "--no-healthcheck conflicts with --health-* options"},
+	{"health word", health(&skepv1.HealthConfig{Test: []string{"curl"}}), `ContainerSpec: health check begins with "curl": use NONE, CMD or CMD-SHELL`},
+
+	{"mounts", mount(&skepv1.Mount{Source: "data", Target: "/d"}, &skepv1.Mount{Type: bind, Source: "/a", Target: "/b", BindPropagation: "rslave"}, &skepv1.Mount{Type: tmpfs, Target: "/t", TmpfsSize: 1}), ""},
+	{"mount twice", mount(&skepv1.Mount{Source: "a", Target: "/d"}, &skepv1.Mount{Source: "b", Target: "/d/"}), "ContainerSpec: duplicate mount point: /d/"},
+	{"mount target", mount(&skepv1.Mount{Source: "a", Target: "d"}), "invalid mount target, must be an absolute path: d"},
+	{"mount on root", mount(&skepv1.Mount{Source: "a", Target: "/"}), "invalid mount target, must not be the root directory: /"},
+	{"volume by path", mount(&skepv1.Mount{Type: volume, Source: "/a", Target: "/d"}), "invalid volume mount source, must not be an absolute path: /a"},
+	{"relative bind", mount(&skepv1.Mount{Type: bind, Source: "a", Target: "/d"}), "invalid bind mount source, must be an absolute path: a"},
+	{"tmpfs source", mount(&skepv1.Mount{Type: tmpfs, Source: "a", Target: "/d"}), "invalid tmpfs source, source must be empty"},
+	{"npipe", mount(&skepv1.Mount{Type: skepv1.Mount_TYPE_NPIPE, Target: "/d"}), "mount type npipe exists on Windows only: use volume, bind, tmpfs, cluster or image"},
+	{"propagation", mount(&skepv1.Mount{Type: bind, Source: "/a", Target: "/d", BindPropagation: "up"}), `invalid bind-propagation "up": use rprivate, private, rshared, shared, rslave or slave`},
+	{"foreign option", mount(&skepv1.Mount{Type: bind, Source: "/a", Target: "/d", VolumeNocopy: true}), "cannot mix 'volume-nocopy' with mount type 'bind': it belongs to type volume"},
+	{"subpath climbs", mount(&skepv1.Mount{Source: "a", Target: "/d", VolumeSubpath: "../x"}), `invalid volume-subpath "../x": use a path below the root of the mount`},
+	{"recursive readonly", mount(&skepv1.Mount{Type: bind, Source: "/a", Target: "/d", BindRecursive: "readonly"}), "option 'bind-recursive=readonly' requires 'readonly' to be specified in conjunction"},
+
+	{"port", port(0, &skepv1.PortConfig{TargetPort: 80, PublishedPort: 8080}, &skepv1.PortConfig{TargetPort: 80, PublishedPort: 8080, Protocol: "udp"}, &skepv1.PortConfig{TargetPort: 80}, &skepv1.PortConfig{TargetPort: 81}), ""},
+	{"port twice", port(0, &skepv1.PortConfig{TargetPort: 80, PublishedPort: 8080}, &skepv1.PortConfig{TargetPort: 81, PublishedPort: 8080, Protocol: "tcp"}), "EndpointSpec: duplicate published ports provided"},
+	{"no target", port(0, &skepv1.PortConfig{PublishedPort: 80}), "missing mandatory field 'target' of a published port"},
+	{"port range", port(0, &skepv1.PortConfig{TargetPort: 80, PublishedPort: 70000}), "EndpointSpec: invalid published port 70000: use 1 to 65535, or none for a free one"},
+	{"protocol", port(0, &skepv1.PortConfig{TargetPort: 80, Protocol: "icmp"}), "invalid protocol value 'icmp': use tcp, udp or sctp"},
+	{"dnsrr with ingress", port(skepv1.EndpointSpec_MODE_DNSRR, &skepv1.PortConfig{TargetPort: 80}), "EndpointSpec: port published with ingress mode can't be used with dnsrr mode"},
+	{"dnsrr with host", port(skepv1.EndpointSpec_MODE_DNSRR, &skepv1.PortConfig{TargetPort: 80, PublishMode: skepv1.PublishMode_PUBLISH_MODE_HOST}), ""},
+}
+
+func TestValidate(t *testing.T) {
+	for _, r := range refusals {
+		t.Run(r.name, func(t *testing.T) {
+			s := good()
+			r.edit(s, s.GetTask().GetContainer())
+			err := Validate(s)
+			switch {
+			case r.want == "" && err != nil:
+				t.Fatalf("refused: %v", err)
+			case r.want != "" && (err == nil || err.Error() != r.want):
+				t.Fatalf("got  %v\nwant %s", err, r.want)
+			case err != nil && fault.Of(err) != fault.CodeInvalid:
+				t.Fatalf("code %s", fault.Of(err))
+			case err == nil:
+				// What is accepted stays accepted with its defaults, and defaults are filled in once.
+				Defaults(s)
+				if err := Validate(s); err != nil {
+					t.Fatalf("refused with defaults: %v", err)
+				}
+				again := proto.CloneOf(s)
+				Defaults(again)
+				if !proto.Equal(s, again) {
+					t.Fatalf("defaults change twice: %s", Diff(s, again))
+				}
+			}
+		})
+	}
+	if Validate(nil) == nil {
+		t.Fatal("nil accepted")
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	s := good()
+	Defaults(s)
+	c := s.Task.Container
+	if c.Image != "httpd:latest" || c.StopGracePeriod.AsDuration() != 10*time.Second {
+		t.Errorf("container %v", c)
+	}
+	if r := s.Task.Restart; r.Condition != skepv1.RestartCondition_RESTART_CONDITION_ANY || r.Delay.AsDuration() != 5*time.Second || r.MaxAttempts != 0 {
+		t.Errorf("restart %v", r)
+	}
+	for _, u := range []*skepv1.UpdateConfig{s.Update, s.Rollback} {
+		if u.Parallelism != 1 || u.Monitor.AsDuration() != 5*time.Second || u.FailureAction != skepv1.FailureAction_FAILURE_ACTION_PAUSE || u.Order != skepv1.UpdateOrder_UPDATE_ORDER_STOP_FIRST {
+			t.Errorf("update %v", u)
+		}
+	}
+	if n, ok := Replicas(s); !ok || n != 1 || Mode(s) != "replicated" {
+		t.Errorf("mode %v", s.Mode)
+	}
+	s = good()
+	s.Update, s.Mode = &skepv1.UpdateConfig{}, Replicated(0)
+	Defaults(s)
+	if s.Update.Parallelism != 0 {
+		t.Error("a given configuration with parallelism 0 means all at once")
+	}
+	if n, _ := Replicas(s); n != 0 {
+		t.Error("zero replicas became something else")
+	}
+	s = good()
+	s.Mode = &skepv1.ServiceMode{Mode: &skepv1.ServiceMode_ReplicatedJob{ReplicatedJob: &skepv1.ReplicatedJobMode{TotalCompletions: 4}}}
+	Defaults(s)
+	if j := s.Mode.GetReplicatedJob(); j.MaxConcurrent != 4 || s.Update != nil || !IsJob(s) {
+		t.Errorf("job %v", s)
+	}
+}
+
+func TestImages(t *testing.T) {
+	const digest = "@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	for in, want := range map[string][2]string{
+		"httpd":                              {"httpd:latest", "docker.io/library/httpd:latest"},
+		"docker.io/library/httpd:2":          {"httpd:2", "docker.io/library/httpd:2"},
+		"quay.io/a/b":                        {"quay.io/a/b:latest", "quay.io/a/b:latest"},
+		"localhost:5000/x:v1":                {"localhost:5000/x:v1", "localhost:5000/x:v1"},
+		"httpd:2" + digest:                   {"httpd:2" + digest, "docker.io/library/httpd:2" + digest},
+		"docker.io/library/httpd:2" + digest: {"httpd:2" + digest, "docker.io/library/httpd:2" + digest},
+	} {
+		short, err := NormalizeImage(in)
+		full, ferr := FullImage(in)
+		if err != nil || ferr != nil || short != want[0] || full != want[1] {
+			t.Errorf("%s: %s %v, %s %v", in, short, err, full, ferr)
+		}
+	}
+	if !HasDigest("httpd:2"+digest) || HasDigest("httpd:2") {
+		t.Error("HasDigest")
+	}
+}
+
+func TestCluster(t *testing.T) {
+	for name, c := range map[string]struct {
+		edit func(*skepv1.ClusterSpec)
+		want string
+	}{
+		"defaults":       {func(*skepv1.ClusterSpec) {}, ""},
+		"name":           {func(c *skepv1.ClusterSpec) { c.Name = "x" }, `swarm spec must be named "default"`},
+		"heartbeat":      {func(c *skepv1.ClusterSpec) { c.HeartbeatPeriod = durationpb.New(-1) }, "heartbeat time period cannot be a negative duration"},
+		"fast heartbeat": {func(c *skepv1.ClusterSpec) { c.HeartbeatPeriod = durationpb.New(time.Millisecond) }, "dispatcher-heartbeat 1ms is too short: use 100ms or more"},
+		"cert expiry":    {func(c *skepv1.ClusterSpec) { c.NodeCertExpiry = durationpb.New(time.Minute) }, "minimum certificate expiry time is: 1h0m0s"},
+		"data path port": {func(c *skepv1.ClusterSpec) { c.DataPathPort = 80 }, "Datapath port number is not in valid range (1024-49151) : 80"},
+		"mask length":    {func(c *skepv1.ClusterSpec) { c.SubnetSize = 30 }, "subnet size is out of range: 30"},
+		"mask in pool":   {func(c *skepv1.ClusterSpec) { c.DefaultAddrPools, c.SubnetSize = []string{"10.1.0.0/26"}, 24 }, `invalid CIDR: "10.1.0.0/26". Subnet size is too small for pool: 24`},
+		"pool":           {func(c *skepv1.ClusterSpec) { c.DefaultAddrPools = []string{"x"} }, `invalid default-addr-pool "x": use an IPv4 CIDR such as 10.0.0.0/8`},
+		"host bits":      {func(c *skepv1.ClusterSpec) { c.DefaultAddrPools = []string{"10.0.0.1/8"} }, `invalid default-addr-pool "10.0.0.1/8": the address has host bits, use 10.0.0.0/8`},
+		"overlap":        {func(c *skepv1.ClusterSpec) { c.DefaultAddrPools = []string{"10.0.0.0/8", "10.1.0.0/16"} }, "default-addr-pool 10.1.0.0/16 overlaps 10.0.0.0/8: use pools apart from one another"},
+		"node pool":      {func(c *skepv1.ClusterSpec) { c.NodeSubnetPool = "10.128.0.0/10" }, "node-subnet-pool 10.128.0.0/10 overlaps default-addr-pool 10.0.0.0/8: use pools apart from one another"},
+		"node size":      {func(c *skepv1.ClusterSpec) { c.NodeSubnetSize = 10 }, "node-subnet-size 10 does not fit pool 100.64.0.0/10: use 11 to 28"},
+	} {
+		s := &skepv1.ClusterSpec{}
+		c.edit(s)
+		ClusterDefaults(s)
+		err := ValidateCluster(s)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || err.Error() != c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s := &skepv1.ClusterSpec{}
+	ClusterDefaults(s)
+	if s.TaskHistoryLimit != 5 || s.HeartbeatPeriod.AsDuration() != time.Second || s.NodeSubnetPool != "100.64.0.0/10" || s.NodeSubnetSize != 23 {
+		t.Errorf("defaults %v", s)
+	}
+}
+
+func TestDiff(t *testing.T) {
+	a := good()
+	a.Task.Container.Env = []string{"A=1", "PASSWORD=old"}
+	Defaults(a)
+	b := proto.CloneOf(a)
+	if d := Diff(a, b); d != "" {
+		t.Fatalf("equal specs differ: %s", d)
+	}
+	b.Task.Container.Image = "httpd:2"
+	b.Task.Container.Env = []string{"PASSWORD=hush", "B=2"}
+	b.Task.Placement.Constraints = []string{"node.role==worker"}
+	b.Mode = Replicated(3)
+	b.Update.Order = skepv1.UpdateOrder_UPDATE_ORDER_START_FIRST
+	b.Update.Delay = durationpb.New(90 * time.Second)
+	b.Task.ForceUpdate = 1
+	b.Labels = map[string]string{"tier": "front"}
+	got := Diff(a, b)
+	want := "labels +tier=front; image httpd:latest -> httpd:2; env +B, -A, PASSWORD changed; constraints +node.role==worker; forced update 0 -> 1; replicas 1 -> 3; update delay 0s -> 1m30s; update order stop-first -> start-first"
+	if got != want {
+		t.Fatalf("got  %s\nwant %s", got, want)
+	}
+	if TaskSpecEqual(a.Task, b.Task) {
+		t.Fatal("different task specs are equal")
+	}
+	c := proto.CloneOf(b)
+	c.Task.Container.RegistryAuth = []byte("x")
+	if !TaskSpecEqual(b.Task, c.Task) {
+		t.Fatal("credentials make task specs differ")
+	}
+}
+
+func TestNodeSpec(t *testing.T) {
+	if err := ValidateNode(&skepv1.NodeSpec{Labels: map[string]string{"a b": ""}}); err == nil || err.Error() != "label 'a b' contains whitespaces" {
+		t.Error(err)
+	}
+	if err := ValidateNode(&skepv1.NodeSpec{Availability: 7}); err == nil {
+		t.Error("unknown availability accepted")
+	}
+	if err := ValidateName(RandomName()); err != nil {
+		t.Error(err)
+	}
+}
