@@ -85,6 +85,7 @@ func (b *Bus) startWitnessServer(ctx context.Context, name string) (*instance, e
 	// DontListen is impossible: routing waits for the client listener.
 	o.Host, o.Port, o.MaxConn = "127.0.0.1", -1, 8
 	o.Cluster.Host, o.Cluster.Port = "127.0.0.1", -1
+	o.Cluster.NoAdvertise = true // clients are not told of it; servers still are
 	o.Tags = []string{noStreams}
 	o.JetStreamMaxMemory, o.JetStreamMaxStore = 1<<20, 64<<20
 	o.CustomClientAuthentication = noClients{}

@@ -1,0 +1,554 @@
+package bus
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"skep.dev/libs/id"
+	"skep.dev/libs/pki"
+	"skep.dev/libs/subject"
+)
+
+// peer is a client connection that remembers what the broker forbade.
+type peer struct {
+	*nats.Conn
+	t      testing.TB
+	denied chan error
+	closed chan struct{}
+}
+
+func dial(t testing.TB, b *Bus, creds *pki.Store, opts ...nats.Option) *peer {
+	t.Helper()
+	p, err := tryDial(t, b, creds, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func tryDial(t testing.TB, b *Bus, creds *pki.Store, opts ...nats.Option) (*peer, error) {
+	t.Helper()
+	p := &peer{t: t, denied: make(chan error, 256), closed: make(chan struct{})}
+	ident := creds.Identity()
+	opts = append([]nats.Option{
+		nats.Secure(pki.ClientTLS(creds)), nats.TLSHandshakeFirst(), nats.NoReconnect(), nats.CustomInboxPrefix("_INBOX_" + ident.NodeID),
+		nats.Timeout(10 * time.Second),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { p.denied <- err }),
+		nats.ClosedHandler(func(*nats.Conn) { close(p.closed) }),
+	}, opts...)
+	nc, err := nats.Connect("tls://"+b.ClientAddr().String(), opts...)
+	if err != nil {
+		return nil, err
+	}
+	p.Conn = nc
+	t.Cleanup(nc.Close)
+	return p, nil
+}
+
+// refused reports whether what was just done was forbidden.
+func (p *peer) refused() bool {
+	p.t.Helper()
+	if err := p.FlushTimeout(10 * time.Second); err != nil {
+		p.t.Fatal(err)
+	}
+	// The broker's error arrives before the pong, its handler may still be on the way.
+	if p.LastError() == nil {
+		return false
+	}
+	select {
+	case err := <-p.denied:
+		if !errors.Is(err, nats.ErrPermissionViolation) {
+			p.t.Fatalf("not a permission violation: %v", err)
+		}
+		return true
+	case <-time.After(10 * time.Second):
+		return false
+	}
+}
+
+func (p *peer) mustNotPublish(subj string, m *nats.Msg) {
+	p.t.Helper()
+	if m == nil {
+		m = &nats.Msg{}
+	}
+	m.Subject = subj
+	q := p.fresh()
+	if err := q.PublishMsg(m); err != nil {
+		p.t.Fatal(err)
+	}
+	if !q.refused() {
+		p.t.Errorf("%s: may publish to %s", p.Opts.Name, subj)
+	}
+}
+
+func (p *peer) mustPublish(subj string) {
+	p.t.Helper()
+	q := p.fresh()
+	if err := q.Publish(subj, []byte("x")); err != nil {
+		p.t.Fatal(err)
+	}
+	if q.refused() {
+		p.t.Errorf("%s: may not publish to %s", p.Opts.Name, subj)
+	}
+}
+
+func (p *peer) subscribe(subj string, want bool) {
+	p.t.Helper()
+	q := p.fresh()
+	if _, err := q.SubscribeSync(subj); err != nil {
+		p.t.Fatal(err)
+	}
+	if got := !q.refused(); got != want {
+		p.t.Errorf("%s: subscribe to %s: allowed is %v, want %v", p.Opts.Name, subj, got, want)
+	}
+}
+
+// fresh is the same connection again, without earlier errors.
+func (p *peer) fresh() *peer {
+	p.t.Helper()
+	q := &peer{t: p.t, denied: make(chan error, 256)}
+	o := p.Opts
+	o.AsyncErrorCB = func(_ *nats.Conn, _ *nats.Subscription, err error) { q.denied <- err }
+	o.ClosedCB = nil
+	nc, err := o.Connect()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	q.Conn = nc
+	p.t.Cleanup(nc.Close)
+	return q
+}
+
+func TestWorkerCannotEscalate(t *testing.T) {
+	ca := newCA(t)
+	b := run(t, lone(t, ca, id.New()))
+	mgr, js := inProcessJS(t, b, "manager")
+	for _, n := range []string{"spec", "status", "task"} {
+		if _, err := js.CreateStream(within(t), bucket(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other, me := id.New(), id.New()
+	if _, err := js.Publish(within(t), "$KV.status."+other, []byte("theirs")); err != nil {
+		t.Fatal(err)
+	}
+	w := dial(t, b, certify(t, ca, pki.Identity{NodeID: me, Role: pki.Worker}, time.Hour), nats.Name("worker"))
+
+	// The three escalations, as they were done.
+	w.mustNotPublish("$KV.status."+me+".x", &nats.Msg{Header: nats.Header{"Nats-Rollup": {"all"}}})
+	evil, err := json.Marshal(map[string]any{"stream_name": "KV_status", "config": map[string]any{
+		"name": "x", "filter_subject": "$KV.status." + me, "deliver_subject": "skep.v1.api.service.rm", "ack_policy": "none",
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.mustNotPublish("$JS.API.CONSUMER.CREATE.KV_status.x.$KV.status."+me, &nats.Msg{Data: evil})
+	w.mustNotPublish("$JS.API.CONSUMER.CREATE.KV_status."+other+".$KV.status."+me, &nats.Msg{Data: evil})
+
+	for _, s := range []string{
+		"$KV.spec.cluster", "$KV.status." + other, "$KV.task." + me,
+		"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.KV_status", "$JS.API.STREAM.PURGE.KV_status", "$JS.API.STREAM.DELETE.KV_status",
+		"$JS.API.STREAM.MSG.GET.KV_status", "$JS.API.DIRECT.GET.KV_status", "$JS.API.DIRECT.GET.KV_status.$KV.status." + other,
+		"$JS.API.STREAM.SNAPSHOT.KV_status", "$JS.API.STREAM.CREATE.x", "$JS.API.META.LEADER.STEPDOWN", "$JS.API.SERVER.REMOVE",
+		"$JS.ACK.KV_status.x.1.1.1.1.1", "$JS.FC.KV_status.x", "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.JSZ", "$SRV.PING",
+		subject.API("service", "create"), subject.API("service", "list"), subject.API("node", "admit"), subject.API("token", "get"),
+		subject.Join, subject.Svc("state", "status", other), subject.Svc("vault", "renew", other), subject.Heartbeat(other),
+		subject.Push(me), subject.Push(other), subject.Event("node", me, "ready"), subject.Node(other, "exec.open"), subject.Node(me, "exec.open"),
+		subject.IO(other, "s", "out"), subject.IO(me, "s", "in"), "_INBOX_" + other + ".x", "_INBOX.x", "anything",
+	} {
+		w.mustNotPublish(s, nil)
+	}
+	for _, s := range []string{
+		">", "skep.>", "$KV.>", "$JS.>", "$SYS.>", "_INBOX.>", "_INBOX_" + other + ".>", "*.>", subject.AllAPI, subject.AllEvents, subject.AllHeartbeats,
+		subject.Push("*"), subject.Push(other), subject.Node("*", "exec.open"), subject.Node(other, ">"), subject.Svc("vault", "renew", me),
+		subject.Svc("state", "status", "*"), subject.Join, subject.API("image", "resolve"), subject.IO(other, "*", "in"), subject.IO(me, "*", "out"),
+	} {
+		w.subscribe(s, false)
+	}
+	// What it is for still works.
+	for _, s := range []string{
+		subject.Heartbeat(me), subject.Svc("state", "status", me), subject.Svc("vault", "renew", me), subject.IO(me, "s", "out"),
+		subject.IO(me, "s", "err"), subject.IO(me, "s", "ctl"), "skep.v1.log." + me + ".task",
+	} {
+		w.mustPublish(s)
+	}
+	for _, s := range []string{
+		subject.Push(me), subject.Push(me) + ".more", subject.Node(me, "exec.open"), subject.Node(me, ">"), subject.IO(me, "*", "in"),
+		subject.IO(me, "*", "cctl"), "_INBOX_" + me + ".>", "$SRV.PING", "$SRV.INFO.skep-agent",
+	} {
+		w.subscribe(s, true)
+	}
+	// A request to it may be answered, once.
+	if _, err := w.Subscribe(subject.Node(me, "stats"), func(m *nats.Msg) {
+		for range 2 {
+			_ = m.Respond([]byte("fine")) // the second must not arrive
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.FlushTimeout(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	inbox := mgr.NewRespInbox()
+	sub, err := mgr.SubscribeSync(inbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := mgr.PublishRequest(subject.Node(me, "stats"), inbox, nil); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := sub.NextMsg(10 * time.Second); err != nil || string(m.Data) != "fine" {
+		t.Fatalf("no answer from the worker: %v", err)
+	}
+	if !w.refused() {
+		t.Error("a worker answers one request twice")
+	}
+	// Nothing happened to the store meanwhile.
+	s, err := js.Stream(within(t), "KV_status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := s.CachedInfo().State; st.Msgs != 1 || st.LastSeq != 1 || st.Consumers != 0 {
+		t.Fatalf("the status bucket was touched: %+v", st)
+	}
+	// The system account is closed to it, whatever user name it gives.
+	w.mustNotSys(b, ca)
+}
+
+func (p *peer) mustNotSys(b *Bus, ca *pki.CA) {
+	p.t.Helper()
+	for _, ident := range []pki.Identity{
+		{NodeID: id.New(), Role: pki.Worker}, {NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin},
+	} {
+		q := dial(p.t, b, certify(p.t, ca, ident, time.Hour), nats.UserInfo(systemUser, ""), nats.Name(string(ident.Role)))
+		q.mustNotPublish("$SYS.REQ.SERVER.PING", nil)
+		q.subscribe("$SYS.>", false)
+	}
+	m := dial(p.t, b, certify(p.t, ca, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour), nats.UserInfo(systemUser, ""))
+	if _, err := m.Request("$SYS.REQ.SERVER.PING", nil, 10*time.Second); err != nil {
+		p.t.Errorf("a manager has no system account: %v", err)
+	}
+}
+
+func TestUsers(t *testing.T) {
+	ca := newCA(t)
+	b := run(t, lone(t, ca, id.New()))
+	user := func(name, role string) *peer {
+		return dial(t, b, certify(t, ca, pki.Identity{NodeID: "user-" + name, Role: pki.User, UserRole: role}, time.Hour), nats.Name(role))
+	}
+	admin, viewer := user("ada", pki.Admin), user("vic", pki.Viewer)
+	node := id.New()
+	for _, s := range []string{subject.API("service", "create"), subject.API("token", "get"), subject.Node(node, "exec.open"), subject.IO(node, "s", "in"), "$SRV.PING"} {
+		admin.mustPublish(s)
+	}
+	for _, s := range []string{subject.API("node", "admit"), subject.API("cluster", "init"), "$KV.spec.x", "$JS.API.INFO", subject.Heartbeat(node), subject.Push(node), subject.Join} {
+		admin.mustNotPublish(s, nil)
+	}
+	for s, want := range map[string]bool{
+		subject.AllEvents: true, subject.IO("*", "*", "out"): true, "_INBOX_user-ada.>": true, "_INBOX_user-vic.>": false, "$KV.>": false, ">": false, "_INBOX.>": false,
+		subject.API("service", "create"): false,
+	} {
+		admin.subscribe(s, want)
+	}
+	for _, s := range []string{subject.API("service", "list"), subject.API("task", "inspect"), subject.API("service", "revisions"), subject.API("event", "list"), subject.Node(node, "stats")} {
+		viewer.mustPublish(s)
+	}
+	for _, s := range []string{
+		subject.API("service", "create"), subject.API("service", "rm"), subject.API("token", "get"), subject.API("user", "issue"), subject.API("node", "update"),
+		subject.API("node", "admit"), subject.Node(node, "exec.open"), subject.IO(node, "s", "in"), "$KV.spec.x", "$JS.API.INFO",
+	} {
+		viewer.mustNotPublish(s, nil)
+	}
+	viewer.subscribe(subject.AllEvents, true)
+	viewer.subscribe(subject.IO("*", "*", "out"), false)
+}
+
+func TestConnectionsWithoutACertificate(t *testing.T) {
+	ca := newCA(t)
+	cfg := lone(t, ca, id.New())
+	cfg.JoinRate = 4 // a burst of 20
+	b := run(t, cfg)
+	connect := func(name string) (*peer, error) {
+		p := &peer{t: t, denied: make(chan error, 256)}
+		nc, err := nats.Connect("tls://"+b.ClientAddr().String(), nats.Secure(pki.JoinTLS(pki.Digest(ca.Cert))), nats.TLSHandshakeFirst(), nats.NoReconnect(),
+			nats.UserInfo(name, ""), nats.CustomInboxPrefix("_INBOX_"+strings.Trim(name, ".*>")), nats.Name("joiner"),
+			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { p.denied <- err }))
+		if err != nil {
+			return nil, err
+		}
+		t.Cleanup(nc.Close)
+		p.Conn = nc
+		return p, nil
+	}
+	for _, name := range []string{"", "sys", "local", "join-", "join-abc", "join-*", id.New(), "join-" + id.New() + ".>", "manager"} {
+		if _, err := connect(name); !errors.Is(err, nats.ErrAuthorization) {
+			t.Errorf("connected as %q without a certificate: %v", name, err)
+		}
+	}
+	name := "join-" + id.New()
+	p, err := connect(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.mustPublish(subject.Join)
+	for _, s := range []string{subject.API("service", "list"), subject.Heartbeat("x"), "$KV.secret.ca", "$SRV.PING", "$JS.API.INFO"} {
+		p.mustNotPublish(s, nil)
+	}
+	p.subscribe("_INBOX_"+name+".>", true)
+	for _, s := range []string{">", subject.Join, "_INBOX_join-" + id.New() + ".>", "_INBOX.>", "_INBOX_*.>"} {
+		p.subscribe(s, false)
+	}
+	// One address may not hammer.
+	err = nil
+	for i := 0; err == nil && i < 100; i++ {
+		_, err = connect("join-" + id.New())
+	}
+	if !errors.Is(err, nats.ErrAuthorization) {
+		t.Fatalf("a hundred joins at once were let in: %v", err)
+	}
+}
+
+func TestForeignAndExpiredCertificates(t *testing.T) {
+	ca, foreign := newCA(t), newCA(t)
+	b := run(t, lone(t, ca, id.New()))
+	node := pki.Identity{NodeID: id.New(), Role: pki.Worker}
+
+	// Another cluster's node: neither side trusts the other.
+	if _, err := tryDial(t, b, certify(t, foreign, node, time.Hour)); err == nil {
+		t.Error("a node of another cluster was let in")
+	}
+	// The same, by a client that does not care who the server is.
+	creds := certify(t, foreign, node, time.Hour)
+	blind := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*creds.Certificate()}}
+	if _, err := tryDial(t, b, creds, nats.Secure(blind)); err == nil {
+		t.Error("a certificate of another CA was let in")
+	}
+	// A CA of one's own making that carries the cluster's name.
+	forged, err := pki.NewCA(ca.ClusterID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	creds = certify(t, forged, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour)
+	blind = &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*creds.Certificate()}}
+	if _, err := tryDial(t, b, creds, nats.Secure(blind)); err == nil {
+		t.Error("a forged CA was let in")
+	}
+	// TLS below 1.3.
+	old := pki.ClientTLS(certify(t, ca, node, time.Hour))
+	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
+	if _, err := tryDial(t, b, certify(t, ca, node, time.Hour), nats.Secure(old)); err == nil {
+		t.Error("TLS 1.2 was let in")
+	}
+
+	// An expired one is not let in, and one that expires is closed.
+	if _, err := tryDial(t, b, certify(t, ca, node, -time.Minute)); err == nil {
+		t.Error("an expired certificate was let in")
+	}
+	p := dial(t, b, certify(t, ca, node, 4*time.Second))
+	select {
+	case <-p.closed:
+	case <-time.After(30 * time.Second):
+		t.Error("the connection outlived its certificate")
+	}
+}
+
+func TestRemovedNodeIsDisconnected(t *testing.T) {
+	ca := newCA(t)
+	cfg := lone(t, ca, id.New())
+	gone, stays := id.New(), id.New()
+	var removed atomic.Bool
+	cfg.Revoked = func(n string) bool { return removed.Load() && n == gone }
+	b := run(t, cfg)
+	creds := certify(t, ca, pki.Identity{NodeID: gone, Role: pki.Worker}, time.Hour)
+	p, q := dial(t, b, creds), dial(t, b, creds)
+	other := dial(t, b, certify(t, ca, pki.Identity{NodeID: stays, Role: pki.Worker}, time.Hour))
+	removed.Store(true)
+	if n := b.Disconnect(gone); n != 2 {
+		t.Errorf("%d of 2 connections ended", n)
+	}
+	for _, x := range []*peer{p, q} {
+		select {
+		case <-x.closed:
+		case <-time.After(30 * time.Second):
+			t.Error("a removed node is still connected")
+		}
+	}
+	if _, err := tryDial(t, b, creds); !errors.Is(err, nats.ErrAuthorization) {
+		t.Errorf("a removed node was let in again: %v", err)
+	}
+	if err := other.FlushTimeout(10 * time.Second); err != nil {
+		t.Errorf("another node lost its connection: %v", err)
+	}
+}
+
+func TestRoutesAreForManagersOfThisCluster(t *testing.T) {
+	ca := newCA(t)
+	cfg := lone(t, ca, id.New())
+	b := run(t, cfg)
+	before, err := b.Members()
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes := b.running().NumRoutes()
+	for name, creds := range map[string]*pki.Store{
+		"worker":  certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour),
+		"admin":   certify(t, ca, pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}, time.Hour),
+		"foreign": certify(t, newCA(t), pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour),
+		"manager": certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour), // the counter-proof
+	} {
+		tc := pki.RouteTLS(creds)
+		tc.InsecureSkipVerify = true // a rogue does not mind whom it talks to
+		o := &server.Options{
+			ServerName: "rogue-" + name, Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true, SystemAccount: systemAccount,
+			Accounts: []*server.Account{server.NewAccount(systemAccount), server.NewAccount(accountName)},
+			Cluster:  server.ClusterOpts{Name: "skep", Host: "127.0.0.1", Port: -1, TLSConfig: tc, TLSTimeout: 5},
+			Routes:   []*url.URL{{Scheme: "nats-route", Host: cfg.RouteAddr()}},
+		}
+		s, err := server.NewServer(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		turned := &turnedAway{}
+		s.SetLoggerV2(turned, true, false, false)
+		go s.Start()
+		// It dials again after each refusal; twice is enough to be sure that the first was no accident.
+		in := false
+		for deadline := time.Now().Add(30 * time.Second); !in && turned.times.Load() < 2; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: neither let in nor turned away", name)
+			}
+			in = b.running().NumRoutes() > routes
+		}
+		if in != (name == "manager") {
+			t.Errorf("%s: a server with this certificate has a route: %v", name, in)
+		}
+		s.Shutdown()
+		s.WaitForShutdown()
+		if err := await(within(t), 10*time.Millisecond, 0, func() bool { return b.running().NumRoutes() == routes }); err != nil {
+			t.Fatalf("%s: its routes remain: %v", name, err)
+		}
+	}
+	if n := b.running().NumRoutes(); n != routes {
+		t.Errorf("%d routes, before %d", n, routes)
+	}
+	after, err := b.Members()
+	if err != nil || len(after) != len(before) {
+		t.Errorf("the group is %v, %v", after, err)
+	}
+}
+
+// turnedAway notices in a server's log that its routes are refused.
+type turnedAway struct{ times atomic.Int32 }
+
+func (l *turnedAway) note(f string, a ...any) {
+	s := fmt.Sprintf(f, a...)
+	if strings.Contains(s, "Authorization Violation") || strings.Contains(s, "connection closed") && !strings.Contains(s, "Duplicate") {
+		l.times.Add(1)
+	}
+}
+func (l *turnedAway) Noticef(f string, a ...any) { l.note(f, a...) }
+func (l *turnedAway) Warnf(f string, a ...any)   { l.note(f, a...) }
+func (l *turnedAway) Fatalf(f string, a ...any)  { l.note(f, a...) }
+func (l *turnedAway) Errorf(f string, a ...any)  { l.note(f, a...) }
+func (l *turnedAway) Debugf(f string, a ...any)  { l.note(f, a...) }
+func (l *turnedAway) Tracef(string, ...any)      {}
+
+func TestTheWitnessTakesNoClients(t *testing.T) {
+	ca := newCA(t)
+	b := run(t, lone(t, ca, id.New()))
+	b.mu.Lock()
+	addr := b.witness.Addr().String()
+	b.mu.Unlock()
+	creds := certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour)
+	// Nobody is sent there either: clients are told of the managers only.
+	for _, u := range dial(t, b, creds).DiscoveredServers() {
+		if strings.HasSuffix(u, addr) {
+			t.Errorf("clients are told of the witness: %s", u)
+		}
+	}
+	_, err := nats.Connect("tls://"+addr, nats.Secure(pki.ClientTLS(creds)), nats.TLSHandshakeFirst(), nats.NoReconnect(), nats.IgnoreDiscoveredServers())
+	if !errors.Is(err, nats.ErrAuthorization) {
+		t.Fatalf("the witness let a manager in: %v", err)
+	}
+}
+
+func TestInProcessConnections(t *testing.T) {
+	ca := newCA(t)
+	b := run(t, lone(t, ca, id.New()))
+	_, js := inProcessJS(t, b, "manager")
+	for _, n := range []string{"spec", "task", "secret", "node"} {
+		if _, err := js.CreateStream(within(t), bucket(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	may := map[string]string{"state": "$KV.spec.x", "scheduler": "$KV.task.x", "vault": "$KV.secret.x", "health": "$KV.node.live.x"}
+	for name := range may {
+		nc, err := b.InProcess(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		njs, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for owner, key := range may {
+			wait := 200 * time.Millisecond // for an answer that must not come
+			if owner == name {
+				wait = 20 * time.Second
+			}
+			_, err := nc.Request(key, []byte(name), wait)
+			if allowed := err == nil; allowed != (owner == name) {
+				t.Errorf("%s writes %s: %v", name, key, err)
+			}
+		}
+		if _, err := njs.Stream(within(t), "KV_spec"); err != nil {
+			t.Errorf("%s cannot read: %v", name, err)
+		}
+	}
+	if _, err := b.InProcess("nobody"); err == nil {
+		t.Error("an unknown service was connected")
+	}
+
+	// Local root comes through a pipe without the password: an admin, whatever it calls itself.
+	for _, name := range []string{"", "sys", "manager", "vault"} {
+		p := &peer{t: t, denied: make(chan error, 256)}
+		nc, err := nats.Connect("", nats.InProcessServer(b), nats.UserInfo(name, "guess"), nats.NoReconnect(), nats.Name("local root as "+name),
+			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { p.denied <- err }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		p.Conn = nc
+		p.mustPublish(subject.API("service", "create"))
+		p.subscribe("_INBOX.>", true)
+		p.subscribe("$SYS.>", false)
+		for _, s := range []string{"$KV.spec.x", "$JS.API.INFO", "$SYS.REQ.SERVER.PING", subject.API("node", "admit")} {
+			p.mustNotPublish(s, nil)
+		}
+	}
+
+	// The manager's own agent is a worker that also resolves images.
+	a, err := b.InProcess("agent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if _, err := a.SubscribeSync(subject.API("image", "resolve")); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.FlushTimeout(10 * time.Second); err != nil || a.LastError() != nil {
+		t.Errorf("the manager's agent may not resolve images: %v, %v", err, a.LastError())
+	}
+}
