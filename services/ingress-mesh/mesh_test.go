@@ -64,7 +64,7 @@ func run(t testing.TB, args ...string) string {
 }
 
 // hostState is everything a mesh could leave behind.
-func hostState(t testing.TB) string {
+func hostState(t testing.TB, dir string) string {
 	t.Helper()
 	links := strings.Split(run(t, "ip", "-o", "link"), "\n")
 	for i, l := range links { // without index and counters
@@ -73,7 +73,9 @@ func hostState(t testing.TB) string {
 		}
 	}
 	sort.Strings(links)
-	return strings.Join(links, " ") + "\n" + run(t, "ip", "route") + run(t, "nft", "list", "tables") + run(t, "iptables", "-S") + run(t, "iptables", "-t", "nat", "-S") + run(t, "cat", "/proc/self/mounts")
+	return strings.Join(links, " ") + "\n" + run(t, "ip", "route") + run(t, "nft", "list", "tables") + run(t, "iptables", "-S") + run(t, "iptables", "-t", "nat", "-S") +
+		// Mounts of others, inherited, may go away at any time.
+		run(t, "sh", "-c", "grep -F "+dir+" /proc/self/mounts || true")
 }
 
 type rig struct {
@@ -94,7 +96,7 @@ func newRig(t testing.TB) *rig {
 		cfg.Log = nil
 	}
 	r := &rig{t: t, cfg: cfg}
-	before := hostState(t)
+	before := hostState(t, dir)
 	t.Cleanup(func() {
 		if r.stop != nil {
 			r.stop()
@@ -106,7 +108,7 @@ func newRig(t testing.TB) *rig {
 		if err != nil {
 			t.Errorf("cleanup: %v", err)
 		}
-		if after := hostState(t); after != before && !t.Failed() {
+		if after := hostState(t, dir); after != before && !t.Failed() {
 			t.Errorf("left behind; before:\n%s\nafter:\n%s", before, after)
 		}
 	})
