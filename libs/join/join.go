@@ -130,7 +130,7 @@ func ask(ctx context.Context, addr, digest string, req *skepv1.JoinRequest, now 
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return nil, ctx.Err()
 			}
-			return nil, fault.Unavailable("join %s: the manager is there but cannot admit nodes now (it may be starting, or the managers have lost their majority): %v; try again", addr, last)
+			return nil, fault.Unavailable("join %s: the manager is there but cannot admit nodes now: it may be starting, or the managers have lost their majority; try again in a while (last: %v)", addr, last)
 		}
 	}
 }

@@ -261,12 +261,12 @@ func TestUsers(t *testing.T) {
 	} {
 		admin.subscribe(s, want)
 	}
-	for _, s := range []string{subject.API("service", "list"), subject.API("task", "inspect"), subject.API("service", "revisions"), subject.API("event", "list"), subject.Node(node, "stats")} {
+	for _, s := range []string{subject.API("service", "list"), subject.API("task", "inspect"), subject.API("service", "revisions"), subject.API("event", "list")} {
 		viewer.mustPublish(s)
 	}
 	for _, s := range []string{
 		subject.API("service", "create"), subject.API("service", "rm"), subject.API("token", "get"), subject.API("user", "issue"), subject.API("node", "update"),
-		subject.API("node", "admit"), subject.Node(node, "exec.open"), subject.IO(node, "s", "in"), "$KV.spec.x", "$JS.API.INFO",
+		subject.API("node", "admit"), subject.Node(node, "exec.open"), subject.Node(node, "stats"), subject.IO(node, "s", "in"), "$KV.spec.x", "$JS.API.INFO",
 	} {
 		viewer.mustNotPublish(s, nil)
 	}

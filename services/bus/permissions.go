@@ -88,11 +88,12 @@ func Permissions(role Role, id string) *server.Permissions {
 		}
 
 	case RoleViewer:
+		// No commands to nodes, not even reading ones: a request lets the node answer at the subject the asker names, so a
+		// viewer and a dishonest worker together could write anywhere.
 		return &server.Permissions{
 			Publish: &server.SubjectPermission{Allow: []string{
 				subject.API("*", "list"), subject.API("*", "inspect"), subject.API("service", "revisions"),
 				subject.API("service", "explain"), subject.API("plan", "service"),
-				subject.Node("*", "image.ls"), subject.Node("*", "stats"),
 			}},
 			Subscribe: &server.SubjectPermission{Allow: []string{inbox, subject.AllEvents}},
 		}

@@ -130,6 +130,9 @@ func (x *index) token(r pki.Role) (token, bool) {
 	return t, ok
 }
 
+// errForeign: trying again cannot help.
+var errForeign = errors.New("the broker holds another cluster's CA")
+
 // install carries what Bootstrap left into the bucket. It may be repeated: what is there already stays.
 func install(ctx context.Context, b *kv.Bucket, dir string) error {
 	sealed, err := bootstrapped(dir)
@@ -144,7 +147,7 @@ func install(ctx context.Context, b *kv.Bucket, dir string) error {
 				return fmt.Errorf("store the new CA: %w", gerr)
 			}
 			if k == keyCA && !bytes.Equal(have.Value, sealed[k]) {
-				return fmt.Errorf("store the new CA: the broker holds another cluster's; its data directory and %s do not belong together", dir)
+				return fmt.Errorf("store the new CA: %w; its data directory and %s do not belong together", errForeign, dir)
 			}
 			err = nil
 		}

@@ -105,8 +105,26 @@ func (s *Service) Run(ctx context.Context) error {
 	return err
 }
 
+// install carries the bootstrapped CA into the bucket, as soon as the broker takes writes: it may be starting as well.
+func (s *Service) install(ctx context.Context) error {
+	for said := false; ; said = true {
+		err := install(ctx, s.bucket, s.cfg.Dir)
+		if err == nil || errors.Is(err, errForeign) || ctx.Err() != nil {
+			return err
+		}
+		if !said {
+			s.log.Warn("the broker does not take the new CA yet; trying again", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
 func (s *Service) serve(ctx context.Context) error {
-	if err := install(ctx, s.bucket, s.cfg.Dir); err != nil {
+	if err := s.install(ctx); err != nil {
 		return err
 	}
 	feed, err := kv.Follow(ctx, s.js, subject.Secret, s.idx.apply)
