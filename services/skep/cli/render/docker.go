@@ -43,7 +43,7 @@ func Inspect(w io.Writer, objs []any, format string) error {
 			var m any
 			if merr == nil && json.Unmarshal(raw, &m) == nil {
 				b.Reset()
-				if terr := tp.Execute(&b, m); terr == nil {
+				if terr := tp.Option("missingkey=error").Execute(&b, m); terr == nil {
 					fmt.Fprintln(w, b.String())
 					continue
 				}

@@ -150,7 +150,7 @@ func Tasks(list []*skepv1.Task, o TaskOptions) *Table {
 			shown = ` \_ ` + name
 		}
 		prev = name
-		errText := k.GetStatus().GetErr()
+		errText := strings.Join(strings.Fields(k.GetStatus().GetErr()), " ")
 		if !o.NoTrunc {
 			id, image, errText = ShortID(id), Image(image), Truncate(errText, 30)
 		}
@@ -171,13 +171,10 @@ func Tasks(list []*skepv1.Task, o TaskOptions) *Table {
 
 // Revisions is `service history`; current marks the newest.
 func Revisions(list []*skepv1.Revision, current uint64, now time.Time) *Table {
-	t := &Table{Key: "Revision", Columns: []Column{{"Revision", "REVISION"}, {"Created", "CREATED"}, {"Author", "AUTHOR"}, {"Image", "IMAGE"}, {"Summary", "SUMMARY"}}}
+	t := &Table{Key: "Revision", Columns: []Column{{"Revision", "REVISION"}, {"Created", "CREATED"}, {"Author", "AUTHOR"}, {"Image", "IMAGE"}, {"Summary", "SUMMARY"}, {"Current", "CURRENT"}},
+		Default: `{{.Revision}}{{if eq .Current "true"}} *{{end}}` + "\t{{.Created}}\t{{.Author}}\t{{.Image}}\t{{.Summary}}"}
 	for _, r := range list {
-		n := fmt.Sprint(r.Number)
-		if r.Number == current {
-			n += " *"
-		}
-		t.Rows = append(t.Rows, Row{"Revision": n, "Created": Ago(r.GetCreatedAt().AsTime(), now), "Author": dash(r.Author),
+		t.Rows = append(t.Rows, Row{"Revision": fmt.Sprint(r.Number), "Current": fmt.Sprint(r.Number == current), "Created": Ago(r.GetCreatedAt().AsTime(), now), "Author": dash(r.Author),
 			"Image": Image(r.GetSpec().GetTask().GetContainer().GetImage()), "Summary": dash(r.Summary)})
 	}
 	return t

@@ -41,7 +41,11 @@ func operations(w io.Writer, ops []*skepv1.Operation) {
 	for _, v := range order {
 		sum = append(sum, fmt.Sprintf("%d %s", n[v], v))
 	}
-	fmt.Fprintf(w, "%d operations: %s\n", len(ops), strings.Join(sum, ", "))
+	unit := "operations"
+	if len(ops) == 1 {
+		unit = "operation"
+	}
+	fmt.Fprintf(w, "%d %s: %s\n", len(ops), unit, strings.Join(sum, ", "))
 }
 
 // placing prints, filter by filter, the nodes a task cannot use, and those it can.

@@ -80,7 +80,7 @@ func bars(p *Progress, left time.Duration, extra string, width int) []string {
 			if s.Reason != "" && !s.Done {
 				text += render.StateWord(s.State) + ": " + s.Reason
 			} else {
-				text += fmt.Sprintf("%-9s ", render.StateWord(s.State)) + bar(s.State, min(50, width-pad-14))
+				text += fmt.Sprintf("%-9s ", render.StateWord(s.State)) + bar(s.State, min(50, width-pad-16))
 			}
 			out = append(out, text)
 		}
@@ -210,6 +210,9 @@ func (d *display) changes(p *Progress, left time.Duration) {
 		}
 	}
 	now := d.o.Now()
+	if p.Global && p.Want == 0 && !p.Job {
+		return // no node was found yet, or none will be: a note tells
+	}
 	if head != d.lastSum && (len(p.Slots) <= maxBars || p.Converged() || now.Sub(d.sumAt) >= time.Second) {
 		d.lastSum, d.sumAt = head, now
 		d.line("%s", head)
