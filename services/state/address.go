@@ -1,11 +1,17 @@
 package state
 
 import (
+	"context"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
+	"skep.dev/libs/kv"
+	"skep.dev/libs/subject"
 	"skep.dev/services/state/internal/index"
 )
 
@@ -22,6 +28,51 @@ func (s *Service) serviceID(ref string) (string, error) {
 	}
 	all := s.ix.ServicesAfter("")
 	return byPrefix("service", ref, all)
+}
+
+// findService is serviceID, looking twice before it says no: the object may have been made a moment ago by another
+// instance.
+func (s *Service) findService(ctx context.Context, ref string) (string, error) {
+	id, err := s.serviceID(ref)
+	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.js, s.specFeed, subject.Spec) {
+		return s.serviceID(ref)
+	}
+	return id, err
+}
+
+// findNode is nodeID, looking twice.
+func (s *Service) findNode(ctx context.Context, ref string) (string, error) {
+	id, err := s.nodeID(ref)
+	if !fault.Is(err, fault.CodeNotFound) {
+		return id, err
+	}
+	catchUp(ctx, s.js, s.specFeed, subject.Spec)
+	catchUp(ctx, s.js, s.nodeFeed, subject.NodeB)
+	return s.nodeID(ref)
+}
+
+const catchUpLimit = 2 * time.Second
+
+// catchUp waits until a feed has what its stream has now, and reports whether that was more than before.
+func catchUp(ctx context.Context, js jetstream.JetStream, f *kv.Feed, b subject.Bucket) bool {
+	ctx, cancel := context.WithTimeout(ctx, catchUpLimit)
+	defer cancel()
+	had := f.Revision()
+	st, err := js.Stream(ctx, b.Stream())
+	if err != nil {
+		return false
+	}
+	last := st.CachedInfo().State.LastSeq
+	return last > had && f.Wait(ctx, last) == nil || f.Revision() > had
+}
+
+// atLeast waits for a version that a client has seen from another instance. If it never comes the version was made
+// up, and the comparison says so.
+func (s *Service) atLeast(ctx context.Context, version uint64) {
+	if version <= s.specFeed.Revision() {
+		return
+	}
+	catchUp(ctx, s.js, s.specFeed, subject.Spec)
 }
 
 // nodeID finds a node by id, host name or unique beginning of its id.

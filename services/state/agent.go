@@ -10,6 +10,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -20,19 +21,26 @@ const busPort = "2377"
 const specsBytes = 512 << 10
 
 // ownNode refuses a message that speaks for another node than the one the broker let it come from.
-func (s *Service) ownNode(node, claimed string) error {
+func (s *Service) ownNode(ctx context.Context, node, claimed string) error {
 	if claimed != "" && claimed != node {
 		return fault.Denied("node %s cannot speak for node %s", node, claimed)
 	}
-	if !s.ix.HasNode(node) {
-		return notPart(node)
+	if s.ix.HasNode(node) {
+		return nil
 	}
-	return nil
+	// An agent that hears this cleans up: be sure.
+	if catchUp(ctx, s.js, s.specFeed, subject.Spec) && s.ix.HasNode(node) {
+		return nil
+	}
+	if !s.gone(ctx, nodeKey(node)) {
+		return fault.Unavailable("this manager does not know node %s yet: try again", node)
+	}
+	return notPart(node)
 }
 
 // describeNode stores what a node says of itself, when it is new.
 func (s *Service) describeNode(ctx context.Context, node string, r *skepv1.DescribeRequest) (*skepv1.DescribeReply, error) {
-	if err := s.ownNode(node, r.NodeId); err != nil {
+	if err := s.ownNode(ctx, node, r.NodeId); err != nil {
 		return nil, err
 	}
 	if r.Description == nil {
@@ -81,8 +89,8 @@ func (s *Service) describeNode(ctx context.Context, node string, r *skepv1.Descr
 }
 
 // snapshot is a node's whole task set, for an agent that starts or has missed a push.
-func (s *Service) snapshot(_ context.Context, node string, r *skepv1.SnapshotRequest) (*skepv1.SnapshotReply, error) {
-	if err := s.ownNode(node, r.NodeId); err != nil {
+func (s *Service) snapshot(ctx context.Context, node string, r *skepv1.SnapshotRequest) (*skepv1.SnapshotReply, error) {
+	if err := s.ownNode(ctx, node, r.NodeId); err != nil {
 		return nil, err
 	}
 	records, _, gen := s.ix.Tasks(node)
@@ -98,8 +106,8 @@ func (s *Service) snapshot(_ context.Context, node string, r *skepv1.SnapshotReq
 
 // specs answers revisions that some task of the node was made from, and leaves out all others: a node learns only
 // what it runs.
-func (s *Service) specs(_ context.Context, node string, r *skepv1.SpecsRequest) (*skepv1.SpecsReply, error) {
-	if err := s.ownNode(node, r.NodeId); err != nil {
+func (s *Service) specs(ctx context.Context, node string, r *skepv1.SpecsRequest) (*skepv1.SpecsReply, error) {
+	if err := s.ownNode(ctx, node, r.NodeId); err != nil {
 		return nil, err
 	}
 	assigned := s.ix.Assigned(node)

@@ -144,8 +144,8 @@ func (s *Service) putNode(ctx context.Context, o *skepv1.NodeObject) error {
 	return seen(ctx, s.specFeed, rev)
 }
 
-func (s *Service) inspectNode(_ context.Context, r *skepv1.Ref) (*skepv1.NodeReply, error) {
-	id, err := s.nodeID(r.Ref)
+func (s *Service) inspectNode(ctx context.Context, r *skepv1.Ref) (*skepv1.NodeReply, error) {
+	id, err := s.findNode(ctx, r.Ref)
 	if err != nil {
 		return nil, err
 	}
@@ -185,10 +185,11 @@ func (s *Service) listNodes(_ context.Context, r *skepv1.ListNodesRequest) (*ske
 }
 
 func (s *Service) updateNode(ctx context.Context, r *skepv1.UpdateNodeRequest) (*skepv1.NodeReply, error) {
-	id, err := s.nodeID(r.Ref)
+	id, err := s.findNode(ctx, r.Ref)
 	if err != nil {
 		return nil, err
 	}
+	s.atLeast(ctx, r.Version)
 	var before, after *skepv1.NodeSpec
 	err = s.retry(ctx, func() error {
 		cur := s.ix.NodeObject(id)
@@ -284,7 +285,7 @@ func nodeEvent(id, name string, before, after *skepv1.NodeSpec) *skepv1.Event {
 }
 
 func (s *Service) removeNode(ctx context.Context, r *skepv1.RemoveNodeRequest) (*skepv1.Empty, error) {
-	id, err := s.nodeID(r.Ref)
+	id, err := s.findNode(ctx, r.Ref)
 	if err != nil {
 		return nil, err
 	}

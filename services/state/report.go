@@ -38,7 +38,7 @@ func newReportWriter(s *Service) *reportWriter {
 }
 
 func (s *Service) reportStatus(ctx context.Context, node string, r *skepv1.NodeStatus) (*skepv1.StatusReply, error) {
-	if err := s.ownNode(node, r.NodeId); err != nil {
+	if err := s.ownNode(ctx, node, r.NodeId); err != nil {
 		return nil, err
 	}
 	r.NodeId = node

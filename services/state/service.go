@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
@@ -21,6 +22,9 @@ import (
 
 // maxObject keeps a service, and a list reply that holds nothing else, well below the broker's payload limit.
 const maxObject = 256 << 10
+
+// lostAckWait is how long to look for a write whose acknowledgement did not come.
+const lostAckWait = 2 * time.Second
 
 func serviceKey(id string) string { return "service." + id }
 
@@ -63,6 +67,11 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 		if _, taken := s.ix.ServiceByName(want.Name); taken {
 			return nameTaken(want.Name)
 		}
+		if !r.DryRun {
+			if err := s.freeStaleClaim(ctx, want.Name, svc.Meta.Id); err != nil {
+				return err
+			}
+		}
 		ports, err := s.allocatePorts(svc.Meta.Id, want, nil)
 		if err != nil {
 			return err
@@ -81,6 +90,9 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 		if err != nil {
 			return err
 		}
+		if len(ports) == 0 && s.lone(ctx) {
+			return s.createByClaim(ctx, svc.Meta.Id, want.Name, body)
+		}
 		batch := s.spec.Batch()
 		batch.Create(serviceKey(svc.Meta.Id), body)
 		batch.Create(nameKey("service", want.Name), []byte(svc.Meta.Id))
@@ -90,7 +102,8 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 		return s.commit(ctx, batch, func() bool { return s.ix.Service(svc.Meta.Id) != nil })
 	})
 	if err != nil {
-		if stored && s.ix.Service(svc.Meta.Id) == nil {
+		// Unavailable may mean that everything was written: then the sweep decides.
+		if stored && fault.Of(err) == fault.CodeConflict {
 			s.dropRevision(svc.Meta.Id, 1)
 		}
 		return nil, err
@@ -149,16 +162,17 @@ func (s *Service) commit(ctx context.Context, b *kv.Batch, done func() bool) err
 	if errors.Is(err, kv.ErrConflict) {
 		return err
 	}
-	changed := s.ix.Changed()
-	if done() {
-		return nil
-	}
-	select {
-	case <-changed:
+	wait, cancel := context.WithTimeout(ctx, lostAckWait)
+	defer cancel()
+	for wait.Err() == nil {
+		changed := s.ix.Changed()
 		if done() {
 			return nil
 		}
-	case <-ctx.Done():
+		select {
+		case <-changed:
+		case <-wait.Done():
+		}
 	}
 	return fault.Unavailable("the change could not be stored, or its acknowledgement was lost: look, then try again (%v)", err)
 }
@@ -193,8 +207,8 @@ func (s *Service) dropRevision(service string, number uint64) {
 	}
 }
 
-func (s *Service) inspectService(_ context.Context, r *skepv1.Ref) (*skepv1.ServiceReply, error) {
-	id, err := s.serviceID(r.Ref)
+func (s *Service) inspectService(ctx context.Context, r *skepv1.Ref) (*skepv1.ServiceReply, error) {
+	id, err := s.findService(ctx, r.Ref)
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +269,7 @@ func (s *Service) listServices(_ context.Context, r *skepv1.ListServicesRequest)
 }
 
 func (s *Service) removeService(ctx context.Context, r *skepv1.RemoveServiceRequest) (*skepv1.ServiceReply, error) {
-	id, err := s.serviceID(r.Ref)
+	id, err := s.findService(ctx, r.Ref)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -55,6 +56,8 @@ type Service struct {
 	events  *eventWriter
 
 	admitMu sync.Mutex // node numbers are handed out one after the other
+
+	replicas, replicasAt atomic.Int64 // of the spec bucket, and when that was looked up (unix ms)
 
 	ready     chan struct{}
 	closeOnce sync.Once

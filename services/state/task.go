@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -121,7 +122,7 @@ type taskQuery struct {
 	labels   map[string]bool
 }
 
-func (s *Service) taskQuery(in []*skepv1.Filter) (*taskQuery, error) {
+func (s *Service) taskQuery(ctx context.Context, in []*skepv1.Filter) (*taskQuery, error) {
 	f, err := parseFilters(in, "id", "name", "service", "node", "desired-state", "label")
 	if err != nil {
 		return nil, err
@@ -131,14 +132,14 @@ func (s *Service) taskQuery(in []*skepv1.Filter) (*taskQuery, error) {
 	}
 	q := &taskQuery{f: f, labels: map[string]bool{}}
 	for _, v := range f["service"] {
-		id, err := s.serviceID(v)
+		id, err := s.findService(ctx, v)
 		if err != nil {
 			return nil, err
 		}
 		q.services = append(q.services, id)
 	}
 	for _, v := range f["node"] {
-		id, err := s.nodeID(v)
+		id, err := s.findNode(ctx, v)
 		if err != nil {
 			return nil, err
 		}
@@ -199,8 +200,8 @@ func (s *Service) taskGroups(q *taskQuery) []string {
 	return slices.Compact(groups)
 }
 
-func (s *Service) listTasks(_ context.Context, r *skepv1.ListTasksRequest) (*skepv1.ListTasksReply, error) {
-	q, err := s.taskQuery(r.Filters)
+func (s *Service) listTasks(ctx context.Context, r *skepv1.ListTasksRequest) (*skepv1.ListTasksReply, error) {
+	q, err := s.taskQuery(ctx, r.Filters)
 	if err != nil {
 		return nil, err
 	}
@@ -233,8 +234,11 @@ func (s *Service) listTasks(_ context.Context, r *skepv1.ListTasksRequest) (*ske
 	return out, nil
 }
 
-func (s *Service) inspectTask(_ context.Context, r *skepv1.Ref) (*skepv1.TaskReply, error) {
+func (s *Service) inspectTask(ctx context.Context, r *skepv1.Ref) (*skepv1.TaskReply, error) {
 	group, taskID, err := s.findTask(r.Ref)
+	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.js, s.taskFeed, subject.Task) {
+		group, taskID, err = s.findTask(r.Ref)
+	}
 	if err != nil {
 		return nil, err
 	}

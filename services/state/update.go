@@ -21,10 +21,11 @@ import (
 var errOutOfSequence = fault.Conflict("update out of sequence")
 
 func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequest) (*skepv1.ServiceReply, error) {
-	id, err := s.serviceID(r.Ref)
+	id, err := s.findService(ctx, r.Ref)
 	if err != nil {
 		return nil, err
 	}
+	s.atLeast(ctx, r.Version)
 	var warnings []string
 	if !r.Rollback {
 		if r.Spec == nil {
@@ -118,7 +119,7 @@ func (s *Service) keptRevisions(cur *skepv1.Service) string {
 }
 
 func (s *Service) scaleService(ctx context.Context, r *skepv1.ScaleServiceRequest) (*skepv1.ServiceReply, error) {
-	id, err := s.serviceID(r.Ref)
+	id, err := s.findService(ctx, r.Ref)
 	if err != nil {
 		return nil, err
 	}
@@ -295,8 +296,8 @@ func updateEvent(before, after *skepv1.Service) *skepv1.Event {
 	return &skepv1.Event{Kind: "service", Id: after.Meta.Id, Name: after.Spec.Name, Verb: "update", Attributes: attr}
 }
 
-func (s *Service) listRevisions(_ context.Context, r *skepv1.ListRevisionsRequest) (*skepv1.ListRevisionsReply, error) {
-	id, err := s.serviceID(r.Ref)
+func (s *Service) listRevisions(ctx context.Context, r *skepv1.ListRevisionsRequest) (*skepv1.ListRevisionsReply, error) {
+	id, err := s.findService(ctx, r.Ref)
 	if err != nil {
 		return nil, err
 	}

@@ -44,10 +44,11 @@ type stored struct {
 	rev uint64
 }
 
-// Key is an index key of the spec bucket: its value and revision.
+// Key is an index key of the spec bucket: its value and revision, and when this process first saw it so.
 type Key struct {
 	Value    string
 	Revision uint64
+	Seen     time.Time
 }
 
 // New is an empty index.

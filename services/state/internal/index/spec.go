@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -54,6 +55,7 @@ func (x *Index) ApplySpec(d kv.Delta) {
 	if d.Reset {
 		x.resetSpec()
 	}
+	now := time.Now()
 	for _, e := range d.Entries {
 		kind, id, _ := strings.Cut(e.Key, ".")
 		switch kind {
@@ -78,7 +80,7 @@ func (x *Index) ApplySpec(d kv.Delta) {
 			if e.Deleted {
 				delete(x.keys, e.Key)
 			} else {
-				x.keys[e.Key] = Key{Value: string(e.Value), Revision: e.Revision}
+				x.keys[e.Key] = Key{Value: string(e.Value), Revision: e.Revision, Seen: now}
 			}
 		}
 	}

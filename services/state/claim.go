@@ -1,0 +1,108 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/kv"
+	"skep.dev/libs/subject"
+)
+
+// A stream with one replica stages every atomic batch on disk: 4 to 5 ms for two small writes, where two single ones
+// cost 0.6. So a lone manager creates a service in two steps that are as safe: it claims the name, then writes the
+// object on the condition that the claim stands. A claim whose object never came is released, on the condition
+// that it did not come: whichever of the two the stream takes first makes the other fail.
+const (
+	headerExpectSeq     = "Nats-Expected-Last-Subject-Sequence"
+	headerExpectSubject = "Nats-Expected-Last-Subject-Sequence-Subject"
+	// claimStands is how long a claim without an object is left to its maker.
+	claimStands = 2 * time.Second
+)
+
+// conditional writes key if other is at revision rev (0 = was never written).
+func (s *Service) conditional(ctx context.Context, key string, body []byte, del bool, other string, rev uint64) (uint64, error) {
+	m := nats.NewMsg(subject.Spec.Key(key))
+	m.Data = body
+	m.Header.Set(headerExpectSeq, strconv.FormatUint(rev, 10))
+	m.Header.Set(headerExpectSubject, subject.Spec.Key(other))
+	if del {
+		m.Header.Set("KV-Operation", "DEL")
+		m.Header.Set("Nats-TTL", strconv.Itoa(int(kv.TombstoneTTL/time.Second)))
+	}
+	ack, err := s.js.PublishMsg(ctx, m)
+	var api *jetstream.APIError
+	switch {
+	case errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == 10164):
+		return 0, kv.ErrConflict
+	case err != nil:
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+// createByClaim is the two steps.
+func (s *Service) createByClaim(ctx context.Context, id, name string, body []byte) error {
+	key := nameKey("service", name)
+	var claim uint64
+	if k, ok := s.ix.Key(key); ok && k.Value == id {
+		claim = k.Revision // of an attempt before this one
+	} else {
+		var err error
+		claim, err = s.spec.Create(ctx, key, []byte(id))
+		switch {
+		case errors.Is(err, kv.ErrConflict):
+			return err
+		case err != nil:
+			return fault.Unavailable("claim the name %s: %v", name, err)
+		}
+	}
+	rev, err := s.conditional(ctx, serviceKey(id), body, false, key, claim)
+	switch {
+	case err == nil:
+		return seen(ctx, s.specFeed, rev)
+	case errors.Is(err, kv.ErrConflict):
+		return err // the claim was released: we were too slow
+	}
+	// The claim is left to whoever wants the name next: the object may have been written.
+	return fault.Unavailable("the service could not be stored, or its acknowledgement was lost: look, then try again (%v)", err)
+}
+
+// freeStaleClaim releases a name whose claimant, other than except, has not come back with its object.
+func (s *Service) freeStaleClaim(ctx context.Context, name, except string) error {
+	key := nameKey("service", name)
+	k, ok := s.ix.Key(key)
+	if !ok || k.Value == except || s.ix.Service(k.Value) != nil {
+		return nil
+	}
+	if time.Since(k.Seen) < claimStands {
+		return kv.ErrConflict
+	}
+	rev, err := s.conditional(ctx, key, nil, true, serviceKey(k.Value), 0)
+	if errors.Is(err, kv.ErrConflict) {
+		return err
+	}
+	if err != nil {
+		return fault.Unavailable("release the name %s: %v", name, err)
+	}
+	return seen(ctx, s.specFeed, rev)
+}
+
+// lone reports whether the spec bucket has a single replica. Either way of creating is right at any number.
+func (s *Service) lone(ctx context.Context) bool {
+	if at := s.replicasAt.Load(); at != 0 && time.Since(time.UnixMilli(at)) < time.Minute {
+		return s.replicas.Load() == 1
+	}
+	st, err := s.js.Stream(ctx, subject.Spec.Stream())
+	if err != nil {
+		return false
+	}
+	s.replicas.Store(int64(st.CachedInfo().Config.Replicas))
+	s.replicasAt.Store(time.Now().UnixMilli())
+	return s.replicas.Load() == 1
+}
