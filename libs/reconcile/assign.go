@@ -13,15 +13,29 @@ func (p *planner) place() {
 		p.engine = p.s.engine()
 	}
 	req := p.v.current.request
-	open := make([]*want, 0, len(p.wants))
+	var plain, credited []*want
 	for i := range p.wants {
-		w := &p.wants[i]
-		if w.pin == nil {
-			open = append(open, w)
-			continue
+		switch w := &p.wants[i]; {
+		case w.pin != nil:
+			p.pinned(w, w.pin, req)
+		case w.credit != nil:
+			credited = append(credited, w)
+		default:
+			plain = append(plain, w)
 		}
-		p.pinned(w, w.pin, req)
 	}
+	p.batch(plain, req)
+	// What they replace makes way and should neither push them elsewhere nor count against a limit per node.
+	for _, w := range credited {
+		if n := w.credit.Node(); n.index >= 0 {
+			p.have[n.index]--
+		}
+	}
+	p.batch(credited, req)
+}
+
+// batch places tasks that may go anywhere.
+func (p *planner) batch(open []*want, req *place.Request) {
 	if len(open) == 0 {
 		return
 	}
@@ -33,8 +47,9 @@ func (p *planner) place() {
 	why := ""
 	for _, w := range open[len(got):] {
 		if w.credit != nil && w.credit.Node().accepts() {
-			if at, ok := p.inPlaceOf(w.credit, req); ok {
+			if at, _, ok := p.inPlaceOf(w.credit, req); ok {
 				p.assign(w, w.credit.Node(), at.Assigned)
+				p.have[at.Node]++
 				continue
 			}
 		}
@@ -63,7 +78,7 @@ func (p *planner) pinned(w *want, n *Node, req *place.Request) {
 	}
 	at, filter, ok := p.engine.Pin(req, n.index, 0)
 	if !ok && w.credit != nil {
-		at, ok = p.inPlaceOf(w.credit, req)
+		at, filter, ok = p.inPlaceOf(w.credit, req)
 	}
 	if ok {
 		p.assign(w, n, at.Assigned)
@@ -77,14 +92,14 @@ func (p *planner) pinned(w *want, n *Node, req *place.Request) {
 }
 
 // inPlaceOf places a task where the one it replaces is, counting what that one holds as free.
-func (p *planner) inPlaceOf(old *Task, req *place.Request) (place.Placement, bool) {
+func (p *planner) inPlaceOf(old *Task, req *place.Request) (place.Placement, place.Filter, bool) {
 	i := old.Node().index
 	p.engine.Return(i, old.request(), old.more().Assigned)
-	at, _, ok := p.engine.Pin(req, i, 0)
+	at, filter, ok := p.engine.Pin(req, i, int(p.have[i]))
 	if !ok {
 		p.engine.Retake(i, old.request(), old.more().Assigned)
 	}
-	return at, ok
+	return at, filter, ok
 }
 
 // assign writes a node into a task's record.

@@ -257,9 +257,7 @@ func (s *State) applyEdit(e *edit, rev uint64, deleted bool) {
 	for _, n := range e.adds {
 		n.DesiredAt = rev
 		if old := s.tasks[n.ID]; old != nil { // it moves here and its old page was not seen to yet
-			if old.Page != p {
-				s.unlist(old)
-			}
+			s.unlist(old)
 			old.adopt(n)
 			old.DesiredAt = rev
 			s.list(old, p)

@@ -35,11 +35,11 @@ func (s *State) putPage(p *Page, val []byte, rev uint64) error {
 	p.Revision, p.exists, p.size = rev, val != nil, len(val)
 	err := decodePage(val, func(t *Task, service []byte) {
 		if old := s.tasks[t.ID]; old != nil {
-			if old.Page != nil && old.Page != p {
+			if old.Page != nil {
 				s.unlist(old)
 			}
 			desiredAt := old.DesiredAt
-			if old.Desired != t.Desired {
+			if old.Desired != t.Desired || old.Page != p {
 				desiredAt = rev
 			}
 			old.adopt(t)

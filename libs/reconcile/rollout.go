@@ -33,3 +33,11 @@ func (p *planner) completed(r *skepv1.Rollout) *skepv1.Rollout {
 }
 
 func copyRollout(r *skepv1.Rollout) *skepv1.Rollout { return proto.CloneOf(r) }
+
+// GetStatus is nil-safe like the generated getters.
+func (r *Rollout) GetStatus() *skepv1.UpdateStatus {
+	if r == nil {
+		return nil
+	}
+	return r.Rollout.GetStatus()
+}

@@ -79,6 +79,10 @@ func (p *planner) settle(u *unit, frozen bool) {
 	switch {
 	case u.fresh != nil:
 		p.advance(u, frozen)
+	case frozen && len(u.stale) == 1 && u.stale[0].Desired == Ready:
+		// Out of date, but nothing newer may begin here now: a restart that was under way still ends.
+		u.fresh, u.stale = u.stale[0], nil
+		p.advance(u, frozen)
 	case frozen || done:
 	case len(u.stale) > 0:
 		p.dirty = append(p.dirty, u)
@@ -101,7 +105,11 @@ func (p *planner) advance(u *unit, frozen bool) {
 	t := u.fresh
 	if t.Node() == nil {
 		if !frozen {
-			p.wants = append(p.wants, want{change: -1, task: t, pin: u.node, credit: first(u.stale), drained: u.drained})
+			w := want{change: -1, task: t, pin: u.node, drained: u.drained}
+			if t.Desired == Ready && len(u.stale) > 0 {
+				w.credit = u.stale[0] // it will be held until that one has stopped
+			}
+			p.wants = append(p.wants, w)
 			p.count(u, t)
 		}
 		return
@@ -128,15 +136,19 @@ func (p *planner) advance(u *unit, frozen bool) {
 		return
 	}
 	for _, o := range u.tasks {
-		if o == t || o.stopped() {
+		if o == t {
 			continue
 		}
-		// One minute, as Swarm; but two holders of one port cannot both run, so that waits for ever.
-		until := o.VerdictAt + stopPatience
-		if p.now < until || o.Node() == t.Node() && len(t.request().Ports) > 0 {
-			if p.now < until {
-				p.wake(until)
+		if o.Node() == t.Node() {
+			// The same agent stops one and starts the other, and they share its resources and ports: wait for its word.
+			if !o.quiet() {
+				return
 			}
+			continue
+		}
+		// Elsewhere one minute is enough, as in Swarm.
+		if until := o.VerdictAt + stopPatience; !o.stopped() && p.now < until {
+			p.wake(until)
 			return
 		}
 	}
@@ -162,13 +174,6 @@ func (p *planner) count(u *unit, t *Task) {
 			}
 		}
 	}
-}
-
-func first(ts []*Task) *Task {
-	if len(ts) == 0 {
-		return nil
-	}
-	return ts[0]
 }
 
 // goal is what is desired of a task that may run.
@@ -198,18 +203,24 @@ func (p *planner) leave(u *unit) {
 // start begins the update of a unit.
 func (p *planner) start(u *unit) {
 	begin := len(p.out.Changes)
+	// An update amid an update: of the out-of-date ones only that which serves stays meanwhile.
 	old := u.stale[0]
+	for _, t := range u.stale[1:] {
+		if t.State() > old.State() {
+			old = t
+		}
+	}
+	for _, t := range u.stale {
+		if t != old {
+			p.stop(t, "superseded before it served")
+		}
+	}
 	reason := fmt.Sprintf("update to revision %d", p.v.revision)
 	if p.v.update.startFirst {
 		p.create(u, old, p.goal(), 0, reason)
 	} else {
 		p.create(u, old, Ready, 0, reason)
 		p.wants[len(p.wants)-1].credit = old
-		for _, t := range u.stale { // it makes way, and should not push the new one elsewhere
-			if n := t.Node(); n.index >= 0 {
-				p.have[n.index]--
-			}
-		}
 	}
 	p.trim(u)
 	for i := begin; i < len(p.out.Changes)-1; i++ {

@@ -24,7 +24,7 @@ func (s *Service) commit(ctx context.Context, p *reconcile.Plan, fence *fence) (
 	batches := s.state.Batches(p)
 	for {
 		s.mu.Lock()
-		b := batches.Next(batchWrites, batchBytes)
+		b := batches.Next(s.cfg.batchWrites, maxBytes)
 		s.mu.Unlock()
 		if b == nil {
 			s.tell(p)

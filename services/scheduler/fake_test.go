@@ -41,6 +41,7 @@ type fake struct {
 	changed  chan struct{}
 	everID   map[string]bool
 	violated error
+	holder   string // of the fence
 }
 
 func newFake(t testing.TB, n *kvtest.NATS, nodes int) *fake {
@@ -122,6 +123,9 @@ func (f *fake) tasks(d kv.Delta) {
 	for _, e := range d.Entries {
 		switch {
 		case e.Key == "fence":
+			var fence skepv1.Fence
+			_ = proto.Unmarshal(e.Value, &fence)
+			f.holder = fence.Holder
 			continue
 		case len(e.Key) > 8 && e.Key[:8] == "rollout.":
 			r := &skepv1.Rollout{}
@@ -265,6 +269,17 @@ func (f *fake) records(service string) []record {
 	return out
 }
 
+// awaitLeader waits until that scheduler holds the fence.
+func (f *fake) awaitLeader(name string) {
+	f.t.Helper()
+	f.await(name+" leads", func() error {
+		if f.holder != name {
+			return fmt.Errorf("%q does", f.holder)
+		}
+		return nil
+	})
+}
+
 // running are the records of tasks that run and are meant to.
 func (f *fake) running(service string) []record {
 	var out []record
@@ -329,7 +344,7 @@ func (f *fake) awaitRunning(service string, n int) {
 // start runs a scheduler until the test ends or the returned function is called.
 func (f *fake) start(name string, failpoint func(string) error) (*Service, func()) {
 	f.t.Helper()
-	s, err := New(Config{NC: f.n.Conn(f.t), NodeID: name, LeaseTTL: time.Second, failpoint: failpoint})
+	s, err := New(Config{NC: f.n.Conn(f.t), NodeID: name, LeaseTTL: time.Second, failpoint: failpoint, batchWrites: 3})
 	if err != nil {
 		f.t.Fatal(err)
 	}

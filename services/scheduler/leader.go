@@ -21,8 +21,8 @@ const (
 	maxPause = 50 * time.Millisecond
 
 	// Limits of a batch; a message more is the fence.
-	batchWrites = kv.MaxBatch - 1
-	batchBytes  = 900 << 10
+	maxWrites = kv.MaxBatch - 1
+	maxBytes  = 900 << 10
 )
 
 // errDeposed: somebody else has moved the fence.

@@ -42,6 +42,8 @@ type Config struct {
 
 	// failpoint, set by tests, is called around every commit; an error stops the leader on the spot.
 	failpoint func(at string) error
+	// batchWrites is the most keys one commit writes; 0 = as many as the server takes.
+	batchWrites int
 }
 
 // Service is one scheduler, leading or standing by.
@@ -71,6 +73,9 @@ func New(cfg Config) (*Service, error) {
 	}
 	if cfg.NodeID == "" {
 		cfg.NodeID = id.New()
+	}
+	if cfg.batchWrites == 0 {
+		cfg.batchWrites = maxWrites
 	}
 	js, err := jetstream.New(cfg.NC)
 	if err != nil {

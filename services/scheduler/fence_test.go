@@ -1,0 +1,62 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"skep.dev/libs/kv"
+	"skep.dev/libs/kvtest"
+	"skep.dev/libs/reconcile"
+)
+
+// A leader that was deposed and does not know it: neither its single writes nor its batches get through.
+func TestDeposedLeaderCannotWrite(t *testing.T) {
+	f := newFake(t, kvtest.Server(t), 2)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	a, _ := f.start("a", nil)
+	f.putService("svc1", 1, service("web", 4, "v1"))
+	f.awaitRunning("svc1", 4)
+
+	// b takes the fence over a's head, as if a's lease had run out while a was suspended.
+	b, err := New(Config{NC: f.n.Conn(t), NodeID: "b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	feeds, err := b.follow(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range feeds {
+		defer x.Close()
+	}
+	<-b.taskFeed.Ready()
+	e, err := a.tasks.Get(ctx, reconcile.FenceKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := fence{rev: e.Revision, epoch: 1}
+	if _, err := b.takeFence(ctx, 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	one := &reconcile.Batch{Writes: []reconcile.Write{{Key: "node1", Value: []byte{}}}}
+	two := &reconcile.Batch{Writes: []reconcile.Write{{Key: "node1", Value: []byte{}}, {Key: "node2", Value: []byte{}}}}
+	for _, x := range []*reconcile.Batch{one, two} {
+		if _, err := a.write(ctx, x, &old); !errors.Is(err, kv.ErrConflict) {
+			t.Fatalf("a deposed leader wrote %d keys: %v", len(x.Writes), err)
+		}
+	}
+	// And what a does by itself now changes nothing: an older epoch cannot take the fence back.
+	f.putService("svc1", 1, service("web", 6, "v1"))
+	if _, err := a.takeFence(ctx, 1); !errors.Is(err, errDeposed) {
+		t.Fatalf("an older epoch took the fence: %v", err)
+	}
+	time.Sleep(300 * time.Millisecond) // give a the time to try
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := len(f.records("svc1")); n != 4 {
+		t.Fatalf("%d records after a was deposed", n)
+	}
+}
