@@ -41,6 +41,11 @@ func (l *serverLog) Errorf(f string, a ...any) {
 		l.log.Debugf(f, a...)
 		return
 	}
+	// What strangers do at our port is not our error.
+	if text := fmt.Sprintf(f, a...); strings.Contains(text, "TLS handshake error") || strings.Contains(text, "authentication error") {
+		l.log.Info(text)
+		return
+	}
 	l.log.Errorf(f, a...)
 }
 
