@@ -119,7 +119,7 @@ func (s *Service) start(ctx context.Context) error {
 		return fmt.Errorf("agent: %w", err)
 	}
 	s.runtime, err = ctrd.New(ctx, ctrd.Config{
-		Address: address, NodeID: s.cfg.NodeID, Hostname: s.cfg.Hostname, RunDir: s.cfg.RunDir, BinDir: s.cfg.BinDir,
+		Address: address, Daemon: s.daemon, NodeID: s.cfg.NodeID, Hostname: s.cfg.Hostname, RunDir: s.cfg.RunDir, BinDir: s.cfg.BinDir,
 		Attacher: s.cfg.Attacher, Registries: *s.cfg.Registries, Volumes: volumes, Logs: s.keeper,
 		Parallelism: s.cfg.StartParallelism, Log: s.log,
 	})

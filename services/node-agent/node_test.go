@@ -2,9 +2,13 @@ package agent
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +27,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"skep.dev/libs/id"
 	"skep.dev/libs/kvtest"
@@ -123,7 +128,8 @@ func newNode(t testing.TB) *node {
 	}
 	n.cfg = Config{
 		NodeID: n.id, NC: n.nc, Log: log, DataDir: filepath.Join(dir, "d"), RunDir: filepath.Join(dir, "r"), Version: "0.0.1",
-		Attacher: newLoopback(t, filepath.Join(dir, "n")), BinDir: bin, Hostname: "host1", Manager: true, Registries: &Registries{},
+		Attacher: newLoopback(t, filepath.Join(dir, "n")), BinDir: bin, Hostname: "host1", Manager: true,
+		Registries: &Registries{Registries: map[string]Registry{"skep.test": {Mirrors: []string{"http://127.0.0.1:1"}, MirrorsOnly: true}}},
 	}
 	return n
 }
@@ -242,11 +248,6 @@ func (n *node) clean() {
 	if n.svc != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		for _, r := range n.tasks {
-			if rev := n.specs[r.ServiceId]; rev != nil {
-				rev.Spec.Task.Container.StopGracePeriod = nil
-			}
-		}
 		cfg := n.cfg
 		cfg.Log = zap.NewNop()
 		if svc, err := New(cfg); err == nil {
@@ -294,7 +295,9 @@ func (n *node) leftovers() {
 
 // spec makes a service of one command.
 func (n *node) spec(args ...string) *skepv1.ServiceSpec {
-	return &skepv1.ServiceSpec{Name: "web", Task: &skepv1.TaskSpec{Container: &skepv1.ContainerSpec{Image: testImage, Args: args}}}
+	return &skepv1.ServiceSpec{Name: "web", Task: &skepv1.TaskSpec{Container: &skepv1.ContainerSpec{
+		Image: testImage, Args: args, StopGracePeriod: durationpb.New(50 * time.Millisecond),
+	}}}
 }
 
 // put adds tasks of one service to the set and pushes it.
@@ -538,18 +541,22 @@ func (n *node) tryExec(req *skepv1.ExecRequest, stdin string) (string, int32, er
 		return "", 0, err
 	}
 	defer sess.Close()
-	if stdin != "" {
-		w := sess.Writer(stream.In)
-		if _, err := w.Write([]byte(stdin)); err != nil {
-			return "", 0, err
-		}
-		if err := w.Close(); err != nil {
-			return "", 0, err
-		}
-	}
 	var out, errs bytes.Buffer
 	var wg sync.WaitGroup
-	wg.Add(2)
+	wg.Add(3)
+	go func() {
+		defer wg.Done()
+		if stdin == "" {
+			return
+		}
+		w := sess.Writer(stream.In)
+		if _, err := w.Write([]byte(stdin)); err != nil {
+			n.t.Errorf("write to exec: %v", err)
+		}
+		if err := w.Close(); err != nil {
+			n.t.Errorf("write to exec: %v", err)
+		}
+	}()
 	go func() { defer wg.Done(); _, _ = out.ReadFrom(sess.Reader(stream.Out)) }()
 	go func() { defer wg.Done(); _, _ = errs.ReadFrom(sess.Reader(stream.Err)) }()
 	wg.Wait()
@@ -561,4 +568,89 @@ func (n *node) tryExec(req *skepv1.ExecRequest, stdin string) (string, int32, er
 		return out.String() + errs.String(), x.Code, fmt.Errorf("%s", x.Err)
 	}
 	return out.String() + errs.String(), x.Code, nil
+}
+
+// logs reads a task's log, all of it with tail < 0.
+func (n *node) logs(task string, tail int64) []*skepv1.LogEntry {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	sess, err := stream.Dial(ctx, n.nc, subject.Node(n.id, "logs.open"), n.id, &skepv1.LogsRequest{TaskId: task, Tail: tail})
+	if err != nil {
+		n.t.Fatalf("logs: %v", err)
+	}
+	defer sess.Close()
+	out, err := readEntries(sess.Reader(stream.Out), -1)
+	if err != nil {
+		n.t.Fatalf("logs: %v", err)
+	}
+	return out
+}
+
+// readEntries reads until the end, or max entries.
+func readEntries(r io.Reader, limit int) ([]*skepv1.LogEntry, error) {
+	br := bufio.NewReader(r)
+	var out []*skepv1.LogEntry
+	for limit < 0 || len(out) < limit {
+		size, err := binary.ReadUvarint(br)
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return out, err
+		}
+		b := make([]byte, size)
+		if _, err := io.ReadFull(br, b); err != nil {
+			return out, err
+		}
+		e := &skepv1.LogEntry{}
+		if err := proto.Unmarshal(b, e); err != nil {
+			return out, err
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+// awaitLogs follows a task's log until it has that many lines.
+func (n *node) awaitLogs(task string, lines int) []*skepv1.LogEntry {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	sess, err := stream.Dial(ctx, n.nc, subject.Node(n.id, "logs.open"), n.id, &skepv1.LogsRequest{TaskId: task, Tail: -1, Follow: true})
+	if err != nil {
+		n.t.Fatalf("follow logs: %v", err)
+	}
+	defer sess.Close()
+	out, err := readEntries(sess.Reader(stream.Out), lines)
+	if err != nil || len(out) < lines {
+		n.t.Fatalf("follow logs: %d of %d lines, %v", len(out), lines, err)
+	}
+	return out
+}
+
+// deadConn is a connection that nobody ever answers.
+func deadConn(t testing.TB) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect("nats://127.0.0.1:1", nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// awaitGone waits until a path below /proc/PID is no more: the process has ended.
+func awaitGone(t testing.TB, path string) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		if _, err := os.Stat(path); err != nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is still there", path)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }

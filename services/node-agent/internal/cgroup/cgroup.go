@@ -15,6 +15,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // Tree is a mounted cgroup file system.
@@ -112,6 +113,25 @@ func (t Tree) OOMKills(group string) uint64 {
 		return keyed(t.file("", group, "memory.events"), "oom_kill")
 	}
 	return keyed(t.file("memory", group, "memory.oom_control"), "oom_kill")
+}
+
+// Kill ends every process in a group and below it.
+func (t Tree) Kill(group string) {
+	_ = filepath.WalkDir(t.file("pids", group, ""), func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return nil // it may vanish as we walk
+		}
+		b, err := os.ReadFile(filepath.Join(p, "cgroup.procs"))
+		if err != nil {
+			return nil
+		}
+		for _, f := range strings.Fields(string(b)) {
+			if pid, err := strconv.Atoi(f); err == nil && pid > 1 {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // it may just have ended
+			}
+		}
+		return nil
+	})
 }
 
 // Remove removes a group and everything below it, in every hierarchy. Groups with processes are an error.

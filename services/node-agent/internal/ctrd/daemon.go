@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,6 +32,7 @@ type DaemonConfig struct {
 // its pid file. While the agent lives, it is started again as soon as it dies.
 type Daemon struct {
 	cfg  DaemonConfig
+	ears *shimEars
 	path string // PATH containerd finds its shim and runc with: absolute folders only
 	bin  string
 
@@ -71,7 +73,7 @@ func NewDaemon(cfg DaemonConfig) (*Daemon, error) {
 	if n := len(filepath.Join(cfg.RunDir, "containerd.sock.ttrpc")); n > 100 {
 		return nil, fmt.Errorf("run directory %s is too long for a unix socket: choose one of at most %d characters", cfg.RunDir, 100-len("/containerd.sock.ttrpc"))
 	}
-	d := &Daemon{cfg: cfg, path: SearchPath(cfg.BinDir)}
+	d := &Daemon{cfg: cfg, path: SearchPath(cfg.BinDir), ears: newShimEars(cfg.RunDir, cfg.Log)}
 	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "runc"} {
 		p, err := Find(name, d.path)
 		if err != nil {
@@ -87,12 +89,13 @@ func NewDaemon(cfg DaemonConfig) (*Daemon, error) {
 // SearchPath is the list of absolute folders programs are looked for in.
 func SearchPath(binDir string) string {
 	var dirs []string
-	for _, d := range append([]string{binDir, os.Getenv("SKEP_TOOLS"), "/usr/lib/skep/bin"}, filepath.SplitList(os.Getenv("PATH"))...) {
-		if filepath.IsAbs(d) {
+	all := append([]string{binDir, os.Getenv("SKEP_TOOLS"), "/usr/lib/skep/bin"}, filepath.SplitList(os.Getenv("PATH"))...)
+	for _, d := range append(all, "/usr/sbin", "/usr/bin", "/sbin", "/bin") {
+		if filepath.IsAbs(d) && !slices.Contains(dirs, d) {
 			dirs = append(dirs, d)
 		}
 	}
-	return strings.Join(append(dirs, "/usr/sbin", "/usr/bin", "/sbin", "/bin"), ":")
+	return strings.Join(dirs, ":")
 }
 
 // Find is exec.LookPath in a given search path.
@@ -125,6 +128,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	}
 	pid := d.running()
 	if pid == 0 {
+		d.ears.listen(ctx)
 		var err error
 		if pid, err = d.spawn(); err != nil {
 			return err
@@ -246,6 +250,7 @@ func (d *Daemon) supervise(ctx context.Context, pid int) {
 		if time.Since(began) > 5*time.Second {
 			quick = 0
 		}
+		d.ears.listen(ctx)
 		for {
 			if quick > 0 {
 				select {

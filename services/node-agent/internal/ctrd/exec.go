@@ -79,9 +79,6 @@ func (r *Runtime) Exec(ctx context.Context, req *skepv1.ExecRequest, streams Exe
 		}
 		return 126, execFault(req, err)
 	}
-	if req.Tty && req.Width > 0 && req.Height > 0 {
-		_ = p.Resize(ctx, req.Width, req.Height) // a terminal of the wrong size still works
-	}
 	control := streams.Control
 	for {
 		select {
@@ -142,6 +139,9 @@ func execProcess(ctx context.Context, c containerd.Container, t containerd.Task,
 	p := *spec.Process
 	p.Args, p.Terminal = req.Args, req.Tty
 	p.Env = append([]string(nil), p.Env...)
+	if req.Tty && req.Width > 0 && req.Height > 0 {
+		p.ConsoleSize = &specs.Box{Width: uint(req.Width), Height: uint(req.Height)}
+	}
 	if req.Tty {
 		p.Env = ocispec.SetEnv(p.Env, "TERM=xterm")
 	}

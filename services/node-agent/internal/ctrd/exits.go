@@ -131,6 +131,10 @@ func (x *exits) relist(ctx context.Context) error {
 		p := procs[id]
 		switch {
 		case p == nil:
+			if e, ok := x.r.ears.exit(id); ok {
+				x.ended(id, x.r.exitOf(id, e.code, e.at))
+				continue
+			}
 			x.ended(id, task.Exit{Code: -1, Lost: "the container's shim died, its exit code is not known"})
 		case p.Status == tasktypes.Status_STOPPED:
 			x.ended(id, x.r.exitOf(id, p.ExitStatus, p.ExitedAt.AsTime()))

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
@@ -22,6 +23,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
@@ -43,7 +45,8 @@ const runcRuntime = "io.containerd.runc.v2"
 
 // Config is what a Runtime needs.
 type Config struct {
-	Address     string // containerd's socket
+	Address     string  // containerd's socket
+	Daemon      *Daemon // ours, or nil
 	NodeID      string
 	Hostname    string
 	RunDir      string
@@ -68,10 +71,15 @@ type Runtime struct {
 	runc   string
 	slots  *semaphore.Weighted
 	exits  *exits
+	ears   *shimEars
 }
+
+// quiet silences the client library's own lines on standard error: what matters of them comes back as errors.
+var quiet = sync.OnceFunc(func() { _ = log.SetLevel("panic") })
 
 // New connects. containerd must answer.
 func New(ctx context.Context, cfg Config) (*Runtime, error) {
+	quiet()
 	if cfg.Parallelism <= 0 {
 		cfg.Parallelism = 2 * runtime.NumCPU()
 	}
@@ -88,6 +96,11 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 		slots: semaphore.NewWeighted(int64(cfg.Parallelism)),
 	}
 	r.exits = newExits(r)
+	r.ears = newShimEars(cfg.RunDir, cfg.Log)
+	if cfg.Daemon != nil {
+		r.ears = cfg.Daemon.ears
+	}
+	r.ears.onExit(func(id string, e shimExit) { r.exits.ended(id, r.exitOf(id, e.code, e.at)) })
 	// A runc beside our shim, not whatever the shim finds; without one, the shim's own choice.
 	r.runc, _ = Find("runc", r.path)
 	for _, dir := range []string{r.execDir(), filepath.Join(cfg.RunDir, "runc")} {
@@ -152,6 +165,11 @@ func (r *Runtime) List(ctx context.Context) (map[string]task.Found, error) {
 	if err != nil {
 		return nil, err
 	}
+	for id := range out {
+		if e, ok := r.ears.exit(id); ok && procs[id] == nil {
+			out[id] = task.Found{Phase: task.PhaseStopped, Exit: r.exitOf(id, e.code, e.at)}
+		}
+	}
 	for id, p := range procs {
 		switch p.Status {
 		case tasktypes.Status_RUNNING, tasktypes.Status_PAUSED, tasktypes.Status_PAUSING:
@@ -175,6 +193,7 @@ func (r *Runtime) processes(ctx context.Context) (map[string]*tasktypes.Process,
 	return out, nil
 }
 
+// exitOf reads the cause while it can be read: with the container, its cgroup goes.
 func (r *Runtime) exitOf(id string, code uint32, at time.Time) task.Exit {
 	e := task.Exit{Code: int32(code), At: at}
 	if code == 137 {

@@ -37,11 +37,12 @@ func (r *Runtime) Start(ctx context.Context, j *task.Job) (uint32, error) {
 		}
 	}
 	if err != nil {
-		if derr := r.deleteTask(ctx, id); derr != nil {
+		t := trouble(err)
+		if derr := r.deleteTask(ctx, id); derr != nil && !task.IsTemporary(t) {
 			r.cfg.Log.Warn("clear up after a failed start", zap.String("task", id), zap.Error(derr))
 		}
 		r.exits.forget(id)
-		if t := trouble(err); task.IsTemporary(t) {
+		if task.IsTemporary(t) {
 			return 0, t
 		}
 		return 0, startError(err)
@@ -64,6 +65,7 @@ func (r *Runtime) start(ctx context.Context, j *task.Job) (uint32, error) {
 		req.Rootfs = append(req.Rootfs, &apitypes.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
 	r.exits.expect(id)
+	r.ears.forget(id)
 	if _, err := r.tasks.Create(ctx, req); err != nil {
 		return 0, errgrpc.ToNative(err)
 	}
@@ -110,6 +112,10 @@ func (r *Runtime) Stop(ctx context.Context, j *task.Job) (*task.Exit, error) {
 	reply, err := r.tasks.Get(ctx, &tasks.GetRequest{ContainerID: id})
 	if err != nil {
 		if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+			if e, ok := r.ears.exit(id); ok {
+				exit := r.exitOf(id, e.code, e.at)
+				return &exit, nil
+			}
 			return nil, nil
 		}
 		return nil, task.Temporary(fmt.Errorf("stop container %s: %w", id, err))
@@ -180,7 +186,9 @@ func (r *Runtime) deleteTask(ctx context.Context, id string) error {
 		if err = errgrpc.ToNative(err); err == nil || errdefs.IsNotFound(err) {
 			return nil
 		}
-		if !errdefs.IsFailedPrecondition(err) || try > 50 {
+		// runc's shim gives this one no code.
+		runs := errdefs.IsFailedPrecondition(err) || strings.Contains(err.Error(), "cannot delete a running process")
+		if !runs || try > 50 {
 			return trouble(fmt.Errorf("delete the process of container %s: %w", id, err))
 		}
 		// It runs: end it.
@@ -205,6 +213,7 @@ func (r *Runtime) Release(ctx context.Context, id string) error {
 		return err
 	}
 	r.exits.forget(id)
+	r.ears.forget(id)
 	if err := r.cfg.Attacher.Detach(ctx, id); err != nil {
 		return task.Temporary(fmt.Errorf("detach the network of %s: %w", id, err))
 	}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -52,7 +53,7 @@ func (r *Runtime) Sweep(ctx context.Context, known func(task string) bool) error
 	r.sweepShims(known)
 	for _, id := range r.cg.Groups("/skep/" + r.cfg.NodeID) {
 		if !known(id) {
-			note("cgroups", r.cg.Remove(r.CgroupPath(id)))
+			note("cgroups", r.removeCgroup(ctx, r.CgroupPath(id)))
 		}
 	}
 	return errors.Join(failed...)
@@ -138,10 +139,22 @@ func (r *Runtime) sweepShims(known func(string) bool) {
 	}
 }
 
+// removeCgroup ends what is still in a group of ours and removes it; the kernel takes a moment to let go.
+func (r *Runtime) removeCgroup(ctx context.Context, group string) error {
+	for try := 0; ; try++ {
+		r.cg.Kill(group)
+		err := r.cg.Remove(group)
+		if err == nil || try == 100 || ctx.Err() != nil {
+			return err
+		}
+		pause(ctx, 20*time.Millisecond)
+	}
+}
+
 // Clean removes every trace of skep's containers from the node: for leaving a cluster.
 func (r *Runtime) Clean(ctx context.Context) error {
 	err := r.Sweep(ctx, func(string) bool { return false })
-	if cerr := r.cg.Remove("/skep/" + r.cfg.NodeID); cerr != nil {
+	if cerr := r.removeCgroup(ctx, "/skep/"+r.cfg.NodeID); cerr != nil {
 		err = errors.Join(err, cerr)
 	}
 	return errors.Join(err, Unmount(r.cfg.RunDir))
@@ -172,3 +185,9 @@ func (r *Runtime) Stats(id string) (cpu, memory, limit, pids uint64) {
 	s := r.cg.Read(r.CgroupPath(id))
 	return s.CPUNanos, s.Memory, s.MemoryLimit, s.Pids
 }
+
+// ShimPid is the process that watches over a task's container, 0 if there is none.
+func (r *Runtime) ShimPid(id string) int { return r.shims()[id] }
+
+// SysResource tells whether limits above this process's own may be given.
+func (r *Runtime) SysResource() bool { return r.host.SysResource }
