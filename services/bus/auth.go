@@ -59,7 +59,7 @@ func (a *clientAuth) node(c server.ClientAuthentication, notAfter time.Time, ide
 	case ident.ClusterID != a.bus.cfg.TLS.Identity().ClusterID:
 		log.Warn("refused a connection: another cluster's certificate", zap.String("cluster", ident.ClusterID))
 		return false
-	case a.bus.revoked(ident.NodeID):
+	case ident.Role != pki.User && a.bus.revoked(ident.NodeID):
 		log.Warn("refused a connection: the node was removed from the cluster")
 		return false
 	}

@@ -364,17 +364,35 @@ func TestForeignAndExpiredCertificates(t *testing.T) {
 }
 
 func TestRemovedNodeIsDisconnected(t *testing.T) {
+	for name, end := range map[string]func(b *Bus, node string) int{
+		"by name": (*Bus).Disconnect,
+		"swept":   func(b *Bus, _ string) int { return b.Sweep() },
+	} {
+		t.Run(name, func(t *testing.T) { removedNode(t, end) })
+	}
+}
+
+func removedNode(t *testing.T, end func(*Bus, string) int) {
 	ca := newCA(t)
 	cfg := lone(t, ca, id.New())
 	gone, stays := id.New(), id.New()
 	var removed atomic.Bool
-	cfg.Revoked = func(n string) bool { return removed.Load() && n == gone }
+	// As from a list of nodes: whoever is not on it is revoked. Users are not on it.
+	cfg.Revoked = func(n string) bool { return n != cfg.NodeID && n != stays && (n != gone || removed.Load()) }
 	b := run(t, cfg)
 	creds := certify(t, ca, pki.Identity{NodeID: gone, Role: pki.Worker}, time.Hour)
 	p, q := dial(t, b, creds), dial(t, b, creds)
-	other := dial(t, b, certify(t, ca, pki.Identity{NodeID: stays, Role: pki.Worker}, time.Hour))
+	others := []*peer{
+		dial(t, b, certify(t, ca, pki.Identity{NodeID: stays, Role: pki.Worker}, time.Hour)),
+		dial(t, b, certify(t, ca, pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}, time.Hour)),
+	}
+	agent, err := b.InProcess("agent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer agent.Close()
 	removed.Store(true)
-	if n := b.Disconnect(gone); n != 2 {
+	if n := end(b, gone); n != 2 {
 		t.Errorf("%d of 2 connections ended", n)
 	}
 	for _, x := range []*peer{p, q} {
@@ -387,8 +405,13 @@ func TestRemovedNodeIsDisconnected(t *testing.T) {
 	if _, err := tryDial(t, b, creds); !errors.Is(err, nats.ErrAuthorization) {
 		t.Errorf("a removed node was let in again: %v", err)
 	}
-	if err := other.FlushTimeout(10 * time.Second); err != nil {
-		t.Errorf("another node lost its connection: %v", err)
+	for _, o := range others {
+		if err := o.FlushTimeout(10 * time.Second); err != nil {
+			t.Errorf("%s lost its connection: %v", o.Opts.InboxPrefix, err)
+		}
+	}
+	if err := agent.FlushTimeout(10 * time.Second); err != nil || agent.Stats().Reconnects > 0 {
+		t.Errorf("the manager's own agent lost its connection: %v", err)
 	}
 }
 

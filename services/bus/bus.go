@@ -14,6 +14,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
+
+	"skep.dev/libs/id"
 )
 
 // Bus is a manager's broker.
@@ -214,6 +216,30 @@ func (b *Bus) Disconnect(nodeID string) int {
 			// An error means that it is gone already.
 			if main.DisconnectClientByID(c.Cid) == nil {
 				n++
+			}
+		}
+	}
+}
+
+// Sweep ends the connections of all nodes that are revoked now, and reports how many there were: for when the list of
+// nodes was not known yet as they connected.
+func (b *Bus) Sweep() int {
+	main := b.running()
+	if main == nil {
+		return 0
+	}
+	n := 0
+	for offset := 0; ; {
+		z, err := main.Connz(&server.ConnzOptions{Username: true, State: server.ConnOpen, Limit: 1024, Offset: offset})
+		if err != nil || len(z.Conns) == 0 {
+			return n
+		}
+		offset += len(z.Conns)
+		for _, c := range z.Conns {
+			// Services, users and joiners have names that are no node ids.
+			if id.Valid(c.AuthorizedUser) && b.revoked(c.AuthorizedUser) && main.DisconnectClientByID(c.Cid) == nil {
+				n++
+				offset--
 			}
 		}
 	}

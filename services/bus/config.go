@@ -38,7 +38,8 @@ type Config struct {
 	// Witness names the witness to run, "" for none: one while there are one or two managers. The name outlives a lost
 	// store; after SERVER.REMOVE it must never be used again.
 	Witness string
-	// Revoked reports whether a node was removed from the cluster. It is asked on every connection and must not block.
+	// Revoked reports whether a node was removed from the cluster. It is asked on every connection of a node (not of a
+	// user) and must not block. Call Sweep when its answers change other than by Disconnect.
 	Revoked func(nodeID string) bool `json:"-"`
 	// JoinRate bounds connections without a certificate per second and source address (default 20, burst five times that).
 	JoinRate float64
