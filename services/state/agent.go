@@ -78,14 +78,21 @@ func (s *Service) describeNode(ctx context.Context, node string, r *skepv1.Descr
 	if c := s.ix.Cluster(); c != nil {
 		out.Cluster = c.Spec
 	}
-	_, _, addrs := s.ix.Managers()
-	for _, a := range addrs {
-		if _, _, err := net.SplitHostPort(a); err != nil {
-			a = net.JoinHostPort(a, busPort)
-		}
-		out.ManagerAddrs = append(out.ManagerAddrs, a)
-	}
+	out.ManagerAddrs = s.managerAddrs()
 	return out, nil
+}
+
+func (s *Service) managerAddrs() []string {
+	if s.cfg.ManagerAddrs != nil {
+		return s.cfg.ManagerAddrs()
+	}
+	_, _, addrs := s.ix.Managers()
+	for i, a := range addrs {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			addrs[i] = net.JoinHostPort(a, busPort)
+		}
+	}
+	return addrs
 }
 
 // snapshot is a node's whole task set, for an agent that starts or has missed a push.

@@ -193,11 +193,15 @@ func TestImageResolution(t *testing.T) {
 		t.Fatalf("warnings %q", reply.Warnings)
 	}
 	const digest = "@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-	srv := must[*rpc.Server](t)(rpc.NewServer(r.n.Conn(t), rpc.Config{Name: "agent"}))
+	agent := r.n.Conn(t)
+	srv := must[*rpc.Server](t)(rpc.NewServer(agent, rpc.Config{Name: "agent"}))
 	defer srv.Close()
 	if err := rpc.Handle(srv, subject.API("image", "resolve"), func(_ context.Context, q *skepv1.ResolveImageRequest) (*skepv1.ResolveImageReply, error) {
 		return &skepv1.ResolveImageReply{Ref: q.Ref + digest, Platforms: []*skepv1.Platform{{Os: "linux", Arch: "amd64"}}}, nil
 	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	reply = must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "create"), &skepv1.CreateServiceRequest{Spec: webSpec("online", 1)}))

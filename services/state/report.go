@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/protobuf/proto"
 
@@ -22,6 +23,8 @@ type reportWriter struct {
 
 	mu      sync.Mutex
 	waiting []*pending
+
+	commits atomic.Int64
 }
 
 type pending struct {
@@ -182,6 +185,7 @@ func (w *reportWriter) write(ctx context.Context, round []*pending) {
 				b.Update(it.p.node, it.body, it.was.Revision)
 			}
 		}
+		w.commits.Add(1)
 		last, err := b.Commit(ctx)
 		if err == nil {
 			err = seen(ctx, w.s.statusFeed, last)
@@ -216,6 +220,7 @@ func (w *reportWriter) writeOne(ctx context.Context, it item) error {
 		first = false
 		var rev uint64
 		var err error
+		w.commits.Add(1)
 		if it.was.Revision == 0 {
 			rev, err = w.s.status.Create(ctx, it.p.node, it.body)
 		} else {

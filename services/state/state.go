@@ -35,6 +35,9 @@ type Config struct {
 	Log     *zap.Logger
 	NodeID  string
 	Version string
+	// ManagerAddrs lists where nodes reach the managers (host:port), for the answer to a description. Without it
+	// the managers' advertised addresses and the default port are told.
+	ManagerAddrs func() []string
 	// ResolveTimeout bounds asking for an image's digest (default 10 s).
 	ResolveTimeout time.Duration
 	// KeepRevisions is how many revisions of a service stay (default 50).

@@ -28,12 +28,15 @@ type Index struct {
 	revs    map[string][]revision // by service, ascending
 	revSize int
 
-	groups   map[string]*group           // task sets by node id, "_.<service>" for unplaced ones
-	dirty    map[string]struct{}         // groups whose counts are out of date
-	counts   map[string]map[string]tally // service → group → its tasks there
-	members  map[string][]string         // group → services counted in it
-	rollouts map[string]stored           // by service
-	statuses map[string]*report          // by node
+	groups   map[string]*group   // task sets by node id, "_.<service>" for unplaced ones
+	dirty    map[string]struct{} // groups whose counts are out of date
+	counts   map[string]*tallies // by service
+	members  map[string][]string // group → services counted in it
+	numbers  map[string]uint32   // group → its number; named is the reverse, spare are numbers to use again
+	named    []string
+	spare    []uint32
+	rollouts map[string]stored  // by service
+	statuses map[string]*report // by node
 
 	leases map[string]string // lease → holder
 }

@@ -2,6 +2,7 @@ package index
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 	"strings"
 
@@ -19,8 +20,19 @@ type group struct {
 	keys map[string]stored
 }
 
-// tally counts a service's tasks in one group.
-type tally struct{ active, running, completed uint32 }
+// tally counts a service's tasks in one group, named by its number: with 100,000 pairs of service and node, maps by
+// name would be larger than the records.
+type tally struct{ group, active, running, completed uint32 }
+
+// tallies are a service's, sorted by group.
+type tallies struct {
+	id     string
+	groups []tally
+}
+
+func (t *tallies) find(group uint32) (int, bool) {
+	return slices.BinarySearchFunc(t.groups, group, func(a tally, g uint32) int { return cmp.Compare(a.group, g) })
+}
 
 // Counts is what `service ls` shows of a service's tasks.
 type Counts struct {
@@ -32,8 +44,10 @@ type Counts struct {
 func (x *Index) resetTasks() {
 	x.groups = map[string]*group{}
 	x.dirty = map[string]struct{}{}
-	x.counts = map[string]map[string]tally{}
+	x.counts = map[string]*tallies{}
 	x.members = map[string][]string{}
+	x.numbers = map[string]uint32{}
+	x.named, x.spare = nil, nil
 	x.rollouts = map[string]stored{}
 }
 
@@ -140,30 +154,59 @@ func (x *Index) countLocked(name string) {
 			})
 		}
 	}
+	number := x.numberLocked(name)
 	for _, svc := range x.members[name] {
-		if _, ok := fresh[svc]; ok {
+		t := x.counts[svc]
+		if _, ok := fresh[svc]; ok || t == nil {
 			continue
 		}
-		delete(x.counts[svc], name)
-		if len(x.counts[svc]) == 0 {
+		if i, ok := t.find(number); ok {
+			t.groups = slices.Delete(t.groups, i, i+1)
+		}
+		if len(t.groups) == 0 {
 			delete(x.counts, svc)
 		}
 	}
 	members := make([]string, 0, len(fresh))
-	for svc, t := range fresh {
-		m := x.counts[svc]
-		if m == nil {
-			m = map[string]tally{}
-			x.counts[svc] = m
+	for svc, n := range fresh {
+		t := x.counts[svc]
+		if t == nil {
+			t = &tallies{id: svc}
+			x.counts[svc] = t
 		}
-		m[name] = *t
-		members = append(members, svc)
+		n.group = number
+		if i, ok := t.find(number); ok {
+			t.groups[i] = *n
+		} else {
+			t.groups = slices.Insert(t.groups, i, *n)
+		}
+		members = append(members, t.id)
 	}
 	if len(members) == 0 {
 		delete(x.members, name)
+		delete(x.numbers, name)
+		x.named[number] = ""
+		x.spare = append(x.spare, number)
 	} else {
 		x.members[name] = members
 	}
+}
+
+// numberLocked gives a group its number.
+func (x *Index) numberLocked(name string) uint32 {
+	n, ok := x.numbers[name]
+	if ok {
+		return n
+	}
+	if k := len(x.spare); k > 0 {
+		n, x.spare = x.spare[k-1], x.spare[:k-1]
+		x.named[n] = name
+	} else {
+		n = uint32(len(x.named))
+		x.named = append(x.named, name)
+	}
+	x.numbers[name] = n
+	return n
 }
 
 // Counts sums up a service's tasks.
@@ -172,7 +215,11 @@ func (x *Index) Counts(service string) Counts {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	var c Counts
-	for _, t := range x.counts[service] {
+	of := x.counts[service]
+	if of == nil {
+		return c
+	}
+	for _, t := range of.groups {
 		c.Active += uint64(t.active)
 		c.Running += uint64(t.running)
 		c.Completed += uint64(t.completed)
@@ -205,8 +252,10 @@ func (x *Index) Groups(service string) []string {
 	defer x.mu.RUnlock()
 	var out []string
 	if service != "" {
-		for g := range x.counts[service] {
-			out = append(out, g)
+		if of := x.counts[service]; of != nil {
+			for _, t := range of.groups {
+				out = append(out, x.named[t.group])
+			}
 		}
 	} else {
 		for g := range x.groups {
@@ -311,8 +360,12 @@ func (x *Index) RevisionsInUse(service string) map[uint64]bool {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	out := map[uint64]bool{}
-	for name := range x.counts[service] {
-		if g := x.groups[name]; g != nil {
+	of := x.counts[service]
+	if of == nil {
+		return out
+	}
+	for _, t := range of.groups {
+		if g := x.groups[x.named[t.group]]; g != nil {
 			for _, k := range g.keys {
 				eachRecord(k.raw, func(v recordView) {
 					if string(v.service) == service {
