@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/attach"
+	"skep.dev/libs/fault"
 )
 
 // Bridge is the node's bridge; every task has an interface on it.
@@ -58,6 +59,9 @@ type Service struct {
 	readyOnce sync.Once
 	bridge    atomic.Int64 // index of skep0
 	mtu       atomic.Int64
+
+	host    sync.Mutex  // held by who changes the host's own objects
+	cleaned atomic.Bool // Cleanup was called: nothing is made any more
 
 	pool  *pool
 	tasks keyedMutex
@@ -176,6 +180,11 @@ func (s *Service) ensureHost() error {
 
 // repair does what setup did, for a host that somebody changed; tasks follow if the bridge had to be made anew.
 func (s *Service) repair() error {
+	s.host.Lock()
+	defer s.host.Unlock()
+	if s.cleaned.Load() {
+		return nil
+	}
 	before := s.bridge.Load()
 	if err := s.ensureHost(); err != nil {
 		return err
@@ -199,6 +208,9 @@ func (s *Service) repair() error {
 func (s *Service) awaitReady(ctx context.Context) error {
 	select {
 	case <-s.ready:
+		if s.cleaned.Load() {
+			return fault.Unavailable("the node's network was removed: the node leaves its cluster")
+		}
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("the node's network is not set up yet: %w", ctx.Err())

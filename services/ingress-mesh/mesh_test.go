@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"skep.dev/libs/attach"
+	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 )
 
@@ -555,6 +556,18 @@ func TestPool(t *testing.T) {
 func TestCleanupTwice(t *testing.T) {
 	r := newRig(t)
 	r.attach(id.New())
+	if err := r.s.Cleanup(); err != nil { // as the node leaves, under the running service
+		t.Fatal(err)
+	}
+	if err := r.s.repair(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.s.nl.LinkByName(Bridge); err == nil {
+		t.Fatal("the repair brought the bridge back")
+	}
+	if _, err := r.s.Attach(context.Background(), attach.Request{TaskID: id.New()}); !fault.Is(err, fault.CodeUnavailable) {
+		t.Fatal(err)
+	}
 	r.stop()
 	for range 2 {
 		s, err := New(r.cfg)

@@ -84,8 +84,11 @@ func (s *Service) links() ([]netlink.Link, error) {
 
 // Cleanup removes every trace of the mesh from the host, for a node that leaves its cluster: task networks, the
 // bridge, the table, the chain, the files. IP forwarding stays on: others may rely on it by now. It works
-// whether or not Run was called, and may be repeated.
+// whether or not Run was called, also while it runs, and may be repeated; the service makes nothing after it.
 func (s *Service) Cleanup() error {
+	s.cleaned.Store(true)
+	s.host.Lock()
+	defer s.host.Unlock()
 	h := s.nl
 	if h == nil {
 		var err error
