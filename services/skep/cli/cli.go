@@ -82,7 +82,6 @@ func build(env Env) (*cobra.Command, *app) {
 	root.SetOut(env.Out)
 	root.SetErr(env.Err)
 	root.SetFlagErrorFunc(flagError)
-	root.SuggestionsMinimumDistance = 2
 	runDir := env.Getenv("SKEP_RUN_DIR")
 	if runDir == "" {
 		runDir = conn.DefaultRunDir

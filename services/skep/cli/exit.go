@@ -157,11 +157,29 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	text := fmt.Sprintf("unknown command: %s %s", cmd.CommandPath(), args[0])
-	cmd.SuggestionsMinimumDistance = 2
-	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
-		text += fmt.Sprintf("; did you mean %q?", s[0])
+	if s := closestCommand(cmd, args[0]); s != "" {
+		text += fmt.Sprintf("; did you mean %q?", s)
 	}
 	return &usageError{cmd, text}
+}
+
+func closestCommand(cmd *cobra.Command, name string) string {
+	best, bestAt := "", 3
+	for _, c := range cmd.Commands() {
+		if !c.IsAvailableCommand() {
+			continue
+		}
+		for _, n := range append([]string{c.Name()}, c.Aliases...) {
+			d := distance(name, n)
+			if strings.HasPrefix(n, name) {
+				d = min(d, 1)
+			}
+			if d < bestAt && d < max(len(n), 2) {
+				best, bestAt = c.Name(), d
+			}
+		}
+	}
+	return best
 }
 
 // group is a command that only holds others.

@@ -66,7 +66,7 @@ func (a *app) serviceInspect() *cobra.Command {
 	cmd := &cobra.Command{Use: "inspect [OPTIONS] SERVICE [SERVICE...]", Short: "Show services in full", Args: minArgs(1), ValidArgsFunction: a.completeServices,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list, err := gather(a, cmd.Context(), args, func(ref string) (*skepv1.Service, error) { return a.service(cmd.Context(), ref) })
-			if len(list) > 0 || err == nil {
+			if a.nc != nil {
 				if perr := inspect(a, &i, list, render.DockerService, func(s *skepv1.Service) { render.PrettyService(a.Out, s, a.Now()) }); perr != nil {
 					return perr
 				}
@@ -91,7 +91,7 @@ func (a *app) nodeInspect() *cobra.Command {
 				}
 				return a.inspectNode(cmd.Context(), ref)
 			})
-			if len(list) > 0 || err == nil {
+			if a.nc != nil {
 				if perr := inspect(a, &i, list, render.DockerNode, func(n *skepv1.Node) { render.PrettyNode(a.Out, n) }); perr != nil {
 					return perr
 				}
@@ -107,7 +107,7 @@ func (a *app) taskInspect() *cobra.Command {
 	cmd := &cobra.Command{Use: "inspect [OPTIONS] TASK [TASK...]", Short: "Show tasks in full", Args: minArgs(1), ValidArgsFunction: a.completeTasks,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list, err := gather(a, cmd.Context(), args, func(ref string) (*skepv1.Task, error) { return a.findTask(cmd.Context(), ref) })
-			if len(list) > 0 || err == nil {
+			if a.nc != nil {
 				if perr := inspect(a, &i, list, render.DockerTask, nil); perr != nil {
 					return perr
 				}

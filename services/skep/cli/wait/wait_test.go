@@ -373,7 +373,9 @@ func TestBars(t *testing.T) {
 		task(3, 1, 1, shutdown, failed, "task: non-zero exit (1)"), task(3, 2, 1, skepv1.TaskState_TASK_STATE_READY, skepv1.TaskState_TASK_STATE_READY, ""),
 	}
 	var b strings.Builder
-	page := func(title string, lines []string) { b.WriteString("--- " + title + "\n" + strings.Join(lines, "\n") + "\n") }
+	page := func(title string, lines []string) {
+		b.WriteString("--- " + title + "\n" + strings.Join(lines, "\n") + "\n")
+	}
 	page("three", bars(assess(s, ts, revs), 0, "", 80))
 	page("narrow", bars(assess(s, ts, revs), 0, "", 40))
 	page("none yet", bars(assess(s, nil, revs), 0, "", 80))

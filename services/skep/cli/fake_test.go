@@ -1,0 +1,322 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"skep.dev/libs/event"
+	"skep.dev/libs/fault"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/conn"
+)
+
+const (
+	webID  = "webwebwebwebwebwebwebweb1"
+	nodeID = "nodenodenodenodenodenode1"
+)
+
+var testNow = time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
+
+// cluster answers the API over a real broker, from state a test sets.
+type cluster struct {
+	t   *testing.T
+	url string
+	nc  *nats.Conn
+
+	mu       sync.Mutex
+	services []*skepv1.Service
+	tasks    []*skepv1.Task
+	nodes    []*skepv1.Node
+	calls    []proto.Message
+	// on, if set, decides about a request before the default does.
+	on func(req proto.Message) error
+	// looked runs at every list of tasks, under the lock.
+	looked func(n int)
+	looks  int
+}
+
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go srv.Start()
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	if !srv.ReadyForConnections(20 * time.Second) {
+		t.Fatal("the broker does not start")
+	}
+	c := &cluster{t: t, url: srv.ClientURL(), nodes: []*skepv1.Node{{
+		Meta: &skepv1.Meta{Id: nodeID}, Spec: &skepv1.NodeSpec{}, Description: &skepv1.NodeDescription{Hostname: "w1", EngineVersion: "0.1.0"}, Status: &skepv1.NodeLive{State: skepv1.NodeState_NODE_STATE_READY},
+	}}}
+	c.nc, err = nats.Connect(c.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.nc.Close)
+	rs, err := rpc.NewServer(c.nc, rpc.Config{Name: "fake"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = rs.Close() })
+	serve(c, rs, "service", "create", c.create)
+	serve(c, rs, "service", "update", c.update)
+	serve(c, rs, "service", "scale", func(r *skepv1.ScaleServiceRequest) (*skepv1.ServiceReply, error) {
+		s, err := c.find(r.Ref)
+		if err == nil {
+			s.Spec.Mode.GetReplicated().Replicas = r.Replicas
+		}
+		return &skepv1.ServiceReply{Service: s}, err
+	})
+	serve(c, rs, "service", "rm", func(r *skepv1.RemoveServiceRequest) (*skepv1.ServiceReply, error) {
+		s, err := c.find(r.Ref)
+		if err == nil && !r.DryRun {
+			c.services = nil
+		}
+		return &skepv1.ServiceReply{Service: s}, err
+	})
+	serve(c, rs, "service", "inspect", func(r *skepv1.Ref) (*skepv1.ServiceReply, error) {
+		s, err := c.find(r.Ref)
+		return &skepv1.ServiceReply{Service: s}, err
+	})
+	serve(c, rs, "service", "list", func(*skepv1.ListServicesRequest) (*skepv1.ListServicesReply, error) {
+		return &skepv1.ListServicesReply{Services: c.services}, nil
+	})
+	serve(c, rs, "service", "revisions", func(*skepv1.ListRevisionsRequest) (*skepv1.ListRevisionsReply, error) {
+		return &skepv1.ListRevisionsReply{}, nil
+	})
+	serve(c, rs, "service", "explain", func(r *skepv1.ExplainRequest) (*skepv1.ExplainReply, error) {
+		s, err := c.find(r.Ref)
+		return &skepv1.ExplainReply{Service: s, Placing: &skepv1.Placing{Summary: "1 of 1 nodes suit"}}, err
+	})
+	serve(c, rs, "plan", "service", func(r *skepv1.PlanRequest) (*skepv1.PlanReply, error) {
+		verb := "create"
+		if r.Removed {
+			verb = "remove"
+		}
+		return &skepv1.PlanReply{Operations: []*skepv1.Operation{{Verb: verb, Text: verb + " web.1 on w1"}}}, nil
+	})
+	serve(c, rs, "task", "list", c.listTasks)
+	serve(c, rs, "task", "inspect", func(r *skepv1.Ref) (*skepv1.TaskReply, error) {
+		for _, t := range c.tasks {
+			if strings.HasPrefix(t.Meta.Id, r.Ref) {
+				return &skepv1.TaskReply{Task: t}, nil
+			}
+		}
+		return nil, fault.NotFound("no such task: %s", r.Ref)
+	})
+	serve(c, rs, "node", "list", func(r *skepv1.ListNodesRequest) (*skepv1.ListNodesReply, error) {
+		// One node a page: clients must follow.
+		for i, n := range c.nodes {
+			if r.GetPage().GetAfter() == "" || i > 0 && c.nodes[i-1].Meta.Id == r.Page.After {
+				next := ""
+				if i+1 < len(c.nodes) {
+					next = n.Meta.Id
+				}
+				return &skepv1.ListNodesReply{Nodes: []*skepv1.Node{n}, Next: next}, nil
+			}
+		}
+		return &skepv1.ListNodesReply{}, nil
+	})
+	serve(c, rs, "node", "inspect", func(r *skepv1.Ref) (*skepv1.NodeReply, error) {
+		for _, n := range c.nodes {
+			if n.Meta.Id == r.Ref || n.Description.Hostname == r.Ref {
+				return &skepv1.NodeReply{Node: n}, nil
+			}
+		}
+		return nil, fault.NotFound("no such node: %s", r.Ref)
+	})
+	serve(c, rs, "node", "update", func(*skepv1.UpdateNodeRequest) (*skepv1.NodeReply, error) { return &skepv1.NodeReply{}, nil })
+	serve(c, rs, "node", "rm", func(*skepv1.RemoveNodeRequest) (*skepv1.Empty, error) { return &skepv1.Empty{}, nil })
+	serve(c, rs, "token", "get", func(r *skepv1.JoinTokenRequest) (*skepv1.JoinTokenReply, error) {
+		return &skepv1.JoinTokenReply{Token: "SKEP-1-x", ManagerAddrs: []string{"10.0.0.1:2377"}}, nil
+	})
+	serve(c, rs, "cluster", "inspect", func(*skepv1.Empty) (*skepv1.ClusterReply, error) {
+		return &skepv1.ClusterReply{Cluster: &skepv1.Cluster{Meta: &skepv1.Meta{Version: 5}, Spec: &skepv1.ClusterSpec{Name: "default", TaskHistoryLimit: 5}}}, nil
+	})
+	serve(c, rs, "cluster", "update", func(*skepv1.UpdateClusterRequest) (*skepv1.ClusterReply, error) { return &skepv1.ClusterReply{}, nil })
+	serve(c, rs, "event", "list", func(*skepv1.ListEventsRequest) (*skepv1.ListEventsReply, error) {
+		return &skepv1.ListEventsReply{Events: []*skepv1.Event{{Kind: "service", Id: webID, Name: "web", Verb: "create", Time: timestamppb.New(testNow), Attributes: map[string]string{"image.new": "httpd"}}}}, nil
+	})
+	c.flush()
+	return c
+}
+
+// flush makes sure that the broker knows every subscription.
+func (c *cluster) flush() {
+	c.t.Helper()
+	if err := c.nc.Flush(); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// serve answers one endpoint under the cluster's lock and remembers the request.
+func serve[Q, R any, PQ interface {
+	*Q
+	proto.Message
+}, PR interface {
+	*R
+	proto.Message
+}](c *cluster, rs *rpc.Server, kind, verb string, h func(PQ) (PR, error)) {
+	c.t.Helper()
+	err := rpc.Handle(rs, subject.API(kind, verb), func(_ context.Context, r PQ) (PR, error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.calls = append(c.calls, r)
+		if c.on != nil {
+			if err := c.on(r); err != nil {
+				return nil, err
+			}
+		}
+		out, err := h(r)
+		if err != nil {
+			return nil, err
+		}
+		return proto.CloneOf(out), nil // it is encoded outside the lock
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *cluster) find(ref string) (*skepv1.Service, error) {
+	for _, s := range c.services {
+		if s.Spec.Name == ref || s.Meta.Id == ref {
+			return proto.CloneOf(s), nil
+		}
+	}
+	return nil, fault.NotFound("no such service: %s; did you mean web_server?", ref)
+}
+
+func (c *cluster) create(r *skepv1.CreateServiceRequest) (*skepv1.ServiceReply, error) {
+	s := &skepv1.Service{Meta: &skepv1.Meta{Id: webID, Version: 1}, Spec: r.Spec, Revision: 1}
+	if !r.DryRun {
+		c.services = append(c.services, s)
+	}
+	return &skepv1.ServiceReply{Service: s, Warnings: []string{"image tag left as it is"}}, nil
+}
+
+func (c *cluster) update(r *skepv1.UpdateServiceRequest) (*skepv1.ServiceReply, error) {
+	s, err := c.find(r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	if !r.Rollback {
+		s.Spec = r.Spec
+	}
+	return &skepv1.ServiceReply{Service: s}, nil
+}
+
+func (c *cluster) listTasks(r *skepv1.ListTasksRequest) (*skepv1.ListTasksReply, error) {
+	c.looks++
+	if c.looked != nil {
+		c.looked(c.looks)
+	}
+	out := &skepv1.ListTasksReply{}
+next:
+	for _, t := range c.tasks {
+		for _, f := range r.Filters {
+			if f.Key == "name" && !strings.HasPrefix(t.Name, f.Values[0]) {
+				continue next
+			}
+		}
+		out.Tasks = append(out.Tasks, t)
+	}
+	return out, nil
+}
+
+func (c *cluster) publish(e *skepv1.Event) {
+	if err := event.Publish(c.nc, e); err != nil {
+		c.t.Error(err)
+	}
+}
+
+// sent returns the last request of a type.
+func sent[M proto.Message](c *cluster) M {
+	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := len(c.calls) - 1; i >= 0; i-- {
+		if m, ok := c.calls[i].(M); ok {
+			return m
+		}
+	}
+	var none M
+	c.t.Fatalf("no %T was sent", none)
+	return none
+}
+
+type result struct {
+	code     int
+	out, err string
+}
+
+// safeBuffer is written by commands and read by tests at the same time.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *safeBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func (c *cluster) env(out, err *safeBuffer) Env {
+	dir := c.t.TempDir()
+	return Env{
+		In: strings.NewReader(""), Out: out, Err: err, Version: "0.1.0", Now: func() time.Time { return testNow },
+		Getenv: func(k string) string {
+			return map[string]string{"HOME": dir, "SKEP_CONFIG_DIR": dir}[k]
+		},
+		Connect: func(context.Context) (*nats.Conn, error) { return nats.Connect(c.url) },
+		Info: func(context.Context) (conn.Info, error) {
+			return conn.Info{NodeID: nodeID, Role: "manager", Hostname: "w1", ClusterID: "cl", Version: "0.1.0", Addr: "10.0.0.1"}, nil
+		},
+	}
+}
+
+// run executes one command line. Waiting needs a clock that moves, so these take the real one.
+func (c *cluster) run(args ...string) result {
+	return c.runCtx(c.t.Context(), args...)
+}
+
+func (c *cluster) runCtx(ctx context.Context, args ...string) result {
+	var out, errs safeBuffer
+	env := c.env(&out, &errs)
+	if len(args) > 1 && args[0] == "service" && args[1] != "ls" && args[1] != "ps" {
+		env.Now = time.Now
+	}
+	code := Main(ctx, env, args)
+	return result{code, out.String(), errs.String()}
+}
+
+func webService() *skepv1.Service {
+	return &skepv1.Service{Meta: &skepv1.Meta{Id: webID, Version: 3}, Revision: 1, Spec: &skepv1.ServiceSpec{
+		Name: "web", Mode: &skepv1.ServiceMode{Mode: &skepv1.ServiceMode_Replicated{Replicated: &skepv1.ReplicatedMode{Replicas: 1}}},
+		Task: &skepv1.TaskSpec{Container: &skepv1.ContainerSpec{Image: "httpd:latest"}},
+	}, Status: &skepv1.ServiceStatus{Running: 1, Desired: 1}}
+}
+
+func webTask(id string, slot uint64, state skepv1.TaskState) *skepv1.Task {
+	return &skepv1.Task{Meta: &skepv1.Meta{Id: id, CreatedAt: timestamppb.New(testNow)}, ServiceId: webID, ServiceName: "web", Slot: slot, Name: "web." + string(rune('0'+slot)), NodeId: nodeID, NodeHostname: "w1",
+		Image: "httpd:latest", Revision: 1, Desired: skepv1.TaskState_TASK_STATE_RUNNING, Status: &skepv1.TaskStatus{State: state, SinceUnixMs: testNow.Add(-3 * time.Minute).UnixMilli()}}
+}
