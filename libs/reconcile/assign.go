@@ -28,7 +28,7 @@ func (p *planner) place() {
 	// What they replace makes way and should neither push them elsewhere nor count against a limit per node.
 	for _, w := range credited {
 		if n := w.credit.Node(); n.index >= 0 {
-			p.have[n.index]--
+			p.have.add(n.index, -1)
 		}
 	}
 	p.batch(credited, req)
@@ -39,35 +39,25 @@ func (p *planner) batch(open []*want, req *place.Request) {
 	if len(open) == 0 {
 		return
 	}
-	got := p.engine.Place(make([]place.Placement, 0, len(open)), req, len(open), p.counts(), p.v.failuresOn(p.now))
+	got := p.engine.Place(make([]place.Placement, 0, len(open)), req, len(open), p.have.counts(), p.v.failuresOn(p.now))
 	for i := range got {
 		p.assign(open[i], p.s.byID[got[i].Node], got[i].Assigned)
-		p.have[got[i].Node]++
+		p.have.add(got[i].Node, 1)
 	}
 	why := ""
 	for _, w := range open[len(got):] {
 		if w.credit != nil && w.credit.Node().accepts() {
 			if at, _, ok := p.inPlaceOf(w.credit, req); ok {
 				p.assign(w, w.credit.Node(), at.Assigned)
-				p.have[at.Node]++
+				p.have.add(at.Node, 1)
 				continue
 			}
 		}
 		if why == "" {
-			why = p.engine.Why(req, p.counts())
+			why = p.engine.Why(req, p.have.counts())
 		}
 		p.unplaced(w, why)
 	}
-}
-
-func (p *planner) counts() []place.Count {
-	out := make([]place.Count, 0, len(p.have))
-	for n, c := range p.have {
-		if c > 0 {
-			out = append(out, place.Count{Node: n, N: c})
-		}
-	}
-	return out
 }
 
 // pinned places a global task on its node.
@@ -95,7 +85,7 @@ func (p *planner) pinned(w *want, n *Node, req *place.Request) {
 func (p *planner) inPlaceOf(old *Task, req *place.Request) (place.Placement, place.Filter, bool) {
 	i := old.Node().index
 	p.engine.Return(i, old.request(), old.more().Assigned)
-	at, filter, ok := p.engine.Pin(req, i, int(p.have[i]))
+	at, filter, ok := p.engine.Pin(req, i, int(p.have.n[i]))
 	if !ok {
 		p.engine.Retake(i, old.request(), old.more().Assigned)
 	}

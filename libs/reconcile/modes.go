@@ -4,7 +4,7 @@ import (
 	"slices"
 
 	"skep.dev/libs/constraint"
-	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/libs/place"
 )
 
 func (p *planner) replicated() {
@@ -142,7 +142,7 @@ func (p *planner) global() {
 // platform: a global service makes no task for a node its image does not run on.
 func (p *planner) platform(n *Node) bool {
 	ps := p.v.current.request.Platforms
-	return len(ps) == 0 || slices.ContainsFunc(ps, func(x skepPlatform) bool {
+	return len(ps) == 0 || slices.ContainsFunc(ps, func(x place.Platform) bool {
 		return (x.OS == "" || n.attrs.OS == "" || x.OS == n.attrs.OS) &&
 			(x.Arch == "" || n.attrs.Arch == "" || constraint.Arch(x.Arch) == constraint.Arch(n.attrs.Arch))
 	})
@@ -166,56 +166,4 @@ func (p *planner) replicatedJob() {
 		p.settle(&p.units[i], false)
 	}
 	p.fill(min(int(v.parallel)-running, int(v.replicas)-completed-running))
-}
-
-// rollout starts as many out-of-date units as the update's parallelism and delay allow, and keeps its record.
-func (p *planner) rollout() {
-	v, r := p.v, p.v.rollout
-	write := func(next *skepv1.Rollout) {
-		p.out.Rollouts = append(p.out.Rollouts, RolloutChange{Service: v, Rollout: next})
-	}
-	if len(p.dirty) == 0 && p.inflight == 0 {
-		if r != nil && r.GetStatus().GetState() == stateUpdating {
-			write(p.completed(r.Rollout))
-		}
-		return
-	}
-	fresh := r == nil || r.GetRevision() != v.revision || r.GetStatus().GetState() == stateCompleted && len(p.dirty) > 0
-	var next *skepv1.Rollout
-	if fresh {
-		next = p.updating()
-	} else if r.GetStatus().GetState() != stateUpdating {
-		return // paused
-	}
-	free := len(p.dirty)
-	if v.update.parallelism > 0 {
-		free = min(free, v.update.parallelism-p.inflight)
-	}
-	if v.update.delay > 0 && !fresh && len(p.dirty) > 0 {
-		last := r.GetLastBatchUnixMs()
-		switch {
-		case p.inflight > 0:
-			free = 0
-		case last == 0: // the batch has just come up
-			next = copyRollout(r.Rollout)
-			next.LastBatchUnixMs = p.now
-			p.wake(p.now + v.update.delay)
-			free = 0
-		case p.now < last+v.update.delay:
-			p.wake(last + v.update.delay)
-			free = 0
-		default:
-			next = copyRollout(r.Rollout)
-			next.LastBatchUnixMs = 0
-		}
-	}
-	if next != nil {
-		write(next)
-	}
-	for i := range p.dirty {
-		if i >= free {
-			break
-		}
-		p.start(p.dirty[i])
-	}
 }

@@ -180,6 +180,12 @@ func (s *State) usage(n *Node) *usage {
 					was := old.request()
 					u.cpu += max(0, r.CPU-was.CPU)
 					u.mem += max(0, r.Memory-was.Memory)
+					for _, port := range r.Ports {
+						if !slices.Contains(was.Ports, port) {
+							u.ports = append(u.ports, port)
+						}
+					}
+					u.generic = subtract(u.generic, beyond(t.more().Assigned, old.more().Assigned))
 					continue
 				}
 			}
@@ -197,6 +203,19 @@ func (s *State) usage(n *Node) *usage {
 	u.over = wantCPU > 0 && n.cpu > 0 && wantCPU > n.cpu || wantMem > 0 && n.mem > 0 && wantMem > n.mem
 	n.use = u
 	return &n.use
+}
+
+// beyond is what a has that b has not.
+func beyond(a, b []place.Generic) []place.Generic {
+	out := slices.Clone(a)
+	for i := range out {
+		for k := range b {
+			if b[k].Kind == out[i].Kind {
+				out[i].Value = max(0, out[i].Value-b[k].Value)
+			}
+		}
+	}
+	return out
 }
 
 func subtract(free, taken []place.Generic) []place.Generic {

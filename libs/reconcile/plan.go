@@ -118,7 +118,7 @@ func (p *Plan) NextWake() time.Time {
 
 // Plan looks at the named services, nil = all, and says what should change. It reads s and changes nothing in it.
 func (s *State) Plan(now time.Time, ids *IDs, services []string) *Plan {
-	p := &planner{s: s, now: now.UnixMilli(), ids: ids, out: &Plan{Wakes: map[string]int64{}}, have: map[int32]int32{}}
+	p := &planner{s: s, now: now.UnixMilli(), ids: ids, out: &Plan{Wakes: map[string]int64{}}, have: tally{n: make([]int32, len(s.byID))}}
 	if services == nil {
 		services = s.Services()
 	}
@@ -143,7 +143,7 @@ type planner struct {
 	// Of the service at hand:
 	v        *Service
 	wants    []want
-	have     map[int32]int32 // its tasks that are meant to run, by node
+	have     tally // its tasks that are meant to run, by node
 	dirty    []*unit
 	inflight int
 	sorted   []*Task
@@ -159,6 +159,39 @@ type want struct {
 	drained []*Task // stop these when there is no place for it
 }
 
+// tally counts per node and forgets fast.
+type tally struct {
+	n       []int32
+	touched []int32
+}
+
+func (t *tally) add(i, d int32) {
+	if t.n[i] == 0 {
+		t.touched = append(t.touched, i)
+	}
+	t.n[i] += d
+}
+
+func (t *tally) reset() {
+	for _, i := range t.touched {
+		t.n[i] = 0
+	}
+	t.touched = t.touched[:0]
+}
+
+// counts are the nodes with any, for the engine.
+func (t *tally) counts() []place.Count {
+	slices.Sort(t.touched)
+	t.touched = slices.Compact(t.touched)
+	out := make([]place.Count, 0, len(t.touched))
+	for _, i := range t.touched {
+		if t.n[i] > 0 {
+			out = append(out, place.Count{Node: i, N: t.n[i]})
+		}
+	}
+	return out
+}
+
 func (p *planner) change(c Change) { p.out.Changes = append(p.out.Changes, c) }
 
 func (p *planner) wake(at int64) {
@@ -170,7 +203,7 @@ func (p *planner) wake(at int64) {
 func (p *planner) service(v *Service) {
 	p.v = v
 	p.wants, p.dirty, p.inflight = p.wants[:0], nil, 0
-	clear(p.have)
+	p.have.reset()
 	if !v.Exists {
 		p.gone(v)
 		return
@@ -212,7 +245,7 @@ func (p *planner) collect() {
 		default:
 			p.sorted = append(p.sorted, t)
 			if n := t.Node(); n != nil && n.index >= 0 && t.wanted() {
-				p.have[n.index]++
+				p.have.add(n.index, 1)
 			}
 		}
 	}

@@ -134,14 +134,14 @@ func (m *sim) rest() {
 				key = (&planner{s: m.s}).unitNode(t).ID
 			}
 			slots[key]++
-			blocked := v.rollout != nil && v.rollout.Status.State == stateUpdating
+			blocked := v.rollout.going()
 			switch {
 			case n == nil:
 				if t.more().Err == "" {
 					m.dump()
 					m.fatal.Fatalf("task %s waits without a reason", t.ID)
 				}
-			case t.State() != Running && !blocked && n.State != skepv1.NodeState_NODE_STATE_UNKNOWN && n.State != skepv1.NodeState_NODE_STATE_DOWN:
+			case t.State() != Running && !blocked && !(v.perNode() && !n.accepts()) && n.State != skepv1.NodeState_NODE_STATE_UNKNOWN && n.State != skepv1.NodeState_NODE_STATE_DOWN:
 				m.dump()
 				m.fatal.Fatalf("task %s on %s rests in state %v", t.ID, n.ID, t.State())
 			case !v.perNode() && (n.lost() || n.drained()):
@@ -153,7 +153,7 @@ func (m *sim) rest() {
 			if v.perNode() && m.s.nodes[k] != nil && !m.s.nodes[k].accepts() {
 				continue // nothing begins or ends there
 			}
-			if n > 1 && (v.rollout == nil || v.rollout.Status.State != stateUpdating) {
+			if n > 1 && !v.rollout.going() {
 				m.dump()
 				m.fatal.Fatalf("%d tasks of %s unit %s", n, v.ID, k)
 			}
@@ -166,7 +166,7 @@ func (m *sim) rest() {
 			continue
 		}
 		for _, n := range m.s.byID {
-			if n.accepts() && v.wantsOn(n) && slots[n.ID] != 1 && (slots[n.ID] != 2 || v.rollout.GetStatus().GetState() != stateUpdating) {
+			if n.accepts() && v.wantsOn(n) && slots[n.ID] != 1 && (slots[n.ID] != 2 || !v.rollout.going()) {
 				m.dump()
 				m.fatal.Fatalf("%s has %d tasks on %s", v.ID, slots[n.ID], n.ID)
 			}

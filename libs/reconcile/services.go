@@ -39,6 +39,7 @@ type Service struct {
 	never     bool                    // a constraint does not parse: no node suits
 	restart   restartPolicy
 	update    updatePolicy
+	back      bool // the newest revision came of a rollback
 
 	tasks   []*Task
 	spare   []*Page // pages of unplaced tasks
@@ -133,6 +134,9 @@ func (s *State) putService(id string, o *skepv1.Service) {
 		v.restart.delay = ms(r.GetDelay())
 	}
 	u := spec.GetUpdate()
+	if v.back = o.GetRollbackTo() != 0; v.back {
+		u = spec.GetRollback()
+	}
 	v.update = updatePolicy{parallelism: int(u.GetParallelism()), delay: ms(u.GetDelay()), startFirst: u.GetOrder() == skepv1.UpdateOrder_UPDATE_ORDER_START_FIRST}
 	if u == nil {
 		v.update.parallelism = 1

@@ -84,11 +84,14 @@ func (p *planner) settle(u *unit, frozen bool) {
 		u.fresh, u.stale = u.stale[0], nil
 		p.advance(u, frozen)
 	case frozen || done:
-	case len(u.stale) > 0:
-		p.dirty = append(p.dirty, u)
+	case len(u.stale) > 0 && len(u.drained) > 0:
+		// First this, then in the next plan the update: never three of one slot.
 		for _, t := range u.drained {
 			p.stop(t, "its node is drained")
 		}
+		p.inflight++
+	case len(u.stale) > 0:
+		p.dirty = append(p.dirty, u)
 	case len(u.drained) > 0:
 		p.leave(u)
 	default:
@@ -265,7 +268,7 @@ func (p *planner) stop(t *Task, reason string) {
 // unhave: it no longer counts as a task of the service on its node.
 func (p *planner) unhave(t *Task) {
 	if n := t.Node(); n != nil && n.index >= 0 && t.wanted() {
-		p.have[n.index]--
+		p.have.add(n.index, -1)
 	}
 }
 
