@@ -183,7 +183,7 @@ func (c *cluster) await(what string, limit time.Duration, check func() string) t
 // task is a row of `service ps`.
 type task struct{ ID, Name, Node, Desired, State, Error string }
 
-const taskFormat = "{{.ID}}\t{{.Name}}\t{{.Node}}\t{{.DesiredState}}\t{{.CurrentState}}\t{{.Error}}"
+const taskFormat = "{{.ID}}\t{{.Name}}\t{{.Node}}\t{{.DesiredState}}\t{{.CurrentState}}\t{{.Error}}\t."
 
 // tasks lists a service's tasks, history included.
 func (c *cluster) tasks(service string) []task {
@@ -195,7 +195,7 @@ func parseTasks(out string) []task {
 	var ts []task
 	for _, line := range strings.Split(out, "\n") {
 		f := strings.Split(line, "\t")
-		if len(f) < 6 {
+		if len(f) != 7 {
 			continue
 		}
 		ts = append(ts, task{ID: f[0], Name: strings.TrimLeft(f[1], `\_ `), Node: f[2], Desired: f[3], State: f[4], Error: f[5]})
@@ -269,9 +269,9 @@ func (c *cluster) awaitContainers(n int, limit time.Duration, hosts ...string) {
 func (c *cluster) nodeStates() map[string]string {
 	c.t.Helper()
 	out := map[string]string{}
-	for _, line := range strings.Split(c.skep("node", "ls", "--format", "{{.Hostname}}\t{{.Status}}\t{{.Availability}}\t{{.ManagerStatus}}"), "\n") {
-		if f := strings.Split(line, "\t"); len(f) == 4 {
-			out[f[0]] = strings.Join(f[1:], " ")
+	for _, line := range strings.Split(c.skep("node", "ls", "--format", "{{.Hostname}}\t{{.Status}}\t{{.Availability}}\t{{.ManagerStatus}}\t."), "\n") {
+		if f := strings.Split(line, "\t"); len(f) == 5 {
+			out[f[0]] = strings.TrimSpace(strings.Join(f[1:4], " "))
 		}
 	}
 	return out
@@ -295,7 +295,7 @@ awk '$5 ~ "^/run/skep/(netns|containerd)/.*/" || $5 ~ "/agent/tasks/" {print "mo
 ip -o link show type veth | grep -v ' eth0' | awk '{print "device", $2}'
 ls /var/lib/skep/agent/tasks 2>/dev/null | sed 's/^/folder /'
 find /sys/fs/cgroup/pids/skep /sys/fs/cgroup/skep -mindepth 2 -type d 2>/dev/null | sed 's/^/cgroup /'
-pgrep -af containerd-shim | sed 's/^/shim /'
+pgrep -x containerd-shim | sed 's/^/shim /'
 true`
 
 // awaitClean waits until no host has a trace of any task.

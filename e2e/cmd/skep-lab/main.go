@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"sort"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -27,7 +26,7 @@ const usage = `skep-lab makes many hosts on one machine, and a skep cluster on t
   skep-lab kill HOST                    power-off: every process gone at once, the disk stays
   skep-lab start HOST                   switch it on again
   skep-lab cut HOST | heal HOST         pull a host's network cable, put it back
-  skep-lab logs HOST                    print the log of a host's daemon
+  skep-lab logs [-containerd] HOST      print the log of a host's daemon, or of its containerd
   skep-lab ps                           the hosts of the lab
   skep-lab ls                           the labs of this machine
   skep-lab down [-all]                  end everything and leave nothing
@@ -72,13 +71,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs.SetOutput(io.Discard)
 	fs.StringVar(&name, "name", name, "")
 	var o lab.Options
-	var all bool
+	var all, containerd bool
 	switch verb {
 	case "up":
 		fs.IntVar(&o.Hosts, "n", 3, "")
 		fs.IntVar(&o.Managers, "managers", 1, "")
 		fs.BoolVar(&o.NoCluster, "no-cluster", false, "")
 		fs.BoolVar(&o.Race, "race", false, "")
+	case "logs":
+		fs.BoolVar(&containerd, "containerd", false, "")
 	case "down":
 		fs.BoolVar(&all, "all", false, "")
 	}
@@ -127,7 +128,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case "heal":
 		return act(func(l *lab.Lab, host string) error { return l.Heal(ctx, host) })
 	case "logs":
-		return act(func(l *lab.Lab, host string) error { return logs(l, host, stdout) })
+		return act(func(l *lab.Lab, host string) error { return logs(l, host, containerd, stdout) })
 	case "ps":
 		return ps(name, stdout)
 	case "ls":
@@ -200,37 +201,25 @@ func become(name, host string, argv []string) error {
 	return l.Become(host, argv...)
 }
 
-func logs(l *lab.Lab, host string, stdout io.Writer) error {
+func logs(l *lab.Lab, host string, containerd bool, stdout io.Writer) error {
 	files, err := l.LogFiles(host)
 	if err != nil {
 		return err
 	}
-	names := make([]string, 0, len(files))
-	for n := range files {
-		names = append(names, n)
+	which := "skep"
+	if _, ok := files[which]; !ok {
+		which = "registry"
 	}
-	sort.Sort(sort.Reverse(sort.StringSlice(names))) // skep before containerd
-	found := false
-	for _, n := range names {
-		f, err := os.Open(files[n])
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		found = true
-		fmt.Fprintf(stdout, "==> %s <==\n", files[n])
-		_, err = io.Copy(stdout, f)
-		f.Close()
-		if err != nil {
-			return err
-		}
+	if containerd {
+		which = "containerd"
 	}
-	if !found {
-		return fmt.Errorf("host %s has no log: no daemon has run there", host)
+	f, err := os.Open(files[which])
+	if err != nil {
+		return fmt.Errorf("host %s has no such log: %w", host, err)
 	}
-	return nil
+	defer f.Close()
+	_, err = io.Copy(stdout, f)
+	return err
 }
 
 func ps(name string, stdout io.Writer) error {
