@@ -30,6 +30,7 @@ type Feed struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	ready  chan struct{}
+	nudge  chan uint64 // a waiter's doubt: no progress since this revision
 
 	mu      sync.Mutex
 	rev     uint64        // everything up to here has been applied
@@ -42,7 +43,7 @@ func Follow(ctx context.Context, js jetstream.JetStream, bucket subject.Bucket, 
 	ctx, cancel := context.WithCancel(ctx)
 	f := &Feed{
 		js: js, bucket: bucket, filter: ">", apply: apply, cancel: cancel,
-		done: make(chan struct{}), ready: make(chan struct{}), changed: make(chan struct{}),
+		done: make(chan struct{}), ready: make(chan struct{}), nudge: make(chan uint64, 1), changed: make(chan struct{}),
 	}
 	if len(filter) > 0 {
 		f.filter = filter[0]
@@ -61,17 +62,36 @@ func (f *Feed) Revision() uint64 {
 	return f.rev
 }
 
-// Wait returns once everything up to rev has been applied: read your writes.
+// doubtAfter is how long a feed may make no progress towards a revision that is known to exist. A watcher whose
+// server died says nothing for up to 20 s by itself.
+const doubtAfter = 1500 * time.Millisecond
+
+// Wait returns once everything up to rev has been applied: read your writes. rev must have been acknowledged: when
+// the feed stands still on the way to it, the watcher is made anew.
 func (f *Feed) Wait(ctx context.Context, rev uint64) error {
+	var doubt *time.Timer
+	var doubtC <-chan time.Time
 	for {
 		f.mu.Lock()
-		ok, ch := f.rev >= rev, f.changed
+		at, ch := f.rev, f.changed
 		f.mu.Unlock()
-		if ok {
+		if at >= rev {
 			return nil
+		}
+		if doubt == nil {
+			doubt = time.NewTimer(doubtAfter)
+			defer doubt.Stop()
+			doubtC = doubt.C
+		} else {
+			doubt.Reset(doubtAfter)
 		}
 		select {
 		case <-ch:
+		case <-doubtC:
+			select {
+			case f.nudge <- at:
+			default:
+			}
 		case <-f.done:
 			return fmt.Errorf("wait for revision %d of %s: the feed is closed", rev, f.bucket)
 		case <-ctx.Done():
@@ -189,6 +209,10 @@ func (f *Feed) follow(ctx context.Context) error {
 				}
 			}
 			f.step(d, 0)
+		case at := <-f.nudge:
+			if f.Revision() == at && len(w.Updates()) == 0 {
+				return errStalled
+			}
 		case <-check.C:
 			// A watcher can die without a word (server restart, slow consumer). Two looks in a row at a
 			// stream that is ahead of us by the same distance mean that ours did.
