@@ -176,9 +176,15 @@ func TestSweep(t *testing.T) {
 	if err := r.s.statusFeed.Wait(r.ctx(), rev); err != nil {
 		t.Fatal(err)
 	}
+	if rev, err = r.s.nodes.Put(r.ctx(), descKey(id.New()), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.s.nodeFeed.Wait(r.ctx(), rev); err != nil {
+		t.Fatal(err)
+	}
 	r.s.sweepOnce(r.ctx(), time.Now().Add(time.Hour))
 	await(t, "the sweep", func() bool {
-		return len(r.s.ix.Revisions(orphan.Meta.Id)) == 0 && len(r.s.ix.Revisions(svc.Meta.Id)) == 1 && len(r.s.ix.OrphanReports()) == 0
+		return len(r.s.ix.Revisions(orphan.Meta.Id)) == 0 && len(r.s.ix.Revisions(svc.Meta.Id)) == 1 && len(r.s.ix.OrphanReports()) == 0 && len(r.s.ix.OrphanDescriptions()) == 0
 	})
 }
 

@@ -63,6 +63,14 @@ func (s *Service) sweepOnce(ctx context.Context, before time.Time) {
 			s.log.Warn("report of a removed node stays for now", zap.String("node", node), zap.Error(err))
 		}
 	}
+	for node, rev := range s.ix.OrphanDescriptions() {
+		if !s.gone(ctx, nodeKey(node)) {
+			continue
+		}
+		if err := s.nodes.Delete(ctx, descKey(node), rev); err != nil && !errors.Is(err, kv.ErrConflict) {
+			s.log.Warn("description of a removed node stays for now", zap.String("node", node), zap.Error(err))
+		}
+	}
 }
 
 // gone asks the leader whether a key of the spec bucket does not exist.

@@ -229,3 +229,16 @@ func (x *Index) Managers() (certified []string, desired []string, addrs []string
 	slices.Sort(addrs)
 	return certified, desired, addrs
 }
+
+// OrphanDescriptions are descriptions of nodes that are not admitted (any more), with the revision of their keys.
+func (x *Index) OrphanDescriptions() map[string]uint64 {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	out := map[string]uint64{}
+	for id, n := range x.nodes {
+		if n.rev == 0 && n.desc.rev != 0 {
+			out[id] = n.desc.rev
+		}
+	}
+	return out
+}
