@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
@@ -365,3 +366,5 @@ func (f *fake) start(name string, failpoint func(string) error) (*Service, func(
 	}
 	return s, stop
 }
+
+func dur(d time.Duration) *durationpb.Duration { return durationpb.New(d) }
