@@ -160,7 +160,7 @@ func (s *Service) resume(ctx context.Context) error {
 		if j == nil || j.Revision == nil || f.Phase == task.PhaseCreated {
 			continue
 		}
-		s.runtime.Adopt(j)
+		s.runtime.Adopt(j, f.Pid)
 		running++
 	}
 	s.set.Resume(found)
@@ -220,7 +220,7 @@ func (s *Service) Leave(ctx context.Context) error {
 	if err == nil {
 		for taskID, f := range found {
 			if j, _ := s.set.Job(taskID); j != nil && j.Revision != nil && f.Phase != task.PhaseCreated {
-				s.runtime.Adopt(j)
+				s.runtime.Adopt(j, f.Pid)
 			}
 		}
 		s.set.Resume(found)

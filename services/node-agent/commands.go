@@ -188,7 +188,7 @@ func (s *Service) logs(ctx context.Context, sess *stream.Session, body []byte) {
 		refuse(sess, fault.Invalid("cannot read the logs request: %v", err))
 		return
 	}
-	j, _ := s.set.Job(req.GetTaskId())
+	j, st := s.set.Job(req.GetTaskId())
 	if j == nil {
 		refuse(sess, fault.NotFound("task %s is not on node %s", req.GetTaskId(), s.cfg.Hostname))
 		return
@@ -203,6 +203,18 @@ func (s *Service) logs(ctx context.Context, sess *stream.Session, body []byte) {
 	}
 	if req.Until != nil {
 		q.Until = req.Until.AsTime().UnixNano()
+	}
+	if st.State >= skepv1.TaskState_TASK_STATE_COMPLETE && s.keeper.Holds(req.GetTaskId()) {
+		q.Follow = true // it has ended, and its last words come at any moment
+	}
+	for q.Follow && !s.keeper.Holds(req.GetTaskId()) {
+		// Nothing has been written yet, or everything has.
+		if _, st := s.set.Job(req.GetTaskId()); st == nil || st.State >= skepv1.TaskState_TASK_STATE_COMPLETE {
+			break
+		}
+		if wait(ctx, 100*time.Millisecond); ctx.Err() != nil {
+			return
+		}
 	}
 	out := sess.Writer(stream.Out)
 	var buf []byte

@@ -22,10 +22,13 @@ type exits struct {
 }
 
 type waiting struct {
-	done    chan struct{}
-	exit    task.Exit
-	ended   bool
-	started bool // a listing without it means it is lost
+	done  chan struct{}
+	exit  task.Exit
+	ended bool
+	pid   uint32 // of the container that is meant, 0 until it has started
+	// early are exits that came before the pid was known: this container's own, if it was quick, or those of an
+	// earlier try to start it.
+	early map[uint32]task.Exit
 }
 
 func newExits(r *Runtime) *exits { return &exits{r: r, m: map[string]*waiting{}} }
@@ -34,19 +37,28 @@ func newExits(r *Runtime) *exits { return &exits{r: r, m: map[string]*waiting{}}
 func (x *exits) expect(id string) *waiting {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	return x.expectLocked(id)
+}
+
+func (x *exits) expectLocked(id string) *waiting {
 	w := x.m[id]
 	if w == nil {
-		w = &waiting{done: make(chan struct{})}
+		w = &waiting{done: make(chan struct{}), early: map[uint32]task.Exit{}}
 		x.m[id] = w
 	}
 	return w
 }
 
-func (x *exits) begun(id string) {
-	w := x.expect(id)
+// begun says which process is the container's.
+func (x *exits) begun(id string, pid uint32) {
 	x.mu.Lock()
-	w.started = true
-	x.mu.Unlock()
+	defer x.mu.Unlock()
+	w := x.expectLocked(id)
+	w.pid = pid
+	if e, ok := w.early[pid]; ok {
+		w.endLocked(e)
+	}
+	w.early = nil
 }
 
 func (x *exits) forget(id string) {
@@ -55,10 +67,21 @@ func (x *exits) forget(id string) {
 	x.mu.Unlock()
 }
 
-func (x *exits) ended(id string, e task.Exit) {
+func (x *exits) ended(id string, pid uint32, e task.Exit) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if w := x.m[id]; w != nil && !w.ended {
+	w := x.m[id]
+	switch {
+	case w == nil:
+	case w.pid == 0:
+		w.early[pid] = e
+	case w.pid == pid:
+		w.endLocked(e)
+	}
+}
+
+func (w *waiting) endLocked(e task.Exit) {
+	if !w.ended {
 		w.exit, w.ended = e, true
 		close(w.done)
 	}
@@ -104,7 +127,7 @@ func (x *exits) run(ctx context.Context) {
 					continue
 				}
 				if e, ok := v.(*events.TaskExit); ok && e.ID == e.ContainerID {
-					x.ended(e.ContainerID, x.r.exitOf(e.ContainerID, e.ExitStatus, e.ExitedAt.AsTime()))
+					x.ended(e.ContainerID, e.Pid, x.r.exitOf(e.ContainerID, e.ExitStatus, e.ExitedAt.AsTime()))
 				}
 			}
 		}
@@ -116,10 +139,10 @@ func (x *exits) run(ctx context.Context) {
 // relist settles everybody who waits against what there is.
 func (x *exits) relist(ctx context.Context) error {
 	x.mu.Lock()
-	var started []string
+	started := map[string]uint32{}
 	for id, w := range x.m {
-		if w.started && !w.ended {
-			started = append(started, id)
+		if w.pid != 0 && !w.ended {
+			started[id] = w.pid
 		}
 	}
 	x.mu.Unlock()
@@ -127,17 +150,17 @@ func (x *exits) relist(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range started {
+	for id, pid := range started {
 		p := procs[id]
+		if e, ok := x.r.ears.exit(id); ok && e.pid == pid {
+			x.ended(id, pid, x.r.exitOf(id, e.code, e.at))
+			continue
+		}
 		switch {
 		case p == nil:
-			if e, ok := x.r.ears.exit(id); ok {
-				x.ended(id, x.r.exitOf(id, e.code, e.at))
-				continue
-			}
-			x.ended(id, task.Exit{Code: -1, Lost: "the container's shim died, its exit code is not known"})
+			x.ended(id, pid, task.Exit{Code: -1, Lost: "the container's shim died, its exit code is not known"})
 		case p.Status == tasktypes.Status_STOPPED:
-			x.ended(id, x.r.exitOf(id, p.ExitStatus, p.ExitedAt.AsTime()))
+			x.ended(id, p.Pid, x.r.exitOf(id, p.ExitStatus, p.ExitedAt.AsTime()))
 		}
 	}
 	return nil

@@ -100,7 +100,7 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	if cfg.Daemon != nil {
 		r.ears = cfg.Daemon.ears
 	}
-	r.ears.onExit(func(id string, e shimExit) { r.exits.ended(id, r.exitOf(id, e.code, e.at)) })
+	r.ears.onExit(func(id string, e shimExit) { r.exits.ended(id, e.pid, r.exitOf(id, e.code, e.at)) })
 	// A runc beside our shim, not whatever the shim finds; without one, the shim's own choice.
 	r.runc, _ = Find("runc", r.path)
 	for _, dir := range []string{r.execDir(), filepath.Join(cfg.RunDir, "runc")} {
@@ -167,7 +167,7 @@ func (r *Runtime) List(ctx context.Context) (map[string]task.Found, error) {
 	}
 	for id := range out {
 		if e, ok := r.ears.exit(id); ok && procs[id] == nil {
-			out[id] = task.Found{Phase: task.PhaseStopped, Exit: r.exitOf(id, e.code, e.at)}
+			out[id] = task.Found{Phase: task.PhaseStopped, Pid: e.pid, Exit: r.exitOf(id, e.code, e.at)}
 		}
 	}
 	for id, p := range procs {
@@ -175,7 +175,7 @@ func (r *Runtime) List(ctx context.Context) (map[string]task.Found, error) {
 		case tasktypes.Status_RUNNING, tasktypes.Status_PAUSED, tasktypes.Status_PAUSING:
 			out[id] = task.Found{Phase: task.PhaseRunning, Pid: p.Pid}
 		case tasktypes.Status_STOPPED:
-			out[id] = task.Found{Phase: task.PhaseStopped, Exit: r.exitOf(id, p.ExitStatus, p.ExitedAt.AsTime())}
+			out[id] = task.Found{Phase: task.PhaseStopped, Pid: p.Pid, Exit: r.exitOf(id, p.ExitStatus, p.ExitedAt.AsTime())}
 		}
 	}
 	return out, nil

@@ -28,6 +28,7 @@ type shimEars struct {
 }
 
 type shimExit struct {
+	pid  uint32
 	code uint32
 	at   time.Time
 }
@@ -79,7 +80,7 @@ func (s *shimEars) ear(ctx context.Context, id string, asked func()) error {
 	defer c.Close()
 	api := shimapi.NewTTRPCTaskClient(c)
 	sctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
-	_, err = api.State(sctx, &shimapi.StateRequest{ID: id})
+	st, err := api.State(sctx, &shimapi.StateRequest{ID: id})
 	cancel()
 	if err != nil {
 		return err
@@ -89,7 +90,7 @@ func (s *shimEars) ear(ctx context.Context, id string, asked func()) error {
 	if err != nil {
 		return err
 	}
-	e := shimExit{code: r.ExitStatus, at: r.ExitedAt.AsTime()}
+	e := shimExit{pid: st.Pid, code: r.ExitStatus, at: r.ExitedAt.AsTime()}
 	s.mu.Lock()
 	s.heard[id] = e
 	tell := s.tell

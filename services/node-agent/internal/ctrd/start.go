@@ -64,6 +64,7 @@ func (r *Runtime) start(ctx context.Context, j *task.Job) (uint32, error) {
 	for _, m := range root {
 		req.Rootfs = append(req.Rootfs, &apitypes.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
+	r.exits.forget(id) // what an earlier try left
 	r.exits.expect(id)
 	r.ears.forget(id)
 	if _, err := r.tasks.Create(ctx, req); err != nil {
@@ -73,7 +74,7 @@ func (r *Runtime) start(ctx context.Context, j *task.Job) (uint32, error) {
 	if err != nil {
 		return 0, errgrpc.ToNative(err)
 	}
-	r.exits.begun(id)
+	r.exits.begun(id, reply.Pid)
 	r.cfg.Logs.Follow(id, j.Dir, j.Revision.GetSpec().GetTask().GetLogDriver())
 	return reply.Pid, nil
 }
@@ -100,8 +101,8 @@ func (r *Runtime) Wait(ctx context.Context, id string) (task.Exit, error) {
 }
 
 // Adopt makes a container that runs already waited for and its output followed.
-func (r *Runtime) Adopt(j *task.Job) {
-	r.exits.begun(j.ID())
+func (r *Runtime) Adopt(j *task.Job, pid uint32) {
+	r.exits.begun(j.ID(), pid)
 	r.cfg.Logs.Follow(j.ID(), j.Dir, j.Revision.GetSpec().GetTask().GetLogDriver())
 }
 
@@ -127,7 +128,7 @@ func (r *Runtime) Stop(ctx context.Context, j *task.Job) (*task.Exit, error) {
 	case tasktypes.Status_CREATED:
 		return nil, nil // Release deletes it
 	}
-	r.exits.begun(id)
+	r.exits.begun(id, reply.Process.Pid)
 	sig, err := signal.ParseSignal(signalName(j.Container(), r.imageStopSignal(ctx, j)))
 	if err != nil {
 		r.cfg.Log.Warn("unknown stop signal, sending SIGTERM", zap.String("task", id), zap.Error(err))

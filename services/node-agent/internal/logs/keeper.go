@@ -167,6 +167,13 @@ func (k *Keeper) entry(id, dir string, o options) *follower {
 	return f
 }
 
+// Holds tells whether a task's output is still being taken over, or about to be.
+func (k *Keeper) Holds(id string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.tasks[id] != nil
+}
+
 // Raw is where the shim writes; empty with driver none.
 func (k *Keeper) Raw(_, dir string, d *skepv1.LogDriver) (stdout, stderr string) {
 	if o, err := parse(d); err != nil || o.none {
