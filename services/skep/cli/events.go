@@ -80,7 +80,7 @@ func eventLine(e *skepv1.Event) string {
 	for k, v := range e.Attributes {
 		attrs = append(attrs, k+"="+v)
 	}
-	if e.Name != "" {
+	if _, told := e.Attributes["name"]; e.Name != "" && !told {
 		attrs = append(attrs, "name="+e.Name)
 	}
 	sort.Strings(attrs)

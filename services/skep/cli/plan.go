@@ -28,6 +28,14 @@ func (a *app) serviceExplain() *cobra.Command {
 			if err := a.call(cmd.Context(), subject.API("service", "explain"), &skepv1.ExplainRequest{Ref: args[0]}, &r); err != nil {
 				return err
 			}
+			if r.GetService().GetStatus() == nil {
+				// Counting tasks is the state service's affair, not the scheduler's.
+				s, err := a.service(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				r.Service = s
+			}
 			if asJSON {
 				return render.JSONObject(a.Out, &r)
 			}

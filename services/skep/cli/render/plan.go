@@ -119,7 +119,11 @@ func Explain(w io.Writer, r *skepv1.ExplainReply) {
 			if t.NodeHostname != "" {
 				on = " on " + t.NodeHostname
 			}
-			fmt.Fprintf(w, "  %s: %s%s%s\n", t.Name, StateWord(t.GetStatus().GetState()), on, prefixed(": ", why))
+			name := t.Name
+			if name == "" {
+				name = fmt.Sprintf("%s.%d", s.GetSpec().GetName(), t.Slot)
+			}
+			fmt.Fprintf(w, "  %s: %s%s%s\n", name, StateWord(t.GetStatus().GetState()), on, prefixed(": ", why))
 		}
 	}
 	placing(w, r.Placing)

@@ -21,7 +21,9 @@ type Slot struct {
 	Done   bool
 	// GaveUp: it does not run and its restart policy lets nothing replace it.
 	GaveUp bool
-	order  int
+	// Old: it runs an older revision and waits for its turn in the update.
+	Old   bool
+	order int
 }
 
 // Progress is how far a service is from what was asked for.
@@ -54,7 +56,7 @@ func (p *Progress) Reasons() []string {
 	n := map[string]int{}
 	for _, s := range p.Slots {
 		if !s.Done && s.Reason != "" {
-			n[s.Reason]++
+			n[strings.TrimPrefix(s.Reason, again)]++
 		}
 	}
 	var out []string
@@ -69,6 +71,9 @@ func (p *Progress) Reasons() []string {
 	})
 	return out
 }
+
+// again leads the reason of a task that replaces one that ended.
+const again = "restarting after: "
 
 func terminal(s skepv1.TaskState) bool { return s >= skepv1.TaskState_TASK_STATE_COMPLETE }
 
@@ -196,14 +201,14 @@ func judge(s *skepv1.Service, ts []*skepv1.Task, upToDate map[uint64]bool) Slot 
 			for _, t := range ts {
 				if t != pick && t.Revision == pick.Revision && terminal(t.GetStatus().GetState()) {
 					if w := why(t.GetStatus()); w != "" {
-						out.Reason = "restarting after: " + w
+						out.Reason = again + w
 					}
 					break
 				}
 			}
 		}
 		if !fresh {
-			out.Reason = "waiting for its turn in the update"
+			out.Old, out.Reason = true, "waiting for its turn in the update"
 		}
 	case fresh && terminal(st.GetState()):
 		r := s.GetSpec().GetTask().GetRestart()

@@ -23,21 +23,30 @@ type display struct {
 	lastSum  string
 	sumAt    time.Time
 	shown    map[string]string // slot label → what was said of it
+	causes   map[string]string // slot → the failure last told
 	verified bool
+	first    bool // nothing was shown yet
 	extra    string
 }
 
 func newDisplay(o Options) *display {
-	if o.Width == nil {
-		o.Width = func() int { return 80 }
-	}
-	return &display{o: o, notes: map[string]bool{}, shown: map[string]string{}}
+	return &display{o: o, first: true, notes: map[string]bool{}, shown: map[string]string{}, causes: map[string]string{}}
 }
 
 func (d *display) line(format string, a ...any) {
 	if !d.o.Quiet {
 		fmt.Fprintf(d.o.Out, format+"\n", a...)
 	}
+}
+
+// width is the terminal's, 80 where it does not say.
+func (d *display) width() int {
+	if d.o.Width != nil {
+		if w := d.o.Width(); w > 0 {
+			return w
+		}
+	}
+	return 80
 }
 
 // note says something once.
@@ -58,7 +67,7 @@ func (d *display) draw(p *Progress, left time.Duration) {
 		return
 	}
 	if d.o.Terminal {
-		d.repaint(bars(p, left, d.extra, d.o.Width()))
+		d.repaint(bars(p, left, d.extra, d.width()))
 		return
 	}
 	d.changes(p, left)
@@ -180,6 +189,7 @@ func (d *display) repaint(lines []string) {
 
 // changes prints what is new since the last look.
 func (d *display) changes(p *Progress, left time.Duration) {
+	defer func() { d.first = false }()
 	if t := updateLine(p.Status); t != "" {
 		d.note(t)
 	}
@@ -196,10 +206,19 @@ func (d *display) changes(p *Progress, left time.Duration) {
 			if key == "" {
 				key = s.Label
 			}
-			if d.shown[key] != text && s.State != skepv1.TaskState_TASK_STATE_NEW {
-				d.shown[key] = text
-				d.line("%s: %s", key, text)
+			if d.shown[key] == text || s.State == skepv1.TaskState_TASK_STATE_NEW {
+				continue
 			}
+			d.shown[key] = text
+			// What ran before the change is not news, nor is a failure that repeats itself.
+			cause := strings.TrimPrefix(s.Reason, again)
+			if d.first && s.Done || s.Old || !s.Done && cause != "" && d.causes[key] == cause {
+				continue
+			}
+			if cause != "" || s.Done {
+				d.causes[key] = cause
+			}
+			d.line("%s: %s", key, text)
 		}
 	}
 	head := headline(p)

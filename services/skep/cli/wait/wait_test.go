@@ -407,3 +407,20 @@ func TestTerminalRepaints(t *testing.T) {
 		t.Errorf("%q, want %q", b.String(), want)
 	}
 }
+
+// TestRepeatedFailuresAreToldOnce: a task that is rejected over and over fills no screen.
+func TestRepeatedFailuresAreToldOnce(t *testing.T) {
+	var b bytes.Buffer
+	d := newDisplay(Options{Out: &b, Now: time.Now})
+	revs := map[uint64]bool{1: true}
+	bad := func(n int) *skepv1.Task {
+		return task(1, n, 1, shutdown, skepv1.TaskState_TASK_STATE_REJECTED, "no such image: x")
+	}
+	for n := 1; n < 9; n += 2 {
+		d.draw(assess(service(1), []*skepv1.Task{bad(n)}, revs), 0)
+		d.draw(assess(service(1), []*skepv1.Task{bad(n), task(1, n+1, 1, running, preparing, "")}, revs), 0)
+	}
+	d.draw(assess(service(1), []*skepv1.Task{task(1, 10, 1, running, running, "")}, revs), 0)
+	d.draw(assess(service(1), []*skepv1.Task{bad(11)}, revs), 0)
+	golden.Check(t, "repeats", b.String())
+}
