@@ -15,6 +15,7 @@ import (
 // certificate is good for months.
 type members struct {
 	removed func(id string)
+	loaded  func() // after the first look at the store
 
 	mu    sync.RWMutex
 	known map[string]bool // nil until the feed has caught up
@@ -48,6 +49,9 @@ func (m *members) apply(d kv.Delta) {
 		}
 	}
 	m.mu.Unlock()
+	if d.Reset {
+		m.loaded()
+	}
 	for _, id := range gone {
 		m.removed(id)
 	}

@@ -60,7 +60,8 @@ func (d *Daemon) start(ctx context.Context) error {
 
 func (l *localServices) startManager(ctx context.Context) (*nats.Conn, error) {
 	d := l.d
-	m := &members{removed: func(id string) { l.bus.Disconnect(id) }}
+	// A removed node may have connected before the members were known: Sweep closes such connections.
+	m := &members{removed: func(id string) { l.bus.Disconnect(id) }, loaded: func() { l.bus.Sweep() }}
 	b, err := bus.New(bus.Config{
 		NodeID: d.rec.NodeID, DataDir: d.paths.bus(), Listen: d.rec.Listen, Advertise: d.rec.Advertise,
 		RoutePort: d.rec.RoutePort, TLS: d.store, Witness: d.rec.Witness, Revoked: m.revoked, Log: d.log.Named("bus"),
@@ -146,6 +147,7 @@ func (l *localServices) startNode(ctx context.Context, nc *nats.Conn) error {
 	}
 	me, err := mesh.New(mesh.Config{
 		Log: d.log.Named("mesh"), NodeID: d.rec.NodeID, DataDir: d.paths.Data, RunDir: d.paths.Run, Subnet: d.rec.Subnet,
+		Underlay: d.underlay(),
 	})
 	if err != nil {
 		return err
@@ -249,6 +251,14 @@ func (d *Daemon) learnSubnet(ctx context.Context, nc *nats.Conn) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// underlay is the address the other nodes reach this one's containers by.
+func (d *Daemon) underlay() string {
+	if d.rec.DataPath != "" {
+		return d.rec.DataPath
+	}
+	return hostOf(d.rec.Advertise)
 }
 
 // maxTasks is what the operator said, at most what the subnet has addresses for.
