@@ -217,6 +217,41 @@ func TestUpdateThatCannotBePreparedKeepsTheOld(t *testing.T) {
 	is(t, m.wanted("s"), "[1@n1 2@n1]")
 }
 
+// An update whose tasks fail must not burn through tasks: the restart delay rules, the old ones go on.
+func TestBrokenUpdateIsPaced(t *testing.T) {
+	for _, order := range []skepv1.UpdateOrder{skepv1.UpdateOrder_UPDATE_ORDER_STOP_FIRST, skepv1.UpdateOrder_UPDATE_ORDER_START_FIRST} {
+		m := cluster(t, 2)
+		m.service("s", func(s *skepv1.ServiceSpec) { setReplicas(s, 2); s.Update.Order = order })
+		m.converge()
+		m.service("s", func(s *skepv1.ServiceSpec) { s.Task.Container.Image = "broken" })
+		made := map[string]bool{}
+		for range 100 { // a minute
+			m.plan(99, false)
+			m.agents()
+			for _, x := range m.s.services["s"].tasks {
+				if x.Revision == 2 && x.Node() != nil {
+					made[x.ID] = true
+					if st := m.nodes[x.Node().ID].seen[x.ID]; st != nil && TaskState(st.State) <= Running {
+						st.State = skepv1.TaskState(Rejected)
+					}
+				}
+			}
+			m.agents()
+			m.now = m.now.Add(600 * time.Millisecond)
+		}
+		up := 0
+		for _, x := range m.s.services["s"].tasks {
+			if x.Revision == 1 && x.State() == Running && x.Desired == Running {
+				up++
+			}
+		}
+		is(t, up, "2")
+		if len(made) < 5 || len(made) > 26 {
+			t.Fatalf("%v: %d tasks in a minute, the delay is 5 s and there are two slots", order, len(made))
+		}
+	}
+}
+
 func TestPlacementOnlyChangeNeedsNoRestart(t *testing.T) {
 	m := cluster(t, 2)
 	m.service("s", func(s *skepv1.ServiceSpec) { setReplicas(s, 2) })

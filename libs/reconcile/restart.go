@@ -14,19 +14,16 @@ func (p *planner) revive(u *unit) {
 		p.create(u, last, p.goalAfter(last, 0), 0, "update")
 		return
 	}
-	restart, delay, reason := p.policy(u, last)
-	if !restart {
+	_, _, reason := p.policy(u, last)
+	if !last.selfEnded() {
+		if p.v.restart.condition != skepv1.RestartCondition_RESTART_CONDITION_NONE {
+			p.create(u, last, p.goalAfter(last, 0), 0, reason)
+		}
 		return
 	}
-	notBefore := int64(0)
-	if delay > 0 {
-		at := p.now
-		if last.Desired > Complete && last.VerdictAt > 0 {
-			at = last.VerdictAt // found empty by a later plan: the delay runs since the end
-		}
-		if notBefore = at + delay; notBefore > p.now {
-			p.wake(notBefore)
-		}
+	ok, notBefore := p.again(u)
+	if !ok {
+		return
 	}
 	p.create(u, last, p.goalAfter(last, notBefore), notBefore, reason)
 }

@@ -109,7 +109,7 @@ func (p *planner) advance(u *unit, frozen bool) {
 	if t.Node() == nil {
 		if !frozen {
 			w := want{change: -1, task: t, pin: u.node, drained: u.drained}
-			if t.Desired == Ready && len(u.stale) > 0 {
+			if t.Desired == Ready && len(u.stale) > 0 && !p.v.update.startFirst {
 				w.credit = u.stale[0] // it will be held until that one has stopped
 			}
 			p.wants = append(p.wants, w)
@@ -118,17 +118,8 @@ func (p *planner) advance(u *unit, frozen bool) {
 		return
 	}
 	p.count(u, t)
-	olds := len(u.stale) + len(u.drained)
-	if olds > 0 {
-		ready := t.Desired == Ready && t.Seen >= Ready && p.now >= t.NotBefore
-		if ready || t.Desired != Ready && t.State() >= Running {
-			for _, o := range append(u.stale, u.drained...) {
-				p.stop(o, "replaced by "+t.ID)
-			}
-		}
-		if t.NotBefore > p.now {
-			p.wake(t.NotBefore)
-		}
+	if len(u.stale)+len(u.drained) > 0 {
+		p.relieve(u, t)
 		return
 	}
 	if t.Desired != Ready {
@@ -158,6 +149,71 @@ func (p *planner) advance(u *unit, frozen bool) {
 	n := *t
 	n.Desired = p.goal()
 	p.change(Change{Old: t, New: &n, Node: t.Node(), Verb: Start})
+}
+
+// relieve lets t take over from the old tasks of its unit. Start-first, and always when the old ones are only drained: it
+// runs, then they stop. Stop-first: it is prepared, then they stop, then it runs (advance, once they are gone).
+func (p *planner) relieve(u *unit, t *Task) {
+	if p.now < t.NotBefore {
+		p.wake(t.NotBefore)
+		return
+	}
+	olds := slices.Concat(u.stale, u.drained)
+	if t.Desired != Ready {
+		if t.State() >= Running {
+			for _, o := range olds {
+				p.stop(o, "replaced by "+t.ID)
+			}
+		}
+		return
+	}
+	beside := p.v.update.startFirst || len(u.stale) == 0
+	for _, o := range olds {
+		beside = beside && o.Node() != t.Node() // it may stand in that one's place
+	}
+	switch {
+	case beside:
+		p.change(Change{Old: t, Node: t.Node(), Verb: Start, New: t.copyWith(func(n *Task) { n.Desired = p.goal() })})
+	case t.Seen >= Ready:
+		for _, o := range olds {
+			p.stop(o, "replaced by "+t.ID)
+		}
+	}
+}
+
+// again says whether a unit whose newest task failed to take over from an old one may try once more, and when: the
+// restart policy rules here too, or a broken update would burn tasks as fast as they fail. Not ok with a time means not
+// yet: the last one failed while its own delay still ran.
+func (p *planner) again(u *unit) (ok bool, notBefore int64) {
+	last := u.tasks[len(u.tasks)-1]
+	if last.wanted() || !last.sameCore() || !last.selfEnded() {
+		return true, 0
+	}
+	restart, delay, _ := p.policy(u, last)
+	if !restart {
+		return false, 0
+	}
+	if last.NotBefore > p.now {
+		p.wake(last.NotBefore)
+		return false, last.NotBefore
+	}
+	at := p.now
+	if last.Desired > Complete && last.VerdictAt > 0 {
+		at = last.VerdictAt
+	}
+	if at+delay <= p.now {
+		return true, 0
+	}
+	p.wake(at + delay)
+	return true, at + delay
+}
+
+// first is what is desired of a new task at first.
+func (p *planner) first(held bool, notBefore int64) TaskState {
+	if held || notBefore > p.now {
+		return Ready
+	}
+	return p.goal()
 }
 
 // count tells the rollout about a unit that is on its way to the newest revision.
@@ -199,7 +255,15 @@ func (p *planner) leave(u *unit) {
 	for _, t := range u.drained[:len(u.drained)-1] {
 		p.stop(t, "its node is drained")
 	}
-	p.create(u, old, p.goal(), 0, "node "+old.Node().Hostname()+" is drained")
+	ok, notBefore := p.again(u)
+	switch {
+	case !ok && notBefore > 0:
+		return
+	case !ok:
+		p.stop(old, "its node is drained and the service may not be started again")
+		return
+	}
+	p.create(u, old, p.first(false, notBefore), notBefore, "node "+old.Node().Hostname()+" is drained")
 	p.wants[len(p.wants)-1].drained = []*Task{old}
 }
 
@@ -219,11 +283,11 @@ func (p *planner) start(u *unit) {
 		}
 	}
 	reason := fmt.Sprintf("update to revision %d", p.v.revision)
-	if p.v.update.startFirst {
-		p.create(u, old, p.goal(), 0, reason)
-	} else {
-		p.create(u, old, Ready, 0, reason)
-		p.wants[len(p.wants)-1].credit = old
+	if ok, notBefore := p.again(u); ok {
+		p.create(u, old, p.first(!p.v.update.startFirst, notBefore), notBefore, reason)
+		if !p.v.update.startFirst {
+			p.wants[len(p.wants)-1].credit = old
+		}
 	}
 	p.trim(u)
 	for i := begin; i < len(p.out.Changes)-1; i++ {

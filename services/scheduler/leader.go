@@ -35,14 +35,15 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 		return fmt.Errorf("take the fence: %w", err)
 	}
 	wakes := map[string]int64{}
-	all := true
+	all, now := true, true
 	var earliest time.Time
 	for {
-		if err := s.await(ctx, all, earliest, wakes); err != nil {
+		if err := s.await(ctx, now, earliest, wakes); err != nil {
 			return nil //nolint:nilerr // the lease ended, and that is all
 		}
 		begin := time.Now()
 		plan := s.plan(begin, &all, wakes)
+		now = false
 		if plan != nil && !plan.Empty() {
 			n, err := s.commit(ctx, plan, &f)
 			switch {
@@ -57,7 +58,7 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 				if f, err = s.takeFence(ctx, epoch); err != nil {
 					return fmt.Errorf("take the fence again: %w", err)
 				}
-				all = true
+				all, now = true, true
 			}
 			s.cfg.Log.Debug("planned", zap.Int("changes", len(plan.Changes)), zap.Int("committed", n), zap.Duration("dur", time.Since(begin)))
 		}
