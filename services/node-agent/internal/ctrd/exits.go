@@ -98,16 +98,21 @@ func (x *exits) wait(ctx context.Context, id string) (task.Exit, error) {
 }
 
 func (x *exits) run(ctx context.Context) {
+	down := false
 	for ctx.Err() == nil {
 		sub, cancel := context.WithCancel(ctx)
 		msgs, errs := x.r.client.Subscribe(sub, `topic=="/tasks/exit"`)
 		if err := x.relist(ctx); err != nil && ctx.Err() == nil {
-			x.r.cfg.Log.Debug("list after reconnect", zap.Error(err))
+			if !down {
+				x.r.cfg.Log.Debug("containerd does not answer yet", zap.Error(err))
+			}
+			down = true
 			cancel()
 			pause(ctx, 50*time.Millisecond)
 			continue
 		}
 		open := true
+		down = false
 		for open {
 			select {
 			case <-ctx.Done():

@@ -350,5 +350,8 @@ func classify(ref string, err error) error {
 	case errdefs.IsInvalidArgument(err) || errdefs.IsFailedPrecondition(err):
 		return fmt.Errorf("image %s: %w", ref, err)
 	}
+	if t := trouble(err); task.IsTemporary(t) && strings.Contains(err.Error(), "containerd.sock") {
+		return t
+	}
 	return task.Temporary(fmt.Errorf("image %s: %w", ref, err))
 }

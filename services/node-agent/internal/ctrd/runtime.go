@@ -143,7 +143,7 @@ func trouble(err error) error {
 	switch {
 	case errdefs.IsUnavailable(err), errdefs.IsDeadlineExceeded(err), strings.Contains(err.Error(), "ttrpc: closed"),
 		strings.Contains(err.Error(), "connection reset"), strings.Contains(err.Error(), "error reading from server"):
-		return task.Temporary(fmt.Errorf("the container runtime is not answering: %w", err))
+		return task.Soon(fmt.Errorf("the container runtime is not answering: %w", err))
 	case strings.Contains(err.Error(), "no space left on device"):
 		return task.Temporary(fmt.Errorf("no space left on this node's disk: %w", err))
 	}

@@ -119,7 +119,7 @@ func (r *Runtime) Stop(ctx context.Context, j *task.Job) (*task.Exit, error) {
 			}
 			return nil, nil
 		}
-		return nil, task.Temporary(fmt.Errorf("stop container %s: %w", id, err))
+		return nil, task.Soon(fmt.Errorf("stop container %s: %w", id, err))
 	}
 	switch p := reply.Process; p.Status {
 	case tasktypes.Status_STOPPED:
@@ -174,7 +174,7 @@ func (r *Runtime) kill(ctx context.Context, id string, sig uint32) error {
 	_, err := r.tasks.Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: sig})
 	if err != nil {
 		if err = errgrpc.ToNative(err); !errdefs.IsNotFound(err) {
-			return task.Temporary(fmt.Errorf("signal container %s: %w", id, err))
+			return task.Soon(fmt.Errorf("signal container %s: %w", id, err))
 		}
 	}
 	return nil

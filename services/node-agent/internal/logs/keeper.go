@@ -245,6 +245,18 @@ func (k *Keeper) Finish(id string) error {
 		close(f.finish)
 		<-f.done
 		if f.err != nil {
+			// The raw files still hold it: the next Finish tries again.
+			f.end()
+			k.mu.Lock()
+			again := newFollower(k, f.dir, f.opt)
+			again.started, again.poll = true, true
+			k.tasks[id] = again
+			k.wg.Add(1)
+			k.mu.Unlock()
+			go func() {
+				defer k.wg.Done()
+				again.run()
+			}()
 			return f.err
 		}
 	}

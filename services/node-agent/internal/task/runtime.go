@@ -98,6 +98,24 @@ func Temporary(err error) error {
 	return temporary{err}
 }
 
+type soon struct{ error }
+
+func (s soon) Unwrap() error { return s.error }
+
+// Soon marks a temporary error that is over in a moment, such as a restart of containerd: the next try does not
+// wait longer and longer.
+func Soon(err error) error {
+	if err == nil {
+		return nil
+	}
+	return soon{Temporary(err)}
+}
+
+func isSoon(err error) bool {
+	var s soon
+	return errors.As(err, &s)
+}
+
 // IsTemporary tells whether trying again may help.
 func IsTemporary(err error) bool {
 	var t temporary

@@ -171,7 +171,11 @@ func (w *worker) run(ctx context.Context) {
 		}
 		// Only what may be cured by time comes here; a change of mind ends the wait.
 		wait := backoff/2 + rand.N(backoff)
-		backoff = min(2*backoff, maxBackoff)
+		if isSoon(err) {
+			wait = w.set.cfg.Backoff/5 + rand.N(w.set.cfg.Backoff/5)
+		} else {
+			backoff = min(2*backoff, maxBackoff)
+		}
 		select {
 		case <-ctx.Done():
 		case <-w.wake:
