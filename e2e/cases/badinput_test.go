@@ -52,8 +52,8 @@ func TestBadInput(t *testing.T) {
 	})
 
 	sub("names", func(c *cluster) {
-		c.refused(1, []string{"name"}, "service", "create", "--detach", "--name", strings.Repeat("n", 64), "busybox", "sleep", "1000")
-		c.refused(1, []string{"name"}, "service", "create", "--detach", "--name", "a b", "busybox", "sleep", "1000")
+		c.refused(2, []string{"name"}, "service", "create", "--detach", "--name", strings.Repeat("n", 64), "busybox", "sleep", "1000")
+		c.refused(2, []string{"name"}, "service", "create", "--detach", "--name", "a b", "busybox", "sleep", "1000")
 		long := strings.Repeat("n", 63)
 		c.skep("service", "create", "--name", long, "busybox", "sleep", "1000")
 		c.awaitRunning(long, 1, 30*time.Second)

@@ -12,7 +12,7 @@ import (
 // Every kind of process is killed while a service grows from 1 to 50; each time exactly 50 run in the end, and nothing else.
 func TestKillEachProcessDuringScale(t *testing.T) {
 	c := up(t, lab.Options{Race: true})
-	c.skep("service", "create", "--name", "web", "busybox", "sleep", "100000")
+	c.skep("service", "create", "--name", "web", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000")
 	for _, v := range []struct{ host, process string }{
 		{"w1", "containerd"}, {"w1", "skep"}, {"w1", "containerd-shim"}, {"m1", "containerd"}, {"m1", "skep"},
 	} {
@@ -47,7 +47,7 @@ func TestKillEachProcessDuringScale(t *testing.T) {
 // A cut-off node's tasks run elsewhere; after the heal nothing runs twice.
 func TestCutAndHeal(t *testing.T) {
 	c := up(t, lab.Options{})
-	c.skep("service", "create", "--name", "web", "--replicas", "6", "busybox", "sleep", "100000")
+	c.skep("service", "create", "--name", "web", "--replicas", "6", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000")
 	c.awaitRunning("web", 6, time.Minute)
 	onW1 := c.containers("w1")
 	if err := c.Cut(c.ctx, "w1"); err != nil {
@@ -71,7 +71,7 @@ func TestCutAndHeal(t *testing.T) {
 // The only manager stops and starts: containers do not notice, and the cluster goes on where it was.
 func TestManagerRestart(t *testing.T) {
 	c := up(t, lab.Options{})
-	c.skep("service", "create", "--name", "web", "--replicas", "6", "busybox", "sleep", "100000")
+	c.skep("service", "create", "--name", "web", "--replicas", "6", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000")
 	c.awaitRunning("web", 6, time.Minute)
 	before := ids(c.tasks("web"))
 
@@ -135,7 +135,7 @@ func TestFullDisk(t *testing.T) {
 	c.awaitNode("w1", "Ready", 10*time.Second)
 	c.skep("service", "rm", "big")
 	c.awaitClean(time.Minute, "w1")
-	c.skep("service", "create", "--name", "small", "--constraint", "node.hostname==w1", "busybox", "sleep", "100000")
+	c.skep("service", "create", "--name", "small", "--constraint", "node.hostname==w1", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000")
 	c.awaitRunning("small", 1, 30*time.Second)
 	c.skep("service", "create", "--name", "big", "httpd")
 	c.awaitRunning("big", 1, time.Minute)
@@ -144,7 +144,7 @@ func TestFullDisk(t *testing.T) {
 // The daemon of a worker stops and starts: its containers are the same ones after it.
 func TestAgentRestartKeepsContainers(t *testing.T) {
 	c := up(t, lab.Options{Hosts: 2})
-	c.skep("service", "create", "--name", "web", "--replicas", "10", "busybox", "sleep", "100000")
+	c.skep("service", "create", "--name", "web", "--replicas", "10", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000")
 	c.awaitRunning("web", 10, time.Minute)
 	pids := func() string {
 		return c.on("w1", "sh", "-c", "ctr -a /run/skep/containerd.sock -n skep task ls -q | sort; pgrep -x sleep | sort").Stdout
