@@ -124,7 +124,7 @@ func (f *Feed) run(ctx context.Context) {
 }
 
 // checkEvery is how often a silent feed asks the server whether it missed anything.
-const checkEvery = 10 * time.Second
+const checkEvery = 3 * time.Second
 
 var errStalled = errors.New("the watcher stalled")
 

@@ -107,7 +107,8 @@ func (l *localServices) startServices(ctx context.Context, boss *nats.Conn) erro
 		}
 		nc[name] = c
 	}
-	st, err := state.New(state.Config{NC: nc["state"], Log: d.log.Named("state"), NodeID: d.rec.NodeID, Version: d.version})
+	addrs := func() []string { return []string{d.rec.Advertise} }
+	st, err := state.New(state.Config{NC: nc["state"], Log: d.log.Named("state"), NodeID: d.rec.NodeID, Version: d.version, ManagerAddrs: addrs})
 	if err != nil {
 		return err
 	}
@@ -117,7 +118,6 @@ func (l *localServices) startServices(ctx context.Context, boss *nats.Conn) erro
 	if err := d.initialise(ctx, boss); err != nil {
 		return err
 	}
-	addrs := func() []string { return []string{d.rec.Advertise} }
 	va, err := vault.New(vault.Config{NC: nc["vault"], Log: d.log.Named("vault"), Dir: d.paths.vault(), NodeID: d.rec.NodeID, ManagerAddrs: addrs, Version: d.version})
 	if err != nil {
 		return err
