@@ -42,6 +42,7 @@ type Service struct {
 	cluster atomic.Pointer[skepv1.ClusterSpec]
 	leaving atomic.Bool
 	running atomic.Bool
+	quit    chan struct{} // closed by Close
 	stopped chan struct{}
 }
 
@@ -51,7 +52,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		cfg: cfg, log: cfg.Log, session: id.New(), ready: make(chan struct{}), stopped: make(chan struct{}),
+		cfg: cfg, log: cfg.Log, session: id.New(), ready: make(chan struct{}), quit: make(chan struct{}), stopped: make(chan struct{}),
 		ask: make(chan struct{}, 1), desc: make(chan struct{}, 1),
 	}
 	s.leaving.Store(cfg.Leaving)
@@ -78,6 +79,15 @@ func (s *Service) Run(ctx context.Context) (err error) {
 		return errors.New("agent: it runs already")
 	}
 	defer close(s.stopped)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-s.quit:
+			cancel()
+		}
+	}()
 	if err := s.start(ctx); err != nil {
 		return err
 	}
@@ -191,12 +201,12 @@ func (s *Service) shutdown() error {
 // SetLeaving says whether the end of Run is reported as the node's leaving.
 func (s *Service) SetLeaving(leaving bool) { s.leaving.Store(leaving) }
 
-// Close waits for Run to end; its context must have ended.
+// Close ends Run and waits for it. Containers run on.
 func (s *Service) Close() error {
-	if !s.running.Load() {
-		return nil
+	s.once.Do(func() { close(s.quit) })
+	if s.running.Load() {
+		<-s.stopped
 	}
-	s.once.Do(func() { <-s.stopped })
 	return nil
 }
 

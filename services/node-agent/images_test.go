@@ -205,6 +205,16 @@ func TestImages(t *testing.T) {
 		}
 		ids := n.put(1, with("tool:1", ""))
 		n.state(running, ids...)
+		pinned := n.put(1, with("docker.io/library/tool:1@"+p.Digest, ""))
+		n.state(running, pinned...)
+		n.want(shutdown, pinned...)
+		n.state(shutdown, pinned...)
+		// The tag moves on; what tasks were made from stays.
+		n.load(archive(t, "index.docker.io/library/tool:1", busybox(t, map[string]string{"etc/t": "newer"}, nil)))
+		again := n.put(1, with("docker.io/library/tool:1@"+p.Digest, ""))
+		n.state(running, again...)
+		n.want(shutdown, again...)
+		n.state(shutdown, again...)
 		n.want(shutdown, ids...)
 		n.state(shutdown, ids...)
 		r := &skepv1.RemoveImageReply{}

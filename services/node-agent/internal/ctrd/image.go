@@ -117,6 +117,9 @@ func (s *Images) Ensure(ctx context.Context, ref string, auth []byte, progress f
 			return img, nil
 		}
 		if img, err := s.local(ctx, p); err == nil {
+			if err := s.pin(ctx, p, img); err != nil {
+				return nil, classify(ref, err)
+			}
 			return s.ready(ctx, img)
 		} else if !errdefs.IsNotFound(err) {
 			return nil, classify(ref, err)
@@ -164,6 +167,21 @@ func (s *Images) local(ctx context.Context, p parsed) (images.Image, error) {
 		}
 	}
 	return images.Image{}, fmt.Errorf("image %s: %w", p.name(), errdefs.ErrNotFound)
+}
+
+// pin gives an image that is here under a tag a name of its own: tags move on, and what tasks run must not go with them.
+func (s *Images) pin(ctx context.Context, p parsed, img images.Image) error {
+	if img.Name == p.name() {
+		return nil
+	}
+	rec := images.Image{Name: p.name(), Target: img.Target, Labels: map[string]string{}}
+	if p.tag != "" {
+		rec.Labels[labelTag] = p.tag
+	}
+	if _, err := s.client.ImageService().Create(ctx, rec); err != nil && !errdefs.IsAlreadyExists(err) {
+		return fmt.Errorf("keep image %s: %w", p.name(), err)
+	}
+	return nil
 }
 
 // ready unpacks the image if need be and reads its configuration.
@@ -247,12 +265,13 @@ func (s *Images) List(ctx context.Context) ([]Listed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
-	named := map[string]bool{}
+	named, tags := map[string]bool{}, map[string]bool{}
 	for _, img := range all {
 		if !strings.Contains(img.Name, "@") {
 			p, err := parseRef(img.Name)
 			if err == nil {
 				named[p.repo+"@"+img.Target.Digest.String()] = true
+				tags[p.repo+":"+p.tag] = true
 			}
 		}
 	}
@@ -265,7 +284,7 @@ func (s *Images) List(ctx context.Context) ([]Listed, error) {
 		if p, err := parseRef(img.Name); err == nil {
 			if p.digest != "" {
 				p.tag = img.Labels[labelTag]
-				if p.tag == "" {
+				if p.tag == "" || tags[p.repo+":"+p.tag] { // or the tag means another one by now
 					p.tag = "<none>"
 				}
 			}
