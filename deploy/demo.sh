@@ -84,6 +84,15 @@ down() {
 	awk -v d=$data -v r=$run 'index($5, d"/") == 1 || index($5, r"/") == 1 {print $5}' /proc/self/mountinfo | sort -r | xargs -r -n1 umount -l
 	for l in $(ip -o link show | awk -F': ' '/ skep0| skin0/ {sub("@.*", "", $2); print $2}'); do ip link del "$l"; done
 	for t in $(nft list tables 2>/dev/null | awk '$3 ~ /^skep/ {print $2":"$3}'); do nft delete table "${t%%:*}" "${t#*:}"; done
+	for table in filter nat mangle; do # our chains carry our name; the rules that jump to them go first
+		iptables -t $table -S 2>/dev/null | sed -n 's/^-A \(.* -j SKEP-.*\)/-D \1/p; ' | grep -v '^-D SKEP-' | while read -r rule; do
+			# shellcheck disable=SC2086
+			iptables -t $table $rule
+		done
+		for c in $(iptables -t $table -S 2>/dev/null | sed -n 's/^-N \(SKEP-.*\)/\1/p'); do
+			iptables -t $table -F "$c" && iptables -t $table -X "$c"
+		done
+	done
 	[ ! -e $mark/sysctls ] || while IFS='=' read -r k v; do [ -z "$v" ] || sysctl -qw "$k=$v" || true; done <$mark/sysctls
 	for _ in $(seq 50); do
 		find /sys/fs/cgroup/skep /sys/fs/cgroup/*/skep -type d 2>/dev/null | sort -r | xargs -r rmdir 2>/dev/null && break
