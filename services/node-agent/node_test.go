@@ -1,14 +1,9 @@
 package agent
 
 import (
-	"archive/tar"
-	"bufio"
 	"bytes"
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,12 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
@@ -87,11 +76,23 @@ func tools(t testing.TB) {
 	}
 }
 
+// TestMain removes what the whole run shares.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if initDir != "" {
+		_ = os.RemoveAll(initDir) // a leftover of a test run in the temporary directory
+	}
+	os.Exit(code)
+}
+
+var initDir string
+
 var initBinary = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "skep-init")
 	if err != nil {
 		return "", err
 	}
+	initDir = dir
 	cmd := exec.Command("go", "build", "-o", dir, "./cmd/skep-init")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -430,89 +431,6 @@ func (n *node) load(archive []byte) []string {
 	return r.Names
 }
 
-// busybox builds the test image, with changes.
-func busybox(t testing.TB, files map[string]string, change func(*v1.ConfigFile)) v1.Image {
-	t.Helper()
-	bin, err := exec.LookPath("busybox")
-	if err != nil {
-		t.Fatal("busybox is not installed: apt-get install busybox-static")
-	}
-	body, err := os.ReadFile(bin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	add := func(h *tar.Header, body []byte) {
-		h.Size = int64(len(body))
-		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(body); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, d := range []string{"bin", "etc", "tmp", "proc", "sys", "dev", "run"} {
-		mode := int64(0o755)
-		if d == "tmp" {
-			mode = 0o1777
-		}
-		add(&tar.Header{Name: d + "/", Typeflag: tar.TypeDir, Mode: mode}, nil)
-	}
-	add(&tar.Header{Name: "bin/busybox", Mode: 0o755}, body)
-	for _, l := range strings.Fields("sh sleep cat echo ls id env head tail true false hostname grep touch dd seq kill trap test mount stty ulimit wc mkdir rm stat ps nc yes sync printf tr tty") {
-		add(&tar.Header{Name: "bin/" + l, Typeflag: tar.TypeLink, Linkname: "bin/busybox", Mode: 0o755}, nil)
-	}
-	add(&tar.Header{Name: "etc/passwd", Mode: 0o644}, []byte("root:x:0:0::/root:/bin/sh\napp:x:1234:1234::/home/app:/bin/sh\n"))
-	add(&tar.Header{Name: "etc/group", Mode: 0o644}, []byte("root:x:0:\napp:x:1234:\nextra:x:777:app\n"))
-	for name, text := range files {
-		if d := filepath.Dir(name); d != "." {
-			add(&tar.Header{Name: d + "/", Typeflag: tar.TypeDir, Mode: 0o755, Uid: 1234, Gid: 1234}, nil)
-		}
-		add(&tar.Header{Name: name, Mode: 0o640, Uid: 1234, Gid: 1234}, []byte(text))
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	layer, err := tarball.LayerFromReader(&b, tarball.WithMediaType(types.OCILayer)) //nolint:staticcheck // small, and in memory
-	if err != nil {
-		t.Fatal(err)
-	}
-	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
-	if img, err = mutate.AppendLayers(img, layer); err != nil {
-		t.Fatal(err)
-	}
-	cf, err := img.ConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cf = cf.DeepCopy()
-	cf.OS, cf.Architecture = "linux", "amd64"
-	cf.Config.Env = []string{"PATH=/bin", "FROM=image"}
-	cf.Config.Cmd = []string{"sleep", "1000"}
-	if change != nil {
-		change(cf)
-	}
-	if img, err = mutate.ConfigFile(img, cf); err != nil {
-		t.Fatal(err)
-	}
-	return img
-}
-
-// archive is the image as `docker save` writes it.
-func archive(t testing.TB, ref string, img v1.Image) []byte {
-	t.Helper()
-	tag, err := name.NewTag(ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	if err := tarball.Write(tag, img, &b); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
-
 // up is a node with an agent and the test image.
 func up(t testing.TB) *node {
 	t.Helper()
@@ -520,137 +438,4 @@ func up(t testing.TB) *node {
 	n.start()
 	n.load(archive(t, testImage, busybox(t, map[string]string{"data/hello": "from the image"}, nil)))
 	return n
-}
-
-// exec runs a command in a task and returns its output and exit code.
-func (n *node) exec(task string, args ...string) (string, int32) {
-	n.t.Helper()
-	out, code, err := n.tryExec(&skepv1.ExecRequest{TaskId: task, Args: args}, "")
-	if err != nil {
-		n.t.Fatalf("exec %v: %v", args, err)
-	}
-	return out, code
-}
-
-func (n *node) tryExec(req *skepv1.ExecRequest, stdin string) (string, int32, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	req.Stdin = stdin != ""
-	sess, err := stream.Dial(ctx, n.nc, subject.Node(n.id, "exec.open"), n.id, req)
-	if err != nil {
-		return "", 0, err
-	}
-	defer sess.Close()
-	var out, errs bytes.Buffer
-	var wg sync.WaitGroup
-	wg.Add(3)
-	go func() {
-		defer wg.Done()
-		if stdin == "" {
-			return
-		}
-		w := sess.Writer(stream.In)
-		if _, err := w.Write([]byte(stdin)); err != nil {
-			n.t.Errorf("write to exec: %v", err)
-		}
-		if err := w.Close(); err != nil {
-			n.t.Errorf("write to exec: %v", err)
-		}
-	}()
-	go func() { defer wg.Done(); _, _ = out.ReadFrom(sess.Reader(stream.Out)) }()
-	go func() { defer wg.Done(); _, _ = errs.ReadFrom(sess.Reader(stream.Err)) }()
-	wg.Wait()
-	x, err := sess.Wait()
-	if err != nil {
-		return "", 0, err
-	}
-	if x.Err != "" {
-		return out.String() + errs.String(), x.Code, fmt.Errorf("%s", x.Err)
-	}
-	return out.String() + errs.String(), x.Code, nil
-}
-
-// logs reads a task's log, all of it with tail < 0.
-func (n *node) logs(task string, tail int64) []*skepv1.LogEntry {
-	n.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	sess, err := stream.Dial(ctx, n.nc, subject.Node(n.id, "logs.open"), n.id, &skepv1.LogsRequest{TaskId: task, Tail: tail})
-	if err != nil {
-		n.t.Fatalf("logs: %v", err)
-	}
-	defer sess.Close()
-	out, err := readEntries(sess.Reader(stream.Out), -1)
-	if err != nil {
-		n.t.Fatalf("logs: %v", err)
-	}
-	return out
-}
-
-// readEntries reads until the end, or max entries.
-func readEntries(r io.Reader, limit int) ([]*skepv1.LogEntry, error) {
-	br := bufio.NewReader(r)
-	var out []*skepv1.LogEntry
-	for limit < 0 || len(out) < limit {
-		size, err := binary.ReadUvarint(br)
-		if errors.Is(err, io.EOF) {
-			return out, nil
-		}
-		if err != nil {
-			return out, err
-		}
-		b := make([]byte, size)
-		if _, err := io.ReadFull(br, b); err != nil {
-			return out, err
-		}
-		e := &skepv1.LogEntry{}
-		if err := proto.Unmarshal(b, e); err != nil {
-			return out, err
-		}
-		out = append(out, e)
-	}
-	return out, nil
-}
-
-// awaitLogs follows a task's log until it has that many lines.
-func (n *node) awaitLogs(task string, lines int) []*skepv1.LogEntry {
-	n.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	sess, err := stream.Dial(ctx, n.nc, subject.Node(n.id, "logs.open"), n.id, &skepv1.LogsRequest{TaskId: task, Tail: -1, Follow: true})
-	if err != nil {
-		n.t.Fatalf("follow logs: %v", err)
-	}
-	defer sess.Close()
-	out, err := readEntries(sess.Reader(stream.Out), lines)
-	if err != nil || len(out) < lines {
-		n.t.Fatalf("follow logs: %d of %d lines, %v", len(out), lines, err)
-	}
-	return out
-}
-
-// deadConn is a connection that nobody ever answers.
-func deadConn(t testing.TB) *nats.Conn {
-	t.Helper()
-	nc, err := nats.Connect("nats://127.0.0.1:1", nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	return nc
-}
-
-// awaitGone waits until a path below /proc/PID is no more: the process has ended.
-func awaitGone(t testing.TB, path string) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		if _, err := os.Stat(path); err != nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s is still there", path)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
 }
