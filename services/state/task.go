@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/id"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
@@ -132,11 +133,15 @@ func (s *Service) taskQuery(ctx context.Context, in []*skepv1.Filter) (*taskQuer
 	}
 	q := &taskQuery{f: f, labels: map[string]bool{}}
 	for _, v := range f["service"] {
-		id, err := s.findService(ctx, v)
+		sid, err := s.findService(ctx, v)
+		if fault.Is(err, fault.CodeNotFound) && id.Valid(v) {
+			// A service that was removed: whoever waits for its tasks to stop asks by its id.
+			sid, err = v, nil
+		}
 		if err != nil {
 			return nil, err
 		}
-		q.services = append(q.services, id)
+		q.services = append(q.services, sid)
 	}
 	for _, v := range f["node"] {
 		id, err := s.findNode(ctx, v)

@@ -212,3 +212,25 @@ func TestTaskEvents(t *testing.T) {
 		}
 	}
 }
+
+// `service rm` waits for the tasks of what it removed by the service's id.
+func TestTasksOfARemovedService(t *testing.T) {
+	r := newRig(t, kvtest.Server(t))
+	r.init()
+	n := r.admit("w1", skepv1.NodeRole_NODE_ROLE_WORKER)
+	svc := r.mustCreate("web", 1)
+	r.putTasks(n.Meta.Id, record(svc, 1, skepv1.TaskState_TASK_STATE_RUNNING))
+	if _, err := call[skepv1.ServiceReply](r, subject.API("service", "rm"), &skepv1.RemoveServiceRequest{Ref: "web"}); err != nil {
+		t.Fatal(err)
+	}
+	ask := &skepv1.ListTasksRequest{Filters: []*skepv1.Filter{{Key: "service", Values: []string{svc.Meta.Id}}}}
+	l, err := call[skepv1.ListTasksReply](r, subject.API("task", "list"), ask)
+	if err != nil || len(l.Tasks) != 1 {
+		t.Fatalf("a task that still stops must be listed: %v %v", l, err)
+	}
+	r.putTasks(n.Meta.Id)
+	await(t, "no task left", func() bool {
+		l, err := call[skepv1.ListTasksReply](r, subject.API("task", "list"), ask)
+		return err == nil && len(l.Tasks) == 0
+	})
+}
