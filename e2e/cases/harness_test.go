@@ -311,15 +311,11 @@ func (c *cluster) awaitClean(limit time.Duration, hosts ...string) time.Duration
 	})
 }
 
-// signal sends a signal to processes of a host by their exact name, and says how many there were.
+// kill9 ends the newest process of that exact name on a host, or all of them.
 func (c *cluster) kill9(host, name string, all bool) {
 	c.t.Helper()
-	which := "-n"
-	if all {
-		which = ""
-	}
-	if r := c.on(host, "sh", "-c", "pkill -9 "+which+" -x "+name); r.Code != 0 {
-		c.t.Fatalf("no process %s on %s", name, host)
+	if err := c.KillProcess(c.ctx, host, name, all); err != nil {
+		c.t.Fatal(err)
 	}
 }
 

@@ -124,3 +124,16 @@ func (l *Lab) LogFiles(host string) (map[string]string, error) {
 	}
 	return map[string]string{"skep": filepath.Join(lib, "skep.log"), "containerd": filepath.Join(lib, "containerd", "containerd.log")}, nil
 }
+
+// KillProcess ends a host's newest process of that exact name, or all of them, with SIGKILL, and returns when they are gone.
+func (l *Lab) KillProcess(ctx context.Context, host, name string, all bool) error {
+	newest := "-n"
+	if all {
+		newest = ""
+	}
+	script := fmt.Sprintf(`pids=$(pgrep %s -x %s) || exit 1; kill -9 $pids; for p in $pids; do while kill -0 $p 2>/dev/null; do sleep 0.01; done; done`, newest, name)
+	if _, err := l.must(ctx, host, "sh", "-c", script); err != nil {
+		return fmt.Errorf("kill %s: %w", name, err)
+	}
+	return nil
+}

@@ -194,18 +194,24 @@ func (r *rig) cpu(host string) (time.Duration, error) {
 	return time.Duration(ticks * float64(time.Second) / 100), err
 }
 
+// startOne is timed on the host itself: entering it for every look would cost more than the start.
 func (r *rig) startOne() error {
+	const script = `s=$(date +%s%N); skep service create --detach --name one --stop-signal SIGKILL busybox sleep 100000 >/dev/null || exit 1
+until skep service ls --filter name=one --format '{{.Replicas}}' | grep -q '^1/1'; do :; done; echo $(($(date +%s%N) - s))`
 	d, err := r.median(func() (time.Duration, error) {
-		began := time.Now()
-		if _, err := r.skep(busybox("one")...); err != nil {
+		out, err := r.on("m1", "bash", "-c", script)
+		if err != nil {
 			return 0, err
 		}
-		d := time.Since(began)
-		_, err := r.remove("one", all...)
-		return d, err
+		ns, err := strconv.ParseInt(out, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		_, err = r.remove("one", all...)
+		return time.Duration(ns), err
 	})
 	if err == nil {
-		r.note(atMost("1 replica, create → running (CLI included)", 150*time.Millisecond, d, "0.47 s"))
+		r.note(atMost("1 replica, create → running (two CLI calls included)", 150*time.Millisecond, d, "0.47 s"))
 	}
 	return err
 }
@@ -376,7 +382,7 @@ func (r *rig) agentRestart() error {
 		return err
 	}
 	r.note(row{what: "100 containers on one host, PSS of skep and containerd", measured: fmt.Sprintf("%.0f MB", pss)})
-	if _, err := r.on("w1", "pkill", "-9", "-x", "skep"); err != nil {
+	if err := r.KillProcess(r.ctx, "w1", "skep", true); err != nil {
 		return err
 	}
 	began := time.Now()
