@@ -77,20 +77,25 @@ func (g *group) fail(err error) {
 	})
 }
 
-// stop ends all services, the last started first. A service gets a bounded time: what hangs is named and left.
+// stop ends all services, the last started first.
 func (g *group) stop() {
-	const patience = 15 * time.Second
-	for i := len(g.actors) - 1; i >= 0; i-- {
-		a := g.actors[i]
-		a.cancel()
-		select {
-		case <-a.done:
-		case <-time.After(patience):
-			g.log.Error("service does not stop", zap.String("service", a.name), zap.Duration("waited", patience))
-		}
-		if err := a.svc.Close(); err != nil {
-			g.log.Warn("close service", zap.String("service", a.name), zap.Error(err))
-		}
+	for len(g.actors) > 0 {
+		g.stopLast()
 	}
-	g.actors = nil
+}
+
+// stopLast ends the service that was started last. It gets a bounded time: what hangs is named and left.
+func (g *group) stopLast() {
+	const patience = 15 * time.Second
+	a := g.actors[len(g.actors)-1]
+	g.actors = g.actors[:len(g.actors)-1]
+	a.cancel()
+	select {
+	case <-a.done:
+	case <-time.After(patience):
+		g.log.Error("service does not stop", zap.String("service", a.name), zap.Duration("waited", patience))
+	}
+	if err := a.svc.Close(); err != nil {
+		g.log.Warn("close service", zap.String("service", a.name), zap.Error(err))
+	}
 }

@@ -193,9 +193,12 @@ func (l *localServices) connect(name string) (*nats.Conn, error) {
 	return nc, err
 }
 
-// leave stops every task and takes the network and containerd away.
+// leave stops every task and takes the network and containerd away. The agent was started last: it is stopped
+// first, telling the managers that it leaves, and then cleans up.
 func (l *localServices) leave(ctx context.Context) error {
 	if l.agent != nil {
+		l.agent.SetLeaving(true)
+		l.d.group.stopLast()
 		if err := l.agent.Leave(ctx); err != nil {
 			return err
 		}
