@@ -85,7 +85,7 @@ down() {
 	for l in $(ip -o link show | awk -F': ' '/ skep0| skin0/ {sub("@.*", "", $2); print $2}'); do ip link del "$l"; done
 	for t in $(nft list tables 2>/dev/null | awk '$3 ~ /^skep/ {print $2":"$3}'); do nft delete table "${t%%:*}" "${t#*:}"; done
 	for table in filter nat mangle; do # our chains carry our name; the rules that jump to them go first
-		iptables -t $table -S 2>/dev/null | sed -n 's/^-A \(.* -j SKEP-.*\)/-D \1/p; ' | grep -v '^-D SKEP-' | while read -r rule; do
+		iptables -t $table -S 2>/dev/null | sed -n 's/^-A \(.* -j SKEP-.*\)/-D \1/p; ' | { grep -v '^-D SKEP-' || true; } | while read -r rule; do
 			# shellcheck disable=SC2086
 			iptables -t $table $rule
 		done

@@ -254,7 +254,7 @@ func (s *Service) loadImage(ctx context.Context, sess *stream.Session, _ []byte)
 	}
 	b, err := proto.Marshal(&skepv1.LoadImageReply{Names: names})
 	if err == nil {
-		_, err = sess.Writer(stream.Out).Write(b)
+		_, err = sess.Writer(stream.Out).Write(append(binary.AppendUvarint(nil, uint64(len(b))), b...))
 	}
 	if err != nil && !errors.Is(err, io.ErrClosedPipe) {
 		refuse(sess, fault.Unavailable("%v", err))

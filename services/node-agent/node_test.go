@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
+	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -425,7 +426,7 @@ func (n *node) load(archive []byte) []string {
 		n.t.Fatalf("load image: %v %v", x, err)
 	}
 	r := &skepv1.LoadImageReply{}
-	if err := proto.Unmarshal(out.Bytes(), r); err != nil {
+	if err := protodelim.UnmarshalFrom(&out, r); err != nil {
 		n.t.Fatal(err)
 	}
 	return r.Names

@@ -153,7 +153,10 @@ func forget(p Paths) error {
 		return fmt.Errorf("forget the cluster: %w", err)
 	}
 	for _, e := range entries {
-		if e.Name() == "node.json" || e.Name() == "skep.log" || e.Name() == "skep.pid" {
+		switch e.Name() {
+		case "node.json", "skep.log", "skep.pid":
+			continue
+		case "registries.toml": // the administrator's, for the next cluster too
 			continue
 		}
 		if err := os.RemoveAll(p.Data + "/" + e.Name()); err != nil {
