@@ -258,11 +258,18 @@ func TestDiskFull(t *testing.T) {
 	s := n.spec("sleep", "1000")
 	s.Task.Container.Image = h.addr + "/big:1@" + digest
 	ids := n.put(1, s)
-	n.await("the reason in the message", func(m map[string]*skepv1.TaskStatus) bool {
-		return strings.Contains(m[ids[0]].GetMessage(), "no space left on this node's disk")
+	n.await("the reason on show", func(m map[string]*skepv1.TaskStatus) bool {
+		return strings.Contains(m[ids[0]].GetErr(), "no space left on this node's disk")
+	})
+	n.await("that the node gives it up", func(m map[string]*skepv1.TaskStatus) bool {
+		return m[ids[0]].GetState() == skepv1.TaskState_TASK_STATE_REJECTED
+	})
+	again := n.put(2, s)
+	n.await("the reason on show again", func(m map[string]*skepv1.TaskStatus) bool {
+		return strings.Contains(m[again[0]].GetErr(), "no space left on this node's disk")
 	})
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	n.state(running, ids...)
+	n.state(running, again...)
 }

@@ -340,7 +340,7 @@ func classify(ref string, err error) error {
 	case task.IsTemporary(err):
 		return err
 	case strings.Contains(err.Error(), "no space left on device"):
-		return task.Temporary(fmt.Errorf("image %s: no space left on this node's disk: %w", ref, err))
+		return task.NoSpace(fmt.Errorf("image %s: no space left on this node's disk: %w", ref, err))
 	case errors.Is(err, docker.ErrInvalidAuthorization), errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):
 		return fmt.Errorf("image %s: pull access denied, the repository does not exist or needs a login (skep login, --with-registry-auth)", ref)
 	case errors.As(err, &status) && status.StatusCode >= 400 && status.StatusCode < 500 && status.StatusCode != http.StatusTooManyRequests && status.StatusCode != http.StatusRequestTimeout:

@@ -145,7 +145,7 @@ func trouble(err error) error {
 		strings.Contains(err.Error(), "connection reset"), strings.Contains(err.Error(), "error reading from server"):
 		return task.Soon(fmt.Errorf("the container runtime is not answering: %w", err))
 	case strings.Contains(err.Error(), "no space left on device"):
-		return task.Temporary(fmt.Errorf("no space left on this node's disk: %w", err))
+		return task.NoSpace(fmt.Errorf("no space left on this node's disk: %w", err))
 	}
 	return err
 }

@@ -98,6 +98,24 @@ func Temporary(err error) error {
 	return temporary{err}
 }
 
+type full struct{ error }
+
+func (f full) Unwrap() error { return f.error }
+
+// NoSpace marks the temporary error of a full disk: it is tried again for a while, then the task is rejected, since
+// another node may have room.
+func NoSpace(err error) error {
+	if err == nil {
+		return nil
+	}
+	return full{Temporary(err)}
+}
+
+func isNoSpace(err error) bool {
+	var f full
+	return errors.As(err, &f)
+}
+
 type soon struct{ error }
 
 func (s soon) Unwrap() error { return s.error }

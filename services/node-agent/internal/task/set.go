@@ -29,6 +29,8 @@ type Config struct {
 	Changed func()
 	// Backoff is the first wait after a temporary error (default 500 ms, doubled up to 30 s).
 	Backoff time.Duration
+	// NoSpacePatience is how long a full disk is waited for before its tasks are rejected (default 15 s).
+	NoSpacePatience time.Duration
 }
 
 // Set is every task of this node.
@@ -48,6 +50,9 @@ type Set struct {
 
 // Open reads what is on disk. Nothing runs until Resume.
 func Open(cfg Config) (*Set, error) {
+	if cfg.NoSpacePatience <= 0 {
+		cfg.NoSpacePatience = 15 * time.Second
+	}
 	if cfg.Backoff <= 0 {
 		cfg.Backoff = 500 * time.Millisecond
 	}

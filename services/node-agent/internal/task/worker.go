@@ -31,7 +31,8 @@ type worker struct {
 
 	released bool
 	prepared bool
-	found    *Found // what Resume saw, until it was acted on
+	found    *Found    // what Resume saw, until it was acted on
+	noSpace  time.Time // since when the disk is too full to prepare; zero = it is not
 }
 
 func newWorker(s *Set, rec *skepv1.TaskRecord) *worker {
@@ -237,13 +238,18 @@ func (w *worker) prepare(ctx context.Context) error {
 			return err
 		}
 		if err := w.set.store.write(w.id, "spec.pb", rev); err != nil {
+			w.setStatus(func(st *skepv1.TaskStatus) {
+				st.Message, st.Err = "keeping the service's spec on disk: trying again", err.Error()
+			})
 			return err
 		}
 		w.mu.Lock()
 		w.revision = rev
 		w.mu.Unlock()
 	}
-	w.state(skepv1.TaskState_TASK_STATE_PREPARING, "preparing")
+	if w.snapshot().State < skepv1.TaskState_TASK_STATE_PREPARING { // a repetition keeps its reason on show
+		w.state(skepv1.TaskState_TASK_STATE_PREPARING, "preparing")
+	}
 	p, err := w.set.cfg.Runtime.Prepare(ctx, w.job(), func(msg string) {
 		w.setStatus(func(st *skepv1.TaskStatus) { st.Message = msg })
 	})
@@ -251,8 +257,10 @@ func (w *worker) prepare(ctx context.Context) error {
 	case err == nil:
 	case ctx.Err() != nil:
 		return nil // asked to stop, or the agent ends: the next step sees which
-	case IsTemporary(err):
-		w.setStatus(func(st *skepv1.TaskStatus) { st.Message = "preparing: " + err.Error() + " (trying again)" })
+	case IsTemporary(err) && !w.noRoom(err):
+		w.setStatus(func(st *skepv1.TaskStatus) {
+			st.Message, st.Err = "preparing: trying again", err.Error()
+		})
 		return err
 	case w.snapshot().State >= skepv1.TaskState_TASK_STATE_STARTING:
 		w.fail(err)
@@ -268,6 +276,18 @@ func (w *worker) prepare(ctx context.Context) error {
 		st.ContainerId, st.Addresses, st.Ports = p.ContainerID, p.Addresses, p.Ports
 	})
 	return nil
+}
+
+// noRoom reports whether the disk has been full for so long that the task is better off on another node.
+func (w *worker) noRoom(err error) bool {
+	if !isNoSpace(err) {
+		w.noSpace = time.Time{}
+		return false
+	}
+	if w.noSpace.IsZero() {
+		w.noSpace = time.Now()
+	}
+	return time.Since(w.noSpace) > w.set.cfg.NoSpacePatience
 }
 
 func (w *worker) hold(ctx context.Context) error {
@@ -302,7 +322,7 @@ func (w *worker) start(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return nil
 	case IsTemporary(err):
-		w.setStatus(func(st *skepv1.TaskStatus) { st.Message = "starting: " + err.Error() + " (trying again)" })
+		w.setStatus(func(st *skepv1.TaskStatus) { st.Message, st.Err = "starting: trying again", err.Error() })
 		return err
 	}
 	w.fail(err)
