@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
 
 	"skep.dev/libs/subject"
 )
@@ -79,10 +80,41 @@ func Ensure(ctx context.Context, js jetstream.JetStream, replicas int) error {
 	return nil
 }
 
+// Await returns once every stream exists, and says so when it has to wait: a service whose process starts before the
+// broker's has nothing to do until then.
+func Await(ctx context.Context, js jetstream.JetStream, log *zap.Logger) error {
+	for said := false; ; {
+		err := present(ctx, js)
+		if err == nil || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !said {
+			log.Info("waiting for the managers' broker and its streams", zap.Error(err))
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func present(ctx context.Context, js jetstream.JetStream) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for _, c := range Streams(1) {
+		if _, err := js.Stream(ctx, c.Name); err != nil {
+			return fmt.Errorf("look for stream %s: %w", c.Name, err)
+		}
+	}
+	return nil
+}
+
 func ensure(ctx context.Context, js jetstream.JetStream, c jetstream.StreamConfig) error {
-	for {
-		// Without a meta leader nobody answers at all: ask again rather than wait.
-		try, cancel := context.WithTimeout(ctx, 2*time.Second)
+	// Without a meta leader nobody answers at all, and the request is lost: ask again, soon at first.
+	for patience := 250 * time.Millisecond; ; patience = min(2*patience, 4*time.Second) {
+		try, cancel := context.WithTimeout(ctx, patience)
 		_, err := js.CreateStream(try, c)
 		cancel()
 		if err == nil {

@@ -104,6 +104,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	g.Go(func() error { s.heartbeats(gctx); return nil })
 	g.Go(func() error { s.describeLoop(gctx); return nil })
 	g.Go(func() error { return s.resume(gctx) })
+	g.Go(func() error { s.tidy(gctx); return nil })
 	return g.Wait()
 }
 
@@ -181,6 +182,24 @@ func (s *Service) resume(ctx context.Context) error {
 	close(s.ready)
 	s.askSnapshot()
 	return nil
+}
+
+// tidyEvery is how often leftovers are looked for while the agent runs.
+const tidyEvery = 20 * time.Second
+
+// tidy removes, again and again, what belongs to no task of the set.
+func (s *Service) tidy(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-s.ready:
+	}
+	for ctx.Err() == nil {
+		wait(ctx, tidyEvery)
+		if err := s.runtime.Tidy(ctx, s.set.Known); err != nil && ctx.Err() == nil {
+			s.log.Warn("sweep leftovers", zap.Error(err))
+		}
+	}
 }
 
 // shutdown lets go of everything and leaves the containers running.

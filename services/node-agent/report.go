@@ -14,8 +14,12 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
-// coalesce is how far apart reports are while changes keep coming; the first change after quiet goes at once.
-const coalesce = 100 * time.Millisecond
+// Reports are at least gap apart while changes keep coming; the first change after quiet goes at once. A failed one is
+// repeated after firstRetry, then twice as late each time.
+const (
+	gap        = 20 * time.Millisecond
+	firstRetry = 100 * time.Millisecond
+)
 
 // reporter sends the node's whole status: one request in flight, the newest state in each.
 type reporter struct {
@@ -40,7 +44,7 @@ func (r *reporter) run(ctx context.Context) {
 	case <-r.s.ready: // an incomplete status would read as tasks lost
 	}
 	r.changed()
-	backoff := coalesce
+	backoff := firstRetry
 	for {
 		select {
 		case <-ctx.Done():
@@ -59,9 +63,8 @@ func (r *reporter) run(ctx context.Context) {
 			backoff = min(2*backoff, 5*time.Second)
 			continue
 		}
-		backoff = coalesce
-		// Not sooner than this after the last one, so a burst of changes is a few messages.
-		wait(ctx, coalesce/2-time.Since(began))
+		backoff = firstRetry
+		wait(ctx, gap-time.Since(began))
 	}
 }
 

@@ -21,6 +21,16 @@ import (
 
 // Sweep removes what belongs to no known task: containers, snapshots, leases, networks, anonymous volumes, cgroups, shims.
 func (r *Runtime) Sweep(ctx context.Context, known func(task string) bool) error {
+	err := r.sweepLeases(r.ns(ctx))
+	if err != nil {
+		err = fmt.Errorf("sweep leases: %w", err)
+	}
+	return errors.Join(err, r.Tidy(ctx, known))
+}
+
+// Tidy is Sweep while tasks are being made: whatever belongs to a known task, and every lease, is left alone. A
+// containerd that died while it made a container may leave a shim behind that neither it nor the task knows of.
+func (r *Runtime) Tidy(ctx context.Context, known func(task string) bool) error {
 	ctx = r.ns(ctx)
 	var failed []error
 	note := func(what string, err error) {
@@ -28,7 +38,6 @@ func (r *Runtime) Sweep(ctx context.Context, known func(task string) bool) error
 			failed = append(failed, fmt.Errorf("sweep %s: %w", what, err))
 		}
 	}
-	note("leases", r.sweepLeases(ctx))
 	all, err := r.client.ContainerService().List(ctx)
 	note("containers", err)
 	g, gctx := errgroup.WithContext(ctx)
