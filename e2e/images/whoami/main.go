@@ -100,6 +100,9 @@ func serve(listen, version string, sickAfter time.Duration) error {
 			http.Error(w, "ask for /slow?for=2s", http.StatusBadRequest)
 			return
 		}
+		// The head goes out at once: whoever asked knows that the request is being worked on.
+		w.WriteHeader(http.StatusOK)
+		http.NewResponseController(w).Flush()
 		select {
 		case <-time.After(d):
 			io.WriteString(w, answer(r.RemoteAddr))
