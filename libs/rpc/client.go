@@ -28,7 +28,7 @@ func Call(ctx context.Context, nc *nats.Conn, subject string, req, reply proto.M
 	r, err := nc.RequestMsgWithContext(ctx, m)
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
-		return fault.Unavailable("nobody answers %s: is a manager running?", subject)
+		return &nobody{fault.Unavailable("nobody answers %s: is a manager running?", subject)}
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 		return fault.Unavailable("%s did not answer in time", subject)
 	case errors.Is(err, context.Canceled):
@@ -47,6 +47,15 @@ func Call(ctx context.Context, nc *nats.Conn, subject string, req, reply proto.M
 	}
 	return nil
 }
+
+// ErrNobody is in the chain of the error of a Call that no service heard: nothing was done, so even a change can be
+// asked for again.
+var ErrNobody = errors.New("nobody answers")
+
+type nobody struct{ fault *fault.Error }
+
+func (n *nobody) Error() string   { return n.fault.Error() }
+func (n *nobody) Unwrap() []error { return []error{n.fault, ErrNobody} }
 
 // ReplyError is the fault a reply's headers carry, or nil.
 func ReplyError(h nats.Header) error {

@@ -66,6 +66,9 @@ func (d *differ) message(path string, a, b protoreflect.Message) {
 		switch {
 		case p == "task.container.registry_auth":
 			d.add("registry credentials changed")
+		case p == "task.container.image":
+			was, is := images(a.Get(f).String(), b.Get(f).String())
+			d.add("%s %s -> %s", words(p), was, is)
 		case p == "task.container.env":
 			d.env(a.Get(f).List(), b.Get(f).List())
 		case f.IsMap():
@@ -78,6 +81,27 @@ func (d *differ) message(path string, a, b protoreflect.Message) {
 			d.scalar(words(p), f, a, b)
 		}
 	}
+}
+
+// images shortens two references to what tells them apart: the tags, or a dozen digits of the digests when only those
+// differ.
+func images(a, b string) (string, string) {
+	cut := func(s string, digits int) string {
+		name, digest, ok := strings.Cut(s, "@sha256:")
+		switch {
+		case s == "":
+			return "unset"
+		case !ok:
+			return s
+		case digits == 0 || len(digest) < digits:
+			return name
+		}
+		return name + "@sha256:" + digest[:digits]
+	}
+	if x, y := cut(a, 0), cut(b, 0); x != y {
+		return x, y
+	}
+	return cut(a, 12), cut(b, 12)
 }
 
 // isLeaf: durations read better whole.

@@ -12,14 +12,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/fault"
-	"skep.dev/libs/rpc"
 	"skep.dev/services/skep/cli/conn"
 )
 
@@ -39,6 +38,8 @@ type Env struct {
 	Connect func(ctx context.Context) (*nats.Conn, error)
 	Info    func(ctx context.Context) (conn.Info, error)
 	Now     func() time.Time
+	// Patience is how long to wait for a manager that restarts (default 8 s).
+	Patience time.Duration
 }
 
 // app is what commands share: the environment, the global flags and, once a command needs it, the connection.
@@ -48,10 +49,11 @@ type app struct {
 	context string
 	store   conn.Store
 	nc      *nats.Conn
-}
 
-// callTimeout bounds one request to the API.
-const callTimeout = 30 * time.Second
+	mu       sync.Mutex
+	refusals map[*refusal]bool
+	noticed  bool
+}
 
 // New builds the command tree.
 func New(env Env) *cobra.Command {
@@ -66,7 +68,10 @@ func build(env Env) (*cobra.Command, *app) {
 	if env.Now == nil {
 		env.Now = time.Now
 	}
-	a := &app{Env: env, store: conn.DefaultStore(env.Getenv)}
+	if env.Patience == 0 {
+		env.Patience = patience
+	}
+	a := &app{Env: env, store: conn.DefaultStore(env.Getenv), refusals: map[*refusal]bool{}}
 	root := &cobra.Command{
 		Use:           "skep [OPTIONS] COMMAND",
 		Short:         "Run container services across many machines",
@@ -87,7 +92,7 @@ func build(env Env) (*cobra.Command, *app) {
 		runDir = conn.DefaultRunDir
 	}
 	root.PersistentFlags().StringVar(&a.runDir, "run-dir", runDir, "Directory of the local daemon's sockets (env SKEP_RUN_DIR)")
-	root.PersistentFlags().StringVar(&a.context, "context", "", "Name of the context to use (env SKEP_CONTEXT; default: the one chosen with `skep context use`)")
+	root.PersistentFlags().StringVar(&a.context, "context", "", "Name of the context to use (env SKEP_CONTEXT; default: the one chosen with skep context use)")
 	_ = root.RegisterFlagCompletionFunc("context", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		names, err := a.store.List()
 		if err != nil {
@@ -141,7 +146,10 @@ func (a *app) conn(ctx context.Context) (*nats.Conn, error) {
 	if a.Connect != nil {
 		a.nc, err = a.Connect(ctx)
 	} else {
-		a.nc, err = conn.Dial(ctx, conn.Options{RunDir: a.runDir, Context: a.contextName(), Store: a.store})
+		a.nc, err = conn.Dial(ctx, conn.Options{RunDir: a.runDir, Context: a.contextName(), Store: a.store, Patience: a.Patience, Notice: a.notice})
+	}
+	if err == nil {
+		a.nc.SetErrorHandler(a.refused)
 	}
 	return a.nc, err
 }
@@ -189,17 +197,6 @@ func (a *app) node(ctx context.Context, ref string) (string, error) {
 		return i.NodeID, nil
 	}
 	return "", fault.NotFound("node ID not found in /info: this machine is not a node of the cluster; name a node instead of \"self\"")
-}
-
-// call asks the API.
-func (a *app) call(ctx context.Context, subject string, req, reply proto.Message) error {
-	nc, err := a.conn(ctx)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	return rpc.Call(ctx, nc, subject, req, reply)
 }
 
 func (a *app) printf(format string, v ...any) { fmt.Fprintf(a.Out, format, v...) }

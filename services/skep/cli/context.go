@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"net"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -14,7 +13,7 @@ import (
 
 func (a *app) contextCommand() *cobra.Command {
 	return group("context", "Manage the clusters this command can reach",
-		a.contextCreate(), a.contextList(), a.contextUse(), a.contextShow(), a.contextInspect(), a.contextRemove())
+		a.contextIssue(), a.contextImport(), a.contextExport(), a.contextNATS(), a.contextCreate(), a.contextList(), a.contextUse(), a.contextShow(), a.contextInspect(), a.contextRemove())
 }
 
 func (a *app) contextNames(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -29,15 +28,13 @@ func (a *app) contextCreate() *cobra.Command {
 	var c conn.Context
 	var cert, key, ca string
 	cmd := &cobra.Command{Use: "create [OPTIONS] NAME --addr HOST:PORT --cert FILE --key FILE --ca FILE", Short: "Remember a cluster elsewhere", Args: exactArgs(1),
-		Long: "Remember a cluster elsewhere: a manager's address and a client certificate. The certificate and its key are copied into a file only you can read.",
+		Long: "Remember a cluster elsewhere: a manager's address and a client certificate in files of your own; `skep context issue` and `import` do it with one file.\nThe certificate and its key are copied into a file only you can read.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.Name = args[0]
 			if c.Addr == "" {
 				return &usageError{cmd, "--addr is required: host:port of a manager"}
 			}
-			if _, _, err := net.SplitHostPort(c.Addr); err != nil {
-				c.Addr = net.JoinHostPort(c.Addr, "2377")
-			}
+			c.Addr = withPort(c.Addr)
 			for _, f := range []struct {
 				flag, path string
 				to         *string
@@ -139,8 +136,12 @@ func (a *app) contextInspect() *cobra.Command {
 					return nil, err
 				}
 				m := map[string]any{"Name": c.Name, "Addr": c.Addr, "Description": c.Description}
+				if len(c.Others) > 0 {
+					m["Others"] = c.Others
+				}
 				if s, err := pki.Memory([]byte(c.Cert), []byte(c.Key), []byte(c.CA)); err == nil {
-					m["Identity"], m["ClusterID"], m["Expires"] = s.Identity().NodeID, s.Identity().ClusterID, s.Leaf().NotAfter.UTC()
+					id := s.Identity()
+					m["Identity"], m["Role"], m["ClusterID"], m["Expires"] = id.NodeID, id.UserRole, id.ClusterID, s.Leaf().NotAfter.UTC()
 				}
 				return m, nil
 			})
@@ -164,6 +165,9 @@ func (a *app) contextRemove() *cobra.Command {
 					return fmt.Errorf("context %q is in use: choose another with `skep context use default`, or give --force", name)
 				}
 				if err := a.store.Remove(name); err != nil {
+					return err
+				}
+				if err := a.forgetNATS(name); err != nil {
 					return err
 				}
 				if name == a.store.Current() {

@@ -16,7 +16,6 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/stream"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -66,7 +65,7 @@ func (a *app) exec(ctx context.Context, ref string, req *skepv1.ExecRequest) err
 	// Signals are the command's, not ours: they do not end the session.
 	sctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	s, err := stream.Dial(sctx, nc, subject.Node(t.NodeId, "exec.open"), t.NodeId, req)
+	s, err := a.dial(sctx, nc, t.NodeId, "exec.open", req)
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protodelim"
 
-	"skep.dev/libs/rpc"
+	"skep.dev/libs/fault"
 	"skep.dev/libs/stream"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -101,6 +101,12 @@ func (a *app) onNodes(ctx context.Context, nodes []*skepv1.Node, f func(n *skepv
 		}()
 	}
 	wg.Wait()
+	for _, err := range errs {
+		var f *fault.Error
+		if errors.As(err, &f) && f.Code == fault.CodeDenied {
+			return f // of every node it is the same
+		}
+	}
 	return joined(errs)
 }
 
@@ -152,7 +158,7 @@ func (a *app) imagePull() *cobra.Command {
 				ctx, cancel := context.WithTimeout(cmd.Context(), time.Hour)
 				defer cancel()
 				var r skepv1.PullImageReply
-				if err := rpc.Call(ctx, a.nc, subject.Node(n.GetMeta().GetId(), "image.pull"), &skepv1.PullImageRequest{Ref: args[0]}, &r); err != nil {
+				if err := a.ask(ctx, a.nc, subject.Node(n.GetMeta().GetId(), "image.pull"), &skepv1.PullImageRequest{Ref: args[0]}, &r); err != nil {
 					return err
 				}
 				a.printf("%s: %s %s\n", render.Hostname(n), r.Name, r.Digest)
@@ -271,7 +277,7 @@ func (a *app) archive(path string, times int) (open func() (io.ReadCloser, error
 // load sends one archive to one node. The node answers on "out" with a LoadImageReply led by its length.
 func (a *app) load(ctx context.Context, n *skepv1.Node, archive io.Reader) ([]string, error) {
 	id := n.GetMeta().GetId()
-	s, err := stream.Dial(ctx, a.nc, subject.Node(id, "image.load.open"), id, &skepv1.LoadImageRequest{NodeId: id})
+	s, err := a.dial(ctx, a.nc, id, "image.load.open", &skepv1.LoadImageRequest{NodeId: id})
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,6 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/stream"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
 )
@@ -160,7 +159,7 @@ func (r *logRun) open(ctx context.Context, t *skepv1.Task, follow bool) (*stream
 		return nil, err
 	}
 	req := &skepv1.LogsRequest{TaskId: t.GetMeta().GetId(), Follow: follow, Tail: r.req.Tail, Since: r.req.Since, Until: r.req.Until, Stdout: true, Stderr: true}
-	s, err := stream.Dial(ctx, nc, subject.Node(t.NodeId, "logs.open"), t.NodeId, req, stream.WithOpenTimeout(5*time.Second))
+	s, err := r.a.dial(ctx, nc, t.NodeId, "logs.open", req, stream.WithOpenTimeout(5*time.Second))
 	if fault.Is(err, fault.CodeNotFound) {
 		return nil, nil
 	}
@@ -216,8 +215,8 @@ func (r *logRun) warn(t *skepv1.Task, err error) {
 
 // merge prints the logs of several tasks in the order of time.
 func (r *logRun) merge(ctx context.Context, tasks []*skepv1.Task) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	chans := make([]chan *skepv1.LogEntry, len(tasks))
 	for i, t := range tasks {
 		c := make(chan *skepv1.LogEntry, 16)
@@ -235,7 +234,10 @@ func (r *logRun) merge(ctx context.Context, tasks []*skepv1.Task) error {
 					}
 				})
 			}
-			if err != nil && ctx.Err() == nil {
+			switch {
+			case fault.Is(err, fault.CodeDenied):
+				cancel(err) // of every task it would be the same
+			case err != nil && ctx.Err() == nil:
 				r.warn(t, err)
 			}
 		}()
@@ -252,16 +254,18 @@ func (r *logRun) merge(ctx context.Context, tasks []*skepv1.Task) error {
 			}
 		}
 		if first < 0 {
-			return nil
+			break
 		}
 		r.write(tasks[first], heads[first])
 		heads[first] = <-chans[first]
 	}
-	return ctx.Err()
+	return context.Cause(ctx)
 }
 
 // follow prints what the service's tasks write, of new tasks too, until ctx ends or the service is gone.
 func (r *logRun) follow(ctx context.Context, service string) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	wake, stop, err := r.a.watch(ctx, service)
 	if err != nil {
 		return err
@@ -280,7 +284,7 @@ func (r *logRun) follow(ctx context.Context, service string) error {
 		tasks, err := r.a.tasks(ctx, filter("service", service))
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return context.Cause(ctx)
 		case err != nil && !fault.Is(err, fault.CodeUnavailable):
 			return err
 		}
@@ -307,6 +311,9 @@ func (r *logRun) follow(ctx context.Context, service string) error {
 					delete(open, id) // it writes nothing yet: ask again
 					mu.Unlock()
 				}
+				if fault.Is(err, fault.CodeDenied) {
+					cancel(err) // of every task it would be the same
+				}
 				mu.Lock()
 				say := err != nil && ctx.Err() == nil && !told[id]
 				told[id] = told[id] || say
@@ -323,7 +330,7 @@ func (r *logRun) follow(ctx context.Context, service string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return context.Cause(ctx)
 		case <-wake:
 		case <-every.C:
 		}

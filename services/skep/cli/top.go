@@ -101,6 +101,7 @@ func (a *app) top(ctx context.Context, once bool, interval time.Duration) error 
 		_, err = a.Out.Write(text)
 		return err
 	}
+	ctx = impatient(ctx) // the screen says what is wrong
 	fmt.Fprint(a.Out, "\x1b[?1049h\x1b[?25l")
 	defer fmt.Fprint(a.Out, "\x1b[?25h\x1b[?1049l")
 	wake, stop, err := a.watch(ctx, "")

@@ -43,20 +43,20 @@ func (w *waitFlags) add(cmd *cobra.Command) {
 type waitAPI struct{ a *app }
 
 func (w waitAPI) Service(ctx context.Context, id string) (*skepv1.Service, error) {
-	return w.a.service(ctx, id)
+	return w.a.service(impatient(ctx), id)
 }
 
 func (w waitAPI) Tasks(ctx context.Context, id string) ([]*skepv1.Task, error) {
-	return w.a.tasks(ctx, filter("service", id))
+	return w.a.tasks(impatient(ctx), filter("service", id))
 }
 
 func (w waitAPI) Revisions(ctx context.Context, id string) ([]*skepv1.Revision, error) {
-	return w.a.revisions(ctx, id)
+	return w.a.revisions(impatient(ctx), id)
 }
 
 func (w waitAPI) Explain(ctx context.Context, id string) (*skepv1.ExplainReply, error) {
 	var r skepv1.ExplainReply
-	err := w.a.call(ctx, subject.API("service", "explain"), &skepv1.ExplainRequest{Ref: id}, &r)
+	err := w.a.call(impatient(ctx), subject.API("service", "explain"), &skepv1.ExplainRequest{Ref: id}, &r)
 	return &r, err
 }
 

@@ -6,16 +6,16 @@ package conn
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
+	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"skep.dev/libs/fault"
-	"skep.dev/libs/pki"
 )
 
 // DefaultRunDir holds the daemon's sockets.
@@ -37,7 +37,24 @@ type Options struct {
 	RunDir  string // of the local daemon
 	Context string // name of a context; "" = the local daemon
 	Store   Store
-	Timeout time.Duration // for connecting; default 5 s
+	Timeout time.Duration // for one attempt to connect; default 5 s
+	// Patience is how long to try again while the manager is away: it may be restarting. Notice is told once, after a
+	// second.
+	Patience time.Duration
+	Notice   func(text string)
+	// DataDir of the local daemon tells a node whose daemon is down from a machine that is no node; default: the usual one
+	// if RunDir is the usual one.
+	DataDir string
+}
+
+// DefaultDataDir is where a node keeps its state.
+const DefaultDataDir = "/var/lib/skep"
+
+func (o Options) dataDir() string {
+	if o.DataDir == "" && o.RunDir == DefaultRunDir {
+		return DefaultDataDir
+	}
+	return o.DataDir
 }
 
 // Socket is the broker's socket for local root.
@@ -57,6 +74,25 @@ func Dial(ctx context.Context, o Options) (*nats.Conn, error) {
 	if o.Timeout <= 0 {
 		o.Timeout = 5 * time.Second
 	}
+	began, told := time.Now(), false
+	for {
+		nc, err := dial(ctx, o)
+		if err == nil || !fault.Is(err, fault.CodeUnavailable) || time.Since(began) >= o.Patience {
+			return nc, err
+		}
+		if !told && o.Notice != nil && time.Since(began) > time.Second {
+			told = true
+			o.Notice("waiting for a manager: " + err.Error())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func dial(ctx context.Context, o Options) (*nats.Conn, error) {
 	opts := []nats.Option{
 		nats.Name("skep CLI"), nats.Timeout(o.Timeout), nats.MaxReconnects(-1), nats.ReconnectWait(200 * time.Millisecond),
 		nats.IgnoreDiscoveredServers(), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
@@ -78,19 +114,21 @@ func localError(ctx context.Context, o Options, err error) error {
 	c, derr := net.DialTimeout("unix", o.Socket(), o.Timeout)
 	if derr == nil {
 		_ = c.Close()
-		return fault.Unavailable("connect to the manager on this node: %v: is the daemon still starting? See %s", err, "skep.log in its data directory")
+		return fault.Unavailable("the manager on this node is starting, or stopping (%v); its log tells more: %s", err, o.log())
 	}
 	if errors.Is(derr, fs.ErrPermission) {
-		return fault.Denied("permission denied at %s: run this as root, or use a context (skep context create)", o.Socket())
+		return fault.Denied("permission denied at %s: run this as root, or use a context (skep context import)", o.Socket())
 	}
 	info, ierr := LocalInfo(ctx, o.RunDir)
 	switch {
 	case errors.Is(ierr, fs.ErrPermission):
-		return fault.Denied("permission denied at %s: run this as root, or use a context (skep context create)", o.RunDir)
+		return fault.Denied("permission denied at %s: run this as root, or use a context (skep context import)", o.RunDir)
+	case ierr != nil && (errors.Is(derr, syscall.ECONNREFUSED) || o.member()):
+		return fault.Unavailable("the skep daemon of this node is not running: start it with `systemctl start skep` (without systemd: `%s`); its log: %s", o.start(), o.log())
 	case ierr != nil, info.NodeID == "":
 		return ErrNoCluster
 	case info.Role == "manager":
-		return fault.Unavailable("the manager on this node does not accept connections at %s (its state: %s); see skep.log in its data directory", o.Socket(), info.State)
+		return fault.Unavailable("the manager on this node does not take connections (its state: %s); its log tells more: %s", info.State, o.log())
 	}
 	if len(info.ManagerAddrs) > 0 {
 		return fault.Denied("%s Managers: %v", ErrWorker.Message, info.ManagerAddrs)
@@ -98,22 +136,24 @@ func localError(ctx context.Context, o Options, err error) error {
 	return ErrWorker
 }
 
-func dialRemote(o Options, opts []nats.Option) (*nats.Conn, error) {
-	c, err := o.Store.Load(o.Context)
-	if err != nil {
-		return nil, err
+// member reports whether this machine belongs to a cluster, running or not.
+func (o Options) member() bool {
+	if o.dataDir() == "" {
+		return false
 	}
-	id, err := pki.Memory([]byte(c.Cert), []byte(c.Key), []byte(c.CA))
-	if err != nil {
-		return nil, fmt.Errorf("context %s: %w", c.Name, err)
+	_, err := os.Stat(filepath.Join(o.dataDir(), "node.json"))
+	return err == nil
+}
+
+func (o Options) log() string { return filepath.Join(o.dataDir(), "skep.log") }
+
+func (o Options) start() string {
+	s := "skep node run"
+	if o.RunDir != DefaultRunDir {
+		s += " --run-dir " + o.RunDir
 	}
-	opts = append(opts,
-		nats.Secure(pki.ClientTLS(id)), nats.TLSHandshakeFirst(),
-		nats.CustomInboxPrefix("_INBOX_"+id.Identity().NodeID),
-	)
-	nc, err := nats.Connect("tls://"+c.Addr, opts...)
-	if err != nil {
-		return nil, fault.Unavailable("connect to %s (context %s): %v", c.Addr, c.Name, err)
+	if d := o.dataDir(); d != "" && d != DefaultDataDir {
+		s += " --data-dir " + d
 	}
-	return nc, nil
+	return s
 }

@@ -3,7 +3,6 @@ package conn
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -170,7 +169,7 @@ func TestRemote(t *testing.T) {
 	if err := s.Create(Context{Name: "wrong", Addr: srv.Addr().String(), Cert: string(stranger.cert), Key: string(skey), CA: string(other.CertPEM())}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Dial(context.Background(), Options{Context: "wrong", Store: s, Timeout: 10 * time.Second}); !fault.Is(err, fault.CodeUnavailable) || errors.Is(err, context.Canceled) {
+	if _, err := Dial(context.Background(), Options{Context: "wrong", Store: s, Timeout: 10 * time.Second}); !fault.Is(err, fault.CodeDenied) || !strings.Contains(err.Error(), "belongs to another cluster") {
 		t.Errorf("another cluster's context: %v", err)
 	}
 }

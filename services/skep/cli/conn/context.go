@@ -20,11 +20,34 @@ const Local = "default"
 // Context is a cluster elsewhere and the certificate to reach it with. The file holds a private key: mode 0600.
 type Context struct {
 	Name        string `json:"name"`
-	Addr        string `json:"addr"` // host:port of a manager
-	Description string `json:"description,omitempty"`
-	Cert        string `json:"cert"` // PEM
-	Key         string `json:"key"`
-	CA          string `json:"ca"`
+	Addr        string   `json:"addr"`             // host:port of a manager
+	Others      []string `json:"others,omitempty"` // more managers, tried when that one is away
+	Description string   `json:"description,omitempty"`
+	Cert        string   `json:"cert"` // PEM
+	Key         string   `json:"key"`
+	CA          string   `json:"ca"`
+}
+
+// Encode is the form of a context in a file, the same here and on the way to another machine.
+func (c Context) Encode() ([]byte, error) {
+	b, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode context %s: %w", c.Name, err)
+	}
+	return append(b, '\n'), nil
+}
+
+// Parse reads what Encode wrote and checks that it can be used.
+func Parse(text []byte) (Context, error) {
+	var c Context
+	if err := json.Unmarshal(text, &c); err != nil {
+		return c, fault.Invalid("this is not a context: %v; `skep context issue` and `skep context export` write them", err)
+	}
+	if c.Addr == "" || c.Key == "" {
+		return c, fault.Invalid("this is not a context: it lacks an address or a key; `skep context issue` and `skep context export` write them")
+	}
+	_, err := c.identity()
+	return c, err
 }
 
 // Store is the directory of contexts, by default ~/.config/skep.
@@ -83,9 +106,9 @@ func (s Store) Create(c Context) error {
 	if err := os.MkdirAll(filepath.Dir(s.path(c.Name)), 0o700); err != nil {
 		return fmt.Errorf("create context %s: %w", c.Name, err)
 	}
-	b, err := json.MarshalIndent(c, "", "  ")
+	b, err := c.Encode()
 	if err != nil {
-		return fmt.Errorf("create context %s: %w", c.Name, err)
+		return err
 	}
 	f, err := os.OpenFile(s.path(c.Name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
@@ -94,7 +117,7 @@ func (s Store) Create(c Context) error {
 	if err != nil {
 		return fmt.Errorf("create context %s: %w", c.Name, err)
 	}
-	_, err = f.Write(append(b, '\n'))
+	_, err = f.Write(b)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}

@@ -1,0 +1,185 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/pki"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/stream"
+	"skep.dev/libs/subject"
+)
+
+const (
+	// callTimeout bounds one request to the API.
+	callTimeout = 30 * time.Second
+	// patience is how long a request is tried again while a manager restarts or another takes over.
+	patience = 8 * time.Second
+	// retryEvery paces it.
+	retryEvery = 200 * time.Millisecond
+)
+
+type impatientKey struct{}
+
+// impatient is for loops that show what is wrong and try again themselves.
+func impatient(ctx context.Context) context.Context {
+	return context.WithValue(ctx, impatientKey{}, true)
+}
+
+// call asks the API, and asks again for a while when no manager is there to answer.
+func (a *app) call(ctx context.Context, subj string, req, reply proto.Message) error {
+	nc, err := a.conn(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	limit := a.Patience
+	if ctx.Value(impatientKey{}) != nil {
+		limit = 0
+	}
+	for began := time.Now(); ; {
+		err := a.ask(ctx, nc, subj, req, reply)
+		if err == nil || !again(subj, err) || time.Since(began) >= limit {
+			return err
+		}
+		if time.Since(began) > time.Second {
+			a.notice("waiting for a manager: " + err.Error())
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(retryEvery):
+		}
+	}
+}
+
+// reads are the verbs that change nothing.
+var reads = map[string]bool{"list": true, "inspect": true, "explain": true, "revisions": true}
+
+func isRead(subj string) bool {
+	return subj == subject.API("plan", "service") || reads[subj[strings.LastIndexByte(subj, '.')+1:]]
+}
+
+// again: a request nobody heard may be repeated, and a read that was not answered.
+func again(subj string, err error) bool {
+	if !strings.HasPrefix(subj, strings.TrimSuffix(subject.AllAPI, ">")) {
+		return false // a node that does not answer is told at once
+	}
+	return errors.Is(err, rpc.ErrNobody) || fault.Is(err, fault.CodeUnavailable) && isRead(subj)
+}
+
+// ask is one request. It ends early when the broker refuses it, which a plain request would not notice, and when the
+// connection breaks while it is under way.
+func (a *app) ask(ctx context.Context, nc *nats.Conn, subj string, req, reply proto.Message) error {
+	ctx, stop := a.guard(ctx, subj)
+	defer stop()
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	gone := nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	defer nc.RemoveStatusListener(gone)
+	if !nc.IsConnected() && isRead(subj) {
+		return fault.Unavailable("the connection to the manager is broken")
+	}
+	go func() {
+		select {
+		case <-ctx.Done():
+		case _, ok := <-gone:
+			if !ok {
+				return
+			}
+			if isRead(subj) {
+				cut(fault.Unavailable("the connection to the manager broke"))
+				return
+			}
+			cut(fault.Unavailable("the connection to the manager broke before it answered: the change may have been made or not, look before you repeat it"))
+		}
+	}()
+	return caused(ctx, rpc.Call(ctx, nc, subj, req, reply))
+}
+
+// dial opens a stream to a node, and says at once when the broker refuses it.
+func (a *app) dial(ctx context.Context, nc *nats.Conn, node, verb string, req proto.Message, opts ...stream.Option) (*stream.Session, error) {
+	subj := subject.Node(node, verb)
+	gctx, stop := a.guard(ctx, subj)
+	s, err := stream.Dial(gctx, nc, subj, node, req, opts...)
+	if err != nil {
+		err = caused(gctx, err)
+		stop()
+		return nil, err
+	}
+	context.AfterFunc(ctx, stop) // the session lives as long as gctx
+	return s, nil
+}
+
+// caused is the reason we gave for ending a request, if we ended it.
+func caused(ctx context.Context, err error) error {
+	var f *fault.Error
+	if err != nil && errors.As(context.Cause(ctx), &f) {
+		return f
+	}
+	return err
+}
+
+// refusal waits for the broker's refusal of one subject.
+type refusal struct {
+	subj string
+	end  context.CancelCauseFunc
+}
+
+// guard ends the returned context when the broker refuses what is published on subj.
+func (a *app) guard(ctx context.Context, subj string) (context.Context, func()) {
+	ctx, end := context.WithCancelCause(ctx)
+	r := &refusal{subj, end}
+	a.mu.Lock()
+	a.refusals[r] = true
+	a.mu.Unlock()
+	return ctx, func() {
+		a.mu.Lock()
+		delete(a.refusals, r)
+		a.mu.Unlock()
+		end(nil)
+	}
+}
+
+// refused is the connection's error handler.
+func (a *app) refused(_ *nats.Conn, _ *nats.Subscription, err error) {
+	if !errors.Is(err, nats.ErrPermissionViolation) {
+		return
+	}
+	text := strings.ToLower(err.Error())
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for r := range a.refusals {
+		if strings.Contains(text, fmt.Sprintf("publish to %q", strings.ToLower(r.subj))) {
+			r.end(a.denied(r.subj))
+		}
+	}
+}
+
+func (a *app) denied(subj string) error {
+	if c, err := a.store.Load(a.contextName()); err == nil {
+		if user, role, _, err := c.User(); err == nil && role == pki.Viewer {
+			return fault.Denied("the certificate of user %s is a viewer's: it may look at the cluster, but not change anything or reach into tasks (refused: %s); "+
+				"on a manager, `skep context issue --role admin` makes another", user, subj)
+		}
+	}
+	return fault.Denied("the cluster does not let this user do that (refused: %s)", subj)
+}
+
+// notice tells once that something takes longer than it should.
+func (a *app) notice(text string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.noticed {
+		a.noticed = true
+		fmt.Fprintln(a.Err, text)
+	}
+}

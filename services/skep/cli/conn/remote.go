@@ -1,0 +1,104 @@
+package conn
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/pki"
+)
+
+// userPrefix begins the identity of a person's certificate.
+const userPrefix = "user-"
+
+// User is who a context's certificate names, what that user may do (admin, viewer) and until when.
+func (c Context) User() (name, role string, end time.Time, err error) {
+	id, err := c.identity()
+	if err != nil {
+		return "", "", end, err
+	}
+	return strings.TrimPrefix(id.Identity().NodeID, userPrefix), id.Identity().UserRole, id.Leaf().NotAfter, nil
+}
+
+// Inbox is the prefix of the only inboxes the broker lets the user have.
+func (c Context) Inbox() (string, error) {
+	id, err := c.identity()
+	if err != nil {
+		return "", err
+	}
+	return inbox(id), nil
+}
+
+func inbox(id *pki.Store) string { return "_INBOX_" + id.Identity().NodeID }
+
+// identity checks that certificate, key and CA fit together.
+func (c Context) identity() (*pki.Store, error) {
+	id, err := pki.Memory([]byte(c.Cert), []byte(c.Key), []byte(c.CA))
+	if err != nil {
+		return nil, fault.Invalid("context %s: its certificate, key and CA do not fit together: %v", c.Name, err)
+	}
+	return id, nil
+}
+
+// Servers are the managers' addresses, the first one first.
+func (c Context) Servers() []string {
+	out := []string{c.Addr}
+	for _, a := range c.Others {
+		if a != c.Addr {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+func dialRemote(o Options, opts []nats.Option) (*nats.Conn, error) {
+	c, err := o.Store.Load(o.Context)
+	if err != nil {
+		return nil, err
+	}
+	id, err := c.identity()
+	if err != nil {
+		return nil, err
+	}
+	// A refused certificate ends the connection in ways that are hard to tell apart; dates can be checked here.
+	if end := id.Leaf().NotAfter; time.Now().After(end) {
+		return nil, fault.Denied("context %s: its certificate expired on %s; on a manager, `skep context issue %s` makes a new one",
+			c.Name, end.Local().Format("2006-01-02 15:04:05 MST"), strings.TrimPrefix(id.Identity().NodeID, userPrefix))
+	}
+	opts = append(opts,
+		nats.Secure(pki.ClientTLS(id)), nats.TLSHandshakeFirst(), nats.DontRandomize(),
+		nats.CustomInboxPrefix(inbox(id)),
+	)
+	nc, err := nats.Connect("tls://"+strings.Join(c.Servers(), ",tls://"), opts...)
+	if err != nil {
+		return nil, remoteError(c, err)
+	}
+	return nc, nil
+}
+
+// remoteError says what a person can do about a connection that failed.
+func remoteError(c Context, err error) error {
+	at := fmt.Sprintf("connect to %s (context %s)", strings.Join(c.Servers(), ", "), c.Name)
+	var (
+		unknown x509.UnknownAuthorityError
+		host    x509.HostnameError
+		record  tls.RecordHeaderError
+	)
+	switch {
+	case errors.As(err, &unknown):
+		return fault.Denied("%s: the manager there belongs to another cluster: its certificate is not signed by this context's CA", at)
+	case errors.As(err, &host):
+		return fault.Denied("%s: what answers there is not a manager: %v", at, err)
+	case errors.As(err, &record):
+		return fault.Denied("%s: what answers there does not speak TLS: is it the address of a manager?", at)
+	case errors.Is(err, nats.ErrAuthorization), strings.Contains(err.Error(), "remote error: tls:"):
+		return fault.Denied("%s: the manager refuses this context's certificate (%v); on a manager, `skep context issue` makes another", at, err)
+	}
+	return fault.Unavailable("%s: %v", at, err)
+}
