@@ -1,5 +1,9 @@
-// Package daemon is what every service's own binary shares: flags, the logger, signals, the connection to the bus.
-// It owns nothing of a service; `skep node` runs the same services in one process without it.
+// Package daemon is what every service's own binary shares: flags, the logger, signals, the node's record and
+// certificate, the connection to the bus. It owns nothing of a service; `skep node` runs the same services in one
+// process without it.
+//
+// Failure story: the binaries start in any order and wait, with one line in the log, for what is not there yet. Each
+// may end and start again alone; what it needs from others is reached again by itself.
 package daemon
 
 import (
@@ -15,8 +19,11 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
+	"skep.dev/libs/kv"
+	"skep.dev/libs/member"
 	"skep.dev/libs/pki"
 )
 
@@ -28,13 +35,19 @@ type Service interface {
 
 // Env is what a service's constructor gets.
 type Env struct {
-	NC      *nats.Conn // nil when the binary was made with NoBus
-	Log     *zap.Logger
-	NodeID  string
-	DataDir string
-	RunDir  string
-	Version string
-	Commit  string
+	NC     *nats.Conn // nil without a Role
+	Store  *pki.Store // the node's certificate
+	Record *member.Record
+	Paths  member.Paths
+	Log    *zap.Logger
+	NodeID string
+	// Instance is NodeID for the first instance of a service on a node, NodeID-2 for the second: what tells apart those
+	// that take turns. It is the same again after a restart.
+	Instance string
+	DataDir  string
+	RunDir   string
+	Version  string
+	Commit   string
 }
 
 // Main describes a binary.
@@ -42,11 +55,18 @@ type Main struct {
 	Name string
 	// About is the first line of -help.
 	About string
-	// NoBus: the service does not connect to the bus by itself.
-	NoBus bool
+	// Role is what the service's connection may do: the name of a manager's service, or "agent". Workers are workers
+	// whatever they say. Without one there is no connection.
+	Role string
+	// Managers: the service belongs to managers, and waits for the cluster's streams.
+	Managers bool
+	// Single: a node has one of it; else several instances share the work or take turns.
+	Single bool
+	// Renews: it is the one that keeps the node's certificate alive; the others read it again when it has changed.
+	Renews bool
 	// Flags adds the service's own flags.
 	Flags func(*flag.FlagSet)
-	// New makes the service.
+	// New makes the service. It may wait for what it needs; an error after ctx ended counts for nothing.
 	New func(ctx context.Context, env Env) (Service, error)
 }
 
@@ -68,10 +88,14 @@ func (m Main) run(ctx context.Context, args []string, stderr io.Writer) int {
 	fs := flag.NewFlagSet(m.Name, flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() {
-		fmt.Fprintf(stderr, "%s: %s\n\nUsage: %s [flags]\n\n", m.Name, m.About, m.Name)
+		fmt.Fprintf(stderr, "%s: %s\n\nUsage: %s [flags]\n\nA node's own settings come from <data-dir>/node.json, which `skep init --no-start` and\n"+
+			"`skep join --no-start` write; flags go before them.\n\n", m.Name, m.About, m.Name)
 		fs.PrintDefaults()
 	}
-	urls := fs.String("nats", "", "bus addresses, host:port separated by commas")
+	var urls string
+	if m.Role != "" {
+		fs.StringVar(&urls, "nats", "", "the managers' addresses, host:port separated by commas")
+	}
 	certs := fs.String("certs", "", "directory with node.crt, node.key and ca.crt (default <data-dir>/certs)")
 	dataDir := fs.String("data-dir", "/var/lib/skep", "state of this node")
 	runDir := fs.String("run-dir", "/run/skep", "sockets of this node")
@@ -101,55 +125,114 @@ func (m Main) run(ctx context.Context, args []string, stderr io.Writer) int {
 		return 2
 	}
 	log = log.Named(m.Name)
-	if err := m.serve(ctx, log, *urls, *certs, *node, *dataDir, *runDir); err != nil {
+	if err := m.serve(ctx, log, urls, *certs, *node, member.Paths{Data: *dataDir, Run: *runDir}); err != nil {
 		log.Error("stopped", zap.Error(err))
 		return 1
 	}
 	return 0
 }
 
-func (m Main) serve(ctx context.Context, log *zap.Logger, urls, certs, node, dataDir, runDir string) error {
-	env := Env{Log: log, NodeID: node, DataDir: dataDir, RunDir: runDir, Version: Version, Commit: Commit}
-	if !m.NoBus {
-		if certs == "" {
-			certs = dataDir + "/certs"
-		}
-		if urls == "" {
-			return errors.New("-nats is missing: name the managers' addresses, such as -nats 10.0.0.1:2377")
-		}
-		store, err := pki.Open(certs)
-		if err != nil {
-			return fmt.Errorf("read the node's certificate: %w", err)
-		}
-		nc, err := Connect(m.Name, strings.Split(urls, ","), store, log)
-		if err != nil {
-			return err
-		}
-		defer nc.Close()
-		env.NC = nc
-		if env.NodeID == "" {
-			env.NodeID = store.Identity().NodeID
-		}
+func (m Main) serve(ctx context.Context, log *zap.Logger, urls, certs, node string, paths member.Paths) error {
+	rec, err := member.Load(paths)
+	if errors.Is(err, member.ErrNoNode) && (certs != "" || urls != "") {
+		// Told by flags what it needs; a record of nothing answers the rest.
+		rec, err = &member.Record{}, nil
 	}
+	if err != nil {
+		return err
+	}
+	if certs == "" {
+		certs = paths.Certs()
+	}
+	store, err := pki.Open(certs)
+	if err != nil {
+		return err
+	}
+	if m.Managers && store.Identity().Role != pki.Manager {
+		return fmt.Errorf("this node is a %s: %s runs on managers", store.Identity().Role, m.Name)
+	}
+	instance, release, err := member.HoldPart(paths, m.Name, m.Single)
+	if err != nil {
+		return err
+	}
+	defer release()
+	env := Env{
+		Store: store, Record: rec, Paths: paths, Log: log, NodeID: node, DataDir: paths.Data, RunDir: paths.Run, Version: Version, Commit: Commit,
+	}
+	if env.NodeID == "" {
+		env.NodeID = store.Identity().NodeID
+	}
+	env.Instance = env.NodeID
+	if instance > 1 {
+		env.Instance += fmt.Sprintf("-%d", instance)
+	}
+	if m.Role != "" {
+		if env.NC, err = m.connect(ctx, urls, rec, store, log); err != nil {
+			return ended(ctx, err)
+		}
+		defer env.NC.Close()
+	}
+	go m.certificate(ctx, env)
 	svc, err := m.New(ctx, env)
 	if err != nil {
-		return fmt.Errorf("prepare %s: %w", m.Name, err)
+		return ended(ctx, fmt.Errorf("prepare %s: %w", m.Name, err))
 	}
 	defer svc.Close()
-	log.Info("started", zap.String("version", Version), zap.String("node", env.NodeID))
-	return svc.Run(ctx)
+	log.Info("started", zap.String("version", Version), zap.String("node", env.NodeID), zap.Int("instance", instance))
+	err = svc.Run(ctx)
+	if ctx.Err() != nil {
+		log.Info("stopped", zap.Error(err))
+		return nil
+	}
+	if err == nil {
+		err = errors.New("it ended by itself")
+	}
+	return err
 }
 
-// Connect opens a connection to the bus with the certificate in certDir and returns it with the node's id. It
+// ended: an error during the start counts for nothing when the start was called off.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// connect reaches the managers. A manager's service waits here until the cluster has its streams; what every node runs
+// does without the managers for as long as it has to.
+func (m Main) connect(ctx context.Context, urls string, rec *member.Record, store *pki.Store, log *zap.Logger) (*nats.Conn, error) {
+	addrs := rec.Dial()
+	if urls != "" {
+		addrs = strings.Split(urls, ",")
+	}
+	if len(addrs) == 0 {
+		return nil, errors.New("-nats is missing: name the managers' addresses, such as -nats 10.0.0.1:2377")
+	}
+	nc, err := Connect(m.Name, addrs, store, log, nats.UserInfo(m.Role, ""))
+	if err != nil || !m.Managers {
+		return nc, err
+	}
+	js, err := jetstream.New(nc)
+	if err == nil {
+		err = kv.Await(ctx, js, log)
+	}
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return nc, nil
+}
+
+// Connect opens a connection to the bus with the node's certificate. It
 // keeps trying for ever, and takes the certificate from the store for every attempt, so a renewed one is used
 // without a restart.
-func Connect(name string, addrs []string, store *pki.Store, log *zap.Logger) (*nats.Conn, error) {
+func Connect(name string, addrs []string, store *pki.Store, log *zap.Logger, more ...nats.Option) (*nats.Conn, error) {
 	urls := make([]string, len(addrs))
 	for i, a := range addrs {
 		urls[i] = "tls://" + a
 	}
 	opts := append(Options(name, store.Identity().NodeID, log), nats.Secure(pki.ClientTLS(store)), nats.TLSHandshakeFirst())
-	nc, err := nats.Connect(strings.Join(urls, ","), opts...)
+	nc, err := nats.Connect(strings.Join(urls, ","), append(opts, more...)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", strings.Join(addrs, ", "), err)
 	}

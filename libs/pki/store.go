@@ -101,6 +101,31 @@ func (s *Store) Save(cert, key, ca []byte) error {
 	return nil
 }
 
+// Reload reads the files again: another process of this node may have renewed the certificate. It reports whether there
+// is a new one; files that do not fit together, as between the renames of a Save, are an error and change nothing.
+func (s *Store) Reload() (bool, error) {
+	var text [3][]byte
+	for i, name := range []string{CertFile, KeyFile, CAFile} {
+		b, err := os.ReadFile(filepath.Join(s.dir, name))
+		if err != nil {
+			return false, fmt.Errorf("read the node's certificate again: %w", err)
+		}
+		text[i] = b
+	}
+	m, err := parse(text[0], text[1], text[2])
+	if err != nil {
+		return false, fmt.Errorf("read the node's certificate in %s again: %w", s.dir, err)
+	}
+	cur := s.cur.Load()
+	if m.cert.Leaf.Equal(cur.cert.Leaf) {
+		return false, nil
+	}
+	if m.id.NodeID != cur.id.NodeID || m.id.ClusterID != cur.id.ClusterID || m.id.Role != cur.id.Role {
+		return false, fmt.Errorf("the certificate in %s is now another node's (%s): start again with it", s.dir, m.id.NodeID)
+	}
+	return s.cur.CompareAndSwap(cur, m), nil
+}
+
 // Memory is a store without files, for tests and for credentials that live in another file.
 func Memory(cert, key, ca []byte) (*Store, error) { return Create("", cert, key, ca) }
 

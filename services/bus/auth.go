@@ -66,9 +66,10 @@ func (a *clientAuth) node(c server.ClientAuthentication, notAfter time.Time, ide
 	account, role := accountName, Role("")
 	switch {
 	case ident.Role == pki.Manager:
-		role = RoleManager
-		if c.GetOpts().Username == systemUser {
-			account = systemAccount
+		var ok bool
+		if account, role, ok = managerRole(c.GetOpts().Username); !ok {
+			log.Warn("refused a connection: no such service", zap.String("service", c.GetOpts().Username))
+			return false
 		}
 	case ident.Role == pki.Worker:
 		role = RoleWorker
@@ -83,6 +84,23 @@ func (a *clientAuth) node(c server.ClientAuthentication, notAfter time.Time, ide
 	return a.register(c, account, &server.User{
 		Username: ident.NodeID, Permissions: Permissions(role, ident.NodeID), ConnectionDeadline: notAfter,
 	})
+}
+
+// managerRole maps the user name of a connection with a manager's certificate. A service in a process of its own names
+// itself and gets what it would have in process: a slip of one service cannot write another's keys. It is no wall against
+// who holds the certificate; that one may ask for everything.
+func managerRole(user string) (account string, role Role, ok bool) {
+	role = Role(user)
+	if _, service := owns[role]; service || role == RoleAgent || role == RoleManager {
+		return accountName, role, true
+	}
+	switch user {
+	case "":
+		return accountName, RoleManager, true
+	case systemUser:
+		return systemAccount, RoleManager, true
+	}
+	return "", "", false
 }
 
 // joiner admits a connection without a certificate to the join endpoint and to an inbox of its own, named by its user

@@ -6,15 +6,10 @@ import (
 	"os"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
-	"google.golang.org/protobuf/encoding/protojson"
 
-	skepv1 "skep.dev/proto/skep/v1"
-
+	"skep.dev/libs/member"
 	"skep.dev/libs/pki"
-	"skep.dev/libs/rpc"
-	"skep.dev/libs/subject"
 )
 
 // Daemon is a running node.
@@ -27,7 +22,7 @@ type Daemon struct {
 	commit  string
 
 	group   *group
-	control *control
+	control *member.Control
 	leaving chan bool // true: forced
 	left    chan error
 	local   *localServices
@@ -47,12 +42,12 @@ func New(o Options) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := pki.Open(o.Paths.certs())
+	store, err := pki.Open(o.Paths.Certs())
 	if err != nil {
 		return nil, fmt.Errorf("read the node's certificate: %w", err)
 	}
 	if got := store.Identity().NodeID; got != rec.NodeID {
-		return nil, fmt.Errorf("the certificate in %s is of node %s, the record says %s: restore the one that belongs to the other", o.Paths.certs(), got, rec.NodeID)
+		return nil, fmt.Errorf("the certificate in %s is of node %s, the record says %s: restore the one that belongs to the other", o.Paths.Certs(), got, rec.NodeID)
 	}
 	return &Daemon{
 		paths: o.Paths, rec: rec, store: store, log: o.Log, version: o.Version, commit: o.Commit,
@@ -67,28 +62,24 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	addrs := d.rec.Managers
-	if d.rec.Role == RoleManager {
-		addrs = append([]string{d.rec.Advertise}, addrs...)
-	}
-	d.control = newControl(Info{
+	d.control = member.NewControl(Info{
 		NodeID: d.rec.NodeID, ClusterID: d.rec.ClusterID, Role: d.rec.Role, Hostname: d.rec.Hostname,
-		Addr: hostOf(d.rec.Advertise), ManagerAddrs: addrs, Version: d.version,
+		Addr: d.rec.Host(), ManagerAddrs: d.rec.ManagerAddrs(), Version: d.version,
 	}, d.requestLeave)
-	if err := d.control.serve(d.paths.control()); err != nil {
+	if err := d.control.Serve(d.paths.Control()); err != nil {
 		return err
 	}
-	defer d.control.close()
+	defer d.control.Close()
 
 	d.group = newGroup(d.log)
 	began := time.Now()
 	err = d.start(ctx)
 	if err == nil {
-		d.control.ready()
+		d.control.Ready()
 		d.log.Info("node ready", zap.String("node", d.rec.NodeID), zap.String("role", d.rec.Role), zap.Duration("dur", time.Since(began)))
 		err = d.wait(ctx)
 	} else {
-		d.control.settle("failed", err)
+		d.control.Settle("failed", err)
 		// Whoever started us is waiting for the reason.
 		time.Sleep(200 * time.Millisecond)
 	}
@@ -104,7 +95,7 @@ func (d *Daemon) wait(ctx context.Context) error {
 	case <-d.group.failed:
 		return d.group.err
 	case force := <-d.leaving:
-		d.control.settle("leaving", nil)
+		d.control.Settle("leaving", nil)
 		err := d.leave(force)
 		d.left <- err
 		return err
@@ -154,7 +145,7 @@ func forget(p Paths) error {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case "node.json", "skep.log", "skep.pid":
+		case "node.json", "skep.log", "skep.pid", "lock":
 			continue
 		case "registries.toml": // the administrator's, for the next cluster too
 			continue
@@ -163,39 +154,8 @@ func forget(p Paths) error {
 			return fmt.Errorf("forget the cluster: %w; something still uses it", err)
 		}
 	}
-	if err := os.Remove(p.record()); err != nil && !os.IsNotExist(err) {
+	if err := os.Remove(p.Record()); err != nil && !os.IsNotExist(err) {
 		return fmt.Errorf("forget the cluster: %w", err)
 	}
-	return nil
-}
-
-// initialise stores what `skep init` asked for. It may run again after a crash: both requests are idempotent for
-// the same ids.
-func (d *Daemon) initialise(ctx context.Context, nc *nats.Conn) error {
-	in := d.rec.Init
-	if in == nil {
-		return nil
-	}
-	spec := &skepv1.ClusterSpec{}
-	if err := protojson.Unmarshal(in.Cluster, spec); err != nil {
-		return fmt.Errorf("read the cluster's initial settings: %w", err)
-	}
-	req := &skepv1.InitClusterRequest{Spec: spec, ClusterId: d.rec.ClusterID, CaDigest: in.CADigest}
-	if err := rpc.Call(ctx, nc, subject.API("cluster", "init"), req, nil); err != nil {
-		return fmt.Errorf("store the new cluster: %w", err)
-	}
-	admit := &skepv1.AdmitNodeRequest{
-		NodeId: d.rec.NodeID, Role: skepv1.NodeRole_NODE_ROLE_MANAGER, Hostname: d.rec.Hostname, Addr: hostOf(d.rec.Advertise),
-		Availability: skepv1.Availability(skepv1.Availability_value["AVAILABILITY_"+in.Availability]),
-	}
-	if err := rpc.Call(ctx, nc, subject.API("node", "admit"), admit, nil); err != nil {
-		return fmt.Errorf("admit this node: %w", err)
-	}
-	rec := *d.rec
-	rec.Init = nil
-	if err := rec.Save(d.paths); err != nil {
-		return err
-	}
-	d.rec = &rec
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"skep.dev/libs/member"
 )
 
 // unit is the systemd unit deploy/install.sh puts in place.
@@ -30,7 +32,7 @@ func launch(ctx context.Context, p Paths, log string) error {
 	if err != nil {
 		return fmt.Errorf("find our own program: %w", err)
 	}
-	f, err := os.OpenFile(p.log(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(p.Log(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the daemon's log: %w", err)
 	}
@@ -76,9 +78,9 @@ func awaitReady(ctx context.Context, p Paths, exited <-chan error) error {
 		}
 		select {
 		case err := <-exited:
-			return fmt.Errorf("the daemon ended (%v); the last it said:\n%s", err, tail(p.log(), 10))
+			return fmt.Errorf("the daemon ended (%v); the last it said:\n%s", err, tail(p.Log(), 10))
 		case <-ctx.Done():
-			return fmt.Errorf("the daemon is not ready yet: %w; it goes on in the background, its log is %s", ctx.Err(), p.log())
+			return fmt.Errorf("the daemon is not ready yet: %w; it goes on in the background, its log is %s", ctx.Err(), p.Log())
 		case <-tick.C:
 		}
 	}
@@ -104,24 +106,15 @@ func tail(path string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// holdPID takes the data directory for this process: a lock on the pid file, which ends with the process however
-// it ends.
+// holdPID takes the node for this process and says so in the pid file. The lock ends with the process however it ends.
 func holdPID(p Paths) (release func(), err error) {
-	f, err := os.OpenFile(p.pid(), os.O_CREATE|os.O_RDWR, 0o600)
+	unlock, err := member.HoldNode(p)
 	if err != nil {
-		return nil, fmt.Errorf("open the pid file: %w", err)
+		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		b, _ := io.ReadAll(io.LimitReader(f, 32))
-		f.Close()
-		return nil, fmt.Errorf("a skep daemon (pid %s) runs on %s already", strings.TrimSpace(string(b)), p.Data)
+	if err := os.WriteFile(p.PID(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
+		unlock()
+		return nil, fmt.Errorf("write the pid file: %w", err)
 	}
-	if err := f.Truncate(0); err == nil {
-		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("write the pid file: %w", err)
-		}
-	}
-	return func() { os.Remove(p.pid()); f.Close() }, nil
+	return func() { os.Remove(p.PID()); unlock() }, nil
 }

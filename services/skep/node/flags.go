@@ -45,6 +45,7 @@ type membership struct {
 	containerd   string
 	maxTasks     uint32
 	hostname     string
+	noStart      bool
 }
 
 func (m *membership) add(cmd *cobra.Command) {
@@ -56,6 +57,7 @@ func (m *membership) add(cmd *cobra.Command) {
 	f.StringVar(&m.availability, "availability", "active", `availability of the node ("active", "pause", "drain")`)
 	f.StringVar(&m.containerd, "containerd", "", "socket of a containerd 2.x to use (default: the node runs one of its own)")
 	f.Uint32Var(&m.maxTasks, "max-tasks", 0, "tasks this node holds at most (default: what its subnet has addresses for)")
+	f.BoolVar(&m.noStart, "no-start", false, "write the node's identity only, for services that are started as processes of their own")
 	f.StringVar(&m.hostname, "node-name", "", "name of the node (default: the host name)")
 	if err := f.MarkHidden("node-name"); err != nil {
 		panic(err) // the flag was added two lines above

@@ -38,11 +38,6 @@ func newGroup(log *zap.Logger) *group { return &group{log: log, failed: make(cha
 
 // start runs a service and returns once it is ready.
 func (g *group) start(ctx context.Context, name string, svc service) error {
-	return g.startUntil(ctx, name, svc, svc.Ready())
-}
-
-// startUntil is start with another sign of being far enough.
-func (g *group) startUntil(ctx context.Context, name string, svc service, ready <-chan struct{}) error {
 	began := time.Now()
 	run, cancel := context.WithCancel(context.Background())
 	a := &actor{name: name, svc: svc, cancel: cancel, done: make(chan struct{})}
@@ -60,7 +55,7 @@ func (g *group) startUntil(ctx context.Context, name string, svc service, ready 
 		}
 	}()
 	select {
-	case <-ready:
+	case <-svc.Ready():
 		g.log.Info("service ready", zap.String("service", name), zap.Duration("dur", time.Since(began)))
 		return nil
 	case <-g.failed:

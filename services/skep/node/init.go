@@ -51,8 +51,10 @@ func initCommand() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), startLimit)
 			defer cancel()
-			if err := launch(ctx, m.paths, m.logLevel); err != nil {
-				return fmt.Errorf("start the node: %w", err)
+			if !m.noStart {
+				if err := launch(ctx, m.paths, m.logLevel); err != nil {
+					return fmt.Errorf("start the node: %w", err)
+				}
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "Swarm initialized: current node (%s) is now a manager.\n\n"+
 				"To add a worker to this swarm, run the following command:\n\n    skep join --token %s %s\n\n"+
@@ -105,18 +107,18 @@ func found(m *membership, cs *skepv1.ClusterSpec) (rec *Record, token string, er
 		return nil, "", err
 	}
 	// What an attempt that died half-way left; without a record there is no cluster in it.
-	for _, dir := range []string{m.paths.vault(), m.paths.certs(), m.paths.bus()} {
+	for _, dir := range []string{m.paths.Vault(), m.paths.Certs(), m.paths.Bus()} {
 		if err := os.RemoveAll(dir); err != nil {
 			return nil, "", fmt.Errorf("clear %s: %w", dir, err)
 		}
 	}
 	boot, err := vault.Bootstrap(vault.BootstrapParams{
-		Dir: m.paths.vault(), Hosts: []string{hostOf(advertise)}, Expiry: cs.NodeCertExpiry.AsDuration(),
+		Dir: m.paths.Vault(), Hosts: []string{hostOf(advertise)}, Expiry: cs.NodeCertExpiry.AsDuration(),
 	})
 	if err != nil {
 		return nil, "", fmt.Errorf("make the cluster's authority: %w", err)
 	}
-	if _, err := pki.Create(m.paths.certs(), boot.Cert, boot.Key, boot.CA); err != nil {
+	if _, err := pki.Create(m.paths.Certs(), boot.Cert, boot.Key, boot.CA); err != nil {
 		return nil, "", err
 	}
 	rec = &Record{

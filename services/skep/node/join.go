@@ -44,8 +44,10 @@ func joinCommand(version string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := launch(ctx, m.paths, m.logLevel); err != nil {
-				return fmt.Errorf("start the node: %w", err)
+			if !m.noStart {
+				if err := launch(ctx, m.paths, m.logLevel); err != nil {
+					return fmt.Errorf("start the node: %w", err)
+				}
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "This node joined a swarm as a %s.\n", rec.Role)
 			return nil
@@ -75,7 +77,7 @@ func enter(ctx context.Context, m *membership, token, manager, version string) (
 	if r.Reply.Role == skepv1.NodeRole_NODE_ROLE_MANAGER {
 		return nil, fault.Invalid("join: this version runs one manager; join as a worker with the token of \"skep join-token worker\", and remove the entry this attempt made with \"skep node rm --force %s\"", r.Reply.NodeId)
 	}
-	if _, err := pki.Create(m.paths.certs(), r.Cert, r.Key, r.CA); err != nil {
+	if _, err := pki.Create(m.paths.Certs(), r.Cert, r.Key, r.CA); err != nil {
 		return nil, err
 	}
 	managers := r.Reply.ManagerAddrs

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,7 +76,7 @@ func awaitGone(ctx context.Context, p Paths) error {
 			release, err := holdPID(p)
 			if err == nil {
 				release()
-				return nil
+				return os.RemoveAll(filepath.Join(p.Data, "lock"))
 			}
 		}
 		select {

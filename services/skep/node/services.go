@@ -2,22 +2,13 @@ package node
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net"
-	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
-
-	skepv1 "skep.dev/proto/skep/v1"
 
 	"skep.dev/libs/daemon"
 	"skep.dev/libs/join"
-	"skep.dev/libs/kv"
-	"skep.dev/libs/rpc"
-	"skep.dev/libs/subject"
+	"skep.dev/libs/member"
 	"skep.dev/services/bus"
 	health "skep.dev/services/health-monitor"
 	mesh "skep.dev/services/ingress-mesh"
@@ -30,10 +21,8 @@ import (
 // localServices holds what outlives single services of this process.
 type localServices struct {
 	d       *Daemon
-	bus     *bus.Bus
-	relay   *relay
+	bus     *bus.Manager
 	conns   []*nats.Conn
-	feed    *kv.Feed
 	renewal context.CancelFunc
 	agent   *agent.Service
 	mesh    *mesh.Service
@@ -50,7 +39,7 @@ func (d *Daemon) start(ctx context.Context) error {
 			return err
 		}
 	} else {
-		if nc, err = daemon.Connect("skep node", d.rec.Managers, d.store, d.log.Named("node")); err != nil {
+		if nc, err = daemon.Connect("skep node", d.rec.Dial(), d.store, d.log.Named("node")); err != nil {
 			return err
 		}
 		d.local.conns = append(d.local.conns, nc)
@@ -60,38 +49,23 @@ func (d *Daemon) start(ctx context.Context) error {
 
 func (l *localServices) startManager(ctx context.Context) (*nats.Conn, error) {
 	d := l.d
-	// A removed node may have connected before the members were known: Sweep closes such connections.
-	m := &members{removed: func(id string) { l.bus.Disconnect(id) }, loaded: func() { l.bus.Sweep() }}
-	b, err := bus.New(bus.Config{
-		NodeID: d.rec.NodeID, DataDir: d.paths.bus(), Listen: d.rec.Listen, Advertise: d.rec.Advertise,
-		RoutePort: d.rec.RoutePort, TLS: d.store, Witness: d.rec.Witness, Revoked: m.revoked, Log: d.log.Named("bus"),
-	})
+	b, err := bus.NewManager(bus.Config{
+		NodeID: d.rec.NodeID, DataDir: d.paths.Bus(), Listen: d.rec.Listen, Advertise: d.rec.Advertise,
+		RoutePort: d.rec.RoutePort, TLS: d.store, Witness: d.rec.Witness, Log: d.log.Named("bus"),
+	}, d.paths.Broker())
 	if err != nil {
 		return nil, err
 	}
 	l.bus = b
-	if err := d.group.startUntil(ctx, "bus", b, b.Serving()); err != nil {
+	if err := d.group.start(ctx, "bus", b); err != nil {
 		return nil, err
 	}
-	// "manager" may do everything: it makes the streams and stores what init asked for.
+	// "manager" may do everything: it stores what init asked for.
 	boss, err := l.connect("manager")
 	if err != nil {
 		return nil, err
 	}
-	js, err := jetstream.New(boss)
-	if err != nil {
-		return nil, err
-	}
-	if err := kv.Ensure(ctx, js, 1); err != nil {
-		return nil, fmt.Errorf("prepare the cluster's streams: %w", err)
-	}
 	if err := l.startServices(ctx, boss); err != nil {
-		return nil, err
-	}
-	if l.feed, err = followMembers(context.WithoutCancel(ctx), js, m); err != nil {
-		return nil, err
-	}
-	if l.relay, err = newRelay(d.paths.broker(), b.InProcessConn, d.log.Named("relay")); err != nil {
 		return nil, err
 	}
 	return l.connect("agent")
@@ -107,7 +81,7 @@ func (l *localServices) startServices(ctx context.Context, boss *nats.Conn) erro
 		}
 		nc[name] = c
 	}
-	addrs := func() []string { return []string{d.rec.Advertise} }
+	addrs := d.rec.ManagerAddrs
 	st, err := state.New(state.Config{NC: nc["state"], Log: d.log.Named("state"), NodeID: d.rec.NodeID, Version: d.version, ManagerAddrs: addrs})
 	if err != nil {
 		return err
@@ -115,10 +89,12 @@ func (l *localServices) startServices(ctx context.Context, boss *nats.Conn) erro
 	if err := d.group.start(ctx, "state", st); err != nil {
 		return err
 	}
-	if err := d.initialise(ctx, boss); err != nil {
+	rec, err := member.Found(ctx, boss, d.paths)
+	if err != nil {
 		return err
 	}
-	va, err := vault.New(vault.Config{NC: nc["vault"], Log: d.log.Named("vault"), Dir: d.paths.vault(), NodeID: d.rec.NodeID, ManagerAddrs: addrs, Version: d.version})
+	d.rec = rec
+	va, err := vault.New(vault.Config{NC: nc["vault"], Log: d.log.Named("vault"), Dir: d.paths.Vault(), NodeID: d.rec.NodeID, ManagerAddrs: addrs, Version: d.version})
 	if err != nil {
 		return err
 	}
@@ -142,12 +118,14 @@ func (l *localServices) startServices(ctx context.Context, boss *nats.Conn) erro
 // startNode runs what every node has. A worker starts with its last known network when no manager answers.
 func (l *localServices) startNode(ctx context.Context, nc *nats.Conn) error {
 	d := l.d
-	if err := d.learnSubnet(ctx, nc); err != nil {
+	rec, err := member.LearnSubnet(ctx, nc, d.paths, d.log)
+	if err != nil {
 		return err
 	}
+	d.rec = rec
 	me, err := mesh.New(mesh.Config{
 		Log: d.log.Named("mesh"), NodeID: d.rec.NodeID, DataDir: d.paths.Data, RunDir: d.paths.Run, Subnet: d.rec.Subnet,
-		Underlay: d.underlay(),
+		Underlay: d.rec.Underlay(),
 	})
 	if err != nil {
 		return err
@@ -158,8 +136,8 @@ func (l *localServices) startNode(ctx context.Context, nc *nats.Conn) error {
 	}
 	ag, err := agent.New(agent.Config{
 		NC: nc, Log: d.log.Named("agent"), NodeID: d.rec.NodeID, DataDir: d.paths.Data, RunDir: d.paths.Run,
-		Version: d.version, Attacher: me, Hostname: d.rec.Hostname, AdvertiseAddr: hostOf(d.rec.Advertise), DataPathAddr: d.rec.DataPath,
-		Manager: d.rec.Role == RoleManager, ContainerdAddress: d.rec.Containerd, MaxTasks: d.maxTasks(),
+		Version: d.version, Attacher: me, Hostname: d.rec.Hostname, AdvertiseAddr: d.rec.Host(), DataPathAddr: d.rec.DataPath,
+		Manager: d.rec.Role == RoleManager, ContainerdAddress: d.rec.Containerd, MaxTasks: d.rec.TaskLimit(),
 	})
 	if err != nil {
 		return err
@@ -213,67 +191,8 @@ func (l *localServices) close() {
 	if l.renewal != nil {
 		l.renewal()
 	}
-	if l.relay != nil {
-		l.relay.close()
-	}
-	if l.feed != nil {
-		l.feed.Close()
-	}
 	for _, c := range l.conns {
 		c.Close()
 	}
 	l.conns = nil
-}
-
-// learnSubnet asks the managers for this node's number and subnet, once; the record keeps them.
-func (d *Daemon) learnSubnet(ctx context.Context, nc *nats.Conn) error {
-	if d.rec.Subnet != "" {
-		return nil
-	}
-	for {
-		try, cancel := context.WithTimeout(ctx, 2*time.Second)
-		var reply skepv1.SnapshotReply
-		err := rpc.Call(try, nc, subject.Svc("state", "snapshot", d.rec.NodeID), &skepv1.SnapshotRequest{NodeId: d.rec.NodeID}, &reply)
-		cancel()
-		if err == nil && reply.GetNode().GetSubnet() == "" {
-			err = errors.New("it has no subnet yet")
-		}
-		if err == nil {
-			rec := *d.rec
-			rec.Subnet = reply.Node.Subnet
-			if err := rec.Save(d.paths); err != nil {
-				return err
-			}
-			d.rec = &rec
-			return nil
-		}
-		d.log.Info("waiting for this node's subnet", zap.Error(err))
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("learn this node's subnet: %w", err)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
-// underlay is the address the other nodes reach this one's containers by.
-func (d *Daemon) underlay() string {
-	if d.rec.DataPath != "" {
-		return d.rec.DataPath
-	}
-	return hostOf(d.rec.Advertise)
-}
-
-// maxTasks is what the operator said, at most what the subnet has addresses for.
-func (d *Daemon) maxTasks() uint32 {
-	_, n, err := net.ParseCIDR(d.rec.Subnet)
-	if err != nil {
-		return d.rec.MaxTasks
-	}
-	ones, bits := n.Mask.Size()
-	room := uint32(1)<<(bits-ones) - 3 // network, gateway, broadcast
-	if d.rec.MaxTasks == 0 {
-		return room
-	}
-	return min(d.rec.MaxTasks, room)
 }

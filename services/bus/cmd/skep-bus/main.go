@@ -2,25 +2,23 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
-	"path/filepath"
 	"strings"
 
 	"skep.dev/services/bus"
 
 	"skep.dev/libs/daemon"
-	"skep.dev/libs/pki"
 )
 
 func main() {
 	var cfg bus.Config
-	var routes, certs string
+	var routes string
 	daemon.Exit(daemon.Main{
-		Name: "skep-bus", About: "the broker of a manager: NATS with the cluster's TLS and permissions", NoBus: true,
+		Name: "skep-bus", About: "the broker of a manager: NATS with the cluster's TLS and permissions", Managers: true, Single: true,
 		Flags: func(fs *flag.FlagSet) {
-			fs.StringVar(&certs, "bus-certs", "", "directory with the manager's node.crt, node.key and ca.crt (default <data-dir>/certs)")
-			fs.StringVar(&cfg.Listen, "listen-addr", bus.DefaultListen, "where nodes connect, host:port")
+			fs.StringVar(&cfg.Listen, "listen-addr", "", "where nodes connect, host:port (default "+bus.DefaultListen+")")
 			fs.StringVar(&cfg.Advertise, "advertise-addr", "", "how others reach it, host:port")
 			fs.IntVar(&cfg.RoutePort, "route-port", 0, "port for other managers (default: the listen port plus one)")
 			fs.StringVar(&routes, "routes", "", "route addresses of the other managers, host:port separated by commas")
@@ -28,17 +26,13 @@ func main() {
 			fs.StringVar(&cfg.Witness, "witness", "", "name of the witness to run; needed with one or two managers")
 		},
 		New: func(_ context.Context, env daemon.Env) (daemon.Service, error) {
-			if certs == "" {
-				certs = filepath.Join(env.DataDir, "certs")
-			}
-			store, err := pki.Open(certs)
-			if err != nil {
-				return nil, err
-			}
-			cfg.TLS, cfg.NodeID, cfg.Log = store, store.Identity().NodeID, env.Log
-			cfg.DataDir = filepath.Join(env.DataDir, "bus")
+			cfg.TLS, cfg.NodeID, cfg.Log, cfg.DataDir = env.Store, env.NodeID, env.Log, env.Paths.Bus()
+			cfg.Listen = cmp.Or(cfg.Listen, env.Record.Listen)
+			cfg.Advertise = cmp.Or(cfg.Advertise, env.Record.Advertise)
+			cfg.RoutePort = cmp.Or(cfg.RoutePort, env.Record.RoutePort)
+			cfg.Witness = cmp.Or(cfg.Witness, env.Record.Witness)
 			cfg.Routes = strings.FieldsFunc(routes, func(r rune) bool { return r == ',' || r == ' ' })
-			return bus.New(cfg)
+			return bus.NewManager(cfg, env.Paths.Broker())
 		},
 	})
 }

@@ -2,15 +2,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
-	"path/filepath"
 
 	mesh "skep.dev/services/ingress-mesh"
 
 	"skep.dev/libs/attach"
 	"skep.dev/libs/daemon"
+	"skep.dev/libs/member"
 )
 
 // served is the mesh with its socket.
@@ -33,18 +34,26 @@ func (s served) Run(ctx context.Context) error {
 func main() {
 	var cfg mesh.Config
 	daemon.Exit(daemon.Main{
-		Name: "skep-mesh", About: "the network of one node: a namespace, an address and a way out for every task", NoBus: true,
+		Name: "skep-mesh", About: "the network of one node: a namespace, an address and a way out for every task", Role: "agent", Single: true,
 		Flags: func(fs *flag.FlagSet) {
-			fs.StringVar(&cfg.Subnet, "subnet", "", "the node's own subnet, as skep node inspect shows it (CIDR)")
-			fs.StringVar(&cfg.Underlay, "data-path-addr", "", "address other nodes reach this one by (default: the default route's)")
+			fs.StringVar(&cfg.Subnet, "subnet", "", "the node's own subnet, CIDR (default: what the managers say, remembered)")
+			fs.StringVar(&cfg.Underlay, "data-path-addr", "", "address other nodes reach this one by")
 		},
-		New: func(_ context.Context, env daemon.Env) (daemon.Service, error) {
+		New: func(ctx context.Context, env daemon.Env) (daemon.Service, error) {
+			if cfg.Subnet == "" {
+				rec, err := member.LearnSubnet(ctx, env.NC, env.Paths, env.Log)
+				if err != nil {
+					return nil, err
+				}
+				cfg.Subnet = rec.Subnet
+			}
+			cfg.Underlay = cmp.Or(cfg.Underlay, env.Record.Underlay())
 			cfg.Log, cfg.NodeID, cfg.DataDir, cfg.RunDir = env.Log, env.NodeID, env.DataDir, env.RunDir
 			m, err := mesh.New(cfg)
 			if err != nil {
 				return nil, err
 			}
-			return served{m, filepath.Join(env.RunDir, "mesh.sock")}, nil
+			return served{m, env.Paths.Mesh()}, nil
 		},
 	})
 }

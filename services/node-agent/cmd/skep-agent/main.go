@@ -1,42 +1,108 @@
-// Command skep-agent runs the node-agent alone; `skep node` runs it together with the node's other services.
+// Command skep-agent runs the node-agent alone; `skep node` runs it together with the node's other services. Being the
+// one service that every node has, it also answers on node.sock and renews the node's certificate.
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
-	"path/filepath"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
 
 	"skep.dev/libs/attach"
 	"skep.dev/libs/daemon"
+	"skep.dev/libs/fault"
+	"skep.dev/libs/member"
+	"skep.dev/libs/pki"
 	agent "skep.dev/services/node-agent"
 )
+
+// controlled is the agent with the node's control socket.
+type controlled struct {
+	*agent.Service
+	env daemon.Env
+}
+
+func (c controlled) Run(ctx context.Context) error {
+	r := c.env.Record
+	ctl := member.NewControl(member.Info{
+		NodeID: c.env.NodeID, ClusterID: r.ClusterID, Role: r.Role, Hostname: r.Hostname, Addr: r.Host(), ManagerAddrs: r.ManagerAddrs(), Version: c.env.Version,
+	}, c.leave)
+	if err := ctl.Serve(c.env.Paths.Control()); err != nil {
+		return err
+	}
+	defer ctl.Close()
+	go func() {
+		select {
+		case <-c.Ready():
+			ctl.Ready()
+			c.env.Log.Info("node ready", zap.String("node", c.env.NodeID), zap.String("role", r.Role))
+		case <-ctx.Done():
+		}
+	}()
+	return c.Service.Run(ctx)
+}
+
+// leave is for the one process that can end all services of the node.
+func (c controlled) leave(context.Context, bool) error {
+	return fault.Conflict("this node's services run as processes of their own (%s): stop them, then leave again", strings.Join(member.Holders(c.env.Paths), ", "))
+}
+
+// awaitMesh returns once the mesh answers: an agent without one could neither start a task nor tell leftovers from tasks.
+func awaitMesh(ctx context.Context, a attach.Attacher, log *zap.Logger) error {
+	for said := false; ; {
+		_, err := a.List(ctx)
+		if err == nil || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !said {
+			log.Info("waiting for the node's mesh", zap.Error(err))
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
 
 func main() {
 	var (
 		containerd, binDir, advertise, dataPath, mesh string
-		manager                                       bool
 		parallel                                      int
 	)
 	daemon.Exit(daemon.Main{
-		Name: "skep-agent", About: "runs this node's tasks on containerd",
+		Name: "skep-agent", About: "runs this node's tasks on containerd", Role: "agent", Single: true, Renews: true,
 		Flags: func(fs *flag.FlagSet) {
 			fs.StringVar(&containerd, "containerd", "", "socket of a containerd to use (default: run one)")
 			fs.StringVar(&binDir, "bin-dir", "", "folder with containerd, its shim, runc and skep-init, before PATH")
 			fs.StringVar(&advertise, "advertise-addr", "", "address of this node as others see it")
 			fs.StringVar(&dataPath, "data-path-addr", "", "address for container traffic")
 			fs.StringVar(&mesh, "mesh", "", "socket of the node's mesh (default <run-dir>/mesh.sock)")
-			fs.BoolVar(&manager, "manager", false, "resolve image names for the managers")
 			fs.IntVar(&parallel, "start-parallelism", 0, "containers started at once (default: twice the CPUs)")
 		},
-		New: func(_ context.Context, env daemon.Env) (daemon.Service, error) {
-			if mesh == "" {
-				mesh = filepath.Join(env.RunDir, "mesh.sock")
+		New: func(ctx context.Context, env daemon.Env) (daemon.Service, error) {
+			net := attach.Dial(cmp.Or(mesh, env.Paths.Mesh()))
+			if err := awaitMesh(ctx, net, env.Log); err != nil {
+				return nil, err
 			}
-			return agent.New(agent.Config{
+			r := env.Record
+			if now, err := member.Load(env.Paths); err == nil {
+				r = now // the mesh may have learnt the subnet since
+			}
+			a, err := agent.New(agent.Config{
 				NodeID: env.NodeID, NC: env.NC, Log: env.Log, DataDir: env.DataDir, RunDir: env.RunDir, Version: env.Version,
-				Attacher: attach.Dial(mesh), ContainerdAddress: containerd, BinDir: binDir, StartParallelism: parallel,
-				AdvertiseAddr: advertise, DataPathAddr: dataPath, Manager: manager,
+				Attacher: net, ContainerdAddress: cmp.Or(containerd, r.Containerd), BinDir: binDir, StartParallelism: parallel,
+				Hostname: r.Hostname, AdvertiseAddr: cmp.Or(advertise, r.Host()), DataPathAddr: cmp.Or(dataPath, r.DataPath),
+				MaxTasks: r.TaskLimit(), Manager: env.Store.Identity().Role == pki.Manager,
 			})
+			if err != nil {
+				return nil, err
+			}
+			return controlled{a, env}, nil
 		},
 	})
 }

@@ -4,7 +4,6 @@ package main
 import (
 	"context"
 	"flag"
-	"path/filepath"
 	"strings"
 
 	vault "skep.dev/services/secrets-vault"
@@ -15,16 +14,18 @@ import (
 func main() {
 	var managers string
 	daemon.Exit(daemon.Main{
-		Name: "skep-vault", About: "keeper of the cluster's CA, join tokens and certificates",
+		Name: "skep-vault", About: "keeper of the cluster's CA, join tokens and certificates; several instances share the work", Role: "vault", Managers: true,
 		Flags: func(fs *flag.FlagSet) {
 			fs.StringVar(&managers, "managers", "", "addresses joiners are told, host:port separated by commas")
 		},
 		New: func(_ context.Context, env daemon.Env) (daemon.Service, error) {
+			addrs := env.Record.ManagerAddrs()
+			if managers != "" {
+				addrs = strings.FieldsFunc(managers, func(r rune) bool { return r == ',' || r == ' ' })
+			}
 			return vault.New(vault.Config{
-				NC: env.NC, Log: env.Log, NodeID: env.NodeID, Version: env.Version, Dir: filepath.Join(env.DataDir, "vault"),
-				ManagerAddrs: func() []string {
-					return strings.FieldsFunc(managers, func(r rune) bool { return r == ',' || r == ' ' })
-				},
+				NC: env.NC, Log: env.Log, NodeID: env.NodeID, Version: env.Version, Dir: env.Paths.Vault(),
+				ManagerAddrs: func() []string { return addrs },
 			})
 		},
 	})

@@ -74,7 +74,8 @@ func (x *Index) ApplyLease(d kv.Delta) {
 		if e.Deleted {
 			delete(x.leases, e.Key)
 		} else {
-			x.leases[e.Key] = string(e.Value)
+			// A second instance on a manager appends its number: <node>-2.
+			x.leases[e.Key], _, _ = strings.Cut(string(e.Value), "-")
 		}
 	}
 	x.notifyLocked()

@@ -1,4 +1,4 @@
-package node
+package bus
 
 import (
 	"errors"
@@ -6,27 +6,30 @@ import (
 	"net"
 
 	"go.uber.org/zap"
+
+	"skep.dev/libs/member"
 )
 
-// relay joins local root to the broker: every connection on the socket becomes an in-process connection, so the
+// Relay joins local root to the broker: every connection on the socket becomes an in-process connection, so the
 // CLI on a manager needs no certificate. The socket's mode is the whole authentication.
-type relay struct {
+type Relay struct {
 	l    net.Listener
 	dial func() (net.Conn, error)
 	log  *zap.Logger
 }
 
-func newRelay(path string, dial func() (net.Conn, error), log *zap.Logger) (*relay, error) {
-	l, err := listenUnix(path)
+// NewRelay offers the broker on the socket at path.
+func NewRelay(path string, b *Bus, log *zap.Logger) (*Relay, error) {
+	l, err := member.ListenUnix(path)
 	if err != nil {
 		return nil, err
 	}
-	r := &relay{l: l, dial: dial, log: log}
+	r := &Relay{l: l, dial: b.InProcessConn, log: log}
 	go r.run()
 	return r, nil
 }
 
-func (r *relay) run() {
+func (r *Relay) run() {
 	for {
 		c, err := r.l.Accept()
 		if err != nil {
@@ -39,7 +42,7 @@ func (r *relay) run() {
 	}
 }
 
-func (r *relay) pipe(c net.Conn) {
+func (r *Relay) pipe(c net.Conn) {
 	defer c.Close()
 	b, err := r.dial()
 	if err != nil {
@@ -57,4 +60,5 @@ func (r *relay) pipe(c net.Conn) {
 	<-done
 }
 
-func (r *relay) close() { r.l.Close() }
+// Close takes the socket away; sessions end with the broker.
+func (r *Relay) Close() error { return r.l.Close() }
