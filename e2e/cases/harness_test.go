@@ -112,9 +112,9 @@ func (c *cluster) checkLogs(host string) {
 				c.t.Errorf("%s of %s has %q:\n%s", name, host, bad, string(b[at:min(len(b), at+4000)]))
 			}
 		}
-		if c.t.Failed() && name == "skep" {
+		if c.t.Failed() && strings.HasPrefix(name, "skep") {
 			lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-			c.t.Logf("the last of %s's log:\n%s", host, strings.Join(lines[max(0, len(lines)-25):], "\n"))
+			c.t.Logf("the last of %s on %s:\n%s", name, host, strings.Join(lines[max(0, len(lines)-25):], "\n"))
 		}
 	}
 }

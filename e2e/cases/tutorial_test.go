@@ -33,6 +33,8 @@ func TestChapter1InitAndJoin(t *testing.T) {
 				t.Errorf("%s: exit status %d: %s", name, r.Code, r.Stderr)
 			}
 		}
+		second := c.skep("join-token", "-q", "manager")
+		c.refusedOn("w1", 1, []string{"one manager"}, "skep", "join", "--token", second, "--advertise-addr", w1, m1+":2377")
 		c.refusedOn("w1", 1, []string{"10.90.0.77"}, "skep", "join", "--token", worker, "--advertise-addr", w1, "10.90.0.77:2377")
 	})
 
@@ -56,6 +58,7 @@ func TestChapter1InitAndJoin(t *testing.T) {
 	if got := c.nodeStates()["m1"]; got != "Ready Active Leader" {
 		t.Errorf("m1 is %q, want the leader", got)
 	}
+	c.refusedOn("m1", 1, []string{"one manager"}, "skep", "node", "promote", "w1")
 	if r := c.on("w1", "skep", "node", "ls"); r.Code != 1 || !strings.Contains(r.Stderr, "manager") {
 		t.Errorf("a worker asked for the cluster's nodes: %d %s", r.Code, r.Stderr)
 	}

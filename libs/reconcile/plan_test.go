@@ -3,6 +3,7 @@ package reconcile
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -440,7 +441,7 @@ func TestWhatIfLeavesNoTrace(t *testing.T) {
 		t.Fatal(p.Changes)
 	}
 	fresh := &skepv1.Service{Revision: 1, Spec: next.Spec}
-	if p, _ := m.s.WhatIf(fresh, false, m.now, m.ids); len(p.Changes) != 3 {
+	if p, _ := m.s.WhatIf(fresh, false, m.now, m.ids); len(p.Changes) != 3 || !strings.HasPrefix(p.Changes[0].String(), "create "+next.Spec.Name+".") {
 		t.Fatal(p.Changes)
 	}
 	if m.s.HasDirty() || len(m.s.services) != 1 {

@@ -46,6 +46,7 @@ func (s *State) WhatIf(o *skepv1.Service, removed bool, now time.Time, ids *IDs)
 	}
 	if !known {
 		delete(s.services, id)
+		v.Name = o.GetSpec().GetName() // the plan's steps still speak of it
 	}
 	v.touchNodes()
 	return p, why

@@ -41,6 +41,9 @@ func (s *Service) join(ctx context.Context, r *skepv1.JoinRequest) (*skepv1.Join
 		s.log.Warn("refused a join", zap.String("hostname", printable(r.Hostname)), zap.Error(err))
 		return nil, err
 	}
+	if role == pki.Manager && s.cfg.OneManager {
+		return nil, fault.Invalid("join: this version of skep runs one manager; join as a worker: skep join-token worker shows how")
+	}
 	if err := checkClock(r.Now, now); err != nil {
 		s.log.Warn("refused a join", zap.String("hostname", printable(r.Hostname)), zap.Error(err))
 		return nil, err

@@ -26,6 +26,8 @@ type Config struct {
 	// ManagerAddrs lists where nodes reach the managers (host:port); it is handed to joiners and with tokens.
 	ManagerAddrs func() []string
 	Version      string
+	// OneManager refuses joins with the managers' token: this installation runs a single manager.
+	OneManager bool
 	// Now is the clock (nil = time.Now).
 	Now func() time.Time
 }

@@ -165,3 +165,16 @@ func TestAgentEndpoints(t *testing.T) {
 		t.Fatalf("specs %v", specs)
 	}
 }
+
+func TestOneManager(t *testing.T) {
+	r := newRig(t, kvtest.Server(t), func(c *Config) { c.OneManager = true })
+	r.init()
+	m1, w1 := r.admit("m1", manager), r.admit("w1", worker)
+	_, err := call[skepv1.NodeReply](r, subject.API("node", "update"), &skepv1.UpdateNodeRequest{Ref: "w1", Role: manager.Enum()})
+	wantErr(t, err, "promote node w1: this version of skep runs one manager")
+	_, err = call[skepv1.NodeReply](r, subject.API("node", "update"), &skepv1.UpdateNodeRequest{Ref: m1.Meta.Id, Role: worker.Enum()})
+	wantErr(t, err, "attempting to demote the last manager of the swarm")
+	if _, err = call[skepv1.NodeReply](r, subject.API("node", "update"), &skepv1.UpdateNodeRequest{Ref: w1.Meta.Id, LabelAdd: map[string]string{"a": "b"}}); err != nil {
+		t.Fatal(err)
+	}
+}

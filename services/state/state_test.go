@@ -31,21 +31,25 @@ type rig struct {
 	s  *Service // the first instance
 }
 
-func newRig(t testing.TB, n *kvtest.NATS) *rig {
+func newRig(t testing.TB, n *kvtest.NATS, set ...func(*Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, n: n, nc: n.Conn(t)}
-	r.s, _ = r.start()
+	r.s, _ = r.start(set...)
 	return r
 }
 
 // start runs one more instance; stop ends it before the test does.
-func (r *rig) start() (s *Service, stop func()) {
+func (r *rig) start(set ...func(*Config)) (s *Service, stop func()) {
 	r.t.Helper()
 	log := zaptest.NewLogger(r.t, zaptest.Level(zap.WarnLevel))
 	if os.Getenv("SKEP_TEST_LOG") != "" {
 		log = zaptest.NewLogger(r.t)
 	}
-	s, err := New(Config{NC: r.n.Conn(r.t), Log: log, ResolveTimeout: 2 * time.Second})
+	cfg := Config{NC: r.n.Conn(r.t), Log: log, ResolveTimeout: 2 * time.Second}
+	for _, f := range set {
+		f(&cfg)
+	}
+	s, err := New(cfg)
 	if err != nil {
 		r.t.Fatal(err)
 	}
