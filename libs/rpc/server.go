@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -32,6 +33,7 @@ type Config struct {
 
 // Server is a nats micro service.
 type Server struct {
+	nc     *nats.Conn
 	svc    micro.Service
 	log    *zap.Logger
 	slots  chan struct{}
@@ -39,6 +41,9 @@ type Server struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	mu     sync.Mutex
+	faults map[string]map[fault.Code]uint64 // by endpoint and code, for `nats micro stats`
 }
 
 // NewServer registers the service; endpoints follow by Handle.
@@ -56,17 +61,42 @@ func NewServer(nc *nats.Conn, cfg Config) (*Server, error) {
 	if strings.Count(v, ".") != 2 || strings.ContainsAny(v, " /") {
 		v = "0.0.0"
 	}
-	svc, err := micro.AddService(nc, micro.Config{
-		Name: cfg.Name, Version: v, Description: cfg.Description, QueueGroup: subject.Queue,
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Server{
+		nc: nc, log: cfg.Log, slots: make(chan struct{}, cfg.Parallel), limit: cfg.Timeout, ctx: ctx, cancel: cancel,
+		faults: map[string]map[fault.Code]uint64{},
+	}
+	var err error
+	s.svc, err = micro.AddService(nc, micro.Config{
+		StatsHandler: func(e *micro.Endpoint) any { return s.stats(e.Subject) },
+		Name:         cfg.Name, Version: v, Description: cfg.Description, QueueGroup: subject.Queue,
 		ErrorHandler: func(_ micro.Service, e *micro.NATSError) {
 			cfg.Log.Warn("endpoint error", zap.String("subject", e.Subject), zap.String("err", e.Description))
 		},
 	})
 	if err != nil {
+		cancel()
 		return nil, fmt.Errorf("register service %s: %w", cfg.Name, err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{svc: svc, log: cfg.Log, slots: make(chan struct{}, cfg.Parallel), limit: cfg.Timeout, ctx: ctx, cancel: cancel}, nil
+	return s, nil
+}
+
+func (s *Server) count(endpoint string, code fault.Code) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.faults[endpoint] == nil {
+		s.faults[endpoint] = map[fault.Code]uint64{}
+	}
+	s.faults[endpoint][code]++
+}
+
+// stats is the data of an endpoint in `nats micro stats`: the faults it answered, by code.
+func (s *Server) stats(endpoint string) any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return struct {
+		Faults map[fault.Code]uint64 `json:"faults,omitempty"`
+	}{maps.Clone(s.faults[endpoint])}
 }
 
 // Close stops taking requests, cancels those in work and waits for them.
@@ -136,7 +166,7 @@ func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h fu
 		go func() {
 			defer s.wg.Done()
 			defer func() { <-s.slots }()
-			serve(s, req, h)
+			serve(s, subj, req, h)
 		}()
 	}
 	if err := s.svc.AddEndpoint(endpointName(subj), micro.HandlerFunc(fn), opts...); err != nil {
@@ -145,7 +175,7 @@ func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h fu
 	return nil
 }
 
-func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, req micro.Request, h func(context.Context, string, PQ) (PR, error)) {
+func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, endpoint string, req micro.Request, h func(context.Context, string, PQ) (PR, error)) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.limit)
 	defer cancel()
 	ctx = WithTrace(ctx, req.Headers().Get(HeaderTrace))
@@ -154,19 +184,19 @@ func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, req micro.Request,
 		// One request must not take the service down; the stack is for us, the caller gets an internal fault.
 		if p := recover(); p != nil {
 			s.log.Error("panic in handler", zap.String("subject", req.Subject()), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
-			_ = req.Error(string(fault.CodeInternal), "internal error; the manager's log has the details", nil)
+			s.reply(req, s.errorReply(fault.CodeInternal, "internal error; the manager's log has the details"))
 		}
 	}()
 	var q PQ = new(Q)
 	isJSON, err := Decode(req.Data(), req.Headers().Get(HeaderContentType), q)
 	if err != nil {
-		s.fail(req, fault.Invalid("cannot read the request to %s: %v", req.Subject(), err))
+		s.fail(endpoint, req, fault.Invalid("cannot read the request to %s: %v", req.Subject(), err))
 		return
 	}
 	node := req.Subject()[strings.LastIndexByte(req.Subject(), '.')+1:]
 	reply, err := h(ctx, node, q)
 	if err != nil {
-		s.fail(req, err)
+		s.fail(endpoint, req, err)
 		return
 	}
 	if a := req.Headers().Get(HeaderAccept); a != "" {
@@ -174,23 +204,40 @@ func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, req micro.Request,
 	}
 	body, err := Encode(reply, isJSON)
 	if err != nil {
-		s.fail(req, fmt.Errorf("encode the reply: %w", err))
+		s.fail(endpoint, req, fmt.Errorf("encode the reply: %w", err))
 		return
 	}
 	ct := TypeProto
 	if isJSON {
 		ct = TypeJSON
 	}
-	err = req.Respond(body, micro.WithHeaders(micro.Headers{
-		HeaderContentType: {ct},
-		HeaderType:        {string(reply.ProtoReflect().Descriptor().FullName())},
-	}))
-	if err != nil {
+	m := nats.NewMsg("")
+	m.Data = body
+	m.Header.Set(HeaderContentType, ct)
+	m.Header.Set(HeaderType, string(reply.ProtoReflect().Descriptor().FullName()))
+	s.reply(req, m)
+}
+
+// reply answers over the connection itself: micro's own Respond and Error write into the request, which micro reads
+// as soon as its handler returns, and ours returns at once.
+func (s *Server) reply(req micro.Request, m *nats.Msg) {
+	if m.Subject = req.Reply(); m.Subject == "" {
+		return // nobody asked for an answer
+	}
+	if err := s.nc.PublishMsg(m); err != nil {
 		s.log.Warn("reply not sent", zap.String("subject", req.Subject()), zap.Error(err))
 	}
 }
 
-func (s *Server) fail(req micro.Request, err error) {
+// errorReply is an answer in micro's form of an error.
+func (s *Server) errorReply(code fault.Code, text string) *nats.Msg {
+	m := nats.NewMsg("")
+	m.Header.Set(micro.ErrorHeader, text)
+	m.Header.Set(micro.ErrorCodeHeader, string(code))
+	return m
+}
+
+func (s *Server) fail(endpoint string, req micro.Request, err error) {
 	code := fault.Of(err)
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		code = fault.CodeUnavailable
@@ -200,9 +247,8 @@ func (s *Server) fail(req micro.Request, err error) {
 	}
 	// Header values end at the line.
 	text := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
-	if err := req.Error(string(code), text, nil); err != nil {
-		s.log.Warn("error not sent", zap.String("subject", req.Subject()), zap.Error(err))
-	}
+	s.count(endpoint, code)
+	s.reply(req, s.errorReply(code, text))
 }
 
 // endpointName turns skep.v1.api.service.create into service-create: micro allows no dots in names.
