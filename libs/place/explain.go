@@ -219,4 +219,9 @@ func (e *Engine) reason(r *Request, i int32, f Filter) string {
 	return f.Text(1)
 }
 
-func mib(b int64) string { return fmt.Sprintf("%.4gMiB", float64(b)/(1<<20)) }
+func mib(b int64) string {
+	if b >= 1<<30 {
+		return fmt.Sprintf("%.4gGiB", float64(b)/(1<<30))
+	}
+	return fmt.Sprintf("%.4gMiB", float64(b)/(1<<20))
+}

@@ -315,6 +315,18 @@ func TestDiff(t *testing.T) {
 	if got != want {
 		t.Fatalf("got  %s\nwant %s", got, want)
 	}
+	one, two := "@sha256:"+strings.Repeat("1", 64), "@sha256:"+strings.Repeat("2", 64)
+	for _, x := range []struct{ a, b, want string }{
+		{"httpd:1" + one, "httpd:2" + two, "image httpd:1 -> httpd:2"},
+		{"httpd:1" + one, "httpd:1" + two, "image httpd:1@sha256:111111111111 -> httpd:1@sha256:222222222222"},
+		{"httpd:1", "httpd:1" + two, "image httpd:1 -> httpd:1@sha256:222222222222"},
+	} {
+		a, b := proto.CloneOf(a), proto.CloneOf(a)
+		a.Task.Container.Image, b.Task.Container.Image = x.a, x.b
+		if got := Diff(a, b); got != x.want {
+			t.Errorf("got %s, want %s", got, x.want)
+		}
+	}
 	if TaskSpecEqual(a.Task, b.Task) {
 		t.Fatal("different task specs are equal")
 	}

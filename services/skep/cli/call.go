@@ -22,6 +22,8 @@ const (
 	callTimeout = 30 * time.Second
 	// patience is how long a request is tried again while a manager restarts or another takes over.
 	patience = 8 * time.Second
+	// dialPatience is the same for connecting: shorter, for a daemon that is down stays down more often than not.
+	dialPatience = 5 * time.Second
 	// retryEvery paces it.
 	retryEvery = 200 * time.Millisecond
 )
@@ -51,7 +53,7 @@ func (a *app) call(ctx context.Context, subj string, req, reply proto.Message) e
 			return err
 		}
 		if time.Since(began) > time.Second {
-			a.notice("waiting for a manager: " + err.Error())
+			a.notice()
 		}
 		select {
 		case <-ctx.Done():
@@ -175,11 +177,11 @@ func (a *app) denied(subj string) error {
 }
 
 // notice tells once that something takes longer than it should.
-func (a *app) notice(text string) {
+func (a *app) notice() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.noticed {
 		a.noticed = true
-		fmt.Fprintln(a.Err, text)
+		fmt.Fprintln(a.Err, "Waiting for a manager to answer ...")
 	}
 }

@@ -146,7 +146,7 @@ func (a *app) conn(ctx context.Context) (*nats.Conn, error) {
 	if a.Connect != nil {
 		a.nc, err = a.Connect(ctx)
 	} else {
-		a.nc, err = conn.Dial(ctx, conn.Options{RunDir: a.runDir, Context: a.contextName(), Store: a.store, Patience: a.Patience, Notice: a.notice})
+		a.nc, err = conn.Dial(ctx, conn.Options{RunDir: a.runDir, Context: a.contextName(), Store: a.store, Patience: min(a.Patience, dialPatience), Notice: a.notice})
 	}
 	if err == nil {
 		a.nc.SetErrorHandler(a.refused)

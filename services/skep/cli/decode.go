@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"strings"
@@ -19,7 +20,7 @@ func (a *app) decodeCommand() *cobra.Command {
 	var reply bool
 	cmd := &cobra.Command{Use: "decode (--type TYPE | --subject SUBJECT)", Short: "Turn a message of skep's into JSON: for `nats sub --translate`", Args: noArgs,
 		Long: "Read one message from the standard input and print it as JSON. The type is given, or follows from the subject:\n\n" +
-			"    nats sub 'skep.v1.>' --translate \"skep decode --subject {{Subject}}\"\n    nats kv get spec service.ID --raw | skep decode --type Service",
+			"    nats sub 'skep.v1.>' --translate \"skep decode --subject {{Subject}}\"\n    nats req --raw skep.v1.api.node.list '' | skep decode --subject skep.v1.api.node.list --reply",
 		RunE: func(*cobra.Command, []string) error {
 			body, err := io.ReadAll(a.In)
 			if err != nil {
@@ -39,7 +40,14 @@ func (a *app) decodeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := proto.Unmarshal(body, m); err != nil {
+			err = proto.Unmarshal(body, m)
+			for err != nil && bytes.HasSuffix(body, []byte("\n")) {
+				body = body[:len(body)-1] // `nats req --raw` ends what it prints with empty lines
+				if again := proto.Unmarshal(body, m); again == nil {
+					err = nil
+				}
+			}
+			if err != nil {
 				return fmt.Errorf("this is no %s: %w", name, err)
 			}
 			return render.JSONObject(a.Out, m)

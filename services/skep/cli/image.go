@@ -39,6 +39,9 @@ func (a *app) nodeFlag(cmd *cobra.Command, to *[]string, def string) {
 // targets are the nodes --node names; all means every node that is ready.
 func (a *app) targets(ctx context.Context, refs []string, def string) ([]*skepv1.Node, error) {
 	if len(refs) == 0 {
+		if def == "self" && a.info(ctx).NodeID == "" {
+			return nil, Usagef("this machine is not a node of the cluster: say which nodes are meant, --node NODE or --node all")
+		}
 		refs = []string{def}
 	}
 	var out []*skepv1.Node

@@ -41,7 +41,7 @@ type Options struct {
 	// Patience is how long to try again while the manager is away: it may be restarting. Notice is told once, after a
 	// second.
 	Patience time.Duration
-	Notice   func(text string)
+	Notice   func()
 	// DataDir of the local daemon tells a node whose daemon is down from a machine that is no node; default: the usual one
 	// if RunDir is the usual one.
 	DataDir string
@@ -82,7 +82,7 @@ func Dial(ctx context.Context, o Options) (*nats.Conn, error) {
 		}
 		if !told && o.Notice != nil && time.Since(began) > time.Second {
 			told = true
-			o.Notice("waiting for a manager: " + err.Error())
+			o.Notice()
 		}
 		select {
 		case <-ctx.Done():
