@@ -23,7 +23,6 @@ type Engine struct {
 
 	have  []int32 // scratch: tasks of the batch's service per node
 	fails []int32 // scratch: its failures per node
-	aside []int32
 	full  []ranked
 }
 

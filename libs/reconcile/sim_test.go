@@ -28,7 +28,6 @@ type sim struct {
 
 	nodes map[string]*simNode
 	specs map[string]*skepv1.Service
-	put   map[string]bool // pages were read back once
 	trace []string
 }
 

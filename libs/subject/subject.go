@@ -19,7 +19,9 @@ const Queue = "skep"
 func API(kind, verb string) string { return prefix + "api." + kind + "." + verb }
 
 // Svc addresses a manager service from a node: skep.v1.svc.state.status.<node>.
-func Svc(service, verb, node string) string { return prefix + "svc." + service + "." + verb + "." + node }
+func Svc(service, verb, node string) string {
+	return prefix + "svc." + service + "." + verb + "." + node
+}
 
 // Node is a command to a node's agent or mesh: skep.v1.node.<id>.exec.open.
 func Node(id, verb string) string { return prefix + "node." + id + "." + verb }

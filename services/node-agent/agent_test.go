@@ -337,7 +337,7 @@ func TestAgentRestart(t *testing.T) {
 	if n.svc.daemon.Pid() != containerd {
 		t.Error("containerd was restarted")
 	}
-	st = n.state(running, ids[:2]...)
+	n.state(running, ids[:2]...)
 	if got := n.status[ids[0]].Pid; got != pid {
 		t.Errorf("pid %d became %d", pid, got)
 	}

@@ -18,7 +18,6 @@ const maxBars = 20
 type display struct {
 	o        Options
 	height   int // lines the last drawing took
-	header   string
 	notes    map[string]bool
 	lastSum  string
 	sumAt    time.Time
