@@ -114,16 +114,9 @@ func build(env Env) (*cobra.Command, *app) {
 			}
 		}
 	}
-	plainUseLine(root)
+	root.SetUsageTemplate(usageTemplate)
+	tidy(root)
 	return root, a
-}
-
-// plainUseLine keeps cobra from adding "[flags]": every use line says where options go.
-func plainUseLine(c *cobra.Command) {
-	c.DisableFlagsInUseLine = true
-	for _, s := range c.Commands() {
-		plainUseLine(s)
-	}
 }
 
 // Main runs one command line and returns the exit status. ctx ending (Ctrl-C) ends the command, not what it began.

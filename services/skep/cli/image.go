@@ -143,7 +143,6 @@ func (a *app) imageList() *cobra.Command {
 			return ferr
 		}}
 	l.add(cmd, "the ids")
-	_ = cmd.Flags().MarkHidden("filter")
 	a.nodeFlag(cmd, &nodes, "all")
 	return cmd
 }

@@ -35,7 +35,7 @@ func (a *app) nodeList() *cobra.Command {
 			}
 			return printList(a, &l, list, render.Nodes(list, self))
 		}}
-	l.add(cmd, "the ids")
+	l.add(cmd, "the ids", "id", "name", "role", "membership", "label", "node.label")
 	return cmd
 }
 
@@ -73,7 +73,7 @@ func (a *app) nodePs() *cobra.Command {
 			}
 			return printList(a, &l, tasks, render.Tasks(tasks, render.TaskOptions{Now: a.Now(), NoTrunc: l.noTrunc, NoResolve: noResolve}))
 		}}
-	l.add(cmd, "the task ids")
+	l.add(cmd, "the task ids", taskFilters...)
 	cmd.Flags().BoolVar(&noResolve, "no-resolve", false, "Show ids instead of names")
 	return cmd
 }

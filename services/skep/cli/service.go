@@ -32,7 +32,7 @@ func (a *app) serviceList() *cobra.Command {
 			}
 			return printList(a, &l, list, render.Services(list, l.noTrunc))
 		}}
-	l.add(cmd, "the ids")
+	l.add(cmd, "the ids", "id", "name", "label", "mode", "runtime")
 	return cmd
 }
 
@@ -58,7 +58,7 @@ func (a *app) servicePs() *cobra.Command {
 			}
 			return joined(missing)
 		}}
-	l.add(cmd, "the task ids")
+	l.add(cmd, "the task ids", taskFilters...)
 	cmd.Flags().BoolVar(&noResolve, "no-resolve", false, "Show ids instead of names")
 	return cmd
 }
@@ -104,7 +104,6 @@ func (a *app) serviceHistory() *cobra.Command {
 			return printList(a, &l, list, render.Revisions(list, s.Revision, a.Now()))
 		}}
 	l.add(cmd, "the revision numbers")
-	_ = cmd.Flags().MarkHidden("filter")
 	return cmd
 }
 

@@ -25,7 +25,7 @@ func (a *app) taskList() *cobra.Command {
 			}
 			return printList(a, &l, tasks, render.Tasks(tasks, render.TaskOptions{Now: a.Now(), NoTrunc: l.noTrunc, NoResolve: noResolve}))
 		}}
-	l.add(cmd, "the ids")
+	l.add(cmd, "the ids", taskFilters...)
 	cmd.Flags().BoolVar(&noResolve, "no-resolve", false, "Show ids instead of names")
 	return cmd
 }

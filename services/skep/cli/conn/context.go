@@ -19,7 +19,7 @@ const Local = "default"
 
 // Context is a cluster elsewhere and the certificate to reach it with. The file holds a private key: mode 0600.
 type Context struct {
-	Name        string `json:"name"`
+	Name        string   `json:"name"`
 	Addr        string   `json:"addr"`             // host:port of a manager
 	Others      []string `json:"others,omitempty"` // more managers, tried when that one is away
 	Description string   `json:"description,omitempty"`

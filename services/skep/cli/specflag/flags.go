@@ -200,15 +200,15 @@ func (f *Flags) registerRollout() {
 		action func(string) (skepv1.FailureAction, error)
 		what   string
 	}{
-		{&f.up, "update", "update", parseUpdateAction, `"pause", "continue" or "rollback" (default pause)`},
-		{&f.back, "rollback", "rollback", parseRollbackAction, `"pause" or "continue" (default pause)`},
+		{&f.up, "update", "an update", parseUpdateAction, `"pause", "continue" or "rollback" (default pause)`},
+		{&f.back, "rollback", "a rollback", parseRollbackAction, `"pause" or "continue" (default pause)`},
 	} {
-		g.to.parallelism = addScalar(f, g.prefix+"-parallelism", "", "uint", "Tasks to replace at the same time in a "+g.word+" (0 = all; default 1)", parseUint)
-		g.to.delay = addScalar(f, g.prefix+"-delay", "", "duration", "Wait between one group of tasks and the next in a "+g.word+" (default 0s)", parseDuration(g.prefix+"-delay"))
-		g.to.monitor = addScalar(f, g.prefix+"-monitor", "", "duration", "Watch each new task this long for failure in a "+g.word+" (default 5s)", parseDuration(g.prefix+"-monitor"))
-		g.to.action = addScalar(f, g.prefix+"-failure-action", "", "string", "What a failed "+g.word+" does: "+g.what, g.action)
-		g.to.ratio = addScalar(f, g.prefix+"-max-failure-ratio", "", "float", "Share of tasks that may fail in a "+g.word+" (default 0)", parseRatio(g.prefix+"-maxfailureratio"))
-		g.to.order = addScalar(f, g.prefix+"-order", "", "string", `Order in a `+g.word+`: "start-first" or "stop-first" (default stop-first)`, parseOrder)
+		g.to.parallelism = addScalar(f, g.prefix+"-parallelism", "", "uint", "Tasks to replace at the same time in "+g.word+" (0 = all; default 1)", parseUint)
+		g.to.delay = addScalar(f, g.prefix+"-delay", "", "duration", "Wait between one group of tasks and the next in "+g.word+" (default 0s)", parseDuration(g.prefix+"-delay"))
+		g.to.monitor = addScalar(f, g.prefix+"-monitor", "", "duration", "Watch each new task this long for failure in "+g.word+" (default 5s)", parseDuration(g.prefix+"-monitor"))
+		g.to.action = addScalar(f, g.prefix+"-failure-action", "", "string", "What a failed "+g.prefix+" does: "+g.what, g.action)
+		g.to.ratio = addScalar(f, g.prefix+"-max-failure-ratio", "", "float", "Share of tasks that may fail in "+g.word+" (default 0)", parseRatio(g.prefix+"-maxfailureratio"))
+		g.to.order = addScalar(f, g.prefix+"-order", "", "string", `Order in `+g.word+`: "start-first" or "stop-first" (default stop-first)`, parseOrder)
 	}
 }
 
