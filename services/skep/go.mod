@@ -3,6 +3,7 @@ module skep.dev/services/skep
 go 1.26.6
 
 require (
+	github.com/creack/pty v1.1.24
 	github.com/nats-io/nats-server/v2 v2.15.2
 	go.uber.org/zap v1.28.0
 	skep.dev/libs v0.0.0

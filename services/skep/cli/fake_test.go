@@ -33,6 +33,7 @@ type cluster struct {
 	t   *testing.T
 	url string
 	nc  *nats.Conn
+	rs  *rpc.Server
 
 	mu       sync.Mutex
 	services []*skepv1.Service
@@ -46,9 +47,13 @@ type cluster struct {
 	looks  int
 }
 
-func newCluster(t *testing.T) *cluster {
+func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
 	t.Helper()
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true})
+	o := &server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true}
+	for _, f := range opts {
+		f(o)
+	}
+	srv, err := server.NewServer(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +65,7 @@ func newCluster(t *testing.T) *cluster {
 	c := &cluster{t: t, url: srv.ClientURL(), nodes: []*skepv1.Node{{
 		Meta: &skepv1.Meta{Id: nodeID}, Spec: &skepv1.NodeSpec{}, Description: &skepv1.NodeDescription{Hostname: "w1", EngineVersion: "0.1.0"}, Status: &skepv1.NodeLive{State: skepv1.NodeState_NODE_STATE_READY},
 	}}}
-	c.nc, err = nats.Connect(c.url)
+	c.nc, err = nats.Connect(c.url, nats.UserInfo("admin", "x"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,6 +75,7 @@ func newCluster(t *testing.T) *cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = rs.Close() })
+	c.rs = rs
 	serve(c, rs, "service", "create", c.create)
 	serve(c, rs, "service", "update", c.update)
 	serve(c, rs, "service", "scale", func(r *skepv1.ScaleServiceRequest) (*skepv1.ServiceReply, error) {

@@ -10,7 +10,7 @@ import (
 )
 
 // taskFilters are what lists of tasks can be filtered by.
-var taskFilters = []string{"id", "name", "label", "service", "node", "desired-state", "runtime"}
+var taskFilters = []string{"id", "name", "label", "service", "node", "desired-state"}
 
 // listFlags are what every list has.
 type listFlags struct {

@@ -32,7 +32,7 @@ func (a *app) serviceList() *cobra.Command {
 			}
 			return printList(a, &l, list, render.Services(list, l.noTrunc))
 		}}
-	l.add(cmd, "the ids", "id", "name", "label", "mode", "runtime")
+	l.add(cmd, "the ids", "id", "name", "label", "mode")
 	return cmd
 }
 

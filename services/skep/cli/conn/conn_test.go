@@ -99,6 +99,33 @@ func TestWhatThisMachineIs(t *testing.T) {
 	}
 }
 
+// TestDaemonDown: a node whose daemon is down is told so, not that it is no node.
+func TestDaemonDown(t *testing.T) {
+	run, data := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(data, "node.json"), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	began := time.Now()
+	_, err := Dial(t.Context(), Options{RunDir: run, DataDir: data, Timeout: time.Second, Patience: 1500 * time.Millisecond, Notice: func() { told++ }})
+	if !fault.Is(err, fault.CodeUnavailable) || !strings.Contains(err.Error(), "daemon of this node is not running") || !strings.Contains(err.Error(), "skep node run --run-dir "+run) {
+		t.Errorf("%v", err)
+	}
+	if d := time.Since(began); d < 1500*time.Millisecond || told != 1 {
+		t.Errorf("gave up after %s, told %d times", d, told)
+	}
+	// A socket nobody listens on is what a killed daemon leaves.
+	l, err := net.Listen("unix", filepath.Join(run, "skep.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	_ = l.Close()
+	if _, err := Dial(t.Context(), Options{RunDir: run, Timeout: time.Second}); !fault.Is(err, fault.CodeUnavailable) || !strings.Contains(err.Error(), "not running") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestContexts(t *testing.T) {
 	s := Store{t.TempDir()}
 	if s.Current() != Local {
@@ -161,6 +188,13 @@ func TestRemote(t *testing.T) {
 	if _, err := Dial(context.Background(), Options{Context: "nope", Store: s}); !fault.Is(err, fault.CodeNotFound) {
 		t.Errorf("a missing context: %v", err)
 	}
+	old, okey := certified(t, ca, pki.Identity{ClusterID: "cluster", Role: pki.User, UserRole: pki.Admin}, -time.Minute)
+	if err := s.Create(Context{Name: "old", Addr: srv.Addr().String(), Cert: string(old.cert), Key: string(okey), CA: string(ca.CertPEM())}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Dial(context.Background(), Options{Context: "old", Store: s, Patience: time.Hour}); !fault.Is(err, fault.CodeDenied) || !strings.Contains(err.Error(), "its certificate expired on") {
+		t.Errorf("an expired certificate: %v", err)
+	}
 	other, err := pki.NewCA("other")
 	if err != nil {
 		t.Fatal(err)
@@ -178,6 +212,11 @@ type pems struct{ cert, key []byte }
 
 func material(t *testing.T, ca *pki.CA, id pki.Identity) (pems, []byte) {
 	t.Helper()
+	return certified(t, ca, id, time.Hour)
+}
+
+func certified(t *testing.T, ca *pki.CA, id pki.Identity, life time.Duration) (pems, []byte) {
+	t.Helper()
 	key, csr, err := pki.NewKeyAndCSR()
 	if err != nil {
 		t.Fatal(err)
@@ -187,7 +226,7 @@ func material(t *testing.T, ca *pki.CA, id pki.Identity) (pems, []byte) {
 		t.Fatal(err)
 	}
 	id.NodeID = pki.NodeIDFor(req)
-	cert, err := ca.Sign(csr, id, time.Hour)
+	cert, err := ca.Sign(csr, id, life)
 	if err != nil {
 		t.Fatal(err)
 	}
