@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // controlPort is where managers take joins.
@@ -27,6 +28,11 @@ func (l *Lab) makeCluster(ctx context.Context, o Options) error {
 		return err
 	}
 	m1.Joined = true
+	if l.Separate {
+		if err := l.startServices(ctx, m1); err != nil {
+			return err
+		}
+	}
 	tokens := map[string]string{}
 	for _, role := range []string{Manager, Worker} {
 		t, err := l.must(ctx, "m1", "skep", "join-token", "-q", role)
@@ -71,8 +77,11 @@ func (l *Lab) Join(ctx context.Context, h *Host, token string) error {
 		return err
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	h.Joined = true
+	l.mu.Unlock()
+	if l.Separate {
+		return l.startServices(ctx, h)
+	}
 	return nil
 }
 
@@ -100,16 +109,66 @@ func (l *Lab) StartDaemon(ctx context.Context, host string) error {
 	if err != nil {
 		return err
 	}
-	cmd, err := l.Command(context.WithoutCancel(ctx), h.Name, "/bin/sh", "-c",
-		"exec setsid skep node run >>/var/lib/skep/skep.log 2>&1 </dev/null")
+	if l.Separate {
+		for _, name := range Programs(h.Role) {
+			if err := l.StartProgram(ctx, host, name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return l.detach(ctx, host, "skep node run", "skep")
+}
+
+// Programs are the services of a host with a process each. They start in any order: this is the least convenient one.
+func Programs(role string) []string {
+	if role == Manager {
+		return []string{"skep-agent", "skep-mesh", "skep-scheduler", "skep-health", "skep-vault", "skep-state", "skep-bus"}
+	}
+	return []string{"skep-agent", "skep-mesh"}
+}
+
+// StartProgram does what a supervisor does: it starts one of the services, or one more instance of it.
+func (l *Lab) StartProgram(ctx context.Context, host, name string, args ...string) error {
+	return l.detach(ctx, host, strings.Join(append([]string{name}, args...), " "), name)
+}
+
+// detach starts a program of a host in the background, its output in <log>.log on the host's disk.
+func (l *Lab) detach(ctx context.Context, host, command, log string) error {
+	cmd, err := l.Command(context.WithoutCancel(ctx), host, "/bin/sh", "-c",
+		fmt.Sprintf("exec setsid %s >>/var/lib/skep/%s.log 2>&1 </dev/null", command, log))
 	if err != nil {
 		return err
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the node of %s: %w", h.Name, err)
+		return fmt.Errorf("start %s on %s: %w", command, host, err)
 	}
 	go func() { _ = cmd.Wait() }()
 	return nil
+}
+
+// startServices starts a host's services as processes of their own and waits until they serve.
+func (l *Lab) startServices(ctx context.Context, h *Host) error {
+	if err := l.StartDaemon(ctx, h.Name); err != nil {
+		return err
+	}
+	script := `curl -sS --max-time 5 --unix-socket /run/skep/node.sock http://node/ready | grep -q '"state":"ready"'`
+	if h.Role == Manager {
+		script += ` && test -n "$(skep node ls -q)" && skep join-token -q worker`
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		r, err := l.Run(ctx, h.Name, "sh", "-c", script)
+		if err == nil && r.Code == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the services of %s do not serve: %s%s", h.Name, r.Stdout, r.Stderr)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // LogFiles are the logs of the host's daemon, by name.
@@ -121,6 +180,13 @@ func (l *Lab) LogFiles(host string) (map[string]string, error) {
 	lib := filepath.Join(l.diskDir(h), "lib")
 	if h.Role == Registry {
 		return map[string]string{"registry": filepath.Join(lib, "registry.log")}, nil
+	}
+	if l.Separate && h.Role != Client {
+		files := map[string]string{"containerd": filepath.Join(lib, "containerd", "containerd.log")}
+		for _, name := range Programs(h.Role) {
+			files[name] = filepath.Join(lib, name+".log")
+		}
+		return files, nil
 	}
 	return map[string]string{"skep": filepath.Join(lib, "skep.log"), "containerd": filepath.Join(lib, "containerd", "containerd.log")}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -44,6 +45,8 @@ type Options struct {
 	InitFlags, NodeFlags []string
 	// Bin is the folder of skep and bin/tools; "" looks beside the running program, then upwards for a bin folder.
 	Bin string
+	// Separate runs every service of a node as a process of its own instead of `skep node run`.
+	Separate bool
 	// Race runs the race build of skep, bin/race/skep.
 	Race bool
 	// Env is added to every command on every host.
@@ -64,6 +67,8 @@ type Lab struct {
 	Env   []string `json:"env,omitempty"`
 	Flags []string `json:"flags,omitempty"` // of every `skep init` and `skep join`
 	Hosts []*Host  `json:"hosts"`
+	// Separate: the hosts run their services as processes of their own.
+	Separate bool `json:"separate,omitempty"`
 
 	mu       sync.Mutex
 	progress io.Writer
@@ -115,7 +120,10 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Name: o.Name, Bin: bin, Skep: bin, Env: o.Env, Flags: o.NodeFlags, progress: o.Progress}
+	l := &Lab{Name: o.Name, Bin: bin, Skep: bin, Env: o.Env, Flags: o.NodeFlags, Separate: o.Separate, progress: o.Progress}
+	if o.Separate {
+		l.Flags = append(slices.Clone(l.Flags), "--no-start")
+	}
 	if o.Race {
 		l.Skep = filepath.Join(bin, "race")
 	}

@@ -208,7 +208,12 @@ func (m Main) connect(ctx context.Context, urls string, rec *member.Record, stor
 	if len(addrs) == 0 {
 		return nil, errors.New("-nats is missing: name the managers' addresses, such as -nats 10.0.0.1:2377")
 	}
-	nc, err := Connect(m.Name, addrs, store, log, nats.UserInfo(m.Role, ""))
+	more := []nats.Option{nats.UserInfo(m.Role, "")}
+	if store.Identity().Role == pki.Manager {
+		// The broker is on this machine: no crowd to be kept apart.
+		more = append(more, nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond))
+	}
+	nc, err := Connect(m.Name, addrs, store, log, more...)
 	if err != nil || !m.Managers {
 		return nc, err
 	}

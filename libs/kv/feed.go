@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"skep.dev/libs/subject"
@@ -126,6 +127,13 @@ func (f *Feed) run(ctx context.Context) {
 // checkEvery is how often a silent feed asks the server whether it missed anything.
 const checkEvery = 3 * time.Second
 
+// After a reconnection it asks more often for a while: the server was perhaps restarted, the watcher is gone with it, and
+// the client library notices only when ten seconds of its heartbeats are missing.
+const (
+	checkSoon  = 500 * time.Millisecond
+	checkLater = 15 * time.Second
+)
+
 var errStalled = errors.New("the watcher stalled")
 
 // follow runs one watcher until it fails, stalls or ctx ends.
@@ -181,6 +189,9 @@ func (f *Feed) follow(ctx context.Context) error {
 
 	check := time.NewTicker(checkEvery)
 	defer check.Stop()
+	var hurry time.Time // until when it looks often
+	reconnected := f.js.Conn().StatusChanged(nats.CONNECTED)
+	defer f.js.Conn().RemoveStatusListener(reconnected)
 	var behind uint64
 	for {
 		select {
@@ -213,7 +224,14 @@ func (f *Feed) follow(ctx context.Context) error {
 			if f.Revision() == at && len(w.Updates()) == 0 {
 				return errStalled
 			}
+		case <-reconnected:
+			hurry, behind = time.Now().Add(checkLater), 0
+			check.Reset(checkSoon)
 		case <-check.C:
+			if !hurry.IsZero() && time.Now().After(hurry) {
+				hurry = time.Time{}
+				check.Reset(checkEvery)
+			}
 			// A watcher can die without a word (server restart, slow consumer). Two looks in a row at a
 			// stream that is ahead of us by the same distance mean that ours did.
 			c, cancel := context.WithTimeout(ctx, 5*time.Second)

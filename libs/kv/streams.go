@@ -84,18 +84,21 @@ func Ensure(ctx context.Context, js jetstream.JetStream, replicas int) error {
 // broker's has nothing to do until then.
 func Await(ctx context.Context, js jetstream.JetStream, log *zap.Logger) error {
 	for said := false; ; {
-		err := present(ctx, js)
+		err := errors.New("not connected")
+		if js.Conn().IsConnected() {
+			err = present(ctx, js)
+		}
 		if err == nil || ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if !said {
-			log.Info("waiting for the managers' broker and its streams", zap.Error(err))
+			log.Info("waiting for the broker and its streams", zap.Error(err))
 			said = true
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(200 * time.Millisecond):
+		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }

@@ -51,7 +51,10 @@ func LearnSubnet(ctx context.Context, nc *nats.Conn, p Paths, log *zap.Logger) (
 		}
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
 		var reply skepv1.SnapshotReply
-		err = rpc.Call(try, nc, subject.Svc("state", "snapshot", r.NodeID), &skepv1.SnapshotRequest{NodeId: r.NodeID}, &reply)
+		err = errors.New("not connected to any manager")
+		if nc.IsConnected() {
+			err = rpc.Call(try, nc, subject.Svc("state", "snapshot", r.NodeID), &skepv1.SnapshotRequest{NodeId: r.NodeID}, &reply)
+		}
 		cancel()
 		if err == nil && reply.GetNode().GetSubnet() == "" {
 			err = errors.New("it has no subnet yet")

@@ -61,9 +61,10 @@ func (m *Members) apply(d kv.Delta) {
 	}
 }
 
-// Revoked is asked by the broker on every connection. Until the first look at the store nobody is.
+// Revoked is asked by the broker on every connection. Until the first look at the store nobody is, nor while it names no
+// node at all: then the cluster is being founded, by services of this very manager.
 func (m *Members) Revoked(id string) bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.known != nil && !m.known[id]
+	return len(m.known) > 0 && !m.known[id]
 }

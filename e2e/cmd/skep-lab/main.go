@@ -7,8 +7,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -20,6 +22,7 @@ import (
 const usage = `skep-lab makes many hosts on one machine, and a skep cluster on them. It needs root.
 
   skep-lab up [-name L] [-n 3] [-managers 1] [-no-cluster] [-race]   make a lab; -n counts all hosts: m1.. are managers, w1.. workers
+                                        -separate: every service as a process of its own
   skep-lab exec HOST -- CMD [ARG...]    run a command on a host; skep, curl, dig and nc are there
   skep-lab client -- CMD [ARG...]       run a command on a host outside the cluster
   skep-lab ip HOST                      print a host's address
@@ -78,6 +81,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		fs.IntVar(&o.Managers, "managers", 1, "")
 		fs.BoolVar(&o.NoCluster, "no-cluster", false, "")
 		fs.BoolVar(&o.Race, "race", false, "")
+		fs.BoolVar(&o.Separate, "separate", false, "")
 	case "logs":
 		fs.BoolVar(&containerd, "containerd", false, "")
 	case "down":
@@ -206,20 +210,20 @@ func logs(l *lab.Lab, host string, containerd bool, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	which := "skep"
-	if _, ok := files[which]; !ok {
-		which = "registry"
+	var failed error
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if (name == "containerd") != containerd {
+			continue
+		}
+		f, err := os.Open(files[name])
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("host %s has no such log: %w", host, err))
+			continue
+		}
+		_, err = io.Copy(stdout, f)
+		failed = errors.Join(failed, err, f.Close())
 	}
-	if containerd {
-		which = "containerd"
-	}
-	f, err := os.Open(files[which])
-	if err != nil {
-		return fmt.Errorf("host %s has no such log: %w", host, err)
-	}
-	defer f.Close()
-	_, err = io.Copy(stdout, f)
-	return err
+	return failed
 }
 
 func ps(name string, stdout io.Writer) error {
