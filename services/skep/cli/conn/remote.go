@@ -100,5 +100,8 @@ func remoteError(c Context, err error) error {
 	case errors.Is(err, nats.ErrAuthorization), strings.Contains(err.Error(), "remote error: tls:"):
 		return fault.Denied("%s: the manager refuses this context's certificate (%v); on a manager, `skep context issue` makes another", at, err)
 	}
+	if errors.Is(err, nats.ErrNoServers) { // what it makes of a refused connection
+		return fault.Unavailable("%s: nothing answers there: is the manager running, and is the address right from here?", at)
+	}
 	return fault.Unavailable("%s: %v", at, err)
 }
