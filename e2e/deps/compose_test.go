@@ -12,37 +12,55 @@ import (
 
 // deploy/compose.yaml runs every service by its own program, with flags the program has.
 func TestComposeMatchesThePrograms(t *testing.T) {
-	b, err := os.ReadFile(filepath.Join("..", "..", "deploy", "compose.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	seen := map[string]bool{}
-	for _, m := range regexp.MustCompile(`(?m)^\s+command: (\[.*\])$`).FindAllStringSubmatch(string(b), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\s+command: (\[.*\])$`).FindAllStringSubmatch(read(t, "compose.yaml"), -1) {
 		var argv []string
 		if err := json.Unmarshal([]byte(m[1]), &argv); err != nil {
 			t.Errorf("command %s: %v", m[1], err)
 			continue
 		}
-		if !strings.HasPrefix(argv[0], "skep-") {
+		if !strings.HasPrefix(argv[0], "skep") {
+			t.Errorf("%s is no program of skep's", argv[0])
 			continue
 		}
 		seen[argv[0]] = true
 		help := usage(t, argv[0])
+		if argv[0] == "skep" {
+			help = usage(t, argv[0], argv[1])
+		}
 		for _, a := range argv[1:] {
-			if strings.HasPrefix(a, "-") && !regexp.MustCompile(`(?m)^  `+regexp.QuoteMeta(a)+`\b`).MatchString(help) {
+			if strings.HasPrefix(a, "-") && !regexp.MustCompile(`(?m)^ +(-., )?`+regexp.QuoteMeta(a)+`\b`).MatchString(help) {
 				t.Errorf("%s has no flag %s:\n%s", argv[0], a, help)
 			}
 		}
 	}
-	for _, name := range []string{"skep-bus", "skep-state", "skep-scheduler", "skep-health", "skep-vault", "skep-mesh", "skep-agent"} {
-		if !seen[name] {
-			t.Errorf("compose.yaml does not run %s", name)
+	unit := read(t, "skep@.service")
+	install := read(t, "install.sh")
+	for _, name := range []string{"bus", "state", "scheduler", "health", "vault", "mesh", "agent"} {
+		if !seen["skep-"+name] {
+			t.Errorf("compose.yaml does not run skep-%s", name)
 		}
+		if !strings.Contains(unit, "skep@"+name) || !strings.Contains(install, "skep-"+name) {
+			t.Errorf("skep@.service does not name skep@%s, or install.sh does not install skep-%s", name, name)
+		}
+	}
+	// The template runs them without any flag; two forms at once are refused.
+	if !strings.Contains(unit, "\nExecStart=@PREFIX@/bin/skep-%i\n") || !strings.Contains(unit, "\nConflicts=skep.service\n") {
+		t.Errorf("skep@.service:\n%s", unit)
 	}
 }
 
-// usage asks a service's program for its flags.
-func usage(t *testing.T, name string) string {
+func read(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "..", "deploy", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// usage asks a program, or one of its commands, for its flags.
+func usage(t *testing.T, name string, command ...string) string {
 	t.Helper()
 	dirs, err := filepath.Glob(filepath.Join("..", "..", "services", "*", "cmd", name))
 	if err != nil || len(dirs) != 1 {
@@ -52,9 +70,9 @@ func usage(t *testing.T, name string) string {
 	if out, err := exec.Command("go", "build", "-o", bin, dirs[0]).CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", name, err, out)
 	}
-	out, err := exec.Command(bin, "-help").CombinedOutput()
+	out, err := exec.Command(bin, append(command, "--help")...).CombinedOutput()
 	if err != nil {
-		t.Fatalf("%s -help: %v\n%s", name, err, out)
+		t.Fatalf("%s %v --help: %v\n%s", name, command, err, out)
 	}
 	return string(out)
 }
