@@ -27,7 +27,7 @@ const contextExt = ".skepcontext"
 func (a *app) contextIssue() *cobra.Command {
 	var role, out, addr, description string
 	var expiry time.Duration
-	cmd := &cobra.Command{Use: "issue [OPTIONS] NAME", Short: "Make a certificate for a user elsewhere", Args: exactArgs(1),
+	cmd := &cobra.Command{Use: "issue [OPTIONS] NAME", Short: "Make a certificate for a user elsewhere", Args: exactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
 		Long: "Make a certificate for a user elsewhere, and write it with its key and the managers' addresses to one file that only you can read.\n" +
 			"On the user's machine `skep context import FILE` takes it in. The key is made here and is in that file alone.",
 		Example: "  skep context issue alice\n  skep context issue --role viewer --expiry 24h -o - guest | ssh guest@host skep context import -",

@@ -20,7 +20,7 @@ func (a *app) decodeCommand() *cobra.Command {
 	var reply bool
 	cmd := &cobra.Command{Use: "decode (--type TYPE | --subject SUBJECT)", Short: "Turn a message of skep's into JSON: for `nats sub --translate`", Args: noArgs,
 		Long: "Read one message from the standard input and print it as JSON. The type is given, or follows from the subject:\n\n" +
-			"    nats sub 'skep.v1.>' --translate \"skep decode --subject {{Subject}}\"\n    nats req --raw skep.v1.api.node.list '' | skep decode --subject skep.v1.api.node.list --reply",
+			"    nats sub 'skep.v1.hb.*' --translate \"skep decode --subject {{Subject}}\"\n    nats req --raw skep.v1.api.node.list '' | skep decode --subject skep.v1.api.node.list --reply",
 		RunE: func(*cobra.Command, []string) error {
 			body, err := io.ReadAll(a.In)
 			if err != nil {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"sort"
+	"strings"
 	"sync"
 	"time"
 
@@ -112,9 +114,9 @@ func (a *app) top(ctx context.Context, once bool, interval time.Duration) error 
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
-		height := 0
-		if _, h, err := term.GetSize(fd); err == nil {
-			height = h
+		width, height := 0, 0
+		if w, h, err := term.GetSize(fd); err == nil {
+			width, height = w, h
 		}
 		text, err := a.topPage(ctx, beats, height)
 		if ctx.Err() != nil {
@@ -123,14 +125,8 @@ func (a *app) top(ctx context.Context, once bool, interval time.Duration) error 
 		if err != nil {
 			text = []byte("Error: " + err.Error() + "\n")
 		}
-		var b bytes.Buffer
-		b.WriteString("\x1b[H")
-		for l := range bytes.Lines(text) {
-			b.Write(bytes.TrimRight(l, "\n"))
-			b.WriteString("\x1b[K\n")
-		}
-		b.WriteString("\x1b[J")
-		_, _ = a.Out.Write(b.Bytes())
+		b := screen(string(text), width, height)
+		_, _ = io.WriteString(a.Out, b)
 		select {
 		case <-ctx.Done():
 			return &Failure{Code: ExitOK}
@@ -143,6 +139,20 @@ func (a *app) top(ctx context.Context, once bool, interval time.Duration) error 
 			}
 		}
 	}
+}
+
+// screen draws text over the whole terminal: a line too long is cut, and no end of line after the last one scrolls it.
+func screen(text string, width, height int) string {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	if height > 0 && len(lines) > height {
+		lines = lines[:height]
+	}
+	for i, l := range lines {
+		if r := []rune(l); width > 0 && len(r) > width {
+			lines[i] = string(r[:width])
+		}
+	}
+	return "\x1b[H" + strings.Join(lines, "\x1b[K\r\n") + "\x1b[K\x1b[J"
 }
 
 // topPage is one screen; height 0 = as long as it gets.
