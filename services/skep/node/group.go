@@ -38,6 +38,11 @@ func newGroup(log *zap.Logger) *group { return &group{log: log, failed: make(cha
 
 // start runs a service and returns once it is ready.
 func (g *group) start(ctx context.Context, name string, svc service) error {
+	select {
+	case <-g.failed:
+		return g.err
+	default:
+	}
 	began := time.Now()
 	run, cancel := context.WithCancel(context.Background())
 	a := &actor{name: name, svc: svc, cancel: cancel, done: make(chan struct{})}
