@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/join"
+	"skep.dev/libs/pki"
 )
 
 // certificate keeps this process on the node's newest certificate until ctx ends: it renews it, or reads what another
@@ -23,7 +24,7 @@ func (m Main) certificate(ctx context.Context, env Env) {
 	}
 	for {
 		leaf := env.Store.Leaf()
-		life := leaf.NotAfter.Sub(leaf.NotBefore)
+		life := leaf.NotAfter.Sub(leaf.NotBefore) - pki.Backdate
 		select {
 		case <-ctx.Done():
 			return
