@@ -153,12 +153,15 @@ func (r *logRun) check(c *skepv1.ContainerSpec) error {
 }
 
 // open starts a task's log stream; nil without an error means that there is none.
-func (r *logRun) open(ctx context.Context, t *skepv1.Task, follow bool) (*stream.Session, error) {
+func (r *logRun) open(ctx context.Context, t *skepv1.Task, follow bool, after ...int64) (*stream.Session, error) {
 	nc, err := r.a.conn(ctx)
 	if err != nil {
 		return nil, err
 	}
 	req := &skepv1.LogsRequest{TaskId: t.GetMeta().GetId(), Follow: follow, Tail: r.req.Tail, Since: r.req.Since, Until: r.req.Until, Stdout: true, Stderr: true}
+	if len(after) > 0 && after[0] > 0 { // what came up to then was shown
+		req.Since, req.Tail = timestamppb.New(time.Unix(0, after[0]+1)), -1
+	}
 	s, err := r.a.dial(ctx, nc, t.NodeId, "logs.open", req, stream.WithOpenTimeout(5*time.Second))
 	if fault.Is(err, fault.CodeNotFound) {
 		return nil, nil
@@ -272,10 +275,11 @@ func (r *logRun) follow(ctx context.Context, service string) error {
 	}
 	defer stop()
 	var (
-		wg   sync.WaitGroup
-		open = map[string]bool{}
-		mu   sync.Mutex
-		told = map[string]bool{}
+		wg    sync.WaitGroup
+		open  = map[string]bool{}
+		shown = map[string]int64{} // when the last line was written that was shown
+		mu    sync.Mutex
+		told  = map[string]bool{}
 	)
 	defer wg.Wait()
 	every := time.NewTicker(2 * time.Second)
@@ -303,13 +307,22 @@ func (r *logRun) follow(ctx context.Context, service string) error {
 			wg.Add(1)
 			go func() {
 				defer wg.Done()
-				s, err := r.open(ctx, t, true)
+				mu.Lock()
+				after := shown[id]
+				mu.Unlock()
+				s, err := r.open(ctx, t, true, after)
+				alive, opened := t.GetStatus().GetState() <= skepv1.TaskState_TASK_STATE_RUNNING, s != nil
 				if err == nil && s != nil {
-					err = entries(s, func(e *skepv1.LogEntry) bool { r.write(t, e); return true })
-				} else if err == nil && t.GetStatus().GetState() <= skepv1.TaskState_TASK_STATE_RUNNING {
+					err = entries(s, func(e *skepv1.LogEntry) bool { r.write(t, e); after = e.TimeUnixNano; return true })
+				}
+				if alive {
 					mu.Lock()
-					delete(open, id) // it writes nothing yet: ask again
+					shown[id] = after
+					delete(open, id) // it ended, or was lost, or is out of reach, or has no log yet: ask again
 					mu.Unlock()
+					if opened {
+						return // what broke it is told if it cannot be opened again
+					}
 				}
 				if fault.Is(err, fault.CodeDenied) {
 					cancel(err) // of every task it would be the same

@@ -68,6 +68,46 @@ func TestLogs(t *testing.T) {
 	want(t, c.run("service", "logs", "web"), 2, "", "tty service logs only supported with --raw")
 }
 
+// TestLogsFollowGoesOn: a stream that breaks while its task runs is taken up after the last line shown.
+func TestLogsFollowGoesOn(t *testing.T) {
+	c := newCluster(t)
+	c.services = []*skepv1.Service{webService()}
+	c.tasks = []*skepv1.Task{webTask("t1aaaaaaaaaaaaaaaaaaaaaaa", 1, running)}
+	c.onNode("logs.open", func(ctx context.Context, s *stream.Session, body []byte) {
+		var r skepv1.LogsRequest
+		if err := proto.Unmarshal(body, &r); err != nil {
+			t.Error(err)
+		}
+		w := s.Writer(stream.Out)
+		if r.Since == nil {
+			logLine(w, 5, "one\n", false)
+			_ = w.Close()
+			_ = s.Exit(1, fault.Unavailable("the other side is gone"))
+			return
+		}
+		if r.Since.AsTime().UnixNano() != 6 || r.Tail != -1 {
+			t.Errorf("taken up at %v, tail %d", r.Since.AsTime(), r.Tail)
+		}
+		logLine(w, 7, "two\n", false)
+		<-ctx.Done()
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var out, errs safeBuffer
+	done := make(chan int, 1)
+	go func() { done <- Main(ctx, c.env(&out, &errs), []string{"service", "logs", "-f", "--tail", "3", "web"}) }()
+	for end := time.Now().Add(30 * time.Second); !strings.Contains(out.String(), "two"); {
+		if time.Now().After(end) {
+			t.Fatalf("it did not go on: %q %q", out.String(), errs.String())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	cancel()
+	if code := <-done; code != ExitCancelled || strings.Count(out.String(), "one") != 1 {
+		t.Errorf("status %d: %q %q", code, out.String(), errs.String())
+	}
+}
+
 // TestLogsFollow: output of a task that starts later is shown too, and Ctrl-C ends it.
 func TestLogsFollow(t *testing.T) {
 	c := newCluster(t)
