@@ -1,8 +1,9 @@
 // Package node assembles a node: `skep init` and `skep join` give a machine its identity and start the daemon,
 // the daemon runs the node's whole set of services in one process, `skep leave` takes everything back.
 //
-// It owns <data-dir>/node.json and the two sockets under <run-dir>; every other file belongs to the service that
-// wrote it. It refuses to run twice on one data directory.
+// It owns <data-dir>/node.json, in the form of libs/member, and node.sock; every other file belongs to the service that
+// wrote it. It refuses to run twice on one data directory, and beside services that run as processes of their own
+// (--no-start).
 //
 // Failure story: init and join write node.json last, so a half-done attempt leaves no membership behind and can be
 // repeated. A daemon that dies is started again by systemd, or by hand; containers run on meanwhile, and the agent

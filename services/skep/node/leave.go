@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/member"
 )
 
 func leaveCommand() *cobra.Command {
@@ -50,8 +52,11 @@ func leaveCommand() *cobra.Command {
 }
 
 // depart asks the daemon to leave. A daemon that is down is started for it: only the agent knows how to take its
-// containers away.
+// containers away. Services that run as processes of their own are to be stopped first.
 func depart(ctx context.Context, p Paths, force bool, level string) error {
+	if h := member.Holders(p); len(h) > 0 {
+		return fault.Conflict("this node's services run as processes of their own (%s): stop them, then leave again", strings.Join(h, ", "))
+	}
 	if _, err := Running(ctx, p); err != nil {
 		if lerr := launch(ctx, p, level); lerr != nil && !force {
 			return fmt.Errorf("leave: the daemon does not run and does not start (%w); repair it, or forget the cluster with --force and stop leftover containers by hand", lerr)
