@@ -140,6 +140,9 @@ func (b *Batches) edit(pages map[*Page]*edit, out *Batch, p *Page) *edit {
 }
 
 func (b *Batches) take(pages map[*Page]*edit, out *Batch, c *Change) {
+	if c.Old != nil && c.Old.Page == nil {
+		return // somebody else took the record away: what is left of this batch meets the fence
+	}
 	var target *Page
 	switch {
 	case c.New == nil:
@@ -214,7 +217,7 @@ func (s *State) Applied(b *Batch, revs []uint64) {
 		s.applyEdit(e, revs[i], b.Writes[i].Delete)
 	}
 	for i, r := range b.rollouts {
-		v, rev := r.Service, revs[len(b.edits)+i]
+		v, rev := s.service(r.Service.ID), revs[len(b.edits)+i]
 		s.mark(v)
 		if r.Rollout == nil {
 			v.rollout = nil
@@ -264,6 +267,7 @@ func (s *State) applyEdit(e *edit, rev uint64, deleted bool) {
 			continue
 		}
 		n.Reported, n.Seen = false, New
+		n.Service = s.service(n.Service.ID) // removed and forgotten since the plan, it must be known again to lose its tasks
 		s.add(n, p)
 	}
 	s.pageChanged(p)

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -156,8 +157,13 @@ func (s *State) putCluster(c *skepv1.ClusterSpec) {
 
 // PutRevision applies a key of bucket rev: service.<id>.<number>.
 func (s *State) PutRevision(key string, val []byte) error {
-	if val == nil || !strings.HasPrefix(key, "service.") {
-		return nil // a service's revisions are forgotten with it
+	rest, ok := strings.CutPrefix(key, "service.")
+	if !ok {
+		return nil
+	}
+	if val == nil {
+		s.dropRevision(rest)
+		return nil
 	}
 	var r skepv1.Revision
 	if err := proto.Unmarshal(val, &r); err != nil {
@@ -170,6 +176,21 @@ func (s *State) PutRevision(key string, val []byte) error {
 		s.mark(v)
 	}
 	return nil
+}
+
+// dropRevision forgets <service>.<number>, unless a task still reserves what it says. A service that is known by its
+// revision alone was never stored, or is gone.
+func (s *State) dropRevision(key string) {
+	id, number, _ := strings.Cut(key, ".")
+	v := s.services[id]
+	n, err := strconv.ParseUint(number, 10, 64)
+	if v == nil || err != nil || len(v.tasks) > 0 && !v.Exists {
+		return
+	}
+	if n != v.revision && !slices.ContainsFunc(v.tasks, func(t *Task) bool { return t.Revision == n }) {
+		delete(v.revs, n)
+	}
+	s.forget(v)
 }
 
 // PutNodeBucket applies a key of bucket node: desc.<id> or live.<id>.

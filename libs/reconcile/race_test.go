@@ -1,0 +1,84 @@
+package reconcile
+
+import (
+	"testing"
+
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// A service that is removed between the making of its first tasks' plan and the commit: the tasks that the commit
+// brought must go, or nobody would ever stop them.
+func TestServiceRemovedWhileItsPlanIsCommitted(t *testing.T) {
+	for _, nodes := range []int{0, 2} { // the tasks stay unplaced, or get nodes
+		m := cluster(t, nodes)
+		m.service("web", func(s *skepv1.ServiceSpec) { setReplicas(s, 3) })
+		p := m.s.Plan(m.now, m.ids, nil)
+		if len(p.Changes) != 3 {
+			t.Fatalf("%d changes, want 3 tasks", len(p.Changes))
+		}
+		m.removeService("web")
+		m.apply(p, 100, false)
+		if got := len(m.s.tasks); got != 3 {
+			t.Fatalf("%d tasks stand, want the 3 that were committed", got)
+		}
+		m.plan(100, false)
+		for i := 0; i < 10 && len(m.s.tasks) > 0; i++ {
+			m.agents()
+			m.apply(m.s.Plan(m.now, m.ids, m.s.Dirty()), 100, false)
+		}
+		for _, x := range m.s.tasks {
+			t.Errorf("%d nodes: task %s of the removed service stays, desired %s", nodes, x.ID, x.Desired)
+		}
+		if len(m.s.services) != 0 {
+			t.Errorf("%d nodes: the removed service is not forgotten", nodes)
+		}
+	}
+}
+
+// Revisions of services that are gone, or trimmed away, leave nothing behind.
+func TestRevisionsAreForgotten(t *testing.T) {
+	m := cluster(t, 1)
+	put := func(key string, id string, n uint64) {
+		m.both(func(s *State) error {
+			return s.PutRevision(key, enc(&skepv1.Revision{ServiceId: id, Number: n, Spec: &skepv1.ServiceSpec{}}))
+		})
+	}
+	drop := func(key string) {
+		m.both(func(s *State) error { return s.PutRevision(key, nil) })
+	}
+	put("service.never.1", "never", 1) // its service was never stored
+	drop("service.never.1")
+	if len(m.s.services) != 0 {
+		t.Errorf("%d services are known, want none", len(m.s.services))
+	}
+	m.service("web", func(s *skepv1.ServiceSpec) { setReplicas(s, 1) })
+	m.converge()
+	put("service.web.90", "web", 90)
+	had := len(m.s.services["web"].revs)
+	drop("service.web.90")
+	drop("service.web.1") // in use: a reservation depends on it
+	if got := len(m.s.services["web"].revs); got != had-1 {
+		t.Errorf("%d revisions are known, want %d", got, had-1)
+	}
+}
+
+// A deposed leader's plan meets records that its successor has taken away already.
+func TestPlanOverRecordsThatAreGone(t *testing.T) {
+	m := cluster(t, 0)
+	m.service("web", func(s *skepv1.ServiceSpec) { setReplicas(s, 1) })
+	m.plan(10, false)
+	m.node("n1")
+	m.putNode("n1")
+	m.live("n1", skepv1.NodeState_NODE_STATE_READY)
+	p := m.s.Plan(m.now, m.ids, nil)
+	if len(p.Changes) != 1 || p.Changes[0].Verb != Place {
+		t.Fatalf("the plan is %v, want the task placed", p.Changes)
+	}
+	m.rev++
+	if err := m.s.PutTask("_.web.0", nil, m.rev); err != nil {
+		t.Fatal(err)
+	}
+	if b := m.s.Batches(p).Next(10, 1<<20); b != nil {
+		t.Errorf("a task that is gone is written: %d writes", len(b.Writes))
+	}
+}
