@@ -60,6 +60,10 @@ func (t *Batch) Delete(key string, rev uint64) {
 	t.add(key, t.b.deletion(key), expect, false)
 }
 
+// Bar leaves a tombstone where no key ever was: whoever writes it on the condition that it was never there comes too
+// late. It conflicts with a key that exists, and with a tombstone.
+func (t *Batch) Bar(key string) { t.add(key, t.b.deletion(key), "0", false) }
+
 func (t *Batch) add(key string, m *nats.Msg, expect string, create bool) {
 	if t.keys[key] {
 		t.err = errors.Join(t.err, fmt.Errorf("key %s stands twice in one batch", key))

@@ -12,12 +12,14 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/subject"
+	"skep.dev/services/state/internal/index"
 )
 
 // A stream with one replica stages every atomic batch on disk: 4 to 5 ms for two small writes, where two single ones
 // cost 0.6. So a lone manager creates a service in two steps that are as safe: it claims the name, then writes the
-// object on the condition that the claim stands. A claim whose object never came is released, on the condition
-// that it did not come: whichever of the two the stream takes first makes the other fail.
+// object on the condition that the claim stands. A claim whose object never came is released by a batch, on the
+// conditions that it stands and that the object did not come: whichever of the two the stream takes first makes the
+// other fail.
 const (
 	headerExpectSeq     = "Nats-Expected-Last-Subject-Sequence"
 	headerExpectSubject = "Nats-Expected-Last-Subject-Sequence-Subject"
@@ -26,15 +28,11 @@ const (
 )
 
 // conditional writes key if other is at revision rev (0 = was never written).
-func (s *Service) conditional(ctx context.Context, key string, body []byte, del bool, other string, rev uint64) (uint64, error) {
+func (s *Service) conditional(ctx context.Context, key string, body []byte, other string, rev uint64) (uint64, error) {
 	m := nats.NewMsg(subject.Spec.Key(key))
 	m.Data = body
 	m.Header.Set(headerExpectSeq, strconv.FormatUint(rev, 10))
 	m.Header.Set(headerExpectSubject, subject.Spec.Key(other))
-	if del {
-		m.Header.Set("KV-Operation", "DEL")
-		m.Header.Set("Nats-TTL", strconv.Itoa(int(kv.TombstoneTTL/time.Second)))
-	}
 	ack, err := s.js.PublishMsg(ctx, m)
 	var api *jetstream.APIError
 	switch {
@@ -62,7 +60,7 @@ func (s *Service) createByClaim(ctx context.Context, id, name string, body []byt
 			return fault.Unavailable("claim the name %s: %v", name, err)
 		}
 	}
-	rev, err := s.conditional(ctx, serviceKey(id), body, false, key, claim)
+	rev, err := s.conditional(ctx, serviceKey(id), body, key, claim)
 	switch {
 	case err == nil:
 		return seen(ctx, s.specFeed, rev)
@@ -83,7 +81,7 @@ func (s *Service) freeStaleClaim(ctx context.Context, name, except string) error
 	if time.Since(k.Seen) < claimStands {
 		return kv.ErrConflict
 	}
-	rev, err := s.conditional(ctx, key, nil, true, serviceKey(k.Value), 0)
+	rev, err := s.release(ctx, key, k)
 	if errors.Is(err, kv.ErrConflict) {
 		return err
 	}
@@ -91,6 +89,15 @@ func (s *Service) freeStaleClaim(ctx context.Context, name, except string) error
 		return fault.Unavailable("release the name %s: %v", name, err)
 	}
 	return seen(ctx, s.specFeed, rev)
+}
+
+// release takes a claim back if it is the one that was seen, since another may have released it and a third claimed
+// the name anew, and if its object did not come.
+func (s *Service) release(ctx context.Context, key string, claim index.Key) (uint64, error) {
+	batch := s.spec.Batch()
+	batch.Bar(serviceKey(claim.Value))
+	batch.Delete(key, claim.Revision)
+	return batch.Commit(ctx)
 }
 
 // lone reports whether the spec bucket has a single replica. Either way of creating is right at any number.

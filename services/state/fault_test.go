@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
+	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
@@ -153,9 +155,47 @@ func TestStaleClaim(t *testing.T) {
 		return err == nil
 	})
 	// The dead one wakes up: it must not make a second service of that name.
-	if _, err := r.s.conditional(r.ctx(), serviceKey(dead), []byte("x"), false, nameKey("service", "web"), claim); err == nil {
+	if _, err := r.s.conditional(r.ctx(), serviceKey(dead), []byte("x"), nameKey("service", "web"), claim); err == nil {
 		t.Fatal("a lost claim was used")
 	}
+}
+
+// Two creators find the same stale claim: the slower one must not release what the faster one has claimed since.
+func TestStaleClaimIsReleasedOnce(t *testing.T) {
+	for _, size := range []int{1, 3} {
+		t.Run(fmt.Sprintf("R%d", size), func(t *testing.T) {
+			n := kvtest.Server
+			if size > 1 {
+				n = func(t testing.TB) *kvtest.NATS { return kvtest.Cluster(t, size) }
+			}
+			r := newRig(t, n(t))
+			dead, key := id.New(), nameKey("service", "web")
+			claim, err := r.s.spec.Create(r.ctx(), key, []byte(dead))
+			if err != nil {
+				t.Fatal(err)
+			}
+			saw := index.Key{Value: dead, Revision: claim}
+			if _, err := r.s.release(r.ctx(), key, saw); err != nil {
+				t.Fatal(err)
+			}
+			svc := r.mustCreate("web", 1)
+			if _, err := r.s.release(r.ctx(), key, saw); !errors.Is(err, kv.ErrConflict) {
+				t.Errorf("a claim was released twice: %v", err)
+			}
+			if e, err := r.s.spec.Get(r.ctx(), key); err != nil || string(e.Value) != svc.Meta.Id {
+				t.Errorf("the name of %s is held by %q, %v", svc.Meta.Id, e.Value, err)
+			}
+			// A claim whose object came stays.
+			if _, err := r.s.release(r.ctx(), key, index.Key{Value: svc.Meta.Id, Revision: must[uint64](t)(r.keyRevision(key))}); !errors.Is(err, kv.ErrConflict) {
+				t.Errorf("the name of a service was released: %v", err)
+			}
+		})
+	}
+}
+
+func (r *rig) keyRevision(key string) (uint64, error) {
+	e, err := r.s.spec.Get(r.ctx(), key)
+	return e.Revision, err
 }
 
 func TestSweep(t *testing.T) {

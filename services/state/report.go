@@ -99,7 +99,12 @@ func (w *reportWriter) process(ctx context.Context, take []*pending) {
 	newest := map[string]*pending{}
 	var rest []*pending
 	for _, p := range take {
-		if old := newest[p.node]; old != nil {
+		old := newest[p.node]
+		if old != nil && old.status.Session == p.status.Session && old.status.Report > p.status.Report {
+			rest = append(rest, p) // requests are served side by side: the newer one was here first
+			continue
+		}
+		if old != nil {
 			rest = append(rest, old) // superseded before it was written
 		}
 		newest[p.node] = p
