@@ -37,6 +37,7 @@ type Batches struct {
 	s        *State
 	p        *Plan
 	at       int
+	pages    int
 	rollouts int
 }
 
@@ -65,6 +66,12 @@ func (b *Batches) Next(maxWrites, maxBytes int) *Batch {
 		b.at = end
 	}
 	out.Changes = b.p.Changes[begin:b.at]
+	for b.at == len(b.p.Changes) && b.pages < len(b.p.Pages) && len(out.edits) < maxWrites {
+		if p := b.p.Pages[b.pages]; p.left() {
+			b.edit(pages, out, p)
+		}
+		b.pages++
+	}
 	for _, e := range out.edits {
 		w := e.write()
 		out.Bytes += len(w.Value)

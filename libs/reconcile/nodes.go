@@ -98,6 +98,9 @@ func (s *State) putNode(id string, o *skepv1.NodeObject) {
 		for i := at; i < len(s.byID); i++ {
 			s.byID[i].index = int32(i)
 		}
+		if n.page != nil {
+			s.noteLeft(n.page)
+		}
 	}
 	s.nodeChanged(n)
 }

@@ -123,11 +123,23 @@ func (s *State) drop(t *Task) {
 func (s *State) pageChanged(p *Page) {
 	if p.Node != nil {
 		p.Node.stale = true
+		s.noteLeft(p)
 	}
 	if !p.exists && len(p.Tasks) == 0 && p.Service != nil {
 		s.forget(p.Service)
 	}
 }
+
+// noteLeft keeps account of the empty pages of nodes that are gone.
+func (s *State) noteLeft(p *Page) {
+	if p.left() {
+		s.left[p] = struct{}{}
+	} else {
+		delete(s.left, p)
+	}
+}
+
+func (p *Page) left() bool { return p.Node != nil && !p.Node.Exists && p.exists && len(p.Tasks) == 0 }
 
 func (t *Task) see(st *skepv1.TaskStatus) {
 	t.Seen, t.SeenAt, t.Reported = TaskState(st.GetState()), st.GetSinceUnixMs(), true

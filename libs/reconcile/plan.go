@@ -96,11 +96,12 @@ type RolloutChange struct {
 type Plan struct {
 	Changes  []Change // glued ones first, then the others page by page
 	Rollouts []RolloutChange
+	Pages    []*Page          // empty ones of nodes that are gone, to be deleted
 	Wakes    map[string]int64 // when a service must be looked at again although nothing changes, unix ms
 }
 
 // Empty: there is nothing to do.
-func (p *Plan) Empty() bool { return len(p.Changes) == 0 && len(p.Rollouts) == 0 }
+func (p *Plan) Empty() bool { return len(p.Changes) == 0 && len(p.Rollouts) == 0 && len(p.Pages) == 0 }
 
 // NextWake is the earliest of Wakes, zero when there is none.
 func (p *Plan) NextWake() time.Time {
@@ -128,6 +129,9 @@ func (s *State) Plan(now time.Time, ids *IDs, services []string) *Plan {
 		}
 	}
 	p.order()
+	for page := range s.left {
+		p.out.Pages = append(p.out.Pages, page)
+	}
 	return p.out
 }
 

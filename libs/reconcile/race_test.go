@@ -82,3 +82,39 @@ func TestPlanOverRecordsThatAreGone(t *testing.T) {
 		t.Errorf("a task that is gone is written: %d writes", len(b.Writes))
 	}
 }
+
+// The page of a node that was emptied before it was removed goes too, and with it what waits for that.
+func TestEmptyPageOfARemovedNode(t *testing.T) {
+	m := cluster(t, 2)
+	m.service("web", func(s *skepv1.ServiceSpec) { setReplicas(s, 4) })
+	m.converge()
+	m.service("web", func(s *skepv1.ServiceSpec) { setReplicas(s, 0) })
+	m.converge()
+	var gone *Page
+	for key, p := range m.s.pages {
+		if p.Node != nil && p.exists && len(p.Tasks) == 0 {
+			gone = p
+			m.removeNode(key)
+			break
+		}
+	}
+	if gone == nil {
+		t.Fatal("no node has an empty page")
+	}
+	m.plan(10, false)
+	if gone.exists {
+		t.Error("the page of a removed node stays")
+	}
+	if p := m.s.Plan(m.now, m.ids, nil); !p.Empty() {
+		t.Error("a second plan is not empty")
+	}
+	left := 0
+	for _, p := range m.s.pages {
+		if p.Node != nil && p.exists {
+			left++
+		}
+	}
+	if left != 1 {
+		t.Errorf("%d pages are left, want the other node's", left)
+	}
+}

@@ -22,6 +22,7 @@ type State struct {
 	tasks    map[string]*Task
 	unplaced map[*Service]int // number of unplaced tasks
 	dirty    map[*Service]struct{}
+	left     map[*Page]struct{} // empty pages of nodes that are gone: their keys should go
 
 	history int64
 	cluster bool // its object was seen
@@ -52,7 +53,7 @@ const (
 func NewState() *State {
 	return &State{
 		nodes: map[string]*Node{}, services: map[string]*Service{}, pages: map[string]*Page{}, tasks: map[string]*Task{},
-		unplaced: map[*Service]int{}, dirty: map[*Service]struct{}{}, history: 5,
+		unplaced: map[*Service]int{}, dirty: map[*Service]struct{}{}, left: map[*Page]struct{}{}, history: 5,
 	}
 }
 
