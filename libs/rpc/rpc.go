@@ -29,12 +29,13 @@ var (
 )
 
 // looksJSON tells a protojson body from protobuf when no header says: no message of skep's starts with
-// field 15, wire type 3 ('{'), which protobuf has given up anyway.
-func looksJSON(body []byte) bool { return len(body) > 0 && bytes.TrimLeft(body, " \t\r\n")[:1][0] == '{' }
+// field 15, wire type 3 ('{'), which protobuf has given up anyway. White space before it is not looked
+// through: those bytes are tags of protobuf fields.
+func looksJSON(body []byte) bool { return len(body) > 0 && body[0] == '{' }
 
 // Decode fills m from a body in either encoding and reports whether it was JSON.
 func Decode(body []byte, contentType string, m proto.Message) (json bool, err error) {
-	if contentType == TypeJSON || contentType == "" && len(bytes.TrimSpace(body)) > 0 && looksJSON(body) {
+	if contentType == TypeJSON || contentType == "" && looksJSON(body) {
 		if len(bytes.TrimSpace(body)) == 0 {
 			return true, nil
 		}

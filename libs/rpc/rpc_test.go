@@ -104,3 +104,15 @@ func TestReplyOutsideInboxesIsRefused(t *testing.T) {
 		t.Fatalf("the reply overwrote a key: %q, %v", e.Value, err)
 	}
 }
+
+// Field 1 of length 123 begins with a line feed and a brace.
+func TestProtobufThatLooksLikeJSON(t *testing.T) {
+	body, err := rpc.Encode(&skepv1.Ref{Ref: strings.Repeat("x", 123)}, false)
+	if err != nil || body[0] != '\n' || body[1] != '{' {
+		t.Fatalf("the body is %q %v", body, err)
+	}
+	var got skepv1.Ref
+	if isJSON, err := rpc.Decode(body, "", &got); err != nil || isJSON || len(got.Ref) != 123 {
+		t.Fatalf("%v %v %v", isJSON, err, &got)
+	}
+}

@@ -172,8 +172,17 @@ func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h fu
 	if err := s.svc.AddEndpoint(endpointName(subj), micro.HandlerFunc(fn), opts...); err != nil {
 		return fmt.Errorf("serve %s: %w", subj, err)
 	}
+	// Whoever is told now that the service is ready must find it: the broker has the subscription when it has answered
+	// a ping. Without a connection it gets it on the reconnect.
+	if s.nc.IsConnected() {
+		if err := s.nc.FlushTimeout(flushWithin); err != nil {
+			s.log.Debug("flush", zap.String("subject", subj), zap.Error(err))
+		}
+	}
 	return nil
 }
+
+const flushWithin = 2 * time.Second
 
 func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, endpoint string, req micro.Request, h func(context.Context, string, PQ) (PR, error)) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.limit)
