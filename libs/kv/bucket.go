@@ -88,13 +88,17 @@ func (b *Bucket) Delete(ctx context.Context, key string, rev uint64) error {
 	return err
 }
 
-// Get reads a key from the stream's leader: linearizable, for start-up and tests, not for hot paths.
+// Get reads a key from the stream's leader: linearizable, for start-up and tests, not for hot paths. With ErrNotFound
+// the entry's Revision is that of the deletion, 0 when there is no trace of one.
 func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
 	m, err := b.last(ctx, key)
 	if err != nil {
 		return Entry{}, err
 	}
-	if m == nil || m.Header.Get(headerOp) != "" || m.Header.Get("Nats-Marker-Reason") != "" {
+	if m != nil && (m.Header.Get(headerOp) != "" || m.Header.Get("Nats-Marker-Reason") != "") {
+		return Entry{Key: key, Revision: m.Sequence, Deleted: true, Time: m.Time}, fmt.Errorf("read %s/%s: %w", b.name, key, ErrNotFound)
+	}
+	if m == nil {
 		return Entry{}, fmt.Errorf("read %s/%s: %w", b.name, key, ErrNotFound)
 	}
 	return Entry{Key: key, Value: m.Data, Revision: m.Sequence, Time: m.Time}, nil

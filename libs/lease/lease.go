@@ -86,12 +86,9 @@ func (l *Lease) acquire(ctx context.Context) (uint64, error) {
 	e, gerr := l.b.Get(ctx, l.cfg.Name)
 	switch {
 	case errors.Is(gerr, kv.ErrNotFound):
-		// Expired or given up: Create goes over the marker, but carries no TTL; renew at once with one.
-		rev, err := l.b.Create(ctx, l.cfg.Name, []byte(l.cfg.Holder))
-		if err != nil {
-			return 0, err
-		}
-		return l.put(ctx, rev)
+		// Expired or given up: over the marker, in one write with its TTL. Without one, a holder that died before the
+		// next would keep the lease for ever.
+		return l.put(ctx, e.Revision)
 	case gerr != nil:
 		return 0, gerr
 	case string(e.Value) == l.cfg.Holder:
