@@ -451,3 +451,19 @@ func TestWhatIfLeavesNoTrace(t *testing.T) {
 		t.Fatal(p.Changes)
 	}
 }
+
+// Nobody waits for a node that is down: neither service rm nor a scale.
+func TestRemoveFromANodeThatIsDown(t *testing.T) {
+	m := cluster(t, 2)
+	m.service("s", func(s *skepv1.ServiceSpec) { setReplicas(s, 2) })
+	m.converge()
+	m.live("n1", skepv1.NodeState_NODE_STATE_DOWN)
+	m.converge()
+	m.removeService("s")
+	m.converge()
+	for id := range m.s.services {
+		if v := m.s.services[id]; len(v.tasks) > 0 {
+			t.Fatalf("%d tasks are left: %+v", len(v.tasks), v.tasks[0])
+		}
+	}
+}

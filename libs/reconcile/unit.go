@@ -377,11 +377,12 @@ func (p *planner) past(t *Task) {
 	}
 }
 
-// remove stops and deletes; the record goes once nothing of the task is left.
+// remove stops and deletes; the record goes once nothing of the task is left. A node that is down cannot tell: its
+// record goes at once, and when it returns its agent removes what its set does not name.
 func (p *planner) remove(t *Task, reason string) {
 	n := t.Node()
 	switch {
-	case n == nil, !n.Exists, t.Verdict == Orphaned, t.quiet():
+	case n == nil, n.lost(), t.Verdict == Orphaned, t.quiet():
 		p.change(Change{Old: t, Node: n, Verb: Forget, Reason: reason})
 	case t.Desired != Remove:
 		p.change(Change{Old: t, Node: n, Verb: Delete, Reason: reason, New: t.copyWith(func(n *Task) {
