@@ -82,7 +82,7 @@ func (l *localServices) startServices(ctx context.Context, boss *nats.Conn) erro
 		nc[name] = c
 	}
 	addrs := d.rec.ManagerAddrs
-	st, err := state.New(state.Config{NC: nc["state"], Log: d.log.Named("state"), NodeID: d.rec.NodeID, Version: d.version, ManagerAddrs: addrs})
+	st, err := state.New(state.Config{NC: nc["state"], Log: d.log.Named("state"), NodeID: d.rec.NodeID, Version: d.version, ManagerAddrs: addrs, OneManager: true})
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (l *localServices) startServices(ctx context.Context, boss *nats.Conn) erro
 		return err
 	}
 	d.rec = rec
-	va, err := vault.New(vault.Config{NC: nc["vault"], Log: d.log.Named("vault"), Dir: d.paths.Vault(), NodeID: d.rec.NodeID, ManagerAddrs: addrs, Version: d.version})
+	va, err := vault.New(vault.Config{NC: nc["vault"], Log: d.log.Named("vault"), Dir: d.paths.Vault(), NodeID: d.rec.NodeID, ManagerAddrs: addrs, Version: d.version, OneManager: true})
 	if err != nil {
 		return err
 	}
