@@ -3,6 +3,8 @@ package reconcile
 import (
 	"testing"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -116,5 +118,40 @@ func TestEmptyPageOfARemovedNode(t *testing.T) {
 	}
 	if left != 1 {
 		t.Errorf("%d pages are left, want the other node's", left)
+	}
+}
+
+// However much history a service asks for, a page must stay below what the broker takes as one message: a page that
+// cannot be written would stop every service's plans.
+func TestHistoryDoesNotOutgrowAPage(t *testing.T) {
+	m := cluster(t, 1)
+	m.service("s", func(s *skepv1.ServiceSpec) {
+		s.Task.Restart.MaxAttempts = 1_000_000
+		s.Task.Restart.Delay = durationpb.New(0)
+	})
+	m.converge()
+	var page []byte
+	now := m.s.pages["n1"].Tasks[0]
+	st := &skepv1.NodeStatus{NodeId: "n1", Report: 1, Session: "x"}
+	for i := range 9000 {
+		old := &Task{ID: m.ids.Next(), Slot: 1, Revision: 1, Desired: Shutdown, Created: int64(i + 1), VerdictAt: int64(i + 2),
+			More: &More{Replaces: m.ids.Next(), Message: "task rejected by constraint enforcer"}}
+		page = appendTask(page, old, "s")
+		st.Tasks = append(st.Tasks, &skepv1.TaskStatus{TaskId: old.ID, State: skepv1.TaskState_TASK_STATE_FAILED})
+	}
+	page = appendTask(page, now, "s")
+	m.rev++
+	m.both(func(s *State) error { return s.PutTask("n1", page, m.rev) })
+	st.Tasks = append(st.Tasks, &skepv1.TaskStatus{TaskId: now.ID, State: skepv1.TaskState_TASK_STATE_FAILED})
+	m.both(func(s *State) error { return s.PutStatus("n1", enc(st), m.now) })
+	if len(page) < 800<<10 {
+		t.Fatalf("the page has only %d bytes", len(page))
+	}
+	m.apply(m.s.Plan(m.now, m.ids, nil), 100, false)
+	if size := m.s.pages["n1"].size; size > crowdedPage {
+		t.Errorf("the page still has %d bytes", size)
+	}
+	if got := len(m.wanted("s")); got == 0 {
+		t.Error("the service was not restarted")
 	}
 }

@@ -396,6 +396,13 @@ func (p *planner) forget(u *unit, t *Task, reason string) {
 	p.change(Change{Old: t, Node: t.Node(), Verb: Forget, Reason: reason})
 }
 
+const (
+	// crowdedPage is the size from which a node's page keeps hardly any history, whatever a service or the cluster asks
+	// for: one that outgrew a message could not be written any more, and every plan would fail with it.
+	crowdedPage    = 512 << 10
+	crowdedHistory = 2 // of a unit, then
+)
+
 // trim keeps the newest tasks of a unit's history.
 func (p *planner) trim(u *unit) {
 	limit := int(p.s.history)
@@ -403,14 +410,15 @@ func (p *planner) trim(u *unit) {
 		limit = p.v.restart.attempts + 1
 	}
 	excess := len(u.tasks) + u.created - u.dropped - max(limit, 0)
-	if limit < 0 || excess <= 0 {
-		return
+	if limit < 0 {
+		excess = 0
 	}
-	for _, t := range u.tasks {
-		if excess == 0 {
-			return
-		}
+	for i, t := range u.tasks {
 		n := t.Node()
+		crowded := len(u.tasks)-i > crowdedHistory && n != nil && n.page.size > crowdedPage
+		if excess <= 0 && !crowded {
+			continue
+		}
 		if t.Desired != Shutdown || n == nil || n.Exists && !t.quiet() || t == u.tasks[len(u.tasks)-1] && u.created == 0 && u.fresh == nil {
 			continue // alive, or all that tells why the unit is empty
 		}
