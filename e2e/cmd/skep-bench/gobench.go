@@ -27,9 +27,11 @@ var benchmarks = []benchmark{
 	{"placements, 1k nodes, 100k tasks", "./libs/place", "BenchmarkPlace1kNodes100kTasks", "placements/s", 1_000_000, false, "5,070/s"},
 	{"placements, 5k nodes, 100k tasks, constraints", "./libs/place", "BenchmarkPlaceConstraints5kNodes100kTasks", "placements/s", 500_000, false, "430/s"},
 	{"placements, 100k nodes, 1M tasks", "./libs/place", "BenchmarkPlace100kNodes1MTasks", "placements/s", 0, false, ""},
-	{"1M tasks onto 5k nodes, placed and committed", "./services/scheduler/...", "BenchmarkCommit", "tasks/s", 100_000, false, ""},
-	{"state: create of a service, one durable put", "./services/state/...", "BenchmarkCreate", "creates/s", 0, false, ""},
-	{"state index at 100k tasks", "./services/state/...", "BenchmarkIndexMemory", "MB", 0, true, ""},
+	{"1M tasks onto 5k nodes, placed and committed, 1 manager", "./services/scheduler", "BenchmarkCommit5kNodes", "tasks/s", 100_000, false, ""},
+	{"the same, 3 managers on this machine", "./services/scheduler", "BenchmarkCommit5kNodes3Managers", "tasks/s", 100_000, false, ""},
+	{"a plan over 100k tasks where nothing changes", "./libs/reconcile", "BenchmarkPlanConverged100kTasks", "ns/op", 0, true, ""},
+	{"API: create of a service, p50", "./services/state", "BenchmarkCreateService", "p50-ms", 3, true, "0.9 ms"},
+	{"state index at 100k tasks", "./services/state/internal/index", "BenchmarkIndex100kTasks", "MB", 0, true, ""},
 	{"byte streams through the broker", "./libs/stream", "BenchmarkThroughput", "MB/s", 0, false, ""},
 }
 
@@ -65,7 +67,11 @@ func goRows(ctx context.Context, progress io.Writer) ([]row, error) {
 				what += ", " + sub
 			}
 			r := row{what: what, swarm: b.swarm, measured: thousands(v) + " " + b.unit}
-			if b.bar > 0 && !b.most {
+			switch {
+			case b.bar > 0 && b.most:
+				met := v <= b.bar
+				r = row{what: what, swarm: b.swarm, bar: fmt.Sprintf("≤ %g %s", b.bar, b.unit), measured: fmt.Sprintf("%.2f %s", v, b.unit), met: &met}
+			case b.bar > 0:
 				r = atLeast(what, b.bar, v, " "+b.unit, b.swarm)
 			}
 			rows = append(rows, r)
@@ -83,6 +89,8 @@ func runBenchmarks(ctx context.Context, root, pkg string, results map[string]map
 	}
 	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^("+strings.Join(names, "|")+")$", "-benchtime", "1s", "-timeout", "10m", pkg)
 	cmd.Dir = root
+	// The bar of the commits is about a million tasks; by default the benchmark takes a tenth.
+	cmd.Env = append(os.Environ(), "SKEP_BENCH_TASKS=1000000")
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
