@@ -216,6 +216,13 @@ func TestSweep(t *testing.T) {
 	if err := r.s.statusFeed.Wait(r.ctx(), rev); err != nil {
 		t.Fatal(err)
 	}
+	claim := nameKey("service", "never")
+	if rev, err = r.s.spec.Create(r.ctx(), claim, []byte(id.New())); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.s.specFeed.Wait(r.ctx(), rev); err != nil {
+		t.Fatal(err)
+	}
 	if rev, err = r.s.nodes.Put(r.ctx(), descKey(id.New()), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -224,6 +231,12 @@ func TestSweep(t *testing.T) {
 	}
 	r.s.sweepOnce(r.ctx(), time.Now().Add(time.Hour))
 	await(t, "the sweep", func() bool {
+		if _, ok := r.s.ix.Key(claim); ok {
+			return false
+		}
+		if _, ok := r.s.ix.Key(nameKey("service", "web")); !ok {
+			t.Fatal("the name of a service was released")
+		}
 		return len(r.s.ix.Revisions(orphan.Meta.Id)) == 0 && len(r.s.ix.Revisions(svc.Meta.Id)) == 1 && len(r.s.ix.OrphanReports()) == 0 && len(r.s.ix.OrphanDescriptions()) == 0
 	})
 }

@@ -17,9 +17,9 @@ const (
 	leaveFor = 2 * time.Minute
 )
 
-// sweep removes what a crash between two buckets left behind: revisions without a service, reports of nodes that
-// are gone. Every instance does it; each deletion is confirmed by the stream's leader first, so an index that lags
-// cannot delete what is in use.
+// sweep removes what a crash between two buckets left behind: revisions without a service, names claimed for one
+// that never came, reports of nodes that are gone. Every instance does it; each deletion is confirmed by the stream's
+// leader first, so an index that lags cannot delete what is in use.
 func (s *Service) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -53,6 +53,14 @@ func (s *Service) sweepOnce(ctx context.Context, before time.Time) {
 					s.log.Warn("unused revision stays for now", zap.String("service", n.ID), zap.Uint64("rev", r.Number), zap.Error(err))
 				}
 			}
+		}
+	}
+	for key, k := range s.ix.Keys("idx.service.") {
+		if s.ix.Service(k.Value) != nil || !k.Seen.Before(before) {
+			continue
+		}
+		if _, err := s.release(ctx, key, k); err != nil && !errors.Is(err, kv.ErrConflict) {
+			s.log.Warn("name of a service that never came stays claimed for now", zap.String("service", k.Value), zap.Error(err))
 		}
 	}
 	for node, rev := range s.ix.OrphanReports() {
