@@ -114,6 +114,7 @@ func build(env Env) (*cobra.Command, *app) {
 			}
 		}
 	}
+	argumentsAreUsage(root)
 	root.SetUsageTemplate(usageTemplate)
 	tidy(root)
 	return root, a

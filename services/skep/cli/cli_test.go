@@ -97,6 +97,11 @@ func TestExitCodes(t *testing.T) {
 		{"service create --constraint a=b img", 2, "", "constraint expected one operator"},
 		{"service scale web", 2, "", "invalid scale specifier 'web'"},
 		{"service scale web=x", 2, "", "web: invalid replicas value x"},
+		{"service scale web=2 wbe=3", 1, "", "no such service: wbe"},
+		{"service scale --timeout -1s web=2", 2, "", "timeout cannot be negative"},
+		{"service create --timeout 5 img", 2, "", `"5" is not a duration`},
+		{"service explain wbe", 1, "", "no such service: wbe; did you mean web_server?"},
+		{"version --format {{.Bad}}", 2, "", `no entry for key "Bad"`},
 		{"service rollback --to 0 web", 2, "", "revisions are numbered from 1"},
 		{"service ls --filter x", 2, "", "invalid filter 'x'"},
 		{"service ls --format {{.Nope}}", 2, "", "template parsing error"},
@@ -332,6 +337,27 @@ func TestNodeCommandsAlsoUnderSwarm(t *testing.T) {
 		words := strings.Fields(path)
 		if c, _, err := root.Find(words); err != nil || c.Name() != words[len(words)-1] {
 			t.Errorf("%s: %v %v", path, c.Name(), err)
+		}
+	}
+}
+
+// TestArgumentsOfOthers: wrong arguments are wrong usage also where a command checks them with cobra's own functions.
+func TestArgumentsOfOthers(t *testing.T) {
+	nothing := func(*cobra.Command, []string) error { return nil }
+	for line, text := range map[string]string{
+		"join":            "'skep join' accepts 1 arg(s), received 0",
+		"swarm join a b":  "'skep swarm join' accepts 1 arg(s), received 2",
+		"leave now":       "'skep leave' accepts no arguments",
+		"service scale":   "'skep service scale' requires at least 1 argument",
+		"nosuch":          "unknown command: skep nosuch",
+		"service lsx now": "unknown command: skep service lsx",
+	} {
+		var out, errs safeBuffer
+		env := Env{In: strings.NewReader(""), Out: &out, Err: &errs, Getenv: func(string) string { return "" }, NodeCommands: func(root *cobra.Command) {
+			root.AddCommand(&cobra.Command{Use: "join", Args: cobra.ExactArgs(1), RunE: nothing}, &cobra.Command{Use: "leave", Args: cobra.NoArgs, RunE: nothing})
+		}}
+		if code := Main(t.Context(), env, strings.Fields(line)); code != 2 || !strings.Contains(errs.String(), "Error: "+text) || !strings.Contains(errs.String(), "Usage:") {
+			t.Errorf("%s: %d %s", line, code, errs.String())
 		}
 	}
 }

@@ -196,6 +196,29 @@ func plural(n int) string {
 	return "arguments"
 }
 
+// argumentsAreUsage gives wrong arguments exit status 2 and the usage line in every command, also in those of other packages, which
+// check theirs with cobra's own functions.
+func argumentsAreUsage(cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		argumentsAreUsage(c)
+	}
+	check := cmd.Args
+	if check == nil {
+		return
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		err := check(cmd, args)
+		if ue := (*usageError)(nil); err == nil || errors.As(err, &ue) {
+			return err
+		}
+		text := err.Error()
+		if strings.HasPrefix(text, "unknown command ") && !cmd.HasSubCommands() {
+			text = "accepts no arguments"
+		}
+		return &usageError{cmd, fmt.Sprintf("'%s' %s", cmd.CommandPath(), text)}
+	}
+}
+
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil

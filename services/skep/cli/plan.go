@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"skep.dev/libs/fault"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
@@ -26,6 +27,12 @@ func (a *app) serviceExplain() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var r skepv1.ExplainReply
 			if err := a.call(cmd.Context(), subject.API("service", "explain"), &skepv1.ExplainRequest{Ref: args[0]}, &r); err != nil {
+				if fault.Is(err, fault.CodeNotFound) {
+					// The state service knows which name was probably meant.
+					if _, serr := a.service(cmd.Context(), args[0]); serr != nil {
+						return serr
+					}
+				}
 				return err
 			}
 			if r.GetService().GetStatus() == nil {

@@ -245,13 +245,18 @@ func (a *app) serviceScale() *cobra.Command {
 				}
 				want[ref] = n
 			}
+			// A mistyped name is found before anything is scaled.
+			found := map[string]*skepv1.Service{}
+			if err := a.each(ctx, order, func(ref string) (err error) {
+				found[ref], err = a.service(ctx, ref)
+				return err
+			}); err != nil {
+				return err
+			}
 			var changed []*skepv1.Service
 			var before []*skepv1.UpdateStatus
 			err := a.each(ctx, order, func(ref string) error {
-				old, err := a.service(ctx, ref)
-				if err != nil {
-					return err
-				}
+				old := found[ref]
 				var r skepv1.ServiceReply
 				req := &skepv1.ScaleServiceRequest{Ref: old.GetMeta().GetId(), Replicas: want[ref], DryRun: dry}
 				if err := a.call(ctx, subject.API("service", "scale"), req, &r); err != nil {

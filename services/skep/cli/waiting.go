@@ -36,7 +36,31 @@ func (w *waitFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.BoolVarP(&w.detach, "detach", "d", false, "Return at once instead of waiting for the tasks")
 	f.BoolVarP(&w.quiet, "quiet", "q", false, "Do not show progress")
-	f.DurationVar(&w.timeout, "timeout", 0, "Stop waiting after this long, with exit status 4 (0 = wait as long as it takes)")
+	f.Var((*timeoutFlag)(&w.timeout), "timeout", "Stop waiting after this long, with exit status 4 (0 = wait as long as it takes)")
+}
+
+// timeoutFlag is a duration that is refused before anything changes when it makes no sense.
+type timeoutFlag time.Duration
+
+func (t *timeoutFlag) String() string {
+	if *t == 0 {
+		return "" // help shows no default
+	}
+	return time.Duration(*t).String()
+}
+
+func (t *timeoutFlag) Type() string { return "duration" }
+
+func (t *timeoutFlag) Set(s string) error {
+	d, err := time.ParseDuration(s)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%q is not a duration: write it as 10s, 1m30s or 500ms", s)
+	case d < 0:
+		return errors.New("timeout cannot be negative")
+	}
+	*t = timeoutFlag(d)
+	return nil
 }
 
 // waitAPI is the part of the API that waiting needs.

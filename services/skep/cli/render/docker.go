@@ -36,6 +36,9 @@ func Inspect(w io.Writer, objs []any, format string) error {
 		return &ErrFormat{err}
 	}
 	for _, o := range objs {
+		if _, is := o.(map[string]any); is {
+			tp.Option("missingkey=error") // a field nobody has is a mistake, as it is in a struct
+		}
 		var b bytes.Buffer
 		if err := tp.Execute(&b, o); err != nil {
 			// Docker falls back on the plain JSON names, so that a template may use either.
