@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -153,5 +154,25 @@ func TestHistoryDoesNotOutgrowAPage(t *testing.T) {
 	}
 	if got := len(m.wanted("s")); got == 0 {
 		t.Error("the service was not restarted")
+	}
+}
+
+// A clock that was wrong by hours and is put right must not hold a restart back for as long.
+func TestClockPutBack(t *testing.T) {
+	m := cluster(t, 1)
+	m.service("s", func(s *skepv1.ServiceSpec) { s.Task.Restart.Delay = durationpb.New(5 * time.Second) })
+	m.converge()
+	m.now = m.now.Add(3 * time.Hour)
+	m.crash("n1", Failed)
+	m.plan(99, true)
+	m.agents()
+	m.now = m.now.Add(-3 * time.Hour)
+	for range 10 {
+		m.now = m.now.Add(2 * time.Second)
+		m.plan(99, true)
+		m.agents()
+	}
+	if got := m.wanted("s"); len(got) != 1 || m.one(t, "s", (*Task).wanted).Desired != Running {
+		t.Errorf("after 20 s the service has %v, want one running task", got)
 	}
 }

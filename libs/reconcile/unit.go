@@ -125,7 +125,7 @@ func (p *planner) advance(u *unit, frozen bool) {
 	if t.Desired != Ready {
 		return
 	}
-	if p.now < t.NotBefore {
+	if p.early(t) {
 		p.wake(t.NotBefore)
 		return
 	}
@@ -154,7 +154,7 @@ func (p *planner) advance(u *unit, frozen bool) {
 // relieve lets t take over from the old tasks of its unit. Start-first, and always when the old ones are only drained: it
 // runs, then they stop. Stop-first: it is prepared, then they stop, then it runs (advance, once they are gone).
 func (p *planner) relieve(u *unit, t *Task) {
-	if p.now < t.NotBefore {
+	if p.early(t) {
 		p.wake(t.NotBefore)
 		return
 	}
@@ -181,6 +181,13 @@ func (p *planner) relieve(u *unit, t *Task) {
 	}
 }
 
+// early: the task's delay still runs. One that would end later than a delay from now was set by a clock that has been
+// put back since, and is over.
+func (p *planner) early(t *Task) bool {
+	wait := t.NotBefore - p.now
+	return wait > 0 && wait <= p.v.restart.delay
+}
+
 // again says whether a unit whose newest task failed to take over from an old one may try once more, and when: the
 // restart policy rules here too, or a broken update would burn tasks as fast as they fail. Not ok with a time means not
 // yet: the last one failed while its own delay still ran.
@@ -193,13 +200,13 @@ func (p *planner) again(u *unit) (ok bool, notBefore int64) {
 	if !restart {
 		return false, 0
 	}
-	if last.NotBefore > p.now {
+	if p.early(last) {
 		p.wake(last.NotBefore)
 		return false, last.NotBefore
 	}
 	at := p.now
 	if last.Desired > Complete && last.VerdictAt > 0 {
-		at = last.VerdictAt
+		at = min(p.now, last.VerdictAt)
 	}
 	if at+delay <= p.now {
 		return true, 0
