@@ -174,5 +174,7 @@ func TestClockPutBack(t *testing.T) {
 	}
 	if got := m.wanted("s"); len(got) != 1 || m.one(t, "s", (*Task).wanted).Desired != Running {
 		t.Errorf("after 20 s the service has %v, want one running task", got)
+	} else if at := m.one(t, "s", (*Task).wanted).NotBefore; at != 0 {
+		t.Errorf("the started task tells its agent to wait until %d, by the agent's clock", at)
 	}
 }

@@ -147,7 +147,8 @@ func (p *planner) advance(u *unit, frozen bool) {
 		}
 	}
 	n := *t
-	n.Desired = p.goal()
+	// The delay was waited for here: its agent's clock, which may be another, must not wait again.
+	n.Desired, n.NotBefore = p.goal(), 0
 	p.change(Change{Old: t, New: &n, Node: t.Node(), Verb: Start})
 }
 
@@ -173,7 +174,7 @@ func (p *planner) relieve(u *unit, t *Task) {
 	}
 	switch {
 	case beside:
-		p.change(Change{Old: t, Node: t.Node(), Verb: Start, New: t.copyWith(func(n *Task) { n.Desired = p.goal() })})
+		p.change(Change{Old: t, Node: t.Node(), Verb: Start, New: t.copyWith(func(n *Task) { n.Desired, n.NotBefore = p.goal(), 0 })})
 	case t.Seen >= Ready:
 		for _, o := range olds {
 			p.stop(o, "replaced by "+t.ID)
