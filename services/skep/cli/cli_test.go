@@ -326,6 +326,16 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
+// TestRemoveWithANodeDown: what a dead node runs is not waited for, it is told.
+func TestRemoveWithANodeDown(t *testing.T) {
+	c := newCluster(t)
+	c.services = []*skepv1.Service{webService()}
+	c.tasks = []*skepv1.Task{{Meta: &skepv1.Meta{Id: "t1"}, Name: "web.1", ServiceId: webID, NodeId: nodeID,
+		Status: &skepv1.TaskStatus{State: skepv1.TaskState_TASK_STATE_RUNNING}}}
+	c.nodes[0].Status.State = skepv1.NodeState_NODE_STATE_DOWN
+	want(t, c.run("service", "rm", "--timeout", "20s", "web"), 0, "web", "Warning: node w1 is down")
+}
+
 func TestNodeCommandsAlsoUnderSwarm(t *testing.T) {
 	root := New(Env{NodeCommands: func(root *cobra.Command) {
 		root.AddCommand(&cobra.Command{Use: "init"}, &cobra.Command{Use: "join"}, &cobra.Command{Use: "leave"})

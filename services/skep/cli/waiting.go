@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -72,6 +74,36 @@ func (w waitAPI) Service(ctx context.Context, id string) (*skepv1.Service, error
 
 func (w waitAPI) Tasks(ctx context.Context, id string) ([]*skepv1.Task, error) {
 	return w.a.tasks(impatient(ctx), filter("service", id))
+}
+
+// reachable leaves out the tasks of nodes that are down: nobody can say when those have stopped, so a removal does not wait for them.
+type reachable struct {
+	waitAPI
+	down map[string]bool // the nodes it left out, by name
+}
+
+func (r reachable) Tasks(ctx context.Context, id string) ([]*skepv1.Task, error) {
+	list, err := r.waitAPI.Tasks(ctx, id)
+	if err != nil || len(list) == 0 {
+		return list, err
+	}
+	nodes, err := r.a.nodes(impatient(ctx))
+	if err != nil {
+		return nil, err
+	}
+	down := map[string]string{}
+	for _, n := range nodes {
+		if n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_DOWN {
+			down[n.GetMeta().GetId()] = n.GetDescription().GetHostname()
+		}
+	}
+	return slices.DeleteFunc(list, func(t *skepv1.Task) bool {
+		name, is := down[t.GetNodeId()]
+		if is {
+			r.down[name] = true
+		}
+		return is
+	}), nil
 }
 
 func (w waitAPI) Revisions(ctx context.Context, id string) ([]*skepv1.Revision, error) {
@@ -157,7 +189,14 @@ func (a *app) waitRemoved(ctx context.Context, s *skepv1.Service, w *waitFlags) 
 	}
 	defer stop()
 	o.Wake = wake
-	return a.outcome(o, wait.Gone(ctx, waitAPI{a}, o))
+	api := reachable{waitAPI{a}, map[string]bool{}}
+	if err := a.outcome(o, wait.Gone(ctx, api, o)); err != nil {
+		return err
+	}
+	for _, node := range slices.Sorted(maps.Keys(api.down)) {
+		a.warnf("node %s is down: what it runs of %s stops when it returns; if it never will: skep node rm %s", node, s.GetSpec().GetName(), node)
+	}
+	return nil
 }
 
 // outcome turns how a wait ended into an exit status.
