@@ -467,3 +467,29 @@ func TestRemoveFromANodeThatIsDown(t *testing.T) {
 		}
 	}
 }
+
+// A change of placement alone moves tasks at the update's pace, as any other update does, also while the old ones take
+// their time to stop.
+func TestPlacementUpdateKeepsItsPace(t *testing.T) {
+	m := cluster(t, 2)
+	m.service("s", func(s *skepv1.ServiceSpec) { setReplicas(s, 3); s.Task.Placement.Constraints = []string{"node.id==n1"} })
+	m.converge()
+	m.service("s", func(s *skepv1.ServiceSpec) { s.Task.Placement.Constraints = []string{"node.id==n2"} })
+	for range 20 {
+		m.agent("n2") // n1 has not stopped anything yet
+		m.plan(99, true)
+		up := 0
+		for _, x := range m.s.services["s"].tasks {
+			if x.Desired == Running && x.State() == Running {
+				up++
+			}
+		}
+		if up < 2 {
+			t.Fatalf("only %d of 3 run during an update of one at a time", up)
+		}
+		m.now = m.now.Add(time.Millisecond)
+	}
+	m.converge()
+	is(t, m.wanted("s"), "[1@n2 2@n2 3@n2]")
+	is(t, m.s.services["s"].rollout.Status.State, "completed")
+}

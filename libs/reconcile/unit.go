@@ -235,7 +235,7 @@ func (p *planner) count(u *unit, t *Task) {
 	}
 	if id := t.more().Replaces; id != "" {
 		for _, o := range u.tasks {
-			if o.ID == id && !o.sameCore() {
+			if o.ID == id && !o.upToDate() {
 				p.inflight++
 				return
 			}
