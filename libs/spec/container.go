@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"skep.dev/libs/fault"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -14,7 +16,7 @@ import (
 var (
 	sysctlName = regexp.MustCompile(`^[a-zA-Z0-9_-]+(?:[./][a-zA-Z0-9_*-]+)+$`)
 	domainName = regexp.MustCompile(`^(?:[a-zA-Z0-9_](?:[a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?)(?:\.[a-zA-Z0-9_](?:[a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?)*\.?$`)
-	signalName = regexp.MustCompile(`^(?:SIG)?[A-Z][A-Z0-9]*(?:[+-][0-9]+)?$`)
+	realTime   = regexp.MustCompile(`^SIGRT(?:MIN(?:\+[0-9]+)?|MAX(?:-[0-9]+)?)$`)
 )
 
 func validateContainer(c *skepv1.ContainerSpec) error {
@@ -60,8 +62,7 @@ func validateProcess(c *skepv1.ContainerSpec) error {
 		return err
 	}
 	if c.StopSignal != "" {
-		n, err := strconv.Atoi(c.StopSignal)
-		if !(err == nil && n >= 1 && n <= 64) && !(err != nil && signalName.MatchString(strings.ToUpper(c.StopSignal))) {
+		if !knownSignal(c.StopSignal) {
 			return fault.Invalid("invalid stop-signal %q: use a name such as SIGTERM, or 1 to 64", c.StopSignal)
 		}
 	}
@@ -253,3 +254,15 @@ var capabilities = strings.Fields(`CAP_AUDIT_CONTROL CAP_AUDIT_READ CAP_AUDIT_WR
 	CAP_LINUX_IMMUTABLE CAP_MAC_ADMIN CAP_MAC_OVERRIDE CAP_MKNOD CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_NET_BROADCAST CAP_NET_RAW
 	CAP_PERFMON CAP_SETFCAP CAP_SETGID CAP_SETPCAP CAP_SETUID CAP_SYSLOG CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_CHROOT CAP_SYS_MODULE
 	CAP_SYS_NICE CAP_SYS_PACCT CAP_SYS_PTRACE CAP_SYS_RAWIO CAP_SYS_RESOURCE CAP_SYS_TIME CAP_SYS_TTY_CONFIG CAP_WAKE_ALARM`)
+
+// knownSignal: a number the kernel has, or a name with or without SIG.
+func knownSignal(s string) bool {
+	if n, err := strconv.Atoi(s); err == nil {
+		return n >= 1 && n <= 64
+	}
+	name := strings.ToUpper(s)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	return unix.SignalNum(name) != 0 || realTime.MatchString(name)
+}

@@ -124,9 +124,28 @@ func prepare(want *skepv1.ServiceSpec) error {
 	if err := spec.Validate(want); err != nil {
 		return err
 	}
+	if err := references(want); err != nil {
+		return err
+	}
 	spec.Defaults(want)
 	if n := proto.Size(want); n > maxObject {
 		return fault.Invalid("the service spec is %d bytes: at most %d fit", n, maxObject)
+	}
+	return nil
+}
+
+// references refuses what the spec names and the cluster does not have. There are no secrets, configs and networks to
+// name yet; a task that ran without the secret it asked for would be worse than one that does not run.
+func references(want *skepv1.ServiceSpec) error {
+	c := want.GetTask().GetContainer()
+	for _, r := range c.GetSecrets() {
+		return fault.Invalid("secret not found: %s", r.GetName())
+	}
+	for _, r := range c.GetConfigs() {
+		return fault.Invalid("config not found: %s", r.GetName())
+	}
+	for _, n := range want.GetTask().GetNetworks() {
+		return fault.Invalid("network %s not found", n.GetTarget())
 	}
 	return nil
 }

@@ -128,3 +128,25 @@ func TestFiftyClientsOneName(t *testing.T) {
 		t.Fatalf("%d services", len(list.Services))
 	}
 }
+
+func TestWhatIsNotThereIsRefused(t *testing.T) {
+	r := newRig(t, kvtest.Server(t))
+	r.init()
+	for want, change := range map[string]func(*skepv1.TaskSpec){
+		"secret not found: nope": func(x *skepv1.TaskSpec) {
+			x.Container.Secrets = []*skepv1.FileReference{{Name: "nope", Target: "nope"}}
+		},
+		"config not found: nope": func(x *skepv1.TaskSpec) {
+			x.Container.Configs = []*skepv1.FileReference{{Name: "nope", Target: "/nope"}}
+		},
+		"network nope not found": func(x *skepv1.TaskSpec) { x.Networks = []*skepv1.NetworkAttachment{{Target: "nope"}} },
+	} {
+		sp := webSpec("web", 1)
+		change(sp.Task)
+		_, err := r.create(sp)
+		wantErr(t, err, want)
+	}
+	if _, err := r.inspect("web"); !fault.Is(err, fault.CodeNotFound) {
+		t.Fatalf("something was stored: %v", err)
+	}
+}
