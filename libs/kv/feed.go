@@ -125,7 +125,7 @@ func (f *Feed) run(ctx context.Context) {
 }
 
 // checkEvery is how often a silent feed asks the server whether it missed anything.
-const checkEvery = 3 * time.Second
+const checkEvery = 10 * time.Second
 
 // After a reconnection it asks more often for a while: the server was perhaps restarted, the watcher is gone with it, and
 // the client library notices only when ten seconds of its heartbeats are missing.

@@ -14,18 +14,21 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
-// Reports are at least gap apart while changes keep coming; the first change after quiet goes at once. A failed one is
-// repeated after firstRetry, then twice as late each time.
-const (
-	gap        = 20 * time.Millisecond
-	firstRetry = 100 * time.Millisecond
-)
+// firstRetry is the wait after a report that failed; each further one waits twice as long.
+const firstRetry = 100 * time.Millisecond
+
+// gap is how far apart reports of so many tasks are while changes keep coming; the first change after quiet goes at
+// once. A report holds them all: its cost grows with them, on the managers too.
+func gap(tasks int) time.Duration {
+	return min(20*time.Millisecond+time.Duration(tasks)*time.Millisecond, 100*time.Millisecond)
+}
 
 // reporter sends the node's whole status: one request in flight, the newest state in each.
 type reporter struct {
 	s     *Service
 	dirty chan struct{}
 	seq   uint64
+	tasks int // in the last report
 }
 
 func newReporter(s *Service) *reporter { return &reporter{s: s, dirty: make(chan struct{}, 1)} }
@@ -64,7 +67,7 @@ func (r *reporter) run(ctx context.Context) {
 			continue
 		}
 		backoff = firstRetry
-		wait(ctx, gap-time.Since(began))
+		wait(ctx, gap(r.tasks)-time.Since(began))
 	}
 }
 
@@ -88,6 +91,7 @@ func (r *reporter) send(ctx context.Context) error {
 		NodeId: r.s.cfg.NodeID, Report: r.seq, Session: r.s.session,
 		AppliedGeneration: r.s.set.Generation(), Tasks: r.s.set.Statuses(),
 	}
+	r.tasks = len(st.Tasks)
 	var reply skepv1.StatusReply
 	if err := rpc.Call(ctx, r.s.cfg.NC, subject.Svc("state", "status", r.s.cfg.NodeID), st, &reply); err != nil {
 		return err
