@@ -76,15 +76,6 @@ func (r *rig) await(what string, began time.Time, done func() (bool, error)) (ti
 	}
 }
 
-// awaitReplicas waits for REPLICAS to read n/n.
-func (r *rig) awaitReplicas(service string, n int, began time.Time) (time.Duration, error) {
-	want := fmt.Sprintf("%d/%d", n, n)
-	return r.await(service+" "+want, began, func() (bool, error) {
-		out, err := r.skep("service", "ls", "--filter", "name="+service, "--format", "{{.Replicas}}")
-		return strings.HasPrefix(out, want), err
-	})
-}
-
 // started is how long a service took from its creation to its n-th task running, by the cluster's own events: looking
 // every few milliseconds from outside would take the two cores away from what is measured.
 func (r *rig) started(service string, n int) (time.Duration, error) {
