@@ -113,7 +113,7 @@ func (t *Batch) publish(ctx context.Context) (uint64, error) {
 	if len(t.ops) == 1 {
 		ack, err := t.b.js.PublishMsg(ctx, t.ops[0].msg)
 		if err != nil {
-			return 0, classify(err)
+			return 0, Classify(err)
 		}
 		return ack.Sequence, nil
 	}
@@ -126,7 +126,7 @@ func (t *Batch) publish(ctx context.Context) (uint64, error) {
 	defer cancel()
 	ack, err := jetstreamext.PublishMsgBatch(ctx, t.b.js, msgs)
 	if err != nil {
-		return 0, classify(err)
+		return 0, Classify(err)
 	}
 	return ack.Sequence, nil
 }

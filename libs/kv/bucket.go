@@ -120,7 +120,7 @@ func (b *Bucket) deletion(key string) *nats.Msg {
 func (b *Bucket) write(ctx context.Context, m *nats.Msg) (uint64, error) {
 	ack, err := b.js.PublishMsg(ctx, m)
 	if err != nil {
-		return 0, fmt.Errorf("write %s: %w", m.Subject, classify(err))
+		return 0, fmt.Errorf("write %s: %w", m.Subject, Classify(err))
 	}
 	return ack.Sequence, nil
 }
@@ -142,8 +142,8 @@ func (b *Bucket) last(ctx context.Context, key string) (*leaderMsg, error) {
 	return leaderGet(ctx, b.js, b.name.Stream(), b.name.Key(key))
 }
 
-// classify turns the server's two codes for a failed expectation into ErrConflict (10164 is what R>1 says).
-func classify(err error) error {
+// Classify turns the server's two codes for a failed expectation into ErrConflict (10164 is what R>1 says).
+func Classify(err error) error {
 	var api *jetstream.APIError
 	var coded interface{ APIError() *jetstream.APIError }
 	if !errors.As(err, &api) && errors.As(err, &coded) {

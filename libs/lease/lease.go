@@ -107,17 +107,9 @@ func (l *Lease) put(ctx context.Context, rev uint64) (uint64, error) {
 	m.Header.Set("Nats-TTL", strconv.Itoa(int((l.cfg.TTL+time.Second-1)/time.Second)))
 	ack, err := l.js.PublishMsg(ctx, m)
 	if err != nil {
-		if errors.Is(err, jetstream.ErrKeyExists) || isWrongSequence(err) {
-			return 0, kv.ErrConflict
-		}
-		return 0, err
+		return 0, kv.Classify(err)
 	}
 	return ack.Sequence, nil
-}
-
-func isWrongSequence(err error) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == 10164)
 }
 
 func (l *Lease) hold(parent context.Context, rev uint64, lead func(context.Context, uint64) error) error {

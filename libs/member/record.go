@@ -145,7 +145,7 @@ func Update(p Paths, change func(*Record)) (*Record, error) {
 }
 
 // Host is the address others reach this node at, without a port.
-func (r *Record) Host() string { return hostOf(r.Advertise) }
+func (r *Record) Host() string { return HostOf(r.Advertise) }
 
 // Underlay is the address the other nodes reach this one's containers by.
 func (r *Record) Underlay() string {
@@ -198,7 +198,8 @@ func (r *Record) TaskLimit() uint32 {
 	return min(r.MaxTasks, room)
 }
 
-func hostOf(addr string) string {
+// HostOf is the host of host:port, or all of an address without a port.
+func HostOf(addr string) string {
 	if h, _, err := net.SplitHostPort(addr); err == nil {
 		return h
 	}

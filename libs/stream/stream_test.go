@@ -567,24 +567,6 @@ func TestSessionIDsCannotBeSubjects(t *testing.T) {
 	}
 }
 
-func BenchmarkThroughput(b *testing.B) {
-	s := broker(b)
-	serve(b, connect(b, s), func(_ context.Context, ss *Session, _ []byte) {
-		_, err := io.Copy(io.Discard, ss.Reader(In))
-		_ = ss.Exit(0, err)
-	})
-	c := dial(b, connect(b, s))
-	p := make([]byte, 1<<20)
-	b.SetBytes(int64(len(p)))
-	for b.Loop() {
-		if _, err := c.Writer(In).Write(p); err != nil {
-			b.Fatal(err)
-		}
-	}
-	_ = c.Writer(In).Close()
-	_, _ = c.Wait()
-}
-
 // The last frames of a window are lost: nothing follows that could show the gap, but the pings tell.
 func TestLostTailIsNoticed(t *testing.T) {
 	s := broker(t)

@@ -3,11 +3,7 @@ package state
 import (
 	"context"
 	"errors"
-	"strconv"
 	"time"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
@@ -20,29 +16,9 @@ import (
 // object on the condition that the claim stands. A claim whose object never came is released by a batch, on the
 // conditions that it stands and that the object did not come: whichever of the two the stream takes first makes the
 // other fail.
-const (
-	headerExpectSeq     = "Nats-Expected-Last-Subject-Sequence"
-	headerExpectSubject = "Nats-Expected-Last-Subject-Sequence-Subject"
-	// claimStands is how long a claim without an object is left to its maker.
-	claimStands = 2 * time.Second
-)
 
-// conditional writes key if other is at revision rev (0 = was never written).
-func (s *Service) conditional(ctx context.Context, key string, body []byte, other string, rev uint64) (uint64, error) {
-	m := nats.NewMsg(subject.Spec.Key(key))
-	m.Data = body
-	m.Header.Set(headerExpectSeq, strconv.FormatUint(rev, 10))
-	m.Header.Set(headerExpectSubject, subject.Spec.Key(other))
-	ack, err := s.js.PublishMsg(ctx, m)
-	var api *jetstream.APIError
-	switch {
-	case errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == 10164):
-		return 0, kv.ErrConflict
-	case err != nil:
-		return 0, err
-	}
-	return ack.Sequence, nil
-}
+// claimStands is how long a claim without an object is left to its maker.
+const claimStands = 2 * time.Second
 
 // createByClaim is the two steps.
 func (s *Service) createByClaim(ctx context.Context, id, name string, body []byte) error {
@@ -60,7 +36,7 @@ func (s *Service) createByClaim(ctx context.Context, id, name string, body []byt
 			return fault.Unavailable("claim the name %s: %v", name, err)
 		}
 	}
-	rev, err := s.conditional(ctx, serviceKey(id), body, key, claim)
+	rev, err := s.spec.WriteFenced(ctx, serviceKey(id), body, key, claim)
 	switch {
 	case err == nil:
 		return seen(ctx, s.specFeed, rev)

@@ -155,7 +155,7 @@ func TestStaleClaim(t *testing.T) {
 		return err == nil
 	})
 	// The dead one wakes up: it must not make a second service of that name.
-	if _, err := r.s.conditional(r.ctx(), serviceKey(dead), []byte("x"), nameKey("service", "web"), claim); err == nil {
+	if _, err := r.s.spec.WriteFenced(r.ctx(), serviceKey(dead), []byte("x"), nameKey("service", "web"), claim); err == nil {
 		t.Fatal("a lost claim was used")
 	}
 }

@@ -158,11 +158,3 @@ func addrOf(a net.Addr) (netip.Addr, bool) {
 	ip, ok := netip.AddrFromSlice(n.IP)
 	return ip.Unmap(), ok
 }
-
-// hostOf is the host of host:port, or all of an address without a port.
-func hostOf(addr string) string {
-	if h, _, err := net.SplitHostPort(addr); err == nil {
-		return h
-	}
-	return addr
-}

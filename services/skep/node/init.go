@@ -16,6 +16,7 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/member"
 	"skep.dev/libs/pki"
 	vault "skep.dev/services/secrets-vault"
 )
@@ -113,7 +114,7 @@ func found(m *membership, cs *skepv1.ClusterSpec) (rec *Record, token string, er
 		}
 	}
 	boot, err := vault.Bootstrap(vault.BootstrapParams{
-		Dir: m.paths.Vault(), Hosts: []string{hostOf(advertise)}, Expiry: cs.NodeCertExpiry.AsDuration(),
+		Dir: m.paths.Vault(), Hosts: []string{member.HostOf(advertise)}, Expiry: cs.NodeCertExpiry.AsDuration(),
 	})
 	if err != nil {
 		return nil, "", fmt.Errorf("make the cluster's authority: %w", err)
