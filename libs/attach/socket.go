@@ -68,6 +68,9 @@ func Serve(path string, a Attacher) (*Server, error) {
 	route(mux, "POST /detach", func(ctx context.Context, r detachRequest) (struct{}, error) {
 		return struct{}{}, a.Detach(ctx, r.TaskID)
 	})
+	route(mux, "POST /drain", func(ctx context.Context, r detachRequest) (struct{}, error) {
+		return struct{}{}, a.Drain(ctx, r.TaskID)
+	})
 	route(mux, "POST /list", func(ctx context.Context, _ struct{}) (listReply, error) {
 		ids, err := a.List(ctx)
 		return listReply{Tasks: ids}, err
@@ -138,6 +141,11 @@ func (c *Client) Attach(ctx context.Context, r Request) (Attachment, error) {
 	var a Attachment
 	err := c.call(ctx, "attach", r, &a)
 	return a, err
+}
+
+// Drain implements Attacher.
+func (c *Client) Drain(ctx context.Context, taskID string) error {
+	return c.call(ctx, "drain", detachRequest{taskID}, &struct{}{})
 }
 
 // Detach implements Attacher.

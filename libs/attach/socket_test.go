@@ -27,6 +27,13 @@ func (o one) Attach(ctx context.Context, r Request) (Attachment, error) {
 	}
 	return attached, nil
 }
+func (one) Drain(_ context.Context, task string) error {
+	if task != "t" {
+		return fault.Invalid("drain: no task %q", task)
+	}
+	return nil
+}
+
 func (one) Detach(_ context.Context, task string) error {
 	if task != "t" {
 		return fault.Invalid("%q is not a task id", task)
@@ -60,6 +67,9 @@ func TestOverTheSocket(t *testing.T) {
 			t.Fatal(round, a, err)
 		}
 		if _, err := c.Attach(ctx, Request{TaskID: "u"}); !fault.Is(err, fault.CodeExhausted) || err.Error() != "no address for u" {
+			t.Fatal(err)
+		}
+		if err := c.Drain(ctx, "t"); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.Detach(ctx, "t"); err != nil {

@@ -20,10 +20,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"skep.dev/libs/kv"
 	"skep.dev/libs/member"
+	"skep.dev/libs/metrics"
 	"skep.dev/libs/pki"
 )
 
@@ -48,6 +50,8 @@ type Env struct {
 	RunDir   string
 	Version  string
 	Commit   string
+	// Metrics is where the service registers what it counts, nil unless the process was told to show it.
+	Metrics prometheus.Registerer
 }
 
 // Main describes a binary.
@@ -101,6 +105,7 @@ func (m Main) run(ctx context.Context, args []string, stderr io.Writer) int {
 	runDir := fs.String("run-dir", "/run/skep", "sockets of this node")
 	node := fs.String("node-id", "", "this node's id (default: what its certificate says)")
 	level := fs.String("log-level", "info", "debug, info, warn or error")
+	show := fs.String("metrics-addr", "", "serve metrics for Prometheus at `host:port` (default: nowhere); each program needs one of its own")
 	version := fs.Bool("version", false, "print the version and exit")
 	if m.Flags != nil {
 		m.Flags(fs)
@@ -125,14 +130,26 @@ func (m Main) run(ctx context.Context, args []string, stderr io.Writer) int {
 		return 2
 	}
 	log = log.Named(m.Name)
-	if err := m.serve(ctx, log, urls, *certs, *node, member.Paths{Data: *dataDir, Run: *runDir}); err != nil {
+	env := Env{Log: log, NodeID: *node, Paths: member.Paths{Data: *dataDir, Run: *runDir}, DataDir: *dataDir, RunDir: *runDir, Version: Version, Commit: Commit}
+	if *show != "" {
+		reg := metrics.New(Version, Commit)
+		srv, err := metrics.Serve(*show, reg, log.Named("metrics"))
+		if err != nil {
+			fmt.Fprintf(stderr, "%s: %v\n", m.Name, err)
+			return 2
+		}
+		defer srv.Close() //nolint:errcheck // the process ends
+		env.Metrics = reg
+	}
+	if err := m.serve(ctx, env, urls, *certs); err != nil {
 		log.Error("stopped", zap.Error(err))
 		return 1
 	}
 	return 0
 }
 
-func (m Main) serve(ctx context.Context, log *zap.Logger, urls, certs, node string, paths member.Paths) error {
+func (m Main) serve(ctx context.Context, env Env, urls, certs string) error {
+	log, paths := env.Log, env.Paths
 	rec, err := member.Load(paths)
 	if errors.Is(err, member.ErrNoNode) && (certs != "" || urls != "") {
 		// Told by flags what it needs; a record of nothing answers the rest.
@@ -156,9 +173,7 @@ func (m Main) serve(ctx context.Context, log *zap.Logger, urls, certs, node stri
 		return err
 	}
 	defer release()
-	env := Env{
-		Store: store, Record: rec, Paths: paths, Log: log, NodeID: node, DataDir: paths.Data, RunDir: paths.Run, Version: Version, Commit: Commit,
-	}
+	env.Store, env.Record = store, rec
 	if env.NodeID == "" {
 		env.NodeID = store.Identity().NodeID
 	}

@@ -80,6 +80,7 @@ func TestUsage(t *testing.T) {
 		"-nope":                 {2, "flag provided but not defined"},
 		"more":                  {2, "unexpected argument"},
 		"-log-level loud":       {2, "log level"},
+		"-metrics-addr nowhere": {2, `metrics address "nowhere": want HOST:PORT`},
 		"-data-dir " + dir:      {1, "skep init"},
 		"-nats a -certs " + dir: {1, "certificate"},
 	} {

@@ -18,7 +18,11 @@ import (
 
 // Publish sends one event without waiting for the stream's acknowledgement: an event tells of a change that is
 // committed already and must never hold it up.
-func Publish(nc *nats.Conn, e *skepv1.Event) error {
+func Publish(nc *nats.Conn, e *skepv1.Event) error { return PublishOnce(nc, e, id.New()) }
+
+// PublishOnce is Publish for a change that more than one may tell of, a leader and the one after it: of events with the
+// same key, less than two minutes apart, the stream keeps the first. Who listens live hears each.
+func PublishOnce(nc *nats.Conn, e *skepv1.Event, key string) error {
 	if e.Kind == "" || e.Id == "" || e.Verb == "" || strings.ContainsAny(e.Kind+e.Id+e.Verb, ". *>") {
 		return fmt.Errorf("publish event: kind %q, id %q and verb %q must be single subject tokens", e.Kind, e.Id, e.Verb)
 	}
@@ -33,7 +37,7 @@ func Publish(nc *nats.Conn, e *skepv1.Event) error {
 	m.Data = body
 	m.Header.Set(rpc.HeaderContentType, rpc.TypeJSON)
 	m.Header.Set(rpc.HeaderType, "skep.v1.Event")
-	m.Header.Set("Nats-Msg-Id", id.New())
+	m.Header.Set("Nats-Msg-Id", key)
 	if err := nc.PublishMsg(m); err != nil {
 		return fmt.Errorf("publish event %s: %w", m.Subject, err)
 	}

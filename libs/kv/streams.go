@@ -44,6 +44,8 @@ func Streams(replicas int) []jetstream.StreamConfig {
 		case subject.Task:
 			// Agents listen on core NATS: 5,000 listeners cost 1 MB, 5,000 consumers most of the throughput.
 			c.RePublish = &jetstream.RePublish{Source: b.Key(">"), Destination: subject.PushPrefix + ">"}
+		case subject.Endpoint:
+			c.RePublish = &jetstream.RePublish{Source: b.Key(">"), Destination: subject.NetPrefix + ">"}
 		case subject.Lease:
 			c.SubjectDeleteMarkerTTL = time.Minute
 			// nats-server asks for rollup where it writes delete markers itself; nobody but managers may publish here.

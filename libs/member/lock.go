@@ -27,6 +27,16 @@ func HoldNode(p Paths) (release func(), err error) {
 	return nil, fmt.Errorf("services of this node run as processes of their own on %s (%s): stop them first", p.Data, strings.Join(Holders(p), ", "))
 }
 
+// HoldSetup takes the making of a membership for this process: two at once on one machine would mix their keys.
+func HoldSetup(p Paths) (release func(), err error) {
+	release, err = lock(p.lock("setup"), syscall.LOCK_NB)
+	var busy busyError
+	if errors.As(err, &busy) {
+		return nil, fmt.Errorf("another skep init or join (pid %s) is at work on %s: wait for it to end", busy.pid, p.Data)
+	}
+	return release, err
+}
+
 // HoldPart takes a service's place on the node for its own process: the only one, or the first free of several. The
 // number, from 1, is the same again after a restart. No part runs while one process runs the whole node.
 func HoldPart(p Paths, name string, single bool) (instance int, release func(), err error) {

@@ -45,8 +45,14 @@ type Record struct {
 
 	Containerd string `json:"containerd,omitempty"` // address of a containerd that is not ours
 	MaxTasks   uint32 `json:"max_tasks,omitempty"`
+	// MetricsAddr is where `skep node run` serves metrics, host:port, "" = nowhere. Services that run as processes of
+	// their own need an address each, and take it from their flag.
+	MetricsAddr string `json:"metrics_addr,omitempty"`
 	// Subnet is the one this node's containers live in, as state allocated it.
 	Subnet string `json:"subnet,omitempty"`
+	// Number names the node in the data path, DataPathPort is the UDP port of all nodes' data path; both as state has them.
+	Number       uint32 `json:"number,omitempty"`
+	DataPathPort uint32 `json:"data_path_port,omitempty"`
 
 	// Init holds what the first start of the first manager has to store, until it is stored.
 	Init *Initial `json:"init,omitempty"`

@@ -41,12 +41,12 @@ func Found(ctx context.Context, nc *nats.Conn, p Paths) (*Record, error) {
 	return Update(p, func(r *Record) { r.Init = nil })
 }
 
-// LearnSubnet asks the managers for this node's subnet, once: the record keeps it, so a node starts with its last known
+// LearnSubnet asks the managers for this node's subnet and number, once: the record keeps them, so a node starts with its last known
 // network when no manager answers. It blocks until there is one.
 func LearnSubnet(ctx context.Context, nc *nats.Conn, p Paths, log *zap.Logger) (*Record, error) {
 	for said := false; ; {
 		r, err := Load(p)
-		if err != nil || r.Subnet != "" { // another process of this node may have learnt it
+		if err != nil || r.Subnet != "" && r.Number != 0 { // another process of this node may have learnt it
 			return r, err
 		}
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -60,7 +60,9 @@ func LearnSubnet(ctx context.Context, nc *nats.Conn, p Paths, log *zap.Logger) (
 			err = errors.New("it has no subnet yet")
 		}
 		if err == nil {
-			return Update(p, func(r *Record) { r.Subnet = reply.Node.Subnet })
+			return Update(p, func(r *Record) {
+				r.Subnet, r.Number, r.DataPathPort = reply.Node.Subnet, reply.Node.Number, reply.GetCluster().GetDataPathPort()
+			})
 		}
 		if !said && ctx.Err() == nil {
 			log.Info("waiting for the managers to tell this node's subnet", zap.Error(err))

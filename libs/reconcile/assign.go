@@ -6,40 +6,48 @@ import (
 
 // place finds nodes for the service's tasks that need one. Pinned tasks go first, as in Swarm.
 func (p *planner) place() {
+	p.hold()
 	if len(p.wants) == 0 {
 		return
 	}
 	if p.engine == nil {
 		p.engine = p.s.engine()
 	}
-	req := p.v.current.request
-	var plain, credited []*want
+	var plain, credited, standing []*want
 	for i := range p.wants {
 		switch w := &p.wants[i]; {
 		case w.pin != nil:
+			req := p.v.current.request
+			if w.task.Revision == p.standing {
+				req = p.v.request(p.standing)
+			}
 			p.pinned(w, w.pin, req)
+		case w.task.Revision != p.v.revision && w.task.Revision == p.standing:
+			standing = append(standing, w)
 		case w.credit != nil:
 			credited = append(credited, w)
 		default:
 			plain = append(plain, w)
 		}
 	}
-	p.batch(plain, req)
+	p.batch(plain, p.v.revision)
+	p.batch(standing, p.standing)
 	// What they replace makes way and should neither push them elsewhere nor count against a limit per node.
 	for _, w := range credited {
 		if n := w.credit.Node(); n.index >= 0 {
 			p.have.add(n.index, -1)
 		}
 	}
-	p.batch(credited, req)
+	p.batch(credited, p.v.revision)
 }
 
-// batch places tasks that may go anywhere.
-func (p *planner) batch(open []*want, req *place.Request) {
+// batch places tasks of a revision that may go anywhere.
+func (p *planner) batch(open []*want, revision uint64) {
 	if len(open) == 0 {
 		return
 	}
-	got := p.engine.Place(make([]place.Placement, 0, len(open)), req, len(open), p.have.counts(), p.v.failuresOn(p.now))
+	req := p.v.request(revision)
+	got := p.engine.Place(make([]place.Placement, 0, len(open)), req, len(open), p.have.counts(), p.v.failuresOn(p.now, revision))
 	for i := range got {
 		p.assign(open[i], p.s.byID[got[i].Node], got[i].Assigned)
 		p.have.add(got[i].Node, 1)

@@ -251,7 +251,9 @@ func (s *State) applyEdit(e *edit, rev uint64, deleted bool) {
 			if t.Desired != c.New.Desired {
 				t.DesiredAt = rev
 			}
+			s.unbook(t)
 			t.adopt(c.New)
+			s.book(t)
 			s.mark(t.Service)
 			kept = append(kept, t)
 		case t.Page == p:
@@ -273,7 +275,7 @@ func (s *State) applyEdit(e *edit, rev uint64, deleted bool) {
 			s.list(old, p)
 			continue
 		}
-		n.Reported, n.Seen = false, New
+		n.Reported, n.Seen, n.served, n.ran = false, New, false, 0
 		n.Service = s.service(n.Service.ID) // removed and forgotten since the plan, it must be known again to lose its tasks
 		s.add(n, p)
 	}

@@ -28,7 +28,7 @@ func (p *planner) fill(n int) {
 		if next < len(p.units) && p.units[next].slot == slot {
 			continue
 		}
-		p.create(&unit{slot: slot}, nil, p.goal(), 0, "")
+		p.create(&unit{slot: slot}, p.standing, nil, p.goal(), 0, "")
 		n--
 	}
 }
@@ -131,39 +131,22 @@ func (p *planner) global() {
 		}
 		p.settle(u, !n.accepts())
 	}
+	if p.closed {
+		return
+	}
 	for _, n := range p.s.byID {
 		if has[n] || !n.accepts() || v.never || !constraint.MatchAll(v.limits, &n.attrs) || !p.platform(n) {
 			continue
 		}
-		p.create(&unit{node: n}, nil, p.goal(), 0, "")
+		p.create(&unit{node: n}, p.standing, nil, p.goal(), 0, "")
 	}
 }
 
 // platform: a global service makes no task for a node its image does not run on.
 func (p *planner) platform(n *Node) bool {
-	ps := p.v.current.request.Platforms
+	ps := p.v.request(p.standing).Platforms
 	return len(ps) == 0 || slices.ContainsFunc(ps, func(x place.Platform) bool {
 		return (x.OS == "" || n.attrs.OS == "" || x.OS == n.attrs.OS) &&
 			(x.Arch == "" || n.attrs.Arch == "" || constraint.Arch(x.Arch) == constraint.Arch(n.attrs.Arch))
 	})
-}
-
-// replicatedJob runs its tasks to completion, some at once.
-func (p *planner) replicatedJob() {
-	v := p.v
-	completed, running := 0, 0
-	for i := range p.units {
-		u := &p.units[i]
-		done := slices.ContainsFunc(u.tasks, func(t *Task) bool { return t.State() == Complete })
-		switch {
-		case done, p.over(u):
-			completed++
-		default:
-			running++
-		}
-	}
-	for i := range p.units {
-		p.settle(&p.units[i], false)
-	}
-	p.fill(min(int(v.parallel)-running, int(v.replicas)-completed-running))
 }

@@ -30,17 +30,9 @@ type Node struct {
 	early     map[string]*skepv1.TaskStatus // reported tasks whose record was not seen yet
 
 	use   usage
-	stale bool // use must be computed anew
+	stale bool               // use must be computed anew
+	preps map[string][]*Task // booked ones that are prepared to replace another, by that one's id
 	index int32
-}
-
-// usage is what tasks take of a node.
-type usage struct {
-	cpu, mem    int64
-	tasks, held int
-	generic     []place.Generic // free
-	ports       []place.Port
-	over        bool // wanted tasks reserve more than there is: capacity shrank
 }
 
 // Hostname is the node's name for people.
@@ -157,83 +149,6 @@ func (s *State) nodeChanged(n *Node) {
 			s.mark(v)
 		}
 	}
-}
-
-// usage of a node, computed anew after its tasks changed. A task that waits, prepared, for the one it replaces on the
-// same node takes its place and does not count twice.
-func (s *State) usage(n *Node) *usage {
-	if !n.stale {
-		return &n.use
-	}
-	n.stale = false
-	u := usage{generic: slices.Clone(n.generic)}
-	var wantCPU, wantMem int64
-	if n.page != nil {
-		for _, t := range n.page.Tasks {
-			if !t.held() {
-				continue
-			}
-			if t.wanted() {
-				u.tasks++
-			}
-			r := t.request()
-			if t.Desired == Ready && t.more().Replaces != "" {
-				if old := s.tasks[t.more().Replaces]; old != nil && old.Node() == n && old.held() {
-					// Of the two the larger counts, so that nobody takes what the new one will need.
-					was := old.request()
-					u.cpu += max(0, r.CPU-was.CPU)
-					u.mem += max(0, r.Memory-was.Memory)
-					for _, port := range r.Ports {
-						if !slices.Contains(was.Ports, port) {
-							u.ports = append(u.ports, port)
-						}
-					}
-					u.generic = subtract(u.generic, beyond(t.more().Assigned, old.more().Assigned))
-					continue
-				}
-			}
-			u.held++
-			u.cpu += r.CPU
-			u.mem += r.Memory
-			if t.wanted() {
-				wantCPU += r.CPU
-				wantMem += r.Memory
-			}
-			u.ports = append(u.ports, r.Ports...)
-			u.generic = subtract(u.generic, t.more().Assigned)
-		}
-	}
-	u.over = wantCPU > 0 && n.cpu > 0 && wantCPU > n.cpu || wantMem > 0 && n.mem > 0 && wantMem > n.mem
-	n.use = u
-	return &n.use
-}
-
-// beyond is what a has that b has not.
-func beyond(a, b []place.Generic) []place.Generic {
-	out := slices.Clone(a)
-	for i := range out {
-		for k := range b {
-			if b[k].Kind == out[i].Kind {
-				out[i].Value = max(0, out[i].Value-b[k].Value)
-			}
-		}
-	}
-	return out
-}
-
-func subtract(free, taken []place.Generic) []place.Generic {
-	for i := range taken {
-		for k := range free {
-			if free[k].Kind != taken[i].Kind {
-				continue
-			}
-			free[k].Value -= taken[i].Value
-			if len(taken[i].Named) > 0 {
-				free[k].Named = slices.DeleteFunc(slices.Clone(free[k].Named), func(s string) bool { return slices.Contains(taken[i].Named, s) })
-			}
-		}
-	}
-	return free
 }
 
 // engine is a placement engine over the nodes as they stand.

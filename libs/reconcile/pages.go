@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -32,6 +33,9 @@ func (s *State) page(key string) *Page {
 func (s *State) putPage(p *Page, val []byte, rev uint64) error {
 	was := p.Tasks
 	p.Tasks = nil
+	if p.Node != nil {
+		p.Node.stale = true // all is read anyway
+	}
 	p.Revision, p.exists, p.size = rev, val != nil, len(val)
 	err := decodePage(val, func(t *Task, service []byte) {
 		if old := s.tasks[t.ID]; old != nil {
@@ -70,6 +74,9 @@ func (s *State) putPage(p *Page, val []byte, rev uint64) error {
 // adopt takes over the fields of a record, not what the agent said.
 func (t *Task) adopt(r *Task) {
 	t.Slot, t.Revision, t.Created, t.VerdictAt, t.NotBefore = r.Slot, r.Revision, r.Created, r.VerdictAt, r.NotBefore
+	if r.Verdict == Failed && t.Verdict != Failed && t.Node() != nil {
+		t.Service.failed(t.Node(), t.Revision, r.VerdictAt) // as one that failed by itself counts
+	}
 	t.Desired, t.Verdict, t.More = r.Desired, r.Verdict, r.More
 }
 
@@ -90,15 +97,17 @@ func (s *State) list(t *Task, p *Page) {
 		s.unplaced[t.Service]++
 		return
 	}
-	p.Node.stale = true
 	if st := p.Node.early[t.ID]; st != nil {
 		delete(p.Node.early, t.ID)
+		s.sense(t, st)
 		t.see(st)
 	}
+	s.book(t)
 }
 
-// unlist takes it off its page's count; the page's list is its owner's business.
+// unlist takes it off its page's and its node's counts; the page's list is its owner's business.
 func (s *State) unlist(t *Task) {
+	s.unbook(t)
 	if t.Page.Node == nil {
 		if s.unplaced[t.Service]--; s.unplaced[t.Service] <= 0 {
 			delete(s.unplaced, t.Service)
@@ -110,6 +119,7 @@ func (s *State) unlist(t *Task) {
 func (s *State) drop(t *Task) {
 	s.unlist(t)
 	delete(s.tasks, t.ID)
+	delete(s.sick, t)
 	v := t.Service
 	last := v.tasks[len(v.tasks)-1]
 	v.tasks[t.inService], last.inService = last, t.inService
@@ -122,7 +132,6 @@ func (s *State) drop(t *Task) {
 
 func (s *State) pageChanged(p *Page) {
 	if p.Node != nil {
-		p.Node.stale = true
 		s.noteLeft(p)
 	}
 	if !p.exists && len(p.Tasks) == 0 && p.Service != nil {
@@ -141,8 +150,20 @@ func (s *State) noteLeft(p *Page) {
 
 func (p *Page) left() bool { return p.Node != nil && !p.Node.Exists && p.exists && len(p.Tasks) == 0 }
 
+// observed is the state a report says for planning, of a task seen as was before: one that runs and has never served has
+// not replaced anything.
+func observed(r *skepv1.TaskStatus, was TaskState) TaskState {
+	if spec.Begins(r) && was < Running {
+		return Starting
+	}
+	return TaskState(r.GetState())
+}
+
 func (t *Task) see(st *skepv1.TaskStatus) {
-	t.Seen, t.SeenAt, t.Reported = TaskState(st.GetState()), st.GetSinceUnixMs(), true
+	was, since := t.Seen, t.SeenAt
+	t.Seen, t.SeenAt, t.Reported = observed(st, was), st.GetSinceUnixMs(), true
+	t.remember(st, was, since)
+	t.up, t.well = condition(st)
 }
 
 // putStatus takes in a node's whole report. A task that the report leaves out keeps its last state.
@@ -164,15 +185,22 @@ func (s *State) putStatus(n *Node, st *skepv1.NodeStatus, present bool, at int64
 			n.early[r.GetTaskId()] = r
 			continue
 		}
-		was := t.Seen
-		if TaskState(r.GetState()) < was {
+		was, up, well := t.Seen, t.up, t.well
+		if s.sense(t, r) {
+			s.mark(t.Service)
+		}
+		if observed(r, was) < was {
 			t.Reported = true // states only grow: an older report came late
 			continue
 		}
 		t.see(r)
+		if t.up != up || t.well != well {
+			s.markDependents(t.Service)
+		}
 		if t.Seen == was {
 			continue
 		}
+		s.book(t)
 		s.mark(t.Service)
 		if t.Seen > Running && was <= Running {
 			freed = true
@@ -183,14 +211,17 @@ func (s *State) putStatus(n *Node, st *skepv1.NodeStatus, present bool, at int64
 	}
 	if n.page != nil {
 		for _, t := range n.page.Tasks {
-			if !t.Reported && t.Desired > Complete {
+			if t.Desired <= Complete {
+				continue
+			}
+			s.book(t)
+			if !t.Reported {
 				s.mark(t.Service) // perhaps it is gone
 				freed = true
 			}
 		}
 	}
 	if freed {
-		n.stale = true
 		s.markUnplaced()
 	}
 }

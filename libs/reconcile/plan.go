@@ -96,8 +96,11 @@ type RolloutChange struct {
 type Plan struct {
 	Changes  []Change // glued ones first, then the others page by page
 	Rollouts []RolloutChange
-	Pages    []*Page          // empty ones of nodes that are gone, to be deleted
-	Wakes    map[string]int64 // when a service must be looked at again although nothing changes, unix ms
+	// Rollbacks are to be asked of state, whose revisions are; plans go on asking until it is done.
+	Rollbacks []Rollback
+	Runs      []RunChange      // asked of state too: it writes services
+	Pages     []*Page          // empty ones of nodes that are gone, to be deleted
+	Wakes     map[string]int64 // when a service must be looked at again although nothing changes, unix ms
 }
 
 // Empty: there is nothing to do.
@@ -147,9 +150,15 @@ type planner struct {
 	// Of the service at hand:
 	v        *Service
 	wants    []want
-	have     tally // its tasks that are meant to run, by node
+	have     tally  // its tasks that are meant to run, by node
+	run      uint64 // of a job: the iteration at hand
+	closed   bool   // it is over: nodes that come later are not its
+	standing uint64 // the revision of what is made anew where the rollout has not been
 	dirty    []*unit
+	behind   int // units out of date too while the rollout waits; once it goes on, one of the newest revision is made at once
 	inflight int
+	failed   failedUnits
+	care     *triage // made when one of its tasks is unhealthy
 	sorted   []*Task
 	units    []unit
 }
@@ -206,7 +215,8 @@ func (p *planner) wake(at int64) {
 
 func (p *planner) service(v *Service) {
 	p.v = v
-	p.wants, p.dirty, p.inflight = p.wants[:0], nil, 0
+	p.wants, p.dirty, p.behind, p.inflight, p.failed, p.care, p.run, p.closed = p.wants[:0], nil, 0, 0, failedOf(v), nil, 0, false
+	p.standing = p.s.standing(v)
 	p.have.reset()
 	if !v.Exists {
 		p.gone(v)
@@ -214,15 +224,18 @@ func (p *planner) service(v *Service) {
 	}
 	p.collect()
 	switch v.mode {
-	case global, globalJob:
+	case global:
+		p.group(p.sorted)
 		p.global()
-	case replicatedJob:
-		p.replicatedJob()
+	case replicatedJob, globalJob:
+		p.job()
 	default:
+		p.group(p.sorted)
 		p.replicated()
 	}
 	if !v.job() {
 		p.rollout()
+		p.keepUp()
 	}
 	p.place()
 }
@@ -237,15 +250,13 @@ func (p *planner) gone(v *Service) {
 	}
 }
 
-// collect sorts the service's tasks into p.sorted by unit, oldest first, after seeing to those being removed.
+// collect gathers the service's tasks in p.sorted, after seeing to those being removed.
 func (p *planner) collect() {
 	p.sorted = p.sorted[:0]
 	for _, t := range p.v.tasks {
 		switch {
 		case t.Desired == Remove:
 			p.remove(t, "")
-		case p.v.job() && t.more().Iteration != p.v.iteration:
-			p.remove(t, "the job was started anew")
 		default:
 			p.sorted = append(p.sorted, t)
 			if n := t.Node(); n != nil && n.index >= 0 && t.wanted() {
@@ -253,8 +264,12 @@ func (p *planner) collect() {
 			}
 		}
 	}
+}
+
+// group sorts tasks into p.units, oldest first.
+func (p *planner) group(tasks []*Task) {
 	byNode := p.v.perNode()
-	slices.SortFunc(p.sorted, func(a, b *Task) int {
+	slices.SortFunc(tasks, func(a, b *Task) int {
 		if byNode {
 			if x, y := p.unitNode(a), p.unitNode(b); x != y {
 				return compare(x.ID, y.ID)
@@ -268,14 +283,14 @@ func (p *planner) collect() {
 		return compare(a.ID, b.ID)
 	})
 	p.units = p.units[:0]
-	for i := 0; i < len(p.sorted); {
+	for i := 0; i < len(tasks); {
 		k := i + 1
-		for k < len(p.sorted) && p.sameUnit(p.sorted[i], p.sorted[k], byNode) {
+		for k < len(tasks) && p.sameUnit(tasks[i], tasks[k], byNode) {
 			k++
 		}
-		u := unit{slot: p.sorted[i].Slot, tasks: p.sorted[i:k:k]}
+		u := unit{slot: tasks[i].Slot, tasks: tasks[i:k:k]}
 		if byNode {
-			u.node = p.unitNode(p.sorted[i])
+			u.node = p.unitNode(tasks[i])
 		}
 		p.units = append(p.units, u)
 		i = k

@@ -222,7 +222,10 @@ func TestUpdateThatCannotBePreparedKeepsTheOld(t *testing.T) {
 func TestBrokenUpdateIsPaced(t *testing.T) {
 	for _, order := range []skepv1.UpdateOrder{skepv1.UpdateOrder_UPDATE_ORDER_STOP_FIRST, skepv1.UpdateOrder_UPDATE_ORDER_START_FIRST} {
 		m := cluster(t, 2)
-		m.service("s", func(s *skepv1.ServiceSpec) { setReplicas(s, 2); s.Update.Order = order })
+		m.service("s", func(s *skepv1.ServiceSpec) {
+			setReplicas(s, 2)
+			s.Update.Order, s.Update.FailureAction = order, skepv1.FailureAction_FAILURE_ACTION_CONTINUE
+		})
 		m.converge()
 		m.service("s", func(s *skepv1.ServiceSpec) { s.Task.Container.Image = "broken" })
 		made := map[string]bool{}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,49 +23,7 @@ func TestRandomClusterReconverges(t *testing.T) {
 		for i := range rapid.IntRange(1, 5).Draw(t, "nodes") {
 			m.node(fmt.Sprint("n", i))
 		}
-		nodeID := rapid.Custom(func(t *rapid.T) string { return fmt.Sprint("n", rapid.IntRange(0, 5).Draw(t, "node")) })
-		svcID := rapid.Custom(func(t *rapid.T) string { return fmt.Sprint("s", rapid.IntRange(0, 3).Draw(t, "svc")) })
-		t.Repeat(map[string]func(*rapid.T){
-			"service": func(t *rapid.T) {
-				id := svcID.Draw(t, "id")
-				if m.specs[id] == nil && m.s.services[id] != nil {
-					return // ids are never used twice
-				}
-				m.service(id, func(s *skepv1.ServiceSpec) { mutate(t, s, m.specs[id] == nil) })
-			},
-			"remove service": func(t *rapid.T) { m.removeService(svcID.Draw(t, "id")) },
-			"node": func(t *rapid.T) {
-				id := nodeID.Draw(t, "id")
-				n := m.node(id)
-				switch rapid.IntRange(0, 7).Draw(t, "what") {
-				case 0, 1:
-					m.live(id, skepv1.NodeState_NODE_STATE_DOWN)
-				case 2, 3:
-					m.live(id, skepv1.NodeState_NODE_STATE_READY)
-				case 4:
-					m.live(id, skepv1.NodeState_NODE_STATE_UNKNOWN)
-				case 5:
-					n.obj.Spec.Availability = skepv1.Availability(rapid.IntRange(0, 2).Draw(t, "availability"))
-					m.putNode(id)
-				case 6:
-					n.obj.Spec.Labels = map[string]string{"zone": rapid.SampledFrom([]string{"a", "b"}).Draw(t, "zone")}
-					m.putNode(id)
-				case 7:
-					m.removeNode(id)
-				}
-			},
-			"crash": func(t *rapid.T) {
-				m.crash(nodeID.Draw(t, "id"), rapid.SampledFrom([]TaskState{Failed, Complete, Rejected}).Draw(t, "s"))
-			},
-			"agent":  func(t *rapid.T) { m.agent(nodeID.Draw(t, "id")) },
-			"agents": func(*rapid.T) { m.agents() },
-			"plan": func(t *rapid.T) {
-				m.plan(rapid.SampledFrom([]int{1, 2, 1 << 30}).Draw(t, "most"), rapid.Bool().Draw(t, "feed"))
-			},
-			"time": func(t *rapid.T) {
-				m.now = m.now.Add(time.Duration(rapid.IntRange(1, 70_000).Draw(t, "ms")) * time.Millisecond)
-			},
-		})
+		t.Repeat(m.trouble())
 		for _, id := range slices.Sorted(maps.Keys(m.nodes)) {
 			if m.nodes[id].live == skepv1.NodeState_NODE_STATE_DOWN && rapid.Bool().Draw(t, "return") {
 				m.live(id, skepv1.NodeState_NODE_STATE_READY)
@@ -72,7 +31,81 @@ func TestRandomClusterReconverges(t *testing.T) {
 		}
 		m.converge()
 		m.rest()
+		for _, id := range slices.Sorted(maps.Keys(m.specs)) {
+			m.control(id, func(c *skepv1.RolloutControl) { c.Paused, c.Canary, c.Resume = false, 0, c.Resume+1 })
+		}
+		m.converge()
+		m.rest()
 	})
+}
+
+// trouble is what may happen to a cluster.
+func (m *sim) trouble() map[string]func(*rapid.T) {
+	nodeID := rapid.Custom(func(t *rapid.T) string { return fmt.Sprint("n", rapid.IntRange(0, 5).Draw(t, "node")) })
+	svcID := rapid.Custom(func(t *rapid.T) string { return fmt.Sprint("s", rapid.IntRange(0, 3).Draw(t, "svc")) })
+	return map[string]func(*rapid.T){
+		"service": func(t *rapid.T) {
+			id := svcID.Draw(t, "id")
+			if m.specs[id] == nil && m.s.services[id] != nil {
+				return // ids are never used twice
+			}
+			m.service(id, func(s *skepv1.ServiceSpec) { mutate(t, s, m.specs[id] == nil) })
+		},
+		"word": func(t *rapid.T) {
+			id := svcID.Draw(t, "id")
+			if m.specs[id] == nil {
+				return
+			}
+			// How many canaries: of what is under way, and of the next update.
+			m.canary = uint64(rapid.IntRange(0, 2).Draw(t, "canary"))
+			m.control(id, func(c *skepv1.RolloutControl) {
+				c.Paused, c.Canary = rapid.Bool().Draw(t, "paused"), m.canary
+				c.Resume += uint64(rapid.IntRange(0, 1).Draw(t, "resume"))
+			})
+		},
+		"remove service": func(t *rapid.T) { m.removeService(svcID.Draw(t, "id")) },
+		"node": func(t *rapid.T) {
+			id := nodeID.Draw(t, "id")
+			n := m.node(id)
+			switch rapid.IntRange(0, 7).Draw(t, "what") {
+			case 0, 1:
+				m.live(id, skepv1.NodeState_NODE_STATE_DOWN)
+			case 2, 3:
+				m.live(id, skepv1.NodeState_NODE_STATE_READY)
+			case 4:
+				m.live(id, skepv1.NodeState_NODE_STATE_UNKNOWN)
+			case 5:
+				n.obj.Spec.Availability = skepv1.Availability(rapid.IntRange(0, 2).Draw(t, "availability"))
+				m.putNode(id)
+			case 6:
+				n.obj.Spec.Labels = map[string]string{"zone": rapid.SampledFrom([]string{"a", "b"}).Draw(t, "zone")}
+				m.putNode(id)
+			case 7:
+				m.removeNode(id)
+			}
+		},
+		"crash": func(t *rapid.T) {
+			m.crash(nodeID.Draw(t, "id"), rapid.SampledFrom([]TaskState{Failed, Complete, Rejected}).Draw(t, "s"))
+		},
+		"health": func(t *rapid.T) {
+			id := nodeID.Draw(t, "id")
+			if m.nodes[id] == nil || m.nodes[id].silent {
+				return
+			}
+			// Some fall ill, or all: what they depend on is broken.
+			m.fallIll(id, rapid.IntRange(1, 3).Draw(t, "every"))
+			m.agent(id)
+		},
+		"recover": func(*rapid.T) { clear(m.ill); m.agents() },
+		"agent":   func(t *rapid.T) { m.agent(nodeID.Draw(t, "id")) },
+		"agents":  func(*rapid.T) { m.agents() },
+		"plan": func(t *rapid.T) {
+			m.plan(rapid.SampledFrom([]int{1, 2, 1 << 30}).Draw(t, "most"), rapid.Bool().Draw(t, "feed"))
+		},
+		"time": func(t *rapid.T) {
+			m.now = m.now.Add(time.Duration(rapid.IntRange(1, 70_000).Draw(t, "ms")) * time.Millisecond)
+		},
+	}
 }
 
 func (m *sim) agents() {
@@ -87,7 +120,12 @@ func mutate(t *rapid.T, s *skepv1.ServiceSpec, fresh bool) {
 	} else if s.Mode.GetGlobal() == nil {
 		setReplicas(s, uint64(rapid.IntRange(0, 6).Draw(t, "replicas")))
 	}
-	switch rapid.IntRange(0, 8).Draw(t, "change") {
+	switch rapid.IntRange(0, 11).Draw(t, "change") {
+	case 11:
+		s.Task.Resources.Reservations.Generic = rapid.SampledFrom([][]*skepv1.GenericResource{nil, {{Kind: "gpu", Value: 1}}, {{Kind: "ssd", Value: 2}}}).Draw(t, "generic")
+	case 9:
+		s.HealthBudget = uint64(rapid.IntRange(0, 3).Draw(t, "budget"))
+		s.Task.Restart.MaxDelay = durationpb.New(time.Duration(rapid.IntRange(0, 2).Draw(t, "max delay")) * time.Minute)
 	case 0, 1, 2:
 		s.Task.Container.Image = fmt.Sprint("v", rapid.IntRange(1, 4).Draw(t, "image"))
 	case 3:
@@ -107,6 +145,11 @@ func mutate(t *rapid.T, s *skepv1.ServiceSpec, fresh bool) {
 		s.Update.Delay = durationpb.New(time.Duration(rapid.IntRange(0, 1).Draw(t, "delay")) * 7 * time.Second)
 	case 8:
 		s.Task.Placement.Preferences = []*skepv1.PlacementPreference{{Spread: "node.labels.zone"}}
+	case 10:
+		s.DependsOn = nil
+		if on := fmt.Sprint("s", rapid.IntRange(0, 3).Draw(t, "on")); on < s.Name { // no circles: state refuses them
+			s.DependsOn = []*skepv1.Dependency{{Service: on, Condition: skepv1.Dependency_Condition(rapid.IntRange(1, 2).Draw(t, "condition"))}}
+		}
 	}
 }
 
@@ -134,12 +177,19 @@ func (m *sim) rest() {
 				key = (&planner{s: m.s}).unitNode(t).ID
 			}
 			slots[key]++
-			blocked := v.rollout.going()
+			blocked := v.unfinished()
 			switch {
 			case n == nil:
 				if t.more().Err == "" {
 					m.dump()
 					m.fatal.Fatalf("task %s waits without a reason", t.ID)
+				}
+				if v.perNode() && !m.s.nodes[key].accepts() {
+					continue // nothing begins there, so its reason stands
+				}
+				if strings.HasPrefix(t.more().Err, "waits for service") && (m.s.waits(v, m.now.UnixMilli()) != t.more().Err || t.more().Replaces != "") {
+					m.dump()
+					m.fatal.Fatalf("task %s %s, which is not so", t.ID, t.more().Err)
 				}
 			case t.State() != Running && !blocked && !(v.perNode() && !n.accepts()) && n.State != skepv1.NodeState_NODE_STATE_UNKNOWN && n.State != skepv1.NodeState_NODE_STATE_DOWN:
 				m.dump()
@@ -153,7 +203,7 @@ func (m *sim) rest() {
 			if v.perNode() && m.s.nodes[k] != nil && !m.s.nodes[k].accepts() {
 				continue // nothing begins or ends there
 			}
-			if n > 1 && !v.rollout.going() {
+			if n > 1 && !v.unfinished() {
 				m.dump()
 				m.fatal.Fatalf("%d tasks of %s unit %s", n, v.ID, k)
 			}
@@ -166,13 +216,16 @@ func (m *sim) rest() {
 			continue
 		}
 		for _, n := range m.s.byID {
-			if n.accepts() && v.wantsOn(n) && slots[n.ID] != 1 && (slots[n.ID] != 2 || !v.rollout.going()) {
+			if n.accepts() && v.wantsOn(n) && slots[n.ID] != 1 && (slots[n.ID] != 2 || !v.unfinished()) {
 				m.dump()
 				m.fatal.Fatalf("%s has %d tasks on %s", v.ID, slots[n.ID], n.ID)
 			}
 		}
 	}
 }
+
+// unfinished: a rollout goes on, or waits for somebody, with its tasks as they are.
+func (v *Service) unfinished() bool { return v.rollout != nil && !v.rollout.over() }
 
 func (v *Service) wantsOn(n *Node) bool {
 	for i := range v.limits {

@@ -1,31 +1,42 @@
 package reconcile
 
-import skepv1 "skep.dev/proto/skep/v1"
+import (
+	"fmt"
+	"strconv"
+
+	"skep.dev/libs/restart"
+	skepv1 "skep.dev/proto/skep/v1"
+)
 
 // revive gives an empty unit a task, if the restart policy wants one.
 func (p *planner) revive(u *unit) {
+	revision := p.anew(u)
 	if len(u.tasks) == u.dropped {
-		p.create(u, nil, p.goal(), 0, "")
+		p.create(u, revision, nil, p.goal(), 0, "")
 		return
 	}
 	last := u.tasks[len(u.tasks)-1]
-	if !last.sameCore() {
+	if !last.runs(revision) && !p.v.job() {
 		// The update reaches what is dead at once; there is nothing to stop.
-		p.create(u, last, p.goalAfter(last, 0), 0, "update")
+		reason := "update"
+		if revision != p.v.revision {
+			reason = fmt.Sprintf("the update waits, and revision %d is the last good one", revision)
+		}
+		p.create(u, revision, last, p.goalAfter(last, 0), 0, reason)
 		return
 	}
 	_, _, reason := p.policy(u, last)
 	if !last.selfEnded() {
 		if p.v.restart.condition != skepv1.RestartCondition_RESTART_CONDITION_NONE {
-			p.create(u, last, p.goalAfter(last, 0), 0, reason)
+			p.create(u, revision, last, p.goalAfter(last, 0), 0, reason)
 		}
 		return
 	}
-	ok, notBefore := p.again(u)
+	ok, notBefore := p.again(u, revision)
 	if !ok {
 		return
 	}
-	p.create(u, last, p.goalAfter(last, notBefore), notBefore, reason)
+	p.create(u, revision, last, p.goalAfter(last, notBefore), notBefore, reason)
 }
 
 // goalAfter is what is desired of a replacement at first: to be held while its delay or the old task's end is awaited.
@@ -36,48 +47,54 @@ func (p *planner) goalAfter(old *Task, notBefore int64) TaskState {
 	return p.goal()
 }
 
-// selfEnded: it ended by itself or its node rejected it, as opposed to lost, told to stop or put away by the enforcer.
+// selfEnded: it ended by itself, its node rejected it or it was ended because it failed, as opposed to lost, told to
+// stop or put away by the enforcer.
 func (t *Task) selfEnded() bool {
-	return t.Verdict == New && (t.Seen == Complete || t.Seen == Failed || t.Seen == Rejected)
+	return t.Verdict == Failed || t.Verdict == New && (t.Seen == Complete || t.Seen == Failed || t.Seen == Rejected)
 }
 
 // policy says whether a unit whose last task is over gets another, after how long, and why.
-func (p *planner) policy(u *unit, last *Task) (restart bool, delay int64, reason string) {
+func (p *planner) policy(u *unit, last *Task) (another bool, delay int64, reason string) {
 	r := &p.v.restart
-	if r.condition == skepv1.RestartCondition_RESTART_CONDITION_NONE {
+	if !r.rule(p.v).Allows(len(u.tasks), u.tried, p.endOf(last)) {
 		return false, 0, ""
 	}
 	if !last.selfEnded() {
 		return true, 0, "the task before it was lost"
 	}
-	onFailure := r.condition == skepv1.RestartCondition_RESTART_CONDITION_ON_FAILURE || p.v.job()
-	if onFailure && last.State() == Complete {
-		return false, 0, ""
+	reason = "restart: the task before it is " + last.State().String()
+	n := p.failures(last)
+	if n > patientFailures {
+		reason += ", " + strconv.FormatUint(uint64(n), 10) + " failed in a row"
 	}
-	if r.attempts > 0 && p.attempts(u, last) >= r.attempts {
-		return false, 0, ""
-	}
-	return true, r.delay, "restart: the task before it is " + last.State().String()
+	return true, r.wait(last.ID, n), reason
 }
 
-// attempts counts the restarts of the unit's revision, within the window before the end that asks for another.
-func (p *planner) attempts(u *unit, last *Task) int {
-	since := int64(0)
-	if w := p.v.restart.window; w > 0 {
-		end := p.now
-		if last.Desired > Complete && last.VerdictAt > 0 {
-			end = last.VerdictAt
-		}
-		since = end - w
+// rule is what the policy says besides times.
+func (r *restartPolicy) rule(v *Service) restart.Policy {
+	return restart.Policy{Condition: r.condition, Attempts: r.attempts, Window: r.window, Job: v.job()}
+}
+
+// endOf is when the unit's last task ended, as far as the planner noted it: the answer must not change by waiting.
+func (p *planner) endOf(last *Task) int64 {
+	if last.Desired > Complete && last.VerdictAt > 0 {
+		return last.VerdictAt
 	}
-	n := 0
-	for i := 1; i < len(u.tasks); i++ {
-		t, before := u.tasks[i], u.tasks[i-1]
-		if t.Revision == last.Revision && before.Revision == last.Revision && before.selfEnded() && t.Created >= since {
-			n++
-		}
+	return p.now
+}
+
+// tried is the unit's i-th task as its restart policy sees it.
+func (u *unit) tried(i int) restart.Task {
+	t := u.tasks[i]
+	return restart.Task{Created: t.Created, Revision: t.Revision, Container: t.container(), SelfEnded: t.selfEnded(), Completed: t.State() == Complete}
+}
+
+// container tells what t runs from what others do; of a revision that is not known, by its number.
+func (t *Task) container() uint64 {
+	if r := t.Service.revs[t.Revision]; r != nil {
+		return r.core
 	}
-	return n
+	return t.Revision
 }
 
 // over: the unit's last task ended and its policy wants no other. It still occupies its slot.
@@ -86,6 +103,6 @@ func (p *planner) over(u *unit) bool {
 	if last.wanted() {
 		return false
 	}
-	restart, _, _ := p.policy(u, last)
-	return !restart && last.sameCore()
+	another, _, _ := p.policy(u, last)
+	return !another && (last.sameCore() || p.v.job())
 }

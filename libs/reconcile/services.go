@@ -10,6 +10,7 @@ import (
 
 	"skep.dev/libs/constraint"
 	"skep.dev/libs/place"
+	specs "skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -28,18 +29,25 @@ type Service struct {
 	Name   string
 	Exists bool
 
-	mode      mode
-	replicas  uint64 // or the completions of a job
-	parallel  uint64 // tasks of a job at once
-	iteration uint64
-	revision  uint64
-	current   *revision
-	revs      map[uint64]*revision
-	limits    []constraint.Constraint // the current constraints, compiled
-	never     bool                    // a constraint does not parse: no node suits
-	restart   restartPolicy
-	update    updatePolicy
-	back      bool // the newest revision came of a rollback
+	mode       mode
+	replicas   uint64 // or the completions of a job
+	parallel   uint64 // tasks of a job at once
+	iteration  uint64
+	jobs       jobControl
+	depends    []dependency
+	revision   uint64
+	current    *revision
+	revs       map[uint64]*revision
+	limits     []constraint.Constraint // the current constraints, compiled
+	never      bool                    // a constraint does not parse: no node suits
+	restart    restartPolicy
+	budget     uint64 // units that may be down for their health, 0 = the default
+	update     updatePolicy
+	control    control
+	previous   uint64 // the revision before the newest
+	back       bool   // the newest revision came of a rollback
+	backReason string // of one that began by itself
+	refused    refusal
 
 	tasks   []*Task
 	spare   []*Page // pages of unplaced tasks
@@ -56,19 +64,30 @@ type Rollout struct {
 type restartPolicy struct {
 	condition     skepv1.RestartCondition
 	delay, window int64 // ms
+	maxDelay      int64 // ms, 0 = the delay does not grow
 	attempts      int
 }
 
 type updatePolicy struct {
-	parallelism int
-	delay       int64 // ms
-	startFirst  bool
+	parallelism             int
+	delay, monitor, timeout int64 // ms
+	action                  skepv1.FailureAction
+	ratio                   float64
+	startFirst              bool
+}
+
+// control is what users want of the rollout, see RolloutControl.
+type control struct {
+	paused         bool
+	resume, canary uint64
 }
 
 // revision is a task spec boiled down: what it needs of a node, and hashes to tell whether two differ.
 type revision struct {
 	request     *place.Request
 	core, place uint64
+	networks    []string // that are not everywhere, by id
+	gone        bool     // it is not kept any more; tasks of it are left
 }
 
 type failure struct {
@@ -117,10 +136,16 @@ func (s *State) putService(id string, o *skepv1.Service) {
 	default:
 		v.mode, v.replicas = replicated, spec.GetMode().GetReplicated().GetReplicas()
 	}
-	v.current = newRevision(spec, v.current)
-	if v.revs[v.revision] == nil {
+	v.jobs = newJobControl(o)
+	s.depend(v, newDependencies(spec))
+	was := v.current
+	v.current = newRevision(spec, was)
+	fresh := v.revs[v.revision] == nil
+	if fresh {
 		v.revs[v.revision] = v.current
-		v.touchNodes()
+	}
+	if fresh || v.current != was {
+		v.touchNodes(v.revision)
 	}
 	v.limits, v.never = nil, false
 	if cs, err := constraint.Parse(spec.GetTask().GetPlacement().GetConstraints()); err != nil {
@@ -133,11 +158,17 @@ func (s *State) putService(id string, o *skepv1.Service) {
 	if r.GetDelay() != nil {
 		v.restart.delay = ms(r.GetDelay())
 	}
+	v.restart.maxDelay, v.budget = ms(r.GetMaxDelay()), spec.GetHealthBudget()
 	u := spec.GetUpdate()
 	if v.back = o.GetRollbackTo() != 0; v.back {
 		u = spec.GetRollback()
 	}
-	v.update = updatePolicy{parallelism: int(u.GetParallelism()), delay: ms(u.GetDelay()), startFirst: u.GetOrder() == skepv1.UpdateOrder_UPDATE_ORDER_START_FIRST}
+	v.backReason, v.previous = o.GetRollbackReason(), o.GetPreviousRevision()
+	v.control = control{paused: o.GetControl().GetPaused(), resume: o.GetControl().GetResume(), canary: o.GetControl().GetCanary()}
+	v.update = updatePolicy{
+		parallelism: int(u.GetParallelism()), delay: ms(u.GetDelay()), monitor: ms(u.GetMonitor()), timeout: ms(u.GetTimeout()),
+		action: u.GetFailureAction(), ratio: u.GetMaxFailureRatio(), startFirst: u.GetOrder() == skepv1.UpdateOrder_UPDATE_ORDER_START_FIRST,
+	}
 	if u == nil {
 		v.update.parallelism = 1
 	}
@@ -146,7 +177,7 @@ func (s *State) putService(id string, o *skepv1.Service) {
 // newRevision boils a spec down; it shares like's request when nothing in it differs.
 func newRevision(spec *skepv1.ServiceSpec, like *revision) *revision {
 	req := place.FromSpec(spec)
-	r := &revision{request: &req}
+	r := &revision{request: &req, networks: overlays(spec)}
 	t := proto.CloneOf(spec.GetTask())
 	if t == nil {
 		t = &skepv1.TaskSpec{}
@@ -156,7 +187,10 @@ func newRevision(spec *skepv1.ServiceSpec, like *revision) *revision {
 	if t.Container != nil {
 		t.Container.RegistryAuth = nil // new credentials need no new task
 	}
-	r.core = sum(t) ^ sum(spec.GetEndpoint())*31
+	if t.Restart != nil {
+		t.Restart.MaxDelay = nil // nor does another patience with those that fail
+	}
+	r.core = sum(t) ^ sum(&skepv1.EndpointSpec{Ports: specs.HostPorts(spec)})*31
 	if like != nil && like.core == r.core && like.place == r.place {
 		return like
 	}
@@ -192,8 +226,7 @@ func (t *Task) upToDate() bool {
 
 // sameCore: it runs what the newest revision runs, wherever that is.
 func (t *Task) sameCore() bool {
-	r := t.Service.revs[t.Revision]
-	return t.Revision == t.Service.revision || r != nil && t.Service.current != nil && r.core == t.Service.current.core
+	return t.runs(t.Service.revision)
 }
 
 var nothing place.Request
@@ -209,9 +242,12 @@ func (t *Task) request() *place.Request {
 	return &nothing
 }
 
-// touchNodes: what its tasks reserve may have become known.
-func (v *Service) touchNodes() {
+// touchNodes: what tasks of that revision reserve, and those whose revision is not known, may be something else now.
+func (v *Service) touchNodes(revision uint64) {
 	for _, t := range v.tasks {
+		if t.Revision != revision && v.revs[t.Revision] != nil {
+			continue
+		}
 		if n := t.Node(); n != nil {
 			n.stale = true
 		}
@@ -250,16 +286,17 @@ func (s *State) forget(v *Service) {
 	for _, p := range v.spare {
 		delete(s.pages, p.Key)
 	}
+	s.depend(v, nil)
 	delete(s.services, v.ID)
 	delete(s.unplaced, v)
 	delete(s.dirty, v)
 }
 
-// failuresOn counts recent failures per node, for the newest revision.
-func (v *Service) failuresOn(now int64) []place.Count {
+// failuresOn counts recent failures of a revision per node.
+func (v *Service) failuresOn(now int64, revision uint64) []place.Count {
 	var out []place.Count
 	for _, f := range v.fails {
-		if f.at <= now-failureWindow || f.rev != v.revision || f.node.index < 0 {
+		if f.at <= now-failureWindow || f.rev != revision || f.node.index < 0 {
 			continue
 		}
 		if i := slices.IndexFunc(out, func(c place.Count) bool { return c.Node == f.node.index }); i >= 0 {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"skep.dev/libs/job"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -21,6 +22,7 @@ type sim struct {
 		Logf(string, ...any)
 	}
 	s      *State
+	bare   bool   // a benchmark: nothing is checked and there is no shadow
 	shadow *State // fed with the written bytes only, as a standby is
 	now    time.Time
 	rev    uint64
@@ -29,6 +31,12 @@ type sim struct {
 	nodes map[string]*simNode
 	specs map[string]*skepv1.Service
 	trace []string
+
+	images    map[string]map[uint64]string // by service and revision
+	rollbacks []Rollback                   // asked of state
+	canary    uint64                       // of the next update
+	ill       map[string]string            // tasks that are unhealthy, and what their probes say
+	down      map[string]map[string]bool   // service → units that were ended for their health and have not served since
 }
 
 type simNode struct {
@@ -40,6 +48,14 @@ type simNode struct {
 	fail   bool // tasks started here fail
 }
 
+// An image says how its tasks fare: "bad" ends at once, "late" ends 3 s after it began to run, "mute" never serves.
+func (m *sim) image(t *Task) string {
+	if v := m.images[t.Service.ID]; v != nil {
+		return v[t.Revision]
+	}
+	return ""
+}
+
 type fataler interface {
 	Helper()
 	Fatalf(string, ...any)
@@ -49,7 +65,8 @@ type fataler interface {
 func newSim(t fataler) *sim {
 	m := &sim{
 		fatal: t, s: NewState(), shadow: NewState(), now: time.UnixMilli(1_700_000_000_000), ids: NewIDs([32]byte{7}),
-		nodes: map[string]*simNode{}, specs: map[string]*skepv1.Service{},
+		nodes: map[string]*simNode{}, specs: map[string]*skepv1.Service{}, images: map[string]map[uint64]string{},
+		ill: map[string]string{}, down: map[string]map[string]bool{},
 	}
 	m.both(func(s *State) error {
 		return s.PutSpec("cluster", enc(&skepv1.Cluster{Spec: &skepv1.ClusterSpec{TaskHistoryLimit: 3}}))
@@ -71,6 +88,9 @@ func enc(m proto.Message) []byte {
 func (m *sim) both(f func(*State) error) {
 	m.fatal.Helper()
 	for _, s := range []*State{m.s, m.shadow} {
+		if m.bare && s == m.shadow {
+			continue
+		}
 		if err := f(s); err != nil {
 			m.fatal.Fatalf("%v", err)
 		}
@@ -81,8 +101,10 @@ func (m *sim) node(id string) *simNode {
 	n := m.nodes[id]
 	if n == nil {
 		n = &simNode{
-			obj:  &skepv1.NodeObject{Meta: &skepv1.Meta{Id: id}, Spec: &skepv1.NodeSpec{}},
-			desc: &skepv1.NodeDescription{Hostname: id, Platform: &skepv1.Platform{Os: "linux", Arch: "amd64"}, Resources: &skepv1.Resources{NanoCpus: 4e9, MemoryBytes: 8 << 30}},
+			obj: &skepv1.NodeObject{Meta: &skepv1.Meta{Id: id}, Spec: &skepv1.NodeSpec{}},
+			desc: &skepv1.NodeDescription{Hostname: id, Platform: &skepv1.Platform{Os: "linux", Arch: "amd64"}, Resources: &skepv1.Resources{
+				NanoCpus: 4e9, MemoryBytes: 8 << 30, Generic: []*skepv1.GenericResource{{Kind: "gpu", Named: []string{"g1", "g2", "g3"}}, {Kind: "ssd", Value: 4}},
+			}},
 			live: skepv1.NodeState_NODE_STATE_READY, seen: map[string]*skepv1.TaskStatus{},
 		}
 		m.nodes[id] = n
@@ -122,16 +144,30 @@ func (m *sim) service(id string, change func(*skepv1.ServiceSpec)) {
 		v.Spec.Task.Restart = &skepv1.RestartPolicy{Condition: skepv1.RestartCondition_RESTART_CONDITION_ANY, Delay: durationpb.New(5 * time.Second)}
 		setReplicas(v.Spec, 1)
 		change(v.Spec)
+		job.Revise(nil, v, m.now, m.views(id))
 	} else {
 		v = proto.CloneOf(v)
 		was := proto.CloneOf(v.Spec.Task)
 		ports := proto.CloneOf(v.Spec.Endpoint)
 		change(v.Spec)
 		if !proto.Equal(was, v.Spec.Task) || !proto.Equal(ports, v.Spec.Endpoint) {
+			v.PreviousRevision = v.Revision
 			v.Revision++
+			v.RollbackTo, v.RollbackReason = 0, ""
+			v.Control = &skepv1.RolloutControl{Resume: v.Control.GetResume() + 1, Canary: m.canary}
+			job.Revise(m.specs[id], v, m.now, m.views(id))
 		}
 	}
+	m.put(id, v)
+}
+
+func (m *sim) put(id string, v *skepv1.Service) {
+	m.fatal.Helper()
 	m.specs[id] = v
+	if m.images[id] == nil {
+		m.images[id] = map[uint64]string{}
+	}
+	m.images[id][v.Revision] = v.Spec.Task.Container.Image
 	m.both(func(s *State) error {
 		return s.PutRevision(fmt.Sprintf("service.%s.%d", id, v.Revision), enc(&skepv1.Revision{ServiceId: id, Number: v.Revision, Spec: v.Spec}))
 	})
@@ -151,11 +187,39 @@ func (m *sim) removeService(id string) {
 	m.both(func(s *State) error { return s.PutSpec("service."+id, nil) })
 }
 
+// control is a word of a user about a rollout.
+func (m *sim) control(id string, change func(*skepv1.RolloutControl)) {
+	m.fatal.Helper()
+	v := proto.CloneOf(m.specs[id])
+	if v.Control == nil {
+		v.Control = &skepv1.RolloutControl{}
+	}
+	change(v.Control)
+	m.put(id, v)
+}
+
+// rollback is what state makes of a plan's request, or of a user's.
+func (m *sim) rollback(r Rollback) {
+	m.fatal.Helper()
+	id := r.Service.ID
+	v := proto.CloneOf(m.specs[id])
+	if v.Revision != r.From {
+		return
+	}
+	v.Spec.Task.Container.Image = m.images[id][r.To]
+	v.PreviousRevision, v.RollbackTo, v.RollbackReason = v.Revision, r.To, r.Reason
+	v.Revision++
+	v.Control = &skepv1.RolloutControl{Resume: v.Control.GetResume() + 1}
+	m.put(id, v)
+}
+
 // plan makes one plan of everything and applies up to `most` batches of it; small batches, to have many.
 func (m *sim) plan(most int, byFeed bool) *Plan {
 	m.fatal.Helper()
 	p := m.s.Plan(m.now, m.ids, nil)
 	m.checkPlan(p)
+	m.rollbacks = append(m.rollbacks, p.Rollbacks...)
+	m.checkHealthBudget(p)
 	m.apply(p, most, byFeed)
 	return p
 }
@@ -175,6 +239,7 @@ func (m *sim) apply(p *Plan, most int, byFeed bool) {
 		}
 		for i := range b.Changes {
 			m.trace = append(m.trace, b.Changes[i].String())
+			m.noteHealth(&b.Changes[i])
 		}
 		feed := func(s *State) {
 			for i, w := range b.Writes {
@@ -189,6 +254,10 @@ func (m *sim) apply(p *Plan, most int, byFeed bool) {
 				}
 			}
 		}
+		if m.bare {
+			m.s.Applied(b, revs)
+			continue
+		}
 		feed(m.shadow)
 		if byFeed {
 			feed(m.s)
@@ -196,6 +265,7 @@ func (m *sim) apply(p *Plan, most int, byFeed bool) {
 			m.s.Applied(b, revs)
 			feed(m.s) // late, must be ignored
 		}
+		m.forgetUnits()
 		m.checkState()
 	}
 }
@@ -224,8 +294,23 @@ func (m *sim) agent(id string) {
 			case n.fail:
 				want = Failed
 			}
+			image := m.image(t)
+			if image == "bad" && want == Running {
+				want = Failed
+			}
 			if s == nil || TaskState(s.State) < want && TaskState(s.State) <= Running {
-				s = &skepv1.TaskStatus{TaskId: t.ID, State: skepv1.TaskState(want), SinceUnixMs: m.now.UnixMilli()}
+				began := s.GetStartedUnixMs()
+				if want == Running {
+					began = m.now.UnixMilli()
+				}
+				s = &skepv1.TaskStatus{TaskId: t.ID, State: skepv1.TaskState(want), SinceUnixMs: m.now.UnixMilli(), StartedUnixMs: began}
+				if image == "mute" {
+					s.Health = skepv1.HealthState_HEALTH_STATE_STARTING
+				}
+			}
+			if image == "late" && TaskState(s.State) == Running && m.now.UnixMilli() >= s.StartedUnixMs+3000 {
+				s = proto.CloneOf(s)
+				s.State, s.SinceUnixMs = skepv1.TaskState(Failed), m.now.UnixMilli()
 			}
 			next[t.ID] = s
 		}
@@ -237,9 +322,10 @@ func (m *sim) agent(id string) {
 func (m *sim) report(id string, st *skepv1.NodeStatus) {
 	n := m.nodes[id]
 	for _, k := range slices.Sorted(maps.Keys(n.seen)) {
-		st.Tasks = append(st.Tasks, n.seen[k])
+		st.Tasks = append(st.Tasks, m.probed(n.seen[k]))
 	}
 	m.both(func(s *State) error { return s.PutStatus(id, enc(st), m.now) })
+	m.serves(st)
 }
 
 // crash ends one running task of a node.
@@ -278,7 +364,7 @@ func (m *sim) converge() {
 		}
 		if round > 2000 {
 			m.dump()
-			m.fatal.Fatalf("does not converge; last plan %v", p.Changes)
+			m.fatal.Fatalf("does not converge; last plan %v, rollouts %v, wakes %v, now %d", p.Changes, p.Rollouts, p.Wakes, m.now.UnixMilli())
 		}
 		m.now = m.now.Add(time.Millisecond)
 	}
@@ -308,7 +394,7 @@ func (m *sim) same() {
 			m.fatal.Fatalf("task %s is missing by feed", id)
 		}
 		a, b := appendTask(nil, t, t.Service.ID), appendTask(nil, o, o.Service.ID)
-		if string(a) != string(b) || t.Page.Key != o.Page.Key || t.Seen != o.Seen || t.DesiredAt != o.DesiredAt {
+		if string(a) != string(b) || t.Page.Key != o.Page.Key || t.Seen != o.Seen || t.DesiredAt != o.DesiredAt || m.s.sick[t] != m.shadow.sick[o] || t.ran != o.ran || t.served != o.served {
 			m.fatal.Fatalf("task %s differs: %+v and by feed %+v", id, t, o)
 		}
 	}
@@ -322,7 +408,11 @@ func (m *sim) same() {
 // checkPlan: what a plan may never ask for.
 func (m *sim) checkPlan(p *Plan) {
 	m.fatal.Helper()
-	placed := map[*Node]map[*Service]int{}
+	type made struct {
+		v        *Service
+		revision uint64
+	}
+	placed := map[*Node]map[made]int{}
 	for i := range p.Changes {
 		c := &p.Changes[i]
 		if c.Node == nil || c.Verb != Create && c.Verb != Place {
@@ -331,16 +421,18 @@ func (m *sim) checkPlan(p *Plan) {
 		if !c.Node.accepts() {
 			m.fatal.Fatalf("%v: node is %v, %v, exists %v", c, c.Node.State, c.Node.Availability, c.Node.Exists)
 		}
+		m.checkRunIsAlone(c)
 		if placed[c.Node] == nil {
-			placed[c.Node] = map[*Service]int{}
+			placed[c.Node] = map[made]int{}
 		}
-		placed[c.Node][c.New.Service]++
+		placed[c.Node][made{c.New.Service, c.New.Revision}]++
 	}
 	for n, by := range placed {
-		for v, k := range by {
-			if most := v.current.request.MaxPerNode; most > 0 {
+		for x, k := range by {
+			v := x.v
+			if most := v.request(x.revision).MaxPerNode; most > 0 {
 				for _, t := range v.tasks {
-					if t.Node() == n && t.wanted() && t.Revision == v.revision && !p.touches(t) {
+					if t.Node() == n && t.wanted() && t.Revision == x.revision && !p.touches(t) {
 						k++
 					}
 				}
@@ -348,6 +440,21 @@ func (m *sim) checkPlan(p *Plan) {
 					m.fatal.Fatalf("%d tasks of %s on %s, at most %d", k, v.ID, n.ID, most)
 				}
 			}
+		}
+	}
+}
+
+// checkRunIsAlone: a run that others may not go beside begins when their tasks are gone.
+func (m *sim) checkRunIsAlone(c *Change) {
+	m.fatal.Helper()
+	v := c.New.Service
+	if !v.job() || v.jobs.overlap == skepv1.Concurrency_CONCURRENCY_ALLOW || c.New.more().Replaces != "" {
+		return
+	}
+	for _, t := range v.tasks {
+		if n := t.Node(); t.more().Iteration != c.New.more().Iteration && n != nil && !n.lost() && !t.quiet() {
+			m.dump()
+			m.fatal.Fatalf("%v: %s of run %d is on %s still", c, t.ID, t.more().Iteration, n.ID)
 		}
 	}
 }
@@ -384,6 +491,7 @@ func (m *sim) checkState() {
 				ports[p] = t
 			}
 		}
+		m.checkUsage(n)
 		// A replacement that was only prepared, and now is stopped together with the task it was for, is on the books until
 		// its agent says so; that errs on the safe side and is not what this is about.
 		u := *m.s.usage(n)

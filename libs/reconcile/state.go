@@ -23,6 +23,11 @@ type State struct {
 	unplaced map[*Service]int // number of unplaced tasks
 	dirty    map[*Service]struct{}
 	left     map[*Page]struct{} // empty pages of nodes that are gone: their keys should go
+	sick     map[*Task]string   // those reported as unhealthy, with the last line of what the probe said
+	// dependents are the services whose tasks wait for a service, by its id.
+	dependents map[string]map[*Service]struct{}
+
+	networks map[string]bool // those that may be joined, by id
 
 	history int64
 	cluster bool // its object was seen
@@ -53,7 +58,8 @@ const (
 func NewState() *State {
 	return &State{
 		nodes: map[string]*Node{}, services: map[string]*Service{}, pages: map[string]*Page{}, tasks: map[string]*Task{},
-		unplaced: map[*Service]int{}, dirty: map[*Service]struct{}{}, left: map[*Page]struct{}{}, history: 5,
+		unplaced: map[*Service]int{}, dirty: map[*Service]struct{}{}, left: map[*Page]struct{}{}, sick: map[*Task]string{}, history: 5,
+		dependents: map[string]map[*Service]struct{}{}, networks: map[string]bool{},
 	}
 }
 
@@ -86,10 +92,35 @@ func (s *State) Sizes() (nodes, services, tasks int) {
 	return len(s.byID), len(s.services), len(s.tasks)
 }
 
+// Pending counts the tasks that should run and have no node.
+func (s *State) Pending() int {
+	n := 0
+	for v := range s.unplaced {
+		for _, p := range v.spare {
+			for _, t := range p.Tasks {
+				if t.Desired <= Complete && t.State() < Running {
+					n++
+				}
+			}
+		}
+	}
+	return n
+}
+
 // Nodes returns the nodes in the order the placement engine numbers them.
 func (s *State) Nodes() []*Node { return s.byID }
 
-func (s *State) mark(v *Service) { s.dirty[v] = struct{}{} }
+func (s *State) mark(v *Service) {
+	s.dirty[v] = struct{}{}
+	s.markDependents(v)
+}
+
+// Touch has a service looked at again.
+func (s *State) Touch(id string) {
+	if v := s.services[id]; v != nil {
+		s.mark(v)
+	}
+}
 
 // markUnplaced wakes the services that wait for room.
 func (s *State) markUnplaced() {
@@ -144,6 +175,16 @@ func (s *State) PutSpec(key string, val []byte) error {
 			return fmt.Errorf("decode spec/%s: %w", key, err)
 		}
 		s.putNode(id, &v)
+	case "network":
+		if val == nil {
+			s.putNetwork(id, nil)
+			return nil
+		}
+		var v skepv1.Network
+		if err := proto.Unmarshal(val, &v); err != nil {
+			return fmt.Errorf("decode spec/%s: %w", key, err)
+		}
+		s.putNetwork(id, &v)
 	}
 	return nil
 }
@@ -171,9 +212,9 @@ func (s *State) PutRevision(key string, val []byte) error {
 		return fmt.Errorf("decode rev/%s: %w", key, err)
 	}
 	v := s.service(r.GetServiceId())
-	if v.revs[r.GetNumber()] == nil {
+	if was := v.revs[r.GetNumber()]; was == nil || was.gone {
 		v.revs[r.GetNumber()] = newRevision(r.GetSpec(), v.current)
-		v.touchNodes()
+		v.touchNodes(r.GetNumber())
 		s.mark(v)
 	}
 	return nil
@@ -188,7 +229,14 @@ func (s *State) dropRevision(key string) {
 	if v == nil || err != nil || len(v.tasks) > 0 && !v.Exists {
 		return
 	}
-	if n != v.revision && !slices.ContainsFunc(v.tasks, func(t *Task) bool { return t.Revision == n }) {
+	switch r := v.revs[n]; {
+	case n == v.revision || r == nil:
+	case slices.ContainsFunc(v.tasks, func(t *Task) bool { return t.Revision == n }):
+		kept := *r // it may be shared with one of the same content
+		kept.gone = true
+		v.revs[n] = &kept
+		s.mark(v)
+	default:
 		delete(v.revs, n)
 	}
 	s.forget(v)
@@ -269,7 +317,7 @@ func (s *State) ResetTasks(keep map[string]bool, upTo uint64) {
 	}
 }
 
-// ResetSpecs forgets services and nodes that are not in keep.
+// ResetSpecs forgets services, nodes and networks that are not in keep.
 func (s *State) ResetSpecs(keep map[string]bool) {
 	for id, v := range s.services {
 		if v.Exists && !keep["service."+id] {
@@ -279,6 +327,11 @@ func (s *State) ResetSpecs(keep map[string]bool) {
 	for id, n := range s.nodes {
 		if n.Exists && !keep["node."+id] {
 			s.putNode(id, nil)
+		}
+	}
+	for id := range s.networks {
+		if !keep["network."+id] {
+			s.putNetwork(id, nil)
 		}
 	}
 }

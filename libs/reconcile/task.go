@@ -14,6 +14,7 @@ const (
 	Pending   = TaskState(skepv1.TaskState_TASK_STATE_PENDING)
 	Assigned  = TaskState(skepv1.TaskState_TASK_STATE_ASSIGNED)
 	Ready     = TaskState(skepv1.TaskState_TASK_STATE_READY)
+	Starting  = TaskState(skepv1.TaskState_TASK_STATE_STARTING)
 	Running   = TaskState(skepv1.TaskState_TASK_STATE_RUNNING)
 	Complete  = TaskState(skepv1.TaskState_TASK_STATE_COMPLETE)
 	Shutdown  = TaskState(skepv1.TaskState_TASK_STATE_SHUTDOWN)
@@ -40,7 +41,11 @@ type Task struct {
 	Verdict   TaskState
 	Seen      TaskState // the agent's report, New = none
 	Reported  bool      // the agent's newest report names it
+	served    bool      // it was seen running and not unhealthy
+	up, well  bool      // by the agent's report it runs, and it is healthy and ready
+	booked    booking   // what its node's usage holds of it
 	inService int32     // index in Service.tasks
+	ran       uint32    // ms it ran, of one that ended; 0 = unknown
 	More      *More     // what few tasks have
 }
 
@@ -51,6 +56,8 @@ type More struct {
 	WantsNode    string
 	Iteration    uint64
 	Assigned     []place.Generic
+	Failures     uint32 // in a row, of its unit, before it was made
+	ForHealth    bool   // its unit is down for its health until one serves
 }
 
 var noMore More

@@ -20,6 +20,9 @@ type unit struct {
 	fresh   *Task // the one that should stay
 	created int
 	dropped int
+	counted bool // in the planner's inflight
+	dirty   bool // in the planner's dirty
+	begun   bool // the update reached it in this plan
 }
 
 const (
@@ -31,8 +34,11 @@ const (
 
 // settle brings a unit towards its one task. frozen: keep what is there, begin nothing (global, node not available).
 func (p *planner) settle(u *unit, frozen bool) {
-	begin := len(p.out.Changes)
-	done := false
+	if p.v.job() && u.done() {
+		p.finish(u)
+		return
+	}
+	begin, ended := len(p.out.Changes), false
 	for _, t := range u.tasks {
 		n := t.Node()
 		if t.Desired > Complete {
@@ -41,16 +47,12 @@ func (p *planner) settle(u *unit, frozen bool) {
 		}
 		switch {
 		case n == nil:
-			if u.fresh != nil || !t.sameCore() || t.Revision != p.v.revision && !t.upToDate() {
+			if u.fresh != nil || !p.awaited(u, t) {
 				p.forget(u, t, "out of date before it had a node")
 			} else {
 				u.fresh = t
 			}
 		case t.State() > Running:
-			if p.v.job() && t.State() == Complete {
-				done = true
-				continue
-			}
 			p.stop(t, "it ended: "+t.State().String())
 		case !n.Exists:
 			p.orphan(t)
@@ -58,9 +60,13 @@ func (p *planner) settle(u *unit, frozen bool) {
 			p.stop(t, "its node is down")
 		case u.node == nil && p.violates(t), u.node != nil && p.overcommitted(t):
 			p.reject(t)
+		case n.drained() && p.v.job():
+			p.stop(t, "its node is drained") // first: a job's work must not be done twice at once
 		case n.drained():
 			u.drained = append(u.drained, t)
-		case !t.upToDate():
+		case !frozen && p.endUnhealthy(t):
+			ended = true // the next plan replaces it, by the restart policy
+		case !t.upToDate() && !p.v.job():
 			u.stale = append(u.stale, t)
 		case u.fresh == nil:
 			u.fresh = t
@@ -76,6 +82,9 @@ func (p *planner) settle(u *unit, frozen bool) {
 			}
 		}
 	}
+	if p.standing != p.v.revision && u.fresh == nil {
+		p.keepOne(u)
+	}
 	switch {
 	case u.fresh != nil:
 		p.advance(u, frozen)
@@ -83,7 +92,11 @@ func (p *planner) settle(u *unit, frozen bool) {
 		// Out of date, but nothing newer may begin here now: a restart that was under way still ends.
 		u.fresh, u.stale = u.stale[0], nil
 		p.advance(u, frozen)
-	case frozen || done:
+	case frozen || ended:
+	case len(u.stale) == 1 && len(u.drained) > 0 && p.standing != p.v.revision:
+		// What takes over from a drained one while the rollout waits.
+		u.fresh, u.stale = u.stale[0], nil
+		p.advance(u, frozen)
 	case len(u.stale) > 0 && len(u.drained) > 0:
 		// First this, then in the next plan the update: never three of one slot.
 		for _, t := range u.drained {
@@ -91,11 +104,15 @@ func (p *planner) settle(u *unit, frozen bool) {
 		}
 		p.inflight++
 	case len(u.stale) > 0:
+		u.dirty = true
 		p.dirty = append(p.dirty, u)
 	case len(u.drained) > 0:
 		p.leave(u)
 	default:
 		p.revive(u)
+	}
+	if !frozen && !u.dirty && p.standing != p.v.revision && !u.tasks[len(u.tasks)-1].sameCore() {
+		p.behind++
 	}
 	p.trim(u)
 	for i := begin; i < len(p.out.Changes)-1; i++ {
@@ -186,15 +203,15 @@ func (p *planner) relieve(u *unit, t *Task) {
 // put back since, and is over.
 func (p *planner) early(t *Task) bool {
 	wait := t.NotBefore - p.now
-	return wait > 0 && wait <= p.v.restart.delay
+	return wait > 0 && wait <= p.v.restart.longest()
 }
 
-// again says whether a unit whose newest task failed to take over from an old one may try once more, and when: the
-// restart policy rules here too, or a broken update would burn tasks as fast as they fail. Not ok with a time means not
-// yet: the last one failed while its own delay still ran.
-func (p *planner) again(u *unit) (ok bool, notBefore int64) {
+// again says whether a unit whose newest task failed may try that revision once more, and when: the restart policy rules
+// here too, or a broken update would burn tasks as fast as they fail. Not ok with a time means not yet: the last one
+// failed while its own delay still ran.
+func (p *planner) again(u *unit, revision uint64) (ok bool, notBefore int64) {
 	last := u.tasks[len(u.tasks)-1]
-	if last.wanted() || !last.sameCore() || !last.selfEnded() {
+	if last.wanted() || !last.runs(revision) || !last.selfEnded() {
 		return true, 0
 	}
 	restart, delay, _ := p.policy(u, last)
@@ -224,23 +241,37 @@ func (p *planner) first(held bool, notBefore int64) TaskState {
 	return p.goal()
 }
 
-// count tells the rollout about a unit that is on its way to the newest revision.
+// count tells the rollout about a unit that is on its way to the newest revision: until its new task serves and the one
+// before it has stopped. One that failed already holds up nobody.
 func (p *planner) count(u *unit, t *Task) {
-	if t.State() >= Running {
+	if p.failed.has(u) {
 		return
 	}
-	if len(u.stale) > 0 {
+	on := len(u.stale) > 0
+	switch {
+	case on:
+	case t.State() >= Running:
+		on = slices.ContainsFunc(u.tasks, func(o *Task) bool { return o != t && p.leaving(o) })
+	case t.more().Replaces != "":
+		on = slices.ContainsFunc(u.tasks, func(o *Task) bool { return o.ID == t.more().Replaces && !o.upToDate() })
+	}
+	if on {
+		u.counted = true
 		p.inflight++
-		return
 	}
-	if id := t.more().Replaces; id != "" {
-		for _, o := range u.tasks {
-			if o.ID == id && !o.upToDate() {
-				p.inflight++
-				return
-			}
-		}
+}
+
+// leaving: an out-of-date task that was told to stop and has not yet, within a minute.
+func (p *planner) leaving(o *Task) bool {
+	if o.Desired <= Complete || o.upToDate() || o.stopped() {
+		return false
 	}
+	left := o.VerdictAt + stopPatience - p.now
+	if left <= 0 || left > stopPatience {
+		return false
+	}
+	p.wake(p.now + left)
+	return true
 }
 
 // goal is what is desired of a task that may run.
@@ -263,7 +294,8 @@ func (p *planner) leave(u *unit) {
 	for _, t := range u.drained[:len(u.drained)-1] {
 		p.stop(t, "its node is drained")
 	}
-	ok, notBefore := p.again(u)
+	revision := p.anew(u)
+	ok, notBefore := p.again(u, revision)
 	switch {
 	case !ok && notBefore > 0:
 		return
@@ -271,12 +303,13 @@ func (p *planner) leave(u *unit) {
 		p.stop(old, "its node is drained and the service may not be started again")
 		return
 	}
-	p.create(u, old, p.first(false, notBefore), notBefore, "node "+old.Node().Hostname()+" is drained")
+	p.create(u, revision, old, p.first(false, notBefore), notBefore, "node "+old.Node().Hostname()+" is drained")
 	p.wants[len(p.wants)-1].drained = []*Task{old}
 }
 
 // start begins the update of a unit.
 func (p *planner) start(u *unit) {
+	u.begun = true
 	begin := len(p.out.Changes)
 	// An update amid an update: of the out-of-date ones only that which serves stays meanwhile.
 	old := u.stale[0]
@@ -291,8 +324,8 @@ func (p *planner) start(u *unit) {
 		}
 	}
 	reason := fmt.Sprintf("update to revision %d", p.v.revision)
-	if ok, notBefore := p.again(u); ok {
-		p.create(u, old, p.first(!p.v.update.startFirst, notBefore), notBefore, reason)
+	if ok, notBefore := p.again(u, p.v.revision); ok {
+		p.create(u, p.v.revision, old, p.first(!p.v.update.startFirst, notBefore), notBefore, reason)
 		if !p.v.update.startFirst {
 			p.wants[len(p.wants)-1].credit = old
 		}
@@ -303,19 +336,20 @@ func (p *planner) start(u *unit) {
 	}
 }
 
-// create makes a task of the newest revision for the unit, to be placed at the end of the service's turn.
-func (p *planner) create(u *unit, replaces *Task, desired TaskState, notBefore int64, reason string) {
+// create makes a task of a revision for the unit, to be placed at the end of the service's turn.
+func (p *planner) create(u *unit, revision uint64, replaces *Task, desired TaskState, notBefore int64, reason string) {
 	t := &Task{
-		ID: p.ids.Next(), Service: p.v, Slot: u.slot, Revision: p.v.revision, Created: p.now, Desired: desired, NotBefore: notBefore,
+		ID: p.ids.Next(), Service: p.v, Slot: u.slot, Revision: revision, Created: p.now, Desired: desired, NotBefore: notBefore,
+	}
+	if n := len(u.tasks); n > 0 {
+		t.Created = max(t.Created, u.tasks[n-1].Created+1) // order within the unit is by time; a leader's clock may be behind
 	}
 	if replaces != nil {
-		if t.Created <= replaces.Created {
-			t.Created = replaces.Created + 1 // order within the unit is by time; a leader's clock may be behind
-		}
 		t.edit().Replaces = replaces.ID
 	}
+	p.inherit(u, t)
 	if p.v.job() {
-		t.edit().Iteration = p.v.iteration
+		t.edit().Iteration = p.run
 	}
 	u.created++
 	p.change(Change{New: t, Verb: Create, Reason: reason})

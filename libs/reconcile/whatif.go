@@ -40,6 +40,8 @@ func (s *State) WhatIf(o *skepv1.Service, removed bool, now time.Time, ids *IDs)
 	if !removed {
 		why = s.Placing(v, now)
 	}
+	s.depend(v, saved.depends)
+	asked := v.revision
 	*v = saved
 	if !wasDirty {
 		delete(s.dirty, v)
@@ -48,7 +50,7 @@ func (s *State) WhatIf(o *skepv1.Service, removed bool, now time.Time, ids *IDs)
 		delete(s.services, id)
 		v.Name = o.GetSpec().GetName() // the plan's steps still speak of it
 	}
-	v.touchNodes()
+	v.touchNodes(asked)
 	return p, why
 }
 
@@ -90,8 +92,16 @@ func (s *State) Placing(v *Service, now time.Time) *skepv1.Placing {
 	for i, n := range have {
 		counts = append(counts, place.Count{Node: i, N: n})
 	}
-	x := s.engine().Explain(v.current.request, counts, v.failuresOn(now.UnixMilli()))
+	next := s.standing(v)
+	x := s.engine().Explain(v.request(next), counts, v.failuresOn(now.UnixMilli(), next))
 	out := &skepv1.Placing{Summary: x.Summary, Nodes: uint64(len(s.byID))}
+	why := s.outgoing(v)
+	if why == "" {
+		why = s.waits(v, now.UnixMilli())
+	}
+	if why != "" && s.holds(v) {
+		out.Summary = why + "; then " + x.Summary
+	}
 	for f := place.Ready; f < place.Suits; f++ {
 		r := &skepv1.FilterResult{Filter: f.String()}
 		for _, y := range x.Removed {
@@ -143,6 +153,8 @@ func (t *Task) view() *skepv1.Task {
 		Meta:      &skepv1.Meta{Id: t.ID, CreatedAt: timestamppb.New(time.UnixMilli(t.Created))},
 		ServiceId: t.Service.ID, ServiceName: t.Service.Name, Slot: t.Slot, Revision: t.Revision,
 		Desired: skepv1.TaskState(t.Desired), JobIteration: t.more().Iteration, Replaces: t.more().Replaces,
+		Failures: t.more().Failures, NotBeforeUnixMs: t.NotBefore,
+		Verdict: skepv1.TaskState(t.Verdict), VerdictUnixMs: t.VerdictAt,
 		Status: &skepv1.TaskStatus{TaskId: t.ID, State: skepv1.TaskState(t.State()), Message: t.more().Message, Err: t.more().Err},
 	}
 	if n := t.Node(); n != nil {

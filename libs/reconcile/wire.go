@@ -34,6 +34,10 @@ func appendTask(b []byte, t *Task, service string) []byte {
 	b = str(b, 13, m.Replaces)
 	b = num(b, 14, m.Iteration)
 	b = str(b, 15, m.WantsNode)
+	b = num(b, 16, uint64(m.Failures))
+	if m.ForHealth {
+		b = num(b, 17, 1)
+	}
 	n := len(b) - at - 2
 	if n < 1<<14 {
 		// A length may be padded to two bytes: the continuation bit with a zero tail is valid protobuf.
@@ -127,7 +131,7 @@ func decodePage(b []byte, f func(t *Task, service []byte)) error {
 				t.VerdictAt = int64(v)
 			case 12:
 				t.NotBefore = int64(v)
-			case 9, 10, 11, 13, 14, 15:
+			case 9, 10, 11, 13, 14, 15, 16, 17:
 				if t.More == nil {
 					t.More = &More{}
 				}
@@ -170,6 +174,10 @@ func (m *More) set(n protowire.Number, v uint64, s []byte) error {
 		m.Iteration = v
 	case 15:
 		m.WantsNode = string(s)
+	case 16:
+		m.Failures = uint32(v)
+	case 17:
+		m.ForHealth = v != 0
 	}
 	return nil
 }

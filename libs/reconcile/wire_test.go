@@ -21,6 +21,7 @@ func TestWireIsProtobuf(t *testing.T) {
 			Desired: skepv1.TaskState(Running), CreatedUnixMs: i64.Draw(t, "created"), Verdict: skepv1.TaskState(Pending), VerdictUnixMs: 7,
 			Message: text.Draw(t, "message"), Err: text.Draw(t, "err"), NotBeforeUnixMs: i64.Draw(t, "nb"), Replaces: text.Draw(t, "replaces"),
 			JobIteration: uint64(i64.Draw(t, "it")), WantsNode: text.Draw(t, "wants"),
+			Failures: rapid.Uint32().Draw(t, "failures"), ForHealth: rapid.Bool().Draw(t, "for health"),
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "generic") {
 			r.Assigned = append(r.Assigned, &skepv1.GenericResource{Kind: "GPU", Value: 3, Named: []string{"u1", "u2"}})

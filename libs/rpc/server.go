@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
@@ -29,6 +30,8 @@ type Config struct {
 	Parallel int
 	// Timeout ends a handler's context (default 60 s).
 	Timeout time.Duration
+	// Metrics is where requests are counted, nil = nowhere.
+	Metrics prometheus.Registerer
 }
 
 // Server is a nats micro service.
@@ -41,6 +44,7 @@ type Server struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	meter  *meter
 
 	mu     sync.Mutex
 	faults map[string]map[fault.Code]uint64 // by endpoint and code, for `nats micro stats`
@@ -61,12 +65,15 @@ func NewServer(nc *nats.Conn, cfg Config) (*Server, error) {
 	if strings.Count(v, ".") != 2 || strings.ContainsAny(v, " /") {
 		v = "0.0.0"
 	}
+	meter, err := newMeter(cfg.Metrics, cfg.Name)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Server{
-		nc: nc, log: cfg.Log, slots: make(chan struct{}, cfg.Parallel), limit: cfg.Timeout, ctx: ctx, cancel: cancel,
+		nc: nc, meter: meter, log: cfg.Log, slots: make(chan struct{}, cfg.Parallel), limit: cfg.Timeout, ctx: ctx, cancel: cancel,
 		faults: map[string]map[fault.Code]uint64{},
 	}
-	var err error
 	s.svc, err = micro.AddService(nc, micro.Config{
 		StatsHandler: func(e *micro.Endpoint) any { return s.stats(e.Subject) },
 		Name:         cfg.Name, Version: v, Description: cfg.Description, QueueGroup: subject.Queue,
@@ -163,10 +170,12 @@ func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h fu
 			return
 		}
 		s.wg.Add(1)
+		began := time.Now()
 		go func() {
 			defer s.wg.Done()
 			defer func() { <-s.slots }()
-			serve(s, subj, req, h)
+			code := serve(s, subj, req, h)
+			s.meter.served(subj, code, began)
 		}()
 	}
 	if err := s.svc.AddEndpoint(endpointName(subj), micro.HandlerFunc(fn), opts...); err != nil {
@@ -184,7 +193,7 @@ func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h fu
 
 const flushWithin = 2 * time.Second
 
-func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, endpoint string, req micro.Request, h func(context.Context, string, PQ) (PR, error)) {
+func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, endpoint string, req micro.Request, h func(context.Context, string, PQ) (PR, error)) (code fault.Code) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.limit)
 	defer cancel()
 	ctx = WithTrace(ctx, req.Headers().Get(HeaderTrace))
@@ -193,28 +202,26 @@ func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, endpoint string, r
 		// One request must not take the service down; the stack is for us, the caller gets an internal fault.
 		if p := recover(); p != nil {
 			s.log.Error("panic in handler", zap.String("subject", req.Subject()), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			code = fault.CodeInternal
 			s.reply(req, s.errorReply(fault.CodeInternal, "internal error; the manager's log has the details"))
 		}
 	}()
 	var q PQ = new(Q)
 	isJSON, err := Decode(req.Data(), req.Headers().Get(HeaderContentType), q)
 	if err != nil {
-		s.fail(endpoint, req, fault.Invalid("cannot read the request to %s: %v", req.Subject(), err))
-		return
+		return s.fail(endpoint, req, fault.Invalid("cannot read the request to %s: %v", req.Subject(), err))
 	}
 	node := req.Subject()[strings.LastIndexByte(req.Subject(), '.')+1:]
 	reply, err := h(ctx, node, q)
 	if err != nil {
-		s.fail(endpoint, req, err)
-		return
+		return s.fail(endpoint, req, err)
 	}
 	if a := req.Headers().Get(HeaderAccept); a != "" {
 		isJSON = a == TypeJSON
 	}
 	body, err := Encode(reply, isJSON)
 	if err != nil {
-		s.fail(endpoint, req, fmt.Errorf("encode the reply: %w", err))
-		return
+		return s.fail(endpoint, req, fmt.Errorf("encode the reply: %w", err))
 	}
 	ct := TypeProto
 	if isJSON {
@@ -225,6 +232,7 @@ func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, endpoint string, r
 	m.Header.Set(HeaderContentType, ct)
 	m.Header.Set(HeaderType, string(reply.ProtoReflect().Descriptor().FullName()))
 	s.reply(req, m)
+	return ok
 }
 
 // reply answers over the connection itself: micro's own Respond and Error write into the request, which micro reads
@@ -246,7 +254,8 @@ func (s *Server) errorReply(code fault.Code, text string) *nats.Msg {
 	return m
 }
 
-func (s *Server) fail(endpoint string, req micro.Request, err error) {
+// fail answers with the fault that err is, and returns its code.
+func (s *Server) fail(endpoint string, req micro.Request, err error) fault.Code {
 	code := fault.Of(err)
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		code = fault.CodeUnavailable
@@ -258,6 +267,7 @@ func (s *Server) fail(endpoint string, req micro.Request, err error) {
 	text := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
 	s.count(endpoint, code)
 	s.reply(req, s.errorReply(code, text))
+	return code
 }
 
 // endpointName turns skep.v1.api.service.create into service-create: micro allows no dots in names.

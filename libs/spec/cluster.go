@@ -17,7 +17,7 @@ const (
 	DefaultCertExpiry     = 90 * 24 * time.Hour
 	MinCertExpiry         = time.Hour
 	DefaultAddrPool       = "10.0.0.0/8"
-	DefaultSubnetSize     = 24
+	DefaultSubnetSize     = 20 // Swarm's /24 is full at some 250 tasks
 	MaxSubnetSize         = 29
 	DefaultDataPathPort   = 4789
 	DefaultNodeSubnetPool = "100.64.0.0/10"

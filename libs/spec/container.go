@@ -27,7 +27,7 @@ func validateContainer(c *skepv1.ContainerSpec) error {
 		return err
 	}
 	checks := []func(*skepv1.ContainerSpec) error{
-		validateProcess, validateMounts, validateHealth, validateNames, validateRights,
+		validateProcess, validateMounts, validateHealth, validateReady, validateNames, validateRights,
 		func(c *skepv1.ContainerSpec) error { return validateFiles("secret", c.Secrets) },
 		func(c *skepv1.ContainerSpec) error { return validateFiles("config", c.Configs) },
 	}
@@ -73,49 +73,6 @@ func validateProcess(c *skepv1.ContainerSpec) error {
 	case "", "default":
 	default:
 		return fault.Invalid("invalid isolation %q: only default exists on Linux", c.Isolation)
-	}
-	return nil
-}
-
-func validateHealth(c *skepv1.ContainerSpec) error {
-	h := c.Health
-	if h == nil {
-		return nil
-	}
-	for _, d := range []struct {
-		name string
-		get  func() (int64, bool)
-	}{
-		{"Interval", func() (int64, bool) { return int64(h.Interval.AsDuration()), h.Interval != nil }},
-		{"Timeout", func() (int64, bool) { return int64(h.Timeout.AsDuration()), h.Timeout != nil }},
-		{"StartPeriod", func() (int64, bool) { return int64(h.StartPeriod.AsDuration()), h.StartPeriod != nil }},
-		{"StartInterval", func() (int64, bool) { return int64(h.StartInterval.AsDuration()), h.StartInterval != nil }},
-	} {
-		if v, set := d.get(); set && v != 0 && v < int64(minHealth) {
-			return fault.Invalid("ContainerSpec: %s in HealthConfig cannot be less than %s", d.name, minHealth)
-		}
-	}
-	if h.Retries < 0 {
-		return fault.Invalid("ContainerSpec: Retries in HealthConfig cannot be negative")
-	}
-	if len(h.Test) == 0 {
-		return nil
-	}
-	switch h.Test[0] {
-	case "NONE":
-		if len(h.Test) > 1 || h.Interval != nil || h.Timeout != nil || h.StartPeriod != nil || h.StartInterval != nil || h.Retries != 0 {
-			return fault.Invalid("--no-healthcheck conflicts with --health-* options")
-		}
-	case "CMD":
-		if len(h.Test) < 2 {
-			return fault.Invalid("ContainerSpec: the health check CMD has no command")
-		}
-	case "CMD-SHELL":
-		if len(h.Test) != 2 || h.Test[1] == "" {
-			return fault.Invalid("ContainerSpec: the health check CMD-SHELL takes exactly one command line")
-		}
-	default:
-		return fault.Invalid("ContainerSpec: health check begins with %q: use NONE, CMD or CMD-SHELL", h.Test[0])
 	}
 	return nil
 }

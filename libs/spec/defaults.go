@@ -4,8 +4,10 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"skep.dev/libs/cron"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -13,8 +15,11 @@ import (
 const (
 	DefaultStopGrace    = 10 * time.Second
 	DefaultRestartDelay = 5 * time.Second
+	DefaultMaxDelay     = 5 * time.Minute // of restarts; Swarm has none
 	DefaultMonitor      = 5 * time.Second
-	DefaultFileMode     = 0o444
+	// DefaultUpdateTimeout is how long a new task of an update has until it serves.
+	DefaultUpdateTimeout = 10 * time.Minute
+	DefaultFileMode      = 0o444
 )
 
 // Defaults fills in everything that was left open, so that a stored spec never depends on a later version's
@@ -31,6 +36,12 @@ func Defaults(s *skepv1.ServiceSpec) {
 	if !IsJob(s) {
 		s.Update = defaultUpdate(s.Update)
 		s.Rollback = defaultUpdate(s.Rollback)
+	}
+	defaultSchedule(s.Schedule)
+	for _, d := range s.DependsOn {
+		if d.Condition == skepv1.Dependency_CONDITION_UNSPECIFIED {
+			d.Condition = skepv1.Dependency_CONDITION_STARTED
+		}
 	}
 	if s.Endpoint == nil {
 		s.Endpoint = &skepv1.EndpointSpec{}
@@ -57,6 +68,24 @@ func defaultMode(s *skepv1.ServiceSpec) {
 		if j.TotalCompletions == 0 {
 			j.TotalCompletions = j.MaxConcurrent
 		}
+	}
+}
+
+func defaultSchedule(s *skepv1.Schedule) {
+	if s == nil {
+		return
+	}
+	if s.Concurrency == skepv1.Concurrency_CONCURRENCY_UNSPECIFIED {
+		s.Concurrency = skepv1.Concurrency_CONCURRENCY_FORBID
+	}
+	if s.KeepCompleted == nil {
+		s.KeepCompleted = proto.Uint32(cron.DefaultKeepCompleted)
+	}
+	if s.KeepFailed == nil {
+		s.KeepFailed = proto.Uint32(cron.DefaultKeepFailed)
+	}
+	if s.CatchUp == nil {
+		s.CatchUp = durationpb.New(cron.DefaultCatchUp)
 	}
 }
 
@@ -94,6 +123,9 @@ func defaultTask(t *skepv1.TaskSpec) {
 	}
 	if t.Restart.Delay == nil {
 		t.Restart.Delay = durationpb.New(DefaultRestartDelay)
+	}
+	if t.Restart.MaxDelay == nil {
+		t.Restart.MaxDelay = durationpb.New(DefaultMaxDelay)
 	}
 	if t.Resources == nil {
 		t.Resources = &skepv1.ResourceRequirements{}
@@ -136,6 +168,9 @@ func defaultUpdate(u *skepv1.UpdateConfig) *skepv1.UpdateConfig {
 	}
 	if u.Delay == nil {
 		u.Delay = durationpb.New(0)
+	}
+	if u.Timeout == nil {
+		u.Timeout = durationpb.New(DefaultUpdateTimeout)
 	}
 	return u
 }

@@ -33,6 +33,16 @@ func withoutAuth(t *skepv1.TaskSpec) *skepv1.TaskSpec {
 // Diff says in words what differs between two specs, "" when nothing does: the summary of a revision. Values of
 // environment variables are left out, they are often credentials.
 func Diff(a, b *skepv1.ServiceSpec) string {
+	out := Changes(a, b)
+	const most = 8
+	if len(out) > most {
+		out = append(out[:most], fmt.Sprintf("%d more changes", len(out)-most))
+	}
+	return strings.Join(out, "; ")
+}
+
+// Changes are what Diff says, one by one and all of them.
+func Changes(a, b *skepv1.ServiceSpec) []string {
 	if a == nil {
 		a = &skepv1.ServiceSpec{}
 	}
@@ -41,11 +51,7 @@ func Diff(a, b *skepv1.ServiceSpec) string {
 	}
 	var d differ
 	d.message("", a.ProtoReflect(), b.ProtoReflect())
-	const most = 8
-	if len(d.out) > most {
-		d.out = append(d.out[:most], fmt.Sprintf("%d more changes", len(d.out)-most))
-	}
-	return strings.Join(d.out, "; ")
+	return d.out
 }
 
 type differ struct{ out []string }
@@ -160,7 +166,7 @@ func enumWord(e protoreflect.EnumDescriptor, v protoreflect.EnumValueDescriptor)
 	return strings.ReplaceAll(strings.ToLower(s), "_", "-")
 }
 
-// item shows a list element: the fields that are set, in order.
+// item shows a list element: the fields that are set, in order, and lists of words such as a network's aliases.
 func item(m protoreflect.Message) string {
 	var parts []string
 	fields := m.Descriptor().Fields()
@@ -170,11 +176,22 @@ func item(m protoreflect.Message) string {
 			continue
 		}
 		if f.IsList() {
+			if f.Kind() == protoreflect.StringKind {
+				parts = append(parts, itemList(m.Get(f).List()))
+			}
 			continue
 		}
 		parts = append(parts, value(f, m.Get(f)))
 	}
 	return strings.Join(parts, ":")
+}
+
+func itemList(l protoreflect.List) string {
+	var all []string
+	for i := range l.Len() {
+		all = append(all, l.Get(i).String())
+	}
+	return short(strings.Join(all, ","))
 }
 
 func (d *differ) lists(name string, f protoreflect.FieldDescriptor, a, b protoreflect.List) {

@@ -3,8 +3,10 @@ package spec
 import (
 	"regexp"
 	"strings"
+	"time"
 	"unicode"
 
+	"skep.dev/libs/cron"
 	"skep.dev/libs/fault"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -23,6 +25,8 @@ func Validate(s *skepv1.ServiceSpec) error {
 		func(s *skepv1.ServiceSpec) error { return ValidateName(s.Name) },
 		func(s *skepv1.ServiceSpec) error { return ValidateLabels(s.Labels) },
 		validateMode,
+		validateSchedule,
+		validateDependencies,
 		validateTask,
 		validateUpdates,
 		validateEndpoint,
@@ -31,6 +35,9 @@ func Validate(s *skepv1.ServiceSpec) error {
 		if err := check(s); err != nil {
 			return err
 		}
+	}
+	if s.HealthBudget > MaxReplicas {
+		return fault.Invalid("invalid health-budget value %d: at most %d, or 0 for a quarter of the tasks", s.HealthBudget, MaxReplicas)
 	}
 	if _, ok := skepv1.PartitionPolicy_name[int32(s.OnPartition)]; !ok {
 		return fault.Invalid("invalid on-partition policy %d: use keep or stop", s.OnPartition)
@@ -83,6 +90,39 @@ func validateMode(s *skepv1.ServiceSpec) error {
 	return nil
 }
 
+func validateSchedule(s *skepv1.ServiceSpec) error {
+	if s.Schedule == nil {
+		return nil
+	}
+	if !IsJob(s) {
+		return fault.Invalid("a schedule can only be used with replicated-job or global-job mode")
+	}
+	return cron.Validate(s.Schedule, time.Now())
+}
+
+// maxDependencies bounds what one service can wait for.
+const maxDependencies = 50
+
+func validateDependencies(s *skepv1.ServiceSpec) error {
+	if n := len(s.DependsOn); n > maxDependencies {
+		return fault.Invalid("the service depends on %d others: at most %d", n, maxDependencies)
+	}
+	seen := map[string]bool{}
+	for _, d := range s.DependsOn {
+		if d.GetService() == "" {
+			return fault.Invalid("depends-on needs the name of a service")
+		}
+		if _, ok := skepv1.Dependency_Condition_name[int32(d.GetCondition())]; !ok {
+			return fault.Invalid("invalid condition %d of depends-on %s: use started, healthy or completed", d.GetCondition(), d.GetService())
+		}
+		if seen[d.GetService()] {
+			return fault.Invalid("the service depends on %s twice", d.GetService())
+		}
+		seen[d.GetService()] = true
+	}
+	return nil
+}
+
 func validateUpdates(s *skepv1.ServiceSpec) error {
 	if IsJob(s) {
 		if s.Update != nil || s.Rollback != nil {
@@ -110,6 +150,9 @@ func validateUpdate(which string, u *skepv1.UpdateConfig) error {
 		return err
 	}
 	if err := notNegative("TaskSpec: "+which+"-monitor", u.Monitor); err != nil {
+		return err
+	}
+	if err := notNegative("TaskSpec: "+which+"-timeout", u.Timeout); err != nil {
 		return err
 	}
 	// Written so that NaN fails too.
@@ -172,4 +215,16 @@ func validateEndpoint(s *skepv1.ServiceSpec) error {
 		seen[k] = true
 	}
 	return nil
+}
+
+// HostPorts are the ports a task of the service opens on its own host. They are a part of what a task is; those on the
+// mesh, and virtual addresses, lead to whatever tasks there are, so that publishing one restarts none.
+func HostPorts(s *skepv1.ServiceSpec) []*skepv1.PortConfig {
+	var out []*skepv1.PortConfig
+	for _, p := range s.GetEndpoint().GetPorts() {
+		if p.GetPublishMode() == skepv1.PublishMode_PUBLISH_MODE_HOST {
+			out = append(out, p)
+		}
+	}
+	return out
 }

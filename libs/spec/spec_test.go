@@ -52,6 +52,10 @@ func svc(f func(*skepv1.ServiceSpec)) func(*skepv1.ServiceSpec, *skepv1.Containe
 	return func(s *skepv1.ServiceSpec, _ *skepv1.ContainerSpec) { f(s) }
 }
 
+func ready(h *skepv1.HealthConfig) func(*skepv1.ServiceSpec, *skepv1.ContainerSpec) {
+	return ctr(func(c *skepv1.ContainerSpec) { c.Ready = h })
+}
+
 func health(h *skepv1.HealthConfig) func(*skepv1.ServiceSpec, *skepv1.ContainerSpec) {
 	return ctr(func(c *skepv1.ContainerSpec) { c.Health = h })
 }
@@ -91,6 +95,10 @@ var refusals = []refusal{
 		s.Rollback = &skepv1.UpdateConfig{FailureAction: skepv1.FailureAction_FAILURE_ACTION_ROLLBACK}
 	}), "invalid rollback-failure-action rollback: use pause or continue"},
 	{"negative restart delay", svc(func(s *skepv1.ServiceSpec) { s.Task.Restart = &skepv1.RestartPolicy{Delay: durationpb.New(-1)} }), "TaskSpec: restart-delay cannot be negative"},
+	{"negative restart backoff", svc(func(s *skepv1.ServiceSpec) {
+		s.Task.Restart = &skepv1.RestartPolicy{MaxDelay: durationpb.New(-1)}
+	}), "TaskSpec: restart-backoff cannot be negative"},
+	{"health budget", svc(func(s *skepv1.ServiceSpec) { s.HealthBudget = 1_000_001 }), "invalid health-budget value 1000001: at most 1000000, or 0 for a quarter of the tasks"},
 	{"unknown restart condition", svc(func(s *skepv1.ServiceSpec) { s.Task.Restart = &skepv1.RestartPolicy{Condition: 9} }), `invalid RestartCondition: "9": use none, on-failure or any`},
 
 	{"cpu too small", resources(&skepv1.ResourceRequirements{Limits: &skepv1.Resources{NanoCpus: 1000}}), "invalid cpu value 1e-06: Must be at least 0.001"},
@@ -150,6 +158,19 @@ var refusals = []refusal{
 	{"health start interval", health(&skepv1.HealthConfig{StartInterval: durationpb.New(-1)}), "ContainerSpec: StartInterval in HealthConfig cannot be less than 1ms"},
 	{"health retries", health(&skepv1.HealthConfig{Retries: -1}), "ContainerSpec: Retries in HealthConfig cannot be negative"},
 	{"none and more", health(&skepv1.HealthConfig{Test: []string{"NONE"}, Retries: 3}), "--no-healthcheck conflicts with --health-* options"},
+	{"none and http", health(&skepv1.HealthConfig{Test: []string{"NONE"}, TcpPort: 80}), "--no-healthcheck conflicts with --health-* options"},
+	{"health http", health(&skepv1.HealthConfig{Http: &skepv1.HTTPCheck{Port: 80, Path: "/x"}}), ""},
+	{"health two ways", health(&skepv1.HealthConfig{Test: []string{"CMD", "true"}, TcpPort: 80}), "ContainerSpec: the health check asks in 2 ways (a command, tcp): use one of them"},
+	{"health port 0", health(&skepv1.HealthConfig{Grpc: &skepv1.GRPCCheck{}}), "ContainerSpec: the health check asks grpc port 0: use 1 to 65535"},
+	{"health port 65536", health(&skepv1.HealthConfig{TcpPort: 65536}), "ContainerSpec: the health check asks tcp port 65536: use 1 to 65535"},
+	{"health path", health(&skepv1.HealthConfig{Http: &skepv1.HTTPCheck{Port: 80, Path: "x"}}), `ContainerSpec: the path "x" of the health check does not begin with "/"`},
+	{"health path with a break", health(&skepv1.HealthConfig{Http: &skepv1.HTTPCheck{Port: 80, Path: "/a b"}}), `ContainerSpec: the path "/a b" of the health check holds a space or a control character: write it as %20`},
+	{"readiness", ready(&skepv1.HealthConfig{Test: []string{"CMD", "true"}, Retries: 1}), ""},
+	{"readiness of nothing", ready(&skepv1.HealthConfig{Retries: 1}), "ContainerSpec: the readiness check does not say what to ask: give it a command, http, tcp or grpc"},
+	{"readiness none", ready(&skepv1.HealthConfig{Test: []string{"NONE"}}), "ContainerSpec: a readiness check cannot be NONE: images have none to switch off, leave it out"},
+	{"readiness start period", ready(&skepv1.HealthConfig{TcpPort: 80, StartPeriod: durationpb.New(time.Second)}), "ContainerSpec: a readiness check has no start period: a task is not ready until its first success, however long that takes"},
+	{"readiness timeout", ready(&skepv1.HealthConfig{TcpPort: 80, Timeout: durationpb.New(1)}), "ContainerSpec: Timeout in the readiness check cannot be less than 1ms"},
+	{"readiness port", ready(&skepv1.HealthConfig{Http: &skepv1.HTTPCheck{Port: 70000, Path: "/"}}), "ContainerSpec: the readiness check asks http port 70000: use 1 to 65535"},
 	{"health word", health(&skepv1.HealthConfig{Test: []string{"curl"}}), `ContainerSpec: health check begins with "curl": use NONE, CMD or CMD-SHELL`},
 
 	{"mounts", mount(&skepv1.Mount{Source: "data", Target: "/d"}, &skepv1.Mount{Type: bind, Source: "/a", Target: "/b", BindPropagation: "rslave"}, &skepv1.Mount{Type: tmpfs, Target: "/t", TmpfsSize: 1}), ""},
@@ -213,7 +234,7 @@ func TestDefaults(t *testing.T) {
 	if c.Image != "httpd:latest" || c.StopGracePeriod.AsDuration() != 10*time.Second {
 		t.Errorf("container %v", c)
 	}
-	if r := s.Task.Restart; r.Condition != skepv1.RestartCondition_RESTART_CONDITION_ANY || r.Delay.AsDuration() != 5*time.Second || r.MaxAttempts != 0 {
+	if r := s.Task.Restart; r.Condition != skepv1.RestartCondition_RESTART_CONDITION_ANY || r.Delay.AsDuration() != 5*time.Second || r.MaxDelay.AsDuration() != 5*time.Minute || r.MaxAttempts != 0 {
 		t.Errorf("restart %v", r)
 	}
 	for _, u := range []*skepv1.UpdateConfig{s.Update, s.Rollback} {
@@ -223,6 +244,12 @@ func TestDefaults(t *testing.T) {
 	}
 	if n, ok := Replicas(s); !ok || n != 1 || Mode(s) != "replicated" {
 		t.Errorf("mode %v", s.Mode)
+	}
+	s = good()
+	s.Task.Restart = &skepv1.RestartPolicy{MaxDelay: durationpb.New(0)}
+	Defaults(s)
+	if r := s.Task.Restart; r.MaxDelay.AsDuration() != 0 {
+		t.Error("a back-off that was switched off became one")
 	}
 	s = good()
 	s.Update, s.Mode = &skepv1.UpdateConfig{}, Replicated(0)

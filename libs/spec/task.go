@@ -2,7 +2,6 @@ package spec
 
 import (
 	"regexp"
-	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -31,7 +30,7 @@ func validateTask(s *skepv1.ServiceSpec) error {
 	if err := validatePlacement(t.Placement); err != nil {
 		return err
 	}
-	if err := validateNetworks(t.Networks); err != nil {
+	if err := validateNetworks(s); err != nil {
 		return err
 	}
 	if t.LogDriver != nil && t.LogDriver.Name == "" && len(t.LogDriver.Options) > 0 {
@@ -61,6 +60,9 @@ func validateRestart(r *skepv1.RestartPolicy) error {
 		return fault.Invalid("invalid RestartCondition: \"%d\": use none, on-failure or any", r.Condition)
 	}
 	if err := notNegative("TaskSpec: restart-delay", r.Delay); err != nil {
+		return err
+	}
+	if err := notNegative("TaskSpec: restart-backoff", r.MaxDelay); err != nil {
 		return err
 	}
 	return notNegative("TaskSpec: restart-window", r.Window)
@@ -155,21 +157,38 @@ func validatePlacement(p *skepv1.Placement) error {
 	return nil
 }
 
-func validateNetworks(nets []*skepv1.NetworkAttachment) error {
+// alias is a host name, of one part or several.
+var alias = regexp.MustCompile(`^[a-zA-Z0-9_](?:[-a-zA-Z0-9_.]*[a-zA-Z0-9_])?$`)
+
+func validateNetworks(s *skepv1.ServiceSpec) error {
+	nets := s.GetTask().GetNetworks()
 	seen := map[string]bool{}
 	for _, n := range nets {
+		word := Predefined(n.Target)
 		switch {
 		case n.Target == "":
 			return fault.Invalid("network attachment without a network: use a name or id")
-		case n.Target == "ingress":
+		case word == NetworkIngress:
 			return fault.Invalid("Service cannot be explicitly attached to the ingress network")
 		case seen[n.Target]:
 			return fault.Invalid("service is already attached to network %s", n.Target)
+		case (word == NetworkHost || word == NetworkNone) && len(nets) > 1:
+			return fault.Invalid("network %s cannot be combined with other networks: leave out %s or the others", word, word)
+		}
+		for _, p := range s.GetEndpoint().GetPorts() {
+			switch {
+			case word == NetworkNone:
+				return fault.Invalid("port %d cannot be published: tasks on network none have no interface, use another network", p.TargetPort)
+			case word == NetworkHost && p.PublishMode == skepv1.PublishMode_PUBLISH_MODE_INGRESS:
+				return fault.Invalid("port %d cannot be published in ingress mode: the routing mesh does not reach tasks on network host, use mode=host or another network", p.TargetPort)
+			}
+		}
+		for _, a := range n.Aliases {
+			if len(a) > 253 || !alias.MatchString(a) {
+				return fault.Invalid("invalid alias %q on network %s: use letters, digits, '-' and '.', as in a host name", a, n.Target)
+			}
 		}
 		seen[n.Target] = true
 	}
 	return nil
 }
-
-// minHealth is the shortest duration a health check may have; 0 inherits the image's.
-const minHealth = time.Millisecond

@@ -29,6 +29,9 @@ func Node(id, verb string) string { return prefix + "node." + id + "." + verb }
 // Push is where a node's task set is re-published whenever it is committed: skep.v1.push.<id>.
 func Push(node string) string { return prefix + "push." + node }
 
+// Net is where a record of bucket endpoint is re-published whenever it is committed: skep.v1.net.<scope>.<item>.
+func Net(scope, item string) string { return NetPrefix + scope + "." + item }
+
 // Heartbeat is where a node says it is alive: skep.v1.hb.<id>.
 func Heartbeat(node string) string { return prefix + "hb." + node }
 
@@ -48,6 +51,8 @@ const (
 	AllEvents     = prefix + "event.>"
 	All           = prefix + ">"
 	PushPrefix    = prefix + "push."
+	NetPrefix     = prefix + "net."
+	AllNet        = NetPrefix + ">"
 )
 
 // EventStream holds the events, 7 days.

@@ -11,20 +11,31 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"skep.dev/libs/attach"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
+	"skep.dev/services/ingress-mesh/internal/nsfs"
+	"skep.dev/services/ingress-mesh/internal/overlay"
+	"skep.dev/services/ingress-mesh/internal/picture"
 )
 
 // taskDevice is the task's interface on skep0, as the task sees it.
 const taskDevice = "eth0"
 
 const vethPrefix = "sk"
+
+// resolverAddr is where a task on overlay networks finds the resolver, inside its own namespace.
+var resolverAddr = netip.AddrFrom4([4]byte{127, 0, 0, 11})
+
+// overlayDevice is a task's interface on the i-th network it named.
+func overlayDevice(i int) string { return fmt.Sprintf("eth%d", i+1) }
 
 // vethName is the host's end of a task's link; the kernel allows 15 characters.
 func vethName(task string) string {
@@ -56,8 +67,8 @@ func (s *Service) Attach(ctx context.Context, r attach.Request) (attach.Attachme
 	if !validTask(r.TaskID) {
 		return attach.Attachment{}, fault.Invalid("attach: %q is not a task id", r.TaskID)
 	}
-	if len(r.Networks) > 0 {
-		return attach.Attachment{}, fault.Invalid("attach task %s: this node has no overlay networks yet", r.TaskID)
+	if r.Isolated && len(r.Networks)+len(r.Ports) > 0 {
+		return attach.Attachment{}, fault.Invalid("attach task %s: a task without a network has neither networks nor ports", r.TaskID)
 	}
 	if err := s.awaitReady(ctx); err != nil {
 		return attach.Attachment{}, err
@@ -68,60 +79,180 @@ func (s *Service) Attach(ctx context.Context, r attach.Request) (attach.Attachme
 	if err != nil {
 		return attach.Attachment{}, err
 	}
-	known = known && s.pool.claim(rec.Address, r.TaskID)
-	if known && s.intact(r.TaskID) {
-		return s.attachment(rec), nil
+	if known {
+		known = s.claim(rec) == nil
 	}
 	if !known {
-		a, err := s.pool.take(r.TaskID)
-		if err != nil {
-			return attach.Attachment{}, err
+		if rec, err = s.newRecord(ctx, r); err != nil {
+			return attach.Attachment{}, fmt.Errorf("attach task %s: %w", r.TaskID, err)
 		}
-		rec = record{Task: r.TaskID, Service: r.ServiceID, Address: a}
 		if err := s.records.save(rec); err != nil {
-			s.pool.release(a, r.TaskID)
+			s.unclaim(rec)
 			return attach.Attachment{}, err
 		}
 	}
-	if err := s.connect(rec); err != nil {
+	s.setLive(rec)
+	if err := s.connect(ctx, rec); err != nil {
 		err = fmt.Errorf("attach task %s: %w", r.TaskID, err)
 		if !known { // what was there before stays: a process may use it
-			err = errors.Join(err, s.dismantle(rec))
+			err = errors.Join(err, s.dismantle(ctx, rec))
 		}
 		return attach.Attachment{}, err
 	}
+	s.dirty.add(picture.ScopeIngress) // its link is a new port of the bridge, and it may publish ports of the host
 	return s.attachment(rec), nil
 }
 
-func (s *Service) attachment(rec record) attach.Attachment {
-	return attach.Attachment{
-		Netns:     s.nsPath(rec.Task),
-		Addresses: []netip.Prefix{netip.PrefixFrom(rec.Address, s.subnet.Bits())},
-		Gateway:   s.gateway,
+// newRecord gives a task its addresses and ports.
+func (s *Service) newRecord(ctx context.Context, r attach.Request) (rec record, err error) {
+	rec = record{Task: r.TaskID, Service: r.ServiceID, Nameservers: r.Nameservers, Attached: time.Now().UnixMilli()}
+	defer func() {
+		if err != nil {
+			s.unclaim(rec)
+		}
+	}()
+	wayOut := len(r.Networks) == 0
+	for i, id := range r.Networks {
+		m, err := s.join(ctx, rec, id, overlayDevice(i))
+		if err != nil {
+			return rec, err
+		}
+		rec.Networks = append(rec.Networks, m)
+		wayOut = wayOut || !s.follow.Network(id).GetNetwork().GetSpec().GetInternal()
 	}
+	// A task whose networks are all internal has no interface that leads out, unless it publishes a port.
+	publishes := len(r.Ports) > 0 || s.follow != nil && s.follow.Publishes(r.ServiceID)
+	if !r.Isolated && (wayOut || publishes) {
+		if rec.Address, err = s.pool.take(r.TaskID); err != nil {
+			return rec, err
+		}
+		rec.IPv6 = s.ipv6.Load()
+	}
+	rec.Ports, err = s.bindPorts(r.Ports)
+	return rec, err
+}
+
+// errHeld: an address a record names has another holder by now.
+var errHeld = errors.New("the address belongs to another task")
+
+// claim takes the addresses a record names.
+func (s *Service) claim(rec record) error {
+	if rec.Address.IsValid() && !s.pool.claim(rec.Address, rec.Task) {
+		return fmt.Errorf("%s: %w", rec.Address, errHeld)
+	}
+	for _, m := range rec.Networks {
+		n, err := s.enter(s.life, m.Network)
+		if err != nil {
+			return err
+		}
+		if !n.pool.claim(m.Addr.Addr(), rec.Task) {
+			return fmt.Errorf("%s: %w", m.Addr.Addr(), errHeld)
+		}
+	}
+	return nil
+}
+
+func (s *Service) unclaim(rec record) {
+	if rec.Address.IsValid() {
+		s.pool.release(rec.Address, rec.Task)
+	}
+	for _, m := range rec.Networks {
+		s.release(rec.Task, m)
+	}
+}
+
+func (s *Service) attachment(rec record) attach.Attachment {
+	a := attach.Attachment{Netns: s.nsPath(rec.Task), Ports: rec.Ports}
+	if rec.Address.IsValid() {
+		a.Addresses, a.Gateway = []netip.Prefix{netip.PrefixFrom(rec.Address, s.subnet.Bits())}, s.gateway
+		if rec.IPv6 {
+			a.Addresses = append(a.Addresses, s.prefix6(rec.Address))
+		}
+	}
+	for _, m := range rec.Networks {
+		a.Networks = append(a.Networks, attach.Address{Network: m.Network, Addr: m.Addr, Addr6: m.Addr6})
+	}
+	if len(rec.Networks) > 0 {
+		a.DNS = []netip.Addr{resolverAddr}
+	}
+	return a
+}
+
+// connect makes a task's namespace, its interfaces, its translations and its resolver, or what of them is missing.
+func (s *Service) connect(ctx context.Context, rec record) error {
+	if !s.intact(rec) {
+		if err := s.link(rec); err != nil {
+			return err
+		}
+	}
+	for _, m := range rec.Networks {
+		if err := s.connectOverlay(ctx, rec, m); err != nil {
+			return err
+		}
+	}
+	if len(rec.Networks) == 0 {
+		return nil
+	}
+	if err := s.applyTask(rec); err != nil {
+		return err
+	}
+	var servers []netip.AddrPort
+	for _, n := range rec.Nameservers {
+		if a := address(n); a.IsValid() {
+			servers = append(servers, netip.AddrPortFrom(a, 53))
+		}
+	}
+	if err := s.resolver.Open(rec.Task, s.nsPath(rec.Task), newZone(s.tables, rec.networks()), servers); err != nil {
+		return fmt.Errorf("open the resolver of task %s: %w", rec.Task, err)
+	}
+	return nil
+}
+
+func (s *Service) connectOverlay(ctx context.Context, rec record, m membership) error {
+	unlock := s.netLock.lock(m.Network)
+	defer unlock()
+	scope := s.follow.Scope(m.Network)
+	if scope.Info == nil {
+		return fault.Unavailable("network %s is not known", m.Network)
+	}
+	if err := s.ensureNetwork(ctx, scope); err != nil {
+		return err
+	}
+	draining := s.drainingNow()
+	s.tables.setVirtual(m.Network, virtual(scope, draining))
+	s.tables.setNames(m.Network, names(scope, draining))
+	return s.overlays.Attach(ctx, m.Network, overlay.Attachment{
+		Task: rec.Task, Netns: s.nsPath(rec.Task), Device: m.Device, Addr: m.Addr, Addr6: m.Addr6,
+	})
 }
 
 // intact reports whether a task's namespace and its link to the bridge are there.
-func (s *Service) intact(task string) bool {
-	if !namespaceAt(s.nsPath(task)) {
+func (s *Service) intact(rec record) bool {
+	if !nsfs.At(s.nsPath(rec.Task)) {
 		return false
 	}
-	l, err := s.nl.LinkByName(vethName(task))
+	if !rec.Address.IsValid() {
+		return true
+	}
+	l, err := s.nl.LinkByName(vethName(rec.Task))
 	return err == nil && l.Attrs().MasterIndex == int(s.bridge.Load()) && l.Attrs().Flags&net.FlagUp != 0
 }
 
-// connect makes the namespace and its link, or what of them is missing.
-func (s *Service) connect(rec record) error {
-	ns, inside, err := makeNamespace(s.nsPath(rec.Task))
+// link makes the namespace and its link to skep0, or what of them is missing.
+func (s *Service) link(rec record) error {
+	ns, inside, err := nsfs.Make(s.nsPath(rec.Task))
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
 	defer inside.Close()
+	if err := loopbackUp(inside); err != nil || !rec.Address.IsValid() {
+		return err
+	}
 	name, mtu := vethName(rec.Task), int(s.mtu.Load())
 	if old, err := s.nl.LinkByName(name); err == nil {
 		if s.rejoin(old, inside) == nil {
-			return s.configure(inside, rec)
+			return s.configure(ns, inside, rec)
 		}
 		if err := s.nl.LinkDel(old); err != nil && !notFound(err) {
 			return fmt.Errorf("remove the broken link %s: %w", name, err)
@@ -135,7 +266,18 @@ func (s *Service) connect(rec record) error {
 	if err := s.nl.LinkAdd(veth); err != nil {
 		return fmt.Errorf("make link %s: %w", name, err)
 	}
-	return s.configure(inside, rec)
+	// The kernel takes no alias with a new link.
+	made, err := s.nl.LinkByName(name)
+	if err == nil {
+		err = s.nl.LinkSetAlias(made, attrs.Alias)
+	}
+	if err != nil {
+		return fmt.Errorf("mark link %s as ours: %w", name, err)
+	}
+	if err := s.plane.Admit(s.nl, made); err != nil {
+		return fmt.Errorf("make link %s a port of its bridge: %w", name, err)
+	}
+	return s.configure(ns, inside, rec)
 }
 
 // rejoin puts an existing link back on the bridge, so that the task keeps its interface and its connections.
@@ -149,22 +291,21 @@ func (s *Service) rejoin(l netlink.Link, inside *netlink.Handle) error {
 	return s.nl.LinkSetUp(l)
 }
 
-// reconnect repairs a task that lost its link.
-func (s *Service) reconnect(task string) error {
+// reconnect repairs a task that lost a part of its network.
+func (s *Service) reconnect(ctx context.Context, task string) error {
 	unlock := s.tasks.lock(task)
 	defer unlock()
 	rec, ok, err := s.records.load(task)
-	if err != nil || !ok || s.intact(task) {
+	if err != nil || !ok {
 		return err
 	}
-	if err := s.connect(rec); err != nil {
+	if err := s.connect(ctx, rec); err != nil {
 		return fmt.Errorf("repair the network of task %s: %w", task, err)
 	}
 	return nil
 }
 
-// configure sets up the interfaces inside a task's namespace.
-func (s *Service) configure(h *netlink.Handle, rec record) error {
+func loopbackUp(h *netlink.Handle) error {
 	lo, err := h.LinkByName("lo")
 	if err == nil {
 		err = h.LinkSetUp(lo)
@@ -172,6 +313,11 @@ func (s *Service) configure(h *netlink.Handle, rec record) error {
 	if err != nil {
 		return fmt.Errorf("set the loopback up: %w", err)
 	}
+	return nil
+}
+
+// configure sets up eth0 inside a task's namespace.
+func (s *Service) configure(ns netns.NsHandle, h *netlink.Handle, rec record) error {
 	dev, err := h.LinkByName(taskDevice)
 	if err != nil {
 		return fmt.Errorf("look up %s in the task's namespace: %w", taskDevice, err)
@@ -180,12 +326,20 @@ func (s *Service) configure(h *netlink.Handle, rec record) error {
 	if err := h.AddrReplace(dev, addr); err != nil {
 		return fmt.Errorf("add address %s: %w", addr.IPNet, err)
 	}
+	if rec.IPv6 { // before it is up, so that it asks for no router
+		if err := nsfs.Inside(ns, func() error { return settings6(taskDevice) }); err != nil {
+			return err
+		}
+	}
 	if err := h.LinkSetUp(dev); err != nil {
 		return fmt.Errorf("set %s up: %w", taskDevice, err)
 	}
 	route := &netlink.Route{LinkIndex: dev.Attrs().Index, Gw: s.gateway.AsSlice()}
 	if err := h.RouteReplace(route); err != nil {
 		return fmt.Errorf("add the default route: %w", err)
+	}
+	if rec.IPv6 {
+		return s.configure6(h, dev, rec)
 	}
 	return nil
 }
@@ -205,11 +359,17 @@ func (s *Service) Detach(ctx context.Context, task string) error {
 		return err
 	}
 	rec.Task = task
-	return s.dismantle(rec)
+	return s.dismantle(ctx, rec)
 }
 
 // dismantle removes every trace of a task's network; the record goes last, so that a crash repeats the rest.
-func (s *Service) dismantle(rec record) error {
+func (s *Service) dismantle(ctx context.Context, rec record) error {
+	s.resolver.Close(rec.Task)
+	for _, m := range rec.Networks {
+		if err := s.overlays.Detach(ctx, m.Network, rec.Task); err != nil {
+			return fmt.Errorf("take task %s off network %s: %w", rec.Task, m.Network, err)
+		}
+	}
 	name := vethName(rec.Task)
 	l, err := s.nl.LinkByName(name)
 	if err == nil {
@@ -218,14 +378,21 @@ func (s *Service) dismantle(rec record) error {
 	if err != nil && !notFound(err) && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("remove link %s of task %s: %w", name, rec.Task, err)
 	}
-	if err := removeNamespace(s.nsPath(rec.Task)); err != nil {
+	if err := nsfs.Remove(s.nsPath(rec.Task)); err != nil {
 		return err
 	}
 	if err := s.records.remove(rec.Task); err != nil {
 		return err
 	}
+	s.unclaim(rec)
+	s.forget(rec.Task)
 	if rec.Address.IsValid() {
-		s.pool.release(rec.Address, rec.Task)
+		if err := s.plane.Forget(rec.Address); err != nil {
+			return fmt.Errorf("forget the connections of task %s: %w", rec.Task, err)
+		}
+	}
+	if len(rec.Ports) > 0 {
+		s.dirty.add(picture.ScopeIngress)
 	}
 	return nil
 }

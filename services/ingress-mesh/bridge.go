@@ -9,12 +9,15 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
+
+	"skep.dev/libs/ipam"
+	skepv1 "skep.dev/proto/skep/v1"
 )
 
 // macOf is the address every interface of ours has: 02:42 and the IPv4 address.
 func macOf(a netip.Addr) net.HardwareAddr {
-	b := a.As4()
-	return net.HardwareAddr{0x02, 0x42, b[0], b[1], b[2], b[3]}
+	m := ipam.MAC(a)
+	return m[:]
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {
@@ -57,6 +60,7 @@ func (s *Service) ensureBridge(mtu int) (int, error) {
 	if err := s.ensureGateway(l); err != nil {
 		return 0, err
 	}
+	s.noteIPv6(l, mtu)
 	if l.Attrs().Flags&net.FlagUp == 0 {
 		if err := s.nl.LinkSetUp(l); err != nil {
 			return 0, fmt.Errorf("set %s up: %w", Bridge, err)
@@ -159,6 +163,24 @@ func (s *Service) underlayIndex() (int, error) {
 		}
 	}
 	return 0, nil
+}
+
+// addressFinding adds that the address other nodes reach this one's containers by is none of this machine's.
+func (s *Service) addressFinding(out *skepv1.MeshStateReply) {
+	if !s.under.IsValid() {
+		return
+	}
+	all, err := s.nl.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return // a list that cannot be read says nothing of the address
+	}
+	for _, a := range all {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok && ip.Unmap() == s.under {
+			return
+		}
+	}
+	out.Findings = append(out.Findings, &skepv1.MeshFinding{Severity: severityError, Subject: "address", Text: fmt.Sprintf(
+		"%s, the data path address of this node, is no address of this machine any more, so its containers reach no other node: stop skep there and start it once with `skep node run --advertise-addr ADDRESS` (or --data-path-addr)", s.under)})
 }
 
 // enableForwarding lets the host route between its bridge and its interfaces.

@@ -9,14 +9,37 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"skep.dev/libs/attach"
 )
 
 // record is what the disk knows of a task's network. It is not synced: after a power failure the namespaces are gone
 // too, and a record without one is dropped.
 type record struct {
-	Task    string     `json:"task"`
-	Service string     `json:"service,omitempty"`
-	Address netip.Addr `json:"address"`
+	Task        string        `json:"task"`
+	Service     string        `json:"service,omitempty"`
+	Address     netip.Addr    `json:"address,omitzero"` // on skep0; none for a task without a way out
+	IPv6        bool          `json:"ipv6,omitempty"`   // there is one too, which follows from it
+	Networks    []membership  `json:"networks,omitempty"`
+	Ports       []attach.Port `json:"ports,omitempty"` // host mode, as bound
+	Nameservers []string      `json:"nameservers,omitempty"`
+	Attached    int64         `json:"attached,omitempty"` // unix ms; of two tasks with one host port the older one has it
+}
+
+// membership is a task's interface on an overlay network.
+type membership struct {
+	Network string       `json:"network"`
+	Device  string       `json:"device"`
+	Addr    netip.Prefix `json:"addr"`
+	Addr6   netip.Prefix `json:"addr6,omitzero"`
+}
+
+func (r record) networks() []string {
+	out := make([]string, 0, len(r.Networks))
+	for _, m := range r.Networks {
+		out = append(out, m.Network)
+	}
+	return out
 }
 
 // records are the files under <data>/mesh.
@@ -25,6 +48,10 @@ type records struct{ dir string }
 func (r records) tasks() string           { return filepath.Join(r.dir, "tasks") }
 func (r records) path(task string) string { return filepath.Join(r.tasks(), task+".json") }
 func (r records) cursor() string          { return filepath.Join(r.dir, "last") }
+func (r records) picture() string         { return filepath.Join(r.dir, "picture.pb") }
+
+// nsPath is where a task's network namespace is kept.
+func (s *Service) nsPath(task string) string { return filepath.Join(s.netns, task) }
 
 // load returns a task's record; false when there is none that can be read.
 func (r records) load(task string) (record, bool, error) {
@@ -36,7 +63,7 @@ func (r records) load(task string) (record, bool, error) {
 		return record{}, false, fmt.Errorf("read the network record of task %s: %w", task, err)
 	}
 	var rec record
-	if json.Unmarshal(b, &rec) != nil || rec.Task != task || !rec.Address.Is4() {
+	if json.Unmarshal(b, &rec) != nil || rec.Task != task || rec.Address.IsValid() && !rec.Address.Is4() {
 		return record{}, false, nil // torn by a power failure
 	}
 	return rec, true, nil
@@ -47,7 +74,7 @@ func (r records) save(rec record) error {
 	if err == nil {
 		err = replaceFile(r.path(rec.Task), b)
 	}
-	if err == nil {
+	if err == nil && rec.Address.IsValid() {
 		err = replaceFile(r.cursor(), []byte(rec.Address.String()))
 	}
 	if err != nil {

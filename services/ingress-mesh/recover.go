@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,11 +9,13 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/zap"
+
+	"skep.dev/services/ingress-mesh/internal/nsfs"
 )
 
 // recover compares the records with the kernel after a start: it keeps what is whole or can be made whole, and
 // removes what belongs to no task. It runs before anything can be attached.
-func (s *Service) recover() error {
+func (s *Service) recover(ctx context.Context) error {
 	if a, ok := s.records.lastAddress(); ok {
 		s.pool.startAfter(a)
 	}
@@ -26,20 +29,50 @@ func (s *Service) recover() error {
 		if err != nil {
 			return err
 		}
-		if ok && namespaceAt(s.nsPath(task)) && s.pool.claim(rec.Address, task) {
-			known[task] = true
-			if err := s.reconnect(task); err != nil {
-				s.log.Error("repair after a restart", zap.Error(err)) // the other tasks must not suffer
+		if ok && nsfs.At(s.nsPath(task)) {
+			err := s.claim(rec)
+			if err == nil {
+				s.setLive(rec)
+				err = s.reconnect(ctx, task)
 			}
-			continue
+			if !errors.Is(err, errHeld) {
+				known[task] = true
+				if err != nil {
+					s.log.Error("repair after a restart", zap.Error(err)) // the other tasks must not suffer
+				}
+				continue
+			}
 		}
 		s.log.Info("drop a network record without a namespace", zap.String("task", task))
 		rec.Task = task
-		if err := s.dismantle(rec); err != nil {
+		if err := s.dismantle(ctx, rec); err != nil {
 			return err
 		}
 	}
-	return s.removeStrays(known)
+	if err := s.removeStrays(known); err != nil {
+		return err
+	}
+	if err := s.removeStrayNetworks(ctx); err != nil {
+		return err
+	}
+	return s.applyPorts(ctx)
+}
+
+// removeStrayNetworks removes overlay networks that no known task is on.
+func (s *Service) removeStrayNetworks(ctx context.Context) error {
+	have, err := s.overlays.List()
+	if err != nil {
+		return err
+	}
+	for _, id := range have {
+		if len(s.tasksOn(id)) > 0 {
+			continue
+		}
+		if err := s.removeNetwork(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // removeStrays removes our links and namespaces that no known task has.
@@ -65,7 +98,7 @@ func (s *Service) removeStrays(known map[string]bool) error {
 	}
 	for _, e := range entries {
 		if !known[e.Name()] {
-			if err := removeNamespace(s.nsPath(e.Name())); err != nil {
+			if err := nsfs.Remove(s.nsPath(e.Name())); err != nil {
 				return err
 			}
 		}
@@ -102,7 +135,12 @@ func (s *Service) Cleanup() error {
 	if l, err := h.LinkByName(Bridge); err == nil && l.Type() == "bridge" {
 		errs = append(errs, h.LinkDel(l))
 	}
-	errs = append(errs, removeTable(), removeForward())
+	networks, err := s.overlays.List()
+	errs = append(errs, err)
+	for _, id := range networks {
+		errs = append(errs, s.tunnels.Remove(s.life, id))
+	}
+	errs = append(errs, s.plane.Cleanup(), s.overlays.Cleanup())
 	for _, d := range []string{s.netns, s.records.dir} {
 		if err := os.RemoveAll(d); err != nil {
 			errs = append(errs, fmt.Errorf("remove %s: %w", d, err))

@@ -17,6 +17,7 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/node-agent/internal/ctrd"
 	"skep.dev/services/node-agent/internal/logs"
+	"skep.dev/services/node-agent/internal/probe"
 	"skep.dev/services/node-agent/internal/task"
 	"skep.dev/services/node-agent/internal/volume"
 )
@@ -32,10 +33,12 @@ type Service struct {
 	daemon  *ctrd.Daemon // nil with a containerd of somebody else's
 	runtime *ctrd.Runtime
 	keeper  *logs.Keeper
+	prober  *probe.Prober
 	set     *task.Set
 
 	specs  *specCache
 	report *reporter
+	meter  *meter
 	ask    chan struct{} // ask for a snapshot
 	desc   chan struct{} // describe the node again
 
@@ -55,6 +58,7 @@ func New(cfg Config) (*Service, error) {
 		cfg: cfg, log: cfg.Log, session: id.New(), ready: make(chan struct{}), quit: make(chan struct{}), stopped: make(chan struct{}),
 		ask: make(chan struct{}, 1), desc: make(chan struct{}, 1),
 	}
+	s.meter = newMeter(cfg.Metrics, s.runsTasks)
 	s.leaving.Store(cfg.Leaving)
 	if cfg.ContainerdAddress == "" {
 		d, err := ctrd.NewDaemon(ctrd.DaemonConfig{
@@ -132,12 +136,16 @@ func (s *Service) start(ctx context.Context) error {
 	s.runtime, err = ctrd.New(ctx, ctrd.Config{
 		Address: address, Daemon: s.daemon, NodeID: s.cfg.NodeID, Hostname: s.cfg.Hostname, RunDir: s.cfg.RunDir, BinDir: s.cfg.BinDir,
 		Attacher: s.cfg.Attacher, Registries: *s.cfg.Registries, Volumes: volumes, Logs: s.keeper,
-		Parallelism: s.cfg.StartParallelism, Log: s.log,
+		Parallelism: s.cfg.StartParallelism, Log: s.log, Pulled: s.meter.pulled,
 	})
 	if err != nil {
 		return fmt.Errorf("agent: %w", errors.Join(err, s.keeper.Close()))
 	}
-	s.set, err = task.Open(task.Config{Dir: s.dir(), Runtime: s.runtime, Specs: s.specs.get, Log: s.log, Changed: s.report.changed})
+	if s.prober, err = probe.New(s.runtime, s.log.Named("probe")); err != nil {
+		return fmt.Errorf("agent: %w", errors.Join(err, s.shutdown()))
+	}
+	s.set, err = task.Open(task.Config{Dir: s.dir(), Runtime: s.runtime, Probes: s.prober, Specs: s.specs.get, Log: s.log, Changed: s.report.changed,
+		Started: s.meter.started, Ended: s.meter.ended})
 	if err != nil {
 		return fmt.Errorf("agent: %w", errors.Join(err, s.shutdown()))
 	}
@@ -208,8 +216,11 @@ func (s *Service) shutdown() error {
 	if s.set != nil {
 		s.set.Close()
 	}
+	if s.prober != nil {
+		err = errors.Join(err, s.prober.Close())
+	}
 	if s.keeper != nil {
-		err = s.keeper.Close()
+		err = errors.Join(err, s.keeper.Close())
 	}
 	if s.runtime != nil {
 		err = errors.Join(err, s.runtime.Close())

@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 
 	"skep.dev/libs/id"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/node-agent/internal/ctrd"
 )
 
 func TestLifeOfATask(t *testing.T) {
@@ -117,6 +119,35 @@ func TestLifeOfATask(t *testing.T) {
 		st := n.state(shutdown, ids...)
 		if d := time.Since(began); d < 700*time.Millisecond || d > 10*time.Second || st.GetExitCode() != 137 {
 			t.Errorf("ended after %s: %v", d, st)
+		}
+	})
+
+	// A quarter of a second is a quarter of a second: from the signal, as the container heard it, to its end.
+	t.Run("a short grace", func(t *testing.T) {
+		const short = 250 * time.Millisecond
+		s := n.spec("sh", "-c", "trap 'echo term' TERM; echo armed; while :; do sleep 0.01; done")
+		s.Task.Container.StopGracePeriod = durationpb.New(short)
+		ids := n.put(1, s)
+		pid := n.state(running, ids...).Pid
+		n.awaitLogs(ids[0], 1)
+		gone := make(chan time.Time, 1)
+		go func() {
+			for { // until the test's own patience ends it
+				if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
+					gone <- time.Now()
+					return
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}()
+		n.want(shutdown, ids...)
+		heard := n.awaitLogs(ids[0], 2)[1]
+		st := n.state(shutdown, ids...)
+		took := (<-gone).Sub(time.Unix(0, heard.TimeUnixNano))
+		t.Logf("killed %s after it heard the signal", took)
+		// Hearing and writing take some of it, a busy machine adds to it.
+		if took < short-100*time.Millisecond || took > short+250*time.Millisecond || st.GetExitCode() != 137 {
+			t.Errorf("killed after %s, the grace is %s: %v", took, short, st)
 		}
 	})
 
@@ -444,6 +475,50 @@ func TestSweep(t *testing.T) {
 	if nets, _ := n.cfg.Attacher.List(t.Context()); len(nets) != 0 {
 		t.Errorf("networks after the sweep: %v", nets)
 	}
+}
+
+// A containerd may serve others than skep: only skep's own shims are ended.
+func TestSweepLeavesOthersShims(t *testing.T) {
+	n := up(t)
+	exe := filepath.Join(t.TempDir(), "containerd-shim-runc-v2")
+	if err := os.WriteFile(exe, []byte("#!/bin/sh\nread forever\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	shim := func(namespace string) *exec.Cmd {
+		c := exec.Command(exe, "-namespace", namespace, "-id", id.New(), "-address", n.svc.daemon.Address())
+		in, err := c.StdinPipe()
+		if err == nil {
+			err = c.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = in.Close(); _ = c.Wait() })
+		return c
+	}
+	ours, others := shim(ctrd.Namespace), shim("k8s.io")
+	await(t, "both to be shims to see", func() bool {
+		for _, c := range []*exec.Cmd{ours, others} {
+			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c.Process.Pid))
+			if err != nil || !strings.Contains(string(b), "-address") {
+				return false
+			}
+		}
+		return true
+	})
+	if err := n.svc.runtime.Tidy(t.Context(), func(string) bool { return false }); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "skep's shim to end", func() bool { return dead(ours.Process.Pid) })
+	if dead(others.Process.Pid) {
+		t.Error("the sweep ended another's shim")
+	}
+}
+
+// dead tells whether a process of the test has ended, reaped or not.
+func dead(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(b), ") Z ")
 }
 
 func TestManagersAway(t *testing.T) {

@@ -142,14 +142,15 @@ func deadConn(t testing.TB) *nats.Conn {
 // awaitGone waits until a path below /proc/PID is no more: the process has ended.
 func awaitGone(t testing.TB, path string) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		if _, err := os.Stat(path); err != nil {
-			return
+	await(t, path+" to be gone", func() bool { _, err := os.Stat(path); return err != nil })
+}
+
+// await returns once done is true.
+func await(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited %v for %s", patience, what)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s is still there", path)
-		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }

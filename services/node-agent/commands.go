@@ -37,7 +37,7 @@ func (c *commands) close() error {
 
 func (s *Service) serve() (*commands, error) {
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
-		Name: "skep-agent", Version: s.cfg.Version, Description: "containers and images of node " + s.cfg.NodeID, Log: s.log,
+		Name: "skep-agent", Version: s.cfg.Version, Description: "containers and images of node " + s.cfg.NodeID, Log: s.log, Metrics: s.cfg.Metrics,
 		Timeout: 30 * time.Minute, // a pull takes what it takes
 	})
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"runtime"
 
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"skep.dev/libs/attach"
@@ -62,6 +63,8 @@ type Config struct {
 	Manager bool
 	// Leaving: Close tells the managers that the node leaves now, instead of letting them find out.
 	Leaving bool
+	// Metrics is where the agent shows what it does, nil = nowhere.
+	Metrics prometheus.Registerer
 }
 
 var token = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/rpc"
+	"skep.dev/libs/sctp"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -70,6 +71,9 @@ func (s *Service) describe(ctx context.Context) *skepv1.NodeDescription {
 		EngineVersion: s.cfg.Version, EngineLabels: s.cfg.Labels, Addr: s.cfg.AdvertiseAddr, DataPathAddr: s.cfg.DataPathAddr,
 		MaxTasks: s.cfg.MaxTasks,
 		Plugins:  []*skepv1.Plugin{{Type: "Log", Name: "json-file"}, {Type: "Log", Name: "local"}, {Type: "Log", Name: "none"}, {Type: "Volume", Name: "local"}},
+	}
+	if k := sctp.Kernel(); k.Tracked && k.Sockets {
+		d.Plugins = append(d.Plugins, &skepv1.Plugin{Type: sctp.PluginType, Name: sctp.Plugin})
 	}
 	kinds := make([]string, 0, len(s.cfg.Generic))
 	for k := range s.cfg.Generic {

@@ -85,6 +85,8 @@ func loUp() error {
 	return nil
 }
 
+func (l *loopback) Drain(context.Context, string) error { return nil }
+
 func (l *loopback) Detach(_ context.Context, task string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

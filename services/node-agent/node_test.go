@@ -305,12 +305,18 @@ func (n *node) spec(args ...string) *skepv1.ServiceSpec {
 // put adds tasks of one service to the set and pushes it.
 func (n *node) put(count int, spec *skepv1.ServiceSpec) []string {
 	n.t.Helper()
+	return n.add(count, spec, func(r *skepv1.TaskRecord) {})
+}
+
+func (n *node) add(count int, spec *skepv1.ServiceSpec, change func(*skepv1.TaskRecord)) []string {
+	n.t.Helper()
 	var ids []string
 	n.mu.Lock()
 	svc := id.New()
 	n.specs[svc] = &skepv1.Revision{ServiceId: svc, Number: 1, Spec: spec}
 	for i := range count {
 		r := &skepv1.TaskRecord{Id: id.New(), ServiceId: svc, Slot: uint64(i + 1), Revision: 1, Desired: running}
+		change(r)
 		n.tasks[r.Id] = r
 		n.order = append(n.order, r.Id)
 		ids = append(ids, r.Id)
@@ -323,10 +329,15 @@ func (n *node) put(count int, spec *skepv1.ServiceSpec) []string {
 // want changes what is desired of tasks.
 func (n *node) want(s skepv1.TaskState, ids ...string) {
 	n.t.Helper()
+	n.change(func(r *skepv1.TaskRecord) { r.Desired = s }, ids...)
+}
+
+func (n *node) change(f func(*skepv1.TaskRecord), ids ...string) {
+	n.t.Helper()
 	n.mu.Lock()
 	for _, id := range ids {
 		n.tasks[id] = proto.CloneOf(n.tasks[id])
-		n.tasks[id].Desired = s
+		f(n.tasks[id])
 	}
 	n.mu.Unlock()
 	n.push()

@@ -25,6 +25,61 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type RolloutRequest_Action int32
+
+const (
+	RolloutRequest_ACTION_UNSPECIFIED RolloutRequest_Action = 0
+	RolloutRequest_ACTION_PAUSE       RolloutRequest_Action = 1 // begin nothing more
+	RolloutRequest_ACTION_RESUME      RolloutRequest_Action = 2 // go on, whoever paused it
+	RolloutRequest_ACTION_PROMOTE     RolloutRequest_Action = 3 // a canary is good: the other tasks follow
+	RolloutRequest_ACTION_ABORT       RolloutRequest_Action = 4 // roll back to what was good before
+)
+
+// Enum value maps for RolloutRequest_Action.
+var (
+	RolloutRequest_Action_name = map[int32]string{
+		0: "ACTION_UNSPECIFIED",
+		1: "ACTION_PAUSE",
+		2: "ACTION_RESUME",
+		3: "ACTION_PROMOTE",
+		4: "ACTION_ABORT",
+	}
+	RolloutRequest_Action_value = map[string]int32{
+		"ACTION_UNSPECIFIED": 0,
+		"ACTION_PAUSE":       1,
+		"ACTION_RESUME":      2,
+		"ACTION_PROMOTE":     3,
+		"ACTION_ABORT":       4,
+	}
+)
+
+func (x RolloutRequest_Action) Enum() *RolloutRequest_Action {
+	p := new(RolloutRequest_Action)
+	*p = x
+	return p
+}
+
+func (x RolloutRequest_Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RolloutRequest_Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_skep_v1_api_proto_enumTypes[0].Descriptor()
+}
+
+func (RolloutRequest_Action) Type() protoreflect.EnumType {
+	return &file_skep_v1_api_proto_enumTypes[0]
+}
+
+func (x RolloutRequest_Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RolloutRequest_Action.Descriptor instead.
+func (RolloutRequest_Action) EnumDescriptor() ([]byte, []int) {
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{6, 0}
+}
+
 // Ref addresses an object by id, name or unique id prefix.
 type Ref struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -283,6 +338,9 @@ type UpdateServiceRequest struct {
 	Rollback         bool   `protobuf:"varint,5,opt,name=rollback,proto3" json:"rollback,omitempty"`
 	RollbackRevision uint64 `protobuf:"varint,6,opt,name=rollback_revision,json=rollbackRevision,proto3" json:"rollback_revision,omitempty"`
 	NoResolveImage   bool   `protobuf:"varint,7,opt,name=no_resolve_image,json=noResolveImage,proto3" json:"no_resolve_image,omitempty"`
+	ExpectRevision   uint64 `protobuf:"varint,8,opt,name=expect_revision,json=expectRevision,proto3" json:"expect_revision,omitempty"` // refused when the newest revision is another; 0 = whatever it is
+	Reason           string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`                                        // of a rollback that nobody asked for by hand
+	Canary           uint64 `protobuf:"varint,10,opt,name=canary,proto3" json:"canary,omitempty"`                                      // this many tasks first; the others wait for promote
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -366,6 +424,80 @@ func (x *UpdateServiceRequest) GetNoResolveImage() bool {
 	return false
 }
 
+func (x *UpdateServiceRequest) GetExpectRevision() uint64 {
+	if x != nil {
+		return x.ExpectRevision
+	}
+	return 0
+}
+
+func (x *UpdateServiceRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *UpdateServiceRequest) GetCanary() uint64 {
+	if x != nil {
+		return x.Canary
+	}
+	return 0
+}
+
+// RolloutRequest steers the rollout of a service's newest revision.
+type RolloutRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Action        RolloutRequest_Action  `protobuf:"varint,2,opt,name=action,proto3,enum=skep.v1.RolloutRequest_Action" json:"action,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutRequest) Reset() {
+	*x = RolloutRequest{}
+	mi := &file_skep_v1_api_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutRequest) ProtoMessage() {}
+
+func (x *RolloutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_api_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutRequest.ProtoReflect.Descriptor instead.
+func (*RolloutRequest) Descriptor() ([]byte, []int) {
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RolloutRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *RolloutRequest) GetAction() RolloutRequest_Action {
+	if x != nil {
+		return x.Action
+	}
+	return RolloutRequest_ACTION_UNSPECIFIED
+}
+
 // ScaleServiceRequest changes replicas alone, without the read-modify-write of update.
 type ScaleServiceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -378,7 +510,7 @@ type ScaleServiceRequest struct {
 
 func (x *ScaleServiceRequest) Reset() {
 	*x = ScaleServiceRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[6]
+	mi := &file_skep_v1_api_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +522,7 @@ func (x *ScaleServiceRequest) String() string {
 func (*ScaleServiceRequest) ProtoMessage() {}
 
 func (x *ScaleServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[6]
+	mi := &file_skep_v1_api_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +535,7 @@ func (x *ScaleServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScaleServiceRequest.ProtoReflect.Descriptor instead.
 func (*ScaleServiceRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{6}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ScaleServiceRequest) GetRef() string {
@@ -427,6 +559,145 @@ func (x *ScaleServiceRequest) GetDryRun() bool {
 	return false
 }
 
+// RunServiceRequest begins a run of a job now.
+type RunServiceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Decision      *RunDecision           `protobuf:"bytes,2,opt,name=decision,proto3" json:"decision,omitempty"` // a scheduler's; unset: somebody asks for a run
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunServiceRequest) Reset() {
+	*x = RunServiceRequest{}
+	mi := &file_skep_v1_api_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunServiceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunServiceRequest) ProtoMessage() {}
+
+func (x *RunServiceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_api_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunServiceRequest.ProtoReflect.Descriptor instead.
+func (*RunServiceRequest) Descriptor() ([]byte, []int) {
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RunServiceRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *RunServiceRequest) GetDecision() *RunDecision {
+	if x != nil {
+		return x.Decision
+	}
+	return nil
+}
+
+// RunDecision is what a scheduler found to be due. It is done only to the service it was made from: of two leaders, or of
+// a request and its repetition, one has an effect.
+type RunDecision struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Iteration     uint64                 `protobuf:"varint,1,opt,name=iteration,proto3" json:"iteration,omitempty"`  // the service's job_iteration
+	Decided       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=decided,proto3" json:"decided,omitempty"`       // and its schedule_decided
+	Due           *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=due,proto3" json:"due,omitempty"`               // a time of the schedule that has come; unset: none has
+	Skip          bool                   `protobuf:"varint,4,opt,name=skip,proto3" json:"skip,omitempty"`            // it is not to be run
+	Forget        []uint64               `protobuf:"varint,5,rep,packed,name=forget,proto3" json:"forget,omitempty"` // runs whose tasks need not be kept any longer
+	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`         // why, for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunDecision) Reset() {
+	*x = RunDecision{}
+	mi := &file_skep_v1_api_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunDecision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunDecision) ProtoMessage() {}
+
+func (x *RunDecision) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_api_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunDecision.ProtoReflect.Descriptor instead.
+func (*RunDecision) Descriptor() ([]byte, []int) {
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RunDecision) GetIteration() uint64 {
+	if x != nil {
+		return x.Iteration
+	}
+	return 0
+}
+
+func (x *RunDecision) GetDecided() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Decided
+	}
+	return nil
+}
+
+func (x *RunDecision) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+func (x *RunDecision) GetSkip() bool {
+	if x != nil {
+		return x.Skip
+	}
+	return false
+}
+
+func (x *RunDecision) GetForget() []uint64 {
+	if x != nil {
+		return x.Forget
+	}
+	return nil
+}
+
+func (x *RunDecision) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type ServiceReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Service       *Service               `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
@@ -437,7 +708,7 @@ type ServiceReply struct {
 
 func (x *ServiceReply) Reset() {
 	*x = ServiceReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[7]
+	mi := &file_skep_v1_api_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -449,7 +720,7 @@ func (x *ServiceReply) String() string {
 func (*ServiceReply) ProtoMessage() {}
 
 func (x *ServiceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[7]
+	mi := &file_skep_v1_api_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -462,7 +733,7 @@ func (x *ServiceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceReply.ProtoReflect.Descriptor instead.
 func (*ServiceReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{7}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ServiceReply) GetService() *Service {
@@ -489,7 +760,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[8]
+	mi := &file_skep_v1_api_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -501,7 +772,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[8]
+	mi := &file_skep_v1_api_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -514,7 +785,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{8}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListServicesRequest) GetFilters() []*Filter {
@@ -541,7 +812,7 @@ type ListServicesReply struct {
 
 func (x *ListServicesReply) Reset() {
 	*x = ListServicesReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[9]
+	mi := &file_skep_v1_api_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +824,7 @@ func (x *ListServicesReply) String() string {
 func (*ListServicesReply) ProtoMessage() {}
 
 func (x *ListServicesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[9]
+	mi := &file_skep_v1_api_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +837,7 @@ func (x *ListServicesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesReply.ProtoReflect.Descriptor instead.
 func (*ListServicesReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{9}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListServicesReply) GetServices() []*Service {
@@ -593,7 +864,7 @@ type RemoveServiceRequest struct {
 
 func (x *RemoveServiceRequest) Reset() {
 	*x = RemoveServiceRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[10]
+	mi := &file_skep_v1_api_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -605,7 +876,7 @@ func (x *RemoveServiceRequest) String() string {
 func (*RemoveServiceRequest) ProtoMessage() {}
 
 func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[10]
+	mi := &file_skep_v1_api_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -618,7 +889,7 @@ func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveServiceRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{10}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RemoveServiceRequest) GetRef() string {
@@ -645,7 +916,7 @@ type ListRevisionsRequest struct {
 
 func (x *ListRevisionsRequest) Reset() {
 	*x = ListRevisionsRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[11]
+	mi := &file_skep_v1_api_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -657,7 +928,7 @@ func (x *ListRevisionsRequest) String() string {
 func (*ListRevisionsRequest) ProtoMessage() {}
 
 func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[11]
+	mi := &file_skep_v1_api_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +941,7 @@ func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{11}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListRevisionsRequest) GetRef() string {
@@ -697,7 +968,7 @@ type ListRevisionsReply struct {
 
 func (x *ListRevisionsReply) Reset() {
 	*x = ListRevisionsReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[12]
+	mi := &file_skep_v1_api_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +980,7 @@ func (x *ListRevisionsReply) String() string {
 func (*ListRevisionsReply) ProtoMessage() {}
 
 func (x *ListRevisionsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[12]
+	mi := &file_skep_v1_api_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +993,7 @@ func (x *ListRevisionsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsReply.ProtoReflect.Descriptor instead.
 func (*ListRevisionsReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{12}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListRevisionsReply) GetRevisions() []*Revision {
@@ -733,6 +1004,215 @@ func (x *ListRevisionsReply) GetRevisions() []*Revision {
 }
 
 func (x *ListRevisionsReply) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+// ---- network (owner: state)
+type CreateNetworkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Spec          *NetworkSpec           `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	DryRun        bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateNetworkRequest) Reset() {
+	*x = CreateNetworkRequest{}
+	mi := &file_skep_v1_api_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateNetworkRequest) ProtoMessage() {}
+
+func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_api_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
+func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CreateNetworkRequest) GetSpec() *NetworkSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *CreateNetworkRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type NetworkReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       *Network               `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	Warnings      []string               `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkReply) Reset() {
+	*x = NetworkReply{}
+	mi := &file_skep_v1_api_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkReply) ProtoMessage() {}
+
+func (x *NetworkReply) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_api_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkReply.ProtoReflect.Descriptor instead.
+func (*NetworkReply) Descriptor() ([]byte, []int) {
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *NetworkReply) GetNetwork() *Network {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+func (x *NetworkReply) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+type ListNetworksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Filters       []*Filter              `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"` // id, name, driver, label, scope, type (builtin, custom), dangling
+	Page          *Page                  `protobuf:"bytes,2,opt,name=page,proto3" json:"page,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNetworksRequest) Reset() {
+	*x = ListNetworksRequest{}
+	mi := &file_skep_v1_api_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNetworksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNetworksRequest) ProtoMessage() {}
+
+func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_api_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
+func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListNetworksRequest) GetFilters() []*Filter {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
+func (x *ListNetworksRequest) GetPage() *Page {
+	if x != nil {
+		return x.Page
+	}
+	return nil
+}
+
+type ListNetworksReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Networks      []*Network             `protobuf:"bytes,1,rep,name=networks,proto3" json:"networks,omitempty"`
+	Next          string                 `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNetworksReply) Reset() {
+	*x = ListNetworksReply{}
+	mi := &file_skep_v1_api_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNetworksReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNetworksReply) ProtoMessage() {}
+
+func (x *ListNetworksReply) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_api_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNetworksReply.ProtoReflect.Descriptor instead.
+func (*ListNetworksReply) Descriptor() ([]byte, []int) {
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListNetworksReply) GetNetworks() []*Network {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *ListNetworksReply) GetNext() string {
 	if x != nil {
 		return x.Next
 	}
@@ -751,7 +1231,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[13]
+	mi := &file_skep_v1_api_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -763,7 +1243,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[13]
+	mi := &file_skep_v1_api_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -776,7 +1256,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{13}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PlanRequest) GetService() *Service {
@@ -803,7 +1283,7 @@ type PlanReply struct {
 
 func (x *PlanReply) Reset() {
 	*x = PlanReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[14]
+	mi := &file_skep_v1_api_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +1295,7 @@ func (x *PlanReply) String() string {
 func (*PlanReply) ProtoMessage() {}
 
 func (x *PlanReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[14]
+	mi := &file_skep_v1_api_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +1308,7 @@ func (x *PlanReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanReply.ProtoReflect.Descriptor instead.
 func (*PlanReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{14}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PlanReply) GetOperations() []*Operation {
@@ -861,7 +1341,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_skep_v1_api_proto_msgTypes[15]
+	mi := &file_skep_v1_api_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +1353,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[15]
+	mi := &file_skep_v1_api_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +1366,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{15}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Operation) GetVerb() string {
@@ -947,7 +1427,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[16]
+	mi := &file_skep_v1_api_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1439,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[16]
+	mi := &file_skep_v1_api_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,7 +1452,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{16}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExplainRequest) GetRef() string {
@@ -995,7 +1475,7 @@ type Placing struct {
 
 func (x *Placing) Reset() {
 	*x = Placing{}
-	mi := &file_skep_v1_api_proto_msgTypes[17]
+	mi := &file_skep_v1_api_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1487,7 @@ func (x *Placing) String() string {
 func (*Placing) ProtoMessage() {}
 
 func (x *Placing) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[17]
+	mi := &file_skep_v1_api_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1500,7 @@ func (x *Placing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placing.ProtoReflect.Descriptor instead.
 func (*Placing) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{17}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Placing) GetFilters() []*FilterResult {
@@ -1062,7 +1542,7 @@ type FilterResult struct {
 
 func (x *FilterResult) Reset() {
 	*x = FilterResult{}
-	mi := &file_skep_v1_api_proto_msgTypes[18]
+	mi := &file_skep_v1_api_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1554,7 @@ func (x *FilterResult) String() string {
 func (*FilterResult) ProtoMessage() {}
 
 func (x *FilterResult) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[18]
+	mi := &file_skep_v1_api_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1567,7 @@ func (x *FilterResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterResult.ProtoReflect.Descriptor instead.
 func (*FilterResult) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{18}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FilterResult) GetFilter() string {
@@ -1122,7 +1602,7 @@ type RemovedNode struct {
 
 func (x *RemovedNode) Reset() {
 	*x = RemovedNode{}
-	mi := &file_skep_v1_api_proto_msgTypes[19]
+	mi := &file_skep_v1_api_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +1614,7 @@ func (x *RemovedNode) String() string {
 func (*RemovedNode) ProtoMessage() {}
 
 func (x *RemovedNode) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[19]
+	mi := &file_skep_v1_api_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +1627,7 @@ func (x *RemovedNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovedNode.ProtoReflect.Descriptor instead.
 func (*RemovedNode) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{19}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemovedNode) GetNodeId() string {
@@ -1185,7 +1665,7 @@ type ScoredNode struct {
 
 func (x *ScoredNode) Reset() {
 	*x = ScoredNode{}
-	mi := &file_skep_v1_api_proto_msgTypes[20]
+	mi := &file_skep_v1_api_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +1677,7 @@ func (x *ScoredNode) String() string {
 func (*ScoredNode) ProtoMessage() {}
 
 func (x *ScoredNode) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[20]
+	mi := &file_skep_v1_api_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1210,7 +1690,7 @@ func (x *ScoredNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScoredNode.ProtoReflect.Descriptor instead.
 func (*ScoredNode) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{20}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ScoredNode) GetNodeId() string {
@@ -1267,7 +1747,7 @@ type ExplainReply struct {
 
 func (x *ExplainReply) Reset() {
 	*x = ExplainReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[21]
+	mi := &file_skep_v1_api_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1759,7 @@ func (x *ExplainReply) String() string {
 func (*ExplainReply) ProtoMessage() {}
 
 func (x *ExplainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[21]
+	mi := &file_skep_v1_api_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1772,7 @@ func (x *ExplainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainReply.ProtoReflect.Descriptor instead.
 func (*ExplainReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{21}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExplainReply) GetService() *Service {
@@ -1334,7 +1814,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[22]
+	mi := &file_skep_v1_api_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1826,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[22]
+	mi := &file_skep_v1_api_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1839,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{22}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListTasksRequest) GetFilters() []*Filter {
@@ -1386,7 +1866,7 @@ type ListTasksReply struct {
 
 func (x *ListTasksReply) Reset() {
 	*x = ListTasksReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[23]
+	mi := &file_skep_v1_api_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1398,7 +1878,7 @@ func (x *ListTasksReply) String() string {
 func (*ListTasksReply) ProtoMessage() {}
 
 func (x *ListTasksReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[23]
+	mi := &file_skep_v1_api_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1411,7 +1891,7 @@ func (x *ListTasksReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksReply.ProtoReflect.Descriptor instead.
 func (*ListTasksReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{23}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListTasksReply) GetTasks() []*Task {
@@ -1437,7 +1917,7 @@ type TaskReply struct {
 
 func (x *TaskReply) Reset() {
 	*x = TaskReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[24]
+	mi := &file_skep_v1_api_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1929,7 @@ func (x *TaskReply) String() string {
 func (*TaskReply) ProtoMessage() {}
 
 func (x *TaskReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[24]
+	mi := &file_skep_v1_api_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1942,7 @@ func (x *TaskReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskReply.ProtoReflect.Descriptor instead.
 func (*TaskReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{24}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TaskReply) GetTask() *Task {
@@ -1482,7 +1962,7 @@ type NodeReply struct {
 
 func (x *NodeReply) Reset() {
 	*x = NodeReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[25]
+	mi := &file_skep_v1_api_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1974,7 @@ func (x *NodeReply) String() string {
 func (*NodeReply) ProtoMessage() {}
 
 func (x *NodeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[25]
+	mi := &file_skep_v1_api_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1987,7 @@ func (x *NodeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReply.ProtoReflect.Descriptor instead.
 func (*NodeReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{25}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NodeReply) GetNode() *Node {
@@ -1527,7 +2007,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[26]
+	mi := &file_skep_v1_api_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1539,7 +2019,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[26]
+	mi := &file_skep_v1_api_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1552,7 +2032,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{26}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListNodesRequest) GetFilters() []*Filter {
@@ -1579,7 +2059,7 @@ type ListNodesReply struct {
 
 func (x *ListNodesReply) Reset() {
 	*x = ListNodesReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[27]
+	mi := &file_skep_v1_api_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +2071,7 @@ func (x *ListNodesReply) String() string {
 func (*ListNodesReply) ProtoMessage() {}
 
 func (x *ListNodesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[27]
+	mi := &file_skep_v1_api_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +2084,7 @@ func (x *ListNodesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesReply.ProtoReflect.Descriptor instead.
 func (*ListNodesReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{27}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListNodesReply) GetNodes() []*Node {
@@ -1637,7 +2117,7 @@ type UpdateNodeRequest struct {
 
 func (x *UpdateNodeRequest) Reset() {
 	*x = UpdateNodeRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[28]
+	mi := &file_skep_v1_api_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +2129,7 @@ func (x *UpdateNodeRequest) String() string {
 func (*UpdateNodeRequest) ProtoMessage() {}
 
 func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[28]
+	mi := &file_skep_v1_api_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +2142,7 @@ func (x *UpdateNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNodeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNodeRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{28}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UpdateNodeRequest) GetRef() string {
@@ -1724,7 +2204,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[29]
+	mi := &file_skep_v1_api_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1736,7 +2216,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[29]
+	mi := &file_skep_v1_api_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1749,7 +2229,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{29}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveNodeRequest) GetRef() string {
@@ -1780,7 +2260,7 @@ type AdmitNodeRequest struct {
 
 func (x *AdmitNodeRequest) Reset() {
 	*x = AdmitNodeRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[30]
+	mi := &file_skep_v1_api_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1792,7 +2272,7 @@ func (x *AdmitNodeRequest) String() string {
 func (*AdmitNodeRequest) ProtoMessage() {}
 
 func (x *AdmitNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[30]
+	mi := &file_skep_v1_api_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1805,7 +2285,7 @@ func (x *AdmitNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitNodeRequest.ProtoReflect.Descriptor instead.
 func (*AdmitNodeRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{30}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AdmitNodeRequest) GetNodeId() string {
@@ -1853,7 +2333,7 @@ type ClusterReply struct {
 
 func (x *ClusterReply) Reset() {
 	*x = ClusterReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[31]
+	mi := &file_skep_v1_api_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +2345,7 @@ func (x *ClusterReply) String() string {
 func (*ClusterReply) ProtoMessage() {}
 
 func (x *ClusterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[31]
+	mi := &file_skep_v1_api_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +2358,7 @@ func (x *ClusterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterReply.ProtoReflect.Descriptor instead.
 func (*ClusterReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{31}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ClusterReply) GetCluster() *Cluster {
@@ -1899,7 +2379,7 @@ type InitClusterRequest struct {
 
 func (x *InitClusterRequest) Reset() {
 	*x = InitClusterRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[32]
+	mi := &file_skep_v1_api_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2391,7 @@ func (x *InitClusterRequest) String() string {
 func (*InitClusterRequest) ProtoMessage() {}
 
 func (x *InitClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[32]
+	mi := &file_skep_v1_api_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2404,7 @@ func (x *InitClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitClusterRequest.ProtoReflect.Descriptor instead.
 func (*InitClusterRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{32}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *InitClusterRequest) GetSpec() *ClusterSpec {
@@ -1958,7 +2438,7 @@ type UpdateClusterRequest struct {
 
 func (x *UpdateClusterRequest) Reset() {
 	*x = UpdateClusterRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[33]
+	mi := &file_skep_v1_api_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2450,7 @@ func (x *UpdateClusterRequest) String() string {
 func (*UpdateClusterRequest) ProtoMessage() {}
 
 func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[33]
+	mi := &file_skep_v1_api_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2463,7 @@ func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterRequest.ProtoReflect.Descriptor instead.
 func (*UpdateClusterRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{33}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *UpdateClusterRequest) GetVersion() uint64 {
@@ -2013,7 +2493,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[34]
+	mi := &file_skep_v1_api_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2505,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[34]
+	mi := &file_skep_v1_api_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2518,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{34}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListEventsRequest) GetFilters() []*Filter {
@@ -2079,7 +2559,7 @@ type ListEventsReply struct {
 
 func (x *ListEventsReply) Reset() {
 	*x = ListEventsReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[35]
+	mi := &file_skep_v1_api_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2571,7 @@ func (x *ListEventsReply) String() string {
 func (*ListEventsReply) ProtoMessage() {}
 
 func (x *ListEventsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[35]
+	mi := &file_skep_v1_api_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2584,7 @@ func (x *ListEventsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsReply.ProtoReflect.Descriptor instead.
 func (*ListEventsReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{35}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListEventsReply) GetEvents() []*Event {
@@ -2132,7 +2612,7 @@ type JoinTokenRequest struct {
 
 func (x *JoinTokenRequest) Reset() {
 	*x = JoinTokenRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[36]
+	mi := &file_skep_v1_api_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2624,7 @@ func (x *JoinTokenRequest) String() string {
 func (*JoinTokenRequest) ProtoMessage() {}
 
 func (x *JoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[36]
+	mi := &file_skep_v1_api_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2637,7 @@ func (x *JoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*JoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{36}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *JoinTokenRequest) GetRole() NodeRole {
@@ -2184,7 +2664,7 @@ type JoinTokenReply struct {
 
 func (x *JoinTokenReply) Reset() {
 	*x = JoinTokenReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[37]
+	mi := &file_skep_v1_api_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2196,7 +2676,7 @@ func (x *JoinTokenReply) String() string {
 func (*JoinTokenReply) ProtoMessage() {}
 
 func (x *JoinTokenReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[37]
+	mi := &file_skep_v1_api_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2209,7 +2689,7 @@ func (x *JoinTokenReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokenReply.ProtoReflect.Descriptor instead.
 func (*JoinTokenReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{37}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *JoinTokenReply) GetToken() string {
@@ -2242,7 +2722,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[38]
+	mi := &file_skep_v1_api_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +2734,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[38]
+	mi := &file_skep_v1_api_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +2747,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{38}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -2334,7 +2814,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[39]
+	mi := &file_skep_v1_api_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2346,7 +2826,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[39]
+	mi := &file_skep_v1_api_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2359,7 +2839,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{39}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *JoinReply) GetNodeId() string {
@@ -2421,7 +2901,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[40]
+	mi := &file_skep_v1_api_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2433,7 +2913,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[40]
+	mi := &file_skep_v1_api_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2446,7 +2926,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{40}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RenewRequest) GetNodeId() string {
@@ -2473,7 +2953,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[41]
+	mi := &file_skep_v1_api_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2965,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[41]
+	mi := &file_skep_v1_api_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2978,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{41}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RenewReply) GetCertPem() []byte {
@@ -2528,7 +3008,7 @@ type IssueUserRequest struct {
 
 func (x *IssueUserRequest) Reset() {
 	*x = IssueUserRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[42]
+	mi := &file_skep_v1_api_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +3020,7 @@ func (x *IssueUserRequest) String() string {
 func (*IssueUserRequest) ProtoMessage() {}
 
 func (x *IssueUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[42]
+	mi := &file_skep_v1_api_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +3033,7 @@ func (x *IssueUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueUserRequest.ProtoReflect.Descriptor instead.
 func (*IssueUserRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{42}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *IssueUserRequest) GetName() string {
@@ -2595,7 +3075,7 @@ type IssueUserReply struct {
 
 func (x *IssueUserReply) Reset() {
 	*x = IssueUserReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[43]
+	mi := &file_skep_v1_api_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2607,7 +3087,7 @@ func (x *IssueUserReply) String() string {
 func (*IssueUserReply) ProtoMessage() {}
 
 func (x *IssueUserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[43]
+	mi := &file_skep_v1_api_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2620,7 +3100,7 @@ func (x *IssueUserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueUserReply.ProtoReflect.Descriptor instead.
 func (*IssueUserReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{43}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *IssueUserReply) GetCertPem() []byte {
@@ -2658,7 +3138,7 @@ type VersionReply struct {
 
 func (x *VersionReply) Reset() {
 	*x = VersionReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[44]
+	mi := &file_skep_v1_api_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2670,7 +3150,7 @@ func (x *VersionReply) String() string {
 func (*VersionReply) ProtoMessage() {}
 
 func (x *VersionReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[44]
+	mi := &file_skep_v1_api_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2683,7 +3163,7 @@ func (x *VersionReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionReply.ProtoReflect.Descriptor instead.
 func (*VersionReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{44}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *VersionReply) GetVersion() string {
@@ -2745,7 +3225,7 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\x14CreateServiceRequest\x12(\n" +
 	"\x04spec\x18\x01 \x01(\v2\x14.skep.v1.ServiceSpecR\x04spec\x12\x17\n" +
 	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12(\n" +
-	"\x10no_resolve_image\x18\x03 \x01(\bR\x0enoResolveImage\"\xf8\x01\n" +
+	"\x10no_resolve_image\x18\x03 \x01(\bR\x0enoResolveImage\"\xd1\x02\n" +
 	"\x14UpdateServiceRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12(\n" +
@@ -2753,11 +3233,34 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12\x1a\n" +
 	"\brollback\x18\x05 \x01(\bR\brollback\x12+\n" +
 	"\x11rollback_revision\x18\x06 \x01(\x04R\x10rollbackRevision\x12(\n" +
-	"\x10no_resolve_image\x18\a \x01(\bR\x0enoResolveImage\"\\\n" +
+	"\x10no_resolve_image\x18\a \x01(\bR\x0enoResolveImage\x12'\n" +
+	"\x0fexpect_revision\x18\b \x01(\x04R\x0eexpectRevision\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12\x16\n" +
+	"\x06canary\x18\n" +
+	" \x01(\x04R\x06canary\"\xc7\x01\n" +
+	"\x0eRolloutRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x126\n" +
+	"\x06action\x18\x02 \x01(\x0e2\x1e.skep.v1.RolloutRequest.ActionR\x06action\"k\n" +
+	"\x06Action\x12\x16\n" +
+	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fACTION_PAUSE\x10\x01\x12\x11\n" +
+	"\rACTION_RESUME\x10\x02\x12\x12\n" +
+	"\x0eACTION_PROMOTE\x10\x03\x12\x10\n" +
+	"\fACTION_ABORT\x10\x04\"\\\n" +
 	"\x13ScaleServiceRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x1a\n" +
 	"\breplicas\x18\x02 \x01(\x04R\breplicas\x12\x17\n" +
-	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"V\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"W\n" +
+	"\x11RunServiceRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x120\n" +
+	"\bdecision\x18\x02 \x01(\v2\x14.skep.v1.RunDecisionR\bdecision\"\xd3\x01\n" +
+	"\vRunDecision\x12\x1c\n" +
+	"\titeration\x18\x01 \x01(\x04R\titeration\x124\n" +
+	"\adecided\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\adecided\x12,\n" +
+	"\x03due\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x12\x12\n" +
+	"\x04skip\x18\x04 \x01(\bR\x04skip\x12\x16\n" +
+	"\x06forget\x18\x05 \x03(\x04R\x06forget\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\"V\n" +
 	"\fServiceReply\x12*\n" +
 	"\aservice\x18\x01 \x01(\v2\x10.skep.v1.ServiceR\aservice\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"c\n" +
@@ -2775,6 +3278,18 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\x04page\x18\x02 \x01(\v2\r.skep.v1.PageR\x04page\"Y\n" +
 	"\x12ListRevisionsReply\x12/\n" +
 	"\trevisions\x18\x01 \x03(\v2\x11.skep.v1.RevisionR\trevisions\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\"Y\n" +
+	"\x14CreateNetworkRequest\x12(\n" +
+	"\x04spec\x18\x01 \x01(\v2\x14.skep.v1.NetworkSpecR\x04spec\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"V\n" +
+	"\fNetworkReply\x12*\n" +
+	"\anetwork\x18\x01 \x01(\v2\x10.skep.v1.NetworkR\anetwork\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"c\n" +
+	"\x13ListNetworksRequest\x12)\n" +
+	"\afilters\x18\x01 \x03(\v2\x0f.skep.v1.FilterR\afilters\x12!\n" +
+	"\x04page\x18\x02 \x01(\v2\r.skep.v1.PageR\x04page\"U\n" +
+	"\x11ListNetworksReply\x12,\n" +
+	"\bnetworks\x18\x01 \x03(\v2\x10.skep.v1.NetworkR\bnetworks\x12\x12\n" +
 	"\x04next\x18\x02 \x01(\tR\x04next\"S\n" +
 	"\vPlanRequest\x12*\n" +
 	"\aservice\x18\x01 \x01(\v2\x10.skep.v1.ServiceR\aservice\x12\x18\n" +
@@ -2939,120 +3454,140 @@ func file_skep_v1_api_proto_rawDescGZIP() []byte {
 	return file_skep_v1_api_proto_rawDescData
 }
 
-var file_skep_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_skep_v1_api_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_skep_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_skep_v1_api_proto_goTypes = []any{
-	(*Ref)(nil),                   // 0: skep.v1.Ref
-	(*Page)(nil),                  // 1: skep.v1.Page
-	(*Filter)(nil),                // 2: skep.v1.Filter
-	(*Empty)(nil),                 // 3: skep.v1.Empty
-	(*CreateServiceRequest)(nil),  // 4: skep.v1.CreateServiceRequest
-	(*UpdateServiceRequest)(nil),  // 5: skep.v1.UpdateServiceRequest
-	(*ScaleServiceRequest)(nil),   // 6: skep.v1.ScaleServiceRequest
-	(*ServiceReply)(nil),          // 7: skep.v1.ServiceReply
-	(*ListServicesRequest)(nil),   // 8: skep.v1.ListServicesRequest
-	(*ListServicesReply)(nil),     // 9: skep.v1.ListServicesReply
-	(*RemoveServiceRequest)(nil),  // 10: skep.v1.RemoveServiceRequest
-	(*ListRevisionsRequest)(nil),  // 11: skep.v1.ListRevisionsRequest
-	(*ListRevisionsReply)(nil),    // 12: skep.v1.ListRevisionsReply
-	(*PlanRequest)(nil),           // 13: skep.v1.PlanRequest
-	(*PlanReply)(nil),             // 14: skep.v1.PlanReply
-	(*Operation)(nil),             // 15: skep.v1.Operation
-	(*ExplainRequest)(nil),        // 16: skep.v1.ExplainRequest
-	(*Placing)(nil),               // 17: skep.v1.Placing
-	(*FilterResult)(nil),          // 18: skep.v1.FilterResult
-	(*RemovedNode)(nil),           // 19: skep.v1.RemovedNode
-	(*ScoredNode)(nil),            // 20: skep.v1.ScoredNode
-	(*ExplainReply)(nil),          // 21: skep.v1.ExplainReply
-	(*ListTasksRequest)(nil),      // 22: skep.v1.ListTasksRequest
-	(*ListTasksReply)(nil),        // 23: skep.v1.ListTasksReply
-	(*TaskReply)(nil),             // 24: skep.v1.TaskReply
-	(*NodeReply)(nil),             // 25: skep.v1.NodeReply
-	(*ListNodesRequest)(nil),      // 26: skep.v1.ListNodesRequest
-	(*ListNodesReply)(nil),        // 27: skep.v1.ListNodesReply
-	(*UpdateNodeRequest)(nil),     // 28: skep.v1.UpdateNodeRequest
-	(*RemoveNodeRequest)(nil),     // 29: skep.v1.RemoveNodeRequest
-	(*AdmitNodeRequest)(nil),      // 30: skep.v1.AdmitNodeRequest
-	(*ClusterReply)(nil),          // 31: skep.v1.ClusterReply
-	(*InitClusterRequest)(nil),    // 32: skep.v1.InitClusterRequest
-	(*UpdateClusterRequest)(nil),  // 33: skep.v1.UpdateClusterRequest
-	(*ListEventsRequest)(nil),     // 34: skep.v1.ListEventsRequest
-	(*ListEventsReply)(nil),       // 35: skep.v1.ListEventsReply
-	(*JoinTokenRequest)(nil),      // 36: skep.v1.JoinTokenRequest
-	(*JoinTokenReply)(nil),        // 37: skep.v1.JoinTokenReply
-	(*JoinRequest)(nil),           // 38: skep.v1.JoinRequest
-	(*JoinReply)(nil),             // 39: skep.v1.JoinReply
-	(*RenewRequest)(nil),          // 40: skep.v1.RenewRequest
-	(*RenewReply)(nil),            // 41: skep.v1.RenewReply
-	(*IssueUserRequest)(nil),      // 42: skep.v1.IssueUserRequest
-	(*IssueUserReply)(nil),        // 43: skep.v1.IssueUserReply
-	(*VersionReply)(nil),          // 44: skep.v1.VersionReply
-	nil,                           // 45: skep.v1.UpdateNodeRequest.LabelAddEntry
-	(*ServiceSpec)(nil),           // 46: skep.v1.ServiceSpec
-	(*Service)(nil),               // 47: skep.v1.Service
-	(*Revision)(nil),              // 48: skep.v1.Revision
-	(*Task)(nil),                  // 49: skep.v1.Task
-	(*Node)(nil),                  // 50: skep.v1.Node
-	(*NodeSpec)(nil),              // 51: skep.v1.NodeSpec
-	(Availability)(0),             // 52: skep.v1.Availability
-	(NodeRole)(0),                 // 53: skep.v1.NodeRole
-	(*Cluster)(nil),               // 54: skep.v1.Cluster
-	(*ClusterSpec)(nil),           // 55: skep.v1.ClusterSpec
-	(*timestamppb.Timestamp)(nil), // 56: google.protobuf.Timestamp
-	(*Event)(nil),                 // 57: skep.v1.Event
-	(*durationpb.Duration)(nil),   // 58: google.protobuf.Duration
+	(RolloutRequest_Action)(0),    // 0: skep.v1.RolloutRequest.Action
+	(*Ref)(nil),                   // 1: skep.v1.Ref
+	(*Page)(nil),                  // 2: skep.v1.Page
+	(*Filter)(nil),                // 3: skep.v1.Filter
+	(*Empty)(nil),                 // 4: skep.v1.Empty
+	(*CreateServiceRequest)(nil),  // 5: skep.v1.CreateServiceRequest
+	(*UpdateServiceRequest)(nil),  // 6: skep.v1.UpdateServiceRequest
+	(*RolloutRequest)(nil),        // 7: skep.v1.RolloutRequest
+	(*ScaleServiceRequest)(nil),   // 8: skep.v1.ScaleServiceRequest
+	(*RunServiceRequest)(nil),     // 9: skep.v1.RunServiceRequest
+	(*RunDecision)(nil),           // 10: skep.v1.RunDecision
+	(*ServiceReply)(nil),          // 11: skep.v1.ServiceReply
+	(*ListServicesRequest)(nil),   // 12: skep.v1.ListServicesRequest
+	(*ListServicesReply)(nil),     // 13: skep.v1.ListServicesReply
+	(*RemoveServiceRequest)(nil),  // 14: skep.v1.RemoveServiceRequest
+	(*ListRevisionsRequest)(nil),  // 15: skep.v1.ListRevisionsRequest
+	(*ListRevisionsReply)(nil),    // 16: skep.v1.ListRevisionsReply
+	(*CreateNetworkRequest)(nil),  // 17: skep.v1.CreateNetworkRequest
+	(*NetworkReply)(nil),          // 18: skep.v1.NetworkReply
+	(*ListNetworksRequest)(nil),   // 19: skep.v1.ListNetworksRequest
+	(*ListNetworksReply)(nil),     // 20: skep.v1.ListNetworksReply
+	(*PlanRequest)(nil),           // 21: skep.v1.PlanRequest
+	(*PlanReply)(nil),             // 22: skep.v1.PlanReply
+	(*Operation)(nil),             // 23: skep.v1.Operation
+	(*ExplainRequest)(nil),        // 24: skep.v1.ExplainRequest
+	(*Placing)(nil),               // 25: skep.v1.Placing
+	(*FilterResult)(nil),          // 26: skep.v1.FilterResult
+	(*RemovedNode)(nil),           // 27: skep.v1.RemovedNode
+	(*ScoredNode)(nil),            // 28: skep.v1.ScoredNode
+	(*ExplainReply)(nil),          // 29: skep.v1.ExplainReply
+	(*ListTasksRequest)(nil),      // 30: skep.v1.ListTasksRequest
+	(*ListTasksReply)(nil),        // 31: skep.v1.ListTasksReply
+	(*TaskReply)(nil),             // 32: skep.v1.TaskReply
+	(*NodeReply)(nil),             // 33: skep.v1.NodeReply
+	(*ListNodesRequest)(nil),      // 34: skep.v1.ListNodesRequest
+	(*ListNodesReply)(nil),        // 35: skep.v1.ListNodesReply
+	(*UpdateNodeRequest)(nil),     // 36: skep.v1.UpdateNodeRequest
+	(*RemoveNodeRequest)(nil),     // 37: skep.v1.RemoveNodeRequest
+	(*AdmitNodeRequest)(nil),      // 38: skep.v1.AdmitNodeRequest
+	(*ClusterReply)(nil),          // 39: skep.v1.ClusterReply
+	(*InitClusterRequest)(nil),    // 40: skep.v1.InitClusterRequest
+	(*UpdateClusterRequest)(nil),  // 41: skep.v1.UpdateClusterRequest
+	(*ListEventsRequest)(nil),     // 42: skep.v1.ListEventsRequest
+	(*ListEventsReply)(nil),       // 43: skep.v1.ListEventsReply
+	(*JoinTokenRequest)(nil),      // 44: skep.v1.JoinTokenRequest
+	(*JoinTokenReply)(nil),        // 45: skep.v1.JoinTokenReply
+	(*JoinRequest)(nil),           // 46: skep.v1.JoinRequest
+	(*JoinReply)(nil),             // 47: skep.v1.JoinReply
+	(*RenewRequest)(nil),          // 48: skep.v1.RenewRequest
+	(*RenewReply)(nil),            // 49: skep.v1.RenewReply
+	(*IssueUserRequest)(nil),      // 50: skep.v1.IssueUserRequest
+	(*IssueUserReply)(nil),        // 51: skep.v1.IssueUserReply
+	(*VersionReply)(nil),          // 52: skep.v1.VersionReply
+	nil,                           // 53: skep.v1.UpdateNodeRequest.LabelAddEntry
+	(*ServiceSpec)(nil),           // 54: skep.v1.ServiceSpec
+	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
+	(*Service)(nil),               // 56: skep.v1.Service
+	(*Revision)(nil),              // 57: skep.v1.Revision
+	(*NetworkSpec)(nil),           // 58: skep.v1.NetworkSpec
+	(*Network)(nil),               // 59: skep.v1.Network
+	(*Task)(nil),                  // 60: skep.v1.Task
+	(*Node)(nil),                  // 61: skep.v1.Node
+	(*NodeSpec)(nil),              // 62: skep.v1.NodeSpec
+	(Availability)(0),             // 63: skep.v1.Availability
+	(NodeRole)(0),                 // 64: skep.v1.NodeRole
+	(*Cluster)(nil),               // 65: skep.v1.Cluster
+	(*ClusterSpec)(nil),           // 66: skep.v1.ClusterSpec
+	(*Event)(nil),                 // 67: skep.v1.Event
+	(*durationpb.Duration)(nil),   // 68: google.protobuf.Duration
 }
 var file_skep_v1_api_proto_depIdxs = []int32{
-	46, // 0: skep.v1.CreateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
-	46, // 1: skep.v1.UpdateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
-	47, // 2: skep.v1.ServiceReply.service:type_name -> skep.v1.Service
-	2,  // 3: skep.v1.ListServicesRequest.filters:type_name -> skep.v1.Filter
-	1,  // 4: skep.v1.ListServicesRequest.page:type_name -> skep.v1.Page
-	47, // 5: skep.v1.ListServicesReply.services:type_name -> skep.v1.Service
-	1,  // 6: skep.v1.ListRevisionsRequest.page:type_name -> skep.v1.Page
-	48, // 7: skep.v1.ListRevisionsReply.revisions:type_name -> skep.v1.Revision
-	47, // 8: skep.v1.PlanRequest.service:type_name -> skep.v1.Service
-	15, // 9: skep.v1.PlanReply.operations:type_name -> skep.v1.Operation
-	17, // 10: skep.v1.PlanReply.placing:type_name -> skep.v1.Placing
-	18, // 11: skep.v1.Placing.filters:type_name -> skep.v1.FilterResult
-	20, // 12: skep.v1.Placing.candidates:type_name -> skep.v1.ScoredNode
-	19, // 13: skep.v1.FilterResult.removed:type_name -> skep.v1.RemovedNode
-	47, // 14: skep.v1.ExplainReply.service:type_name -> skep.v1.Service
-	17, // 15: skep.v1.ExplainReply.placing:type_name -> skep.v1.Placing
-	49, // 16: skep.v1.ExplainReply.waiting:type_name -> skep.v1.Task
-	15, // 17: skep.v1.ExplainReply.next:type_name -> skep.v1.Operation
-	2,  // 18: skep.v1.ListTasksRequest.filters:type_name -> skep.v1.Filter
-	1,  // 19: skep.v1.ListTasksRequest.page:type_name -> skep.v1.Page
-	49, // 20: skep.v1.ListTasksReply.tasks:type_name -> skep.v1.Task
-	49, // 21: skep.v1.TaskReply.task:type_name -> skep.v1.Task
-	50, // 22: skep.v1.NodeReply.node:type_name -> skep.v1.Node
-	2,  // 23: skep.v1.ListNodesRequest.filters:type_name -> skep.v1.Filter
-	1,  // 24: skep.v1.ListNodesRequest.page:type_name -> skep.v1.Page
-	50, // 25: skep.v1.ListNodesReply.nodes:type_name -> skep.v1.Node
-	51, // 26: skep.v1.UpdateNodeRequest.spec:type_name -> skep.v1.NodeSpec
-	52, // 27: skep.v1.UpdateNodeRequest.availability:type_name -> skep.v1.Availability
-	53, // 28: skep.v1.UpdateNodeRequest.role:type_name -> skep.v1.NodeRole
-	45, // 29: skep.v1.UpdateNodeRequest.label_add:type_name -> skep.v1.UpdateNodeRequest.LabelAddEntry
-	53, // 30: skep.v1.AdmitNodeRequest.role:type_name -> skep.v1.NodeRole
-	52, // 31: skep.v1.AdmitNodeRequest.availability:type_name -> skep.v1.Availability
-	54, // 32: skep.v1.ClusterReply.cluster:type_name -> skep.v1.Cluster
-	55, // 33: skep.v1.InitClusterRequest.spec:type_name -> skep.v1.ClusterSpec
-	55, // 34: skep.v1.UpdateClusterRequest.spec:type_name -> skep.v1.ClusterSpec
-	2,  // 35: skep.v1.ListEventsRequest.filters:type_name -> skep.v1.Filter
-	56, // 36: skep.v1.ListEventsRequest.since:type_name -> google.protobuf.Timestamp
-	56, // 37: skep.v1.ListEventsRequest.until:type_name -> google.protobuf.Timestamp
-	1,  // 38: skep.v1.ListEventsRequest.page:type_name -> skep.v1.Page
-	57, // 39: skep.v1.ListEventsReply.events:type_name -> skep.v1.Event
-	53, // 40: skep.v1.JoinTokenRequest.role:type_name -> skep.v1.NodeRole
-	52, // 41: skep.v1.JoinRequest.availability:type_name -> skep.v1.Availability
-	56, // 42: skep.v1.JoinRequest.now:type_name -> google.protobuf.Timestamp
-	53, // 43: skep.v1.JoinReply.role:type_name -> skep.v1.NodeRole
-	56, // 44: skep.v1.JoinReply.now:type_name -> google.protobuf.Timestamp
-	58, // 45: skep.v1.IssueUserRequest.expiry:type_name -> google.protobuf.Duration
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	54, // 0: skep.v1.CreateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
+	54, // 1: skep.v1.UpdateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
+	0,  // 2: skep.v1.RolloutRequest.action:type_name -> skep.v1.RolloutRequest.Action
+	10, // 3: skep.v1.RunServiceRequest.decision:type_name -> skep.v1.RunDecision
+	55, // 4: skep.v1.RunDecision.decided:type_name -> google.protobuf.Timestamp
+	55, // 5: skep.v1.RunDecision.due:type_name -> google.protobuf.Timestamp
+	56, // 6: skep.v1.ServiceReply.service:type_name -> skep.v1.Service
+	3,  // 7: skep.v1.ListServicesRequest.filters:type_name -> skep.v1.Filter
+	2,  // 8: skep.v1.ListServicesRequest.page:type_name -> skep.v1.Page
+	56, // 9: skep.v1.ListServicesReply.services:type_name -> skep.v1.Service
+	2,  // 10: skep.v1.ListRevisionsRequest.page:type_name -> skep.v1.Page
+	57, // 11: skep.v1.ListRevisionsReply.revisions:type_name -> skep.v1.Revision
+	58, // 12: skep.v1.CreateNetworkRequest.spec:type_name -> skep.v1.NetworkSpec
+	59, // 13: skep.v1.NetworkReply.network:type_name -> skep.v1.Network
+	3,  // 14: skep.v1.ListNetworksRequest.filters:type_name -> skep.v1.Filter
+	2,  // 15: skep.v1.ListNetworksRequest.page:type_name -> skep.v1.Page
+	59, // 16: skep.v1.ListNetworksReply.networks:type_name -> skep.v1.Network
+	56, // 17: skep.v1.PlanRequest.service:type_name -> skep.v1.Service
+	23, // 18: skep.v1.PlanReply.operations:type_name -> skep.v1.Operation
+	25, // 19: skep.v1.PlanReply.placing:type_name -> skep.v1.Placing
+	26, // 20: skep.v1.Placing.filters:type_name -> skep.v1.FilterResult
+	28, // 21: skep.v1.Placing.candidates:type_name -> skep.v1.ScoredNode
+	27, // 22: skep.v1.FilterResult.removed:type_name -> skep.v1.RemovedNode
+	56, // 23: skep.v1.ExplainReply.service:type_name -> skep.v1.Service
+	25, // 24: skep.v1.ExplainReply.placing:type_name -> skep.v1.Placing
+	60, // 25: skep.v1.ExplainReply.waiting:type_name -> skep.v1.Task
+	23, // 26: skep.v1.ExplainReply.next:type_name -> skep.v1.Operation
+	3,  // 27: skep.v1.ListTasksRequest.filters:type_name -> skep.v1.Filter
+	2,  // 28: skep.v1.ListTasksRequest.page:type_name -> skep.v1.Page
+	60, // 29: skep.v1.ListTasksReply.tasks:type_name -> skep.v1.Task
+	60, // 30: skep.v1.TaskReply.task:type_name -> skep.v1.Task
+	61, // 31: skep.v1.NodeReply.node:type_name -> skep.v1.Node
+	3,  // 32: skep.v1.ListNodesRequest.filters:type_name -> skep.v1.Filter
+	2,  // 33: skep.v1.ListNodesRequest.page:type_name -> skep.v1.Page
+	61, // 34: skep.v1.ListNodesReply.nodes:type_name -> skep.v1.Node
+	62, // 35: skep.v1.UpdateNodeRequest.spec:type_name -> skep.v1.NodeSpec
+	63, // 36: skep.v1.UpdateNodeRequest.availability:type_name -> skep.v1.Availability
+	64, // 37: skep.v1.UpdateNodeRequest.role:type_name -> skep.v1.NodeRole
+	53, // 38: skep.v1.UpdateNodeRequest.label_add:type_name -> skep.v1.UpdateNodeRequest.LabelAddEntry
+	64, // 39: skep.v1.AdmitNodeRequest.role:type_name -> skep.v1.NodeRole
+	63, // 40: skep.v1.AdmitNodeRequest.availability:type_name -> skep.v1.Availability
+	65, // 41: skep.v1.ClusterReply.cluster:type_name -> skep.v1.Cluster
+	66, // 42: skep.v1.InitClusterRequest.spec:type_name -> skep.v1.ClusterSpec
+	66, // 43: skep.v1.UpdateClusterRequest.spec:type_name -> skep.v1.ClusterSpec
+	3,  // 44: skep.v1.ListEventsRequest.filters:type_name -> skep.v1.Filter
+	55, // 45: skep.v1.ListEventsRequest.since:type_name -> google.protobuf.Timestamp
+	55, // 46: skep.v1.ListEventsRequest.until:type_name -> google.protobuf.Timestamp
+	2,  // 47: skep.v1.ListEventsRequest.page:type_name -> skep.v1.Page
+	67, // 48: skep.v1.ListEventsReply.events:type_name -> skep.v1.Event
+	64, // 49: skep.v1.JoinTokenRequest.role:type_name -> skep.v1.NodeRole
+	63, // 50: skep.v1.JoinRequest.availability:type_name -> skep.v1.Availability
+	55, // 51: skep.v1.JoinRequest.now:type_name -> google.protobuf.Timestamp
+	64, // 52: skep.v1.JoinReply.role:type_name -> skep.v1.NodeRole
+	55, // 53: skep.v1.JoinReply.now:type_name -> google.protobuf.Timestamp
+	68, // 54: skep.v1.IssueUserRequest.expiry:type_name -> google.protobuf.Duration
+	55, // [55:55] is the sub-list for method output_type
+	55, // [55:55] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_api_proto_init() }
@@ -3062,19 +3597,20 @@ func file_skep_v1_api_proto_init() {
 	}
 	file_skep_v1_object_proto_init()
 	file_skep_v1_spec_proto_init()
-	file_skep_v1_api_proto_msgTypes[28].OneofWrappers = []any{}
+	file_skep_v1_api_proto_msgTypes[35].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_api_proto_rawDesc), len(file_skep_v1_api_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   46,
+			NumEnums:      1,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_skep_v1_api_proto_goTypes,
 		DependencyIndexes: file_skep_v1_api_proto_depIdxs,
+		EnumInfos:         file_skep_v1_api_proto_enumTypes,
 		MessageInfos:      file_skep_v1_api_proto_msgTypes,
 	}.Build()
 	File_skep_v1_api_proto = out.File

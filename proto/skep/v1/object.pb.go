@@ -291,6 +291,12 @@ type Service struct {
 	Endpoint         *Endpoint              `protobuf:"bytes,5,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	JobIteration     uint64                 `protobuf:"varint,6,opt,name=job_iteration,json=jobIteration,proto3" json:"job_iteration,omitempty"`
 	RollbackTo       uint64                 `protobuf:"varint,7,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"` // the newest revision came of a rollback to this one, 0 = of an ordinary change
+	Control          *RolloutControl        `protobuf:"bytes,8,opt,name=control,proto3" json:"control,omitempty"`
+	RollbackReason   string                 `protobuf:"bytes,9,opt,name=rollback_reason,json=rollbackReason,proto3" json:"rollback_reason,omitempty"` // why a rollback began by itself, "" = somebody asked for it
+	Run              *RunControl            `protobuf:"bytes,12,opt,name=run,proto3" json:"run,omitempty"`                                            // of a job: when the run that job_iteration names began; unset: a schedule has not come to its first time
+	Runs             []*RunControl          `protobuf:"bytes,13,rep,name=runs,proto3" json:"runs,omitempty"`                                          // earlier runs of a job whose tasks are kept, oldest first
+	// Of a job with a schedule: its times up to this one are decided (run, skipped, or before there was a schedule).
+	ScheduleDecided *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=schedule_decided,json=scheduleDecided,proto3" json:"schedule_decided,omitempty"`
 	// Composed on read:
 	Status        *ServiceStatus `protobuf:"bytes,10,opt,name=status,proto3" json:"status,omitempty"`
 	UpdateStatus  *UpdateStatus  `protobuf:"bytes,11,opt,name=update_status,json=updateStatus,proto3" json:"update_status,omitempty"`
@@ -375,6 +381,41 @@ func (x *Service) GetRollbackTo() uint64 {
 		return x.RollbackTo
 	}
 	return 0
+}
+
+func (x *Service) GetControl() *RolloutControl {
+	if x != nil {
+		return x.Control
+	}
+	return nil
+}
+
+func (x *Service) GetRollbackReason() string {
+	if x != nil {
+		return x.RollbackReason
+	}
+	return ""
+}
+
+func (x *Service) GetRun() *RunControl {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
+func (x *Service) GetRuns() []*RunControl {
+	if x != nil {
+		return x.Runs
+	}
+	return nil
+}
+
+func (x *Service) GetScheduleDecided() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ScheduleDecided
+	}
+	return nil
 }
 
 func (x *Service) GetStatus() *ServiceStatus {
@@ -500,6 +541,7 @@ type ServiceStatus struct {
 	Running       uint64                 `protobuf:"varint,1,opt,name=running,proto3" json:"running,omitempty"`
 	Desired       uint64                 `protobuf:"varint,2,opt,name=desired,proto3" json:"desired,omitempty"`
 	Completed     uint64                 `protobuf:"varint,3,opt,name=completed,proto3" json:"completed,omitempty"`
+	CrashLooping  uint64                 `protobuf:"varint,4,opt,name=crash_looping,json=crashLooping,proto3" json:"crash_looping,omitempty"` // of the desired ones: those that wait to be started again after three failures in a row or more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -555,9 +597,248 @@ func (x *ServiceStatus) GetCompleted() uint64 {
 	return 0
 }
 
-type UpdateStatus struct {
+func (x *ServiceStatus) GetCrashLooping() uint64 {
+	if x != nil {
+		return x.CrashLooping
+	}
+	return 0
+}
+
+// RolloutControl is what users want of the rollout of the newest revision.
+type RolloutControl struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	State         string                 `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"` // "", updating, paused, completed, rollback_started, rollback_paused, rollback_completed
+	Paused        bool                   `protobuf:"varint,1,opt,name=paused,proto3" json:"paused,omitempty"` // begin nothing more
+	Resume        uint64                 `protobuf:"varint,2,opt,name=resume,proto3" json:"resume,omitempty"` // grows with each resumption: a pause decided under a smaller number is over
+	Canary        uint64                 `protobuf:"varint,3,opt,name=canary,proto3" json:"canary,omitempty"` // this many tasks first, the others once it is 0
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutControl) Reset() {
+	*x = RolloutControl{}
+	mi := &file_skep_v1_object_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutControl) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutControl) ProtoMessage() {}
+
+func (x *RolloutControl) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_object_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutControl.ProtoReflect.Descriptor instead.
+func (*RolloutControl) Descriptor() ([]byte, []int) {
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RolloutControl) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+func (x *RolloutControl) GetResume() uint64 {
+	if x != nil {
+		return x.Resume
+	}
+	return 0
+}
+
+func (x *RolloutControl) GetCanary() uint64 {
+	if x != nil {
+		return x.Canary
+	}
+	return 0
+}
+
+// RunControl is one run of a job.
+type RunControl struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Due           *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=due,proto3" json:"due,omitempty"` // the time of the schedule it is for; unset: somebody asked for it
+	Started       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=started,proto3" json:"started,omitempty"`
+	Iteration     uint64                 `protobuf:"varint,3,opt,name=iteration,proto3" json:"iteration,omitempty"` // its number
+	Stopped       bool                   `protobuf:"varint,4,opt,name=stopped,proto3" json:"stopped,omitempty"`     // it was ended before its time: by an update, or by the run after it
+	Skipped       uint64                 `protobuf:"varint,5,opt,name=skipped,proto3" json:"skipped,omitempty"`     // times of the schedule that passed while it went on
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunControl) Reset() {
+	*x = RunControl{}
+	mi := &file_skep_v1_object_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunControl) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunControl) ProtoMessage() {}
+
+func (x *RunControl) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_object_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunControl.ProtoReflect.Descriptor instead.
+func (*RunControl) Descriptor() ([]byte, []int) {
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RunControl) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+func (x *RunControl) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
+func (x *RunControl) GetIteration() uint64 {
+	if x != nil {
+		return x.Iteration
+	}
+	return 0
+}
+
+func (x *RunControl) GetStopped() bool {
+	if x != nil {
+		return x.Stopped
+	}
+	return false
+}
+
+func (x *RunControl) GetSkipped() uint64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
+}
+
+// JobRun is a run of a job as clients see it: composed of its tasks, stored nowhere.
+type JobRun struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Run           *RunControl            `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`                                  // running, completed, failed, stopped
+	Completed     uint64                 `protobuf:"varint,3,opt,name=completed,proto3" json:"completed,omitempty"`                         // tasks that ended well
+	Wanted        uint64                 `protobuf:"varint,4,opt,name=wanted,proto3" json:"wanted,omitempty"`                               // tasks in all
+	Failed        uint64                 `protobuf:"varint,5,opt,name=failed,proto3" json:"failed,omitempty"`                               // tasks that failed, those that were replaced too
+	ExitCodes     []int32                `protobuf:"varint,6,rep,packed,name=exit_codes,json=exitCodes,proto3" json:"exit_codes,omitempty"` // of those that failed, each once
+	Ended         *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=ended,proto3" json:"ended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobRun) Reset() {
+	*x = JobRun{}
+	mi := &file_skep_v1_object_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobRun) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobRun) ProtoMessage() {}
+
+func (x *JobRun) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_object_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobRun.ProtoReflect.Descriptor instead.
+func (*JobRun) Descriptor() ([]byte, []int) {
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *JobRun) GetRun() *RunControl {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
+func (x *JobRun) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *JobRun) GetCompleted() uint64 {
+	if x != nil {
+		return x.Completed
+	}
+	return 0
+}
+
+func (x *JobRun) GetWanted() uint64 {
+	if x != nil {
+		return x.Wanted
+	}
+	return 0
+}
+
+func (x *JobRun) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *JobRun) GetExitCodes() []int32 {
+	if x != nil {
+		return x.ExitCodes
+	}
+	return nil
+}
+
+func (x *JobRun) GetEnded() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+type UpdateStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "", updating, canary, paused, completed, rollback_started, rollback_paused, rollback_completed
+	State         string                 `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
 	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	CompletedAt   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=completed_at,json=completedAt,proto3" json:"completed_at,omitempty"`
 	Message       string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
@@ -567,7 +848,7 @@ type UpdateStatus struct {
 
 func (x *UpdateStatus) Reset() {
 	*x = UpdateStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[5]
+	mi := &file_skep_v1_object_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +860,7 @@ func (x *UpdateStatus) String() string {
 func (*UpdateStatus) ProtoMessage() {}
 
 func (x *UpdateStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[5]
+	mi := &file_skep_v1_object_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +873,7 @@ func (x *UpdateStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateStatus.ProtoReflect.Descriptor instead.
 func (*UpdateStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{5}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UpdateStatus) GetState() string {
@@ -631,16 +912,18 @@ type Revision struct {
 	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
 	Spec          *ServiceSpec           `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	Author        string                 `protobuf:"bytes,5,opt,name=author,proto3" json:"author,omitempty"`                            // identity that asked for it
-	Summary       string                 `protobuf:"bytes,6,opt,name=summary,proto3" json:"summary,omitempty"`                          // what changed, in words
-	RollbackTo    uint64                 `protobuf:"varint,7,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"` // made by a rollback to that revision
+	Author        string                 `protobuf:"bytes,5,opt,name=author,proto3" json:"author,omitempty"`                                                                               // identity that asked for it
+	Summary       string                 `protobuf:"bytes,6,opt,name=summary,proto3" json:"summary,omitempty"`                                                                             // what changed, in words
+	RollbackTo    uint64                 `protobuf:"varint,7,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`                                                    // made by a rollback to that revision
+	Reason        string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`                                                                               // why, when nobody asked for it
+	Networks      map[string]string      `protobuf:"bytes,9,rep,name=networks,proto3" json:"networks,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // what its networks were called, by id
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_skep_v1_object_proto_msgTypes[6]
+	mi := &file_skep_v1_object_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +935,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[6]
+	mi := &file_skep_v1_object_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +948,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{6}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Revision) GetServiceId() string {
@@ -717,6 +1000,20 @@ func (x *Revision) GetRollbackTo() uint64 {
 	return 0
 }
 
+func (x *Revision) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Revision) GetNetworks() map[string]string {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
 // NodeObject is stored at spec/node.<id>: what the cluster knows of a node it admitted.
 type NodeObject struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -731,7 +1028,7 @@ type NodeObject struct {
 
 func (x *NodeObject) Reset() {
 	*x = NodeObject{}
-	mi := &file_skep_v1_object_proto_msgTypes[7]
+	mi := &file_skep_v1_object_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -743,7 +1040,7 @@ func (x *NodeObject) String() string {
 func (*NodeObject) ProtoMessage() {}
 
 func (x *NodeObject) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[7]
+	mi := &file_skep_v1_object_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -756,7 +1053,7 @@ func (x *NodeObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeObject.ProtoReflect.Descriptor instead.
 func (*NodeObject) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{7}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NodeObject) GetMeta() *Meta {
@@ -813,7 +1110,7 @@ type NodeDescription struct {
 
 func (x *NodeDescription) Reset() {
 	*x = NodeDescription{}
-	mi := &file_skep_v1_object_proto_msgTypes[8]
+	mi := &file_skep_v1_object_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +1122,7 @@ func (x *NodeDescription) String() string {
 func (*NodeDescription) ProtoMessage() {}
 
 func (x *NodeDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[8]
+	mi := &file_skep_v1_object_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +1135,7 @@ func (x *NodeDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDescription.ProtoReflect.Descriptor instead.
 func (*NodeDescription) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{8}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NodeDescription) GetHostname() string {
@@ -921,7 +1218,7 @@ type Plugin struct {
 
 func (x *Plugin) Reset() {
 	*x = Plugin{}
-	mi := &file_skep_v1_object_proto_msgTypes[9]
+	mi := &file_skep_v1_object_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -933,7 +1230,7 @@ func (x *Plugin) String() string {
 func (*Plugin) ProtoMessage() {}
 
 func (x *Plugin) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[9]
+	mi := &file_skep_v1_object_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -946,7 +1243,7 @@ func (x *Plugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plugin.ProtoReflect.Descriptor instead.
 func (*Plugin) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{9}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Plugin) GetType() string {
@@ -971,13 +1268,15 @@ type NodeLive struct {
 	SinceUnixMs        int64                  `protobuf:"varint,3,opt,name=since_unix_ms,json=sinceUnixMs,proto3" json:"since_unix_ms,omitempty"`
 	Failures           uint32                 `protobuf:"varint,4,opt,name=failures,proto3" json:"failures,omitempty"` // consecutive flaps counted by the rate limit
 	StopDeadlineUnixMs int64                  `protobuf:"varint,5,opt,name=stop_deadline_unix_ms,json=stopDeadlineUnixMs,proto3" json:"stop_deadline_unix_ms,omitempty"`
+	Blocked            []*BlockedPeer         `protobuf:"bytes,40,rep,name=blocked,proto3" json:"blocked,omitempty"`                             // ready nodes its containers' traffic does not reach, as its mesh found; a few of many
+	BlockedMore        uint32                 `protobuf:"varint,41,opt,name=blocked_more,json=blockedMore,proto3" json:"blocked_more,omitempty"` // how many more its mesh named
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
 
 func (x *NodeLive) Reset() {
 	*x = NodeLive{}
-	mi := &file_skep_v1_object_proto_msgTypes[10]
+	mi := &file_skep_v1_object_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1288,7 @@ func (x *NodeLive) String() string {
 func (*NodeLive) ProtoMessage() {}
 
 func (x *NodeLive) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[10]
+	mi := &file_skep_v1_object_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1301,7 @@ func (x *NodeLive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeLive.ProtoReflect.Descriptor instead.
 func (*NodeLive) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{10}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NodeLive) GetState() NodeState {
@@ -1040,6 +1339,73 @@ func (x *NodeLive) GetStopDeadlineUnixMs() int64 {
 	return 0
 }
 
+func (x *NodeLive) GetBlocked() []*BlockedPeer {
+	if x != nil {
+		return x.Blocked
+	}
+	return nil
+}
+
+func (x *NodeLive) GetBlockedMore() uint32 {
+	if x != nil {
+		return x.BlockedMore
+	}
+	return 0
+}
+
+// BlockedPeer is a node that another one does not reach through the data path (VXLAN), although both are up.
+type BlockedPeer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockedPeer) Reset() {
+	*x = BlockedPeer{}
+	mi := &file_skep_v1_object_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockedPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockedPeer) ProtoMessage() {}
+
+func (x *BlockedPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_object_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockedPeer.ProtoReflect.Descriptor instead.
+func (*BlockedPeer) Descriptor() ([]byte, []int) {
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *BlockedPeer) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *BlockedPeer) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
 // Node is the composed view.
 type Node struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1057,7 +1423,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_skep_v1_object_proto_msgTypes[11]
+	mi := &file_skep_v1_object_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1435,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[11]
+	mi := &file_skep_v1_object_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1448,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{11}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Node) GetMeta() *Meta {
@@ -1152,7 +1518,7 @@ type ManagerStatus struct {
 
 func (x *ManagerStatus) Reset() {
 	*x = ManagerStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[12]
+	mi := &file_skep_v1_object_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1164,7 +1530,7 @@ func (x *ManagerStatus) String() string {
 func (*ManagerStatus) ProtoMessage() {}
 
 func (x *ManagerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[12]
+	mi := &file_skep_v1_object_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1177,7 +1543,7 @@ func (x *ManagerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerStatus.ProtoReflect.Descriptor instead.
 func (*ManagerStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{12}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ManagerStatus) GetLeader() bool {
@@ -1221,14 +1587,16 @@ type TaskRecord struct {
 	NotBeforeUnixMs int64              `protobuf:"varint,12,opt,name=not_before_unix_ms,json=notBeforeUnixMs,proto3" json:"not_before_unix_ms,omitempty"` // held at READY until then (restart delay)
 	Replaces        string             `protobuf:"bytes,13,opt,name=replaces,proto3" json:"replaces,omitempty"`                                           // id of the task whose end made this one
 	JobIteration    uint64             `protobuf:"varint,14,opt,name=job_iteration,json=jobIteration,proto3" json:"job_iteration,omitempty"`
-	WantsNode       string             `protobuf:"bytes,15,opt,name=wants_node,json=wantsNode,proto3" json:"wants_node,omitempty"` // an unplaced task of a global service: the node it is for
+	WantsNode       string             `protobuf:"bytes,15,opt,name=wants_node,json=wantsNode,proto3" json:"wants_node,omitempty"`  // an unplaced task of a global service: the node it is for
+	Failures        uint32             `protobuf:"varint,16,opt,name=failures,proto3" json:"failures,omitempty"`                    // how many tasks of its unit failed in a row before it was made
+	ForHealth       bool               `protobuf:"varint,17,opt,name=for_health,json=forHealth,proto3" json:"for_health,omitempty"` // it stands in for one ended because it was unhealthy, and none of its unit has served since
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *TaskRecord) Reset() {
 	*x = TaskRecord{}
-	mi := &file_skep_v1_object_proto_msgTypes[13]
+	mi := &file_skep_v1_object_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1608,7 @@ func (x *TaskRecord) String() string {
 func (*TaskRecord) ProtoMessage() {}
 
 func (x *TaskRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[13]
+	mi := &file_skep_v1_object_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1621,7 @@ func (x *TaskRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRecord.ProtoReflect.Descriptor instead.
 func (*TaskRecord) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{13}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TaskRecord) GetId() string {
@@ -1361,6 +1729,20 @@ func (x *TaskRecord) GetWantsNode() string {
 	return ""
 }
 
+func (x *TaskRecord) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *TaskRecord) GetForHealth() bool {
+	if x != nil {
+		return x.ForHealth
+	}
+	return false
+}
+
 // NodeTasks is stored at task/<node>: the node's whole task set. Its generation is the key's sequence.
 // Unplaced tasks are at task/_.<service>.<n> in the same form.
 type NodeTasks struct {
@@ -1372,7 +1754,7 @@ type NodeTasks struct {
 
 func (x *NodeTasks) Reset() {
 	*x = NodeTasks{}
-	mi := &file_skep_v1_object_proto_msgTypes[14]
+	mi := &file_skep_v1_object_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1766,7 @@ func (x *NodeTasks) String() string {
 func (*NodeTasks) ProtoMessage() {}
 
 func (x *NodeTasks) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[14]
+	mi := &file_skep_v1_object_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1779,7 @@ func (x *NodeTasks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeTasks.ProtoReflect.Descriptor instead.
 func (*NodeTasks) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{14}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NodeTasks) GetTasks() []*TaskRecord {
@@ -1411,15 +1793,23 @@ func (x *NodeTasks) GetTasks() []*TaskRecord {
 type Rollout struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Status          *UpdateStatus          `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
-	Revision        uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // target
-	LastBatchUnixMs int64                  `protobuf:"varint,3,opt,name=last_batch_unix_ms,json=lastBatchUnixMs,proto3" json:"last_batch_unix_ms,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	Revision        uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`                                          // target
+	LastBatchUnixMs int64                  `protobuf:"varint,3,opt,name=last_batch_unix_ms,json=lastBatchUnixMs,proto3" json:"last_batch_unix_ms,omitempty"` // when the last batch came up; 0 = it has not yet
+	// Units (slots, or nodes of a global service) whose new task failed within the monitor.
+	FailedSlots   []uint64 `protobuf:"varint,4,rep,packed,name=failed_slots,json=failedSlots,proto3" json:"failed_slots,omitempty"`
+	FailedNodes   []string `protobuf:"bytes,5,rep,name=failed_nodes,json=failedNodes,proto3" json:"failed_nodes,omitempty"`
+	Resume        uint64   `protobuf:"varint,6,opt,name=resume,proto3" json:"resume,omitempty"`                                      // RolloutControl.resume it follows
+	SinceUnixMs   int64    `protobuf:"varint,7,opt,name=since_unix_ms,json=sinceUnixMs,proto3" json:"since_unix_ms,omitempty"`       // tasks made before it count for nothing: the rollout's begin, or its resumption
+	Stable        uint64   `protobuf:"varint,8,opt,name=stable,proto3" json:"stable,omitempty"`                                      // the revision that was rolled out to its end before
+	RollingBackTo uint64   `protobuf:"varint,9,opt,name=rolling_back_to,json=rollingBackTo,proto3" json:"rolling_back_to,omitempty"` // it failed, and this is to be rolled back to: asked of state until it is done
+	Reason        string   `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`                                      // of that
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_skep_v1_object_proto_msgTypes[15]
+	mi := &file_skep_v1_object_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1821,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[15]
+	mi := &file_skep_v1_object_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1834,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{15}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Rollout) GetStatus() *UpdateStatus {
@@ -1468,6 +1858,55 @@ func (x *Rollout) GetLastBatchUnixMs() int64 {
 	return 0
 }
 
+func (x *Rollout) GetFailedSlots() []uint64 {
+	if x != nil {
+		return x.FailedSlots
+	}
+	return nil
+}
+
+func (x *Rollout) GetFailedNodes() []string {
+	if x != nil {
+		return x.FailedNodes
+	}
+	return nil
+}
+
+func (x *Rollout) GetResume() uint64 {
+	if x != nil {
+		return x.Resume
+	}
+	return 0
+}
+
+func (x *Rollout) GetSinceUnixMs() int64 {
+	if x != nil {
+		return x.SinceUnixMs
+	}
+	return 0
+}
+
+func (x *Rollout) GetStable() uint64 {
+	if x != nil {
+		return x.Stable
+	}
+	return 0
+}
+
+func (x *Rollout) GetRollingBackTo() uint64 {
+	if x != nil {
+		return x.RollingBackTo
+	}
+	return 0
+}
+
+func (x *Rollout) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Fence is stored at task/fence; a commit is valid only over the fence the leader holds.
 type Fence struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1479,7 +1918,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_skep_v1_object_proto_msgTypes[16]
+	mi := &file_skep_v1_object_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1930,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[16]
+	mi := &file_skep_v1_object_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1943,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{16}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Fence) GetHolder() string {
@@ -1534,15 +1973,22 @@ type TaskStatus struct {
 	ExitCode      *int32                 `protobuf:"varint,8,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"`
 	OomKilled     bool                   `protobuf:"varint,9,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"`
 	Health        HealthState            `protobuf:"varint,10,opt,name=health,proto3,enum=skep.v1.HealthState" json:"health,omitempty"`
-	Ports         []*PortConfig          `protobuf:"bytes,11,rep,name=ports,proto3" json:"ports,omitempty"`         // host-mode ports as bound
-	Addresses     []string               `protobuf:"bytes,12,rep,name=addresses,proto3" json:"addresses,omitempty"` // CIDRs, skep0 first
+	Ports         []*PortConfig          `protobuf:"bytes,11,rep,name=ports,proto3" json:"ports,omitempty"`                                         // host-mode ports as bound
+	Addresses     []string               `protobuf:"bytes,12,rep,name=addresses,proto3" json:"addresses,omitempty"`                                 // CIDRs, skep0 first
+	Networks      []*NetworkAddress      `protobuf:"bytes,13,rep,name=networks,proto3" json:"networks,omitempty"`                                   // its addresses on overlay networks
+	NotReady      bool                   `protobuf:"varint,14,opt,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"`                  // it runs and is not to be sent anything: it failed its readiness check, or does not accept connections yet
+	HealthOutput  string                 `protobuf:"bytes,15,opt,name=health_output,json=healthOutput,proto3" json:"health_output,omitempty"`       // what the last probe that changed the verdict said, its end
+	StartedUnixMs int64                  `protobuf:"varint,16,opt,name=started_unix_ms,json=startedUnixMs,proto3" json:"started_unix_ms,omitempty"` // when it began to run, by the node's clock
+	// When it first ran, healthy and ready; 0 = it never has. What a rollout waits for: a task that is not ready any more
+	// has served before.
+	ServedUnixMs  int64 `protobuf:"varint,17,opt,name=served_unix_ms,json=servedUnixMs,proto3" json:"served_unix_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TaskStatus) Reset() {
 	*x = TaskStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[17]
+	mi := &file_skep_v1_object_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1554,7 +2000,7 @@ func (x *TaskStatus) String() string {
 func (*TaskStatus) ProtoMessage() {}
 
 func (x *TaskStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[17]
+	mi := &file_skep_v1_object_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1567,7 +2013,7 @@ func (x *TaskStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStatus.ProtoReflect.Descriptor instead.
 func (*TaskStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{17}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TaskStatus) GetTaskId() string {
@@ -1654,6 +2100,101 @@ func (x *TaskStatus) GetAddresses() []string {
 	return nil
 }
 
+func (x *TaskStatus) GetNetworks() []*NetworkAddress {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *TaskStatus) GetNotReady() bool {
+	if x != nil {
+		return x.NotReady
+	}
+	return false
+}
+
+func (x *TaskStatus) GetHealthOutput() string {
+	if x != nil {
+		return x.HealthOutput
+	}
+	return ""
+}
+
+func (x *TaskStatus) GetStartedUnixMs() int64 {
+	if x != nil {
+		return x.StartedUnixMs
+	}
+	return 0
+}
+
+func (x *TaskStatus) GetServedUnixMs() int64 {
+	if x != nil {
+		return x.ServedUnixMs
+	}
+	return 0
+}
+
+type NetworkAddress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NetworkId     string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	Addr          string                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`   // CIDR
+	Addr6         string                 `protobuf:"bytes,3,opt,name=addr6,proto3" json:"addr6,omitempty"` // CIDR, "" without IPv6
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkAddress) Reset() {
+	*x = NetworkAddress{}
+	mi := &file_skep_v1_object_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkAddress) ProtoMessage() {}
+
+func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_object_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
+func (*NetworkAddress) Descriptor() ([]byte, []int) {
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *NetworkAddress) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *NetworkAddress) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *NetworkAddress) GetAddr6() string {
+	if x != nil {
+		return x.Addr6
+	}
+	return ""
+}
+
 // NodeStatus is stored at status/<node> and sent whole by the agent: the newest one wins.
 type NodeStatus struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
@@ -1668,7 +2209,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[18]
+	mi := &file_skep_v1_object_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +2221,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[18]
+	mi := &file_skep_v1_object_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +2234,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{18}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodeStatus) GetNodeId() string {
@@ -1733,29 +2274,33 @@ func (x *NodeStatus) GetTasks() []*TaskStatus {
 
 // Task is the composed view of a record, its status and its spec.
 type Task struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Meta          *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
-	ServiceId     string                 `protobuf:"bytes,2,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
-	ServiceName   string                 `protobuf:"bytes,3,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
-	Slot          uint64                 `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`
-	NodeId        string                 `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	NodeHostname  string                 `protobuf:"bytes,6,opt,name=node_hostname,json=nodeHostname,proto3" json:"node_hostname,omitempty"`
-	Revision      uint64                 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
-	Image         string                 `protobuf:"bytes,8,opt,name=image,proto3" json:"image,omitempty"`
-	Desired       TaskState              `protobuf:"varint,9,opt,name=desired,proto3,enum=skep.v1.TaskState" json:"desired,omitempty"`
-	Status        *TaskStatus            `protobuf:"bytes,10,opt,name=status,proto3" json:"status,omitempty"` // state and texts already combined with the scheduler's verdict
-	JobIteration  uint64                 `protobuf:"varint,11,opt,name=job_iteration,json=jobIteration,proto3" json:"job_iteration,omitempty"`
-	Name          string                 `protobuf:"bytes,12,opt,name=name,proto3" json:"name,omitempty"` // service.slot or service.nodeID
-	Spec          *TaskSpec              `protobuf:"bytes,13,opt,name=spec,proto3" json:"spec,omitempty"` // only in task.inspect
-	Assigned      []*GenericResource     `protobuf:"bytes,14,rep,name=assigned,proto3" json:"assigned,omitempty"`
-	Replaces      string                 `protobuf:"bytes,15,opt,name=replaces,proto3" json:"replaces,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Meta            *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	ServiceId       string                 `protobuf:"bytes,2,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	ServiceName     string                 `protobuf:"bytes,3,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
+	Slot            uint64                 `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`
+	NodeId          string                 `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeHostname    string                 `protobuf:"bytes,6,opt,name=node_hostname,json=nodeHostname,proto3" json:"node_hostname,omitempty"`
+	Revision        uint64                 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
+	Image           string                 `protobuf:"bytes,8,opt,name=image,proto3" json:"image,omitempty"`
+	Desired         TaskState              `protobuf:"varint,9,opt,name=desired,proto3,enum=skep.v1.TaskState" json:"desired,omitempty"`
+	Status          *TaskStatus            `protobuf:"bytes,10,opt,name=status,proto3" json:"status,omitempty"` // state and texts already combined with the scheduler's verdict
+	JobIteration    uint64                 `protobuf:"varint,11,opt,name=job_iteration,json=jobIteration,proto3" json:"job_iteration,omitempty"`
+	Name            string                 `protobuf:"bytes,12,opt,name=name,proto3" json:"name,omitempty"` // service.slot or service.nodeID
+	Spec            *TaskSpec              `protobuf:"bytes,13,opt,name=spec,proto3" json:"spec,omitempty"` // only in task.inspect
+	Assigned        []*GenericResource     `protobuf:"bytes,14,rep,name=assigned,proto3" json:"assigned,omitempty"`
+	Replaces        string                 `protobuf:"bytes,15,opt,name=replaces,proto3" json:"replaces,omitempty"`
+	Failures        uint32                 `protobuf:"varint,16,opt,name=failures,proto3" json:"failures,omitempty"`                                          // how many tasks failed in a row before it was made
+	NotBeforeUnixMs int64                  `protobuf:"varint,17,opt,name=not_before_unix_ms,json=notBeforeUnixMs,proto3" json:"not_before_unix_ms,omitempty"` // it waits until then to be started, 0 = it does not
+	Verdict         TaskState              `protobuf:"varint,18,opt,name=verdict,proto3,enum=skep.v1.TaskState" json:"verdict,omitempty"`                     // as in its record: what the scheduler itself observed, NEW = nothing
+	VerdictUnixMs   int64                  `protobuf:"varint,19,opt,name=verdict_unix_ms,json=verdictUnixMs,proto3" json:"verdict_unix_ms,omitempty"`         // likewise: when it did, or told the task to stop
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_skep_v1_object_proto_msgTypes[19]
+	mi := &file_skep_v1_object_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +2312,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[19]
+	mi := &file_skep_v1_object_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +2325,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{19}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Task) GetMeta() *Meta {
@@ -1888,6 +2433,128 @@ func (x *Task) GetReplaces() string {
 	return ""
 }
 
+func (x *Task) GetFailures() uint32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *Task) GetNotBeforeUnixMs() int64 {
+	if x != nil {
+		return x.NotBeforeUnixMs
+	}
+	return 0
+}
+
+func (x *Task) GetVerdict() TaskState {
+	if x != nil {
+		return x.Verdict
+	}
+	return TaskState_TASK_STATE_NEW
+}
+
+func (x *Task) GetVerdictUnixMs() int64 {
+	if x != nil {
+		return x.VerdictUnixMs
+	}
+	return 0
+}
+
+// Network is stored at spec/network.<id>.
+type Network struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Meta     *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Spec     *NetworkSpec           `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	Ipam     []*IPAMConfig          `protobuf:"bytes,3,rep,name=ipam,proto3" json:"ipam,omitempty"` // as allocated
+	Vni      uint32                 `protobuf:"varint,4,opt,name=vni,proto3" json:"vni,omitempty"`
+	Removing bool                   `protobuf:"varint,5,opt,name=removing,proto3" json:"removing,omitempty"` // being removed: no service may join any more
+	// Composed on read:
+	Scope         string `protobuf:"bytes,10,opt,name=scope,proto3" json:"scope,omitempty"`        // swarm, or local for the predefined ones
+	Services      uint64 `protobuf:"varint,11,opt,name=services,proto3" json:"services,omitempty"` // how many services are on it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Network) Reset() {
+	*x = Network{}
+	mi := &file_skep_v1_object_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Network) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Network) ProtoMessage() {}
+
+func (x *Network) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_object_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Network.ProtoReflect.Descriptor instead.
+func (*Network) Descriptor() ([]byte, []int) {
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Network) GetMeta() *Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *Network) GetSpec() *NetworkSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *Network) GetIpam() []*IPAMConfig {
+	if x != nil {
+		return x.Ipam
+	}
+	return nil
+}
+
+func (x *Network) GetVni() uint32 {
+	if x != nil {
+		return x.Vni
+	}
+	return 0
+}
+
+func (x *Network) GetRemoving() bool {
+	if x != nil {
+		return x.Removing
+	}
+	return false
+}
+
+func (x *Network) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *Network) GetServices() uint64 {
+	if x != nil {
+		return x.Services
+	}
+	return 0
+}
+
 type Cluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Meta          *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
@@ -1899,7 +2566,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_skep_v1_object_proto_msgTypes[20]
+	mi := &file_skep_v1_object_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2578,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[20]
+	mi := &file_skep_v1_object_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2591,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{20}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Cluster) GetMeta() *Meta {
@@ -1965,7 +2632,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_skep_v1_object_proto_msgTypes[21]
+	mi := &file_skep_v1_object_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2644,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[21]
+	mi := &file_skep_v1_object_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2657,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{21}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Event) GetKind() string {
@@ -2060,7 +2727,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
-	"updated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\x80\x03\n" +
+	"updated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\xf3\x04\n" +
 	"\aService\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12(\n" +
 	"\x04spec\x18\x02 \x01(\v2\x14.skep.v1.ServiceSpecR\x04spec\x12\x1a\n" +
@@ -2069,7 +2736,12 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\bendpoint\x18\x05 \x01(\v2\x11.skep.v1.EndpointR\bendpoint\x12#\n" +
 	"\rjob_iteration\x18\x06 \x01(\x04R\fjobIteration\x12\x1f\n" +
 	"\vrollback_to\x18\a \x01(\x04R\n" +
-	"rollbackTo\x12.\n" +
+	"rollbackTo\x121\n" +
+	"\acontrol\x18\b \x01(\v2\x17.skep.v1.RolloutControlR\acontrol\x12'\n" +
+	"\x0frollback_reason\x18\t \x01(\tR\x0erollbackReason\x12%\n" +
+	"\x03run\x18\f \x01(\v2\x13.skep.v1.RunControlR\x03run\x12'\n" +
+	"\x04runs\x18\r \x03(\v2\x13.skep.v1.RunControlR\x04runs\x12E\n" +
+	"\x10schedule_decided\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\x0fscheduleDecided\x12.\n" +
 	"\x06status\x18\n" +
 	" \x01(\v2\x16.skep.v1.ServiceStatusR\x06status\x12:\n" +
 	"\rupdate_status\x18\v \x01(\v2\x15.skep.v1.UpdateStatusR\fupdateStatus\"j\n" +
@@ -2080,17 +2752,38 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\tVirtualIP\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x12\n" +
-	"\x04addr\x18\x02 \x01(\tR\x04addr\"a\n" +
+	"\x04addr\x18\x02 \x01(\tR\x04addr\"\x86\x01\n" +
 	"\rServiceStatus\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\x04R\arunning\x12\x18\n" +
 	"\adesired\x18\x02 \x01(\x04R\adesired\x12\x1c\n" +
-	"\tcompleted\x18\x03 \x01(\x04R\tcompleted\"\xb8\x01\n" +
+	"\tcompleted\x18\x03 \x01(\x04R\tcompleted\x12#\n" +
+	"\rcrash_looping\x18\x04 \x01(\x04R\fcrashLooping\"X\n" +
+	"\x0eRolloutControl\x12\x16\n" +
+	"\x06paused\x18\x01 \x01(\bR\x06paused\x12\x16\n" +
+	"\x06resume\x18\x02 \x01(\x04R\x06resume\x12\x16\n" +
+	"\x06canary\x18\x03 \x01(\x04R\x06canary\"\xc2\x01\n" +
+	"\n" +
+	"RunControl\x12,\n" +
+	"\x03due\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x124\n" +
+	"\astarted\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x1c\n" +
+	"\titeration\x18\x03 \x01(\x04R\titeration\x12\x18\n" +
+	"\astopped\x18\x04 \x01(\bR\astopped\x12\x18\n" +
+	"\askipped\x18\x05 \x01(\x04R\askipped\"\xe4\x01\n" +
+	"\x06JobRun\x12%\n" +
+	"\x03run\x18\x01 \x01(\v2\x13.skep.v1.RunControlR\x03run\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1c\n" +
+	"\tcompleted\x18\x03 \x01(\x04R\tcompleted\x12\x16\n" +
+	"\x06wanted\x18\x04 \x01(\x04R\x06wanted\x12\x16\n" +
+	"\x06failed\x18\x05 \x01(\x04R\x06failed\x12\x1d\n" +
+	"\n" +
+	"exit_codes\x18\x06 \x03(\x05R\texitCodes\x120\n" +
+	"\x05ended\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\"\xb8\x01\n" +
 	"\fUpdateStatus\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x129\n" +
 	"\n" +
 	"started_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12=\n" +
 	"\fcompleted_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vcompletedAt\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\xf9\x01\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\x8b\x03\n" +
 	"\bRevision\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x16\n" +
@@ -2101,7 +2794,12 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x06author\x18\x05 \x01(\tR\x06author\x12\x18\n" +
 	"\asummary\x18\x06 \x01(\tR\asummary\x12\x1f\n" +
 	"\vrollback_to\x18\a \x01(\x04R\n" +
-	"rollbackTo\"\xad\x01\n" +
+	"rollbackTo\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12;\n" +
+	"\bnetworks\x18\t \x03(\v2\x1f.skep.v1.Revision.NetworksEntryR\bnetworks\x1a;\n" +
+	"\rNetworksEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x01\n" +
 	"\n" +
 	"NodeObject\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12%\n" +
@@ -2126,13 +2824,18 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"0\n" +
 	"\x06Plugin\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xc1\x01\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\x94\x02\n" +
 	"\bNodeLive\x12(\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x12.skep.v1.NodeStateR\x05state\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\"\n" +
 	"\rsince_unix_ms\x18\x03 \x01(\x03R\vsinceUnixMs\x12\x1a\n" +
 	"\bfailures\x18\x04 \x01(\rR\bfailures\x121\n" +
-	"\x15stop_deadline_unix_ms\x18\x05 \x01(\x03R\x12stopDeadlineUnixMs\"\xc0\x02\n" +
+	"\x15stop_deadline_unix_ms\x18\x05 \x01(\x03R\x12stopDeadlineUnixMs\x12.\n" +
+	"\ablocked\x18( \x03(\v2\x14.skep.v1.BlockedPeerR\ablocked\x12!\n" +
+	"\fblocked_more\x18) \x01(\rR\vblockedMore\"B\n" +
+	"\vBlockedPeer\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\"\xc0\x02\n" +
 	"\x04Node\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12%\n" +
 	"\x04spec\x18\x02 \x01(\v2\x11.skep.v1.NodeSpecR\x04spec\x12:\n" +
@@ -2145,7 +2848,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\rManagerStatus\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\bR\x06leader\x12\"\n" +
 	"\freachability\x18\x02 \x01(\tR\freachability\x12\x12\n" +
-	"\x04addr\x18\x03 \x01(\tR\x04addr\"\x86\x04\n" +
+	"\x04addr\x18\x03 \x01(\tR\x04addr\"\xc1\x04\n" +
 	"\n" +
 	"TaskRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
@@ -2165,16 +2868,27 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\breplaces\x18\r \x01(\tR\breplaces\x12#\n" +
 	"\rjob_iteration\x18\x0e \x01(\x04R\fjobIteration\x12\x1d\n" +
 	"\n" +
-	"wants_node\x18\x0f \x01(\tR\twantsNode\"6\n" +
+	"wants_node\x18\x0f \x01(\tR\twantsNode\x12\x1a\n" +
+	"\bfailures\x18\x10 \x01(\rR\bfailures\x12\x1d\n" +
+	"\n" +
+	"for_health\x18\x11 \x01(\bR\tforHealth\"6\n" +
 	"\tNodeTasks\x12)\n" +
-	"\x05tasks\x18\x01 \x03(\v2\x13.skep.v1.TaskRecordR\x05tasks\"\x81\x01\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x13.skep.v1.TaskRecordR\x05tasks\"\xdb\x02\n" +
 	"\aRollout\x12-\n" +
 	"\x06status\x18\x01 \x01(\v2\x15.skep.v1.UpdateStatusR\x06status\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12+\n" +
-	"\x12last_batch_unix_ms\x18\x03 \x01(\x03R\x0flastBatchUnixMs\"5\n" +
+	"\x12last_batch_unix_ms\x18\x03 \x01(\x03R\x0flastBatchUnixMs\x12!\n" +
+	"\ffailed_slots\x18\x04 \x03(\x04R\vfailedSlots\x12!\n" +
+	"\ffailed_nodes\x18\x05 \x03(\tR\vfailedNodes\x12\x16\n" +
+	"\x06resume\x18\x06 \x01(\x04R\x06resume\x12\"\n" +
+	"\rsince_unix_ms\x18\a \x01(\x03R\vsinceUnixMs\x12\x16\n" +
+	"\x06stable\x18\b \x01(\x04R\x06stable\x12&\n" +
+	"\x0frolling_back_to\x18\t \x01(\x04R\rrollingBackTo\x12\x16\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tR\x06reason\"5\n" +
 	"\x05Fence\x12\x16\n" +
 	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\x9a\x03\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\xdf\x04\n" +
 	"\n" +
 	"TaskStatus\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12(\n" +
@@ -2190,16 +2904,26 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x06health\x18\n" +
 	" \x01(\x0e2\x14.skep.v1.HealthStateR\x06health\x12)\n" +
 	"\x05ports\x18\v \x03(\v2\x13.skep.v1.PortConfigR\x05ports\x12\x1c\n" +
-	"\taddresses\x18\f \x03(\tR\taddressesB\f\n" +
+	"\taddresses\x18\f \x03(\tR\taddresses\x123\n" +
+	"\bnetworks\x18\r \x03(\v2\x17.skep.v1.NetworkAddressR\bnetworks\x12\x1b\n" +
+	"\tnot_ready\x18\x0e \x01(\bR\bnotReady\x12#\n" +
+	"\rhealth_output\x18\x0f \x01(\tR\fhealthOutput\x12&\n" +
+	"\x0fstarted_unix_ms\x18\x10 \x01(\x03R\rstartedUnixMs\x12$\n" +
+	"\x0eserved_unix_ms\x18\x11 \x01(\x03R\fservedUnixMsB\f\n" +
 	"\n" +
-	"_exit_code\"\xb1\x01\n" +
+	"_exit_code\"Y\n" +
+	"\x0eNetworkAddress\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x12\n" +
+	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x14\n" +
+	"\x05addr6\x18\x03 \x01(\tR\x05addr6\"\xb1\x01\n" +
 	"\n" +
 	"NodeStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06report\x18\x02 \x01(\x04R\x06report\x12\x18\n" +
 	"\asession\x18\x03 \x01(\tR\asession\x12-\n" +
 	"\x12applied_generation\x18\x04 \x01(\x04R\x11appliedGeneration\x12)\n" +
-	"\x05tasks\x18\x05 \x03(\v2\x13.skep.v1.TaskStatusR\x05tasks\"\xfc\x03\n" +
+	"\x05tasks\x18\x05 \x03(\v2\x13.skep.v1.TaskStatusR\x05tasks\"\x9b\x05\n" +
 	"\x04Task\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12\x1d\n" +
 	"\n" +
@@ -2217,7 +2941,20 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x04name\x18\f \x01(\tR\x04name\x12%\n" +
 	"\x04spec\x18\r \x01(\v2\x11.skep.v1.TaskSpecR\x04spec\x124\n" +
 	"\bassigned\x18\x0e \x03(\v2\x18.skep.v1.GenericResourceR\bassigned\x12\x1a\n" +
-	"\breplaces\x18\x0f \x01(\tR\breplaces\"s\n" +
+	"\breplaces\x18\x0f \x01(\tR\breplaces\x12\x1a\n" +
+	"\bfailures\x18\x10 \x01(\rR\bfailures\x12+\n" +
+	"\x12not_before_unix_ms\x18\x11 \x01(\x03R\x0fnotBeforeUnixMs\x12,\n" +
+	"\averdict\x18\x12 \x01(\x0e2\x12.skep.v1.TaskStateR\averdict\x12&\n" +
+	"\x0fverdict_unix_ms\x18\x13 \x01(\x03R\rverdictUnixMs\"\xdf\x01\n" +
+	"\aNetwork\x12!\n" +
+	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12(\n" +
+	"\x04spec\x18\x02 \x01(\v2\x14.skep.v1.NetworkSpecR\x04spec\x12'\n" +
+	"\x04ipam\x18\x03 \x03(\v2\x13.skep.v1.IPAMConfigR\x04ipam\x12\x10\n" +
+	"\x03vni\x18\x04 \x01(\rR\x03vni\x12\x1a\n" +
+	"\bremoving\x18\x05 \x01(\bR\bremoving\x12\x14\n" +
+	"\x05scope\x18\n" +
+	" \x01(\tR\x05scope\x12\x1a\n" +
+	"\bservices\x18\v \x01(\x04R\bservices\"s\n" +
 	"\aCluster\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12(\n" +
 	"\x04spec\x18\x02 \x01(\v2\x14.skep.v1.ClusterSpecR\x04spec\x12\x1b\n" +
@@ -2275,7 +3012,7 @@ func file_skep_v1_object_proto_rawDescGZIP() []byte {
 }
 
 var file_skep_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_skep_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_skep_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_skep_v1_object_proto_goTypes = []any{
 	(NodeState)(0),                // 0: skep.v1.NodeState
 	(TaskState)(0),                // 1: skep.v1.TaskState
@@ -2285,87 +3022,111 @@ var file_skep_v1_object_proto_goTypes = []any{
 	(*Endpoint)(nil),              // 5: skep.v1.Endpoint
 	(*VirtualIP)(nil),             // 6: skep.v1.VirtualIP
 	(*ServiceStatus)(nil),         // 7: skep.v1.ServiceStatus
-	(*UpdateStatus)(nil),          // 8: skep.v1.UpdateStatus
-	(*Revision)(nil),              // 9: skep.v1.Revision
-	(*NodeObject)(nil),            // 10: skep.v1.NodeObject
-	(*NodeDescription)(nil),       // 11: skep.v1.NodeDescription
-	(*Plugin)(nil),                // 12: skep.v1.Plugin
-	(*NodeLive)(nil),              // 13: skep.v1.NodeLive
-	(*Node)(nil),                  // 14: skep.v1.Node
-	(*ManagerStatus)(nil),         // 15: skep.v1.ManagerStatus
-	(*TaskRecord)(nil),            // 16: skep.v1.TaskRecord
-	(*NodeTasks)(nil),             // 17: skep.v1.NodeTasks
-	(*Rollout)(nil),               // 18: skep.v1.Rollout
-	(*Fence)(nil),                 // 19: skep.v1.Fence
-	(*TaskStatus)(nil),            // 20: skep.v1.TaskStatus
-	(*NodeStatus)(nil),            // 21: skep.v1.NodeStatus
-	(*Task)(nil),                  // 22: skep.v1.Task
-	(*Cluster)(nil),               // 23: skep.v1.Cluster
-	(*Event)(nil),                 // 24: skep.v1.Event
-	nil,                           // 25: skep.v1.NodeDescription.EngineLabelsEntry
-	nil,                           // 26: skep.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),           // 28: skep.v1.ServiceSpec
-	(*PortConfig)(nil),            // 29: skep.v1.PortConfig
-	(*NodeSpec)(nil),              // 30: skep.v1.NodeSpec
-	(NodeRole)(0),                 // 31: skep.v1.NodeRole
-	(*Platform)(nil),              // 32: skep.v1.Platform
-	(*Resources)(nil),             // 33: skep.v1.Resources
-	(*GenericResource)(nil),       // 34: skep.v1.GenericResource
-	(*TaskSpec)(nil),              // 35: skep.v1.TaskSpec
-	(*ClusterSpec)(nil),           // 36: skep.v1.ClusterSpec
+	(*RolloutControl)(nil),        // 8: skep.v1.RolloutControl
+	(*RunControl)(nil),            // 9: skep.v1.RunControl
+	(*JobRun)(nil),                // 10: skep.v1.JobRun
+	(*UpdateStatus)(nil),          // 11: skep.v1.UpdateStatus
+	(*Revision)(nil),              // 12: skep.v1.Revision
+	(*NodeObject)(nil),            // 13: skep.v1.NodeObject
+	(*NodeDescription)(nil),       // 14: skep.v1.NodeDescription
+	(*Plugin)(nil),                // 15: skep.v1.Plugin
+	(*NodeLive)(nil),              // 16: skep.v1.NodeLive
+	(*BlockedPeer)(nil),           // 17: skep.v1.BlockedPeer
+	(*Node)(nil),                  // 18: skep.v1.Node
+	(*ManagerStatus)(nil),         // 19: skep.v1.ManagerStatus
+	(*TaskRecord)(nil),            // 20: skep.v1.TaskRecord
+	(*NodeTasks)(nil),             // 21: skep.v1.NodeTasks
+	(*Rollout)(nil),               // 22: skep.v1.Rollout
+	(*Fence)(nil),                 // 23: skep.v1.Fence
+	(*TaskStatus)(nil),            // 24: skep.v1.TaskStatus
+	(*NetworkAddress)(nil),        // 25: skep.v1.NetworkAddress
+	(*NodeStatus)(nil),            // 26: skep.v1.NodeStatus
+	(*Task)(nil),                  // 27: skep.v1.Task
+	(*Network)(nil),               // 28: skep.v1.Network
+	(*Cluster)(nil),               // 29: skep.v1.Cluster
+	(*Event)(nil),                 // 30: skep.v1.Event
+	nil,                           // 31: skep.v1.Revision.NetworksEntry
+	nil,                           // 32: skep.v1.NodeDescription.EngineLabelsEntry
+	nil,                           // 33: skep.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),           // 35: skep.v1.ServiceSpec
+	(*PortConfig)(nil),            // 36: skep.v1.PortConfig
+	(*NodeSpec)(nil),              // 37: skep.v1.NodeSpec
+	(NodeRole)(0),                 // 38: skep.v1.NodeRole
+	(*Platform)(nil),              // 39: skep.v1.Platform
+	(*Resources)(nil),             // 40: skep.v1.Resources
+	(*GenericResource)(nil),       // 41: skep.v1.GenericResource
+	(*TaskSpec)(nil),              // 42: skep.v1.TaskSpec
+	(*NetworkSpec)(nil),           // 43: skep.v1.NetworkSpec
+	(*IPAMConfig)(nil),            // 44: skep.v1.IPAMConfig
+	(*ClusterSpec)(nil),           // 45: skep.v1.ClusterSpec
 }
 var file_skep_v1_object_proto_depIdxs = []int32{
-	27, // 0: skep.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	27, // 1: skep.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	34, // 0: skep.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	34, // 1: skep.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	3,  // 2: skep.v1.Service.meta:type_name -> skep.v1.Meta
-	28, // 3: skep.v1.Service.spec:type_name -> skep.v1.ServiceSpec
+	35, // 3: skep.v1.Service.spec:type_name -> skep.v1.ServiceSpec
 	5,  // 4: skep.v1.Service.endpoint:type_name -> skep.v1.Endpoint
-	7,  // 5: skep.v1.Service.status:type_name -> skep.v1.ServiceStatus
-	8,  // 6: skep.v1.Service.update_status:type_name -> skep.v1.UpdateStatus
-	29, // 7: skep.v1.Endpoint.ports:type_name -> skep.v1.PortConfig
-	6,  // 8: skep.v1.Endpoint.virtual_ips:type_name -> skep.v1.VirtualIP
-	27, // 9: skep.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	27, // 10: skep.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	28, // 11: skep.v1.Revision.spec:type_name -> skep.v1.ServiceSpec
-	27, // 12: skep.v1.Revision.created_at:type_name -> google.protobuf.Timestamp
-	3,  // 13: skep.v1.NodeObject.meta:type_name -> skep.v1.Meta
-	30, // 14: skep.v1.NodeObject.spec:type_name -> skep.v1.NodeSpec
-	31, // 15: skep.v1.NodeObject.role:type_name -> skep.v1.NodeRole
-	32, // 16: skep.v1.NodeDescription.platform:type_name -> skep.v1.Platform
-	33, // 17: skep.v1.NodeDescription.resources:type_name -> skep.v1.Resources
-	25, // 18: skep.v1.NodeDescription.engine_labels:type_name -> skep.v1.NodeDescription.EngineLabelsEntry
-	12, // 19: skep.v1.NodeDescription.plugins:type_name -> skep.v1.Plugin
-	0,  // 20: skep.v1.NodeLive.state:type_name -> skep.v1.NodeState
-	3,  // 21: skep.v1.Node.meta:type_name -> skep.v1.Meta
-	30, // 22: skep.v1.Node.spec:type_name -> skep.v1.NodeSpec
-	11, // 23: skep.v1.Node.description:type_name -> skep.v1.NodeDescription
-	13, // 24: skep.v1.Node.status:type_name -> skep.v1.NodeLive
-	15, // 25: skep.v1.Node.manager:type_name -> skep.v1.ManagerStatus
-	31, // 26: skep.v1.Node.role:type_name -> skep.v1.NodeRole
-	1,  // 27: skep.v1.TaskRecord.desired:type_name -> skep.v1.TaskState
-	1,  // 28: skep.v1.TaskRecord.verdict:type_name -> skep.v1.TaskState
-	34, // 29: skep.v1.TaskRecord.assigned:type_name -> skep.v1.GenericResource
-	16, // 30: skep.v1.NodeTasks.tasks:type_name -> skep.v1.TaskRecord
-	8,  // 31: skep.v1.Rollout.status:type_name -> skep.v1.UpdateStatus
-	1,  // 32: skep.v1.TaskStatus.state:type_name -> skep.v1.TaskState
-	2,  // 33: skep.v1.TaskStatus.health:type_name -> skep.v1.HealthState
-	29, // 34: skep.v1.TaskStatus.ports:type_name -> skep.v1.PortConfig
-	20, // 35: skep.v1.NodeStatus.tasks:type_name -> skep.v1.TaskStatus
-	3,  // 36: skep.v1.Task.meta:type_name -> skep.v1.Meta
-	1,  // 37: skep.v1.Task.desired:type_name -> skep.v1.TaskState
-	20, // 38: skep.v1.Task.status:type_name -> skep.v1.TaskStatus
-	35, // 39: skep.v1.Task.spec:type_name -> skep.v1.TaskSpec
-	34, // 40: skep.v1.Task.assigned:type_name -> skep.v1.GenericResource
-	3,  // 41: skep.v1.Cluster.meta:type_name -> skep.v1.Meta
-	36, // 42: skep.v1.Cluster.spec:type_name -> skep.v1.ClusterSpec
-	27, // 43: skep.v1.Event.time:type_name -> google.protobuf.Timestamp
-	26, // 44: skep.v1.Event.attributes:type_name -> skep.v1.Event.AttributesEntry
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	8,  // 5: skep.v1.Service.control:type_name -> skep.v1.RolloutControl
+	9,  // 6: skep.v1.Service.run:type_name -> skep.v1.RunControl
+	9,  // 7: skep.v1.Service.runs:type_name -> skep.v1.RunControl
+	34, // 8: skep.v1.Service.schedule_decided:type_name -> google.protobuf.Timestamp
+	7,  // 9: skep.v1.Service.status:type_name -> skep.v1.ServiceStatus
+	11, // 10: skep.v1.Service.update_status:type_name -> skep.v1.UpdateStatus
+	36, // 11: skep.v1.Endpoint.ports:type_name -> skep.v1.PortConfig
+	6,  // 12: skep.v1.Endpoint.virtual_ips:type_name -> skep.v1.VirtualIP
+	34, // 13: skep.v1.RunControl.due:type_name -> google.protobuf.Timestamp
+	34, // 14: skep.v1.RunControl.started:type_name -> google.protobuf.Timestamp
+	9,  // 15: skep.v1.JobRun.run:type_name -> skep.v1.RunControl
+	34, // 16: skep.v1.JobRun.ended:type_name -> google.protobuf.Timestamp
+	34, // 17: skep.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	34, // 18: skep.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	35, // 19: skep.v1.Revision.spec:type_name -> skep.v1.ServiceSpec
+	34, // 20: skep.v1.Revision.created_at:type_name -> google.protobuf.Timestamp
+	31, // 21: skep.v1.Revision.networks:type_name -> skep.v1.Revision.NetworksEntry
+	3,  // 22: skep.v1.NodeObject.meta:type_name -> skep.v1.Meta
+	37, // 23: skep.v1.NodeObject.spec:type_name -> skep.v1.NodeSpec
+	38, // 24: skep.v1.NodeObject.role:type_name -> skep.v1.NodeRole
+	39, // 25: skep.v1.NodeDescription.platform:type_name -> skep.v1.Platform
+	40, // 26: skep.v1.NodeDescription.resources:type_name -> skep.v1.Resources
+	32, // 27: skep.v1.NodeDescription.engine_labels:type_name -> skep.v1.NodeDescription.EngineLabelsEntry
+	15, // 28: skep.v1.NodeDescription.plugins:type_name -> skep.v1.Plugin
+	0,  // 29: skep.v1.NodeLive.state:type_name -> skep.v1.NodeState
+	17, // 30: skep.v1.NodeLive.blocked:type_name -> skep.v1.BlockedPeer
+	3,  // 31: skep.v1.Node.meta:type_name -> skep.v1.Meta
+	37, // 32: skep.v1.Node.spec:type_name -> skep.v1.NodeSpec
+	14, // 33: skep.v1.Node.description:type_name -> skep.v1.NodeDescription
+	16, // 34: skep.v1.Node.status:type_name -> skep.v1.NodeLive
+	19, // 35: skep.v1.Node.manager:type_name -> skep.v1.ManagerStatus
+	38, // 36: skep.v1.Node.role:type_name -> skep.v1.NodeRole
+	1,  // 37: skep.v1.TaskRecord.desired:type_name -> skep.v1.TaskState
+	1,  // 38: skep.v1.TaskRecord.verdict:type_name -> skep.v1.TaskState
+	41, // 39: skep.v1.TaskRecord.assigned:type_name -> skep.v1.GenericResource
+	20, // 40: skep.v1.NodeTasks.tasks:type_name -> skep.v1.TaskRecord
+	11, // 41: skep.v1.Rollout.status:type_name -> skep.v1.UpdateStatus
+	1,  // 42: skep.v1.TaskStatus.state:type_name -> skep.v1.TaskState
+	2,  // 43: skep.v1.TaskStatus.health:type_name -> skep.v1.HealthState
+	36, // 44: skep.v1.TaskStatus.ports:type_name -> skep.v1.PortConfig
+	25, // 45: skep.v1.TaskStatus.networks:type_name -> skep.v1.NetworkAddress
+	24, // 46: skep.v1.NodeStatus.tasks:type_name -> skep.v1.TaskStatus
+	3,  // 47: skep.v1.Task.meta:type_name -> skep.v1.Meta
+	1,  // 48: skep.v1.Task.desired:type_name -> skep.v1.TaskState
+	24, // 49: skep.v1.Task.status:type_name -> skep.v1.TaskStatus
+	42, // 50: skep.v1.Task.spec:type_name -> skep.v1.TaskSpec
+	41, // 51: skep.v1.Task.assigned:type_name -> skep.v1.GenericResource
+	1,  // 52: skep.v1.Task.verdict:type_name -> skep.v1.TaskState
+	3,  // 53: skep.v1.Network.meta:type_name -> skep.v1.Meta
+	43, // 54: skep.v1.Network.spec:type_name -> skep.v1.NetworkSpec
+	44, // 55: skep.v1.Network.ipam:type_name -> skep.v1.IPAMConfig
+	3,  // 56: skep.v1.Cluster.meta:type_name -> skep.v1.Meta
+	45, // 57: skep.v1.Cluster.spec:type_name -> skep.v1.ClusterSpec
+	34, // 58: skep.v1.Event.time:type_name -> google.protobuf.Timestamp
+	33, // 59: skep.v1.Event.attributes:type_name -> skep.v1.Event.AttributesEntry
+	60, // [60:60] is the sub-list for method output_type
+	60, // [60:60] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_object_proto_init() }
@@ -2374,14 +3135,14 @@ func file_skep_v1_object_proto_init() {
 		return
 	}
 	file_skep_v1_spec_proto_init()
-	file_skep_v1_object_proto_msgTypes[17].OneofWrappers = []any{}
+	file_skep_v1_object_proto_msgTypes[21].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_object_proto_rawDesc), len(file_skep_v1_object_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   24,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -25,6 +25,58 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Concurrency int32
+
+const (
+	Concurrency_CONCURRENCY_UNSPECIFIED Concurrency = 0
+	Concurrency_CONCURRENCY_ALLOW       Concurrency = 1 // runs may overlap
+	Concurrency_CONCURRENCY_FORBID      Concurrency = 2 // a time at which the run before it still goes is skipped
+	Concurrency_CONCURRENCY_REPLACE     Concurrency = 3 // the run before it is stopped
+)
+
+// Enum value maps for Concurrency.
+var (
+	Concurrency_name = map[int32]string{
+		0: "CONCURRENCY_UNSPECIFIED",
+		1: "CONCURRENCY_ALLOW",
+		2: "CONCURRENCY_FORBID",
+		3: "CONCURRENCY_REPLACE",
+	}
+	Concurrency_value = map[string]int32{
+		"CONCURRENCY_UNSPECIFIED": 0,
+		"CONCURRENCY_ALLOW":       1,
+		"CONCURRENCY_FORBID":      2,
+		"CONCURRENCY_REPLACE":     3,
+	}
+)
+
+func (x Concurrency) Enum() *Concurrency {
+	p := new(Concurrency)
+	*p = x
+	return p
+}
+
+func (x Concurrency) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Concurrency) Descriptor() protoreflect.EnumDescriptor {
+	return file_skep_v1_spec_proto_enumTypes[0].Descriptor()
+}
+
+func (Concurrency) Type() protoreflect.EnumType {
+	return &file_skep_v1_spec_proto_enumTypes[0]
+}
+
+func (x Concurrency) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Concurrency.Descriptor instead.
+func (Concurrency) EnumDescriptor() ([]byte, []int) {
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{0}
+}
+
 type PartitionPolicy int32
 
 const (
@@ -55,11 +107,11 @@ func (x PartitionPolicy) String() string {
 }
 
 func (PartitionPolicy) Descriptor() protoreflect.EnumDescriptor {
-	return file_skep_v1_spec_proto_enumTypes[0].Descriptor()
+	return file_skep_v1_spec_proto_enumTypes[1].Descriptor()
 }
 
 func (PartitionPolicy) Type() protoreflect.EnumType {
-	return &file_skep_v1_spec_proto_enumTypes[0]
+	return &file_skep_v1_spec_proto_enumTypes[1]
 }
 
 func (x PartitionPolicy) Number() protoreflect.EnumNumber {
@@ -68,7 +120,7 @@ func (x PartitionPolicy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PartitionPolicy.Descriptor instead.
 func (PartitionPolicy) EnumDescriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{0}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{1}
 }
 
 type RestartCondition int32
@@ -107,11 +159,11 @@ func (x RestartCondition) String() string {
 }
 
 func (RestartCondition) Descriptor() protoreflect.EnumDescriptor {
-	return file_skep_v1_spec_proto_enumTypes[1].Descriptor()
+	return file_skep_v1_spec_proto_enumTypes[2].Descriptor()
 }
 
 func (RestartCondition) Type() protoreflect.EnumType {
-	return &file_skep_v1_spec_proto_enumTypes[1]
+	return &file_skep_v1_spec_proto_enumTypes[2]
 }
 
 func (x RestartCondition) Number() protoreflect.EnumNumber {
@@ -120,7 +172,7 @@ func (x RestartCondition) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartCondition.Descriptor instead.
 func (RestartCondition) EnumDescriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{1}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{2}
 }
 
 type FailureAction int32
@@ -159,11 +211,11 @@ func (x FailureAction) String() string {
 }
 
 func (FailureAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_skep_v1_spec_proto_enumTypes[2].Descriptor()
+	return file_skep_v1_spec_proto_enumTypes[3].Descriptor()
 }
 
 func (FailureAction) Type() protoreflect.EnumType {
-	return &file_skep_v1_spec_proto_enumTypes[2]
+	return &file_skep_v1_spec_proto_enumTypes[3]
 }
 
 func (x FailureAction) Number() protoreflect.EnumNumber {
@@ -172,7 +224,7 @@ func (x FailureAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use FailureAction.Descriptor instead.
 func (FailureAction) EnumDescriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{2}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{3}
 }
 
 type UpdateOrder int32
@@ -208,11 +260,11 @@ func (x UpdateOrder) String() string {
 }
 
 func (UpdateOrder) Descriptor() protoreflect.EnumDescriptor {
-	return file_skep_v1_spec_proto_enumTypes[3].Descriptor()
+	return file_skep_v1_spec_proto_enumTypes[4].Descriptor()
 }
 
 func (UpdateOrder) Type() protoreflect.EnumType {
-	return &file_skep_v1_spec_proto_enumTypes[3]
+	return &file_skep_v1_spec_proto_enumTypes[4]
 }
 
 func (x UpdateOrder) Number() protoreflect.EnumNumber {
@@ -221,7 +273,7 @@ func (x UpdateOrder) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpdateOrder.Descriptor instead.
 func (UpdateOrder) EnumDescriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{3}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{4}
 }
 
 type PublishMode int32
@@ -254,11 +306,11 @@ func (x PublishMode) String() string {
 }
 
 func (PublishMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_skep_v1_spec_proto_enumTypes[4].Descriptor()
+	return file_skep_v1_spec_proto_enumTypes[5].Descriptor()
 }
 
 func (PublishMode) Type() protoreflect.EnumType {
-	return &file_skep_v1_spec_proto_enumTypes[4]
+	return &file_skep_v1_spec_proto_enumTypes[5]
 }
 
 func (x PublishMode) Number() protoreflect.EnumNumber {
@@ -267,7 +319,7 @@ func (x PublishMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PublishMode.Descriptor instead.
 func (PublishMode) EnumDescriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{4}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{5}
 }
 
 type NodeRole int32
@@ -300,11 +352,11 @@ func (x NodeRole) String() string {
 }
 
 func (NodeRole) Descriptor() protoreflect.EnumDescriptor {
-	return file_skep_v1_spec_proto_enumTypes[5].Descriptor()
+	return file_skep_v1_spec_proto_enumTypes[6].Descriptor()
 }
 
 func (NodeRole) Type() protoreflect.EnumType {
-	return &file_skep_v1_spec_proto_enumTypes[5]
+	return &file_skep_v1_spec_proto_enumTypes[6]
 }
 
 func (x NodeRole) Number() protoreflect.EnumNumber {
@@ -313,7 +365,7 @@ func (x NodeRole) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeRole.Descriptor instead.
 func (NodeRole) EnumDescriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{5}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{6}
 }
 
 type Availability int32
@@ -349,11 +401,11 @@ func (x Availability) String() string {
 }
 
 func (Availability) Descriptor() protoreflect.EnumDescriptor {
-	return file_skep_v1_spec_proto_enumTypes[6].Descriptor()
+	return file_skep_v1_spec_proto_enumTypes[7].Descriptor()
 }
 
 func (Availability) Type() protoreflect.EnumType {
-	return &file_skep_v1_spec_proto_enumTypes[6]
+	return &file_skep_v1_spec_proto_enumTypes[7]
 }
 
 func (x Availability) Number() protoreflect.EnumNumber {
@@ -362,7 +414,59 @@ func (x Availability) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Availability.Descriptor instead.
 func (Availability) EnumDescriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{6}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{7}
+}
+
+type Dependency_Condition int32
+
+const (
+	Dependency_CONDITION_UNSPECIFIED Dependency_Condition = 0
+	Dependency_CONDITION_STARTED     Dependency_Condition = 1 // all its wanted tasks run (the default)
+	Dependency_CONDITION_HEALTHY     Dependency_Condition = 2 // and are healthy and ready
+	Dependency_CONDITION_COMPLETED   Dependency_Condition = 3 // a job: its newest run succeeded
+)
+
+// Enum value maps for Dependency_Condition.
+var (
+	Dependency_Condition_name = map[int32]string{
+		0: "CONDITION_UNSPECIFIED",
+		1: "CONDITION_STARTED",
+		2: "CONDITION_HEALTHY",
+		3: "CONDITION_COMPLETED",
+	}
+	Dependency_Condition_value = map[string]int32{
+		"CONDITION_UNSPECIFIED": 0,
+		"CONDITION_STARTED":     1,
+		"CONDITION_HEALTHY":     2,
+		"CONDITION_COMPLETED":   3,
+	}
+)
+
+func (x Dependency_Condition) Enum() *Dependency_Condition {
+	p := new(Dependency_Condition)
+	*p = x
+	return p
+}
+
+func (x Dependency_Condition) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Dependency_Condition) Descriptor() protoreflect.EnumDescriptor {
+	return file_skep_v1_spec_proto_enumTypes[8].Descriptor()
+}
+
+func (Dependency_Condition) Type() protoreflect.EnumType {
+	return &file_skep_v1_spec_proto_enumTypes[8]
+}
+
+func (x Dependency_Condition) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Dependency_Condition.Descriptor instead.
+func (Dependency_Condition) EnumDescriptor() ([]byte, []int) {
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{2, 0}
 }
 
 type Mount_Type int32
@@ -407,11 +511,11 @@ func (x Mount_Type) String() string {
 }
 
 func (Mount_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_skep_v1_spec_proto_enumTypes[7].Descriptor()
+	return file_skep_v1_spec_proto_enumTypes[9].Descriptor()
 }
 
 func (Mount_Type) Type() protoreflect.EnumType {
-	return &file_skep_v1_spec_proto_enumTypes[7]
+	return &file_skep_v1_spec_proto_enumTypes[9]
 }
 
 func (x Mount_Type) Number() protoreflect.EnumNumber {
@@ -420,7 +524,7 @@ func (x Mount_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mount_Type.Descriptor instead.
 func (Mount_Type) EnumDescriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{9, 0}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{11, 0}
 }
 
 type EndpointSpec_Mode int32
@@ -453,11 +557,11 @@ func (x EndpointSpec_Mode) String() string {
 }
 
 func (EndpointSpec_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_skep_v1_spec_proto_enumTypes[8].Descriptor()
+	return file_skep_v1_spec_proto_enumTypes[10].Descriptor()
 }
 
 func (EndpointSpec_Mode) Type() protoreflect.EnumType {
-	return &file_skep_v1_spec_proto_enumTypes[8]
+	return &file_skep_v1_spec_proto_enumTypes[10]
 }
 
 func (x EndpointSpec_Mode) Number() protoreflect.EnumNumber {
@@ -466,7 +570,7 @@ func (x EndpointSpec_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EndpointSpec_Mode.Descriptor instead.
 func (EndpointSpec_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{24, 0}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{28, 0}
 }
 
 // ServiceSpec is the user-owned part of a service. Defaults are filled in by the state service
@@ -481,7 +585,13 @@ type ServiceSpec struct {
 	Rollback *UpdateConfig          `protobuf:"bytes,6,opt,name=rollback,proto3" json:"rollback,omitempty"`
 	Endpoint *EndpointSpec          `protobuf:"bytes,7,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	// What an agent does with this service's tasks once it has lost the managers for longer than the lease.
-	OnPartition   PartitionPolicy `protobuf:"varint,8,opt,name=on_partition,json=onPartition,proto3,enum=skep.v1.PartitionPolicy" json:"on_partition,omitempty"`
+	OnPartition PartitionPolicy `protobuf:"varint,8,opt,name=on_partition,json=onPartition,proto3,enum=skep.v1.PartitionPolicy" json:"on_partition,omitempty"`
+	Schedule    *Schedule       `protobuf:"bytes,9,opt,name=schedule,proto3" json:"schedule,omitempty"` // of a job: it runs at these times, and not when it is created
+	// How many tasks may be down at once because they were replaced for their health; 0 = a quarter of those wanted, at
+	// least one.
+	HealthBudget uint64 `protobuf:"varint,10,opt,name=health_budget,json=healthBudget,proto3" json:"health_budget,omitempty"`
+	// Its tasks start once these services are as far as it asks.
+	DependsOn     []*Dependency `protobuf:"bytes,11,rep,name=depends_on,json=dependsOn,proto3" json:"depends_on,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -572,6 +682,167 @@ func (x *ServiceSpec) GetOnPartition() PartitionPolicy {
 	return PartitionPolicy_PARTITION_POLICY_KEEP
 }
 
+func (x *ServiceSpec) GetSchedule() *Schedule {
+	if x != nil {
+		return x.Schedule
+	}
+	return nil
+}
+
+func (x *ServiceSpec) GetHealthBudget() uint64 {
+	if x != nil {
+		return x.HealthBudget
+	}
+	return 0
+}
+
+func (x *ServiceSpec) GetDependsOn() []*Dependency {
+	if x != nil {
+		return x.DependsOn
+	}
+	return nil
+}
+
+// Schedule says when a job runs.
+type Schedule struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Cron        string                 `protobuf:"bytes,1,opt,name=cron,proto3" json:"cron,omitempty"`                         // five fields, or @hourly and the like
+	TimeZone    string                 `protobuf:"bytes,2,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"` // IANA name, "" = UTC
+	Concurrency Concurrency            `protobuf:"varint,3,opt,name=concurrency,proto3,enum=skep.v1.Concurrency" json:"concurrency,omitempty"`
+	// Runs whose tasks are kept for ps and logs, by how they ended. The newest is kept whatever these say.
+	KeepCompleted *uint32 `protobuf:"varint,4,opt,name=keep_completed,json=keepCompleted,proto3,oneof" json:"keep_completed,omitempty"`
+	KeepFailed    *uint32 `protobuf:"varint,5,opt,name=keep_failed,json=keepFailed,proto3,oneof" json:"keep_failed,omitempty"`
+	// A time that was missed, because no manager was there, is made up for within this long; of several missed ones the
+	// newest alone. A time that was skipped, under forbid, is not made up for.
+	CatchUp       *durationpb.Duration `protobuf:"bytes,6,opt,name=catch_up,json=catchUp,proto3" json:"catch_up,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Schedule) Reset() {
+	*x = Schedule{}
+	mi := &file_skep_v1_spec_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Schedule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Schedule) ProtoMessage() {}
+
+func (x *Schedule) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_spec_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Schedule.ProtoReflect.Descriptor instead.
+func (*Schedule) Descriptor() ([]byte, []int) {
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Schedule) GetCron() string {
+	if x != nil {
+		return x.Cron
+	}
+	return ""
+}
+
+func (x *Schedule) GetTimeZone() string {
+	if x != nil {
+		return x.TimeZone
+	}
+	return ""
+}
+
+func (x *Schedule) GetConcurrency() Concurrency {
+	if x != nil {
+		return x.Concurrency
+	}
+	return Concurrency_CONCURRENCY_UNSPECIFIED
+}
+
+func (x *Schedule) GetKeepCompleted() uint32 {
+	if x != nil && x.KeepCompleted != nil {
+		return *x.KeepCompleted
+	}
+	return 0
+}
+
+func (x *Schedule) GetKeepFailed() uint32 {
+	if x != nil && x.KeepFailed != nil {
+		return *x.KeepFailed
+	}
+	return 0
+}
+
+func (x *Schedule) GetCatchUp() *durationpb.Duration {
+	if x != nil {
+		return x.CatchUp
+	}
+	return nil
+}
+
+type Dependency struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"` // name or id; stored: the id
+	Condition     Dependency_Condition   `protobuf:"varint,2,opt,name=condition,proto3,enum=skep.v1.Dependency_Condition" json:"condition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dependency) Reset() {
+	*x = Dependency{}
+	mi := &file_skep_v1_spec_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dependency) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dependency) ProtoMessage() {}
+
+func (x *Dependency) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_spec_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dependency.ProtoReflect.Descriptor instead.
+func (*Dependency) Descriptor() ([]byte, []int) {
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Dependency) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Dependency) GetCondition() Dependency_Condition {
+	if x != nil {
+		return x.Condition
+	}
+	return Dependency_CONDITION_UNSPECIFIED
+}
+
 type ServiceMode struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Mode:
@@ -587,7 +858,7 @@ type ServiceMode struct {
 
 func (x *ServiceMode) Reset() {
 	*x = ServiceMode{}
-	mi := &file_skep_v1_spec_proto_msgTypes[1]
+	mi := &file_skep_v1_spec_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +870,7 @@ func (x *ServiceMode) String() string {
 func (*ServiceMode) ProtoMessage() {}
 
 func (x *ServiceMode) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[1]
+	mi := &file_skep_v1_spec_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +883,7 @@ func (x *ServiceMode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceMode.ProtoReflect.Descriptor instead.
 func (*ServiceMode) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{1}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ServiceMode) GetMode() isServiceMode_Mode {
@@ -695,7 +966,7 @@ type ReplicatedMode struct {
 
 func (x *ReplicatedMode) Reset() {
 	*x = ReplicatedMode{}
-	mi := &file_skep_v1_spec_proto_msgTypes[2]
+	mi := &file_skep_v1_spec_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +978,7 @@ func (x *ReplicatedMode) String() string {
 func (*ReplicatedMode) ProtoMessage() {}
 
 func (x *ReplicatedMode) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[2]
+	mi := &file_skep_v1_spec_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +991,7 @@ func (x *ReplicatedMode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicatedMode.ProtoReflect.Descriptor instead.
 func (*ReplicatedMode) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{2}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ReplicatedMode) GetReplicas() uint64 {
@@ -738,7 +1009,7 @@ type GlobalMode struct {
 
 func (x *GlobalMode) Reset() {
 	*x = GlobalMode{}
-	mi := &file_skep_v1_spec_proto_msgTypes[3]
+	mi := &file_skep_v1_spec_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +1021,7 @@ func (x *GlobalMode) String() string {
 func (*GlobalMode) ProtoMessage() {}
 
 func (x *GlobalMode) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[3]
+	mi := &file_skep_v1_spec_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +1034,7 @@ func (x *GlobalMode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GlobalMode.ProtoReflect.Descriptor instead.
 func (*GlobalMode) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{3}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{5}
 }
 
 type ReplicatedJobMode struct {
@@ -776,7 +1047,7 @@ type ReplicatedJobMode struct {
 
 func (x *ReplicatedJobMode) Reset() {
 	*x = ReplicatedJobMode{}
-	mi := &file_skep_v1_spec_proto_msgTypes[4]
+	mi := &file_skep_v1_spec_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +1059,7 @@ func (x *ReplicatedJobMode) String() string {
 func (*ReplicatedJobMode) ProtoMessage() {}
 
 func (x *ReplicatedJobMode) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[4]
+	mi := &file_skep_v1_spec_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +1072,7 @@ func (x *ReplicatedJobMode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicatedJobMode.ProtoReflect.Descriptor instead.
 func (*ReplicatedJobMode) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{4}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ReplicatedJobMode) GetMaxConcurrent() uint64 {
@@ -826,7 +1097,7 @@ type GlobalJobMode struct {
 
 func (x *GlobalJobMode) Reset() {
 	*x = GlobalJobMode{}
-	mi := &file_skep_v1_spec_proto_msgTypes[5]
+	mi := &file_skep_v1_spec_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -838,7 +1109,7 @@ func (x *GlobalJobMode) String() string {
 func (*GlobalJobMode) ProtoMessage() {}
 
 func (x *GlobalJobMode) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[5]
+	mi := &file_skep_v1_spec_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -851,7 +1122,7 @@ func (x *GlobalJobMode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GlobalJobMode.ProtoReflect.Descriptor instead.
 func (*GlobalJobMode) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{5}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{7}
 }
 
 // TaskSpec is everything whose change makes a service's running tasks out of date
@@ -871,7 +1142,7 @@ type TaskSpec struct {
 
 func (x *TaskSpec) Reset() {
 	*x = TaskSpec{}
-	mi := &file_skep_v1_spec_proto_msgTypes[6]
+	mi := &file_skep_v1_spec_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +1154,7 @@ func (x *TaskSpec) String() string {
 func (*TaskSpec) ProtoMessage() {}
 
 func (x *TaskSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[6]
+	mi := &file_skep_v1_spec_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +1167,7 @@ func (x *TaskSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskSpec.ProtoReflect.Descriptor instead.
 func (*TaskSpec) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{6}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TaskSpec) GetContainer() *ContainerSpec {
@@ -980,14 +1251,16 @@ type ContainerSpec struct {
 	OomScoreAdj     int64                `protobuf:"varint,27,opt,name=oom_score_adj,json=oomScoreAdj,proto3" json:"oom_score_adj,omitempty"`
 	Privileges      *Privileges          `protobuf:"bytes,28,opt,name=privileges,proto3" json:"privileges,omitempty"`
 	// Registry credentials sealed by the client; opaque to everyone but the node that pulls.
-	RegistryAuth  []byte `protobuf:"bytes,29,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
+	RegistryAuth []byte `protobuf:"bytes,29,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
+	// Gates traffic and never ends a task: what fails it is out of names, virtual addresses and published ports.
+	Ready         *HealthConfig `protobuf:"bytes,30,opt,name=ready,proto3" json:"ready,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ContainerSpec) Reset() {
 	*x = ContainerSpec{}
-	mi := &file_skep_v1_spec_proto_msgTypes[7]
+	mi := &file_skep_v1_spec_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1272,7 @@ func (x *ContainerSpec) String() string {
 func (*ContainerSpec) ProtoMessage() {}
 
 func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[7]
+	mi := &file_skep_v1_spec_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1285,7 @@ func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerSpec.ProtoReflect.Descriptor instead.
 func (*ContainerSpec) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{7}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ContainerSpec) GetImage() string {
@@ -1218,6 +1491,13 @@ func (x *ContainerSpec) GetRegistryAuth() []byte {
 	return nil
 }
 
+func (x *ContainerSpec) GetReady() *HealthConfig {
+	if x != nil {
+		return x.Ready
+	}
+	return nil
+}
+
 type Privileges struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	CredentialSpec  string                 `protobuf:"bytes,1,opt,name=credential_spec,json=credentialSpec,proto3" json:"credential_spec,omitempty"`
@@ -1231,7 +1511,7 @@ type Privileges struct {
 
 func (x *Privileges) Reset() {
 	*x = Privileges{}
-	mi := &file_skep_v1_spec_proto_msgTypes[8]
+	mi := &file_skep_v1_spec_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1523,7 @@ func (x *Privileges) String() string {
 func (*Privileges) ProtoMessage() {}
 
 func (x *Privileges) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[8]
+	mi := &file_skep_v1_spec_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1536,7 @@ func (x *Privileges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Privileges.ProtoReflect.Descriptor instead.
 func (*Privileges) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{8}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Privileges) GetCredentialSpec() string {
@@ -1318,7 +1598,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_skep_v1_spec_proto_msgTypes[9]
+	mi := &file_skep_v1_spec_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1330,7 +1610,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[9]
+	mi := &file_skep_v1_spec_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1343,7 +1623,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{9}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Mount) GetType() Mount_Type {
@@ -1467,13 +1747,17 @@ type HealthConfig struct {
 	StartPeriod   *durationpb.Duration `protobuf:"bytes,4,opt,name=start_period,json=startPeriod,proto3" json:"start_period,omitempty"`
 	StartInterval *durationpb.Duration `protobuf:"bytes,5,opt,name=start_interval,json=startInterval,proto3" json:"start_interval,omitempty"`
 	Retries       int32                `protobuf:"varint,6,opt,name=retries,proto3" json:"retries,omitempty"`
+	// Probes that need nothing in the image, made from inside the task's namespaces. At most one of test and these.
+	Http          *HTTPCheck `protobuf:"bytes,7,opt,name=http,proto3" json:"http,omitempty"`
+	TcpPort       uint32     `protobuf:"varint,8,opt,name=tcp_port,json=tcpPort,proto3" json:"tcp_port,omitempty"` // accepts connections
+	Grpc          *GRPCCheck `protobuf:"bytes,9,opt,name=grpc,proto3" json:"grpc,omitempty"`                       // grpc.health.v1.Health/Check says SERVING
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HealthConfig) Reset() {
 	*x = HealthConfig{}
-	mi := &file_skep_v1_spec_proto_msgTypes[10]
+	mi := &file_skep_v1_spec_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1485,7 +1769,7 @@ func (x *HealthConfig) String() string {
 func (*HealthConfig) ProtoMessage() {}
 
 func (x *HealthConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[10]
+	mi := &file_skep_v1_spec_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1498,7 +1782,7 @@ func (x *HealthConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthConfig.ProtoReflect.Descriptor instead.
 func (*HealthConfig) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{10}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HealthConfig) GetTest() []string {
@@ -1543,6 +1827,131 @@ func (x *HealthConfig) GetRetries() int32 {
 	return 0
 }
 
+func (x *HealthConfig) GetHttp() *HTTPCheck {
+	if x != nil {
+		return x.Http
+	}
+	return nil
+}
+
+func (x *HealthConfig) GetTcpPort() uint32 {
+	if x != nil {
+		return x.TcpPort
+	}
+	return 0
+}
+
+func (x *HealthConfig) GetGrpc() *GRPCCheck {
+	if x != nil {
+		return x.Grpc
+	}
+	return nil
+}
+
+type HTTPCheck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Port          uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"` // begins with "/"; answers with a status from 200 to 399
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HTTPCheck) Reset() {
+	*x = HTTPCheck{}
+	mi := &file_skep_v1_spec_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HTTPCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HTTPCheck) ProtoMessage() {}
+
+func (x *HTTPCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_spec_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HTTPCheck.ProtoReflect.Descriptor instead.
+func (*HTTPCheck) Descriptor() ([]byte, []int) {
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *HTTPCheck) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *HTTPCheck) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type GRPCCheck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Port          uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"` // "" = the server as a whole
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GRPCCheck) Reset() {
+	*x = GRPCCheck{}
+	mi := &file_skep_v1_spec_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GRPCCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GRPCCheck) ProtoMessage() {}
+
+func (x *GRPCCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_spec_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GRPCCheck.ProtoReflect.Descriptor instead.
+func (*GRPCCheck) Descriptor() ([]byte, []int) {
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *GRPCCheck) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *GRPCCheck) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
 type DNSConfig struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nameservers   []string               `protobuf:"bytes,1,rep,name=nameservers,proto3" json:"nameservers,omitempty"`
@@ -1554,7 +1963,7 @@ type DNSConfig struct {
 
 func (x *DNSConfig) Reset() {
 	*x = DNSConfig{}
-	mi := &file_skep_v1_spec_proto_msgTypes[11]
+	mi := &file_skep_v1_spec_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1975,7 @@ func (x *DNSConfig) String() string {
 func (*DNSConfig) ProtoMessage() {}
 
 func (x *DNSConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[11]
+	mi := &file_skep_v1_spec_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1988,7 @@ func (x *DNSConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DNSConfig.ProtoReflect.Descriptor instead.
 func (*DNSConfig) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{11}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DNSConfig) GetNameservers() []string {
@@ -1618,7 +2027,7 @@ type FileReference struct {
 
 func (x *FileReference) Reset() {
 	*x = FileReference{}
-	mi := &file_skep_v1_spec_proto_msgTypes[12]
+	mi := &file_skep_v1_spec_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +2039,7 @@ func (x *FileReference) String() string {
 func (*FileReference) ProtoMessage() {}
 
 func (x *FileReference) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[12]
+	mi := &file_skep_v1_spec_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +2052,7 @@ func (x *FileReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileReference.ProtoReflect.Descriptor instead.
 func (*FileReference) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{12}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FileReference) GetId() string {
@@ -1699,7 +2108,7 @@ type Ulimit struct {
 
 func (x *Ulimit) Reset() {
 	*x = Ulimit{}
-	mi := &file_skep_v1_spec_proto_msgTypes[13]
+	mi := &file_skep_v1_spec_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1711,7 +2120,7 @@ func (x *Ulimit) String() string {
 func (*Ulimit) ProtoMessage() {}
 
 func (x *Ulimit) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[13]
+	mi := &file_skep_v1_spec_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1724,7 +2133,7 @@ func (x *Ulimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ulimit.ProtoReflect.Descriptor instead.
 func (*Ulimit) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{13}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Ulimit) GetName() string {
@@ -1760,7 +2169,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_skep_v1_spec_proto_msgTypes[14]
+	mi := &file_skep_v1_spec_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +2181,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[14]
+	mi := &file_skep_v1_spec_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +2194,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{14}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Resources) GetNanoCpus() int64 {
@@ -1828,7 +2237,7 @@ type GenericResource struct {
 
 func (x *GenericResource) Reset() {
 	*x = GenericResource{}
-	mi := &file_skep_v1_spec_proto_msgTypes[15]
+	mi := &file_skep_v1_spec_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +2249,7 @@ func (x *GenericResource) String() string {
 func (*GenericResource) ProtoMessage() {}
 
 func (x *GenericResource) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[15]
+	mi := &file_skep_v1_spec_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +2262,7 @@ func (x *GenericResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenericResource.ProtoReflect.Descriptor instead.
 func (*GenericResource) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{15}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GenericResource) GetKind() string {
@@ -1889,7 +2298,7 @@ type ResourceRequirements struct {
 
 func (x *ResourceRequirements) Reset() {
 	*x = ResourceRequirements{}
-	mi := &file_skep_v1_spec_proto_msgTypes[16]
+	mi := &file_skep_v1_spec_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +2310,7 @@ func (x *ResourceRequirements) String() string {
 func (*ResourceRequirements) ProtoMessage() {}
 
 func (x *ResourceRequirements) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[16]
+	mi := &file_skep_v1_spec_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2323,7 @@ func (x *ResourceRequirements) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceRequirements.ProtoReflect.Descriptor instead.
 func (*ResourceRequirements) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{16}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResourceRequirements) GetLimits() *Resources {
@@ -1946,18 +2355,20 @@ func (x *ResourceRequirements) GetMemorySwappiness() int64 {
 }
 
 type RestartPolicy struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Condition     RestartCondition       `protobuf:"varint,1,opt,name=condition,proto3,enum=skep.v1.RestartCondition" json:"condition,omitempty"`
-	Delay         *durationpb.Duration   `protobuf:"bytes,2,opt,name=delay,proto3" json:"delay,omitempty"`
-	MaxAttempts   uint64                 `protobuf:"varint,3,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"` // 0 = unlimited
-	Window        *durationpb.Duration   `protobuf:"bytes,4,opt,name=window,proto3" json:"window,omitempty"`                               // 0 = unbounded
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Condition   RestartCondition       `protobuf:"varint,1,opt,name=condition,proto3,enum=skep.v1.RestartCondition" json:"condition,omitempty"`
+	Delay       *durationpb.Duration   `protobuf:"bytes,2,opt,name=delay,proto3" json:"delay,omitempty"`
+	MaxAttempts uint64                 `protobuf:"varint,3,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"` // 0 = unlimited
+	Window      *durationpb.Duration   `protobuf:"bytes,4,opt,name=window,proto3" json:"window,omitempty"`                               // 0 = unbounded
+	// A task that keeps failing waits longer each time, up to this; 0 = always the delay.
+	MaxDelay      *durationpb.Duration `protobuf:"bytes,5,opt,name=max_delay,json=maxDelay,proto3" json:"max_delay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_skep_v1_spec_proto_msgTypes[17]
+	mi := &file_skep_v1_spec_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1969,7 +2380,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[17]
+	mi := &file_skep_v1_spec_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1982,7 +2393,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{17}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RestartPolicy) GetCondition() RestartCondition {
@@ -2013,6 +2424,13 @@ func (x *RestartPolicy) GetWindow() *durationpb.Duration {
 	return nil
 }
 
+func (x *RestartPolicy) GetMaxDelay() *durationpb.Duration {
+	if x != nil {
+		return x.MaxDelay
+	}
+	return nil
+}
+
 type Placement struct {
 	state              protoimpl.MessageState `protogen:"open.v1"`
 	Constraints        []string               `protobuf:"bytes,1,rep,name=constraints,proto3" json:"constraints,omitempty"`
@@ -2025,7 +2443,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_skep_v1_spec_proto_msgTypes[18]
+	mi := &file_skep_v1_spec_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2455,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[18]
+	mi := &file_skep_v1_spec_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2468,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{18}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Placement) GetConstraints() []string {
@@ -2090,7 +2508,7 @@ type PlacementPreference struct {
 
 func (x *PlacementPreference) Reset() {
 	*x = PlacementPreference{}
-	mi := &file_skep_v1_spec_proto_msgTypes[19]
+	mi := &file_skep_v1_spec_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2520,7 @@ func (x *PlacementPreference) String() string {
 func (*PlacementPreference) ProtoMessage() {}
 
 func (x *PlacementPreference) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[19]
+	mi := &file_skep_v1_spec_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2533,7 @@ func (x *PlacementPreference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementPreference.ProtoReflect.Descriptor instead.
 func (*PlacementPreference) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{19}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PlacementPreference) GetSpread() string {
@@ -2135,7 +2553,7 @@ type Platform struct {
 
 func (x *Platform) Reset() {
 	*x = Platform{}
-	mi := &file_skep_v1_spec_proto_msgTypes[20]
+	mi := &file_skep_v1_spec_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2565,7 @@ func (x *Platform) String() string {
 func (*Platform) ProtoMessage() {}
 
 func (x *Platform) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[20]
+	mi := &file_skep_v1_spec_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2578,7 @@ func (x *Platform) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Platform.ProtoReflect.Descriptor instead.
 func (*Platform) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{20}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Platform) GetOs() string {
@@ -2188,7 +2606,7 @@ type NetworkAttachment struct {
 
 func (x *NetworkAttachment) Reset() {
 	*x = NetworkAttachment{}
-	mi := &file_skep_v1_spec_proto_msgTypes[21]
+	mi := &file_skep_v1_spec_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2200,7 +2618,7 @@ func (x *NetworkAttachment) String() string {
 func (*NetworkAttachment) ProtoMessage() {}
 
 func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[21]
+	mi := &file_skep_v1_spec_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2213,7 +2631,7 @@ func (x *NetworkAttachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAttachment.ProtoReflect.Descriptor instead.
 func (*NetworkAttachment) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{21}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NetworkAttachment) GetTarget() string {
@@ -2247,7 +2665,7 @@ type LogDriver struct {
 
 func (x *LogDriver) Reset() {
 	*x = LogDriver{}
-	mi := &file_skep_v1_spec_proto_msgTypes[22]
+	mi := &file_skep_v1_spec_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2259,7 +2677,7 @@ func (x *LogDriver) String() string {
 func (*LogDriver) ProtoMessage() {}
 
 func (x *LogDriver) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[22]
+	mi := &file_skep_v1_spec_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2272,7 +2690,7 @@ func (x *LogDriver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogDriver.ProtoReflect.Descriptor instead.
 func (*LogDriver) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{22}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LogDriver) GetName() string {
@@ -2297,13 +2715,15 @@ type UpdateConfig struct {
 	FailureAction   FailureAction          `protobuf:"varint,4,opt,name=failure_action,json=failureAction,proto3,enum=skep.v1.FailureAction" json:"failure_action,omitempty"`
 	MaxFailureRatio float64                `protobuf:"fixed64,5,opt,name=max_failure_ratio,json=maxFailureRatio,proto3" json:"max_failure_ratio,omitempty"`
 	Order           UpdateOrder            `protobuf:"varint,6,opt,name=order,proto3,enum=skep.v1.UpdateOrder" json:"order,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// A new task that does not serve within this long counts as failed; 0 = it is waited for as long as it takes.
+	Timeout       *durationpb.Duration `protobuf:"bytes,7,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpdateConfig) Reset() {
 	*x = UpdateConfig{}
-	mi := &file_skep_v1_spec_proto_msgTypes[23]
+	mi := &file_skep_v1_spec_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2735,7 @@ func (x *UpdateConfig) String() string {
 func (*UpdateConfig) ProtoMessage() {}
 
 func (x *UpdateConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[23]
+	mi := &file_skep_v1_spec_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2748,7 @@ func (x *UpdateConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateConfig.ProtoReflect.Descriptor instead.
 func (*UpdateConfig) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{23}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UpdateConfig) GetParallelism() uint64 {
@@ -2373,6 +2793,13 @@ func (x *UpdateConfig) GetOrder() UpdateOrder {
 	return UpdateOrder_UPDATE_ORDER_UNSPECIFIED
 }
 
+func (x *UpdateConfig) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
 type EndpointSpec struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Mode          EndpointSpec_Mode      `protobuf:"varint,1,opt,name=mode,proto3,enum=skep.v1.EndpointSpec_Mode" json:"mode,omitempty"`
@@ -2383,7 +2810,7 @@ type EndpointSpec struct {
 
 func (x *EndpointSpec) Reset() {
 	*x = EndpointSpec{}
-	mi := &file_skep_v1_spec_proto_msgTypes[24]
+	mi := &file_skep_v1_spec_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +2822,7 @@ func (x *EndpointSpec) String() string {
 func (*EndpointSpec) ProtoMessage() {}
 
 func (x *EndpointSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[24]
+	mi := &file_skep_v1_spec_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +2835,7 @@ func (x *EndpointSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointSpec.ProtoReflect.Descriptor instead.
 func (*EndpointSpec) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{24}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *EndpointSpec) GetMode() EndpointSpec_Mode {
@@ -2438,7 +2865,7 @@ type PortConfig struct {
 
 func (x *PortConfig) Reset() {
 	*x = PortConfig{}
-	mi := &file_skep_v1_spec_proto_msgTypes[25]
+	mi := &file_skep_v1_spec_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +2877,7 @@ func (x *PortConfig) String() string {
 func (*PortConfig) ProtoMessage() {}
 
 func (x *PortConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[25]
+	mi := &file_skep_v1_spec_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +2890,7 @@ func (x *PortConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortConfig.ProtoReflect.Descriptor instead.
 func (*PortConfig) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{25}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PortConfig) GetName() string {
@@ -2513,7 +2940,7 @@ type NodeSpec struct {
 
 func (x *NodeSpec) Reset() {
 	*x = NodeSpec{}
-	mi := &file_skep_v1_spec_proto_msgTypes[26]
+	mi := &file_skep_v1_spec_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2525,7 +2952,7 @@ func (x *NodeSpec) String() string {
 func (*NodeSpec) ProtoMessage() {}
 
 func (x *NodeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[26]
+	mi := &file_skep_v1_spec_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2538,7 +2965,7 @@ func (x *NodeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSpec.ProtoReflect.Descriptor instead.
 func (*NodeSpec) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{26}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *NodeSpec) GetName() string {
@@ -2587,7 +3014,7 @@ type ClusterSpec struct {
 
 func (x *ClusterSpec) Reset() {
 	*x = ClusterSpec{}
-	mi := &file_skep_v1_spec_proto_msgTypes[27]
+	mi := &file_skep_v1_spec_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2599,7 +3026,7 @@ func (x *ClusterSpec) String() string {
 func (*ClusterSpec) ProtoMessage() {}
 
 func (x *ClusterSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_spec_proto_msgTypes[27]
+	mi := &file_skep_v1_spec_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2612,7 +3039,7 @@ func (x *ClusterSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSpec.ProtoReflect.Descriptor instead.
 func (*ClusterSpec) Descriptor() ([]byte, []int) {
-	return file_skep_v1_spec_proto_rawDescGZIP(), []int{27}
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ClusterSpec) GetName() string {
@@ -2685,11 +3112,172 @@ func (x *ClusterSpec) GetNodeSubnetSize() uint32 {
 	return 0
 }
 
+// NetworkSpec is what a user asks for. Defaults are filled in by the state service.
+type NetworkSpec struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Labels        map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Driver        string                 `protobuf:"bytes,3,opt,name=driver,proto3" json:"driver,omitempty"`                                                                                                     // overlay; the predefined host, bridge and none are not stored
+	DriverOpts    map[string]string      `protobuf:"bytes,4,rep,name=driver_opts,json=driverOpts,proto3" json:"driver_opts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // encrypted, com.docker.network.driver.mtu, com.docker.network.driver.overlay.vxlanid_list
+	Internal      bool                   `protobuf:"varint,5,opt,name=internal,proto3" json:"internal,omitempty"`                                                                                                // its tasks have no way out of the cluster
+	Attachable    bool                   `protobuf:"varint,6,opt,name=attachable,proto3" json:"attachable,omitempty"`
+	Ipv6          bool                   `protobuf:"varint,7,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
+	Ipam          []*IPAMConfig          `protobuf:"bytes,8,rep,name=ipam,proto3" json:"ipam,omitempty"` // at most one IPv4 and one IPv6 entry
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkSpec) Reset() {
+	*x = NetworkSpec{}
+	mi := &file_skep_v1_spec_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkSpec) ProtoMessage() {}
+
+func (x *NetworkSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_spec_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkSpec.ProtoReflect.Descriptor instead.
+func (*NetworkSpec) Descriptor() ([]byte, []int) {
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *NetworkSpec) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NetworkSpec) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *NetworkSpec) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *NetworkSpec) GetDriverOpts() map[string]string {
+	if x != nil {
+		return x.DriverOpts
+	}
+	return nil
+}
+
+func (x *NetworkSpec) GetInternal() bool {
+	if x != nil {
+		return x.Internal
+	}
+	return false
+}
+
+func (x *NetworkSpec) GetAttachable() bool {
+	if x != nil {
+		return x.Attachable
+	}
+	return false
+}
+
+func (x *NetworkSpec) GetIpv6() bool {
+	if x != nil {
+		return x.Ipv6
+	}
+	return false
+}
+
+func (x *NetworkSpec) GetIpam() []*IPAMConfig {
+	if x != nil {
+		return x.Ipam
+	}
+	return nil
+}
+
+type IPAMConfig struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Subnet        string                 `protobuf:"bytes,1,opt,name=subnet,proto3" json:"subnet,omitempty"`                  // CIDR
+	Gateway       string                 `protobuf:"bytes,2,opt,name=gateway,proto3" json:"gateway,omitempty"`                // address
+	IpRange       string                 `protobuf:"bytes,3,opt,name=ip_range,json=ipRange,proto3" json:"ip_range,omitempty"` // CIDR inside subnet: tasks and VIPs get their addresses from it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IPAMConfig) Reset() {
+	*x = IPAMConfig{}
+	mi := &file_skep_v1_spec_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IPAMConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IPAMConfig) ProtoMessage() {}
+
+func (x *IPAMConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_spec_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IPAMConfig.ProtoReflect.Descriptor instead.
+func (*IPAMConfig) Descriptor() ([]byte, []int) {
+	return file_skep_v1_spec_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *IPAMConfig) GetSubnet() string {
+	if x != nil {
+		return x.Subnet
+	}
+	return ""
+}
+
+func (x *IPAMConfig) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *IPAMConfig) GetIpRange() string {
+	if x != nil {
+		return x.IpRange
+	}
+	return ""
+}
+
 var File_skep_v1_spec_proto protoreflect.FileDescriptor
 
 const file_skep_v1_spec_proto_rawDesc = "" +
 	"\n" +
-	"\x12skep/v1/spec.proto\x12\askep.v1\x1a\x1egoogle/protobuf/duration.proto\"\xb9\x03\n" +
+	"\x12skep/v1/spec.proto\x12\askep.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc1\x04\n" +
 	"\vServiceSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
 	"\x06labels\x18\x02 \x03(\v2 .skep.v1.ServiceSpec.LabelsEntryR\x06labels\x12%\n" +
@@ -2698,10 +3286,34 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\x06update\x18\x05 \x01(\v2\x15.skep.v1.UpdateConfigR\x06update\x121\n" +
 	"\brollback\x18\x06 \x01(\v2\x15.skep.v1.UpdateConfigR\brollback\x121\n" +
 	"\bendpoint\x18\a \x01(\v2\x15.skep.v1.EndpointSpecR\bendpoint\x12;\n" +
-	"\fon_partition\x18\b \x01(\x0e2\x18.skep.v1.PartitionPolicyR\vonPartition\x1a9\n" +
+	"\fon_partition\x18\b \x01(\x0e2\x18.skep.v1.PartitionPolicyR\vonPartition\x12-\n" +
+	"\bschedule\x18\t \x01(\v2\x11.skep.v1.ScheduleR\bschedule\x12#\n" +
+	"\rhealth_budget\x18\n" +
+	" \x01(\x04R\fhealthBudget\x122\n" +
+	"\n" +
+	"depends_on\x18\v \x03(\v2\x13.skep.v1.DependencyR\tdependsOn\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfd\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9e\x02\n" +
+	"\bSchedule\x12\x12\n" +
+	"\x04cron\x18\x01 \x01(\tR\x04cron\x12\x1b\n" +
+	"\ttime_zone\x18\x02 \x01(\tR\btimeZone\x126\n" +
+	"\vconcurrency\x18\x03 \x01(\x0e2\x14.skep.v1.ConcurrencyR\vconcurrency\x12*\n" +
+	"\x0ekeep_completed\x18\x04 \x01(\rH\x00R\rkeepCompleted\x88\x01\x01\x12$\n" +
+	"\vkeep_failed\x18\x05 \x01(\rH\x01R\n" +
+	"keepFailed\x88\x01\x01\x124\n" +
+	"\bcatch_up\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\acatchUpB\x11\n" +
+	"\x0f_keep_completedB\x0e\n" +
+	"\f_keep_failed\"\xd2\x01\n" +
+	"\n" +
+	"Dependency\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12;\n" +
+	"\tcondition\x18\x02 \x01(\x0e2\x1d.skep.v1.Dependency.ConditionR\tcondition\"m\n" +
+	"\tCondition\x12\x19\n" +
+	"\x15CONDITION_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11CONDITION_STARTED\x10\x01\x12\x15\n" +
+	"\x11CONDITION_HEALTHY\x10\x02\x12\x17\n" +
+	"\x13CONDITION_COMPLETED\x10\x03\"\xfd\x01\n" +
 	"\vServiceMode\x129\n" +
 	"\n" +
 	"replicated\x18\x01 \x01(\v2\x17.skep.v1.ReplicatedModeH\x00R\n" +
@@ -2727,7 +3339,7 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\bnetworks\x18\x05 \x03(\v2\x1a.skep.v1.NetworkAttachmentR\bnetworks\x121\n" +
 	"\n" +
 	"log_driver\x18\x06 \x01(\v2\x12.skep.v1.LogDriverR\tlogDriver\x12!\n" +
-	"\fforce_update\x18\a \x01(\x04R\vforceUpdate\"\x97\t\n" +
+	"\fforce_update\x18\a \x01(\x04R\vforceUpdate\"\xc4\t\n" +
 	"\rContainerSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12:\n" +
 	"\x06labels\x18\x02 \x03(\v2\".skep.v1.ContainerSpec.LabelsEntryR\x06labels\x12\x18\n" +
@@ -2762,7 +3374,8 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\n" +
 	"privileges\x18\x1c \x01(\v2\x13.skep.v1.PrivilegesR\n" +
 	"privileges\x12#\n" +
-	"\rregistry_auth\x18\x1d \x01(\fR\fregistryAuth\x1a9\n" +
+	"\rregistry_auth\x18\x1d \x01(\fR\fregistryAuth\x12+\n" +
+	"\x05ready\x18\x1e \x01(\v2\x15.skep.v1.HealthConfigR\x05ready\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
@@ -2813,14 +3426,23 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\n" +
 	"TYPE_IMAGE\x10\x04\x12\x0e\n" +
 	"\n" +
-	"TYPE_NPIPE\x10\x05\"\xa8\x02\n" +
+	"TYPE_NPIPE\x10\x05\"\x93\x03\n" +
 	"\fHealthConfig\x12\x12\n" +
 	"\x04test\x18\x01 \x03(\tR\x04test\x125\n" +
 	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x123\n" +
 	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12<\n" +
 	"\fstart_period\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vstartPeriod\x12@\n" +
 	"\x0estart_interval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\rstartInterval\x12\x18\n" +
-	"\aretries\x18\x06 \x01(\x05R\aretries\"_\n" +
+	"\aretries\x18\x06 \x01(\x05R\aretries\x12&\n" +
+	"\x04http\x18\a \x01(\v2\x12.skep.v1.HTTPCheckR\x04http\x12\x19\n" +
+	"\btcp_port\x18\b \x01(\rR\atcpPort\x12&\n" +
+	"\x04grpc\x18\t \x01(\v2\x12.skep.v1.GRPCCheckR\x04grpc\"3\n" +
+	"\tHTTPCheck\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"9\n" +
+	"\tGRPCCheck\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\"_\n" +
 	"\tDNSConfig\x12 \n" +
 	"\vnameservers\x18\x01 \x03(\tR\vnameservers\x12\x16\n" +
 	"\x06search\x18\x02 \x03(\tR\x06search\x12\x18\n" +
@@ -2852,12 +3474,13 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"swap_bytes\x18\x03 \x01(\x03H\x00R\tswapBytes\x88\x01\x01\x120\n" +
 	"\x11memory_swappiness\x18\x04 \x01(\x03H\x01R\x10memorySwappiness\x88\x01\x01B\r\n" +
 	"\v_swap_bytesB\x14\n" +
-	"\x12_memory_swappiness\"\xcf\x01\n" +
+	"\x12_memory_swappiness\"\x87\x02\n" +
 	"\rRestartPolicy\x127\n" +
 	"\tcondition\x18\x01 \x01(\x0e2\x19.skep.v1.RestartConditionR\tcondition\x12/\n" +
 	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12!\n" +
 	"\fmax_attempts\x18\x03 \x01(\x04R\vmaxAttempts\x121\n" +
-	"\x06window\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06window\"\xd1\x01\n" +
+	"\x06window\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06window\x126\n" +
+	"\tmax_delay\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bmaxDelay\"\xd1\x01\n" +
 	"\tPlacement\x12 \n" +
 	"\vconstraints\x18\x01 \x03(\tR\vconstraints\x12>\n" +
 	"\vpreferences\x18\x02 \x03(\v2\x1c.skep.v1.PlacementPreferenceR\vpreferences\x121\n" +
@@ -2881,14 +3504,15 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\aoptions\x18\x02 \x03(\v2\x1f.skep.v1.LogDriver.OptionsEntryR\aoptions\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe2\x02\n" +
 	"\fUpdateConfig\x12 \n" +
 	"\vparallelism\x18\x01 \x01(\x04R\vparallelism\x12/\n" +
 	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x123\n" +
 	"\amonitor\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\amonitor\x12=\n" +
 	"\x0efailure_action\x18\x04 \x01(\x0e2\x16.skep.v1.FailureActionR\rfailureAction\x12*\n" +
 	"\x11max_failure_ratio\x18\x05 \x01(\x01R\x0fmaxFailureRatio\x12*\n" +
-	"\x05order\x18\x06 \x01(\x0e2\x14.skep.v1.UpdateOrderR\x05order\"\x8f\x01\n" +
+	"\x05order\x18\x06 \x01(\x0e2\x14.skep.v1.UpdateOrderR\x05order\x123\n" +
+	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x8f\x01\n" +
 	"\fEndpointSpec\x12.\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1a.skep.v1.EndpointSpec.ModeR\x04mode\x12)\n" +
 	"\x05ports\x18\x02 \x03(\v2\x13.skep.v1.PortConfigR\x05ports\"$\n" +
@@ -2924,7 +3548,35 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\bautolock\x18\b \x01(\bR\bautolock\x12(\n" +
 	"\x10node_subnet_pool\x18\t \x01(\tR\x0enodeSubnetPool\x12(\n" +
 	"\x10node_subnet_size\x18\n" +
-	" \x01(\rR\x0enodeSubnetSize*G\n" +
+	" \x01(\rR\x0enodeSubnetSize\"\xad\x03\n" +
+	"\vNetworkSpec\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
+	"\x06labels\x18\x02 \x03(\v2 .skep.v1.NetworkSpec.LabelsEntryR\x06labels\x12\x16\n" +
+	"\x06driver\x18\x03 \x01(\tR\x06driver\x12E\n" +
+	"\vdriver_opts\x18\x04 \x03(\v2$.skep.v1.NetworkSpec.DriverOptsEntryR\n" +
+	"driverOpts\x12\x1a\n" +
+	"\binternal\x18\x05 \x01(\bR\binternal\x12\x1e\n" +
+	"\n" +
+	"attachable\x18\x06 \x01(\bR\n" +
+	"attachable\x12\x12\n" +
+	"\x04ipv6\x18\a \x01(\bR\x04ipv6\x12'\n" +
+	"\x04ipam\x18\b \x03(\v2\x13.skep.v1.IPAMConfigR\x04ipam\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
+	"\x0fDriverOptsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Y\n" +
+	"\n" +
+	"IPAMConfig\x12\x16\n" +
+	"\x06subnet\x18\x01 \x01(\tR\x06subnet\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\tR\agateway\x12\x19\n" +
+	"\bip_range\x18\x03 \x01(\tR\aipRange*r\n" +
+	"\vConcurrency\x12\x1b\n" +
+	"\x17CONCURRENCY_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11CONCURRENCY_ALLOW\x10\x01\x12\x16\n" +
+	"\x12CONCURRENCY_FORBID\x10\x02\x12\x17\n" +
+	"\x13CONCURRENCY_REPLACE\x10\x03*G\n" +
 	"\x0fPartitionPolicy\x12\x19\n" +
 	"\x15PARTITION_POLICY_KEEP\x10\x00\x12\x19\n" +
 	"\x15PARTITION_POLICY_STOP\x10\x01*\x8e\x01\n" +
@@ -2965,118 +3617,141 @@ func file_skep_v1_spec_proto_rawDescGZIP() []byte {
 	return file_skep_v1_spec_proto_rawDescData
 }
 
-var file_skep_v1_spec_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_skep_v1_spec_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_skep_v1_spec_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
+var file_skep_v1_spec_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_skep_v1_spec_proto_goTypes = []any{
-	(PartitionPolicy)(0),         // 0: skep.v1.PartitionPolicy
-	(RestartCondition)(0),        // 1: skep.v1.RestartCondition
-	(FailureAction)(0),           // 2: skep.v1.FailureAction
-	(UpdateOrder)(0),             // 3: skep.v1.UpdateOrder
-	(PublishMode)(0),             // 4: skep.v1.PublishMode
-	(NodeRole)(0),                // 5: skep.v1.NodeRole
-	(Availability)(0),            // 6: skep.v1.Availability
-	(Mount_Type)(0),              // 7: skep.v1.Mount.Type
-	(EndpointSpec_Mode)(0),       // 8: skep.v1.EndpointSpec.Mode
-	(*ServiceSpec)(nil),          // 9: skep.v1.ServiceSpec
-	(*ServiceMode)(nil),          // 10: skep.v1.ServiceMode
-	(*ReplicatedMode)(nil),       // 11: skep.v1.ReplicatedMode
-	(*GlobalMode)(nil),           // 12: skep.v1.GlobalMode
-	(*ReplicatedJobMode)(nil),    // 13: skep.v1.ReplicatedJobMode
-	(*GlobalJobMode)(nil),        // 14: skep.v1.GlobalJobMode
-	(*TaskSpec)(nil),             // 15: skep.v1.TaskSpec
-	(*ContainerSpec)(nil),        // 16: skep.v1.ContainerSpec
-	(*Privileges)(nil),           // 17: skep.v1.Privileges
-	(*Mount)(nil),                // 18: skep.v1.Mount
-	(*HealthConfig)(nil),         // 19: skep.v1.HealthConfig
-	(*DNSConfig)(nil),            // 20: skep.v1.DNSConfig
-	(*FileReference)(nil),        // 21: skep.v1.FileReference
-	(*Ulimit)(nil),               // 22: skep.v1.Ulimit
-	(*Resources)(nil),            // 23: skep.v1.Resources
-	(*GenericResource)(nil),      // 24: skep.v1.GenericResource
-	(*ResourceRequirements)(nil), // 25: skep.v1.ResourceRequirements
-	(*RestartPolicy)(nil),        // 26: skep.v1.RestartPolicy
-	(*Placement)(nil),            // 27: skep.v1.Placement
-	(*PlacementPreference)(nil),  // 28: skep.v1.PlacementPreference
-	(*Platform)(nil),             // 29: skep.v1.Platform
-	(*NetworkAttachment)(nil),    // 30: skep.v1.NetworkAttachment
-	(*LogDriver)(nil),            // 31: skep.v1.LogDriver
-	(*UpdateConfig)(nil),         // 32: skep.v1.UpdateConfig
-	(*EndpointSpec)(nil),         // 33: skep.v1.EndpointSpec
-	(*PortConfig)(nil),           // 34: skep.v1.PortConfig
-	(*NodeSpec)(nil),             // 35: skep.v1.NodeSpec
-	(*ClusterSpec)(nil),          // 36: skep.v1.ClusterSpec
-	nil,                          // 37: skep.v1.ServiceSpec.LabelsEntry
-	nil,                          // 38: skep.v1.ContainerSpec.LabelsEntry
-	nil,                          // 39: skep.v1.ContainerSpec.SysctlsEntry
-	nil,                          // 40: skep.v1.Mount.VolumeLabelsEntry
-	nil,                          // 41: skep.v1.Mount.VolumeOptsEntry
-	nil,                          // 42: skep.v1.NetworkAttachment.DriverOptsEntry
-	nil,                          // 43: skep.v1.LogDriver.OptionsEntry
-	nil,                          // 44: skep.v1.NodeSpec.LabelsEntry
-	(*durationpb.Duration)(nil),  // 45: google.protobuf.Duration
+	(Concurrency)(0),             // 0: skep.v1.Concurrency
+	(PartitionPolicy)(0),         // 1: skep.v1.PartitionPolicy
+	(RestartCondition)(0),        // 2: skep.v1.RestartCondition
+	(FailureAction)(0),           // 3: skep.v1.FailureAction
+	(UpdateOrder)(0),             // 4: skep.v1.UpdateOrder
+	(PublishMode)(0),             // 5: skep.v1.PublishMode
+	(NodeRole)(0),                // 6: skep.v1.NodeRole
+	(Availability)(0),            // 7: skep.v1.Availability
+	(Dependency_Condition)(0),    // 8: skep.v1.Dependency.Condition
+	(Mount_Type)(0),              // 9: skep.v1.Mount.Type
+	(EndpointSpec_Mode)(0),       // 10: skep.v1.EndpointSpec.Mode
+	(*ServiceSpec)(nil),          // 11: skep.v1.ServiceSpec
+	(*Schedule)(nil),             // 12: skep.v1.Schedule
+	(*Dependency)(nil),           // 13: skep.v1.Dependency
+	(*ServiceMode)(nil),          // 14: skep.v1.ServiceMode
+	(*ReplicatedMode)(nil),       // 15: skep.v1.ReplicatedMode
+	(*GlobalMode)(nil),           // 16: skep.v1.GlobalMode
+	(*ReplicatedJobMode)(nil),    // 17: skep.v1.ReplicatedJobMode
+	(*GlobalJobMode)(nil),        // 18: skep.v1.GlobalJobMode
+	(*TaskSpec)(nil),             // 19: skep.v1.TaskSpec
+	(*ContainerSpec)(nil),        // 20: skep.v1.ContainerSpec
+	(*Privileges)(nil),           // 21: skep.v1.Privileges
+	(*Mount)(nil),                // 22: skep.v1.Mount
+	(*HealthConfig)(nil),         // 23: skep.v1.HealthConfig
+	(*HTTPCheck)(nil),            // 24: skep.v1.HTTPCheck
+	(*GRPCCheck)(nil),            // 25: skep.v1.GRPCCheck
+	(*DNSConfig)(nil),            // 26: skep.v1.DNSConfig
+	(*FileReference)(nil),        // 27: skep.v1.FileReference
+	(*Ulimit)(nil),               // 28: skep.v1.Ulimit
+	(*Resources)(nil),            // 29: skep.v1.Resources
+	(*GenericResource)(nil),      // 30: skep.v1.GenericResource
+	(*ResourceRequirements)(nil), // 31: skep.v1.ResourceRequirements
+	(*RestartPolicy)(nil),        // 32: skep.v1.RestartPolicy
+	(*Placement)(nil),            // 33: skep.v1.Placement
+	(*PlacementPreference)(nil),  // 34: skep.v1.PlacementPreference
+	(*Platform)(nil),             // 35: skep.v1.Platform
+	(*NetworkAttachment)(nil),    // 36: skep.v1.NetworkAttachment
+	(*LogDriver)(nil),            // 37: skep.v1.LogDriver
+	(*UpdateConfig)(nil),         // 38: skep.v1.UpdateConfig
+	(*EndpointSpec)(nil),         // 39: skep.v1.EndpointSpec
+	(*PortConfig)(nil),           // 40: skep.v1.PortConfig
+	(*NodeSpec)(nil),             // 41: skep.v1.NodeSpec
+	(*ClusterSpec)(nil),          // 42: skep.v1.ClusterSpec
+	(*NetworkSpec)(nil),          // 43: skep.v1.NetworkSpec
+	(*IPAMConfig)(nil),           // 44: skep.v1.IPAMConfig
+	nil,                          // 45: skep.v1.ServiceSpec.LabelsEntry
+	nil,                          // 46: skep.v1.ContainerSpec.LabelsEntry
+	nil,                          // 47: skep.v1.ContainerSpec.SysctlsEntry
+	nil,                          // 48: skep.v1.Mount.VolumeLabelsEntry
+	nil,                          // 49: skep.v1.Mount.VolumeOptsEntry
+	nil,                          // 50: skep.v1.NetworkAttachment.DriverOptsEntry
+	nil,                          // 51: skep.v1.LogDriver.OptionsEntry
+	nil,                          // 52: skep.v1.NodeSpec.LabelsEntry
+	nil,                          // 53: skep.v1.NetworkSpec.LabelsEntry
+	nil,                          // 54: skep.v1.NetworkSpec.DriverOptsEntry
+	(*durationpb.Duration)(nil),  // 55: google.protobuf.Duration
 }
 var file_skep_v1_spec_proto_depIdxs = []int32{
-	37, // 0: skep.v1.ServiceSpec.labels:type_name -> skep.v1.ServiceSpec.LabelsEntry
-	15, // 1: skep.v1.ServiceSpec.task:type_name -> skep.v1.TaskSpec
-	10, // 2: skep.v1.ServiceSpec.mode:type_name -> skep.v1.ServiceMode
-	32, // 3: skep.v1.ServiceSpec.update:type_name -> skep.v1.UpdateConfig
-	32, // 4: skep.v1.ServiceSpec.rollback:type_name -> skep.v1.UpdateConfig
-	33, // 5: skep.v1.ServiceSpec.endpoint:type_name -> skep.v1.EndpointSpec
-	0,  // 6: skep.v1.ServiceSpec.on_partition:type_name -> skep.v1.PartitionPolicy
-	11, // 7: skep.v1.ServiceMode.replicated:type_name -> skep.v1.ReplicatedMode
-	12, // 8: skep.v1.ServiceMode.global:type_name -> skep.v1.GlobalMode
-	13, // 9: skep.v1.ServiceMode.replicated_job:type_name -> skep.v1.ReplicatedJobMode
-	14, // 10: skep.v1.ServiceMode.global_job:type_name -> skep.v1.GlobalJobMode
-	16, // 11: skep.v1.TaskSpec.container:type_name -> skep.v1.ContainerSpec
-	25, // 12: skep.v1.TaskSpec.resources:type_name -> skep.v1.ResourceRequirements
-	26, // 13: skep.v1.TaskSpec.restart:type_name -> skep.v1.RestartPolicy
-	27, // 14: skep.v1.TaskSpec.placement:type_name -> skep.v1.Placement
-	30, // 15: skep.v1.TaskSpec.networks:type_name -> skep.v1.NetworkAttachment
-	31, // 16: skep.v1.TaskSpec.log_driver:type_name -> skep.v1.LogDriver
-	38, // 17: skep.v1.ContainerSpec.labels:type_name -> skep.v1.ContainerSpec.LabelsEntry
-	45, // 18: skep.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
-	18, // 19: skep.v1.ContainerSpec.mounts:type_name -> skep.v1.Mount
-	19, // 20: skep.v1.ContainerSpec.health:type_name -> skep.v1.HealthConfig
-	20, // 21: skep.v1.ContainerSpec.dns:type_name -> skep.v1.DNSConfig
-	21, // 22: skep.v1.ContainerSpec.secrets:type_name -> skep.v1.FileReference
-	21, // 23: skep.v1.ContainerSpec.configs:type_name -> skep.v1.FileReference
-	39, // 24: skep.v1.ContainerSpec.sysctls:type_name -> skep.v1.ContainerSpec.SysctlsEntry
-	22, // 25: skep.v1.ContainerSpec.ulimits:type_name -> skep.v1.Ulimit
-	17, // 26: skep.v1.ContainerSpec.privileges:type_name -> skep.v1.Privileges
-	7,  // 27: skep.v1.Mount.type:type_name -> skep.v1.Mount.Type
-	40, // 28: skep.v1.Mount.volume_labels:type_name -> skep.v1.Mount.VolumeLabelsEntry
-	41, // 29: skep.v1.Mount.volume_opts:type_name -> skep.v1.Mount.VolumeOptsEntry
-	45, // 30: skep.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
-	45, // 31: skep.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
-	45, // 32: skep.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
-	45, // 33: skep.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
-	24, // 34: skep.v1.Resources.generic:type_name -> skep.v1.GenericResource
-	23, // 35: skep.v1.ResourceRequirements.limits:type_name -> skep.v1.Resources
-	23, // 36: skep.v1.ResourceRequirements.reservations:type_name -> skep.v1.Resources
-	1,  // 37: skep.v1.RestartPolicy.condition:type_name -> skep.v1.RestartCondition
-	45, // 38: skep.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
-	45, // 39: skep.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
-	28, // 40: skep.v1.Placement.preferences:type_name -> skep.v1.PlacementPreference
-	29, // 41: skep.v1.Placement.platforms:type_name -> skep.v1.Platform
-	42, // 42: skep.v1.NetworkAttachment.driver_opts:type_name -> skep.v1.NetworkAttachment.DriverOptsEntry
-	43, // 43: skep.v1.LogDriver.options:type_name -> skep.v1.LogDriver.OptionsEntry
-	45, // 44: skep.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
-	45, // 45: skep.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
-	2,  // 46: skep.v1.UpdateConfig.failure_action:type_name -> skep.v1.FailureAction
-	3,  // 47: skep.v1.UpdateConfig.order:type_name -> skep.v1.UpdateOrder
-	8,  // 48: skep.v1.EndpointSpec.mode:type_name -> skep.v1.EndpointSpec.Mode
-	34, // 49: skep.v1.EndpointSpec.ports:type_name -> skep.v1.PortConfig
-	4,  // 50: skep.v1.PortConfig.publish_mode:type_name -> skep.v1.PublishMode
-	44, // 51: skep.v1.NodeSpec.labels:type_name -> skep.v1.NodeSpec.LabelsEntry
-	5,  // 52: skep.v1.NodeSpec.role:type_name -> skep.v1.NodeRole
-	6,  // 53: skep.v1.NodeSpec.availability:type_name -> skep.v1.Availability
-	45, // 54: skep.v1.ClusterSpec.heartbeat_period:type_name -> google.protobuf.Duration
-	45, // 55: skep.v1.ClusterSpec.node_cert_expiry:type_name -> google.protobuf.Duration
-	56, // [56:56] is the sub-list for method output_type
-	56, // [56:56] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	45, // 0: skep.v1.ServiceSpec.labels:type_name -> skep.v1.ServiceSpec.LabelsEntry
+	19, // 1: skep.v1.ServiceSpec.task:type_name -> skep.v1.TaskSpec
+	14, // 2: skep.v1.ServiceSpec.mode:type_name -> skep.v1.ServiceMode
+	38, // 3: skep.v1.ServiceSpec.update:type_name -> skep.v1.UpdateConfig
+	38, // 4: skep.v1.ServiceSpec.rollback:type_name -> skep.v1.UpdateConfig
+	39, // 5: skep.v1.ServiceSpec.endpoint:type_name -> skep.v1.EndpointSpec
+	1,  // 6: skep.v1.ServiceSpec.on_partition:type_name -> skep.v1.PartitionPolicy
+	12, // 7: skep.v1.ServiceSpec.schedule:type_name -> skep.v1.Schedule
+	13, // 8: skep.v1.ServiceSpec.depends_on:type_name -> skep.v1.Dependency
+	0,  // 9: skep.v1.Schedule.concurrency:type_name -> skep.v1.Concurrency
+	55, // 10: skep.v1.Schedule.catch_up:type_name -> google.protobuf.Duration
+	8,  // 11: skep.v1.Dependency.condition:type_name -> skep.v1.Dependency.Condition
+	15, // 12: skep.v1.ServiceMode.replicated:type_name -> skep.v1.ReplicatedMode
+	16, // 13: skep.v1.ServiceMode.global:type_name -> skep.v1.GlobalMode
+	17, // 14: skep.v1.ServiceMode.replicated_job:type_name -> skep.v1.ReplicatedJobMode
+	18, // 15: skep.v1.ServiceMode.global_job:type_name -> skep.v1.GlobalJobMode
+	20, // 16: skep.v1.TaskSpec.container:type_name -> skep.v1.ContainerSpec
+	31, // 17: skep.v1.TaskSpec.resources:type_name -> skep.v1.ResourceRequirements
+	32, // 18: skep.v1.TaskSpec.restart:type_name -> skep.v1.RestartPolicy
+	33, // 19: skep.v1.TaskSpec.placement:type_name -> skep.v1.Placement
+	36, // 20: skep.v1.TaskSpec.networks:type_name -> skep.v1.NetworkAttachment
+	37, // 21: skep.v1.TaskSpec.log_driver:type_name -> skep.v1.LogDriver
+	46, // 22: skep.v1.ContainerSpec.labels:type_name -> skep.v1.ContainerSpec.LabelsEntry
+	55, // 23: skep.v1.ContainerSpec.stop_grace_period:type_name -> google.protobuf.Duration
+	22, // 24: skep.v1.ContainerSpec.mounts:type_name -> skep.v1.Mount
+	23, // 25: skep.v1.ContainerSpec.health:type_name -> skep.v1.HealthConfig
+	26, // 26: skep.v1.ContainerSpec.dns:type_name -> skep.v1.DNSConfig
+	27, // 27: skep.v1.ContainerSpec.secrets:type_name -> skep.v1.FileReference
+	27, // 28: skep.v1.ContainerSpec.configs:type_name -> skep.v1.FileReference
+	47, // 29: skep.v1.ContainerSpec.sysctls:type_name -> skep.v1.ContainerSpec.SysctlsEntry
+	28, // 30: skep.v1.ContainerSpec.ulimits:type_name -> skep.v1.Ulimit
+	21, // 31: skep.v1.ContainerSpec.privileges:type_name -> skep.v1.Privileges
+	23, // 32: skep.v1.ContainerSpec.ready:type_name -> skep.v1.HealthConfig
+	9,  // 33: skep.v1.Mount.type:type_name -> skep.v1.Mount.Type
+	48, // 34: skep.v1.Mount.volume_labels:type_name -> skep.v1.Mount.VolumeLabelsEntry
+	49, // 35: skep.v1.Mount.volume_opts:type_name -> skep.v1.Mount.VolumeOptsEntry
+	55, // 36: skep.v1.HealthConfig.interval:type_name -> google.protobuf.Duration
+	55, // 37: skep.v1.HealthConfig.timeout:type_name -> google.protobuf.Duration
+	55, // 38: skep.v1.HealthConfig.start_period:type_name -> google.protobuf.Duration
+	55, // 39: skep.v1.HealthConfig.start_interval:type_name -> google.protobuf.Duration
+	24, // 40: skep.v1.HealthConfig.http:type_name -> skep.v1.HTTPCheck
+	25, // 41: skep.v1.HealthConfig.grpc:type_name -> skep.v1.GRPCCheck
+	30, // 42: skep.v1.Resources.generic:type_name -> skep.v1.GenericResource
+	29, // 43: skep.v1.ResourceRequirements.limits:type_name -> skep.v1.Resources
+	29, // 44: skep.v1.ResourceRequirements.reservations:type_name -> skep.v1.Resources
+	2,  // 45: skep.v1.RestartPolicy.condition:type_name -> skep.v1.RestartCondition
+	55, // 46: skep.v1.RestartPolicy.delay:type_name -> google.protobuf.Duration
+	55, // 47: skep.v1.RestartPolicy.window:type_name -> google.protobuf.Duration
+	55, // 48: skep.v1.RestartPolicy.max_delay:type_name -> google.protobuf.Duration
+	34, // 49: skep.v1.Placement.preferences:type_name -> skep.v1.PlacementPreference
+	35, // 50: skep.v1.Placement.platforms:type_name -> skep.v1.Platform
+	50, // 51: skep.v1.NetworkAttachment.driver_opts:type_name -> skep.v1.NetworkAttachment.DriverOptsEntry
+	51, // 52: skep.v1.LogDriver.options:type_name -> skep.v1.LogDriver.OptionsEntry
+	55, // 53: skep.v1.UpdateConfig.delay:type_name -> google.protobuf.Duration
+	55, // 54: skep.v1.UpdateConfig.monitor:type_name -> google.protobuf.Duration
+	3,  // 55: skep.v1.UpdateConfig.failure_action:type_name -> skep.v1.FailureAction
+	4,  // 56: skep.v1.UpdateConfig.order:type_name -> skep.v1.UpdateOrder
+	55, // 57: skep.v1.UpdateConfig.timeout:type_name -> google.protobuf.Duration
+	10, // 58: skep.v1.EndpointSpec.mode:type_name -> skep.v1.EndpointSpec.Mode
+	40, // 59: skep.v1.EndpointSpec.ports:type_name -> skep.v1.PortConfig
+	5,  // 60: skep.v1.PortConfig.publish_mode:type_name -> skep.v1.PublishMode
+	52, // 61: skep.v1.NodeSpec.labels:type_name -> skep.v1.NodeSpec.LabelsEntry
+	6,  // 62: skep.v1.NodeSpec.role:type_name -> skep.v1.NodeRole
+	7,  // 63: skep.v1.NodeSpec.availability:type_name -> skep.v1.Availability
+	55, // 64: skep.v1.ClusterSpec.heartbeat_period:type_name -> google.protobuf.Duration
+	55, // 65: skep.v1.ClusterSpec.node_cert_expiry:type_name -> google.protobuf.Duration
+	53, // 66: skep.v1.NetworkSpec.labels:type_name -> skep.v1.NetworkSpec.LabelsEntry
+	54, // 67: skep.v1.NetworkSpec.driver_opts:type_name -> skep.v1.NetworkSpec.DriverOptsEntry
+	44, // 68: skep.v1.NetworkSpec.ipam:type_name -> skep.v1.IPAMConfig
+	69, // [69:69] is the sub-list for method output_type
+	69, // [69:69] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_spec_proto_init() }
@@ -3084,21 +3759,22 @@ func file_skep_v1_spec_proto_init() {
 	if File_skep_v1_spec_proto != nil {
 		return
 	}
-	file_skep_v1_spec_proto_msgTypes[1].OneofWrappers = []any{
+	file_skep_v1_spec_proto_msgTypes[1].OneofWrappers = []any{}
+	file_skep_v1_spec_proto_msgTypes[3].OneofWrappers = []any{
 		(*ServiceMode_Replicated)(nil),
 		(*ServiceMode_Global)(nil),
 		(*ServiceMode_ReplicatedJob)(nil),
 		(*ServiceMode_GlobalJob)(nil),
 	}
-	file_skep_v1_spec_proto_msgTypes[7].OneofWrappers = []any{}
-	file_skep_v1_spec_proto_msgTypes[16].OneofWrappers = []any{}
+	file_skep_v1_spec_proto_msgTypes[9].OneofWrappers = []any{}
+	file_skep_v1_spec_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_spec_proto_rawDesc), len(file_skep_v1_spec_proto_rawDesc)),
-			NumEnums:      9,
-			NumMessages:   36,
+			NumEnums:      11,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

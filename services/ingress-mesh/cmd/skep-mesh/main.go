@@ -40,15 +40,15 @@ func main() {
 			fs.StringVar(&cfg.Underlay, "data-path-addr", "", "address other nodes reach this one by")
 		},
 		New: func(ctx context.Context, env daemon.Env) (daemon.Service, error) {
-			if cfg.Subnet == "" {
-				rec, err := member.LearnSubnet(ctx, env.NC, env.Paths, env.Log)
-				if err != nil {
-					return nil, err
-				}
-				cfg.Subnet = rec.Subnet
+			rec, err := member.LearnSubnet(ctx, env.NC, env.Paths, env.Log)
+			if err != nil {
+				return nil, err
 			}
+			cfg.Subnet = cmp.Or(cfg.Subnet, rec.Subnet)
+			cfg.Number, cfg.DataPathPort, cfg.NC, cfg.Version = rec.Number, rec.DataPathPort, env.NC, daemon.Version
 			cfg.Underlay = cmp.Or(cfg.Underlay, env.Record.Underlay())
 			cfg.Log, cfg.NodeID, cfg.DataDir, cfg.RunDir = env.Log, env.NodeID, env.DataDir, env.RunDir
+			cfg.Metrics = env.Metrics
 			m, err := mesh.New(cfg)
 			if err != nil {
 				return nil, err

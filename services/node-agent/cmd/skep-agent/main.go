@@ -97,7 +97,7 @@ func main() {
 				NodeID: env.NodeID, NC: env.NC, Log: env.Log, DataDir: env.DataDir, RunDir: env.RunDir, Version: env.Version,
 				Attacher: net, ContainerdAddress: cmp.Or(containerd, r.Containerd), BinDir: binDir, StartParallelism: parallel,
 				Hostname: r.Hostname, AdvertiseAddr: cmp.Or(advertise, r.Host()), DataPathAddr: cmp.Or(dataPath, r.DataPath),
-				MaxTasks: r.TaskLimit(), Manager: env.Store.Identity().Role == pki.Manager,
+				MaxTasks: r.TaskLimit(), Manager: env.Store.Identity().Role == pki.Manager, Metrics: env.Metrics,
 			})
 			if err != nil {
 				return nil, err

@@ -117,6 +117,14 @@ func (t Tree) OOMKills(group string) uint64 {
 
 // Kill ends every process in a group and below it.
 func (t Tree) Kill(group string) {
+	for _, pid := range t.Processes(group) {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may just have ended
+	}
+}
+
+// Processes are the ids of all processes in a group and below it, as this process sees them.
+func (t Tree) Processes(group string) []int {
+	var out []int
 	_ = filepath.WalkDir(t.file("pids", group, ""), func(p string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
 			return nil // it may vanish as we walk
@@ -127,11 +135,12 @@ func (t Tree) Kill(group string) {
 		}
 		for _, f := range strings.Fields(string(b)) {
 			if pid, err := strconv.Atoi(f); err == nil && pid > 1 {
-				_ = syscall.Kill(pid, syscall.SIGKILL) // it may just have ended
+				out = append(out, pid)
 			}
 		}
 		return nil
 	})
+	return out
 }
 
 // Remove removes a group and everything below it, in every hierarchy. Groups with processes are an error.

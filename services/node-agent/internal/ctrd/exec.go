@@ -34,15 +34,7 @@ type ExecIO struct {
 // Exec runs a command in a task's container until it ends. When ctx ends first, the command is killed.
 func (r *Runtime) Exec(ctx context.Context, req *skepv1.ExecRequest, streams ExecIO) (code int32, err error) {
 	ctx = r.ns(ctx)
-	c, err := r.client.LoadContainer(ctx, req.TaskId)
-	if err != nil {
-		return 0, execFault(req, err)
-	}
-	t, err := c.Task(ctx, nil)
-	if err != nil {
-		return 0, execFault(req, err)
-	}
-	proc, err := execProcess(ctx, c, t, req)
+	t, proc, err := r.execIn(ctx, req)
 	if err != nil {
 		return 0, err
 	}
@@ -125,6 +117,20 @@ func (e *endReader) Read(p []byte) (int, error) {
 		e.once.Do(func() { close(e.ended) })
 	}
 	return n, err
+}
+
+// execIn finds the running task a command is for, and makes the process it will be.
+func (r *Runtime) execIn(ctx context.Context, req *skepv1.ExecRequest) (containerd.Task, *specs.Process, error) {
+	c, err := r.client.LoadContainer(ctx, req.TaskId)
+	if err != nil {
+		return nil, nil, execFault(req, err)
+	}
+	t, err := c.Task(ctx, nil)
+	if err != nil {
+		return nil, nil, execFault(req, err)
+	}
+	proc, err := execProcess(ctx, c, t, req)
+	return t, proc, err
 }
 
 // execProcess is the container's own process with what the request changes.

@@ -9,6 +9,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
@@ -24,6 +25,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/zap"
 
+	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/node-agent/internal/registry"
 )
 
@@ -38,7 +40,8 @@ type Image struct {
 	Name   string
 	Target digest.Digest
 	Config v1.ImageConfig
-	Chain  string // the key of its topmost layer's snapshot
+	Chain  string               // the key of its topmost layer's snapshot
+	Health *skepv1.HealthConfig // its HEALTHCHECK, nil = none
 
 	mu            sync.Mutex
 	filesRead     bool
@@ -51,14 +54,15 @@ type Images struct {
 	reg    registry.Config
 	log    *zap.Logger
 	match  platforms.MatchComparer
+	pulled func(took time.Duration, err error)
 
 	mu    sync.Mutex
 	known map[digest.Digest]*Image // unpacked ones, by the target of the reference
 	pulls map[string]*pull
 }
 
-func newImages(c *containerd.Client, reg registry.Config, log *zap.Logger) *Images {
-	return &Images{client: c, reg: reg, log: log, match: platforms.Default(), known: map[digest.Digest]*Image{}, pulls: map[string]*pull{}}
+func newImages(c *containerd.Client, reg registry.Config, log *zap.Logger, pulled func(time.Duration, error)) *Images {
+	return &Images{client: c, reg: reg, log: log, match: platforms.Default(), known: map[digest.Digest]*Image{}, pulls: map[string]*pull{}, pulled: pulled}
 }
 
 // parsed is a user's image reference.
@@ -209,7 +213,11 @@ func (s *Images) ready(ctx context.Context, rec images.Image) (*Image, error) {
 	if err := json.Unmarshal(body, &conf); err != nil {
 		return nil, fmt.Errorf("read the configuration of image %s: %w", rec.Name, err)
 	}
-	img := &Image{Name: rec.Name, Target: rec.Target.Digest, Config: conf.Config, Chain: identity.ChainID(diffs).String()}
+	check, err := imageHealth(body)
+	if err != nil {
+		return nil, fmt.Errorf("read the HEALTHCHECK of image %s: %w", rec.Name, err)
+	}
+	img := &Image{Name: rec.Name, Target: rec.Target.Digest, Config: conf.Config, Chain: identity.ChainID(diffs).String(), Health: check}
 	s.mu.Lock()
 	s.known[rec.Target.Digest] = img
 	s.mu.Unlock()

@@ -2,12 +2,12 @@ package ctrd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/core/containers"
@@ -55,30 +55,7 @@ func (r *Runtime) Prepare(ctx context.Context, j *task.Job, progress func(string
 		}
 		return task.Prepared{}, trouble(err)
 	}
-	p := task.Prepared{ContainerID: j.ID()}
-	for _, a := range att.Addresses {
-		p.Addresses = append(p.Addresses, a.String())
-	}
-	return p, nil
-}
-
-func (r *Runtime) attach(ctx context.Context, j *task.Job, hostname string) (attach.Attachment, error) {
-	req := attach.Request{TaskID: j.ID(), ServiceID: j.Record.GetServiceId(), Hostname: hostname}
-	for _, n := range j.Revision.GetSpec().GetTask().GetNetworks() {
-		if n.GetTarget() == "host" {
-			req.HostNetwork = true
-			continue
-		}
-		req.Networks = append(req.Networks, n.GetTarget())
-	}
-	att, err := r.cfg.Attacher.Attach(ctx, req)
-	if err != nil {
-		return att, task.Temporary(fmt.Errorf("attach the network: %w", err))
-	}
-	if att.Netns == "" && !req.HostNetwork {
-		return att, errors.New("attach the network: the mesh gave no network namespace")
-	}
-	return att, nil
+	return prepared(j.ID(), img, att), nil
 }
 
 // create makes snapshot, volumes, files and the container itself. What is left of an earlier try goes first.
@@ -152,7 +129,7 @@ func (r *Runtime) files(in *ocispec.Input, j *task.Job, hostname string, att att
 		name, text string
 		path       *string
 	}{
-		{"hosts", ocispec.HostsFile(hostname, att.Addresses, c.GetHosts()), &in.Hosts},
+		{"hosts", ocispec.HostsFile(hostname, ownAddresses(att), c.GetHosts()), &in.Hosts},
 		{"resolv.conf", ocispec.ResolvConf(att.DNS, c.GetDns(), ocispec.HostResolvConf()), &in.Resolv},
 		{"hostname", hostname + "\n", &in.Hostname},
 	} {
@@ -184,11 +161,12 @@ func withRoot(ctx context.Context, root []mount.Mount, f func(dir string) error)
 	return mount.WithTempMount(ctx, root, f)
 }
 
-func grace(c *skepv1.ContainerSpec) (seconds float64) {
+// grace is the time from the stop signal to the kill.
+func grace(c *skepv1.ContainerSpec) time.Duration {
 	if g := c.GetStopGracePeriod(); g != nil {
-		return g.AsDuration().Seconds()
+		return g.AsDuration()
 	}
-	return 10
+	return 10 * time.Second
 }
 
 func signalName(c *skepv1.ContainerSpec, img string) string {

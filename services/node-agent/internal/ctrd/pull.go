@@ -69,7 +69,11 @@ func (s *Images) Pull(ctx context.Context, p parsed, auth []byte, progress func(
 		job = &pull{done: make(chan struct{}), cancel: cancel}
 		s.pulls[key] = job
 		go func() {
+			began := time.Now()
 			job.img, job.err = s.fetch(pctx, p, a, job.say)
+			if s.pulled != nil {
+				s.pulled(time.Since(began), job.err)
+			}
 			s.mu.Lock()
 			if s.pulls[key] == job {
 				delete(s.pulls, key)

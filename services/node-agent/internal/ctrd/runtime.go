@@ -57,6 +57,8 @@ type Config struct {
 	Logs        *logs.Keeper
 	Parallelism int
 	Log         *zap.Logger
+	// Pulled, if set, is told of every pull that ended, what it took and why it failed.
+	Pulled func(took time.Duration, err error)
 }
 
 // Runtime implements task.Runtime.
@@ -72,6 +74,7 @@ type Runtime struct {
 	slots  *semaphore.Weighted
 	exits  *exits
 	ears   *shimEars
+	made   sync.Map // ids of tasks whose process was made and not begun yet
 }
 
 // quiet silences the client library's own lines on standard error: what matters of them comes back as errors.
@@ -91,7 +94,7 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", cfg.Address, err)
 	}
 	r := &Runtime{
-		cfg: cfg, client: c, tasks: c.TaskService(), Images: newImages(c, cfg.Registries, cfg.Log),
+		cfg: cfg, client: c, tasks: c.TaskService(), Images: newImages(c, cfg.Registries, cfg.Log, cfg.Pulled),
 		host: ocispec.ThisHost(), cg: cgroup.New("/sys/fs/cgroup"), path: SearchPath(cfg.BinDir),
 		slots: semaphore.NewWeighted(int64(cfg.Parallelism)),
 	}
@@ -103,6 +106,10 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	r.ears.onExit(func(id string, e shimExit) { r.exits.ended(id, e.pid, r.exitOf(id, e.code, e.at)) })
 	// A runc beside our shim, not whatever the shim finds; without one, the shim's own choice.
 	r.runc, _ = Find("runc", r.path)
+	// The pipes of an agent that was killed lead nowhere any more.
+	if err := os.RemoveAll(r.execDir()); err != nil {
+		return nil, errors.Join(fmt.Errorf("clear the run directory: %w", err), c.Close())
+	}
 	for _, dir := range []string{r.execDir(), filepath.Join(cfg.RunDir, "runc")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, errors.Join(fmt.Errorf("make run directory: %w", err), c.Close())

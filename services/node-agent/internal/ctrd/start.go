@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
@@ -19,17 +20,50 @@ import (
 	"skep.dev/services/node-agent/internal/task"
 )
 
+const (
+	// createLimit is how long containerd and runc may take to start a container before it is tried again.
+	createLimit = time.Minute
+	// beginLimit is how long a process that was made may take to begin, many times what it needs.
+	beginLimit = 10 * time.Second
+	// clearUpLimit is how long the removal of a failed start may take.
+	clearUpLimit = 20 * time.Second
+)
+
+// Make implements task.Runtime.
+func (r *Runtime) Make(ctx context.Context, j *task.Job) error {
+	ctx, done, err := r.inSlot(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	err = r.makeProcess(ctx, j)
+	if err != nil && !errdefs.IsUnavailable(err) {
+		return r.clearUp(ctx, j.ID(), err)
+	}
+	r.made.Store(j.ID(), struct{}{}) // also where containerd died and did not say so any more: it may well be
+	return trouble(err)
+}
+
 // Start implements task.Runtime.
 func (r *Runtime) Start(ctx context.Context, j *task.Job) (uint32, error) {
-	ctx = r.ns(ctx)
-	id := j.ID()
-	if err := r.slots.Acquire(ctx, 1); err != nil {
+	ctx, done, err := r.inSlot(ctx)
+	if err != nil {
 		return 0, err
 	}
-	defer r.slots.Release(1)
-	// Half a start is worse than a late end: the agent's own stop does not cut it in two.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
-	defer cancel()
+	defer done()
+	id := j.ID()
+	if _, made := r.made.LoadAndDelete(id); made {
+		pid, err := r.begin(ctx, j)
+		switch {
+		case err == nil:
+			return pid, nil
+		case errdefs.IsUnavailable(err):
+			r.made.Store(id, struct{}{}) // shims outlive containerd
+			return 0, trouble(err)
+		}
+		r.cfg.Log.Debug("begin the process that was made: making another", zap.String("task", id), zap.Error(err))
+		// Whatever became of it: everything anew, and with the errors of that.
+	}
 	pid, err := r.start(ctx, j)
 	if errdefs.IsAlreadyExists(err) {
 		if err = r.deleteTask(ctx, id); err == nil {
@@ -37,24 +71,50 @@ func (r *Runtime) Start(ctx context.Context, j *task.Job) (uint32, error) {
 		}
 	}
 	if err != nil {
-		t := trouble(err)
-		if derr := r.deleteTask(ctx, id); derr != nil && !task.IsTemporary(t) {
-			r.cfg.Log.Warn("clear up after a failed start", zap.String("task", id), zap.Error(derr))
-		}
-		r.exits.forget(id)
-		if task.IsTemporary(t) {
-			return 0, t
-		}
-		return 0, startError(err)
+		return 0, r.clearUp(ctx, id, err)
 	}
 	return pid, nil
 }
 
+// inSlot waits for its turn and gives the context of what is done in it; done ends both. Half a start is worse than a
+// late end: the agent's own stop does not cut it in two.
+func (r *Runtime) inSlot(ctx context.Context) (_ context.Context, done func(), err error) {
+	if err := r.slots.Acquire(ctx, 1); err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ns(ctx)), createLimit)
+	return ctx, func() { cancel(); r.slots.Release(1) }, nil
+}
+
+// clearUp removes what a failed start left and says why it failed, as the task's error.
+func (r *Runtime) clearUp(ctx context.Context, id string, err error) error {
+	// It may have failed because its time was over; the clearing up has its own.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), clearUpLimit)
+	defer cancel()
+	t := trouble(err)
+	if derr := r.deleteTask(ctx, id); derr != nil && !task.IsTemporary(t) {
+		r.cfg.Log.Warn("clear up after a failed start", zap.String("task", id), zap.Error(derr))
+	}
+	r.exits.forget(id)
+	if task.IsTemporary(t) {
+		return t
+	}
+	return startError(err)
+}
+
 func (r *Runtime) start(ctx context.Context, j *task.Job) (uint32, error) {
+	if err := r.makeProcess(ctx, j); err != nil {
+		return 0, err
+	}
+	return r.begin(ctx, j)
+}
+
+// makeProcess makes the container's process, which waits to be begun.
+func (r *Runtime) makeProcess(ctx context.Context, j *task.Job) error {
 	id := j.ID()
 	root, err := r.client.SnapshotService(snapshotter).Mounts(ctx, id)
 	if err != nil {
-		return 0, fmt.Errorf("root file system: %w", err)
+		return fmt.Errorf("root file system: %w", err)
 	}
 	req := &tasks.CreateTaskRequest{ContainerID: id, Terminal: j.Container().GetTty()}
 	req.Stdout, req.Stderr = r.cfg.Logs.Raw(id, j.Dir, j.Revision.GetSpec().GetTask().GetLogDriver())
@@ -67,9 +127,15 @@ func (r *Runtime) start(ctx context.Context, j *task.Job) (uint32, error) {
 	r.exits.forget(id) // what an earlier try left
 	r.exits.expect(id)
 	r.ears.forget(id)
-	if _, err := r.tasks.Create(ctx, req); err != nil {
-		return 0, errgrpc.ToNative(err)
-	}
+	_, err = r.tasks.Create(ctx, req)
+	return errgrpc.ToNative(err)
+}
+
+// begin lets a process run that was made.
+func (r *Runtime) begin(ctx context.Context, j *task.Job) (uint32, error) {
+	ctx, cancel := context.WithTimeout(ctx, beginLimit)
+	defer cancel()
+	id := j.ID()
 	reply, err := r.tasks.Start(ctx, &tasks.StartRequest{ContainerID: id})
 	if err != nil {
 		return 0, errgrpc.ToNative(err)
@@ -100,8 +166,10 @@ func (r *Runtime) Wait(ctx context.Context, id string) (task.Exit, error) {
 	return r.exits.wait(ctx, id)
 }
 
-// Adopt makes a container that runs already waited for and its output followed.
+// Adopt makes a container that runs already waited for and its output followed, and ends what a killed agent left of its
+// probes there.
 func (r *Runtime) Adopt(j *task.Job, pid uint32) {
+	r.strayProbes(j.ID())
 	r.exits.begun(j.ID(), pid)
 	r.cfg.Logs.Follow(j.ID(), j.Dir, j.Revision.GetSpec().GetTask().GetLogDriver())
 }
@@ -129,15 +197,18 @@ func (r *Runtime) Stop(ctx context.Context, j *task.Job) (*task.Exit, error) {
 		return nil, nil // Release deletes it
 	}
 	r.exits.begun(id, reply.Process.Pid)
+	r.drain(ctx, id)
 	sig, err := signal.ParseSignal(signalName(j.Container(), r.imageStopSignal(ctx, j)))
 	if err != nil {
 		r.cfg.Log.Warn("unknown stop signal, sending SIGTERM", zap.String("task", id), zap.Error(err))
 		sig, _ = signal.ParseSignal("SIGTERM")
 	}
-	if err := r.kill(ctx, id, uint32(sig)); err != nil {
+	to := r.aim(ctx, id, reply.Process.Pid)
+	defer to.close()
+	if err := to.send(ctx, sig); err != nil {
 		return nil, err
 	}
-	wait, cancel := context.WithTimeout(ctx, time.Duration(grace(j.Container())*float64(time.Second)))
+	wait, cancel := context.WithTimeout(ctx, grace(j.Container()))
 	exit, err := r.exits.wait(wait, id)
 	cancel()
 	if err == nil {
@@ -146,7 +217,7 @@ func (r *Runtime) Stop(ctx context.Context, j *task.Job) (*task.Exit, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	if err := r.kill(ctx, id, 9); err != nil {
+	if err := to.send(ctx, syscall.SIGKILL); err != nil {
 		return nil, err
 	}
 	wait, cancel = context.WithTimeout(ctx, 10*time.Second)
@@ -168,39 +239,6 @@ func (r *Runtime) imageStopSignal(ctx context.Context, j *task.Job) string {
 		return ""
 	}
 	return c.Labels[labelStopSignal]
-}
-
-func (r *Runtime) kill(ctx context.Context, id string, sig uint32) error {
-	_, err := r.tasks.Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: sig})
-	if err != nil {
-		if err = errgrpc.ToNative(err); !errdefs.IsNotFound(err) {
-			return task.Soon(fmt.Errorf("signal container %s: %w", id, err))
-		}
-	}
-	return nil
-}
-
-// deleteTask ends what runs in a container, its shim included. None is fine.
-func (r *Runtime) deleteTask(ctx context.Context, id string) error {
-	for try := 0; ; try++ {
-		_, err := r.tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
-		if err = errgrpc.ToNative(err); err == nil || errdefs.IsNotFound(err) {
-			return nil
-		}
-		// runc's shim gives this one no code.
-		runs := errdefs.IsFailedPrecondition(err) || strings.Contains(err.Error(), "cannot delete a running process")
-		if !runs || try > 50 {
-			return trouble(fmt.Errorf("delete the process of container %s: %w", id, err))
-		}
-		// It runs: end it.
-		if err := r.kill(ctx, id, 9); err != nil {
-			return err
-		}
-		pause(ctx, min(time.Duration(try+1)*5*time.Millisecond, 200*time.Millisecond))
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-	}
 }
 
 // Release implements task.Runtime.

@@ -103,7 +103,8 @@ func (r *Runtime) sweepSnapshots(ctx context.Context, known func(string) bool) e
 	return nil
 }
 
-// shims finds the shims of our containerd: pid by task id.
+// shims finds the shims of our containers, pid by task id. A containerd that is not ours alone has others, in other
+// namespaces.
 func (r *Runtime) shims() map[string]int {
 	out := map[string]int{}
 	procs, err := os.ReadDir("/proc")
@@ -120,16 +121,18 @@ func (r *Runtime) shims() map[string]int {
 			continue
 		}
 		args := strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")
-		var id, address string
+		var id, address, namespace string
 		for i := 0; i+1 < len(args); i++ {
 			switch args[i] {
 			case "-id":
 				id = args[i+1]
 			case "-address":
 				address = args[i+1]
+			case "-namespace":
+				namespace = args[i+1]
 			}
 		}
-		if address == r.cfg.Address && id != "" {
+		if address == r.cfg.Address && namespace == Namespace && id != "" {
 			out[id] = pid
 		}
 	}

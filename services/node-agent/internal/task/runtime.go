@@ -39,7 +39,9 @@ func (j *Job) Container() *skepv1.ContainerSpec {
 type Prepared struct {
 	ContainerID string
 	Addresses   []string // CIDRs, skep0 first
+	Networks    []*skepv1.NetworkAddress
 	Ports       []*skepv1.PortConfig
+	Health      *skepv1.HealthConfig // the image's HEALTHCHECK, nil = none
 }
 
 // Exit tells how a container ended.
@@ -74,6 +76,8 @@ type Found struct {
 type Runtime interface {
 	// Prepare does everything but start: image, volumes, network, container. progress is for people.
 	Prepare(ctx context.Context, j *Job, progress func(string)) (Prepared, error)
+	// Make does of Start what can be done while the task waits for its turn. It need not be called.
+	Make(ctx context.Context, j *Job) error
 	// Start starts the prepared container.
 	Start(ctx context.Context, j *Job) (pid uint32, err error)
 	// Wait blocks until the container has ended.

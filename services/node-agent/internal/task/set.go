@@ -24,9 +24,15 @@ type Config struct {
 	Dir     string // where the tasks' directories and the generation are
 	Runtime Runtime
 	Specs   SpecSource
+	Probes  Probes // nil: tasks are not probed
 	Log     *zap.Logger
 	// Changed is called, without locks, whenever a status changed.
 	Changed func()
+	// Started, if set, is told of every container started and the work it took: image, network and container included,
+	// waits not.
+	Started func(took time.Duration)
+	// Ended, if set, is told of every task that ended here, and how, in a word of Ends.
+	Ended func(how string)
 	// Backoff is the first wait after a temporary error (default 500 ms, doubled up to 30 s).
 	Backoff time.Duration
 	// NoSpacePatience is how long a full disk is waited for before its tasks are rejected (default 15 s).
@@ -59,6 +65,12 @@ func Open(cfg Config) (*Set, error) {
 	if cfg.Changed == nil {
 		cfg.Changed = func() {}
 	}
+	if cfg.Started == nil {
+		cfg.Started = func(time.Duration) {}
+	}
+	if cfg.Ended == nil {
+		cfg.Ended = func(string) {}
+	}
 	st, err := openStore(filepath.Join(cfg.Dir, "tasks"))
 	if err != nil {
 		return nil, err
@@ -74,7 +86,7 @@ func Open(cfg Config) (*Set, error) {
 		if k.status != nil {
 			w.status = k.status
 		}
-		w.revision = k.revision
+		w.revision, w.imageHealth = k.revision, k.imageHealth
 		s.tasks[k.record.Id] = w
 	}
 	if b, err := os.ReadFile(s.generationFile()); err == nil {

@@ -13,7 +13,7 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
-// store keeps one directory a task: record.pb, spec.pb, status.pb.
+// store keeps one directory a task: record.pb, spec.pb, status.pb, and health.pb when its image has a HEALTHCHECK.
 type store struct{ root string }
 
 func openStore(root string) (*store, error) {
@@ -67,6 +67,8 @@ type stored struct {
 	record   *skepv1.TaskRecord
 	status   *skepv1.TaskStatus
 	revision *skepv1.Revision // nil when it was never fetched
+	// imageHealth is the HEALTHCHECK of its image, nil for none.
+	imageHealth *skepv1.HealthConfig
 }
 
 // load returns every task on disk and removes the directories that hold none.
@@ -97,6 +99,9 @@ func (s *store) load() ([]stored, error) {
 		}
 		if err := s.read(e.Name(), "spec.pb", t.revision); err != nil || t.revision.Spec == nil {
 			t.revision = nil
+		}
+		if h := (&skepv1.HealthConfig{}); s.read(e.Name(), "health.pb", h) == nil {
+			t.imageHealth = h
 		}
 		out = append(out, t)
 	}

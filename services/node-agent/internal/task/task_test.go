@@ -59,6 +59,11 @@ func (f *fake) Prepare(ctx context.Context, j *Job, _ func(string)) (Prepared, e
 	return Prepared{ContainerID: j.ID()}, nil
 }
 
+func (f *fake) Make(_ context.Context, j *Job) error {
+	f.note("make " + j.ID())
+	return nil
+}
+
 func (f *fake) Start(_ context.Context, j *Job) (uint32, error) {
 	f.note("start")
 	if f.start != nil {

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -29,10 +30,16 @@ type worker struct {
 	gone     bool               // left the node's set: end it, then forget it
 	abort    context.CancelFunc // ends the work that a stop may interrupt
 
+	// imageHealth is the HEALTHCHECK of the image. The worker alone reads and writes it.
+	imageHealth *skepv1.HealthConfig
+	probing     probing
+
 	released bool
 	prepared bool
-	found    *Found    // what Resume saw, until it was acted on
-	noSpace  time.Time // since when the disk is too full to prepare; zero = it is not
+	made     bool          // Runtime.Make was tried since it was prepared
+	found    *Found        // what Resume saw, until it was acted on
+	took     time.Duration // spent on preparing and starting
+	noSpace  time.Time     // since when the disk is too full to prepare; zero = it is not
 }
 
 func newWorker(s *Set, rec *skepv1.TaskRecord) *worker {
@@ -114,6 +121,9 @@ func (w *worker) setStatus(f func(*skepv1.TaskStatus)) {
 	if st.State < before {
 		st.State = before // states only grow
 	}
+	if st.ServedUnixMs == 0 && spec.Serves(st) {
+		st.ServedUnixMs = time.Now().UnixMilli()
+	}
 	if proto.Equal(st, w.status) {
 		w.mu.Unlock()
 		return
@@ -150,6 +160,7 @@ func (w *worker) adopt(f Found, ok bool) {
 }
 
 func (w *worker) run(ctx context.Context) {
+	defer w.endProbes()
 	if f := w.found; f != nil {
 		switch {
 		case f.Phase == PhaseStopped && w.ending():
@@ -157,7 +168,7 @@ func (w *worker) run(ctx context.Context) {
 		case f.Phase == PhaseStopped:
 			w.exited(f.Exit)
 		case f.Pid != 0:
-			w.running(f.Pid)
+			w.running(ctx, f.Pid)
 		}
 	}
 	backoff := w.set.cfg.Backoff
@@ -250,9 +261,11 @@ func (w *worker) prepare(ctx context.Context) error {
 	if w.snapshot().State < skepv1.TaskState_TASK_STATE_PREPARING { // a repetition keeps its reason on show
 		w.state(skepv1.TaskState_TASK_STATE_PREPARING, "preparing")
 	}
+	began := time.Now()
 	p, err := w.set.cfg.Runtime.Prepare(ctx, w.job(), func(msg string) {
 		w.setStatus(func(st *skepv1.TaskStatus) { st.Message = msg })
 	})
+	w.took += time.Since(began)
 	switch {
 	case err == nil:
 	case ctx.Err() != nil:
@@ -269,11 +282,17 @@ func (w *worker) prepare(ctx context.Context) error {
 		w.reject(err)
 		return nil
 	}
-	w.prepared = true
+	if err := w.keepImageHealth(p.Health); err != nil {
+		w.setStatus(func(st *skepv1.TaskStatus) {
+			st.Message, st.Err = "keeping the image's health check on disk: trying again", err.Error()
+		})
+		return err
+	}
+	w.prepared, w.made = true, false
 	w.setStatus(func(st *skepv1.TaskStatus) {
 		st.State = max(st.State, skepv1.TaskState_TASK_STATE_READY)
 		st.Message, st.Err = "prepared", ""
-		st.ContainerId, st.Addresses, st.Ports = p.ContainerID, p.Addresses, p.Ports
+		st.ContainerId, st.Addresses, st.Networks, st.Ports = p.ContainerID, p.Addresses, p.Networks, p.Ports
 	})
 	return nil
 }
@@ -299,6 +318,14 @@ func (w *worker) hold(ctx context.Context) error {
 		w.state(skepv1.TaskState_TASK_STATE_STARTING, "starting")
 		return nil
 	}
+	if desired == skepv1.TaskState_TASK_STATE_READY && !w.made {
+		w.made = true
+		// Another task has to end first, which takes about as long as this. Start says what is wrong.
+		if err := w.set.cfg.Runtime.Make(ctx, w.job()); err != nil && ctx.Err() == nil {
+			w.set.cfg.Log.Debug("make the process of a held task", zap.String("task", w.id), zap.Error(err))
+		}
+		return nil
+	}
 	var due <-chan time.Time
 	if desired > skepv1.TaskState_TASK_STATE_READY {
 		t := time.NewTimer(wait)
@@ -314,10 +341,13 @@ func (w *worker) hold(ctx context.Context) error {
 }
 
 func (w *worker) start(ctx context.Context) error {
+	began := time.Now()
 	pid, err := w.set.cfg.Runtime.Start(ctx, w.job())
+	w.took += time.Since(began)
 	switch {
 	case err == nil:
-		w.running(pid)
+		w.set.cfg.Started(w.took)
+		w.running(ctx, pid)
 		return nil
 	case ctx.Err() != nil:
 		return nil
@@ -329,10 +359,17 @@ func (w *worker) start(ctx context.Context) error {
 	return nil
 }
 
-func (w *worker) running(pid uint32) {
+func (w *worker) running(ctx context.Context, pid uint32) {
+	checks := w.checks()
 	w.setStatus(func(st *skepv1.TaskStatus) {
+		first := st.State < skepv1.TaskState_TASK_STATE_RUNNING
 		st.State, st.Message, st.Err, st.Pid = skepv1.TaskState_TASK_STATE_RUNNING, "started", "", pid
+		if first {
+			st.StartedUnixMs = time.Now().UnixMilli()
+		}
+		checks.begin(st, first)
 	})
+	w.probe(ctx, checks)
 }
 
 func (w *worker) watch(ctx context.Context) error {
@@ -353,7 +390,21 @@ func (w *worker) watch(ctx context.Context) error {
 	return err
 }
 
+// Ends are the words for how a task ended: its container's exit, with which code or why nobody knows; one that could
+// not be prepared or started; one that was told to stop.
+var Ends = []string{"complete", "failed", "oom", "lost", "rejected", "start_failed", "shutdown"}
+
 func (w *worker) exited(e Exit) {
+	switch {
+	case e.Lost != "":
+		w.set.cfg.Ended("lost")
+	case e.OOM:
+		w.set.cfg.Ended("oom")
+	case e.Code == 0:
+		w.set.cfg.Ended("complete")
+	default:
+		w.set.cfg.Ended("failed")
+	}
 	w.setStatus(func(st *skepv1.TaskStatus) {
 		st.Pid = 0
 		st.OomKilled = e.OOM
@@ -398,6 +449,7 @@ func Bytes(n int64) string {
 }
 
 func (w *worker) reject(err error) {
+	w.set.cfg.Ended("rejected")
 	w.set.cfg.Log.Warn("task rejected", zap.String("task", w.id), zap.Error(err))
 	w.setStatus(func(st *skepv1.TaskStatus) {
 		st.State, st.Message, st.Err = skepv1.TaskState_TASK_STATE_REJECTED, "preparing", err.Error()
@@ -405,6 +457,7 @@ func (w *worker) reject(err error) {
 }
 
 func (w *worker) fail(err error) {
+	w.set.cfg.Ended("start_failed")
 	w.set.cfg.Log.Warn("task failed to start", zap.String("task", w.id), zap.Error(err))
 	w.setStatus(func(st *skepv1.TaskStatus) {
 		st.State, st.Message, st.Err = skepv1.TaskState_TASK_STATE_FAILED, "starting", err.Error()
@@ -413,6 +466,7 @@ func (w *worker) fail(err error) {
 
 func (w *worker) stop(ctx context.Context) error {
 	var exit *Exit
+	w.cancelProbes()
 	// Without a spec nothing was ever made of it.
 	if j := w.job(); j.Revision != nil {
 		var err error
@@ -426,6 +480,7 @@ func (w *worker) stop(ctx context.Context) error {
 }
 
 func (w *worker) stopped(exit *Exit) {
+	w.set.cfg.Ended("shutdown")
 	w.setStatus(func(st *skepv1.TaskStatus) {
 		st.State, st.Message, st.Err, st.Pid = skepv1.TaskState_TASK_STATE_SHUTDOWN, "shutdown", "", 0
 		if exit != nil && exit.Lost == "" {
@@ -437,6 +492,7 @@ func (w *worker) stopped(exit *Exit) {
 // ended clears away what an ended task still holds, and the task itself once it left the set.
 func (w *worker) ended(ctx context.Context, gone bool) error {
 	if !w.released {
+		w.endProbes()
 		if err := w.set.cfg.Runtime.Release(ctx, w.id); err != nil {
 			if ctx.Err() == nil {
 				w.set.cfg.Log.Warn("release task", zap.String("task", w.id), zap.Error(err))

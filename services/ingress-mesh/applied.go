@@ -1,0 +1,64 @@
+package mesh
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"skep.dev/libs/fault"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// progress is how far the kernel has come: every record up to a revision has been acted on.
+type progress struct {
+	mu      sync.Mutex
+	rev     uint64
+	changed chan struct{} // closed and replaced when rev grows
+}
+
+func newProgress() *progress { return &progress{changed: make(chan struct{})} }
+
+func (p *progress) reach(rev uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if rev > p.rev {
+		p.rev = rev
+		close(p.changed)
+		p.changed = make(chan struct{})
+	}
+}
+
+func (p *progress) at() (uint64, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rev, p.changed
+}
+
+// appliedFor bounds how long an answer may take; the controller does not wait longer either.
+const appliedFor = 5 * time.Second
+
+// appliedRecords answers once this node's kernel has the records it is asked for. Those of scopes the node does not
+// follow concern it not.
+func (s *Service) appliedRecords(ctx context.Context, r *skepv1.MeshAppliedRequest) (*skepv1.Empty, error) {
+	ctx, cancel := context.WithTimeout(ctx, appliedFor)
+	defer cancel()
+	var upTo uint64
+	for key, rev := range r.Records {
+		scope, _, _ := strings.Cut(key, ".")
+		if s.follow.Follows(scope) {
+			upTo = max(upTo, rev)
+		}
+	}
+	for {
+		rev, changed := s.applied.at()
+		if rev >= upTo {
+			return &skepv1.Empty{}, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, fault.Unavailable("this node has not come to revision %d yet", upTo)
+		}
+	}
+}

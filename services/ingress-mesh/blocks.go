@@ -1,0 +1,134 @@
+package mesh
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"skep.dev/libs/ipam"
+)
+
+// restFor is how long an address of a network is not given out again while others are free: names, connections and
+// neighbour tables elsewhere still know its last holder.
+const restFor = 30 * time.Second
+
+// blocks hands out addresses of one network from the blocks leased to this node.
+type blocks struct {
+	mu       sync.Mutex
+	layout   ipam.Layout
+	have     []netip.Prefix
+	used     map[netip.Addr]string // task
+	released map[netip.Addr]time.Time
+	last     netip.Addr
+	now      func() time.Time
+}
+
+func newBlocks(l ipam.Layout) *blocks {
+	return &blocks{layout: l, used: map[netip.Addr]string{}, released: map[netip.Addr]time.Time{}, now: time.Now}
+}
+
+// set says which blocks the node holds now. Addresses in use outside them stay with their tasks.
+func (b *blocks) set(have []netip.Prefix) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.have = slices.Clone(have)
+}
+
+// held are the blocks the node holds.
+func (b *blocks) held() []netip.Prefix {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.have)
+}
+
+// claim marks an address that a record names as its task's; false when another task has it.
+func (b *blocks) claim(a netip.Addr, task string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if holder, ok := b.used[a]; ok {
+		return holder == task
+	}
+	b.used[a] = task
+	return true
+}
+
+// take gives a task the next address after the last one given that is free and has rested; without such a one, and
+// with hurry, the one that rested longest. false when another block is needed.
+func (b *blocks) take(task string, hurry bool) (netip.Addr, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var first, after, oldest netip.Addr
+	now := b.now()
+	for _, block := range b.have {
+		for a := range b.layout.Hosts(block) {
+			if _, used := b.used[a]; used {
+				continue
+			}
+			if since, rests := b.released[a]; rests && now.Sub(since) < restFor {
+				if !oldest.IsValid() || since.Before(b.released[oldest]) {
+					oldest = a
+				}
+				continue
+			}
+			if !first.IsValid() {
+				first = a
+			}
+			if !after.IsValid() && b.last.IsValid() && b.last.Less(a) {
+				after = a
+			}
+		}
+	}
+	a := after
+	if !a.IsValid() {
+		a = first
+	}
+	if !a.IsValid() && hurry {
+		a = oldest
+	}
+	if !a.IsValid() {
+		return a, false
+	}
+	delete(b.released, a)
+	b.used[a], b.last = task, a
+	return a, true
+}
+
+// release lets an address rest, if the task holds it.
+func (b *blocks) release(a netip.Addr, task string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.used[a] == task {
+		delete(b.used, a)
+		b.released[a] = b.now()
+	}
+}
+
+// spare counts the addresses that could be given out now.
+func (b *blocks) spare() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n, now := 0, b.now()
+	for _, block := range b.have {
+		for a := range b.layout.Hosts(block) {
+			if _, used := b.used[a]; !used && now.Sub(b.released[a]) >= restFor {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// idle are the blocks of which no address is in use.
+func (b *blocks) idle() []netip.Prefix {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(b.have), func(p netip.Prefix) bool {
+		for a := range b.used {
+			if p.Contains(a) {
+				return true
+			}
+		}
+		return false
+	})
+}

@@ -1,0 +1,213 @@
+// Package controller is the mesh's controller role: it tells every node who is where on which network. It is the sole
+// writer of bucket endpoint. Its records follow from what state, the scheduler and the agents wrote (internal/derive),
+// and from the address blocks it leases to nodes, which stand in the records themselves.
+//
+// It refuses to decide anything else: networks, ports and virtual addresses are state's, tasks are the scheduler's.
+//
+// Failure story: any number of instances run and answer what nodes ask to compare; one leads by a lease, writes and
+// leases blocks. A leader first writes endpoint/fence, then waits until it has seen everything that was written before
+// that, and every write is conditional on the fence being as that leader wrote it: one that was deposed unnoticed
+// cannot write, whatever it believes, so no block is leased twice. A write without an answer may stand or not: the fence
+// is moved before the next one, which makes it certain, and the feed tells which. A crash between two writes leaves
+// records that are each right or old; the next leader writes the difference. Which tasks drain is known to the leader
+// alone: a new one goes by what is desired of them. While none leads, nodes go on with what they know.
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"skep.dev/libs/kv"
+	"skep.dev/libs/lease"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
+	"skep.dev/services/ingress-mesh/internal/derive"
+)
+
+// Config is all a controller needs.
+type Config struct {
+	NC      *nats.Conn
+	Log     *zap.Logger
+	NodeID  string // names the instance in the lease
+	Version string
+	// LeaseTTL is how long the cluster waits for a crashed leader; 0 = the lease's default.
+	LeaseTTL time.Duration
+	// Metrics is where the controller shows what it does, nil = nowhere.
+	Metrics prometheus.Registerer
+
+	// failpoint, set by tests, is called before ("write") and after ("written") every write, where errKilled stops the
+	// leader on the spot and any other error is as if NATS had given it; and by every feed ("feed <bucket>"), to hold it up.
+	failpoint func(at string) error
+}
+
+// Service is one controller, leading or standing by.
+type Service struct {
+	cfg    Config
+	js     jetstream.JetStream
+	bucket *kv.Bucket
+	meter  *meter
+	feeds  map[subject.Bucket]*kv.Feed // of the buckets the records depend on, and of the records
+
+	mu  sync.Mutex // over pic
+	pic *derive.Picture
+
+	writing sync.Mutex // held by who plans and commits, taken before mu
+	fence   fence      // over which this instance writes; under writing
+
+	wake   chan struct{}
+	ready  chan struct{}
+	closed chan struct{}
+	once   sync.Once
+}
+
+// New checks the configuration and starts nothing.
+func New(cfg Config) (*Service, error) {
+	if cfg.NC == nil {
+		return nil, errors.New("mesh controller: a NATS connection is needed")
+	}
+	if cfg.NodeID == "" {
+		return nil, errors.New("mesh controller: a name for the lease is needed")
+	}
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	js, err := jetstream.New(cfg.NC)
+	if err != nil {
+		return nil, fmt.Errorf("mesh controller: use JetStream: %w", err)
+	}
+	return &Service{
+		cfg: cfg, js: js, bucket: kv.Open(js, subject.Endpoint), feeds: map[subject.Bucket]*kv.Feed{}, pic: derive.New(), meter: newMeter(cfg.Metrics),
+		wake: make(chan struct{}, 1), ready: make(chan struct{}), closed: make(chan struct{}),
+	}, nil
+}
+
+// Ready is closed once the picture is complete and the endpoints answer, leading or not.
+func (s *Service) Ready() <-chan struct{} { return s.ready }
+
+// Close ends Run.
+func (s *Service) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return nil
+}
+
+// Run follows, answers and campaigns until ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.closed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err := s.follow(ctx)
+	defer func() {
+		for _, f := range s.feeds {
+			f.Close()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	for _, f := range s.feeds {
+		select {
+		case <-f.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	srv, err := s.serve("skep-mesh-controller", "who is where on which network", s.endpoints)
+	if err != nil {
+		return err
+	}
+	defer srv.Close() //nolint:errcheck // the connection ends with it
+	close(s.ready)
+	l := lease.New(s.js, lease.Config{Name: "mesh", Holder: s.cfg.NodeID, TTL: s.cfg.LeaseTTL, Log: s.cfg.Log})
+	return l.Run(ctx, s.lead)
+}
+
+func (s *Service) serve(name, about string, endpoints func(*rpc.Server) error) (*rpc.Server, error) {
+	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{Name: name, Version: s.cfg.Version, Log: s.cfg.Log, Description: about})
+	if err != nil {
+		return nil, fmt.Errorf("mesh controller: %w", err)
+	}
+	if err := endpoints(srv); err != nil {
+		_ = srv.Close()
+		return nil, fmt.Errorf("mesh controller: %w", err)
+	}
+	return srv, nil
+}
+
+// follow starts one feed per bucket.
+func (s *Service) follow(ctx context.Context) error {
+	ignore := func(f func(string, []byte) error) func(kv.Entry) error {
+		return func(e kv.Entry) error { return f(e.Key, value(e)) }
+	}
+	for _, f := range []struct {
+		bucket subject.Bucket
+		put    func(kv.Entry) error
+		reset  func()
+	}{
+		{subject.Spec, ignore(s.pic.PutSpec), s.pic.ResetSpec},
+		// Revisions, reports and what nodes say of themselves are only ever replaced: a feed that begins anew needs no reset.
+		{subject.Rev, ignore(s.pic.PutRevision), nil},
+		{subject.NodeB, ignore(s.pic.PutNode), nil},
+		{subject.Status, ignore(s.pic.PutStatus), nil},
+		{subject.Task, ignore(s.pic.PutTasks), s.pic.ResetTasks},
+		{subject.Endpoint, func(e kv.Entry) error { return s.pic.PutStored(e.Key, value(e), e.Revision) }, s.pic.ResetStored},
+	} {
+		feed, err := kv.Follow(ctx, s.js, f.bucket, func(d kv.Delta) { s.apply(f.bucket, f.put, f.reset, d) })
+		if err != nil {
+			return fmt.Errorf("mesh controller: follow bucket %s: %w", f.bucket, err)
+		}
+		s.feeds[f.bucket] = feed
+	}
+	return nil
+}
+
+func (s *Service) apply(bucket subject.Bucket, put func(kv.Entry) error, reset func(), d kv.Delta) {
+	_ = s.fail("feed " + string(bucket)) // it may only take its time
+	s.mu.Lock()
+	if d.Reset && reset != nil {
+		reset()
+	}
+	for _, e := range d.Entries {
+		if err := put(e); err != nil {
+			// A value nobody can read is skipped, loudly: the rest of the cluster must go on.
+			s.cfg.Log.Error("unreadable value", zap.String("bucket", string(bucket)), zap.String("key", e.Key), zap.Error(err))
+		}
+	}
+	dirty := s.pic.Dirty()
+	s.mu.Unlock()
+	if dirty {
+		s.nudge()
+	}
+}
+
+// value is nil for a deletion and never nil otherwise.
+func value(e kv.Entry) []byte {
+	switch {
+	case e.Deleted:
+		return nil
+	case e.Value == nil:
+		return []byte{}
+	}
+	return e.Value
+}
+
+// nudge wakes the loop; more nudges before it looks are one.
+func (s *Service) nudge() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}

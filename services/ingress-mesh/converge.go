@@ -1,0 +1,261 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"skep.dev/libs/fault"
+	"skep.dev/services/ingress-mesh/internal/ingress"
+	"skep.dev/services/ingress-mesh/internal/nsfs"
+	"skep.dev/services/ingress-mesh/internal/picture"
+	"skep.dev/services/ingress-mesh/internal/vip"
+)
+
+const (
+	// gather waits for more changes of a burst before the kernel is touched; a lone change waits no longer than this.
+	gather = 5 * time.Millisecond
+	// healEvery is how soon what others removed from the kernel is put back.
+	healEvery = 3 * time.Second
+	// hostEvery is for what costs processes to look at: the bridge and the other firewalls' chain.
+	hostEvery = 30 * time.Second
+	// again is the pause before a scope that could not be applied is tried once more.
+	again = 500 * time.Millisecond
+)
+
+// dirty gathers scopes that changed.
+type dirty struct {
+	mu     sync.Mutex
+	scopes map[string]bool
+	wake   chan struct{}
+}
+
+func newDirty() *dirty { return &dirty{scopes: map[string]bool{}, wake: make(chan struct{}, 1)} }
+
+func (d *dirty) add(scopes ...string) {
+	d.mu.Lock()
+	for _, s := range scopes {
+		d.scopes[s] = true
+	}
+	d.mu.Unlock()
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (d *dirty) take() map[string]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := d.scopes
+	d.scopes = map[string]bool{}
+	return out
+}
+
+// converge brings the kernel to what is known, whenever that changes and every few seconds in any case, until ctx ends.
+func (s *Service) converge(ctx context.Context) {
+	if s.follow != nil {
+		s.applied.reach(s.follow.Newest()) // the start has acted on what was kept
+	}
+	heal, host, keys := time.NewTicker(healEvery), time.NewTicker(hostEvery), time.NewTicker(rotateEvery)
+	defer keys.Stop()
+	defer heal.Stop()
+	defer host.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.dirty.wake:
+			select {
+			case <-time.After(gather):
+			case <-ctx.Done():
+				return
+			}
+			var newest uint64
+			if s.follow != nil {
+				newest = s.follow.Newest()
+			}
+			began := time.Now()
+			s.apply(ctx, s.dirty.take())
+			s.meter.ran(runApply, began)
+			s.applied.reach(newest)
+		case <-heal.C:
+			began := time.Now()
+			s.heal(ctx)
+			s.meter.ran(runHeal, began)
+			s.watchTable()
+		case <-keys.C:
+			s.rotate(ctx)
+		case <-host.C:
+			began := time.Now()
+			err := s.repair()
+			s.meter.ran(runHost, began)
+			if err != nil {
+				s.meter.failed.WithLabelValues(runHost).Inc()
+				s.log.Error("repair the host's network", zap.Error(err))
+			}
+		}
+	}
+}
+
+// apply takes changed scopes to the kernel; what fails is tried again.
+func (s *Service) apply(ctx context.Context, scopes map[string]bool) {
+	if s.cleaned.Load() {
+		return
+	}
+	var failed []string
+	if scopes[picture.ScopeIngress] || scopes[picture.ScopeNodes] {
+		if err := s.applyPorts(ctx); err != nil {
+			s.log.Error("publish ports", zap.Error(err))
+			failed = append(failed, picture.ScopeIngress)
+		}
+	}
+	for _, id := range s.networksHere() {
+		if !scopes[id] && !scopes[picture.ScopeNodes] {
+			continue
+		}
+		if err := s.applyNetwork(ctx, id); err != nil {
+			s.log.Error("apply network", zap.String("network", id), zap.Error(err))
+			failed = append(failed, id)
+		}
+	}
+	s.meter.failed.WithLabelValues(runApply).Add(float64(len(failed)))
+	if len(failed) > 0 && ctx.Err() == nil {
+		time.AfterFunc(again, func() { s.dirty.add(failed...) })
+	}
+}
+
+// heal compares the kernel with what is known and puts back what is missing.
+func (s *Service) heal(ctx context.Context) {
+	if s.cleaned.Load() {
+		return
+	}
+	s.host.Lock()
+	err := s.plane.Repair(ctx)
+	s.host.Unlock()
+	if err != nil {
+		s.meter.failed.WithLabelValues(runHeal).Inc()
+		s.log.Error("repair published ports", zap.Error(err))
+	}
+	for _, id := range s.networksHere() {
+		if err := s.applyNetwork(ctx, id); err != nil {
+			s.meter.failed.WithLabelValues(runHeal).Inc()
+			s.log.Error("repair network", zap.String("network", id), zap.Error(err))
+		}
+	}
+	s.sweepNetworks(ctx)
+}
+
+// applyPorts makes the routes to the other nodes and the published ports what they should be.
+func (s *Service) applyPorts(ctx context.Context) error {
+	draining := s.drainingNow()
+	st := ingress.State{HostPorts: hostPorts(s.liveTasks(), draining)}
+	if s.follow != nil {
+		st.Peers = peers(s.follow.Scope(picture.ScopeNodes).Nodes, s.node)
+		st.Services = published(s.follow.Scope(picture.ScopeIngress), draining)
+	}
+	s.host.Lock()
+	defer s.host.Unlock()
+	if s.cleaned.Load() {
+		return nil
+	}
+	return s.plane.Apply(ctx, st)
+}
+
+// applyTask makes a task's own namespace translate its networks' virtual addresses.
+func (s *Service) applyTask(rec record) error {
+	unlock := s.vipLock.lock(rec.Task)
+	defer unlock()
+	want := s.tables.virtual(rec.networks())
+	path := s.nsPath(rec.Task)
+	if !nsfs.At(path) {
+		return nil // it is going away
+	}
+	if err := s.vips.Apply(path, want); err != nil {
+		return fmt.Errorf("set the virtual addresses of task %s: %w", rec.Task, err)
+	}
+	return s.clearFlows(rec, path, want)
+}
+
+// clearFlows ends the UDP flows of a task to backends that have left: without a new lookup they would go there for ever.
+func (s *Service) clearFlows(rec record, path string, want []vip.Service) error {
+	now := map[netip.Addr]bool{}
+	for _, v := range want {
+		for _, list := range [][]netip.Addr{v.Backends, v.Backends6} {
+			for _, a := range list {
+				now[a] = true
+			}
+		}
+	}
+	s.flowMu.Lock()
+	before := s.backends[rec.Task]
+	s.backends[rec.Task] = now
+	s.flowMu.Unlock()
+	var gone []netip.Addr
+	for a := range before {
+		if !now[a] {
+			gone = append(gone, a)
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	if err := vip.Clear(path, gone); err != nil {
+		return fmt.Errorf("clear the flows of task %s to tasks that are gone: %w", rec.Task, err)
+	}
+	return nil
+}
+
+func (s *Service) networksHere() []string {
+	s.netMu.Lock()
+	defer s.netMu.Unlock()
+	out := make([]string, 0, len(s.nets))
+	for id := range s.nets {
+		out = append(out, id)
+	}
+	return out
+}
+
+func (s *Service) liveTasks() []record {
+	s.liveMu.Lock()
+	defer s.liveMu.Unlock()
+	out := make([]record, 0, len(s.live))
+	for _, r := range s.live {
+		out = append(out, r)
+	}
+	return out
+}
+
+func (s *Service) setLive(rec record) {
+	s.liveMu.Lock()
+	defer s.liveMu.Unlock()
+	s.live[rec.Task] = rec
+}
+
+func (s *Service) drainingNow() map[string]bool {
+	s.liveMu.Lock()
+	defer s.liveMu.Unlock()
+	out := make(map[string]bool, len(s.draining))
+	for t := range s.draining {
+		out[t] = true
+	}
+	return out
+}
+
+// forget drops what is remembered of a task that is gone.
+func (s *Service) forget(task string) {
+	s.liveMu.Lock()
+	delete(s.live, task)
+	delete(s.draining, task)
+	s.liveMu.Unlock()
+	s.flowMu.Lock()
+	delete(s.backends, task)
+	s.flowMu.Unlock()
+	s.vips.Forget(s.nsPath(task))
+}
+
+var errCleaned = fault.Unavailable("the node's network was removed: the node leaves its cluster")

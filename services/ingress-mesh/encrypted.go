@@ -1,0 +1,108 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/spec"
+	"skep.dev/libs/subject"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/ingress-mesh/internal/picture"
+	"skep.dev/services/ingress-mesh/internal/wgnet"
+)
+
+// rotateEvery is how long a key of an encrypted network is used.
+const rotateEvery = 24 * time.Hour
+
+// tunnel is an encrypted network as this node should have it: the other nodes that told their keys, with the addresses
+// behind them. Those of IPv6 end in the IPv4 ones, so a node's blocks say which it may speak for in both.
+func tunnel(scope picture.Scope, nodes map[string]*skepv1.MeshNode, self string, mtu int) wgnet.Network {
+	n := scope.Info.GetNetwork()
+	out := wgnet.Network{
+		ID: n.GetMeta().GetId(), Name: n.GetSpec().GetName(), MTU: mtu,
+		ListenPort: spec.EncryptedPort(n.GetVni()),
+	}
+	out.Subnet, out.Subnet6 = subnets(n)
+	for _, id := range slices.Sorted(maps.Keys(scope.Endpoints)) {
+		eps := scope.Endpoints[id]
+		if id == self || eps.GetWgPublicKey() == "" {
+			continue
+		}
+		p := wgnet.Peer{PublicKey: eps.GetWgPublicKey(), Blocks: prefixes(eps.GetBlocks())}
+		if out.Subnet6.IsValid() {
+			for _, b := range slices.Clone(p.Blocks) {
+				p.Blocks = append(p.Blocks, netip.PrefixFrom(embed(out.Subnet6, b.Addr()), 96+b.Bits()))
+			}
+			for _, e := range eps.GetEndpoints() {
+				if a := address(e.GetAddr6()); a.IsValid() {
+					out.Remotes6 = append(out.Remotes6, a)
+				}
+			}
+		}
+		if a := address(nodes[id].GetAddr()); a.IsValid() && eps.GetWgPort() != 0 {
+			p.Endpoint = netip.AddrPortFrom(a, uint16(eps.GetWgPort()))
+		}
+		out.Peers = append(out.Peers, p)
+	}
+	return out
+}
+
+// ensureEncrypted makes the kernel objects of an encrypted network: those of a plain one without the way to other
+// nodes, and an encrypted way. Nothing of it ever leaves the node in the clear.
+func (s *Service) ensureEncrypted(ctx context.Context, scope picture.Scope, nodes map[string]*skepv1.MeshNode) error {
+	n := plain(scope, nodes, s.node)
+	n.VNI, n.Remotes = 0, nil
+	if n.MTU == 0 || n.MTU > s.tunnels.MTU() {
+		n.MTU = s.tunnels.MTU()
+	}
+	if err := s.overlays.Ensure(ctx, n); err != nil {
+		return err
+	}
+	key, port, err := s.tunnels.Ensure(ctx, tunnel(scope, nodes, s.node, n.MTU))
+	if err != nil {
+		return err
+	}
+	mine := scope.Endpoints[s.node]
+	if mine.GetWgPublicKey() == key && mine.GetWgPort() == uint32(port) {
+		return nil
+	}
+	return s.tellKey(ctx, n.ID, key, port)
+}
+
+// tellKey tells the other nodes this one's public key on a network.
+func (s *Service) tellKey(ctx context.Context, network, key string, port uint16) error {
+	ctx, cancel := context.WithTimeout(ctx, askController)
+	defer cancel()
+	req := &skepv1.LeaseBlockRequest{NodeId: s.node, NetworkId: network, WgPublicKey: key, WgPort: uint32(port)}
+	if err := rpc.Call(ctx, s.nc, subject.Svc("mesh", "lease", s.node), req, &skepv1.LeaseBlockReply{}); err != nil {
+		return fmt.Errorf("tell the key of encrypted network %s: %w", network, err)
+	}
+	return nil
+}
+
+// rotate gives the node new keys on its encrypted networks. The others have them a few milliseconds later; what is
+// sent in between is sent again.
+func (s *Service) rotate(ctx context.Context) {
+	for _, id := range s.networksHere() {
+		if !encrypted(s.follow.Network(id).GetNetwork()) {
+			continue
+		}
+		key, err := s.tunnels.Rotate(ctx, id)
+		if err == nil {
+			st, serr := s.tunnels.State(id)
+			if err = serr; err == nil {
+				err = s.tellKey(ctx, id, key, st.Port)
+			}
+		}
+		if err != nil {
+			s.log.Warn("rotate the key of an encrypted network", zap.String("network", id), zap.Error(err))
+		}
+	}
+}

@@ -1,0 +1,151 @@
+package derive
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// service is what matters of a service here.
+type service struct {
+	name     string
+	vips     map[string]string // network → address
+	vips6    map[string]string
+	networks map[string][]string // of the newest spec: network → aliases
+	dnsrr    bool
+	ports    []*skepv1.PortConfig // in ingress mode
+}
+
+func newService(o *skepv1.Service) *service {
+	s := &service{
+		name: o.GetSpec().GetName(), vips: map[string]string{}, vips6: map[string]string{}, networks: map[string][]string{},
+		dnsrr: o.GetSpec().GetEndpoint().GetMode() == skepv1.EndpointSpec_MODE_DNSRR,
+	}
+	for _, n := range o.GetSpec().GetTask().GetNetworks() {
+		s.networks[n.GetTarget()] = n.GetAliases()
+	}
+	for _, v := range o.GetEndpoint().GetVirtualIps() {
+		addr := bare(v.GetAddr())
+		if strings.Contains(addr, ":") {
+			s.vips6[v.GetNetworkId()] = addr
+		} else {
+			s.vips[v.GetNetworkId()] = addr
+		}
+	}
+	for _, port := range o.GetEndpoint().GetPorts() {
+		if port.GetPublishMode() == skepv1.PublishMode_PUBLISH_MODE_INGRESS && port.GetPublishedPort() != 0 {
+			s.ports = append(s.ports, port)
+		}
+	}
+	return s
+}
+
+// published: it has ports on the mesh. A service that is gone has none.
+func (s *service) published() bool { return s != nil && len(s.ports) > 0 }
+
+// bare is an address without its prefix length.
+func bare(cidr string) string {
+	addr, _, _ := strings.Cut(cidr, "/")
+	return addr
+}
+
+func (p *Picture) putService(id, key string, val []byte) error {
+	var o skepv1.Service
+	if err := decode(key, val, &o); err != nil {
+		return err
+	}
+	p.dirtyServices[id] = true
+	was := p.services[id].published()
+	delete(p.services, id)
+	if val != nil {
+		p.services[id] = newService(&o)
+	}
+	if was != p.services[id].published() {
+		p.markUsers(id)
+	}
+	return nil
+}
+
+// everOn reports whether a service is on a network by its newest spec or by a revision that is kept.
+func (p *Picture) everOn(service, network string) bool {
+	if _, on := p.services[service].networks[network]; on {
+		return true
+	}
+	for _, nets := range p.revs[service] {
+		if slices.Contains(nets, network) {
+			return true
+		}
+	}
+	return false
+}
+
+// markUsers makes the next Plan look at the nodes that have tasks of a service.
+func (p *Picture) markUsers(service string) { mark(p.dirtyNodes, p.users[service]) }
+
+// PutRevision takes a key of bucket rev, service.<id>.<number>; nil: it was deleted.
+func (p *Picture) PutRevision(key string, val []byte) error {
+	parts := strings.Split(key, ".")
+	if len(parts) != 3 || parts[0] != "service" {
+		return nil
+	}
+	id := parts[1]
+	number, err := strconv.ParseUint(parts[2], 10, 64)
+	if err != nil {
+		return fmt.Errorf("read key %s: %w", key, err)
+	}
+	var r skepv1.Revision
+	if err := decode(key, val, &r); err != nil {
+		return err
+	}
+	p.dirtyServices[id] = true
+	if val == nil {
+		delete(p.revs[id], number)
+		if len(p.revs[id]) == 0 {
+			delete(p.revs, id)
+		}
+		return nil
+	}
+	var nets []string
+	for _, n := range r.GetSpec().GetTask().GetNetworks() {
+		nets = append(nets, n.GetTarget())
+	}
+	if p.revs[id] == nil {
+		p.revs[id] = map[uint64][]string{}
+	}
+	p.revs[id][number] = nets
+	return nil
+}
+
+// serviceRecords are what a service should have: one record on each of its networks, those included that only live tasks
+// of an older revision are on, and one for its published ports.
+func (p *Picture) serviceRecords(id string) map[string]*skepv1.MeshRecord {
+	out := map[string]*skepv1.MeshRecord{}
+	s := p.services[id]
+	if s == nil {
+		return out
+	}
+	put := func(scope string, m *skepv1.MeshService) {
+		m.Id, m.Name, m.Dnsrr = id, s.name, s.dnsrr
+		out[Key(scope, servicePrefix+id)] = &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Service{Service: m}}
+	}
+	on := func(network string) {
+		if p.networks[network] != nil { // neither a word such as host nor one that is gone
+			put(network, &skepv1.MeshService{Vip: s.vips[network], Vip6: s.vips6[network], Aliases: s.networks[network]})
+		}
+	}
+	if s.published() {
+		put(ScopeIngress, &skepv1.MeshService{Ports: s.ports})
+	}
+	for n := range s.networks {
+		on(n)
+	}
+	for number := range p.onRev[id] {
+		for _, n := range p.revs[id][number] {
+			on(n)
+		}
+	}
+	return out
+}

@@ -1,0 +1,275 @@
+package ingress
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// wantedTable is a table of ours as it should be.
+type wantedTable struct {
+	table  *nftables.Table
+	sets   []*nftables.Set
+	chains []chain
+	elems  map[string]elements
+}
+
+func wantedTables(c *Config, p plan) []wantedTable {
+	elems := p.elements()
+	host, fabric := hostChains(c, p.filtered), fabricChains()
+	hostSets, fabricSets := setDefs(hostTable), setDefs(fabricTable)
+	host = append(host, chain{name: layoutName(hostSets, host)})
+	fabric = append(fabric, chain{name: layoutName(fabricSets, fabric)})
+	for _, n := range p.v4.sizes() {
+		host = append(host, inet4.pick(n))
+	}
+	for _, n := range p.v6.sizes() {
+		host = append(host, inet6.pick(n))
+	}
+	return []wantedTable{
+		{hostTable, hostSets, host, elems},
+		{fabricTable, fabricSets, fabric, elems},
+	}
+}
+
+// change is a difference between the kernel and what should be, and what undoes it within a transaction.
+type change struct {
+	what string // empty: part of another one
+	do   func(*nftables.Conn) error
+}
+
+func (w wantedTable) layout() string {
+	for _, c := range w.chains {
+		if c.base == nil && len(c.rules) == 0 {
+			return c.name
+		}
+	}
+	return ""
+}
+
+// made is the table as reading it back would show it.
+func (w wantedTable) made() *tableState {
+	t := emptyTable()
+	for _, c := range w.chains {
+		t.chains[c.name] = &nftables.Chain{Name: c.name, Table: w.table}
+		if c.base != nil {
+			t.chains[c.name] = c.base
+		}
+		t.rules[c.name] = w.comments(c)
+	}
+	for _, s := range w.sets {
+		t.sets[s.Name] = w.elems[s.Name]
+	}
+	return t
+}
+
+// comments are those the chain's rules have.
+func (w wantedTable) comments(c chain) []string {
+	out := []string{}
+	for _, r := range c.rules {
+		out = append(out, string(r.userData(w.table.Family)))
+	}
+	return out
+}
+
+func (w wantedTable) name() string {
+	if w.table.Family == nftables.TableFamilyNetdev {
+		return "nft table netdev " + w.table.Name
+	}
+	return "nft table inet " + w.table.Name
+}
+
+// changes are in the order the kernel takes them in: what is referred to before what refers to it, and the other way
+// round for removals. A table that cannot be changed in place is made anew in the same transaction.
+func (w wantedTable) changes(have *tableState) []change {
+	if why := w.beyondRepair(have); why != "" {
+		out := []change{{w.name() + " " + why, func(c *nftables.Conn) error {
+			c.AddTable(w.table) // so that the removal below succeeds when there is none
+			c.DelTable(w.table)
+			c.AddTable(w.table)
+			return nil
+		}}}
+		for _, ch := range w.changes(w.bare()) {
+			out = append(out, change{"", ch.do})
+		}
+		return out
+	}
+	var out []change
+	out = append(out, w.missingSets(have)...)
+	chains, rules := w.chainChanges(have)
+	out = append(out, chains...)
+	out = append(out, w.elementChanges(have)...)
+	out = append(out, rules...)
+	return append(out, w.removals(have)...)
+}
+
+// bare is a table that has nothing but its layout: beyondRepair finds nothing, everything else is missing.
+func (w wantedTable) bare() *tableState {
+	t := emptyTable()
+	t.chains[w.layout()] = nil
+	return t
+}
+
+func (w wantedTable) beyondRepair(have *tableState) string {
+	if have == nil {
+		return "is missing"
+	}
+	ch, ok := have.chains[w.layout()]
+	switch {
+	case !ok:
+		return "is of another version"
+	case have.flags != 0:
+		return "is switched off (flags dormant)"
+	case ch == nil:
+		return ""
+	}
+	for _, c := range w.chains {
+		h := have.chains[c.name]
+		if h != nil && c.base != nil && !sameHook(h, c.base) {
+			return fmt.Sprintf("has chain %s at another place or with another policy", c.name)
+		}
+	}
+	return ""
+}
+
+func sameHook(a, b *nftables.Chain) bool {
+	return a.Hooknum != nil && a.Priority != nil && a.Policy != nil &&
+		*a.Hooknum == *b.Hooknum && *a.Priority == *b.Priority && *a.Policy == *b.Policy && a.Type == b.Type
+}
+
+func (w wantedTable) missingSets(have *tableState) (out []change) {
+	for _, s := range w.sets {
+		if _, ok := have.sets[s.Name]; !ok {
+			out = append(out, change{fmt.Sprintf("%s: set %s is missing", w.name(), s.Name), func(c *nftables.Conn) error { return c.AddSet(s, nil) }})
+		}
+	}
+	return out
+}
+
+// chainChanges makes and empties chains, and fills them again: between the two, elements may refer to them.
+func (w wantedTable) chainChanges(have *tableState) (chains, rules []change) {
+	for _, ch := range w.chains {
+		n := &nftables.Chain{Name: ch.name, Table: w.table}
+		if ch.base != nil {
+			n.Type, n.Hooknum, n.Priority, n.Policy, n.Device = ch.base.Type, ch.base.Hooknum, ch.base.Priority, ch.base.Policy, ch.base.Device
+		}
+		want := w.comments(ch)
+		if h, ok := have.chains[ch.name]; !ok || h == nil {
+			chains = append(chains, change{fmt.Sprintf("%s: chain %s is missing", w.name(), ch.name), func(c *nftables.Conn) error { c.AddChain(n); return nil }})
+		} else if slices.Equal(have.rules[ch.name], want) {
+			continue
+		} else {
+			chains = append(chains, change{fmt.Sprintf("%s: the rules of chain %s are not as they should be", w.name(), ch.name), func(c *nftables.Conn) error { c.FlushChain(n); return nil }})
+		}
+		rules = append(rules, change{"", func(c *nftables.Conn) error {
+			for i, r := range ch.rules {
+				c.AddRule(&nftables.Rule{Table: w.table, Chain: n, Exprs: r.exprs, UserData: []byte(want[i])})
+			}
+			return nil
+		}})
+	}
+	return chains, rules
+}
+
+// perMessage keeps a list of elements within the 64 KiB of one netlink attribute.
+const perMessage = 200
+
+func (w wantedTable) elementChanges(have *tableState) (out []change) {
+	var removals, additions []change
+	for _, s := range w.sets {
+		want, is := w.elems[s.Name], have.sets[s.Name]
+		var missing, wrong, extra []string
+		for k, e := range want {
+			if h, ok := is[k]; !ok {
+				missing = append(missing, k)
+			} else if !e.same(h) {
+				wrong = append(wrong, k)
+			}
+		}
+		for k := range is {
+			if _, ok := want[k]; !ok {
+				extra = append(extra, k)
+			}
+		}
+		for what, keys := range map[string][]string{"lacks": missing, "is wrong about": wrong, "should not have": extra} {
+			slices.Sort(keys)
+			if len(keys) > 0 {
+				removals = append(removals, change{fmt.Sprintf("%s: set %s %s %s", w.name(), s.Name, what, describeKeys(s.Name, keys)), nil})
+			}
+		}
+		for batch := range slices.Chunk(slices.Concat(wrong, extra), perMessage) {
+			removals = append(removals, change{"", func(c *nftables.Conn) error { return c.SetDeleteElements(s, setElements(nil, batch)) }})
+		}
+		for batch := range slices.Chunk(slices.Concat(missing, wrong), perMessage) {
+			additions = append(additions, change{"", func(c *nftables.Conn) error { return c.SetAddElements(s, setElements(want, batch)) }})
+		}
+	}
+	return append(removals, additions...)
+}
+
+// setElements are those of want, or with none the bare keys.
+func setElements(want elements, keys []string) []nftables.SetElement {
+	out := make([]nftables.SetElement, 0, len(keys))
+	for _, k := range keys {
+		out = append(out, want[k].setElement(k, want == nil))
+	}
+	return out
+}
+
+func (w wantedTable) removals(have *tableState) (out []change) {
+	keep := map[string]bool{}
+	for _, c := range w.chains {
+		keep[c.name] = true
+	}
+	for _, s := range w.sets {
+		keep["set "+s.Name] = true
+	}
+	var gone []*nftables.Chain
+	for _, name := range slices.Sorted(maps.Keys(have.chains)) {
+		if !keep[name] {
+			gone = append(gone, &nftables.Chain{Name: name, Table: w.table})
+		}
+	}
+	for _, ch := range gone { // they may jump to one another
+		out = append(out, change{fmt.Sprintf("%s: chain %s should not be there", w.name(), ch.Name), func(c *nftables.Conn) error { c.FlushChain(ch); return nil }})
+	}
+	for _, ch := range gone {
+		out = append(out, change{"", func(c *nftables.Conn) error { c.DelChain(ch); return nil }})
+	}
+	for _, name := range slices.Sorted(maps.Keys(have.sets)) {
+		if !keep["set "+name] {
+			out = append(out, change{fmt.Sprintf("%s: set %s should not be there", w.name(), name), func(c *nftables.Conn) error {
+				c.DelSet(&nftables.Set{Table: w.table, Name: name})
+				return nil
+			}})
+		}
+	}
+	return out
+}
+
+// commit runs the changes in one transaction.
+func commit(changes []change) error {
+	c, err := openNftables()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.CloseLasting() }()
+	for _, ch := range changes {
+		if ch.do == nil {
+			continue
+		}
+		if err := ch.do(c); err != nil {
+			return fmt.Errorf("encode nftables changes: %w", err)
+		}
+	}
+	if err := c.Flush(); errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("write nftables (%d changes, none of them made; the egress hook of netdev tables needs Linux 5.16): %w", len(changes), err)
+	} else if err != nil {
+		return fmt.Errorf("write nftables (%d changes, none of them made): %w", len(changes), err)
+	}
+	return nil
+}

@@ -1,0 +1,175 @@
+package vip
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+)
+
+// tableName is the table's, of family inet.
+const tableName = "skep_vip"
+
+var table = &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
+
+// Registers: 1 is the first of 16 bytes; 9 and 12 are the four bytes after an IPv4 and an IPv6 address in it.
+const reg, regDraw4, regDraw6 = 1, 9, 12
+
+// family is what differs between IPv4 and IPv6.
+type family struct {
+	is4       bool
+	proto     byte
+	services  string // map: virtual address → the chain that draws; counts connections
+	backends  string // map: virtual address . number drawn → task
+	addresses string // set: all virtual addresses; counts what was refused
+	draws     string // prefix of the drawing chains
+	key       nftables.SetDatatype
+	daddr     *expr.Payload
+	regDraw   uint32
+}
+
+var families = []*family{
+	{true, unix.NFPROTO_IPV4, "services", "backends", "addresses", "pick", nftables.TypeIPAddr, daddr(16, 4), regDraw4},
+	{false, unix.NFPROTO_IPV6, "services6", "backends6", "addresses6", "pick6", nftables.TypeIP6Addr, daddr(24, 16), regDraw6},
+}
+
+func daddr(offset, length uint32) *expr.Payload {
+	return &expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length}
+}
+
+func familyOf(a netip.Addr) *family {
+	if a.Is4() {
+		return families[0]
+	}
+	return families[1]
+}
+
+func (f *family) pick(n uint32) string { return fmt.Sprintf("%s-%d", f.draws, n) }
+
+// packets are those of the family, with their destination loaded.
+func (f *family) packets(then ...expr.Any) []expr.Any {
+	return append([]expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{f.proto}},
+		f.daddr,
+	}, then...)
+}
+
+// rule is one rule as it should be.
+type rule struct {
+	text  string
+	exprs []expr.Any
+}
+
+// tag is the rule's comment: its text and a hash of what it does, so that a rule of another version, or one that
+// somebody put in its place, is recognised without understanding it.
+func (r rule) tag() string {
+	h := sha256.New()
+	for _, e := range r.exprs {
+		b, err := expr.Marshal(byte(table.Family), e)
+		if err != nil {
+			panic(fmt.Sprintf("vip: rule %q cannot be encoded: %v", r.text, err)) // all rules are made in this file
+		}
+		_, _ = h.Write(b)
+	}
+	return string(userdata.AppendString(nil, userdata.TypeComment, fmt.Sprintf("%s (skep:%s)", r.text, hex.EncodeToString(h.Sum(nil)[:6]))))
+}
+
+// chain is one chain as it should be.
+type chain struct {
+	name  string
+	base  *nftables.Chain // hook, priority and type; nil for one that is only jumped to
+	rules []rule
+}
+
+func (c chain) tags() []string {
+	out := make([]string, 0, len(c.rules))
+	for _, r := range c.rules {
+		out = append(out, r.tag())
+	}
+	return out
+}
+
+// sets are those of the table. The IDs are given here since the library would count them in a variable that all its
+// users share without a lock. A counter is a part of a set that costs each element 16 bytes and is worth it where an
+// operator would look.
+func sets() (out []*nftables.Set) {
+	for i, f := range families {
+		id := uint32(3 * i)
+		out = append(out,
+			&nftables.Set{Table: table, ID: id + 1, Name: f.services, IsMap: true, Counter: true, KeyType: f.key, DataType: nftables.TypeVerdict},
+			&nftables.Set{Table: table, ID: id + 2, Name: f.backends, IsMap: true, Concatenation: true,
+				KeyType: nftables.MustConcatSetType(f.key, nftables.TypeMark), DataType: f.key, KeyByteOrder: binaryutil.NativeEndian},
+			&nftables.Set{Table: table, ID: id + 3, Name: f.addresses, Counter: true, KeyType: f.key},
+		)
+	}
+	return out
+}
+
+const chainRefuse = "refuse"
+
+// fixed are the chains that do not depend on the services.
+func fixed() []chain {
+	prioNAT, prioFilter, accept := nftables.ChainPriority(-100), nftables.ChainPriority(0), nftables.ChainPolicyAccept
+	translate := chain{name: "translate", base: &nftables.Chain{
+		Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput, Priority: &prioNAT, Policy: &accept,
+	}}
+	guard := chain{name: "guard", base: &nftables.Chain{
+		Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: &prioFilter, Policy: &accept,
+	}}
+	for _, f := range families {
+		for _, text := range []string{"virtual addresses", "virtual addresses that changed between the two lookups"} {
+			translate.rules = append(translate.rules, rule{text, f.packets(
+				&expr.Lookup{SourceRegister: reg, DestRegister: 0, IsDestRegSet: true, SetName: f.services},
+			)})
+		}
+		guard.rules = append(guard.rules, rule{"virtual addresses without tasks", f.packets(
+			&expr.Lookup{SourceRegister: reg, SetName: f.addresses},
+			&expr.Verdict{Kind: expr.VerdictGoto, Chain: chainRefuse},
+		)})
+	}
+	refuse := chain{name: chainRefuse, rules: []rule{
+		{"TCP", []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_TCP}},
+			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
+		}},
+		{"others", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}},
+	}}
+	return []chain{refuse, translate, guard, {name: version(translate, guard)}}
+}
+
+// version is the name of an empty chain that says by which version of the sets and hooks the table was made: these
+// cannot be changed in place, so a table without that chain is made anew.
+func version(base ...chain) string {
+	h := sha256.New()
+	for _, s := range sets() {
+		fmt.Fprintln(h, s.Name, s.IsMap, s.Concatenation, s.Counter, s.KeyType.Name, s.DataType.Name)
+	}
+	for _, c := range base {
+		fmt.Fprintln(h, c.name, c.base.Type, *c.base.Hooknum, *c.base.Priority)
+	}
+	return "layout-" + hex.EncodeToString(h.Sum(nil)[:6])
+}
+
+// drawing is the chain of that name that draws one of n tasks, false if the name is none of such a chain.
+func drawing(name string) (chain, bool) {
+	for _, f := range families {
+		var n uint32
+		if _, err := fmt.Sscanf(name, f.draws+"-%d", &n); err != nil || n == 0 || f.pick(n) != name {
+			continue
+		}
+		return chain{name: name, rules: []rule{{fmt.Sprintf("one of %d", n), f.packets(
+			&expr.Numgen{Register: f.regDraw, Modulus: n, Type: unix.NFT_NG_RANDOM},
+			&expr.Lookup{SourceRegister: reg, DestRegister: reg, IsDestRegSet: true, SetName: f.backends},
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.proto), RegAddrMin: reg},
+		)}}}, true
+	}
+	return chain{}, false
+}
