@@ -206,7 +206,7 @@ func TestSweep(t *testing.T) {
 	if err := r.s.putRevision(r.ctx(), orphan, "x"); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.s.putRevisionNumber(r.ctx(), svc, 7, "never came to be", 0); err != nil {
+	if err := r.s.putRevisionNumber(r.ctx(), svc, 7, step{summary: "never came to be"}); err != nil {
 		t.Fatal(err)
 	}
 	rev, err := r.s.status.Put(r.ctx(), id.New(), nil)

@@ -67,6 +67,7 @@ func (s *Service) allocatePorts(id string, spec *skepv1.ServiceSpec, had *skepv1
 	}
 	out := make([]*skepv1.PortConfig, len(asked))
 	taken := map[string]bool{}
+	own := s.ownPorts()
 	for i, p := range asked {
 		out[i] = proto.CloneOf(p)
 		if p.PublishedPort == 0 {
@@ -74,6 +75,9 @@ func (s *Service) allocatePorts(id string, spec *skepv1.ServiceSpec, had *skepv1
 		}
 		key := portKey(p.Protocol, p.PublishedPort)
 		taken[key] = true
+		if err := own.refuse(p); err != nil {
+			return nil, err
+		}
 		if err := s.portFree(id, p, key); err != nil {
 			return nil, err
 		}
@@ -84,7 +88,7 @@ func (s *Service) allocatePorts(id string, spec *skepv1.ServiceSpec, had *skepv1
 		}
 		if p.PublishedPort = keptPort(p, had, taken); p.PublishedPort == 0 {
 			var err error
-			if p.PublishedPort, err = s.dynamicPort(p.Protocol, taken); err != nil {
+			if p.PublishedPort, err = s.dynamicPort(p.Protocol, taken, own); err != nil {
 				return nil, err
 			}
 		}
@@ -124,14 +128,14 @@ func keptPort(p *skepv1.PortConfig, had *skepv1.Endpoint, taken map[string]bool)
 	return 0
 }
 
-func (s *Service) dynamicPort(protocol string, taken map[string]bool) (uint32, error) {
+func (s *Service) dynamicPort(protocol string, taken map[string]bool, own ownPorts) (uint32, error) {
 	const span = lastDynamic - firstDynamic + 1
 	// From a random one on: several instances that allocate at once rarely meet.
 	start := rand.IntN(span)
 	for i := range span {
 		port := uint32(firstDynamic + (start+i)%span)
 		key := portKey(protocol, port)
-		if _, used := s.ix.Key(key); !used && !taken[key] {
+		if _, used := s.ix.Key(key); !used && !taken[key] && !own.has(protocol, port) {
 			return port, nil
 		}
 	}

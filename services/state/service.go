@@ -14,6 +14,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
+	"skep.dev/libs/job"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -49,6 +50,10 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 	if err := prepare(want); err != nil {
 		return nil, err
 	}
+	called, err := s.references(ctx, want)
+	if err != nil {
+		return nil, err
+	}
 	if _, taken := s.ix.ServiceByName(want.Name); taken {
 		return nil, nameTaken(want.Name)
 	}
@@ -59,8 +64,9 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 		Meta: &skepv1.Meta{Id: id.New(), CreatedAt: now, UpdatedAt: now},
 		Spec: want, Revision: 1,
 	}
+	job.Revise(nil, svc, now.AsTime(), s.tasksOf(svc.Meta.Id))
 	stored := false
-	err := s.retry(ctx, func() error {
+	err = s.retry(ctx, func() error {
 		if s.ix.Service(svc.Meta.Id) != nil {
 			return nil // ours, its acknowledgement lost
 		}
@@ -72,11 +78,18 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 				return err
 			}
 		}
+		if err := s.mayJoin(want, nil, called); err != nil {
+			return err
+		}
 		ports, err := s.allocatePorts(svc.Meta.Id, want, nil)
 		if err != nil {
 			return err
 		}
-		svc.Endpoint = &skepv1.Endpoint{Ports: ports}
+		vips, err := s.allocateVIPs(svc.Meta.Id, want, nil)
+		if err != nil {
+			return err
+		}
+		svc.Endpoint = &skepv1.Endpoint{Ports: ports, VirtualIps: vips}
 		if r.DryRun {
 			return nil
 		}
@@ -90,13 +103,16 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 		if err != nil {
 			return err
 		}
-		if len(ports) == 0 && s.lone(ctx) {
+		if len(ports) == 0 && len(overlays(want)) == 0 && s.lone(ctx) {
 			return s.createByClaim(ctx, svc.Meta.Id, want.Name, body)
 		}
 		batch := s.spec.Batch()
 		batch.Create(serviceKey(svc.Meta.Id), body)
 		batch.Create(nameKey("service", want.Name), []byte(svc.Meta.Id))
 		if err := s.portOps(batch, svc.Meta.Id, nil, ports); err != nil {
+			return err
+		}
+		if err := s.vipOps(batch, svc.Meta.Id, nil, vips); err != nil {
 			return err
 		}
 		return s.commit(ctx, batch, func() bool { return s.ix.Service(svc.Meta.Id) != nil })
@@ -108,8 +124,12 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 		}
 		return nil, err
 	}
+	warnings = append(warnings, s.portWarnings(nil, svc.Endpoint)...)
 	if r.DryRun {
 		return &skepv1.ServiceReply{Service: svc, Warnings: warnings}, nil
+	}
+	if err := s.keepOffLost(ctx, svc.Meta.Id, called); err != nil {
+		return nil, err
 	}
 	s.events.send(&skepv1.Event{
 		Kind: "service", Id: svc.Meta.Id, Name: want.Name, Verb: "create",
@@ -124,9 +144,6 @@ func prepare(want *skepv1.ServiceSpec) error {
 	if err := spec.Validate(want); err != nil {
 		return err
 	}
-	if err := references(want); err != nil {
-		return err
-	}
 	spec.Defaults(want)
 	if n := proto.Size(want); n > maxObject {
 		return fault.Invalid("the service spec is %d bytes: at most %d fit", n, maxObject)
@@ -134,20 +151,21 @@ func prepare(want *skepv1.ServiceSpec) error {
 	return nil
 }
 
-// references refuses what the spec names and the cluster does not have. There are no secrets, configs and networks to
-// name yet; a task that ran without the secret it asked for would be worse than one that does not run.
-func references(want *skepv1.ServiceSpec) error {
+// references turns the names in a spec into ids and refuses what the cluster does not have. It returns what the spec
+// called its networks. There are no secrets and configs to name yet; a task that ran without the secret it asked for
+// would be worse than one that does not run.
+func (s *Service) references(ctx context.Context, want *skepv1.ServiceSpec) (called map[string]string, err error) {
 	c := want.GetTask().GetContainer()
 	for _, r := range c.GetSecrets() {
-		return fault.Invalid("secret not found: %s", r.GetName())
+		return nil, fault.Invalid("secret not found: %s", r.GetName())
 	}
 	for _, r := range c.GetConfigs() {
-		return fault.Invalid("config not found: %s", r.GetName())
+		return nil, fault.Invalid("config not found: %s", r.GetName())
 	}
-	for _, n := range want.GetTask().GetNetworks() {
-		return fault.Invalid("network %s not found", n.GetTarget())
+	if err := s.resolveDependencies(ctx, want); err != nil {
+		return nil, err
 	}
-	return nil
+	return s.resolveNetworks(ctx, want)
 }
 
 func (s *Service) freeName() string {
@@ -197,12 +215,12 @@ func (s *Service) commit(ctx context.Context, b *kv.Batch, done func() bool) err
 }
 
 func (s *Service) putRevision(ctx context.Context, svc *skepv1.Service, summary string) error {
-	return s.putRevisionNumber(ctx, svc, svc.Revision, summary, 0)
+	return s.putRevisionNumber(ctx, svc, svc.Revision, step{summary: summary})
 }
 
-func (s *Service) putRevisionNumber(ctx context.Context, svc *skepv1.Service, number uint64, summary string, rollbackTo uint64) error {
+func (s *Service) putRevisionNumber(ctx context.Context, svc *skepv1.Service, number uint64, do step) error {
 	body, err := proto.Marshal(&skepv1.Revision{
-		ServiceId: svc.Meta.Id, Number: number, Spec: svc.Spec, CreatedAt: timestamppb.Now(), Summary: summary, RollbackTo: rollbackTo,
+		ServiceId: svc.Meta.Id, Number: number, Spec: svc.Spec, CreatedAt: timestamppb.Now(), Summary: do.summary, RollbackTo: do.rollbackTo, Reason: do.reason, Author: asker(ctx), Networks: s.networkNames(svc.Spec),
 	})
 	if err != nil {
 		return fmt.Errorf("encode revision %d of service %s: %w", number, svc.Meta.Id, err)
@@ -245,7 +263,7 @@ func (s *Service) viewService(id string) *skepv1.Service {
 		return nil
 	}
 	c := s.ix.Counts(id)
-	svc.Status = &skepv1.ServiceStatus{Running: c.Running, Desired: c.Active, Completed: c.Completed}
+	svc.Status = &skepv1.ServiceStatus{Running: c.Running, Desired: c.Active, Completed: c.Completed, CrashLooping: c.Looping}
 	switch m := svc.GetSpec().GetMode().GetMode().(type) {
 	case *skepv1.ServiceMode_Replicated:
 		svc.Status.Desired = m.Replicated.GetReplicas()
@@ -293,6 +311,7 @@ func (s *Service) removeService(ctx context.Context, r *skepv1.RemoveServiceRequ
 		return nil, err
 	}
 	var gone *skepv1.Service
+	warnings := s.dependentsWarning(id)
 	err = s.retry(ctx, func() error {
 		cur := s.viewService(id)
 		if cur == nil {
@@ -305,26 +324,35 @@ func (s *Service) removeService(ctx context.Context, r *skepv1.RemoveServiceRequ
 		if r.DryRun {
 			return nil
 		}
-		batch := s.spec.Batch()
-		batch.Delete(serviceKey(id), cur.Meta.Version)
-		name := nameKey("service", cur.Spec.Name)
-		if k, ok := s.ix.Key(name); ok && k.Value == id {
-			batch.Delete(name, k.Revision)
-		}
-		if err := s.portOps(batch, id, cur.Endpoint.GetPorts(), nil); err != nil {
-			return err
-		}
-		return s.commit(ctx, batch, func() bool { return s.ix.Service(id) == nil })
+		return s.commitRemoval(ctx, cur)
 	})
 	if err != nil || r.DryRun {
-		return &skepv1.ServiceReply{Service: gone}, err
+		return &skepv1.ServiceReply{Service: gone, Warnings: warnings}, err
 	}
 	s.events.send(&skepv1.Event{Kind: "service", Id: id, Name: gone.Spec.Name, Verb: "remove", Attributes: map[string]string{"name": gone.Spec.Name}})
 	// The tasks still name these revisions, but an agent keeps what it needs to stop one.
 	if err := s.dropRevisions(ctx, id); err != nil {
 		s.log.Warn("revisions of a removed service left for the sweep", zap.String("service", id), zap.Error(err))
 	}
-	return &skepv1.ServiceReply{Service: gone}, nil
+	return &skepv1.ServiceReply{Service: gone, Warnings: warnings}, nil
+}
+
+// commitRemoval deletes a service as it was read, with all it takes up.
+func (s *Service) commitRemoval(ctx context.Context, cur *skepv1.Service) error {
+	id := cur.Meta.Id
+	batch := s.spec.Batch()
+	batch.Delete(serviceKey(id), cur.Meta.Version)
+	name := nameKey("service", cur.Spec.Name)
+	if k, ok := s.ix.Key(name); ok && k.Value == id {
+		batch.Delete(name, k.Revision)
+	}
+	if err := s.portOps(batch, id, cur.Endpoint.GetPorts(), nil); err != nil {
+		return err
+	}
+	if err := s.vipOps(batch, id, cur.Endpoint.GetVirtualIps(), nil); err != nil {
+		return err
+	}
+	return s.commit(ctx, batch, func() bool { return s.ix.Service(id) == nil })
 }
 
 // dropRevisions deletes everything kept of a service that is gone.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"skep.dev/libs/kv"
@@ -44,6 +45,8 @@ type Config struct {
 	ResolveTimeout time.Duration
 	// KeepRevisions is how many revisions of a service stay (default 50).
 	KeepRevisions int
+	// Metrics is where the service shows what it does and holds, nil = nowhere.
+	Metrics prometheus.Registerer
 }
 
 // Service is one instance.
@@ -60,7 +63,8 @@ type Service struct {
 	reports *reportWriter
 	events  *eventWriter
 
-	admitMu sync.Mutex // node numbers are handed out one after the other
+	admitMu   sync.Mutex // node numbers are handed out one after the other
+	networkMu sync.Mutex // networks are made one after the other
 
 	replicas, replicasAt atomic.Int64 // of the spec bucket, and when that was looked up (unix ms)
 
@@ -142,13 +146,16 @@ func (s *Service) Run(ctx context.Context) error {
 		wg.Go(func() { actor(ctx) })
 	}
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
-		Name: "skep-state", Version: s.cfg.Version, Description: "desired objects, nodes and task status", Log: s.log,
+		Name: "skep-state", Version: s.cfg.Version, Description: "desired objects, nodes and task status", Log: s.log, Metrics: s.cfg.Metrics,
 	})
 	if err != nil {
 		return err
 	}
 	defer srv.Close() //nolint:errcheck // the connection is closing with us
 	if err := s.endpoints(srv); err != nil {
+		return err
+	}
+	if err := s.register(); err != nil {
 		return err
 	}
 	if err := s.cfg.NC.FlushWithContext(flushContext(ctx)); err != nil && ctx.Err() == nil {
@@ -197,7 +204,9 @@ func (s *Service) endpoints(srv *rpc.Server) error {
 	return errors.Join(
 		rpc.Handle(srv, api("service", "create"), s.createService),
 		rpc.Handle(srv, api("service", "update"), s.updateService),
+		rpc.Handle(srv, api("service", "rollout"), s.steerRollout),
 		rpc.Handle(srv, api("service", "scale"), s.scaleService),
+		rpc.Handle(srv, api("service", "run"), s.runService),
 		rpc.Handle(srv, api("service", "inspect"), s.inspectService),
 		rpc.Handle(srv, api("service", "list"), s.listServices),
 		rpc.Handle(srv, api("service", "rm"), s.removeService),
@@ -209,6 +218,10 @@ func (s *Service) endpoints(srv *rpc.Server) error {
 		rpc.Handle(srv, api("node", "update"), s.updateNode),
 		rpc.Handle(srv, api("node", "rm"), s.removeNode),
 		rpc.Handle(srv, api("node", "admit"), s.admitNode),
+		rpc.Handle(srv, api("network", "create"), s.createNetwork),
+		rpc.Handle(srv, api("network", "list"), s.listNetworks),
+		rpc.Handle(srv, api("network", "inspect"), s.inspectNetwork),
+		rpc.Handle(srv, api("network", "rm"), s.removeNetwork),
 		rpc.Handle(srv, api("cluster", "init"), s.initCluster),
 		rpc.Handle(srv, api("cluster", "inspect"), s.inspectCluster),
 		rpc.Handle(srv, api("cluster", "update"), s.updateCluster),

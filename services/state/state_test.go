@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
@@ -35,6 +36,11 @@ func newRig(t testing.TB, n *kvtest.NATS, set ...func(*Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, n: n, nc: n.Conn(t)}
 	r.s, _ = r.start(set...)
+	// Of several servers the one asked may not have heard yet that somebody answers at another.
+	await(t, "an answer", func() bool {
+		_, err := call[skepv1.ListServicesReply](r, subject.API("service", "list"), &skepv1.ListServicesRequest{})
+		return !fault.Is(err, fault.CodeUnavailable)
+	})
 	return r
 }
 

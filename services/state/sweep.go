@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,25 +16,45 @@ const (
 	sweepEvery = 30 * time.Second
 	// leaveFor keeps the sweep away from changes that are still being made.
 	leaveFor = 2 * time.Minute
+	// auditEvery is how many sweeps go by from one audit to the next.
+	auditEvery = 10
 )
 
-// sweep removes what a crash between two buckets left behind: revisions without a service, names claimed for one
-// that never came, reports of nodes that are gone. Every instance does it; each deletion is confirmed by the stream's
-// leader first, so an index that lags cannot delete what is in use.
+// sweep removes what a crash between two writes left behind: revisions without a service, names claimed for one
+// that never came, reports of nodes that are gone, networks half removed; and releases names, numbers, addresses and
+// ports whose owner is gone. Every instance does it; each deletion is confirmed by the stream's leader first, or made on
+// a condition, so an index that lags cannot delete what is in use. What it cannot mend it tells of.
 func (s *Service) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	for {
+	var told []string
+	for n := 1; ; n++ {
 		select {
 		case <-tick.C:
 			s.sweepOnce(ctx, time.Now().Add(-leaveFor))
+			if n%auditEvery == 0 {
+				told = s.tellAudit(told)
+			}
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
+// tellAudit logs what the audit finds now and found the last time.
+func (s *Service) tellAudit(last []string) []string {
+	now := audit(s.ix)
+	for _, text := range now {
+		if slices.Contains(last, text) {
+			s.log.Warn("allocations and objects differ", zap.String("finding", text))
+		}
+	}
+	return now
+}
+
 func (s *Service) sweepOnce(ctx context.Context, before time.Time) {
+	s.sweepRemovals(ctx, before)
+	s.sweepStrays(ctx, before)
 	for _, svc := range s.ix.OrphanRevisions(before.UnixMilli()) {
 		if !s.gone(ctx, serviceKey(svc)) {
 			continue

@@ -61,7 +61,11 @@ func (c *composer) task(group string, rec *skepv1.TaskRecord, st *skepv1.TaskSta
 		Slot: rec.Slot, NodeId: node, Revision: rec.Revision,
 		Image: rev.GetSpec().GetTask().GetContainer().GetImage(), Desired: rec.Desired,
 		JobIteration: rec.JobIteration, Assigned: rec.Assigned, Replaces: rec.Replaces,
-		Status: composeStatus(rec, st, node != ""),
+		Status: composeStatus(rec, st, node != ""), Failures: rec.Failures,
+		Verdict: rec.Verdict, VerdictUnixMs: rec.VerdictUnixMs,
+	}
+	if rec.Desired == skepv1.TaskState_TASK_STATE_READY {
+		t.NotBeforeUnixMs = rec.NotBeforeUnixMs
 	}
 	if t.ServiceName == "" {
 		t.ServiceName = rev.GetSpec().GetName()
@@ -100,6 +104,9 @@ func composeStatus(rec *skepv1.TaskRecord, st *skepv1.TaskStatus, placed bool) *
 	case rec.Verdict != skepv1.TaskState_TASK_STATE_NEW:
 		out.State, out.SinceUnixMs, out.Message, out.Err = rec.Verdict, rec.VerdictUnixMs, rec.Message, rec.Err
 	case st != nil:
+		if st.Health == skepv1.HealthState_HEALTH_STATE_UNHEALTHY && out.Err == "" {
+			out.Err = rec.Err // why it goes on all the same
+		}
 	case placed:
 		out.State, out.SinceUnixMs, out.Message, out.Err = skepv1.TaskState_TASK_STATE_ASSIGNED, rec.CreatedUnixMs, rec.Message, rec.Err
 	default:

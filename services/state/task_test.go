@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"skep.dev/libs/id"
 	"skep.dev/libs/kvtest"
@@ -233,4 +234,39 @@ func TestTasksOfARemovedService(t *testing.T) {
 		l, err := call[skepv1.ListTasksReply](r, subject.API("task", "list"), ask)
 		return err == nil && len(l.Tasks) == 0
 	})
+}
+
+// What users see of a task that waits after failures, and of one that is unhealthy and goes on.
+func TestStatusOfWaitingAndUnhealthyTasks(t *testing.T) {
+	ill := &skepv1.TaskStatus{TaskId: "t", State: running, SinceUnixMs: 5, Health: skepv1.HealthState_HEALTH_STATE_UNHEALTHY, HealthOutput: "no"}
+	rec := &skepv1.TaskRecord{Id: "t", Desired: running, Err: "unhealthy, not replaced: 1 of at most 1 replaced for health now"}
+	if st := composeStatus(rec, ill, true); st.Err != rec.Err || st.State != running || st.HealthOutput != "no" || ill.Err != "" {
+		t.Errorf("held: %v", st)
+	}
+	well := &skepv1.TaskStatus{TaskId: "t", State: running, SinceUnixMs: 5, Health: skepv1.HealthState_HEALTH_STATE_HEALTHY}
+	if st := composeStatus(rec, well, true); st.Err != "" {
+		t.Errorf("recovered: %v", st)
+	}
+	rec.Verdict, rec.VerdictUnixMs, rec.Err = failed, 9, "unhealthy container: no"
+	if st := composeStatus(rec, &skepv1.TaskStatus{TaskId: "t", State: shutdown}, true); st.Err != rec.Err || st.State != failed || st.SinceUnixMs != 9 {
+		t.Errorf("ended: %v", st)
+	}
+
+	r := newRig(t, kvtest.Server(t))
+	r.init()
+	n := r.admit("w1", worker)
+	web := r.mustCreate("web", 1)
+	if d := web.Spec.Task.Restart.MaxDelay.AsDuration(); d != 5*time.Minute {
+		t.Errorf("the limit of the growing delay is %s", d)
+	}
+	wait := record(web, 1, skepv1.TaskState_TASK_STATE_READY)
+	wait.Failures, wait.NotBeforeUnixMs = 7, 4102444800000
+	r.putTasks(n.Meta.Id, wait)
+	x := must[*skepv1.TaskReply](t)(call[skepv1.TaskReply](r, subject.API("task", "inspect"), &skepv1.Ref{Ref: "web.1"}))
+	if x.Task.Failures != 7 || x.Task.NotBeforeUnixMs != 4102444800000 {
+		t.Errorf("task %v", x.Task)
+	}
+	if s, _ := r.inspect("web"); s.Status.CrashLooping != 1 || s.Status.Running != 0 || s.Status.Desired != 1 {
+		t.Errorf("status %v", s.Status)
+	}
 }

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"reflect"
 	"strconv"
+	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/job"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -27,6 +29,11 @@ func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequ
 	}
 	s.atLeast(ctx, r.Version)
 	var warnings []string
+	var called map[string]string
+	before := s.ix.Service(id).GetEndpoint()
+	if r.Rollback && r.Canary > 0 {
+		return nil, fault.Invalid("a rollback has no canary: what it goes back to is known")
+	}
 	if !r.Rollback {
 		if r.Spec == nil {
 			return nil, fault.Invalid("service spec is missing")
@@ -41,8 +48,14 @@ func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequ
 		if err := prepare(r.Spec); err != nil {
 			return nil, err
 		}
+		if called, err = s.references(ctx, r.Spec); err != nil {
+			return nil, err
+		}
 		if err := mayBecome(cur, r.Spec); err != nil {
 			return nil, err
+		}
+		if r.Canary > 0 && spec.IsJob(r.Spec) {
+			return nil, fault.Invalid("service %s is a job: it has no canary", cur.Spec.Name)
 		}
 		if r.Version != 0 && r.Version != cur.Meta.Version {
 			return nil, errOutOfSequence
@@ -50,17 +63,19 @@ func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequ
 		warnings = s.resolveImage(ctx, r.Spec, cur.Spec, r.NoResolveImage)
 	}
 	svc, err := s.change(ctx, id, r.DryRun, func(cur *skepv1.Service) (step, error) {
-		if r.Version != 0 && r.Version != cur.Meta.Version {
+		if r.Version != 0 && r.Version != cur.Meta.Version || r.ExpectRevision != 0 && r.ExpectRevision != cur.Revision {
 			return step{}, errOutOfSequence
 		}
 		if r.Rollback {
-			return s.rollback(cur, r.RollbackRevision)
+			return s.rollback(cur, r.RollbackRevision, r.Reason)
 		}
-		return step{spec: proto.CloneOf(r.Spec), summary: spec.Diff(cur.Spec, r.Spec)}, mayBecome(cur, r.Spec)
+		summary := spec.Diff(s.withNames(cur.Spec), s.withNames(r.Spec))
+		return step{spec: proto.CloneOf(r.Spec), summary: summary, called: called, canary: r.Canary}, mayBecome(cur, r.Spec)
 	})
 	if err != nil {
 		return nil, err
 	}
+	warnings = append(warnings, s.portWarnings(before, svc.GetEndpoint())...)
 	return &skepv1.ServiceReply{Service: svc, Warnings: warnings}, nil
 }
 
@@ -76,7 +91,7 @@ func mayBecome(cur *skepv1.Service, next *skepv1.ServiceSpec) error {
 }
 
 // rollback makes the step back to a kept revision, 0 = the previous one.
-func (s *Service) rollback(cur *skepv1.Service, number uint64) (step, error) {
+func (s *Service) rollback(cur *skepv1.Service, number uint64, reason string) (step, error) {
 	name := cur.Spec.Name
 	if number == 0 {
 		if number = cur.PreviousRevision; number == 0 {
@@ -94,11 +109,14 @@ func (s *Service) rollback(cur *skepv1.Service, number uint64) (step, error) {
 	// How many replicas run is scale's affair: going back to an older image must neither undo a scale nor take
 	// capacity away.
 	next.Mode = proto.CloneOf(cur.Spec.Mode)
+	if err := s.rejoin(next, target); err != nil {
+		return step{}, err
+	}
 	summary := fmt.Sprintf("rollback to revision %d", number)
-	if d := spec.Diff(cur.Spec, next); d != "" {
+	if d := spec.Diff(s.withNames(cur.Spec), s.withNames(next)); d != "" {
 		summary += ": " + d
 	}
-	return step{spec: next, summary: summary, rollbackTo: number}, nil
+	return step{spec: next, summary: summary, rollbackTo: number, reason: reason}, nil
 }
 
 func (s *Service) keptRevisions(cur *skepv1.Service) string {
@@ -149,61 +167,28 @@ type step struct {
 	spec       *skepv1.ServiceSpec
 	summary    string
 	rollbackTo uint64
+	reason     string // of a rollback that began by itself
+	canary     uint64
 	scaleOnly  bool
+	called     map[string]string // what the spec's networks were called, by id
 }
 
-// change commits what decide makes of the service as it is, deciding anew after every conflict.
+// change commits what decide makes of the service and tells everybody, unless a network it joined turns out to be gone.
 func (s *Service) change(ctx context.Context, id string, dryRun bool, decide func(*skepv1.Service) (step, error)) (*skepv1.Service, error) {
-	var before, after *skepv1.Service
-	err := s.retry(ctx, func() error {
-		cur := s.ix.Service(id)
-		if cur == nil {
-			return fault.NotFound("no such service: %s (it was removed meanwhile)", id)
-		}
+	var called map[string]string
+	before, after, err := s.apply(ctx, id, dryRun, func(cur *skepv1.Service) (step, error) {
 		do, err := decide(cur)
-		if err != nil {
-			return err
+		called = do.called
+		if err == nil && !do.scaleOnly {
+			err = s.mayJoin(do.spec, cur.Spec, called)
 		}
-		before, after = cur, proto.CloneOf(cur)
-		after.Spec = do.spec
-		after.Meta.UpdatedAt = timestamppb.Now()
-		if do.scaleOnly && proto.Equal(cur.Spec, do.spec) {
-			return nil
-		}
-		if spec.IsJob(do.spec) && !do.scaleOnly {
-			after.JobIteration++
-		}
-		revise := do.rollbackTo != 0 || !equalButForScale(cur.Spec, do.spec)
-		if revise {
-			after.Revision = s.nextRevision(cur)
-			after.PreviousRevision = cur.Revision
-			after.RollbackTo = do.rollbackTo
-		}
-		if after.Endpoint == nil {
-			after.Endpoint = &skepv1.Endpoint{}
-		}
-		if after.Endpoint.Ports, err = s.allocatePorts(id, do.spec, cur.Endpoint); err != nil {
-			return err
-		}
-		if dryRun {
-			return nil
-		}
-		if revise {
-			if err := s.putRevisionNumber(ctx, after, after.Revision, do.summary, do.rollbackTo); err != nil {
-				return err
-			}
-		}
-		err = s.commitChange(ctx, before, after)
-		if err != nil && revise && errors.Is(err, kv.ErrConflict) {
-			s.dropRevision(id, after.Revision)
-		}
-		return err
+		return do, err
 	})
-	if err != nil {
-		return nil, err
+	if err != nil || dryRun {
+		return after, err
 	}
-	if dryRun {
-		return after, nil
+	if err := s.backOffLost(ctx, before, after, called); err != nil {
+		return nil, err
 	}
 	if after.Revision != before.Revision || !proto.Equal(before.Spec, after.Spec) {
 		s.events.send(updateEvent(before, after))
@@ -217,7 +202,72 @@ func (s *Service) change(ctx context.Context, id string, dryRun bool, decide fun
 	return after, nil
 }
 
-func (s *Service) commitChange(ctx context.Context, before, after *skepv1.Service) error {
+// apply commits what decide makes of the service as it is, deciding anew after every conflict.
+func (s *Service) apply(ctx context.Context, id string, dryRun bool, decide func(*skepv1.Service) (step, error)) (before, after *skepv1.Service, err error) {
+	err = s.retry(ctx, func() error {
+		cur := s.ix.Service(id)
+		if cur == nil {
+			return fault.NotFound("no such service: %s (it was removed meanwhile)", id)
+		}
+		do, err := decide(cur)
+		if err != nil {
+			return err
+		}
+		depends, _ := s.ix.Key(dependsKey) // before mayDepend looks
+		before, after = cur, proto.CloneOf(cur)
+		after.Spec = do.spec
+		after.Meta.UpdatedAt = timestamppb.Now()
+		if do.scaleOnly && proto.Equal(cur.Spec, do.spec) {
+			return nil
+		}
+		if !do.scaleOnly {
+			if err := s.mayDepend(id, do.spec); err != nil {
+				return err
+			}
+			job.Revise(cur, after, time.Now(), s.tasksOf(id))
+			// Whatever paused the rollout before, this is a word to go on.
+			after.Control = &skepv1.RolloutControl{Resume: cur.Control.GetResume() + 1, Canary: do.canary}
+		}
+		revise := do.rollbackTo != 0 || !equalButForScale(cur.Spec, do.spec)
+		if revise {
+			after.Revision = s.nextRevision(cur)
+			after.PreviousRevision = cur.Revision
+			after.RollbackTo, after.RollbackReason = do.rollbackTo, do.reason
+		}
+		if after.Endpoint, err = s.allocateEndpoint(id, do, cur.Endpoint); err != nil || dryRun {
+			return err
+		}
+		if revise {
+			if err := s.putRevisionNumber(ctx, after, after.Revision, do); err != nil {
+				return err
+			}
+		}
+		err = s.commitChange(ctx, before, after, depends.Revision)
+		if err != nil && revise && errors.Is(err, kv.ErrConflict) {
+			s.dropRevision(id, after.Revision)
+		}
+		return err
+	})
+	return before, after, err
+}
+
+// allocateEndpoint is what a changed service has in ports and addresses. Scaling changes no addresses.
+func (s *Service) allocateEndpoint(id string, do step, had *skepv1.Endpoint) (*skepv1.Endpoint, error) {
+	ports, err := s.allocatePorts(id, do.spec, had)
+	if err != nil {
+		return nil, err
+	}
+	vips := had.GetVirtualIps()
+	if !do.scaleOnly {
+		if vips, err = s.allocateVIPs(id, do.spec, had); err != nil {
+			return nil, err
+		}
+	}
+	return &skepv1.Endpoint{Ports: ports, VirtualIps: vips}, nil
+}
+
+// commitChange writes a change of a service with all it takes up, on the condition that everything is as it was looked at.
+func (s *Service) commitChange(ctx context.Context, before, after *skepv1.Service, depends uint64) error {
 	id := after.Meta.Id
 	body, err := encodeService(after)
 	if err != nil {
@@ -228,9 +278,14 @@ func (s *Service) commitChange(ctx context.Context, before, after *skepv1.Servic
 	if err := s.portOps(batch, id, before.Endpoint.GetPorts(), after.Endpoint.Ports); err != nil {
 		return err
 	}
+	if err := s.vipOps(batch, id, before.Endpoint.GetVirtualIps(), after.Endpoint.VirtualIps); err != nil {
+		return err
+	}
+	dependOps(batch, before, after, depends)
 	return s.commit(ctx, batch, func() bool {
 		now := s.ix.Service(id)
-		return now != nil && now.Revision == after.Revision && proto.Equal(now.Spec, after.Spec)
+		return now != nil && now.Revision == after.Revision && now.JobIteration == after.JobIteration && proto.Equal(now.Spec, after.Spec) &&
+			proto.Equal(now.Control, after.Control)
 	})
 }
 
@@ -259,6 +314,9 @@ func (s *Service) trimRevisions(ctx context.Context, svc *skepv1.Service) error 
 		return nil
 	}
 	used := s.ix.RevisionsInUse(svc.Meta.Id)
+	if r := s.ix.Rollout(svc.Meta.Id); r != nil {
+		used[r.Stable], used[r.RollingBackTo] = true, true // an update that fails goes back there
+	}
 	batch := s.rev.Batch()
 	for _, r := range revs {
 		if batch.Len() == over || batch.Len() == kv.MaxBatch {

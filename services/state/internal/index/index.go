@@ -24,6 +24,7 @@ type Index struct {
 	order    []string            // lower-case service names, sorted
 	nodes    map[string]*node    // by id
 	keys     map[string]Key      // the idx.* keys
+	nets     networks
 
 	revs    map[string][]revision // by service, ascending
 	revSize int

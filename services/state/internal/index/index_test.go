@@ -8,6 +8,7 @@ import (
 
 	"skep.dev/libs/id"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -38,9 +39,10 @@ func TestScan(t *testing.T) {
 		code := int32(i)
 		set.Tasks = append(set.Tasks, &skepv1.TaskRecord{
 			Id: id.New(), ServiceId: id.New(), Slot: uint64(i), Revision: uint64(i) << 20, Desired: running, Verdict: shutdown, Message: "m",
-			Assigned: []*skepv1.GenericResource{{Kind: "GPU", Value: 1}}, Replaces: id.New(), JobIteration: 3, NotBeforeUnixMs: -1,
+			Assigned: []*skepv1.GenericResource{{Kind: "GPU", Value: 1}}, Replaces: id.New(), JobIteration: 3, NotBeforeUnixMs: -1, Failures: uint32(i) << 20, ForHealth: true,
 		})
-		rep.Tasks = append(rep.Tasks, &skepv1.TaskStatus{TaskId: set.Tasks[i].Id, State: running, ExitCode: &code, Addresses: []string{"10.0.0.1/8"}, Pid: 7})
+		rep.Tasks = append(rep.Tasks, &skepv1.TaskStatus{TaskId: set.Tasks[i].Id, State: running, ExitCode: &code, Addresses: []string{"10.0.0.1/8"}, Pid: 7,
+			Health: skepv1.HealthState(i % 4), NotReady: i%3 == 0, ServedUnixMs: int64(i % 2)})
 	}
 	raw, err := proto.Marshal(set)
 	if err != nil {
@@ -49,7 +51,7 @@ func TestScan(t *testing.T) {
 	i := 0
 	eachRecord(raw, func(v recordView) {
 		w := set.Tasks[i]
-		if string(v.id) != w.Id || string(v.service) != w.ServiceId || v.revision != w.Revision || v.desired != w.Desired || v.verdict != w.Verdict {
+		if string(v.id) != w.Id || string(v.service) != w.ServiceId || v.revision != w.Revision || v.desired != w.Desired || v.verdict != w.Verdict || v.failures != uint64(w.Failures) {
 			t.Errorf("record %d: %v, want %v", i, v, w)
 		}
 		i++
@@ -59,7 +61,7 @@ func TestScan(t *testing.T) {
 	}
 	i = 0
 	eachStatus(raw, func(v statusView) {
-		if string(v.id) != rep.Tasks[i].TaskId || v.state != running {
+		if string(v.id) != rep.Tasks[i].TaskId || v.state != running || v.begins() != spec.Begins(rep.Tasks[i]) {
 			t.Errorf("status %d: %v", i, v)
 		}
 		i++
@@ -95,6 +97,16 @@ func TestCountsFollowRecordsAndReports(t *testing.T) {
 	// A task that is being stopped does not count any more.
 	x.ApplyTask(delta(entry(t, "n1.1", 4, &skepv1.NodeTasks{Tasks: []*skepv1.TaskRecord{task("c", shutdown)}}), entry(t, "_.svc.0", 5, nil)))
 	if c := x.Counts("svc"); c != (Counts{Active: 2, Running: 1}) {
+		t.Fatalf("%+v", c)
+	}
+	// Of those that failed over and over, what does not run is in a crash loop.
+	loop := func(id string, n uint32) *skepv1.TaskRecord {
+		r := task(id, running)
+		r.Failures = n
+		return r
+	}
+	x.ApplyTask(delta(entry(t, "n1.1", 6, &skepv1.NodeTasks{Tasks: []*skepv1.TaskRecord{loop("c", 9), loop("e", 2), loop("f", 3), loop("g", 300)}})))
+	if c := x.Counts("svc"); c != (Counts{Active: 6, Running: 2, Looping: 2}) {
 		t.Fatalf("%+v", c)
 	}
 	x.ApplyTask(kv.Delta{Reset: true})
@@ -148,5 +160,52 @@ func TestRevisions(t *testing.T) {
 	}
 	if o := x.OrphanRevisions(1 << 60); fmt.Sprint(o) != "[s]" {
 		t.Fatalf("%v", o)
+	}
+}
+
+// Who is on which network follows the services through changes, removals and a Reset.
+func TestNetworkUsers(t *testing.T) {
+	x := New()
+	net := func(name string, removing bool) *skepv1.Network {
+		return &skepv1.Network{Spec: &skepv1.NetworkSpec{Name: name}, Removing: removing, Ipam: []*skepv1.IPAMConfig{{Subnet: "10.0.0.0/24"}, {Subnet: "fd00::/64"}}}
+	}
+	svc := func(name string, published bool, networks ...string) *skepv1.Service {
+		o := &skepv1.Service{Spec: &skepv1.ServiceSpec{Name: name, Task: &skepv1.TaskSpec{}, Endpoint: &skepv1.EndpointSpec{}}}
+		for _, n := range networks {
+			o.Spec.Task.Networks = append(o.Spec.Task.Networks, &skepv1.NetworkAttachment{Target: n})
+		}
+		if published {
+			o.Spec.Endpoint.Ports = []*skepv1.PortConfig{{TargetPort: 80}}
+		}
+		return o
+	}
+	users := func(id string) string { return fmt.Sprint(x.NetworkUsers(id), x.NetworkUserCount(id)) }
+	x.ApplySpec(delta(entry(t, "network.n1", 1, net("Beta", false)), entry(t, "network.n2", 2, net("alpha", false)),
+		entry(t, "service.s1", 3, svc("web", true, "n1", "n2")), entry(t, "service.s2", 4, svc("Api", false, "n1", "host"))))
+	if got := users("n1") + users("n2") + users("host") + users("ingress"); got != "[{s2 Api} {s1 web}] 2[{s1 web}] 1[{s2 Api}] 1[{s1 web}] 1" {
+		t.Fatal(got)
+	}
+	if got := fmt.Sprint(x.Networks(), x.NetworksInUse(), len(x.Subnets())); got != "[{n2 alpha} {n1 Beta}] [host ingress n1 n2] 4" {
+		t.Fatal(got)
+	}
+	if !x.NetworkUsedBefore("n1", 4) || x.NetworkUsedBefore("n1", 3) {
+		t.Fatal("who was there first")
+	}
+	x.ApplySpec(delta(entry(t, "service.s1", 5, svc("web", false, "n2")), entry(t, "service.s2", 6, nil), entry(t, "network.n1", 7, net("Beta", true))))
+	if got := users("n1") + users("n2") + users("host") + users("ingress"); got != "[] 0[{s1 web}] 1[] 0[] 0" {
+		t.Fatal(got)
+	}
+	if st, ok := x.NetworkState("n1"); !ok || !st.Removing || st.Revision != 7 || len(x.StaleRemovals(1)) != 1 {
+		t.Fatal(st, ok)
+	}
+	x.ApplySpec(delta(entry(t, "network.n1", 8, nil)))
+	if _, ok := x.NetworkByName("beta"); ok || x.Network("n1") != nil || len(x.Networks()) != 1 {
+		t.Fatal("a removed network stays")
+	}
+	reset := delta(entry(t, "network.n3", 9, net("zeta", false)), entry(t, "network.n4", 10, net("eta", false)), entry(t, "service.s3", 11, svc("db", false, "n3")))
+	reset.Reset = true
+	x.ApplySpec(reset)
+	if got := fmt.Sprint(x.Networks(), x.NetworksInUse(), users("n3")); got != "[{n4 eta} {n3 zeta}] [n3][{s3 db}] 1" {
+		t.Fatal(got)
 	}
 }

@@ -12,13 +12,24 @@ import (
 type recordView struct {
 	id, service []byte
 	revision    uint64
+	run         uint64
 	desired     skepv1.TaskState
 	verdict     skepv1.TaskState
+	failures    uint64
 }
 
 type statusView struct {
-	id    []byte
-	state skepv1.TaskState
+	id      []byte
+	state   skepv1.TaskState
+	health  skepv1.HealthState
+	unready bool
+	served  bool // it has at some time
+}
+
+// begins: as spec.Begins.
+func (v *statusView) begins() bool {
+	return v.state == skepv1.TaskState_TASK_STATE_RUNNING && !v.served &&
+		(v.unready || v.health == skepv1.HealthState_HEALTH_STATE_STARTING || v.health == skepv1.HealthState_HEALTH_STATE_UNHEALTHY)
 }
 
 // eachMessage calls f for every occurrence of a length-delimited field.
@@ -60,6 +71,10 @@ func eachRecord(raw []byte, f func(recordView)) {
 				v.desired = skepv1.TaskState(u)
 			case 7:
 				v.verdict = skepv1.TaskState(u)
+			case 14:
+				v.run = u
+			case 16:
+				v.failures = u
 			}
 		})
 		f(v)
@@ -75,6 +90,12 @@ func eachStatus(raw []byte, f func(statusView)) {
 				v.id = s
 			case 2:
 				v.state = skepv1.TaskState(u)
+			case 10:
+				v.health = skepv1.HealthState(u)
+			case 14:
+				v.unready = u != 0
+			case 17:
+				v.served = u != 0
 			}
 		})
 		f(v)

@@ -16,6 +16,9 @@ type service struct {
 	stored
 	name     string
 	replicas int64 // -1 = one per node
+	networks []string
+	depends  []string // ids of the services it depends on
+	run      uint64   // its job_iteration
 }
 
 type node struct {
@@ -34,6 +37,7 @@ func (x *Index) resetSpec() {
 	x.names = map[string]string{}
 	x.order = nil
 	x.keys = map[string]Key{}
+	x.nets.reset()
 	for _, n := range x.nodes {
 		n.stored = stored{}
 	}
@@ -66,6 +70,8 @@ func (x *Index) ApplySpec(d kv.Delta) {
 			}
 		case "service":
 			x.applyServiceLocked(id, e, d.Reset)
+		case "network":
+			x.nets.apply(id, e, d.Reset)
 		case "node":
 			n := x.nodeLocked(id)
 			n.stored, n.name, n.role = stored{}, "", 0
@@ -86,6 +92,7 @@ func (x *Index) ApplySpec(d kv.Delta) {
 	}
 	if d.Reset {
 		sort.Strings(x.order)
+		sort.Strings(x.nets.order)
 		for id := range x.nodes {
 			x.dropNodeLocked(id)
 		}
@@ -94,7 +101,9 @@ func (x *Index) ApplySpec(d kv.Delta) {
 }
 
 func (x *Index) applyServiceLocked(id string, e kv.Entry, bulk bool) {
+	var was uint64
 	if old := x.services[id]; old != nil {
+		was = old.run
 		lower := strings.ToLower(old.name)
 		if x.names[lower] == id {
 			delete(x.names, lower)
@@ -103,6 +112,7 @@ func (x *Index) applyServiceLocked(id string, e kv.Entry, bulk bool) {
 			}
 		}
 		delete(x.services, id)
+		x.nets.move(id, old.networks, nil)
 	}
 	if e.Deleted {
 		return
@@ -111,8 +121,15 @@ func (x *Index) applyServiceLocked(id string, e kv.Entry, bulk bool) {
 	if proto.Unmarshal(e.Value, &o) != nil {
 		return
 	}
-	s := &service{stored: keep(e), name: strings.Clone(o.GetSpec().GetName()), replicas: replicas(o.Spec)}
+	s := &service{stored: keep(e), name: strings.Clone(o.GetSpec().GetName()), replicas: replicas(o.Spec), networks: joined(o.Spec), run: o.JobIteration}
+	for _, d := range o.GetSpec().GetDependsOn() {
+		s.depends = append(s.depends, d.GetService())
+	}
+	if s.run != was {
+		x.recountLocked(id)
+	}
 	x.services[id] = s
+	x.nets.move(id, nil, s.networks)
 	lower := strings.ToLower(s.name)
 	x.names[lower] = id
 	if bulk {
@@ -120,6 +137,30 @@ func (x *Index) applyServiceLocked(id string, e kv.Entry, bulk bool) {
 	} else if i, ok := slices.BinarySearch(x.order, lower); !ok {
 		x.order = slices.Insert(x.order, i, lower)
 	}
+}
+
+// Dependents are the services that depend on one, by name.
+func (x *Index) Dependents(id string) []Named {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var out []Named
+	for svc, s := range x.services {
+		if slices.Contains(s.depends, id) {
+			out = append(out, Named{ID: svc, Name: s.name})
+		}
+	}
+	slices.SortFunc(out, func(a, b Named) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// Dependencies are the ids of the services that a service depends on.
+func (x *Index) Dependencies(id string) []string {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if s := x.services[id]; s != nil {
+		return slices.Clone(s.depends)
+	}
+	return nil
 }
 
 func replicas(s *skepv1.ServiceSpec) int64 {

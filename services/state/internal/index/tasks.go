@@ -22,7 +22,7 @@ type group struct {
 
 // tally counts a service's tasks in one group, named by its number: with 100,000 pairs of service and node, maps by
 // name would be larger than the records.
-type tally struct{ group, active, running, completed uint32 }
+type tally struct{ group, active, running, completed, looping uint32 }
 
 // tallies are a service's, sorted by group.
 type tallies struct {
@@ -39,7 +39,11 @@ type Counts struct {
 	Active    uint64 // meant to run, or to run to completion
 	Running   uint64
 	Completed uint64
+	Looping   uint64 // Active, after so many failures in a row that it is no accident
 }
+
+// loopFrom failures in a row are a crash loop.
+const loopFrom = 3
 
 func (x *Index) resetTasks() {
 	x.groups = map[string]*group{}
@@ -127,7 +131,11 @@ func (x *Index) countLocked(name string) {
 	if g := x.groups[name]; g != nil {
 		states := map[string]skepv1.TaskState{}
 		if r := x.statuses[name]; r != nil {
-			eachStatus(r.raw, func(v statusView) { states[string(v.id)] = v.state })
+			eachStatus(r.raw, func(v statusView) {
+				if states[string(v.id)] = v.state; v.begins() {
+					states[string(v.id)] = skepv1.TaskState_TASK_STATE_STARTING
+				}
+			})
 		}
 		for _, k := range g.keys {
 			eachRecord(k.raw, func(v recordView) {
@@ -141,12 +149,21 @@ func (x *Index) countLocked(name string) {
 					state = states[string(v.id)]
 				}
 				if v.desired <= skepv1.TaskState_TASK_STATE_COMPLETE {
-					if state <= skepv1.TaskState_TASK_STATE_COMPLETE {
+					// A job's task that is complete is not one of those still to come.
+					done := state == skepv1.TaskState_TASK_STATE_COMPLETE && v.desired == skepv1.TaskState_TASK_STATE_COMPLETE
+					if state <= skepv1.TaskState_TASK_STATE_COMPLETE && !done {
 						t.active++
+					}
+					if state < skepv1.TaskState_TASK_STATE_RUNNING && v.failures >= loopFrom {
+						t.looping++
 					}
 					if state == skepv1.TaskState_TASK_STATE_RUNNING {
 						t.running++
 					}
+				}
+				// Of a job only the newest run's completions count.
+				if s := x.services[string(v.service)]; s != nil && s.run != v.run && (s.run > 0 || v.run > 0) {
+					return
 				}
 				if state == skepv1.TaskState_TASK_STATE_COMPLETE && v.desired <= skepv1.TaskState_TASK_STATE_SHUTDOWN {
 					t.completed++
@@ -192,6 +209,15 @@ func (x *Index) countLocked(name string) {
 	}
 }
 
+// recountLocked has a service's tasks counted anew.
+func (x *Index) recountLocked(service string) {
+	if t := x.counts[service]; t != nil {
+		for _, g := range t.groups {
+			x.dirty[x.named[g.group]] = struct{}{}
+		}
+	}
+}
+
 // numberLocked gives a group its number.
 func (x *Index) numberLocked(name string) uint32 {
 	n, ok := x.numbers[name]
@@ -223,6 +249,7 @@ func (x *Index) Counts(service string) Counts {
 		c.Active += uint64(t.active)
 		c.Running += uint64(t.running)
 		c.Completed += uint64(t.completed)
+		c.Looping += uint64(t.looping)
 	}
 	return c
 }

@@ -1,0 +1,332 @@
+package state
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/id"
+	"skep.dev/libs/spec"
+	"skep.dev/libs/subject"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/state/internal/index"
+)
+
+func networkKey(id string) string { return "network." + id }
+func vniKey(vni uint32) string    { return fmt.Sprintf("idx.vni.%d", vni) }
+func networkName(n string) string { return nameKey("network", n) }
+func subnetKey(p netip.Prefix) string {
+	return "idx.subnet." + strings.Replace(p.String(), "/", "-", 1)
+}
+
+// networkNotFound is Docker's text; all (nil: none) are the names to suggest one of.
+func networkNotFound(ref string, all []index.Named) error {
+	if s := suggest(ref, all); s != "" {
+		return fault.NotFound("network %s not found; did you mean %s?", ref, s)
+	}
+	return fault.NotFound("network %s not found", ref)
+}
+
+// predefined composes the networks that are everywhere and stored nowhere. Their names are their ids.
+func (s *Service) predefined(word string) *skepv1.Network {
+	n := &skepv1.Network{
+		Meta: &skepv1.Meta{Id: word}, Spec: &skepv1.NetworkSpec{Name: word, Driver: word}, Scope: "local",
+		Services: s.ix.NetworkUserCount(word),
+	}
+	switch word {
+	case spec.NetworkNone:
+		n.Spec.Driver = "null"
+	case spec.NetworkIngress:
+		n.Spec.Driver, n.Scope = spec.DriverOverlay, "swarm"
+	}
+	if c := s.ix.Cluster(); c != nil {
+		n.Meta.CreatedAt, n.Meta.UpdatedAt = c.Meta.CreatedAt, c.Meta.CreatedAt
+	}
+	return n
+}
+
+var predefinedWords = []string{spec.NetworkBridge, spec.NetworkHost, spec.NetworkIngress, spec.NetworkNone}
+
+// viewNetwork composes what a client sees, nil when there is no such network.
+func (s *Service) viewNetwork(id string) *skepv1.Network {
+	if word := spec.Predefined(id); word != "" {
+		return s.predefined(word)
+	}
+	n := s.ix.Network(id)
+	if n == nil {
+		return nil
+	}
+	n.Scope, n.Services = "swarm", s.ix.NetworkUserCount(id)
+	return n
+}
+
+// networkID finds a network by id, name or unique beginning of its id.
+func (s *Service) networkID(ref string) (string, error) {
+	if ref == "" {
+		return "", fault.Invalid("network: give a name or an id")
+	}
+	if _, ok := s.ix.NetworkState(ref); ok {
+		return ref, nil
+	}
+	if word := spec.Predefined(ref); word != "" {
+		return word, nil
+	}
+	if id, ok := s.ix.NetworkByName(ref); ok {
+		return id, nil
+	}
+	all := s.ix.Networks()
+	hit, err := byPrefix("network", ref, all)
+	if fault.Is(err, fault.CodeNotFound) {
+		for _, w := range predefinedWords {
+			all = append(all, index.Named{ID: w, Name: w})
+		}
+		return "", networkNotFound(ref, all)
+	}
+	return hit, err
+}
+
+// findNetwork is networkID, looking twice before it says no.
+func (s *Service) findNetwork(ctx context.Context, ref string) (string, error) {
+	id, err := s.networkID(ref)
+	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.js, s.specFeed, subject.Spec) {
+		return s.networkID(ref)
+	}
+	return id, err
+}
+
+func (s *Service) createNetwork(ctx context.Context, r *skepv1.CreateNetworkRequest) (*skepv1.NetworkReply, error) {
+	want := r.Spec
+	c := s.ix.Cluster()
+	if err := spec.ValidateNetwork(want, c.GetSpec()); err != nil {
+		return nil, err
+	}
+	spec.NetworkDefaults(want)
+	if size := proto.Size(want); size > maxObject {
+		return nil, fault.Invalid("the network spec is %d bytes: at most %d fit", size, maxObject)
+	}
+	if c == nil {
+		return nil, errNoCluster()
+	}
+	if !r.DryRun {
+		// Here they would only take the same number from one another.
+		s.networkMu.Lock()
+		defer s.networkMu.Unlock()
+	}
+	now := timestamppb.Now()
+	n := &skepv1.Network{Meta: &skepv1.Meta{Id: id.New(), CreatedAt: now, UpdatedAt: now}, Spec: want}
+	tries := 0
+	err := s.retry(ctx, func() error {
+		if s.ix.Network(n.Meta.Id) != nil {
+			return nil // ours, its acknowledgement lost
+		}
+		if _, taken := s.ix.NetworkByName(want.Name); taken {
+			return fault.Conflict("network with name %s already exists", want.Name)
+		}
+		auto, err := s.allocateNetwork(n, c.Spec, tries)
+		if err != nil || r.DryRun {
+			return err
+		}
+		tries++
+		body, err := encodeNetwork(n)
+		if err != nil {
+			return err
+		}
+		nid := []byte(n.Meta.Id)
+		batch := s.spec.Batch()
+		batch.Create(networkKey(n.Meta.Id), body)
+		batch.Create(networkName(want.Name), nid)
+		batch.Create(vniKey(n.Vni), nid)
+		if auto.IsValid() {
+			batch.Create(subnetKey(auto), nid)
+		}
+		return s.commit(ctx, batch, func() bool { return s.ix.Network(n.Meta.Id) != nil })
+	})
+	if err != nil {
+		return nil, err
+	}
+	warnings := s.networkWarnings(n)
+	if r.DryRun {
+		n.Scope = "swarm"
+		return &skepv1.NetworkReply{Network: n, Warnings: warnings}, nil
+	}
+	s.events.send(networkEvent(n, "create"))
+	if v := s.viewNetwork(n.Meta.Id); v != nil {
+		n = v
+	}
+	return &skepv1.NetworkReply{Network: n, Warnings: warnings}, nil
+}
+
+func networkEvent(n *skepv1.Network, verb string) *skepv1.Event {
+	return &skepv1.Event{
+		Kind: "network", Id: n.Meta.Id, Name: n.Spec.Name, Verb: verb,
+		Attributes: map[string]string{"name": n.Spec.Name, "type": n.Spec.Driver},
+	}
+}
+
+func encodeNetwork(n *skepv1.Network) ([]byte, error) {
+	c := proto.CloneOf(n)
+	c.Meta.Version, c.Scope, c.Services = 0, "", 0
+	body, err := proto.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encode network %s: %w", n.Meta.Id, err)
+	}
+	return body, nil
+}
+
+// allocateNetwork gives a network what its spec leaves open, its VXLAN id and its subnets, and returns the subnet that
+// is nobody's choice. It looks the further afield the more often others were faster.
+func (s *Service) allocateNetwork(n *skepv1.Network, c *skepv1.ClusterSpec, tries int) (auto netip.Prefix, err error) {
+	if n.Vni, err = s.allocateVNI(n, spread(tries)); err != nil {
+		return auto, err
+	}
+	v4, v6 := spec.NetworkIPAM(n.Spec.Ipam)
+	if v4 == nil {
+		if auto, err = s.autoSubnet(c, spread(tries)); err != nil {
+			return auto, err
+		}
+		v4 = &skepv1.IPAMConfig{Subnet: auto.String()}
+	}
+	n.Ipam = []*skepv1.IPAMConfig{proto.CloneOf(v4)}
+	l, err := spec.NetworkLayout(n)
+	if err != nil {
+		return auto, err
+	}
+	n.Ipam[0].Gateway = l.Gateway.String()
+	if !n.Spec.Ipv6 {
+		return auto, nil
+	}
+	if v6 == nil {
+		v6 = &skepv1.IPAMConfig{Subnet: ulaSubnet(n.Meta.Id).String()}
+	}
+	v6 = proto.CloneOf(v6)
+	if v6.Gateway == "" {
+		p, err := netip.ParsePrefix(v6.Subnet)
+		if err != nil {
+			return auto, fault.Invalid("invalid subnet %q: %v", v6.Subnet, err)
+		}
+		v6.Gateway = p.Addr().Next().String()
+	}
+	n.Ipam = append(n.Ipam, v6)
+	return auto, nil
+}
+
+func (s *Service) allocateVNI(n *skepv1.Network, skip int) (uint32, error) {
+	asked, err := spec.VXLANID(n.Spec)
+	if err != nil {
+		return 0, err
+	}
+	if asked != 0 {
+		k, taken := s.ix.Key(vniKey(asked))
+		if !taken {
+			return asked, nil
+		}
+		name := k.Value
+		if st, ok := s.ix.NetworkState(k.Value); ok {
+			name = st.Name
+		}
+		return 0, fault.Conflict("VXLAN id %d is in use by network %s: name another, or none for a free one", asked, name)
+	}
+	for vni := uint32(spec.FirstVNI); vni <= spec.MaxVNI; vni++ {
+		if _, taken := s.ix.Key(vniKey(vni)); taken {
+			continue
+		}
+		if skip == 0 {
+			return vni, nil
+		}
+		skip--
+	}
+	return 0, fault.Exhausted("all VXLAN ids %d-%d are in use: remove networks that nobody needs", spec.FirstVNI, spec.MaxVNI)
+}
+
+// mostWarnings is how many overlaps one answer tells of.
+const mostWarnings = 5
+
+// networkWarnings tells what is allowed and may surprise.
+func (s *Service) networkWarnings(n *skepv1.Network) (out []string) {
+	var own []netip.Prefix
+	for _, c := range n.Ipam {
+		if p, err := netip.ParsePrefix(c.Subnet); err == nil {
+			own = append(own, p)
+		}
+	}
+	for _, o := range s.ix.Subnets() {
+		i := slices.IndexFunc(own, o.Prefix.Overlaps)
+		if i < 0 || o.Network.ID == n.Meta.Id {
+			continue
+		}
+		out = append(out, fmt.Sprintf("subnet %s of network %s overlaps %s of network %s: no service can be on both", own[i], n.Spec.Name, o.Prefix, o.Network.Name))
+		if len(out) == mostWarnings {
+			break
+		}
+	}
+	for _, a := range s.ix.NodeAddrs() {
+		if i := slices.IndexFunc(own, func(p netip.Prefix) bool { return p.Contains(a) }); i >= 0 {
+			return append(out, fmt.Sprintf("subnet %s covers %s, the address of a node: services on network %s cannot reach the nodes' own network", own[i], a, n.Spec.Name))
+		}
+	}
+	return out
+}
+
+func (s *Service) inspectNetwork(ctx context.Context, r *skepv1.Ref) (*skepv1.NetworkReply, error) {
+	id, err := s.findNetwork(ctx, r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	n := s.viewNetwork(id)
+	if n == nil {
+		return nil, networkNotFound(r.Ref, nil)
+	}
+	return &skepv1.NetworkReply{Network: n}, nil
+}
+
+func (s *Service) listNetworks(_ context.Context, r *skepv1.ListNetworksRequest) (*skepv1.ListNetworksReply, error) {
+	f, err := parseFilters(r.Filters, "id", "name", "driver", "label", "scope", "type", "dangling")
+	if err != nil {
+		return nil, err
+	}
+	for key, valid := range map[string][]string{"scope": {"swarm", "local", "global"}, "type": {"builtin", "custom"}, "dangling": {"true", "false", "1", "0"}} {
+		if err := f.checkValues(key, valid...); err != nil {
+			return nil, err
+		}
+	}
+	all := s.ix.Networks()
+	for _, w := range predefinedWords {
+		all = append(all, index.Named{ID: w, Name: w})
+	}
+	slices.SortFunc(all, func(a, b index.Named) int { return strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name)) })
+	out := &skepv1.ListNetworksReply{}
+	p := newPage(r.Page)
+	for _, named := range all {
+		if strings.ToLower(named.Name) <= r.Page.GetAfter() || !f.prefix("id", named.ID) || !f.prefix("name", named.Name) {
+			continue
+		}
+		n := s.viewNetwork(named.ID)
+		if n == nil || !f.network(n) {
+			continue
+		}
+		if !p.takes(n) {
+			out.Next = strings.ToLower(out.Networks[len(out.Networks)-1].Spec.Name)
+			break
+		}
+		out.Networks = append(out.Networks, n)
+	}
+	return out, nil
+}
+
+// network applies what is left of the filters of a network listing. A predefined network is never dangling.
+func (f filters) network(n *skepv1.Network) bool {
+	kind, dangling := "custom", []string{"false", "0"}
+	if spec.Predefined(n.Meta.Id) != "" {
+		kind = "builtin"
+	} else if n.Services == 0 {
+		dangling = []string{"true", "1"}
+	}
+	return f.exact("driver", n.Spec.Driver) && f.labels("label", n.Spec.Labels) && f.exact("scope", n.Scope) && f.exact("type", kind) &&
+		f.exact("dangling", dangling...)
+}

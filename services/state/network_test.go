@@ -1,0 +1,330 @@
+package state
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/id"
+	"skep.dev/libs/kvtest"
+	"skep.dev/libs/subject"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+func (r *rig) network(sp *skepv1.NetworkSpec) (*skepv1.NetworkReply, error) {
+	return call[skepv1.NetworkReply](r, subject.API("network", "create"), &skepv1.CreateNetworkRequest{Spec: sp})
+}
+
+func (r *rig) mustNetwork(name string, subnet ...string) *skepv1.Network {
+	r.t.Helper()
+	sp := &skepv1.NetworkSpec{Name: name}
+	for _, s := range subnet {
+		sp.Ipam = append(sp.Ipam, &skepv1.IPAMConfig{Subnet: s})
+	}
+	return must[*skepv1.NetworkReply](r.t)(r.network(sp)).Network
+}
+
+func (r *rig) inspectNetwork(ref string) (*skepv1.Network, error) {
+	reply, err := call[skepv1.NetworkReply](r, subject.API("network", "inspect"), &skepv1.Ref{Ref: ref})
+	return reply.GetNetwork(), err
+}
+
+func (r *rig) rmNetwork(ref string) error {
+	_, err := call[skepv1.NetworkReply](r, subject.API("network", "rm"), &skepv1.Ref{Ref: ref})
+	return err
+}
+
+func (r *rig) rmService(ref string) error {
+	_, err := call[skepv1.ServiceReply](r, subject.API("service", "rm"), &skepv1.RemoveServiceRequest{Ref: ref})
+	return err
+}
+
+func (r *rig) listNetworks(filters ...*skepv1.Filter) string {
+	r.t.Helper()
+	reply := must[*skepv1.ListNetworksReply](r.t)(call[skepv1.ListNetworksReply](r, subject.API("network", "list"), &skepv1.ListNetworksRequest{Filters: filters}))
+	var names []string
+	for _, n := range reply.Networks {
+		names = append(names, n.Spec.Name)
+	}
+	return strings.Join(names, " ")
+}
+
+// nothingLeft: no index key of networks, addresses or ports remains, and the audit is content.
+func (r *rig) nothingLeft() {
+	r.t.Helper()
+	for _, prefix := range []string{"idx.network.", "idx.vni.", "idx.subnet.", "idx.vip.", "idx.port.", "idx.service."} {
+		if k := r.s.ix.Keys(prefix); len(k) > 0 {
+			r.t.Errorf("left behind: %v", k)
+		}
+	}
+	if found := audit(r.s.ix); len(found) > 0 {
+		r.t.Errorf("audit: %s", strings.Join(found, "; "))
+	}
+}
+
+func TestNetworkLifeR1(t *testing.T) { networkLife(t, newRig(t, kvtest.Server(t))) }
+func TestNetworkLifeR3(t *testing.T) { networkLife(t, newRig(t, kvtest.Cluster(t, 3))) }
+
+func networkLife(t *testing.T, r *rig) {
+	_, err := r.network(&skepv1.NetworkSpec{Name: "early"})
+	wantErr(t, err, "there is no cluster yet: run skep init first")
+	r.init()
+
+	a := r.mustNetwork("Front_end")
+	if a.Vni != 4097 || len(a.Ipam) != 1 || a.Ipam[0].Subnet != "10.0.0.0/20" || a.Ipam[0].Gateway != "10.0.0.1" || a.Spec.Driver != "overlay" || a.Scope != "swarm" || a.Meta.Version == 0 {
+		t.Fatalf("created %v", a)
+	}
+	if k, ok := r.s.ix.Key("idx.subnet.10.0.0.0-20"); !ok || k.Value != a.Meta.Id {
+		t.Fatalf("subnet key %v", k)
+	}
+	b := must[*skepv1.NetworkReply](t)(r.network(&skepv1.NetworkSpec{
+		Name: "back", Labels: map[string]string{"tier": "db"}, Ipv6: true, Internal: true, Attachable: true,
+		DriverOpts: map[string]string{"com.docker.network.driver.overlay.vxlanid_list": "5000", "com.docker.network.driver.mtu": "1400"},
+		Ipam:       []*skepv1.IPAMConfig{{Subnet: "192.168.0.0/16", Gateway: "192.168.5.1", IpRange: "192.168.7.0/24"}},
+	})).Network
+	if b.Vni != 5000 || len(b.Ipam) != 2 || b.Ipam[0].Gateway != "192.168.5.1" || b.Ipam[0].IpRange != "192.168.7.0/24" {
+		t.Fatalf("created %v", b)
+	}
+	if p, err := netip.ParsePrefix(b.Ipam[1].Subnet); err != nil || p.Bits() != 64 || p != ulaSubnet(b.Meta.Id) || p.Addr().Next().String() != b.Ipam[1].Gateway {
+		t.Fatalf("IPv6 %v", b.Ipam[1])
+	}
+	_, err = r.network(&skepv1.NetworkSpec{Name: "front_END"})
+	wantErr(t, err, "network with name front_END already exists")
+	if fault.Of(err) != fault.CodeConflict {
+		t.Fatalf("code %s", fault.Of(err))
+	}
+	_, err = r.network(&skepv1.NetworkSpec{Name: "c", DriverOpts: map[string]string{"com.docker.network.driver.overlay.vxlanid_list": "5000"}})
+	wantErr(t, err, "VXLAN id 5000 is in use by network back: name another, or none for a free one")
+
+	for _, ref := range []string{a.Meta.Id, "Front_end", "front_end", a.Meta.Id[:6]} {
+		if got, err := r.inspectNetwork(ref); err != nil || got.Meta.Id != a.Meta.Id {
+			t.Fatalf("inspect %s: %v %v", ref, got, err)
+		}
+	}
+	_, err = r.inspectNetwork("front-end")
+	wantErr(t, err, "network front-end not found; did you mean Front_end?")
+	for _, word := range []string{"host", "bridge", "none", "ingress"} {
+		n, err := r.inspectNetwork(word)
+		scope := map[bool]string{true: "swarm", false: "local"}[word == "ingress"]
+		if err != nil || n.Meta.Id != word || n.Scope != scope || !n.Meta.CreatedAt.IsValid() {
+			t.Fatalf("%s: %v %v", word, n, err)
+		}
+		wantErr(t, r.rmNetwork(word), word+" is a pre-defined network and cannot be removed")
+		_, err = r.network(&skepv1.NetworkSpec{Name: strings.ToUpper(word)})
+		wantErr(t, err, word+" is a pre-defined network and cannot be created")
+	}
+
+	svc := r.mustOn("web", "front_end")
+	if got, _ := r.inspectNetwork("front_end"); got.Services != 1 {
+		t.Fatalf("%d services", got.Services)
+	}
+	filter := func(key string, values ...string) *skepv1.Filter { return &skepv1.Filter{Key: key, Values: values} }
+	for want, f := range map[string][]*skepv1.Filter{
+		"back bridge Front_end host ingress none": nil,
+		"back":                               {filter("label", "tier=db")},
+		"bridge host none":                   {filter("scope", "local")},
+		"back Front_end":                     {filter("type", "custom")},
+		"bridge host ingress none":           {filter("type", "builtin")},
+		"back Front_end ingress":             {filter("driver", "overlay")},
+		"none":                               {filter("driver", "null")},
+		"Front_end":                          {filter("id", a.Meta.Id[:8])},
+		"bridge Front_end":                   {filter("name", "fr", "BRID")},
+		"bridge Front_end host ingress none": {filter("dangling", "false")},
+	} {
+		if got := r.listNetworks(f...); got != want {
+			t.Errorf("list %v: %s, want %s", f, got, want)
+		}
+	}
+	if got := r.listNetworks(filter("dangling", "true")); got != "back" {
+		t.Errorf("dangling: %s", got)
+	}
+	_, err = call[skepv1.ListNetworksReply](r, subject.API("network", "list"), &skepv1.ListNetworksRequest{Filters: []*skepv1.Filter{filter("x", "y")}})
+	wantErr(t, err, "invalid filter 'x': use dangling, driver, id, label, name, scope, type")
+	after, pages := "", ""
+	for {
+		p := must[*skepv1.ListNetworksReply](t)(call[skepv1.ListNetworksReply](r, subject.API("network", "list"), &skepv1.ListNetworksRequest{Page: &skepv1.Page{Size: 2, After: after}}))
+		for _, n := range p.Networks {
+			pages += n.Spec.Name + " "
+		}
+		if after = p.Next; after == "" {
+			break
+		}
+	}
+	if pages != "back bridge Front_end host ingress none " {
+		t.Errorf("pages: %s", pages)
+	}
+
+	wantErr(t, r.rmNetwork("front_end"), "network Front_end is in use by service web")
+	if got, _ := r.inspectNetwork("front_end"); got.Removing {
+		t.Error("a refused removal leaves its mark")
+	}
+	if found := audit(r.s.ix); len(found) > 0 {
+		t.Errorf("audit: %v", found)
+	}
+	if err := r.rmService(svc.Meta.Id); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"front_end", b.Meta.Id} {
+		if err := r.rmNetwork(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantErr(t, r.rmNetwork("front_end"), "network front_end not found")
+	r.nothingLeft()
+	// Name, subnet and VXLAN id are free again, over their tombstones.
+	if again := r.mustNetwork("Front_end"); again.Meta.Id == a.Meta.Id || again.Vni != 4097 || again.Ipam[0].Subnet != "10.0.0.0/20" {
+		t.Errorf("again %v", again)
+	}
+	await(t, "events", func() bool {
+		l := must[*skepv1.ListEventsReply](t)(call[skepv1.ListEventsReply](r, subject.API("event", "list"), &skepv1.ListEventsRequest{Filters: []*skepv1.Filter{filter("kind", "network")}}))
+		var got []string
+		for _, e := range l.Events {
+			got = append(got, e.Verb+" "+e.Name)
+		}
+		return strings.Join(got, ", ") == "create Front_end, create back, remove Front_end, remove back, create Front_end"
+	})
+}
+
+func TestNetworkRefusals(t *testing.T) {
+	r := newRig(t, kvtest.Server(t))
+	r.init()
+	for want, sp := range map[string]*skepv1.NetworkSpec{
+		"meta: name must be provided":                                                                          {},
+		"name must be valid as a DNS name component":                                                           {Name: "a.b"},
+		"subnet 10.1.0.0/30 is too small: use a /29 or larger":                                                 {Name: "a", Ipam: []*skepv1.IPAMConfig{{Subnet: "10.1.0.0/30"}}},
+		"subnet 100.64.9.0/24 overlaps 100.64.0.0/10, the pool of the nodes' own subnets: use other addresses": {Name: "a", Ipam: []*skepv1.IPAMConfig{{Subnet: "100.64.9.0/24"}}},
+	} {
+		_, err := r.network(sp)
+		wantErr(t, err, want)
+		if !fault.Is(err, fault.CodeInvalid) {
+			t.Errorf("%s: code %s", want, fault.Of(err))
+		}
+	}
+	_, err := r.network(nil)
+	wantErr(t, err, "network spec is missing")
+	if got := r.listNetworks(&skepv1.Filter{Key: "type", Values: []string{"custom"}}); got != "" {
+		t.Fatalf("stored %s", got)
+	}
+	r.nothingLeft()
+}
+
+func TestNetworkDryRun(t *testing.T) {
+	r := newRig(t, kvtest.Server(t))
+	r.init()
+	reply := must[*skepv1.NetworkReply](t)(call[skepv1.NetworkReply](r, subject.API("network", "create"), &skepv1.CreateNetworkRequest{Spec: &skepv1.NetworkSpec{Name: "a"}, DryRun: true}))
+	if reply.Network.Vni != 4097 || reply.Network.Ipam[0].Subnet != "10.0.0.0/20" {
+		t.Fatalf("%v", reply)
+	}
+	r.nothingLeft()
+	n := r.mustNetwork("a")
+	sp := on("web", "a")
+	svc := must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "create"), &skepv1.CreateServiceRequest{Spec: sp, DryRun: true, NoResolveImage: true})).Service
+	if len(svc.Endpoint.VirtualIps) != 1 || svc.Spec.Task.Networks[0].Target != n.Meta.Id {
+		t.Fatalf("%v", svc)
+	}
+	_, err := call[skepv1.ServiceReply](r, subject.API("service", "create"), &skepv1.CreateServiceRequest{Spec: on("web", "b"), DryRun: true, NoResolveImage: true})
+	wantErr(t, err, "network b not found")
+	if err := r.rmNetwork("a"); err != nil {
+		t.Fatal(err)
+	}
+	r.nothingLeft()
+}
+
+// A pool that covers the hosts' own network is not picked over it, and user-given subnets are passed over too.
+func TestAutomaticSubnets(t *testing.T) {
+	r := newRig(t, kvtest.Server(t))
+	must[*skepv1.ClusterReply](t)(call[skepv1.ClusterReply](r, subject.API("cluster", "init"),
+		&skepv1.InitClusterRequest{CaDigest: "d", Spec: &skepv1.ClusterSpec{DefaultAddrPools: []string{"10.1.0.0/22", "10.9.0.0/24"}, SubnetSize: 24}}))
+	r.admit("m", skepv1.NodeRole_NODE_ROLE_MANAGER) // 10.1.1.1
+	r.mustNetwork("given", "10.1.2.128/25")
+	var got []string
+	for i := range 3 {
+		got = append(got, r.mustNetwork(fmt.Sprintf("n%d", i)).Ipam[0].Subnet)
+	}
+	if s := strings.Join(got, " "); s != "10.1.0.0/24 10.1.3.0/24 10.9.0.0/24" {
+		t.Fatalf("picked %s", s)
+	}
+	_, err := r.network(&skepv1.NetworkSpec{Name: "more"})
+	wantErr(t, err, "the default address pool 10.1.0.0/22, 10.9.0.0/24 holds 5 subnets of /24 and each is in use by a network or holds a node's address (4 networks): remove networks, or name a subnet elsewhere")
+	if fault.Of(err) != fault.CodeExhausted {
+		t.Fatalf("code %s", fault.Of(err))
+	}
+	// One that is given may overlap: it is said.
+	reply := must[*skepv1.NetworkReply](t)(r.network(&skepv1.NetworkSpec{Name: "over", Ipam: []*skepv1.IPAMConfig{{Subnet: "10.1.0.0/23"}}}))
+	if w := strings.Join(reply.Warnings, "|"); w != "subnet 10.1.0.0/23 of network over overlaps 10.1.0.0/24 of network n0: no service can be on both|"+
+		"subnet 10.1.0.0/23 covers 10.1.1.1, the address of a node: services on network over cannot reach the nodes' own network" {
+		t.Fatalf("warnings %s", w)
+	}
+	if err := r.rmNetwork("n1"); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.mustNetwork("more"); n.Ipam[0].Subnet != "10.1.3.0/24" {
+		t.Fatalf("picked %v", n.Ipam)
+	}
+}
+
+// freeSubnets gives what a look at every subnet gives.
+func TestFreeSubnets(t *testing.T) {
+	p := netip.MustParsePrefix
+	pools := []netip.Prefix{p("10.0.0.0/20"), p("255.255.240.0/20")}
+	for seed := range 200 {
+		var taken []netip.Prefix
+		x := uint32(seed)
+		next := func(n uint32) uint32 { x = x*1664525 + 1013904223; return (x >> 8) % n }
+		for range next(12) {
+			base := []netip.Addr{netip.MustParseAddr("10.0.0.0"), netip.MustParseAddr("255.255.240.0")}[next(2)].As4()
+			base[2] += byte(next(16))
+			base[3] = byte(next(256))
+			taken = append(taken, netip.PrefixFrom(netip.AddrFrom4(base), int(18+next(15))).Masked())
+		}
+		taken = append(taken, p("fd00::/64"))
+		bits := int(20 + next(10))
+		var want, got []string
+		for _, pool := range pools {
+			for q := netip.PrefixFrom(pool.Addr(), bits); pool.Overlaps(q); {
+				free := true
+				for _, o := range taken {
+					free = free && !o.Overlaps(q)
+				}
+				if free {
+					want = append(want, q.String())
+				}
+				end := spanOf(q).last
+				if end == 1<<32-1 {
+					break
+				}
+				end++
+				q = netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(end >> 24), byte(end >> 16), byte(end >> 8), byte(end)}), bits)
+			}
+		}
+		for q := range freeSubnets(pools, bits, taken) {
+			got = append(got, q.String())
+		}
+		if strings.Join(got, " ") != strings.Join(want, " ") {
+			t.Fatalf("/%d beside %v: %v, want %v", bits, taken, got, want)
+		}
+	}
+}
+
+func TestULAIsTheNetworks(t *testing.T) {
+	a, b := id.New(), id.New()
+	if ulaSubnet(a) != ulaSubnet(a) || ulaSubnet(a) == ulaSubnet(b) || !netip.MustParsePrefix("fd00::/8").Contains(ulaSubnet(a).Addr()) || ulaSubnet(a) != ulaSubnet(a).Masked() {
+		t.Fatal(ulaSubnet(a), ulaSubnet(b))
+	}
+}
+
+func TestNetworkEncodesWhatItOwns(t *testing.T) {
+	n := &skepv1.Network{Meta: &skepv1.Meta{Id: "x", Version: 9}, Spec: &skepv1.NetworkSpec{Name: "n"}, Scope: "swarm", Services: 3}
+	body, err := encodeNetwork(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := &skepv1.Network{}
+	if err := proto.Unmarshal(body, got); err != nil || got.Meta.Version != 0 || got.Scope != "" || got.Services != 0 || n.Services != 3 {
+		t.Fatalf("%v %v", got, err)
+	}
+}
