@@ -164,7 +164,7 @@ func TestWorkerCannotEscalate(t *testing.T) {
 		"$JS.ACK.KV_status.x.1.1.1.1.1", "$JS.FC.KV_status.x", "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.JSZ", "$SRV.PING",
 		subject.API("service", "create"), subject.API("service", "list"), subject.API("node", "admit"), subject.API("token", "get"),
 		subject.Join, subject.Svc("state", "status", other), subject.Svc("vault", "renew", other), subject.Heartbeat(other),
-		subject.Push(me), subject.Push(other), subject.Event("node", me, "ready"), subject.Node(other, "exec.open"), subject.Node(me, "exec.open"),
+		subject.Push(me), subject.Push(other), subject.Net("node", me), subject.Net("ingress", me), subject.Event("node", me, "ready"), subject.Node(other, "exec.open"), subject.Node(me, "exec.open"),
 		subject.IO(other, "s", "out"), subject.IO(me, "s", "in"), "_INBOX_" + other + ".x", "_INBOX.x", "anything",
 	} {
 		w.mustNotPublish(s, nil)
@@ -184,7 +184,7 @@ func TestWorkerCannotEscalate(t *testing.T) {
 		w.mustPublish(s)
 	}
 	for _, s := range []string{
-		subject.Push(me), subject.Push(me) + ".more", subject.Node(me, "exec.open"), subject.Node(me, ">"), subject.IO(me, "*", "in"),
+		subject.Push(me), subject.Push(me) + ".more", subject.Net("node", "*"), subject.Node(me, "exec.open"), subject.Node(me, ">"), subject.IO(me, "*", "in"),
 		subject.IO(me, "*", "cctl"), "_INBOX_" + me + ".>", "$SRV.PING", "$SRV.INFO.skep-agent",
 	} {
 		w.subscribe(s, true)
@@ -272,6 +272,91 @@ func TestUsers(t *testing.T) {
 	}
 	viewer.subscribe(subject.AllEvents, true)
 	viewer.subscribe(subject.IO("*", "*", "out"), false)
+}
+
+// TestWhoMayLookAtNetworks: a viewer sees what is stored of networks and what the mesh made of them, and the traffic
+// counters of no node; nodes and strangers see neither and cannot answer in the managers' place.
+func TestWhoMayLookAtNetworks(t *testing.T) {
+	ca := newCA(t)
+	b := run(t, lone(t, ca, id.New()))
+	me, other := id.New(), id.New()
+	peers := map[string]*peer{
+		"admin":  dial(t, b, certify(t, ca, pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}, time.Hour), nats.Name("admin")),
+		"viewer": dial(t, b, certify(t, ca, pki.Identity{NodeID: "user-vic", Role: pki.User, UserRole: pki.Viewer}, time.Hour), nats.Name("viewer")),
+		"worker": dial(t, b, certify(t, ca, pki.Identity{NodeID: me, Role: pki.Worker}, time.Hour), nats.Name("worker")),
+		"joiner": stranger(t, b, ca),
+	}
+	for _, c := range []struct {
+		who  string // who may publish it, of the four
+		list []string
+	}{
+		{"admin viewer", []string{subject.API("mesh", "network"), subject.API("network", "list"), subject.API("network", "inspect")}},
+		// Counters, state and traces are commands to a node, which viewers do not give (see Permissions).
+		{"admin", []string{
+			subject.Node(me, "mesh.counters"), subject.Node(me, "mesh.state"), subject.Node(me, "mesh.trace"), subject.Node(me, "mesh.applied"),
+			subject.API("network", "create"), subject.API("network", "rm"), subject.API("service", "update"), subject.API("cluster", "update"),
+			subject.API("mesh", "anything"), subject.API("mesh", "network.more"),
+		}},
+		// A node tells of itself alone.
+		{"worker", []string{
+			subject.Svc("mesh", "sync", me), subject.Svc("mesh", "lease", me), subject.Svc("mesh", "return", me), subject.Svc("mesh", "drain", me),
+		}},
+		{"", []string{
+			subject.Svc("mesh", "sync", other), subject.Svc("mesh", "lease", other), subject.Svc("mesh", "return", other), subject.Svc("mesh", "drain", other),
+			subject.Net("nodes", me), subject.Net("ingress", me), subject.Endpoint.Key("ingress." + me), subject.Endpoint.Key("net." + me),
+		}},
+	} {
+		for who, p := range peers {
+			for _, s := range c.list {
+				if strings.Contains(c.who, who) {
+					p.mustPublish(s)
+				} else {
+					p.mustNotPublish(s, nil)
+				}
+			}
+		}
+	}
+	// Who answers: a node its own commands, managers the rest.
+	for s, allowed := range map[string]string{
+		subject.API("mesh", "network"): "", subject.API("*", "*"): "", subject.Svc("mesh", "lease", me): "",
+		subject.Node(me, "mesh.counters"): "worker", subject.Node(other, "mesh.counters"): "", subject.Node("*", "mesh.counters"): "",
+		subject.Net("ingress", "*"): "worker", subject.AllNet: "worker",
+	} {
+		for who, p := range peers {
+			p.subscribe(s, who == allowed)
+		}
+	}
+	// What a viewer asks is answered.
+	mgr, err := b.InProcess("mesh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mgr.Close()
+	if _, err := mgr.Subscribe(subject.API("mesh", "network"), func(m *nats.Msg) { _ = m.Respond([]byte("peers")) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := mgr.FlushTimeout(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := peers["viewer"].Request(subject.API("mesh", "network"), nil, 10*time.Second); err != nil || string(m.Data) != "peers" {
+		t.Errorf("a viewer asks what the mesh made of a network: %v", err)
+	}
+}
+
+// stranger is a connection without a certificate, as a node makes it that wants to join.
+func stranger(t *testing.T, b *Bus, ca *pki.CA) *peer {
+	t.Helper()
+	name := "join-" + id.New()
+	p := &peer{t: t, denied: make(chan error, 256)}
+	nc, err := nats.Connect("tls://"+b.ClientAddr().String(), nats.Secure(pki.JoinTLS(pki.Digest(ca.Cert))), nats.TLSHandshakeFirst(), nats.NoReconnect(),
+		nats.UserInfo(name, ""), nats.CustomInboxPrefix("_INBOX_"+name), nats.Name("joiner"),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { p.denied <- err }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	p.Conn = nc
+	return p
 }
 
 func TestConnectionsWithoutACertificate(t *testing.T) {

@@ -91,6 +91,9 @@ func (b *Bus) Run(ctx context.Context) error {
 	b.mu.Lock()
 	b.sys = sys
 	b.mu.Unlock()
+	if err := b.register(); err != nil {
+		return err
+	}
 	close(b.serving)
 
 	if b.cfg.Witness != "" {

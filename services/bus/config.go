@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"skep.dev/libs/pki"
@@ -48,6 +49,8 @@ type Config struct {
 	// MaxConn bounds client connections (default 65,536).
 	MaxConn int
 	Log     *zap.Logger `json:"-"`
+	// Metrics is where the broker shows what it does, nil = nowhere.
+	Metrics prometheus.Registerer `json:"-"`
 }
 
 func (c *Config) complete() error {

@@ -50,6 +50,7 @@ func Permissions(role Role, id string) *server.Permissions {
 		sub := []string{
 			inbox,
 			subject.Push(id), subject.Push(id) + ".>",
+			subject.AllNet, // where endpoints are; which networks a node has changes too often for a permission each
 			subject.Node(id, ">"),
 			subject.IO(id, "*", "in"), subject.IO(id, "*", "cctl"),
 			"$SRV.>",
@@ -93,7 +94,7 @@ func Permissions(role Role, id string) *server.Permissions {
 		return &server.Permissions{
 			Publish: &server.SubjectPermission{Allow: []string{
 				subject.API("*", "list"), subject.API("*", "inspect"), subject.API("service", "revisions"),
-				subject.API("service", "explain"), subject.API("plan", "service"),
+				subject.API("service", "explain"), subject.API("plan", "service"), subject.API("mesh", "network"),
 			}},
 			Subscribe: &server.SubjectPermission{Allow: []string{inbox, subject.AllEvents}},
 		}

@@ -45,6 +45,7 @@ func (s *Service) applyMembers(d kv.Delta) {
 		}
 		s.members[id] = n.GetSpec().GetName()
 		s.core.Admit(id, s.record[id].live, time.Now())
+		s.inherit(id)
 		s.dirty[id] = true
 	}
 	if d.Reset {
@@ -62,6 +63,7 @@ func (s *Service) applyMembers(d kv.Delta) {
 func (s *Service) drop(id string) {
 	delete(s.members, id)
 	s.core.Remove(id)
+	delete(s.paths, id)
 	s.dirty[id] = true
 }
 

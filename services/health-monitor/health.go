@@ -4,6 +4,9 @@
 // member (internal/verdict); only the one that holds the lease "health" writes, so a standby that takes over has
 // heard everything already and has nothing to wait for.
 //
+// It also tells, as events, what probes say of tasks (probes.go). It keeps no verdict on them: the agent's report is the
+// truth, and what becomes of an unhealthy task is the scheduler's decision.
+//
 // It refuses to judge by its own absence: while the bus is away nothing is decided, and after it everyone gets a
 // grace. Strangers' heartbeats count for nothing.
 //
@@ -20,6 +23,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
@@ -42,6 +46,8 @@ type Config struct {
 	LeaseTTL time.Duration
 	// Limits other than the heartbeat period, which the cluster object has; zero fields are the defaults.
 	Limits Limits
+	// Metrics is where the monitor shows what it sees, nil = nowhere.
+	Metrics prometheus.Registerer
 }
 
 // Limits are the tolerances of the verdicts.
@@ -70,6 +76,10 @@ type Service struct {
 	writing bool
 	retryAt time.Time
 	away    bool // the bus is not connected
+	beats   uint64
+	paths   map[string]path // by node: whom it does not reach
+
+	pathLife, settles time.Duration // see the constants; tests have less patience
 }
 
 // stored is a record as the bucket has it.
@@ -92,7 +102,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	return &Service{
 		cfg: cfg, log: cfg.Log, js: js, live: kv.Open(js, subject.NodeB), ready: make(chan struct{}),
-		members: map[string]string{}, hosts: map[string]string{}, record: map[string]stored{}, dirty: map[string]bool{},
+		members: map[string]string{}, hosts: map[string]string{}, record: map[string]stored{}, dirty: map[string]bool{}, paths: map[string]path{}, pathLife: pathLife, settles: settles,
 	}, nil
 }
 
@@ -115,7 +125,7 @@ func (s *Service) Run(ctx context.Context) error {
 		wg.Wait()
 	}()
 
-	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{Name: "skep-health", Version: s.cfg.Version, Description: "node liveness", Log: s.log})
+	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{Name: "skep-health", Version: s.cfg.Version, Description: "node liveness", Log: s.log, Metrics: s.cfg.Metrics})
 	if err != nil {
 		return err
 	}
@@ -153,25 +163,48 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 	}
 
+	probes := newProbes(s)
+	wg.Go(func() { probes.run(ctx) })
+	// Not through the loop: thousands of reports must not hold up heartbeats.
+	feed, err := kv.Follow(ctx, s.js, subject.Status, probes.apply)
+	if err != nil {
+		return fmt.Errorf("follow %s: %w", subject.Status, err)
+	}
+	feeds = append(feeds, feed)
+	if err := s.drain(ctx, do, feed.Ready()); err != nil {
+		return nil // ctx ended
+	}
+
 	hb := make(chan *nats.Msg, beats)
 	sub, err := s.cfg.NC.ChanSubscribe(subject.AllHeartbeats, hb)
 	if err != nil {
 		return fmt.Errorf("subscribe to heartbeats: %w", err)
 	}
 	defer func() { _ = sub.Unsubscribe() }() // a closed connection has none left
+	paths := make(chan *nats.Msg, beats)
+	heard, err := s.cfg.NC.ChanSubscribe(subject.Svc("health", "path", "*"), paths)
+	if err != nil {
+		return fmt.Errorf("subscribe to reports of blocked peers: %w", err)
+	}
+	defer func() { _ = heard.Unsubscribe() }()
 	s.core.Restart(time.Now())
+	if err := s.register(ctx, do); err != nil {
+		return err
+	}
 	s.once.Do(func() { close(s.ready) })
 
 	l := lease.New(s.js, lease.Config{Name: "health", Holder: s.cfg.NodeID, TTL: s.cfg.LeaseTTL, Log: s.log})
 	wg.Go(func() {
 		_ = l.Run(ctx, func(lead context.Context, _ uint64) error {
 			s.send(ctx, do, s.lead)
+			probes.lead(true)
 			<-lead.Done()
+			probes.lead(false)
 			s.send(ctx, do, func() { s.leading = false })
 			return nil
 		})
 	})
-	s.loop(ctx, do, hb)
+	s.loop(ctx, do, hb, paths)
 	return nil
 }
 
@@ -199,7 +232,7 @@ func (s *Service) drain(ctx context.Context, do chan func(), until <-chan struct
 	}
 }
 
-func (s *Service) loop(ctx context.Context, do chan func(), hb chan *nats.Msg) {
+func (s *Service) loop(ctx context.Context, do chan func(), hb, paths chan *nats.Msg) {
 	status := s.cfg.NC.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED)
 	defer s.cfg.NC.RemoveStatusListener(status)
 	every := s.tickEvery()
@@ -213,6 +246,8 @@ func (s *Service) loop(ctx context.Context, do chan func(), hb chan *nats.Msg) {
 			f()
 		case m := <-hb:
 			s.beat(m)
+		case m := <-paths:
+			s.hear(m)
 		case st := <-status:
 			s.connection(st)
 		case <-tick.C:
@@ -227,6 +262,7 @@ func (s *Service) loop(ctx context.Context, do chan func(), hb chan *nats.Msg) {
 				break
 			}
 			s.core.Tick(time.Now())
+			s.expirePaths(time.Now())
 			if e := s.tickEvery(); e != every {
 				every = e
 				tick.Reset(e)
@@ -252,6 +288,7 @@ func (s *Service) connection(st nats.Status) {
 	}
 	if s.away {
 		s.away = false
+		s.renewPaths(time.Now())
 		s.core.Restart(time.Now())
 	}
 }
@@ -263,6 +300,7 @@ func (s *Service) beat(m *nats.Msg) {
 		return
 	}
 	// The subject is what the broker let the node publish to; the body could say anything.
+	s.beats++
 	s.core.Beat(lastToken(m.Subject), h.Session, h.Leaving, time.Now())
 }
 
@@ -270,6 +308,7 @@ func (s *Service) beat(m *nats.Msg) {
 func (s *Service) collect() {
 	for _, id := range s.core.Changed() {
 		s.dirty[id] = true
+		s.accused(id)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -40,13 +41,15 @@ type field struct {
 	writes map[string]int
 	events []string
 	beats  map[string]context.CancelFunc
+
+	metrics prometheus.Registerer
 }
 
 const period = 300 * time.Millisecond
 
 func newField(t *testing.T) *field {
 	n := kvtest.Server(t)
-	f := &field{t: t, n: n, nc: n.Conn(t), js: n.JS(t), live: map[string]*skepv1.NodeLive{}, writes: map[string]int{}, beats: map[string]context.CancelFunc{}}
+	f := &field{t: t, n: n, nc: n.Conn(t), js: n.JS(t), live: map[string]*skepv1.NodeLive{}, writes: map[string]int{}, beats: map[string]context.CancelFunc{}, metrics: prometheus.NewRegistry()}
 	f.spec = kv.Open(f.js, subject.Spec)
 	f.put("cluster", &skepv1.Cluster{Spec: &skepv1.ClusterSpec{HeartbeatPeriod: durationpb.New(period)}})
 	feed, err := kv.Follow(context.Background(), f.js, subject.NodeB, func(d kv.Delta) {
@@ -110,6 +113,13 @@ func (f *field) start(holder string, nc *nats.Conn) (stop func()) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	return f.run(s)
+}
+
+// run runs a monitor with little patience.
+func (f *field) run(s *Service) (stop func()) {
+	f.t.Helper()
+	s.pathLife, s.settles = 4*time.Second, time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

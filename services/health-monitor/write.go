@@ -31,14 +31,14 @@ func liveKey(id string) string { return "live." + id }
 
 // same compares what a record says. The time alone is no change.
 func same(a, b *skepv1.NodeLive) bool {
-	return a != nil && b != nil && a.State == b.State && a.Message == b.Message && a.Failures == b.Failures
+	return a != nil && b != nil && a.State == b.State && a.Message == b.Message && a.Failures == b.Failures && samePath(a, b)
 }
 
 // pending takes up to one batch of differences between verdicts and records, those that move tasks first.
 func (s *Service) pending() []change {
 	var out []change
 	for id := range s.dirty {
-		want := s.core.Live(id)
+		want := s.verdict(id)
 		old, had := s.record[id]
 		if (want == nil && !had) || (want != nil && had && same(want, old.live)) {
 			delete(s.dirty, id)
@@ -126,6 +126,11 @@ func (s *Service) tell(c change) {
 	if c.live == nil {
 		return // the removal of a node is its owner's event
 	}
+	name := s.members[c.id]
+	if name == "" {
+		name = s.hosts[c.id]
+	}
+	s.tellPath(c, name)
 	old := "none"
 	if c.old.live != nil {
 		if c.old.live.State == c.live.State {
@@ -134,10 +139,6 @@ func (s *Service) tell(c change) {
 		old = stateName(c.old.live.State)
 	} else if c.live.State == skepv1.NodeState_NODE_STATE_UNKNOWN {
 		return // admitted, not heard yet
-	}
-	name := s.members[c.id]
-	if name == "" {
-		name = s.hosts[c.id]
 	}
 	state := stateName(c.live.State)
 	s.log.Info("node "+state, zap.String("node", c.id), zap.String("name", name), zap.String("was", old), zap.String("message", c.live.Message))

@@ -34,6 +34,7 @@ func (s *Service) commit(ctx context.Context, p *reconcile.Plan, fence *fence) (
 			return done, err
 		}
 		revs, err := s.write(ctx, b, fence)
+		s.meter.committed(b, err)
 		if err != nil {
 			return done, err
 		}

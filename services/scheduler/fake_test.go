@@ -37,12 +37,14 @@ type fake struct {
 	rollouts map[string]*skepv1.Rollout
 	dead     map[string]bool // nodes whose agent is silent
 	fails    func(node string, t *skepv1.TaskRecord) bool
+	ill      string                                   // what every task's probe says, "" = they are well
 	seen     map[string]map[string]*skepv1.TaskStatus // node → task
 	reports  uint64
 	changed  chan struct{}
 	everID   map[string]bool
 	violated error
 	holder   string // of the fence
+	watch    func() // called after every step of the scheduler's and of an agent, under mu
 }
 
 func newFake(t testing.TB, n *kvtest.NATS, nodes int) *fake {
@@ -145,8 +147,15 @@ func (f *fake) tasks(d kv.Delta) {
 			f.everID[t.Id] = true
 		}
 	}
+	f.observe()
 	f.mu.Unlock()
 	f.kick()
+}
+
+func (f *fake) observe() {
+	if f.watch != nil {
+		f.watch()
+	}
 }
 
 func (f *fake) kick() {
@@ -177,6 +186,7 @@ func (f *fake) agents() {
 			if st, changed := f.react(node); changed {
 				out = append(out, report{node, st})
 			}
+			f.observe()
 		}
 		f.mu.Unlock()
 		for _, r := range out {
@@ -218,6 +228,11 @@ func (f *fake) react(node string) (*skepv1.NodeStatus, bool) {
 			s = &skepv1.TaskStatus{TaskId: t.Id, State: want, SinceUnixMs: time.Now().UnixMilli()}
 			changed = true
 		}
+		if h := f.health(s); h != s.Health {
+			s = proto.CloneOf(s)
+			s.Health, s.HealthOutput = h, f.ill
+			changed = true
+		}
 		next[t.Id] = s
 	}
 	changed = changed || len(next) != len(have)
@@ -228,6 +243,27 @@ func (f *fake) react(node string) (*skepv1.NodeStatus, bool) {
 		st.Tasks = append(st.Tasks, next[id])
 	}
 	return st, changed
+}
+
+// health is what the probe of a task says, in a cluster where some probe ever said anything.
+func (f *fake) health(s *skepv1.TaskStatus) skepv1.HealthState {
+	switch {
+	case s.State != skepv1.TaskState_TASK_STATE_RUNNING:
+		return s.Health
+	case f.ill != "":
+		return skepv1.HealthState_HEALTH_STATE_UNHEALTHY
+	case s.Health == skepv1.HealthState_HEALTH_STATE_UNHEALTHY:
+		return skepv1.HealthState_HEALTH_STATE_HEALTHY
+	}
+	return s.Health
+}
+
+// probes makes every task's probe say that, "" = all is well.
+func (f *fake) probes(say string) {
+	f.mu.Lock()
+	f.ill = say
+	f.mu.Unlock()
+	f.kick()
 }
 
 // crash makes a running task end by itself.
@@ -345,7 +381,14 @@ func (f *fake) awaitRunning(service string, n int) {
 // start runs a scheduler until the test ends or the returned function is called.
 func (f *fake) start(name string, failpoint func(string) error) (*Service, func()) {
 	f.t.Helper()
-	s, err := New(Config{NC: f.n.Conn(f.t), NodeID: name, LeaseTTL: time.Second, failpoint: failpoint, batchWrites: 3})
+	return f.startWith(Config{NodeID: name, failpoint: failpoint})
+}
+
+func (f *fake) startWith(cfg Config) (*Service, func()) {
+	f.t.Helper()
+	name := cfg.NodeID
+	cfg.NC, cfg.LeaseTTL, cfg.batchWrites = f.n.Conn(f.t), time.Second, 3
+	s, err := New(cfg)
 	if err != nil {
 		f.t.Fatal(err)
 	}

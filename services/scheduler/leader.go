@@ -23,6 +23,8 @@ const (
 	// Limits of a batch; a message more is the fence.
 	maxWrites = kv.MaxBatch - 1
 	maxBytes  = 900 << 10
+
+	clockStep = 10 * time.Second
 )
 
 // errDeposed: somebody else has moved the fence.
@@ -34,6 +36,9 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 	if err != nil {
 		return fmt.Errorf("take the fence: %w", err)
 	}
+	s.refused.forget()
+	s.meter.leading.Set(1)
+	defer s.meter.leading.Set(0)
 	wakes := map[string]int64{}
 	all, now := true, true
 	var earliest time.Time
@@ -43,6 +48,9 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 		}
 		begin := time.Now()
 		plan := s.plan(begin, &all, wakes)
+		if plan != nil {
+			s.meter.planned(begin)
+		}
 		now = false
 		if plan != nil && !plan.Empty() {
 			n, err := s.commit(ctx, plan, &f)
@@ -62,6 +70,10 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 			}
 			s.cfg.Log.Debug("planned", zap.Int("changes", len(plan.Changes)), zap.Int("committed", n), zap.Duration("dur", time.Since(begin)))
 		}
+		if plan != nil {
+			s.askRollbacks(ctx, plan.Rollbacks)
+			s.ask(ctx, plan.Runs)
+		}
 		end := time.Now()
 		earliest = end.Add(min(max(minPause, 2*end.Sub(begin)), maxPause))
 	}
@@ -78,7 +90,8 @@ func (s *Service) await(ctx context.Context, now bool, earliest time.Time, wakes
 		}
 		timer := time.NewTimer(time.Hour)
 		if at != 0 {
-			timer.Reset(max(0, time.Until(time.UnixMilli(at))+time.Millisecond))
+			// Not longer than clockStep at a time: the wall clock may be put forward meanwhile, which no timer notices.
+			timer.Reset(min(clockStep, max(0, time.Until(time.UnixMilli(at))+time.Millisecond)))
 		}
 		select {
 		case <-s.wake:
@@ -176,8 +189,8 @@ func (s *Service) moveFence(ctx context.Context, epoch uint64, val []byte) (uint
 func (s *Service) tell(p *reconcile.Plan) {
 	for _, r := range p.Rollouts {
 		st := r.Rollout.GetStatus()
-		if st.GetState() == "" || r.Rollout.GetLastBatchUnixMs() != 0 {
-			continue
+		if st.GetState() == "" || r.Rollout.GetLastBatchUnixMs() != 0 && st.GetCompletedAt() == nil && st.GetState() == "updating" {
+			continue // the same as before, noted again
 		}
 		err := event.Publish(s.cfg.NC, &skepv1.Event{
 			Kind: "service", Id: r.Service.ID, Name: r.Service.Name, Verb: "update", Actor: "scheduler", Message: st.GetMessage(),

@@ -21,6 +21,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"skep.dev/libs/id"
@@ -39,9 +40,13 @@ type Config struct {
 	Version string
 	// LeaseTTL is how long the cluster waits for a crashed leader; 0 = the lease's default.
 	LeaseTTL time.Duration
+	// Metrics is where the scheduler shows what it does, nil = nowhere.
+	Metrics prometheus.Registerer
 
 	// failpoint, set by tests, is called around every commit; an error stops the leader on the spot.
 	failpoint func(at string) error
+	// firstPause is the constant of the same name; 0 = that.
+	firstPause time.Duration
 	// batchWrites is the most keys one commit writes; 0 = as many as the server takes.
 	batchWrites int
 }
@@ -52,9 +57,13 @@ type Service struct {
 	js    jetstream.JetStream
 	tasks *kv.Bucket
 	ids   *reconcile.IDs
+	meter *meter
 
 	mu    sync.Mutex // over state
 	state *reconcile.State
+
+	asking  inFlight // services of which state is asked a rollback or a run
+	refused refusals // jobs of which state took no run
 
 	wake     chan struct{}
 	ready    chan struct{}
@@ -77,6 +86,9 @@ func New(cfg Config) (*Service, error) {
 	if cfg.batchWrites == 0 {
 		cfg.batchWrites = maxWrites
 	}
+	if cfg.firstPause == 0 {
+		cfg.firstPause = firstPause
+	}
 	js, err := jetstream.New(cfg.NC)
 	if err != nil {
 		return nil, fmt.Errorf("scheduler: use JetStream: %w", err)
@@ -86,8 +98,9 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("scheduler: seed the task identifiers: %w", err)
 	}
 	return &Service{
-		cfg: cfg, js: js, tasks: kv.Open(js, subject.Task), ids: reconcile.NewIDs(seed), state: reconcile.NewState(),
-		wake: make(chan struct{}, 1), ready: make(chan struct{}), closed: make(chan struct{}),
+		cfg: cfg, js: js, tasks: kv.Open(js, subject.Task), ids: reconcile.NewIDs(seed), state: reconcile.NewState(), meter: newMeter(cfg.Metrics),
+		refused: refusals{first: cfg.firstPause},
+		wake:    make(chan struct{}, 1), ready: make(chan struct{}), closed: make(chan struct{}),
 	}, nil
 }
 
@@ -128,7 +141,7 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 	}
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
-		Name: "skep-scheduler", Version: s.cfg.Version, Log: s.cfg.Log, Description: "places, replaces and updates tasks; explains and plans",
+		Name: "skep-scheduler", Version: s.cfg.Version, Log: s.cfg.Log, Description: "places, replaces and updates tasks; explains and plans", Metrics: s.cfg.Metrics,
 	})
 	if err != nil {
 		return fmt.Errorf("scheduler: %w", err)
@@ -136,6 +149,9 @@ func (s *Service) Run(ctx context.Context) error {
 	defer srv.Close() //nolint:errcheck // the connection ends with it
 	if err := s.serve(srv); err != nil {
 		return fmt.Errorf("scheduler: %w", err)
+	}
+	if err := s.register(); err != nil {
+		return err
 	}
 	close(s.ready)
 	l := lease.New(s.js, lease.Config{Name: "scheduler", Holder: s.cfg.NodeID, TTL: s.cfg.LeaseTTL, Log: s.cfg.Log})

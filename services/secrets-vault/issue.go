@@ -54,6 +54,7 @@ func (s *Service) renew(ctx context.Context, node string, r *skepv1.RenewRequest
 	if err != nil {
 		return nil, fault.Invalid("renew the certificate of %s: %v", node, err)
 	}
+	s.issued.WithLabelValues("renew").Inc()
 	s.log.Info("certificate renewed", zap.String("node", node))
 	return &skepv1.RenewReply{CertPem: cert, CaPem: ca.CertPEM()}, nil
 }
@@ -143,6 +144,7 @@ func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*s
 	if err != nil {
 		return nil, fault.Invalid("user %s: %v", r.Name, err)
 	}
+	s.issued.WithLabelValues("user").Inc()
 	s.log.Info("user certified", zap.String("user", r.Name), zap.String("role", r.Role), zap.Duration("expiry", expiry))
 	return &skepv1.IssueUserReply{CertPem: cert, CaPem: ca.CertPEM(), ManagerAddrs: s.cfg.ManagerAddrs()}, nil
 }

@@ -71,6 +71,7 @@ func (s *Service) join(ctx context.Context, r *skepv1.JoinRequest) (*skepv1.Join
 	if err != nil {
 		return nil, err
 	}
+	s.issued.WithLabelValues("join").Inc()
 	s.log.Info("node joined", zap.String("node", ident.NodeID), zap.String("hostname", r.Hostname), zap.String("role", string(role)), zap.String("addr", r.Addr))
 	return &skepv1.JoinReply{
 		NodeId: ident.NodeID, ClusterId: ca.ClusterID(), CertPem: cert, CaPem: ca.CertPEM(), Role: protoRole(role),

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"skep.dev/libs/kv"
@@ -30,6 +31,8 @@ type Config struct {
 	OneManager bool
 	// Now is the clock (nil = time.Now).
 	Now func() time.Time
+	// Metrics is where the vault counts what it issues, nil = nowhere.
+	Metrics prometheus.Registerer
 }
 
 // Service is the vault.
@@ -40,6 +43,7 @@ type Service struct {
 	js     jetstream.JetStream
 	idx    *index
 	limit  *attempts
+	issued *prometheus.CounterVec
 
 	feed  *kv.Feed
 	ready chan struct{}
@@ -74,7 +78,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("configure the vault: %w", err)
 	}
 	return &Service{
-		cfg: cfg, log: cfg.Log, js: js, bucket: kv.Open(js, subject.Secret), limit: newAttempts(),
+		cfg: cfg, log: cfg.Log, js: js, bucket: kv.Open(js, subject.Secret), limit: newAttempts(), issued: countIssued(cfg.Metrics),
 		idx:   &index{seal: s, log: cfg.Log, tokens: map[string]token{}},
 		ready: make(chan struct{}), done: make(chan struct{}),
 	}, nil
@@ -145,7 +149,7 @@ func (s *Service) serve(ctx context.Context) error {
 	}
 
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
-		Name: "skep-vault", Version: s.cfg.Version, Description: "cluster CA, join tokens, certificates", Log: s.log,
+		Name: "skep-vault", Version: s.cfg.Version, Description: "cluster CA, join tokens, certificates", Log: s.log, Metrics: s.cfg.Metrics,
 	})
 	if err != nil {
 		return err

@@ -27,6 +27,7 @@ func main() {
 		},
 		New: func(_ context.Context, env daemon.Env) (daemon.Service, error) {
 			cfg.TLS, cfg.NodeID, cfg.Log, cfg.DataDir = env.Store, env.NodeID, env.Log, env.Paths.Bus()
+			cfg.Metrics = env.Metrics
 			cfg.Listen = cmp.Or(cfg.Listen, env.Record.Listen)
 			cfg.Advertise = cmp.Or(cfg.Advertise, env.Record.Advertise)
 			cfg.RoutePort = cmp.Or(cfg.RoutePort, env.Record.RoutePort)

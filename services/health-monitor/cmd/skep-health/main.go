@@ -13,7 +13,7 @@ func main() {
 	daemon.Exit(daemon.Main{
 		Name: "skep-health", About: "which nodes are alive; several instances take turns", Role: "health", Managers: true,
 		New: func(_ context.Context, env daemon.Env) (daemon.Service, error) {
-			return health.New(health.Config{NC: env.NC, Log: env.Log, NodeID: env.Instance, Version: env.Version})
+			return health.New(health.Config{NC: env.NC, Log: env.Log, NodeID: env.Instance, Version: env.Version, Metrics: env.Metrics})
 		},
 	})
 }

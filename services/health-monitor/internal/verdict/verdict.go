@@ -80,6 +80,7 @@ type Core struct {
 	began    time.Time
 	lastTick time.Time
 	changed  map[string]bool
+	late     uint64
 }
 
 // New starts listening at now.
@@ -156,6 +157,27 @@ func (c *Core) Live(id string) *skepv1.NodeLive {
 	return &skepv1.NodeLive{State: n.state, Message: n.message, SinceUnixMs: n.since.UnixMilli(), Failures: n.failures}
 }
 
+// Late counts the heartbeats of Ready nodes that came more than three quarters of a period after they were due.
+func (c *Core) Late() uint64 { return c.late }
+
+// overdue is how long after the one before it a heartbeat is late for sure: nodes vary their period by a tenth.
+func (c *Core) overdue() time.Duration { return c.cfg.Period * 7 / 4 }
+
+// Count is how many members are in each state.
+func (c *Core) Count() (readyNodes, downNodes, unknownNodes int) {
+	for _, n := range c.list {
+		switch n.state {
+		case ready:
+			readyNodes++
+		case down:
+			downNodes++
+		default:
+			unknownNodes++
+		}
+	}
+	return readyNodes, downNodes, unknownNodes
+}
+
 // Changed returns the members whose verdict changed since the last call, in order.
 func (c *Core) Changed() []string {
 	if len(c.changed) == 0 {
@@ -185,6 +207,9 @@ func (c *Core) Beat(id, session string, leaving bool, now time.Time) {
 		return
 	}
 	silent := now.Sub(n.last)
+	if n.heard && n.state == ready && silent > c.overdue() {
+		c.late++
+	}
 	n.last, n.heard, n.left = now, true, ""
 	if leaving {
 		n.left, n.holdAt, n.mass = session, time.Time{}, false
@@ -359,7 +384,7 @@ func (c *Core) massEnd(now time.Time) time.Time {
 // vanished counts the nodes that fell silent within the present window, and how many were Ready before it. A node that
 // missed a heartbeat for sure counts: heartbeats of one instant of failure run out spread over a period.
 func (c *Core) vanished(now time.Time) (gone, total int) {
-	late := c.cfg.Period * 7 / 4
+	late := c.overdue()
 	for _, n := range c.list {
 		switch {
 		case n.state == ready:

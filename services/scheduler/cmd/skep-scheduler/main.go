@@ -13,7 +13,7 @@ func main() {
 	daemon.Exit(daemon.Main{
 		Name: "skep-scheduler", About: "places, replaces and updates tasks; several instances take turns", Role: "scheduler", Managers: true,
 		New: func(_ context.Context, env daemon.Env) (daemon.Service, error) {
-			return scheduler.New(scheduler.Config{NC: env.NC, Log: env.Log, NodeID: env.Instance, Version: env.Version})
+			return scheduler.New(scheduler.Config{NC: env.NC, Log: env.Log, NodeID: env.Instance, Version: env.Version, Metrics: env.Metrics})
 		},
 	})
 }

@@ -25,7 +25,7 @@ func main() {
 			}
 			return vault.New(vault.Config{
 				NC: env.NC, Log: env.Log, NodeID: env.NodeID, Version: env.Version, Dir: env.Paths.Vault(),
-				ManagerAddrs: func() []string { return addrs }, OneManager: true,
+				ManagerAddrs: func() []string { return addrs }, OneManager: true, Metrics: env.Metrics,
 			})
 		},
 	})
