@@ -75,6 +75,26 @@ func (a *app) tasks(ctx context.Context, f ...*skepv1.Filter) ([]*skepv1.Task, e
 	}
 }
 
+func (a *app) networks(ctx context.Context, f ...*skepv1.Filter) ([]*skepv1.Network, error) {
+	var out []*skepv1.Network
+	for after := ""; ; {
+		var r skepv1.ListNetworksReply
+		if err := a.call(ctx, subject.API("network", "list"), &skepv1.ListNetworksRequest{Filters: f, Page: &skepv1.Page{After: after}}, &r); err != nil {
+			return nil, err
+		}
+		out = append(out, r.Networks...)
+		if after = r.Next; after == "" {
+			return out, nil
+		}
+	}
+}
+
+func (a *app) network(ctx context.Context, ref string) (*skepv1.Network, error) {
+	var r skepv1.NetworkReply
+	err := a.call(ctx, subject.API("network", "inspect"), &skepv1.Ref{Ref: ref}, &r)
+	return r.Network, err
+}
+
 func (a *app) revisions(ctx context.Context, ref string) ([]*skepv1.Revision, error) {
 	var out []*skepv1.Revision
 	for after := ""; ; {

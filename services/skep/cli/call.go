@@ -64,7 +64,7 @@ func (a *app) call(ctx context.Context, subj string, req, reply proto.Message) e
 }
 
 // reads are the verbs that change nothing.
-var reads = map[string]bool{"list": true, "inspect": true, "explain": true, "revisions": true}
+var reads = map[string]bool{"list": true, "inspect": true, "explain": true, "revisions": true, "network": true, "state": true, "trace": true, "counters": true}
 
 func isRead(subj string) bool {
 	return subj == subject.API("plan", "service") || reads[subj[strings.LastIndexByte(subj, '.')+1:]]

@@ -40,6 +40,8 @@ type Env struct {
 	Now     func() time.Time
 	// Patience is how long to wait for a manager that restarts (default 8 s).
 	Patience time.Duration
+	// NodeTimeout is how long a node's mesh may take to answer (default 3 s).
+	NodeTimeout time.Duration
 }
 
 // app is what commands share: the environment, the global flags and, once a command needs it, the connection.
@@ -71,6 +73,9 @@ func build(env Env) (*cobra.Command, *app) {
 	if env.Patience == 0 {
 		env.Patience = patience
 	}
+	if env.NodeTimeout == 0 {
+		env.NodeTimeout = stateTimeout
+	}
 	a := &app{Env: env, store: conn.DefaultStore(env.Getenv), refusals: map[*refusal]bool{}}
 	root := &cobra.Command{
 		Use:           "skep [OPTIONS] COMMAND",
@@ -100,7 +105,7 @@ func build(env Env) (*cobra.Command, *app) {
 		}
 		return append(names, conn.Local), cobra.ShellCompDirectiveNoFileComp
 	})
-	root.AddCommand(a.serviceCommand(), a.nodeCommand(), a.taskCommand(), a.swarmCommand(), a.joinTokenCommand())
+	root.AddCommand(a.serviceCommand(), a.networkCommand(), a.meshCommand(), a.nodeCommand(), a.taskCommand(), a.swarmCommand(), a.joinTokenCommand())
 	root.AddCommand(a.extraCommands()...)
 	if env.NodeCommands != nil {
 		env.NodeCommands(root)

@@ -399,6 +399,7 @@ func TestDecode(t *testing.T) {
 	for subj, name := range map[string]string{
 		"skep.v1.api.service.create": "CreateServiceRequest", "$KV.spec.service.x": "Service", "$KV.task.n1": "NodeTasks", "$KV.task.rollout.x": "Rollout", "$KV.node.live.n": "NodeLive",
 		"skep.v1.svc.state.status.n1": "NodeStatus", "skep.v1.node.n1.image.load.open": "LoadImageRequest", "skep.v1.push.n1": "NodeTasks", "foo": "",
+		"skep.v1.node.n1.mesh.counters": "MeshCountersRequest", "skep.v1.svc.health.path.n1": "MeshPathReport",
 	} {
 		if got := messageOf(subj, false); got != name {
 			t.Errorf("%s carries %s, want %s", subj, got, name)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"skep.dev/libs/spec"
 	"skep.dev/services/skep/cli/render"
 )
 
@@ -60,6 +61,19 @@ func (a *app) completeNodes(_ *cobra.Command, args []string, _ string) ([]string
 	}, args)
 }
 
+func (a *app) completeNetworks(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.completion(a.networkNames, args)
+}
+
+func (a *app) networkNames(ctx context.Context) ([]string, error) {
+	list, err := a.networks(ctx)
+	var out []string
+	for _, n := range list {
+		out = append(out, n.GetSpec().GetName()+"\t"+n.GetSpec().GetDriver())
+	}
+	return out, err
+}
+
 func (a *app) taskNames(ctx context.Context) ([]string, error) {
 	list, err := a.tasks(ctx, filter("desired-state", "running"))
 	var out []string
@@ -98,5 +112,13 @@ func (a *app) completeSpecFlags(cmd *cobra.Command) {
 		if cmd.Flags().Lookup(flag) != nil {
 			completeWords(cmd, flag, words...)
 		}
+	}
+	for _, flag := range []string{"network", "network-add", "network-rm"} {
+		if cmd.Flags().Lookup(flag) == nil {
+			continue
+		}
+		_ = cmd.RegisterFlagCompletionFunc(flag, func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return a.completion(a.networkNames, []string{spec.NetworkIngress})
+		})
 	}
 }

@@ -91,6 +91,7 @@ var replies = map[string]string{
 	"task.list": "ListTasksReply", "task.inspect": "TaskReply", "node.list": "ListNodesReply", "node.inspect": "NodeReply", "node.update": "NodeReply", "node.rm": "Empty",
 	"node.admit": "NodeReply", "cluster.init": "ClusterReply", "cluster.inspect": "ClusterReply", "cluster.update": "ClusterReply", "event.list": "ListEventsReply",
 	"token.get": "JoinTokenReply", "user.issue": "IssueUserReply", "image.resolve": "ResolveImageReply",
+	"network.create": "NetworkReply", "network.inspect": "NetworkReply", "network.rm": "NetworkReply", "network.list": "ListNetworksReply", "mesh.network": "MeshNetworkReply",
 }
 
 var requests = map[string]string{
@@ -99,6 +100,7 @@ var requests = map[string]string{
 	"task.list": "ListTasksRequest", "task.inspect": "Ref", "node.list": "ListNodesRequest", "node.inspect": "Ref", "node.update": "UpdateNodeRequest", "node.rm": "RemoveNodeRequest",
 	"node.admit": "AdmitNodeRequest", "cluster.init": "InitClusterRequest", "cluster.inspect": "Empty", "cluster.update": "UpdateClusterRequest", "event.list": "ListEventsRequest",
 	"token.get": "JoinTokenRequest", "user.issue": "IssueUserRequest", "image.resolve": "ResolveImageRequest",
+	"network.create": "CreateNetworkRequest", "network.inspect": "Ref", "network.rm": "Ref", "network.list": "ListNetworksRequest", "mesh.network": "MeshNetworkRequest",
 }
 
 // messageOf names the message that travels on a subject, or "".
@@ -128,6 +130,8 @@ func messageOf(subj string, reply bool) string {
 		return "NodeTasks"
 	case "event":
 		return "Event"
+	case "net":
+		return "MeshRecord"
 	case "svc":
 		if len(t) < 5 {
 			return ""
@@ -141,8 +145,18 @@ func messageOf(subj string, reply bool) string {
 			return pick("NodeStatus", "StatusReply")
 		case "state.describe":
 			return pick("DescribeRequest", "DescribeReply")
+		case "health.path":
+			return "MeshPathReport"
 		case "vault.renew":
 			return pick("RenewRequest", "RenewReply")
+		case "mesh.sync":
+			return pick("MeshSyncRequest", "MeshSyncReply")
+		case "mesh.lease":
+			return pick("LeaseBlockRequest", "LeaseBlockReply")
+		case "mesh.return":
+			return pick("ReturnBlocksRequest", "ReturnBlocksReply")
+		case "mesh.drain":
+			return pick("DrainRequest", "DrainReply")
 		}
 	case "node":
 		if len(t) < 5 {
@@ -163,6 +177,12 @@ func messageOf(subj string, reply bool) string {
 			return pick("PullImageRequest", "PullImageReply")
 		case "stats":
 			return pick("StatsRequest", "StatsReply")
+		case "mesh.state":
+			return pick("MeshStateRequest", "MeshStateReply")
+		case "mesh.counters":
+			return pick("MeshCountersRequest", "MeshCountersReply")
+		case "mesh.trace":
+			return pick("MeshTraceRequest", "MeshTraceReply")
 		}
 	}
 	return ""
@@ -173,9 +193,14 @@ func valueOf(bucket, key string) string {
 	kind, _, _ := strings.Cut(key, ".")
 	switch bucket {
 	case "spec":
-		return map[string]string{"cluster": "Cluster", "service": "Service", "node": "NodeObject"}[kind]
+		return map[string]string{"cluster": "Cluster", "service": "Service", "node": "NodeObject", "network": "Network"}[kind]
 	case "rev":
 		return "Revision"
+	case "endpoint":
+		if kind == "fence" {
+			return "Fence"
+		}
+		return "MeshRecord"
 	case "task":
 		switch kind {
 		case "fence":

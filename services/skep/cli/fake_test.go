@@ -39,7 +39,10 @@ type cluster struct {
 	services []*skepv1.Service
 	tasks    []*skepv1.Task
 	nodes    []*skepv1.Node
+	networks []*skepv1.Network
+	mesh     map[string]*skepv1.MeshNetworkReply // by network id
 	calls    []proto.Message
+	warn     string // of a removal
 	// on, if set, decides about a request before the default does.
 	on func(req proto.Message) error
 	// looked runs at every list of tasks, under the lock.
@@ -89,6 +92,9 @@ func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
 		s, err := c.find(r.Ref)
 		if err == nil && !r.DryRun {
 			c.services = nil
+		}
+		if c.warn != "" {
+			return &skepv1.ServiceReply{Service: s, Warnings: []string{c.warn}}, err
 		}
 		return &skepv1.ServiceReply{Service: s}, err
 	})
@@ -155,6 +161,7 @@ func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
 	serve(c, rs, "event", "list", func(*skepv1.ListEventsRequest) (*skepv1.ListEventsReply, error) {
 		return &skepv1.ListEventsReply{Events: []*skepv1.Event{{Kind: "service", Id: webID, Name: "web", Verb: "create", Time: timestamppb.New(testNow), Attributes: map[string]string{"image.new": "httpd"}}}}, nil
 	})
+	c.serveNetworks(rs)
 	c.flush()
 	return c
 }

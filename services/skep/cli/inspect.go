@@ -66,6 +66,10 @@ func (a *app) serviceInspect() *cobra.Command {
 	cmd := &cobra.Command{Use: "inspect [OPTIONS] SERVICE [SERVICE...]", Short: "Show services in full", Args: minArgs(1), ValidArgsFunction: a.completeServices,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list, err := gather(a, cmd.Context(), args, func(ref string) (*skepv1.Service, error) { return a.service(cmd.Context(), ref) })
+			if i.pretty {
+				a.nameNetworks(cmd.Context(), list)
+				a.nameDependencies(cmd.Context(), list)
+			}
 			if a.nc != nil {
 				if perr := inspect(a, &i, list, render.DockerService, func(s *skepv1.Service) { render.PrettyService(a.Out, s, a.Now()) }); perr != nil {
 					return perr
@@ -75,6 +79,22 @@ func (a *app) serviceInspect() *cobra.Command {
 		}}
 	i.add(cmd, true)
 	return cmd
+}
+
+// nameNetworks puts names where services have the ids of their networks. An id nobody knows any more stays.
+func (a *app) nameNetworks(ctx context.Context, services []*skepv1.Service) {
+	names := map[string]string{}
+	for _, s := range services {
+		for _, n := range s.GetSpec().GetTask().GetNetworks() {
+			if _, known := names[n.Target]; !known {
+				names[n.Target] = n.Target
+				if o, err := a.network(ctx, n.Target); err == nil {
+					names[n.Target] = o.GetSpec().GetName()
+				}
+			}
+			n.Target = names[n.Target]
+		}
+	}
 }
 
 func (a *app) nodeInspect() *cobra.Command {

@@ -33,7 +33,11 @@ func (a *app) nodeList() *cobra.Command {
 			if !l.json && !l.quiet {
 				self = a.info(cmd.Context()).NodeID
 			}
-			return printList(a, &l, list, render.Nodes(list, self))
+			t := render.Nodes(list, self)
+			if l.json {
+				return render.JSONNodes(a.Out, list)
+			}
+			return printList(a, &l, list, t)
 		}}
 	l.add(cmd, "the ids", "id", "name", "role", "membership", "label", "node.label")
 	return cmd

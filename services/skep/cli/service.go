@@ -15,7 +15,8 @@ import (
 func (a *app) serviceCommand() *cobra.Command {
 	return group("service", "Manage services",
 		a.serviceCreate(), a.serviceUpdate(), a.serviceList(), a.servicePs(), a.serviceInspect(), a.serviceScale(),
-		a.serviceRollback(), a.serviceRemove(), a.serviceHistory(), a.serviceExplain(), a.logsCommand())
+		a.serviceRollback(), a.serviceRemove(), a.serviceHistory(), a.serviceDiff(), a.servicePromote(), a.serviceAbort(), a.serviceExplain(),
+		a.serviceRun(), a.serviceRuns(), a.logsCommand())
 }
 
 func (a *app) serviceList() *cobra.Command {
@@ -122,6 +123,7 @@ func (a *app) serviceRemove() *cobra.Command {
 				if dry {
 					return a.printPlan(ctx, r.Service, true)
 				}
+				warnings(a.Err, r.Warnings)
 				a.printf("%s\n", ref)
 				return a.waitRemoved(ctx, r.Service, &w)
 			})

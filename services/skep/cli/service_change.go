@@ -70,6 +70,9 @@ func (a *app) serviceCreate() *cobra.Command {
 				return a.printPlan(ctx, r.Service, false)
 			}
 			a.printf("%s\n", r.Service.GetMeta().GetId())
+			if a.tellSchedule(r.Service, &w) {
+				return nil
+			}
 			o := a.waitOptions(r.Service, &w)
 			if m, set := flags.Monitor(); set {
 				o.Hold = m
@@ -89,12 +92,20 @@ func (a *app) serviceUpdate() *cobra.Command {
 		w     waitFlags
 		dry   bool
 		flags *specflag.Flags
+		roll  rolloutFlags
 	)
 	cmd := &cobra.Command{Use: "update [OPTIONS] SERVICE", Short: "Change a service and wait until the change is rolled out", Args: exactArgs(1), ValidArgsFunction: a.completeServices,
 		Long: "Change a service; its tasks are replaced as --update-parallelism, --update-delay and --update-order say.\n\n" +
-			"It returns once the new tasks have run for the update's monitor period (5s by default). Exit status 3 means that the update failed and was rolled back.",
+			"It returns once the new tasks have run for the update's monitor period (5s by default). Exit status 3 means that the update failed and was rolled back.\n\n" +
+			"With --canary only so many tasks are replaced at first; `skep service promote` lets the others follow, `skep service abort` goes back.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
+			if action, given, err := roll.action(cmd); err != nil || given {
+				if err != nil {
+					return err
+				}
+				return a.steerRollout(ctx, args[0], action, &w)
+			}
 			if flags.Rollback() {
 				if err := flags.RollbackAlone("detach", "quiet", "timeout", "dry-run", "context", "run-dir"); err != nil {
 					return err
@@ -102,6 +113,14 @@ func (a *app) serviceUpdate() *cobra.Command {
 				return a.rollBack(ctx, args[0], 0, dry, &w)
 			}
 			flags.LookupEnv = a.lookupEnv
+			flags.NetworkID = func(ref string) (string, error) {
+				n, err := a.network(ctx, ref)
+				return n.GetMeta().GetId(), err
+			}
+			flags.ServiceID = func(ref string) (string, error) {
+				v, err := a.service(ctx, ref)
+				return v.GetMeta().GetId(), err
+			}
 			r, before, err := a.update(ctx, args[0], func(s *skepv1.ServiceSpec) (*skepv1.UpdateServiceRequest, error) {
 				if err := flags.Apply(s); err != nil {
 					return nil, err
@@ -112,7 +131,7 @@ func (a *app) serviceUpdate() *cobra.Command {
 				if err := a.registryAuth(flags, s); err != nil {
 					return nil, err
 				}
-				return &skepv1.UpdateServiceRequest{Spec: s, DryRun: dry, NoResolveImage: flags.NoResolve()}, nil
+				return &skepv1.UpdateServiceRequest{Spec: s, DryRun: dry, NoResolveImage: flags.NoResolve(), Canary: roll.canary}, nil
 			})
 			if err != nil {
 				return err
@@ -122,6 +141,9 @@ func (a *app) serviceUpdate() *cobra.Command {
 				return a.printPlan(ctx, r.Service, false)
 			}
 			a.printf("%s\n", args[0])
+			if a.tellSchedule(r.Service, &w) {
+				return nil
+			}
 			o := a.waitOptions(r.Service, &w)
 			o.Before = before.UpdateStatus
 			o.Hold = updateHold(before.GetSpec(), r.Service.GetSpec())
@@ -131,6 +153,7 @@ func (a *app) serviceUpdate() *cobra.Command {
 			return a.converge(ctx, &w, o)
 		}}
 	flags = specflag.Update(cmd.Flags())
+	roll.add(cmd)
 	w.add(cmd)
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "Show what would happen, change nothing")
 	a.completeSpecFlags(cmd)
@@ -276,7 +299,7 @@ func (a *app) serviceScale() *cobra.Command {
 			}
 			for i, s := range changed {
 				o := a.waitOptions(s, &w)
-				o.Before = before[i]
+				o.Before, o.AnyRevision = before[i], true
 				if err := a.converge(ctx, &w, o); err != nil {
 					errs = append(errs, err)
 				}

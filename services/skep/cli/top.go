@@ -85,18 +85,24 @@ func (a *app) top(ctx context.Context, once bool, interval time.Duration) error 
 		return fmt.Errorf("listen to heartbeats: %w", err)
 	}
 	defer func() { _ = sub.Unsubscribe() }() // the connection may be gone
+	conns := newRates()
 	fd, terminal := terminalOf(a.Out)
 	if !terminal {
 		once = true
 	}
 	if once {
+		nodes, err := a.nodes(ctx)
+		if err != nil {
+			return err
+		}
+		conns.look(ctx, a, nodes)
 		// Two heartbeats of each node show its load; nodes that stay silent are shown without.
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(min(interval, 2500*time.Millisecond)):
 		}
-		text, err := a.topPage(ctx, beats, 0)
+		text, err := a.topPage(ctx, beats, conns, 0, 0)
 		if err != nil {
 			return err
 		}
@@ -118,7 +124,7 @@ func (a *app) top(ctx context.Context, once bool, interval time.Duration) error 
 		if w, h, err := term.GetSize(fd); err == nil {
 			width, height = w, h
 		}
-		text, err := a.topPage(ctx, beats, height)
+		text, err := a.topPage(ctx, beats, conns, interval, height)
 		if ctx.Err() != nil {
 			return &Failure{Code: ExitOK}
 		}
@@ -155,8 +161,8 @@ func screen(text string, width, height int) string {
 	return "\x1b[H" + strings.Join(lines, "\x1b[K\r\n") + "\x1b[K\x1b[J"
 }
 
-// topPage is one screen; height 0 = as long as it gets.
-func (a *app) topPage(ctx context.Context, beats *heartbeats, height int) ([]byte, error) {
+// topPage is one screen; height 0 = as long as it gets. The nodes' counters are read again once interval has passed.
+func (a *app) topPage(ctx context.Context, beats *heartbeats, conns *rates, interval time.Duration, height int) ([]byte, error) {
 	nodes, err := a.nodes(ctx)
 	if err != nil {
 		return nil, err
@@ -169,10 +175,13 @@ func (a *app) topPage(ctx context.Context, beats *heartbeats, height int) ([]byt
 	if err != nil {
 		return nil, err
 	}
-	return topText(a.Now(), nodes, services, tasks, beats, height), nil
+	if time.Since(conns.at) >= interval*9/10 {
+		conns.look(ctx, a, nodes)
+	}
+	return topText(a.Now(), nodes, services, tasks, beats, conns, height), nil
 }
 
-func topText(now time.Time, nodes []*skepv1.Node, services []*skepv1.Service, tasks []*skepv1.Task, beats *heartbeats, height int) []byte {
+func topText(now time.Time, nodes []*skepv1.Node, services []*skepv1.Service, tasks []*skepv1.Task, beats *heartbeats, conns *rates, height int) []byte {
 	ready, running := 0, 0
 	perNode := map[string]int{}
 	var waiting []*skepv1.Task
@@ -230,7 +239,15 @@ func topText(now time.Time, nodes []*skepv1.Node, services []*skepv1.Service, ta
 		b.WriteByte('\n')
 	}
 	section(nt)
-	section(render.Services(services, false))
+	st := render.Services(services, false)
+	st.Columns = append(st.Columns, render.Column{Field: "Conns", Header: "CONNS/S"})
+	for i, s := range services {
+		st.Rows[i]["Conns"] = conns.of(s) // Services has sorted them
+	}
+	section(st)
+	if n := conns.note(); n != "" && room(1) > 0 {
+		fmt.Fprintf(&b, "%s\n\n", n)
+	}
 	if len(waiting) > 0 {
 		render.SortTasks(waiting)
 		section(render.Tasks(waiting, render.TaskOptions{Now: now}))

@@ -174,7 +174,11 @@ func (a *app) converge(ctx context.Context, w *waitFlags, o wait.Options) error 
 	}
 	defer stop()
 	o.Wake = wake
-	return a.outcome(o, wait.Converge(ctx, waitAPI{a}, o))
+	err = wait.Converge(ctx, waitAPI{a}, o)
+	if errors.Is(err, wait.ErrPaused) || errors.Is(err, wait.ErrRolledBack) || errors.Is(err, wait.ErrGaveUp) {
+		a.postMortem(ctx, o.Service)
+	}
+	return a.outcome(o, err)
 }
 
 // waitRemoved waits until a removed service's tasks are gone.
@@ -208,12 +212,14 @@ func (a *app) outcome(o wait.Options, err error) error {
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintf(a.Err, "Operation continuing in background.\nUse `skep service ps %s` to check progress.\n", name)
 		return &Failure{Code: ExitCancelled}
+	case errors.Is(err, wait.ErrTimeout) && o.Run != 0:
+		return &Failure{ExitTimeout, fmt.Errorf("%w\nThe run goes on; use `skep service runs %s` or `skep service ps %s` to see where it stands", err, name, name)}
 	case errors.Is(err, wait.ErrTimeout):
 		return &Failure{ExitTimeout, fmt.Errorf("%w\nThe service was changed; use `skep service ps %s` or `skep service explain %s` to see where it stands", err, name, name)}
 	case errors.Is(err, wait.ErrRolledBack):
 		return &Failure{ExitRolledBack, err}
 	case errors.Is(err, wait.ErrPaused):
-		return fmt.Errorf("%w\nUpdate the service again to go on, or `skep service rollback %s` to go back", err, name)
+		return fmt.Errorf("%w\nGo on with `skep service update --resume %s`, or go back with `skep service rollback %s`", err, name, name)
 	}
 	return err
 }

@@ -24,11 +24,14 @@ func Commands(root *cobra.Command) {
 // runCommand is the daemon. init and join start it; systemd does after a boot.
 func runCommand() *cobra.Command {
 	var p placement
+	var addr, advertise, dataPath string
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run this node's daemon in the foreground",
 		Long: "Run this node's daemon in the foreground: every service of the node in one process.\n\n" +
-			"`skep init` and `skep join` start it; this is what systemd runs.",
+			"`skep init` and `skep join` start it; this is what systemd runs.\n\n" +
+			"A worker whose machine has got another address is told by --advertise-addr (and --data-path-addr): it keeps the address and the other\n" +
+			"nodes follow.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p.resolve(cmd)
@@ -36,7 +39,8 @@ func runCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			d, err := New(Options{Paths: p.paths, Log: log, Version: daemon.Version, Commit: daemon.Commit})
+			d, err := New(Options{Paths: p.paths, Log: log, Version: daemon.Version, Commit: daemon.Commit, MetricsAddr: addr,
+				AdvertiseAddr: advertise, DataPathAddr: dataPath})
 			if err != nil {
 				return err
 			}
@@ -56,5 +60,9 @@ func runCommand() *cobra.Command {
 		},
 	}
 	p.add(cmd)
+	cmd.Flags().StringVar(&advertise, "advertise-addr", "", "new address others reach this worker at (<ip|interface>, default: what join was told)")
+	cmd.Flags().StringVar(&dataPath, "data-path-addr", "", "new address or interface for the traffic of containers (default: what join was told)")
+	addMetrics(cmd, &addr)
+	cmd.Flag("metrics-addr").Usage = "serve metrics for Prometheus at this address (HOST:PORT, default: what init or join was told)"
 	return cmd
 }

@@ -1,25 +1,31 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"skep.dev/libs/member"
+	"skep.dev/libs/metrics"
 	"skep.dev/libs/pki"
 )
 
 // Daemon is a running node.
 type Daemon struct {
-	paths   Paths
-	rec     *Record
-	store   *pki.Store
-	log     *zap.Logger
-	version string
-	commit  string
+	paths               Paths
+	rec                 *Record
+	store               *pki.Store
+	log                 *zap.Logger
+	version             string
+	commit              string
+	advertise, dataPath string                // addresses to take, "" = the record's
+	shown               string                // where metrics are served, "" = nowhere
+	metrics             prometheus.Registerer // nil: nobody looks
 
 	group   *group
 	control *member.Control
@@ -34,6 +40,10 @@ type Options struct {
 	Log     *zap.Logger
 	Version string
 	Commit  string
+	// MetricsAddr takes the place of the record's; "" leaves it.
+	MetricsAddr string
+	// AdvertiseAddr and DataPathAddr are this machine's addresses from now on, "" = those of the record.
+	AdvertiseAddr, DataPathAddr string
 }
 
 // New reads the node's record and certificate; nothing is started.
@@ -50,7 +60,8 @@ func New(o Options) (*Daemon, error) {
 		return nil, fmt.Errorf("the certificate in %s is of node %s, the record says %s: restore the one that belongs to the other", o.Paths.Certs(), got, rec.NodeID)
 	}
 	return &Daemon{
-		paths: o.Paths, rec: rec, store: store, log: o.Log, version: o.Version, commit: o.Commit,
+		paths: o.Paths, rec: rec, store: store, log: o.Log, version: o.Version, commit: o.Commit, shown: cmp.Or(o.MetricsAddr, rec.MetricsAddr),
+		advertise: o.AdvertiseAddr, dataPath: o.DataPathAddr,
 		leaving: make(chan bool, 1), left: make(chan error, 1),
 	}, nil
 }
@@ -62,6 +73,18 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	if d.rec, err = renumber(d.paths, d.rec, d.advertise, d.dataPath, d.log); err != nil {
+		return err
+	}
+	if d.shown != "" {
+		reg := metrics.New(d.version, d.commit)
+		srv, err := metrics.Serve(d.shown, reg, d.log.Named("metrics"))
+		if err != nil {
+			return err
+		}
+		defer srv.Close() //nolint:errcheck // the process ends
+		d.metrics = reg
+	}
 	d.control = member.NewControl(Info{
 		NodeID: d.rec.NodeID, ClusterID: d.rec.ClusterID, Role: d.rec.Role, Hostname: d.rec.Hostname,
 		Addr: d.rec.Host(), ManagerAddrs: d.rec.ManagerAddrs(), Version: d.version,

@@ -12,6 +12,7 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/metrics"
 	"skep.dev/libs/spec"
 )
 
@@ -45,6 +46,7 @@ type membership struct {
 	containerd   string
 	maxTasks     uint32
 	hostname     string
+	metrics      string
 	noStart      bool
 }
 
@@ -57,11 +59,16 @@ func (m *membership) add(cmd *cobra.Command) {
 	f.StringVar(&m.availability, "availability", "active", `availability of the node ("active", "pause", "drain")`)
 	f.StringVar(&m.containerd, "containerd", "", "socket of a containerd 2.x to use (default: the node runs one of its own)")
 	f.Uint32Var(&m.maxTasks, "max-tasks", 0, "tasks this node holds at most (default: what its subnet has addresses for)")
+	addMetrics(cmd, &m.metrics)
 	f.BoolVar(&m.noStart, "no-start", false, "write the node's identity only, for services that are started as processes of their own")
 	f.StringVar(&m.hostname, "node-name", "", "name of the node (default: the host name)")
 	if err := f.MarkHidden("node-name"); err != nil {
 		panic(err) // the flag was added two lines above
 	}
+}
+
+func addMetrics(cmd *cobra.Command, addr *string) {
+	cmd.Flags().StringVar(addr, "metrics-addr", "", "serve metrics for Prometheus at this address (HOST:PORT, default: nowhere)")
 }
 
 // check resolves what can be wrong before anything is touched.
@@ -87,6 +94,14 @@ func (m *membership) check(cmd *cobra.Command) error {
 		return fault.Invalid("%v", err)
 	}
 	return nil
+}
+
+// checkMetrics refuses an address metrics cannot be served at.
+func (m *membership) checkMetrics() error {
+	if m.metrics == "" {
+		return nil
+	}
+	return metrics.Check(m.metrics)
 }
 
 func availability(s string) skepv1.Availability {

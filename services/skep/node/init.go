@@ -43,7 +43,12 @@ func initCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := notYetMember(m.paths); err != nil {
+			release, err := outsider(m.paths)
+			if err != nil {
+				return err
+			}
+			defer release()
+			if err := m.checkMetrics(); err != nil {
 				return err
 			}
 			rec, token, err := found(&m, cs)
@@ -69,14 +74,21 @@ func initCommand() *cobra.Command {
 	return cmd
 }
 
-// notYetMember refuses a machine that is a node already, and one whose daemon directory is taken.
-func notYetMember(p Paths) error {
-	if _, err := Load(p); err == nil {
-		return fault.Conflict("This node is already part of a swarm. Use \"skep leave\" to leave this swarm and join another one.")
-	} else if !errors.Is(err, ErrNoNode) {
-		return err
+// outsider refuses a machine that is a node already, or about to become one by another process. Until release nobody
+// else can make it one.
+func outsider(p Paths) (release func(), err error) {
+	if release, err = member.HoldSetup(p); err != nil {
+		return nil, fault.Conflict("%v", err)
 	}
-	return nil
+	_, err = Load(p)
+	if errors.Is(err, ErrNoNode) {
+		return release, nil
+	}
+	release()
+	if err == nil {
+		err = fault.Conflict("This node is already part of a swarm. Use \"skep leave\" to leave this swarm and join another one.")
+	}
+	return nil, err
 }
 
 // found makes the cluster's authority and this node's identity on disk and returns the workers' join token. The record is written last: before it there
@@ -99,6 +111,9 @@ func found(m *membership, cs *skepv1.ClusterSpec) (rec *Record, token string, er
 	}
 	if err := free(net.JoinHostPort(host, strconv.Itoa(n+1))); err != nil {
 		return nil, "", err
+	}
+	if _, p, err := net.SplitHostPort(m.metrics); err == nil && (p == port || p == strconv.Itoa(n+1)) {
+		return nil, "", fault.Invalid("metrics address %q: port %s is for the nodes: name another with --metrics-addr", m.metrics, p)
 	}
 	if err := os.MkdirAll(m.paths.Data, 0o700); err != nil {
 		return nil, "", fmt.Errorf("make the data directory: %w", err)
@@ -125,7 +140,7 @@ func found(m *membership, cs *skepv1.ClusterSpec) (rec *Record, token string, er
 	rec = &Record{
 		NodeID: boot.NodeID, ClusterID: boot.ClusterID, Role: RoleManager, Hostname: m.hostname, Joined: time.Now().UTC(),
 		Advertise: advertise, Listen: listen, DataPath: m.dataPath, RoutePort: n + 1, Witness: boot.NodeID + "-w1",
-		Containerd: m.containerd, MaxTasks: m.maxTasks,
+		Containerd: m.containerd, MaxTasks: m.maxTasks, MetricsAddr: m.metrics,
 		Init: &Initial{Cluster: spec, CADigest: boot.CADigest, Availability: strings.ToUpper(m.availability)},
 	}
 	return rec, boot.WorkerToken, rec.Save(m.paths)

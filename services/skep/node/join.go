@@ -35,7 +35,12 @@ func joinCommand(version string) *cobra.Command {
 			if token == "" {
 				return fault.Invalid("A valid join token is necessary to join this cluster: add --token; a manager shows it with \"skep join-token worker\"")
 			}
-			if err := notYetMember(m.paths); err != nil {
+			release, err := outsider(m.paths)
+			if err != nil {
+				return err
+			}
+			defer release()
+			if err := m.checkMetrics(); err != nil {
 				return err
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), startLimit)
@@ -87,7 +92,7 @@ func enter(ctx context.Context, m *membership, token, manager, version string) (
 	}
 	rec := &Record{
 		NodeID: r.Reply.NodeId, ClusterID: r.Reply.ClusterId, Role: RoleWorker, Hostname: m.hostname, Joined: time.Now().UTC(),
-		Advertise: advertise, DataPath: m.dataPath, Managers: managers, Containerd: m.containerd, MaxTasks: m.maxTasks,
+		Advertise: advertise, DataPath: m.dataPath, Managers: managers, Containerd: m.containerd, MaxTasks: m.maxTasks, MetricsAddr: m.metrics,
 	}
 	return rec, rec.Save(m.paths)
 }

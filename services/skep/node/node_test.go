@@ -122,6 +122,36 @@ func mode(t *testing.T, path string) os.FileMode {
 	return st.Mode().Perm()
 }
 
+// Two at once would mix the keys of two clusters.
+func TestInitsAtOnce(t *testing.T) {
+	p := home(t)
+	const n = 8
+	errs := make(chan error, n)
+	for range n {
+		go func() {
+			_, err := command(t, p, "init", "--no-start", "--advertise-addr", "127.0.0.1")
+			errs <- err
+		}()
+	}
+	made := 0
+	for range n {
+		switch err := <-errs; {
+		case err == nil:
+			made++
+		case !strings.Contains(err.Error(), "already part of a swarm") && !strings.Contains(err.Error(), "another skep init or join"):
+			t.Error(err)
+		}
+	}
+	if made != 1 {
+		t.Errorf("%d of %d made a cluster", made, n)
+	}
+	d, info := start(t, p)
+	d.stop()
+	if err := d.end(); err != nil || info.State != "ready" {
+		t.Errorf("the cluster that was made: %+v, %v", info, err)
+	}
+}
+
 // A node's life in one process: init, ready, restart with its data, leave.
 func TestOneProcess(t *testing.T) {
 	p := home(t)
@@ -129,6 +159,15 @@ func TestOneProcess(t *testing.T) {
 		t.Error("a machine that is no node has a daemon")
 	}
 	initArgs := []string{"init", "--no-start", "--advertise-addr", "127.0.0.1", "--task-history-limit", "3", "--node-name", "one"}
+	for _, addr := range []string{"9323", "127.0.0.1:x", "192.0.2.7:9323", "127.0.0.1:2377", "127.0.0.1:2378"} {
+		if _, err := command(t, p, append(initArgs, "--metrics-addr", addr)...); err == nil || !strings.Contains(err.Error(), `metrics address "`+addr+`"`) {
+			t.Errorf("init with metrics address %s: %v", addr, err)
+		}
+		if _, err := os.Stat(p.Vault()); !os.IsNotExist(err) {
+			t.Errorf("refused init with metrics address %s left something: %v", addr, err)
+		}
+	}
+	initArgs = append(initArgs, "--metrics-addr", "127.0.0.1:9323")
 	if out, err := command(t, p, initArgs...); err != nil || !strings.Contains(out, "skep join --token SKEP-1-") {
 		t.Fatalf("init: %v\n%s", err, out)
 	}
@@ -217,6 +256,7 @@ func TestOneProcess(t *testing.T) {
 		t.Errorf("the cluster after a restart: %v", cluster)
 	}
 	nodes := asRoot[skepv1.ListNodesReply](t, p, subject.API("node", "list"), &skepv1.ListNodesRequest{}).Nodes
+	checkMetrics(t, "127.0.0.1:9323")
 	if len(nodes) != 1 || nodes[0].Meta.Id != rec.NodeID {
 		t.Errorf("the nodes after a restart: %v", nodes)
 	}

@@ -12,6 +12,7 @@ import (
 	"skep.dev/services/bus"
 	health "skep.dev/services/health-monitor"
 	mesh "skep.dev/services/ingress-mesh"
+	"skep.dev/services/ingress-mesh/controller"
 	agent "skep.dev/services/node-agent"
 	"skep.dev/services/scheduler"
 	vault "skep.dev/services/secrets-vault"
@@ -51,7 +52,7 @@ func (l *localServices) startManager(ctx context.Context) (*nats.Conn, error) {
 	d := l.d
 	b, err := bus.NewManager(bus.Config{
 		NodeID: d.rec.NodeID, DataDir: d.paths.Bus(), Listen: d.rec.Listen, Advertise: d.rec.Advertise,
-		RoutePort: d.rec.RoutePort, TLS: d.store, Witness: d.rec.Witness, Log: d.log.Named("bus"),
+		RoutePort: d.rec.RoutePort, TLS: d.store, Witness: d.rec.Witness, Log: d.log.Named("bus"), Metrics: d.metrics,
 	}, d.paths.Broker())
 	if err != nil {
 		return nil, err
@@ -74,7 +75,7 @@ func (l *localServices) startManager(ctx context.Context) (*nats.Conn, error) {
 func (l *localServices) startServices(ctx context.Context, boss *nats.Conn) error {
 	d := l.d
 	nc := map[string]*nats.Conn{}
-	for _, name := range []string{"state", "vault", "health", "scheduler"} {
+	for _, name := range []string{"state", "vault", "health", "mesh", "scheduler"} {
 		c, err := l.connect(name)
 		if err != nil {
 			return err
@@ -82,7 +83,7 @@ func (l *localServices) startServices(ctx context.Context, boss *nats.Conn) erro
 		nc[name] = c
 	}
 	addrs := d.rec.ManagerAddrs
-	st, err := state.New(state.Config{NC: nc["state"], Log: d.log.Named("state"), NodeID: d.rec.NodeID, Version: d.version, ManagerAddrs: addrs, OneManager: true})
+	st, err := state.New(state.Config{NC: nc["state"], Log: d.log.Named("state"), NodeID: d.rec.NodeID, Version: d.version, ManagerAddrs: addrs, OneManager: true, Metrics: d.metrics})
 	if err != nil {
 		return err
 	}
@@ -94,21 +95,28 @@ func (l *localServices) startServices(ctx context.Context, boss *nats.Conn) erro
 		return err
 	}
 	d.rec = rec
-	va, err := vault.New(vault.Config{NC: nc["vault"], Log: d.log.Named("vault"), Dir: d.paths.Vault(), NodeID: d.rec.NodeID, ManagerAddrs: addrs, Version: d.version, OneManager: true})
+	va, err := vault.New(vault.Config{NC: nc["vault"], Log: d.log.Named("vault"), Dir: d.paths.Vault(), NodeID: d.rec.NodeID, ManagerAddrs: addrs, Version: d.version, OneManager: true, Metrics: d.metrics})
 	if err != nil {
 		return err
 	}
 	if err := d.group.start(ctx, "vault", va); err != nil {
 		return err
 	}
-	he, err := health.New(health.Config{NC: nc["health"], Log: d.log.Named("health"), NodeID: d.rec.NodeID, Version: d.version})
+	he, err := health.New(health.Config{NC: nc["health"], Log: d.log.Named("health"), NodeID: d.rec.NodeID, Version: d.version, Metrics: d.metrics})
 	if err != nil {
 		return err
 	}
 	if err := d.group.start(ctx, "health", he); err != nil {
 		return err
 	}
-	sc, err := scheduler.New(scheduler.Config{NC: nc["scheduler"], Log: d.log.Named("scheduler"), NodeID: d.rec.NodeID, Version: d.version})
+	co, err := controller.New(controller.Config{NC: nc["mesh"], Log: d.log.Named("mesh-controller"), NodeID: d.rec.NodeID, Version: d.version, Metrics: d.metrics})
+	if err != nil {
+		return err
+	}
+	if err := d.group.start(ctx, "mesh-controller", co); err != nil {
+		return err
+	}
+	sc, err := scheduler.New(scheduler.Config{NC: nc["scheduler"], Log: d.log.Named("scheduler"), NodeID: d.rec.NodeID, Version: d.version, Metrics: d.metrics})
 	if err != nil {
 		return err
 	}
@@ -124,8 +132,8 @@ func (l *localServices) startNode(ctx context.Context, nc *nats.Conn) error {
 	}
 	d.rec = rec
 	me, err := mesh.New(mesh.Config{
-		Log: d.log.Named("mesh"), NodeID: d.rec.NodeID, DataDir: d.paths.Data, RunDir: d.paths.Run, Subnet: d.rec.Subnet,
-		Underlay: d.rec.Underlay(),
+		NC: nc, Log: d.log.Named("mesh"), NodeID: d.rec.NodeID, Version: d.version, DataDir: d.paths.Data, RunDir: d.paths.Run,
+		Subnet: d.rec.Subnet, Number: d.rec.Number, Underlay: d.rec.Underlay(), DataPathPort: d.rec.DataPathPort, Metrics: d.metrics,
 	})
 	if err != nil {
 		return err
@@ -137,7 +145,7 @@ func (l *localServices) startNode(ctx context.Context, nc *nats.Conn) error {
 	ag, err := agent.New(agent.Config{
 		NC: nc, Log: d.log.Named("agent"), NodeID: d.rec.NodeID, DataDir: d.paths.Data, RunDir: d.paths.Run,
 		Version: d.version, Attacher: me, Hostname: d.rec.Hostname, AdvertiseAddr: d.rec.Host(), DataPathAddr: d.rec.DataPath,
-		Manager: d.rec.Role == RoleManager, ContainerdAddress: d.rec.Containerd, MaxTasks: d.rec.TaskLimit(),
+		Manager: d.rec.Role == RoleManager, ContainerdAddress: d.rec.Containerd, MaxTasks: d.rec.TaskLimit(), Metrics: d.metrics,
 	})
 	if err != nil {
 		return err

@@ -91,6 +91,9 @@ func DockerService(s *skepv1.Service) any {
 	}
 	if s.JobIteration > 0 {
 		out.JobStatus = &swarm.JobStatus{JobIteration: swarm.Version{Index: s.JobIteration}}
+		if r := s.Run; r != nil {
+			out.JobStatus.LastExecution = r.GetStarted().AsTime()
+		}
 	}
 	return out
 }
@@ -234,7 +237,7 @@ func dockerContainer(c *skepv1.ContainerSpec) *swarm.ContainerSpec {
 		out.Mounts = append(out.Mounts, dockerMount(m))
 	}
 	if h := c.Health; h != nil {
-		out.Healthcheck = &container.HealthConfig{Test: h.Test, Interval: h.Interval.AsDuration(), Timeout: h.Timeout.AsDuration(),
+		out.Healthcheck = &container.HealthConfig{Test: checkWords(h), Interval: h.Interval.AsDuration(), Timeout: h.Timeout.AsDuration(),
 			StartPeriod: h.StartPeriod.AsDuration(), StartInterval: h.StartInterval.AsDuration(), Retries: int(h.Retries)}
 	}
 	if d := c.Dns; d != nil {
@@ -315,6 +318,9 @@ func DockerNode(n *skepv1.Node) any {
 		out.Description.Engine.Plugins = append(out.Description.Engine.Plugins, swarm.PluginDescription{Type: p.Type, Name: p.Name})
 	}
 	out.Status = swarm.NodeStatus{State: swarm.NodeState(enumWord(n.GetStatus().GetState().String(), "NODE_STATE_")), Message: n.GetStatus().GetMessage(), Addr: d.GetAddr()}
+	if out.Status.Message == "" && len(n.GetStatus().GetBlocked()) > 0 {
+		out.Status.Message = "data path " + DataPath(n)
+	}
 	if m := n.Manager; m != nil {
 		out.ManagerStatus = &swarm.ManagerStatus{Leader: m.Leader, Reachability: swarm.Reachability(m.Reachability), Addr: m.Addr}
 	}
@@ -339,7 +345,32 @@ func DockerTask(t *skepv1.Task) any {
 	if t.JobIteration > 0 {
 		out.JobIteration = &swarm.Version{Index: t.JobIteration}
 	}
-	return out
+	return task{Task: out, Status: taskStatus{TaskStatus: out.Status, Health: taskHealth(st)}}
+}
+
+// task is Docker's with what its API says of containers and not of tasks.
+type task struct {
+	swarm.Task
+	Status taskStatus
+}
+
+type taskStatus struct {
+	swarm.TaskStatus
+	Health *health `json:",omitempty"`
+}
+
+// health is what a task's checks say. Status is Docker's word.
+type health struct {
+	Status   string
+	NotReady bool   `json:",omitempty"`
+	Output   string `json:",omitempty"`
+}
+
+func taskHealth(st *skepv1.TaskStatus) *health {
+	if st.GetHealth() == skepv1.HealthState_HEALTH_STATE_NONE && !st.GetNotReady() && st.GetHealthOutput() == "" {
+		return nil
+	}
+	return &health{Status: HealthWord(st.GetHealth()), NotReady: st.GetNotReady(), Output: st.GetHealthOutput()}
 }
 
 func labels(m map[string]string) map[string]string {

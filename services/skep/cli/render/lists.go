@@ -1,7 +1,11 @@
 package render
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"io"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -35,6 +39,9 @@ func Replicas(s *skepv1.Service) string {
 	if max := s.GetSpec().GetTask().GetPlacement().GetMaxReplicasPerNode(); max > 0 {
 		out += fmt.Sprintf(" (max %d per node)", max)
 	}
+	if n := st.GetCrashLooping(); n > 0 {
+		out += fmt.Sprintf(" (%d crash-looping)", n)
+	}
 	return out
 }
 
@@ -52,30 +59,78 @@ func Services(list []*skepv1.Service, noTrunc bool) *Table {
 			ports = s.GetSpec().GetEndpoint().GetPorts()
 		}
 		t.Rows = append(t.Rows, Row{
-			"ID": id, "Name": s.GetSpec().GetName(), "Mode": Mode(s.GetSpec().GetMode()), "Replicas": Replicas(s),
+			"ID": id, "Name": s.GetSpec().GetName(), "Mode": serviceMode(s.GetSpec()), "Replicas": Replicas(s),
 			"Image": Image(s.GetSpec().GetTask().GetContainer().GetImage()), "Ports": Ports(ports),
 		})
 	}
 	return t
 }
 
-// Nodes is `node ls`; self is the id of the node the command runs on, if it is one.
+// Nodes is `node ls`; self is the id of the node the command runs on, if it is one. The column DATA PATH is shown when
+// some node does not reach another.
 func Nodes(list []*skepv1.Node, self string) *Table {
 	sort.SliceStable(list, func(i, j int) bool { return NaturalLess(Hostname(list[i]), Hostname(list[j])) })
 	t := &Table{
 		Key: "ID",
 		Columns: []Column{{"ID", "ID"}, {"Hostname", "HOSTNAME"}, {"Status", "STATUS"}, {"Availability", "AVAILABILITY"},
-			{"ManagerStatus", "MANAGER STATUS"}, {"EngineVersion", "ENGINE VERSION"}, {"TLSStatus", "TLS STATUS"}, {"Self", "SELF"}},
+			{"ManagerStatus", "MANAGER STATUS"}, {"EngineVersion", "ENGINE VERSION"}, {"TLSStatus", "TLS STATUS"}, {"DataPath", "DATA PATH"}, {"Self", "SELF"}},
 		Default: `{{if eq .Self "true"}}{{.ID}} *{{else}}{{.ID}}  {{end}}` + "\t{{.Hostname}}\t{{.Status}}\t{{.Availability}}\t{{.ManagerStatus}}\t{{.EngineVersion}}",
 	}
+	blocked := false
 	for _, n := range list {
 		t.Rows = append(t.Rows, Row{
 			"ID": n.GetMeta().GetId(), "Self": fmt.Sprint(self != "" && n.GetMeta().GetId() == self), "Hostname": Hostname(n),
 			"Status": NodeState(n.GetStatus().GetState()), "Availability": Availability(n.GetSpec().GetAvailability()),
 			"ManagerStatus": ManagerStatus(n), "EngineVersion": n.GetDescription().GetEngineVersion(), "TLSStatus": "Ready",
+			"DataPath": DataPath(n),
 		})
+		if len(n.GetStatus().GetBlocked()) > 0 {
+			blocked = true
+		}
+	}
+	if blocked {
+		t.Default += "\t{{.DataPath}}"
 	}
 	return t
+}
+
+// DataPath says whether the containers of a node reach those of the others, as its mesh found last: ok, or
+// "blocked: w1, w2". It is empty for a node that is not ready.
+func DataPath(n *skepv1.Node) string {
+	st := n.GetStatus()
+	if st.GetState() != skepv1.NodeState_NODE_STATE_READY {
+		return ""
+	}
+	if len(st.GetBlocked()) == 0 {
+		return "ok"
+	}
+	var names []string
+	for _, p := range st.Blocked {
+		names = append(names, p.GetHostname())
+	}
+	text := "blocked: " + strings.Join(names, ", ")
+	if st.BlockedMore > 0 {
+		text += fmt.Sprintf(" and %d more", st.BlockedMore)
+	}
+	return text
+}
+
+// JSONNodes is `node ls --json`: the nodes as the API has them, each with data_path, see DataPath.
+func JSONNodes(w io.Writer, list []*skepv1.Node) error {
+	out := make([]json.RawMessage, 0, len(list))
+	for _, n := range list {
+		b, err := protoJSON(n)
+		if err != nil {
+			return err
+		}
+		path, err := json.Marshal(DataPath(n))
+		if err != nil {
+			return err
+		}
+		end := bytes.LastIndexByte(b, '}') // a node has an id, so the object is not empty
+		out = append(out, slices.Concat(b[:end], []byte(`,"data_path":`), path, []byte("}")))
+	}
+	return indented(w, out)
 }
 
 // Hostname is a node's name for people.
@@ -133,6 +188,10 @@ func Tasks(list []*skepv1.Task, o TaskOptions) *Table {
 	t := &Table{Key: "ID", Columns: []Column{{"ID", "ID"}, {"Name", "NAME"}, {"Image", "IMAGE"}, {"Node", "NODE"}, {"DesiredState", "DESIRED STATE"},
 		{"CurrentState", "CURRENT STATE"}, {"Error", "ERROR"}, {"Ports", "PORTS"}}}
 	prev := ""
+	byID := make(map[string]*skepv1.Task, len(list))
+	for _, k := range list {
+		byID[k.GetMeta().GetId()] = k
+	}
 	for _, k := range list {
 		id, name, image, node := k.GetMeta().GetId(), k.Name, k.Image, k.NodeHostname
 		if o.NoResolve {
@@ -151,6 +210,14 @@ func Tasks(list []*skepv1.Task, o TaskOptions) *Table {
 		}
 		prev = name
 		errText := strings.Join(strings.Fields(k.GetStatus().GetErr()), " ")
+		waits := restarts(k, o.Now)
+		switch {
+		case errText == "" && waits != "":
+			// Why the one before it ended is why this one waits.
+			errText = strings.Join(strings.Fields(byID[k.Replaces].GetStatus().GetErr()), " ")
+		case errText == "" && unwell(k.GetStatus()):
+			errText = strings.Join(strings.Fields(k.GetStatus().GetHealthOutput()), " ")
+		}
 		if !o.NoTrunc {
 			id, image, errText = ShortID(id), Image(image), Truncate(errText, 30)
 		}
@@ -158,15 +225,37 @@ func Tasks(list []*skepv1.Task, o TaskOptions) *Table {
 			errText = `"` + errText + `"`
 		}
 		state := State(k.GetStatus().GetState())
-		if ms := k.GetStatus().GetSinceUnixMs(); ms > 0 {
+		if waits != "" {
+			state += ", " + waits
+		} else if ms := k.GetStatus().GetSinceUnixMs(); ms > 0 {
 			state += " " + Ago(time.UnixMilli(ms), o.Now)
 		}
+		state += Health(k.GetStatus())
 		t.Rows = append(t.Rows, Row{
 			"ID": id, "Name": shown, "Image": image, "Node": node, "DesiredState": State(k.Desired), "CurrentState": state,
 			"Error": errText, "Ports": HostPorts(k.GetStatus().GetPorts()),
 		})
 	}
 	return t
+}
+
+// restarts says what a task waits for that is held back after a failure, "" for one that is not.
+func restarts(k *skepv1.Task, now time.Time) string {
+	wait := time.UnixMilli(k.NotBeforeUnixMs).Sub(now)
+	if k.NotBeforeUnixMs == 0 || wait <= 0 || k.GetStatus().GetState() >= skepv1.TaskState_TASK_STATE_RUNNING {
+		return ""
+	}
+	out := "restarts in " + wait.Round(time.Second).String()
+	if wait < time.Second {
+		out = "restarts in less than a second"
+	}
+	switch n := k.Failures; {
+	case n == 1:
+		out += " (failed once)"
+	case n > 1:
+		out += fmt.Sprintf(" (failed %d times in a row)", n)
+	}
+	return out
 }
 
 // Revisions is `service history`; current marks the newest.

@@ -71,6 +71,7 @@ func PrettyService(w io.Writer, s *skepv1.Service, now time.Time) {
 	if st := s.Status; st != nil {
 		p.line(0, "Tasks:\t\t%s running", Replicas(s))
 	}
+	p.job(s, now)
 	p.line(0, "Revision:\t%d", s.Revision)
 	if s.PreviousRevision > 0 {
 		p.line(0, " Previous:\t%d", s.PreviousRevision)
@@ -110,9 +111,15 @@ func PrettyService(w io.Writer, s *skepv1.Service, now time.Time) {
 		if r.MaxAttempts > 0 {
 			p.line(1, "Max attempts:\t%d", r.MaxAttempts)
 		}
+		if r.MaxDelay.AsDuration() > 0 {
+			p.field(1, "Max delay", duration(r.MaxDelay))
+		}
 		if r.Window.AsDuration() > 0 {
 			p.field(1, "Window", duration(r.Window))
 		}
+	}
+	if n := spec.GetHealthBudget(); n > 0 {
+		p.line(0, "Health budget:\t%d", n)
 	}
 	p.container(c)
 	p.resources(task.GetResources())
@@ -229,19 +236,8 @@ func (p page) container(c *skepv1.ContainerSpec) {
 	}
 	refs("Secrets", c.Secrets)
 	refs("Configs", c.Configs)
-	if h := c.Health; h != nil {
-		p.line(0, "Healthcheck:")
-		if len(h.Test) > 0 {
-			p.field(1, "Test", strings.Join(h.Test, " "))
-		}
-		p.field(1, "Interval", duration(h.Interval))
-		p.field(1, "Timeout", duration(h.Timeout))
-		p.field(1, "StartPeriod", duration(h.StartPeriod))
-		p.field(1, "StartInterval", duration(h.StartInterval))
-		if h.Retries > 0 {
-			p.line(1, "Retries:\t%d", h.Retries)
-		}
-	}
+	p.check("Healthcheck", c.Health)
+	p.check("Readiness check", c.Ready)
 }
 
 func (p page) resources(r *skepv1.ResourceRequirements) {
@@ -301,6 +297,9 @@ func PrettyNode(w io.Writer, n *skepv1.Node) {
 	p.line(1, "State:\t\t\t%s", NodeState(n.GetStatus().GetState()))
 	if n.GetStatus().GetMessage() != "" {
 		p.line(1, "Message:\t\t%s", n.Status.Message)
+	}
+	if len(n.GetStatus().GetBlocked()) > 0 {
+		p.line(1, "Data Path:\t\t%s", DataPath(n))
 	}
 	p.line(1, "Availability:         \t%s", Availability(n.GetSpec().GetAvailability()))
 	p.line(1, "Address:\t\t%s", d.GetAddr())

@@ -171,6 +171,9 @@ func JSON[M proto.Message](w io.Writer, msgs []M) error {
 	return indented(w, list)
 }
 
+// JSONValue writes a value of skep's own that is no API object; its json tags are part of the stable form.
+func JSONValue(w io.Writer, v any) error { return indented(w, v) }
+
 // JSONObject writes one API object.
 func JSONObject(w io.Writer, m proto.Message) error {
 	b, err := protoJSON(m)

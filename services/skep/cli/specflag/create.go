@@ -11,7 +11,7 @@ import (
 
 // Spec is what the flags of `service create` and its arguments ask for. Fields no flag names stay unset: the
 // state service fills in the defaults.
-func (f *Flags) Spec(image string, args []string) (*skepv1.ServiceSpec, error) {
+func (f *Flags) Spec(image string, args []string) (_ *skepv1.ServiceSpec, err error) {
 	s := &skepv1.ServiceSpec{Name: f.name.val, Task: &skepv1.TaskSpec{Container: &skepv1.ContainerSpec{Image: image, Args: args}}}
 	if image == "" {
 		return nil, invalidf("ContainerSpec: image reference must be provided")
@@ -57,13 +57,14 @@ func (f *Flags) Spec(image string, args []string) (*skepv1.ServiceSpec, error) {
 	s.Update = f.up.merge(nil)
 	s.Rollback = f.back.merge(nil)
 	s.OnPartition = f.onPartition.val
+	s.HealthBudget = f.healthBudget.val
 	if f.publish.add.set() || f.endpointMode.set {
 		s.Endpoint = &skepv1.EndpointSpec{Mode: f.endpointMode.val}
-		for _, p := range f.publish.add.vals {
-			if !slices.ContainsFunc(s.Endpoint.Ports, func(o *skepv1.PortConfig) bool { return portKey(o) == portKey(p) }) {
-				s.Endpoint.Ports = append(s.Endpoint.Ports, p)
-			}
-		}
+		s.Endpoint.Ports = f.publish.add.vals
+	}
+	s.DependsOn = f.depends.add.vals
+	if s.Schedule, err = f.schedule.apply(nil); err != nil {
+		return nil, err
 	}
 	return s, checkEndpoint(s)
 }
@@ -81,7 +82,7 @@ func checkEndpoint(s *skepv1.ServiceSpec) error {
 		if p.PublishedPort == 0 {
 			continue
 		}
-		k := portKey(&skepv1.PortConfig{PublishedPort: p.PublishedPort, Protocol: p.Protocol, PublishMode: p.PublishMode})
+		k := portKey(&skepv1.PortConfig{PublishedPort: p.PublishedPort, Protocol: p.Protocol}) // whatever the mode
 		if seen[k] {
 			return invalidf("EndpointSpec: duplicate published ports provided")
 		}
@@ -162,7 +163,7 @@ func (f *Flags) createContainer(c *skepv1.ContainerSpec) (err error) {
 	if c.Configs, err = addFiles("config", nil, f.configs.add.vals); err != nil {
 		return err
 	}
-	return f.health(c)
+	return f.checks(c)
 }
 
 // containerScalars sets the container's single values that were given; it serves create and update alike.
@@ -204,52 +205,6 @@ func (f *Flags) containerScalars(c *skepv1.ContainerSpec) error {
 	if f.oomScore.set {
 		c.OomScoreAdj = f.oomScore.val
 	}
-	return nil
-}
-
-func (f *Flags) healthTouched() bool {
-	return f.healthCmd.set || f.healthInterval.set || f.healthTimeout.set || f.healthStartPeriod.set || f.healthStartInterval.set || f.healthRetries.set
-}
-
-func (f *Flags) health(c *skepv1.ContainerSpec) error {
-	if f.noHealth.set && f.noHealth.val {
-		if f.healthTouched() {
-			return invalidf("--no-healthcheck conflicts with --health-* options")
-		}
-		c.Health = &skepv1.HealthConfig{Test: []string{"NONE"}}
-		return nil
-	}
-	if !f.healthTouched() {
-		if f.noHealth.set && c.Health != nil && slices.Equal(c.Health.Test, []string{"NONE"}) {
-			c.Health.Test = nil // --no-healthcheck=false: the image's check again
-		}
-		return nil
-	}
-	h := c.Health
-	if h == nil {
-		h = &skepv1.HealthConfig{}
-	}
-	if len(h.Test) > 0 && h.Test[0] == "NONE" {
-		h.Test = nil
-	}
-	if f.healthCmd.set {
-		h.Test = nil
-		if f.healthCmd.val != "" {
-			h.Test = []string{"CMD-SHELL", f.healthCmd.val}
-		}
-	}
-	for _, x := range []struct {
-		flag *scalar[time.Duration]
-		to   **durationpb.Duration
-	}{{f.healthInterval, &h.Interval}, {f.healthTimeout, &h.Timeout}, {f.healthStartPeriod, &h.StartPeriod}, {f.healthStartInterval, &h.StartInterval}} {
-		if x.flag.set {
-			*x.to = durationpb.New(x.flag.val)
-		}
-	}
-	if f.healthRetries.set {
-		h.Retries = int32(f.healthRetries.val)
-	}
-	c.Health = h
 	return nil
 }
 
@@ -299,7 +254,7 @@ func (f *Flags) resources(t *skepv1.TaskSpec) {
 }
 
 func (f *Flags) restart(t *skepv1.TaskSpec) {
-	if !f.restartCond.set && !f.restartDelay.set && !f.restartMax.set && !f.restartWindow.set {
+	if !f.restartCond.set && !f.restartDelay.set && !f.restartMax.set && !f.restartWindow.set && !f.restartBackoff.set {
 		return
 	}
 	r := t.Restart
@@ -316,6 +271,9 @@ func (f *Flags) restart(t *skepv1.TaskSpec) {
 	if f.restartMax.set {
 		r.MaxAttempts = f.restartMax.val
 	}
+	if f.restartBackoff.set {
+		r.MaxDelay = durationpb.New(f.restartBackoff.val)
+	}
 	if f.restartWindow.set {
 		r.Window = durationpb.New(f.restartWindow.val)
 	}
@@ -328,7 +286,7 @@ func (f *Flags) logging(t *skepv1.TaskSpec) {
 }
 
 func (u updateFlags) touched() bool {
-	return u.parallelism.set || u.delay.set || u.monitor.set || u.action.set || u.ratio.set || u.order.set
+	return u.parallelism.set || u.delay.set || u.monitor.set || u.timeout.set || u.action.set || u.ratio.set || u.order.set
 }
 
 // merge lays the given flags over c, or over the defaults when there is nothing yet; untouched c stays as it is.
@@ -350,6 +308,9 @@ func (u updateFlags) merge(c *skepv1.UpdateConfig) *skepv1.UpdateConfig {
 	}
 	if u.monitor.set {
 		c.Monitor = durationpb.New(u.monitor.val)
+	}
+	if u.timeout.set {
+		c.Timeout = durationpb.New(u.timeout.val)
 	}
 	if u.action.set {
 		c.FailureAction = u.action.val

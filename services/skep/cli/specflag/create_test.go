@@ -2,6 +2,7 @@ package specflag
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,6 +49,15 @@ func same(t *testing.T, got, want *skepv1.ServiceSpec) {
 	if !proto.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", prototext.Format(got), prototext.Format(want))
 	}
+}
+
+// portRangeText are n ports in a row.
+func portRangeText(published, target, n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `ports { protocol: "tcp" target_port: %d published_port: %d } `, target+i, published+i)
+	}
+	return b.String()
 }
 
 func TestCreate(t *testing.T) {
@@ -115,6 +125,15 @@ func TestCreate(t *testing.T) {
 		{[]string{"-p", "8000-8001:80-81"}, service(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8000 } ports { protocol: "tcp" target_port: 81 published_port: 8001 } }`)},
 		{[]string{"-p", "8000-8001:80"}, service(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8000 } ports { protocol: "tcp" target_port: 80 published_port: 8001 } }`)},
 		{[]string{"-p", "published=8080,target=80,protocol=sctp,mode=host"}, service(`endpoint { ports { protocol: "sctp" target_port: 80 published_port: 8080 publish_mode: PUBLISH_MODE_HOST } }`)},
+		{[]string{"-p", "8080-8090:80-90"}, service(`endpoint { ` + portRangeText(8080, 80, 11) + ` }`)},
+		{[]string{"-p", "80-81"}, service(`endpoint { ports { protocol: "tcp" target_port: 80 } ports { protocol: "tcp" target_port: 81 } }`)},
+		{[]string{"-p", "5000:5000/tcp", "-p", "5000:5000/udp", "-p", "5000:5000/sctp"},
+			service(`endpoint { ports { protocol: "tcp" target_port: 5000 published_port: 5000 } ports { protocol: "udp" target_port: 5000 published_port: 5000 } ports { protocol: "sctp" target_port: 5000 published_port: 5000 } }`)},
+		{[]string{"-p", "0:80"}, service(`endpoint { ports { protocol: "tcp" target_port: 80 } }`)},
+		{[]string{"-p", "65535:65535"}, service(`endpoint { ports { protocol: "tcp" target_port: 65535 published_port: 65535 } }`)},
+		{[]string{"-p", "target=80,published=0"}, service(`endpoint { ports { protocol: "tcp" target_port: 80 } }`)},
+		{[]string{"-p", "80", "-p", "80"}, service(`endpoint { ports { protocol: "tcp" target_port: 80 } ports { protocol: "tcp" target_port: 80 } }`)},
+		{[]string{"--endpoint-mode", "vip", "-p", "target=80,published=8080"}, service(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } }`)},
 		{[]string{"--endpoint-mode", "dnsrr", "-p", "target=80,mode=host"}, service(`endpoint { mode: MODE_DNSRR ports { protocol: "tcp" target_port: 80 publish_mode: PUBLISH_MODE_HOST } }`)},
 		{[]string{"--network", "back", "--network", "name=front,alias=www,alias=web,driver-opt=a=b"},
 			task(`networks { target: "back" } networks { target: "front" aliases: ["www", "web"] driver_opts { key: "a" value: "b" } }`)},
@@ -135,7 +154,18 @@ func TestCreate(t *testing.T) {
 		{[]string{"--health-cmd", "curl -f localhost", "--health-interval", "5s", "--health-timeout", "2s", "--health-retries", "2", "--health-start-period", "1m", "--health-start-interval", "1s"},
 			container(`health { test: ["CMD-SHELL", "curl -f localhost"] interval ` + sec("5") + ` timeout ` + sec("2") + ` retries: 2 start_period ` + sec("60") + ` start_interval ` + sec("1") + ` }`)},
 		{[]string{"--no-healthcheck"}, container(`health { test: "NONE" }`)},
+		{[]string{"--health-http", ":8080/healthz?full=1", "--health-retries", "1"}, container(`health { http { port: 8080 path: "/healthz?full=1" } retries: 1 }`)},
+		{[]string{"--health-http", "80"}, container(`health { http { port: 80 path: "/" } }`)},
+		{[]string{"--health-tcp", "5432"}, container(`health { tcp_port: 5432 }`)},
+		{[]string{"--health-grpc", "9000/shop.v1.Cart", "--ready-grpc", ":9000"}, container(`health { grpc { port: 9000 service: "shop.v1.Cart" } } ready { grpc { port: 9000 } }`)},
+		{[]string{"--ready-http", ":80/ready", "--ready-interval", "1s", "--ready-timeout", "500ms", "--ready-retries", "3"},
+			container(`ready { http { port: 80 path: "/ready" } interval ` + sec("1") + ` timeout { nanos: 500000000 } retries: 3 }`)},
+		{[]string{"--ready-cmd", "test -e /ready", "--no-healthcheck"}, container(`ready { test: ["CMD-SHELL", "test -e /ready"] } health { test: "NONE" }`)},
+		{[]string{"--ready-tcp", "80"}, container(`ready { tcp_port: 80 }`)},
 		{[]string{"--log-driver", "local", "--log-opt", "max-size=10m"}, task(`log_driver { name: "local" options { key: "max-size" value: "10m" } }`)},
+		{[]string{"--restart-backoff", "2m"}, task(`restart { condition: RESTART_CONDITION_ANY delay ` + sec("5") + ` max_delay ` + sec("120") + ` }`)},
+		{[]string{"--restart-backoff", "0"}, task(`restart { condition: RESTART_CONDITION_ANY delay ` + sec("5") + ` max_delay {} }`)},
+		{[]string{"--health-budget", "3"}, service(`health_budget: 3`)},
 		{[]string{"--on-partition", "stop"}, service(`on_partition: PARTITION_POLICY_STOP`)},
 		{[]string{"--with-registry-auth", "--no-resolve-image"}, container("")},
 	} {
@@ -172,6 +202,9 @@ func TestCreateRefuses(t *testing.T) {
 		{[]string{"--oom-score-adj", "1001"}, "out of range"},
 		{[]string{"--restart-condition", "always"}, `invalid RestartCondition: "always"`},
 		{[]string{"--restart-delay", "-1s"}, "restart-delay cannot be negative"},
+		{[]string{"--restart-backoff", "-1s"}, "restart-backoff cannot be negative"},
+		{[]string{"--health-budget", "-1"}, "not a whole number"},
+		{[]string{"--health-budget", "1000001"}, "health-budget 1000001 is above 1000000"},
 		{[]string{"--restart-delay", "5"}, "is not a duration"},
 		{[]string{"--update-delay", "-1s"}, "update-delay cannot be negative"},
 		{[]string{"--update-failure-action", "stop"}, `unrecognized update failure action "stop"`},
@@ -181,6 +214,20 @@ func TestCreateRefuses(t *testing.T) {
 		{[]string{"--endpoint-mode", "x"}, `invalid endpoint mode "x"`},
 		{[]string{"--endpoint-mode", "dnsrr", "-p", "80:80"}, "EndpointSpec: port published with ingress mode can't be used with dnsrr mode"},
 		{[]string{"-p", "80:80", "-p", "80:81"}, "EndpointSpec: duplicate published ports provided"},
+		{[]string{"-p", "80:80", "-p", "80:80"}, "EndpointSpec: duplicate published ports provided"},
+		{[]string{"-p", "80:80", "-p", "target=80,published=80,mode=host"}, "EndpointSpec: duplicate published ports provided"},
+		{[]string{"-p", "80-82:80-82", "-p", "82:9"}, "EndpointSpec: duplicate published ports provided"},
+		{[]string{"-p", "65536:80"}, "invalid hostPort: 65536"},
+		{[]string{"-p", "80:65536"}, "invalid containerPort: 65536"},
+		{[]string{"-p", "80:0"}, "invalid containerPort: 0"},
+		{[]string{"-p", "0"}, "invalid containerPort: 0"},
+		{[]string{"-p", "0-2:80-82"}, "invalid hostPort: 0-2"},
+		{[]string{"-p", "65535-65536:80-81"}, "invalid hostPort: 65535-65536"},
+		{[]string{"-p", "80:80-81"}, "invalid ranges specified for container and host Ports: 80-81 and 80"},
+		{[]string{"-p", "target=65536"}, "invalid target port (65536): value must be an integer"},
+		{[]string{"-p", "target=80,published=65536"}, "invalid published port (65536): value must be an integer"},
+		{[]string{"-p", "target=0,published=80"}, "missing mandatory field 'target'"},
+		{[]string{"-p", "target=80,protocol=icmp"}, "invalid protocol value 'icmp'"},
 		{[]string{"-p", "127.0.0.1:80:80"}, "hostip is not supported"},
 		{[]string{"-p", "80:80/icmp"}, "invalid protocol value 'icmp'"},
 		{[]string{"-p", "99999:80"}, "invalid hostPort: 99999"},
@@ -194,6 +241,9 @@ func TestCreateRefuses(t *testing.T) {
 		{[]string{"--network", "ingress"}, "Service cannot be explicitly attached to the ingress network"},
 		{[]string{"--network", "a", "--network", "a"}, "service is already attached to network a"},
 		{[]string{"--network", "name=a,foo=b"}, "invalid field key foo"},
+		{[]string{"--network", "alias=b"}, "network name/id is not specified"},
+		{[]string{"--network", "name=a,driver-opt=x"}, "invalid key value pair format in driver options"},
+		{[]string{"--network", "name=ingress"}, "Service cannot be explicitly attached to the ingress network"},
 		{[]string{"--dns", "1.1.1"}, "IP address is not correctly formatted: 1.1.1"},
 		{[]string{"--dns-search", "-x"}, "-x is not a valid domain"},
 		{[]string{"--host", "db"}, "bad format for add-host"},
@@ -226,6 +276,15 @@ func TestCreateRefuses(t *testing.T) {
 		{[]string{"--no-healthcheck", "--health-cmd", "x"}, "--no-healthcheck conflicts with --health-* options"},
 		{[]string{"--health-interval", "1us"}, "health-interval cannot be less than 1ms"},
 		{[]string{"--health-retries", "-1"}, "out of range"},
+		{[]string{"--no-healthcheck", "--health-tcp", "80"}, "--no-healthcheck conflicts with --health-* options"},
+		{[]string{"--health-cmd", "true", "--health-http", "80/"}, "--health-cmd and --health-http conflict: use one of them"},
+		{[]string{"--ready-tcp", "80", "--ready-grpc", "80"}, "--ready-tcp and --ready-grpc conflict: use one of them"},
+		{[]string{"--health-http", ":0/x"}, "invalid health-http: port 0 is out of range: use 1 to 65535"},
+		{[]string{"--health-http", "http://localhost/"}, `invalid health-http: "http:" is not a port number: use [:]port/path, as in :8080/healthz`},
+		{[]string{"--ready-tcp", "65536"}, "invalid ready-tcp: port 65536 is out of range: use 1 to 65535"},
+		{[]string{"--health-grpc", "x/y"}, `invalid health-grpc: "x" is not a port number: use port[/service], as in 9000/shop.v1.Cart`},
+		{[]string{"--ready-interval", "1us"}, "ready-interval cannot be less than 1ms"},
+		{[]string{"--ready-interval", "1s"}, "--ready-* options say how often to ask and not what"},
 		{[]string{"--entrypoint", `"x`}, "unbalanced"},
 		{[]string{"--on-partition", "x"}, `invalid value "x" for --on-partition`},
 	} {

@@ -16,7 +16,15 @@ type Flags struct {
 
 	// LookupEnv resolves bare `--env KEY`s. Set by the caller.
 	LookupEnv func(string) (string, bool)
+	// NetworkID finds a network's id by name or id: stored services name ids. nil leaves references as they are. Set by
+	// the caller; called on update alone, and only for --network-add and --network-rm.
+	NetworkID func(ref string) (string, error)
 
+	// ServiceID is the same for the services named by --depends-on-add and --depends-on-rm.
+	ServiceID func(ref string) (string, error)
+
+	schedule                                 scheduleFlags
+	depends                                  addRm[*skepv1.Dependency]
 	name, mode                               *scalar[string]
 	replicas, maxConcurrent, maxPerNode      *scalar[uint64]
 	image, args, entrypoint                  *scalar[string]
@@ -30,14 +38,13 @@ type Flags struct {
 	swap, swappiness                         *scalar[int64]
 	restartCond                              *scalar[skepv1.RestartCondition]
 	restartDelay, restartWindow              *scalar[time.Duration]
+	restartBackoff                           *scalar[time.Duration]
+	healthBudget                             *scalar[uint64]
 	restartMax                               *scalar[uint64]
 	up, back                                 updateFlags
 	endpointMode                             *scalar[skepv1.EndpointSpec_Mode]
-	healthCmd                                *scalar[string]
-	healthInterval, healthTimeout            *scalar[time.Duration]
-	healthStartPeriod, healthStartInterval   *scalar[time.Duration]
-	healthRetries                            *scalar[int64]
-	noHealth                                 *boolean
+	healthCheck, readyCheck                  checkFlags
+	noHealth, noReady                        *boolean
 	logDriver                                *scalar[string]
 	logOpts, envFiles, capAdd, capDrop       *list[string]
 	onPartition                              *scalar[skepv1.PartitionPolicy]
@@ -57,6 +64,7 @@ type Flags struct {
 type updateFlags struct {
 	parallelism    *scalar[uint64]
 	delay, monitor *scalar[time.Duration]
+	timeout        *scalar[time.Duration]
 	action         *scalar[skepv1.FailureAction]
 	ratio          *scalar[float64]
 	order          *scalar[skepv1.UpdateOrder]
@@ -128,6 +136,7 @@ func register(fs *pflag.FlagSet, update bool) *Flags {
 	f.registerRollout()
 	f.registerEndpoint()
 	f.registerHealth()
+	f.registerJob()
 	return f
 }
 
@@ -191,6 +200,7 @@ func (f *Flags) registerPlacement() {
 func (f *Flags) registerRollout() {
 	f.restartCond = addScalar(f, "restart-condition", "", "string", `When a task that ended is replaced: "none", "on-failure" or "any" (default any)`, parseRestart)
 	f.restartDelay = addScalar(f, "restart-delay", "", "duration", "Wait before a failed task is replaced (default 5s)", parseDuration("restart-delay"))
+	f.restartBackoff = addScalar(f, "restart-backoff", "", "duration", "Most a task that keeps failing waits, twice as long each time (default 5m, 0 = always the delay)", parseDuration("restart-backoff"))
 	f.restartWindow = addScalar(f, "restart-window", "", "duration", "Time within which attempts count (default: for ever)", parseDuration("restart-window"))
 	f.restartMax = addScalar(f, "restart-max-attempts", "", "uint", "Attempts before giving up (default: no limit)", parseUint)
 	for _, g := range []struct {
@@ -206,6 +216,7 @@ func (f *Flags) registerRollout() {
 		g.to.parallelism = addScalar(f, g.prefix+"-parallelism", "", "uint", "Tasks to replace at the same time in "+g.word+" (0 = all; default 1)", parseUint)
 		g.to.delay = addScalar(f, g.prefix+"-delay", "", "duration", "Wait between one group of tasks and the next in "+g.word+" (default 0s)", parseDuration(g.prefix+"-delay"))
 		g.to.monitor = addScalar(f, g.prefix+"-monitor", "", "duration", "Watch each new task this long for failure in "+g.word+" (default 5s)", parseDuration(g.prefix+"-monitor"))
+		g.to.timeout = addScalar(f, g.prefix+"-timeout", "", "duration", "A new task that does not serve within this long counts as failed in "+g.word+" (0 = never; default 10m)", parseDuration(g.prefix+"-timeout"))
 		g.to.action = addScalar(f, g.prefix+"-failure-action", "", "string", "What a failed "+g.prefix+" does: "+g.what, g.action)
 		g.to.ratio = addScalar(f, g.prefix+"-max-failure-ratio", "", "float", "Share of tasks that may fail in "+g.word+" (default 0)", parseRatio(g.prefix+"-maxfailureratio"))
 		g.to.order = addScalar(f, g.prefix+"-order", "", "string", `Order in `+g.word+`: "start-first" or "stop-first" (default stop-first)`, parseOrder)
@@ -217,16 +228,6 @@ func (f *Flags) registerEndpoint() {
 	f.publish = addPair(f, "publish", "p", "port", "Publish a port: [published:]target[/protocol] or the long form", "Add or change a published port", "Remove a published port by its target port",
 		ParsePorts, func(s string) (string, error) { _, err := ParsePorts(s); return s, err })
 	f.networks = addPair(f, "network", "", "network", "Attach to a network", "Attach to a network", "Detach from a network", one(ParseNetwork), text)
-}
-
-func (f *Flags) registerHealth() {
-	f.healthCmd = addScalar(f, "health-cmd", "", "string", "Command that tells whether a task is healthy", text)
-	f.healthInterval = addScalar(f, "health-interval", "", "duration", "Time between checks", parseHealthDuration("health-interval"))
-	f.healthTimeout = addScalar(f, "health-timeout", "", "duration", "Time a check may take", parseHealthDuration("health-timeout"))
-	f.healthStartPeriod = addScalar(f, "health-start-period", "", "duration", "Time to start in which failures do not count", parseHealthDuration("health-start-period"))
-	f.healthStartInterval = addScalar(f, "health-start-interval", "", "duration", "Time between checks during the start period", parseHealthDuration("health-start-interval"))
-	f.healthRetries = addScalar(f, "health-retries", "", "int", "Failures in a row that make a task unhealthy", parseBounded(0, 1<<31-1))
-	f.noHealth = addBool(f, "no-healthcheck", "", "Switch off the image's health check")
 }
 
 func parseConstraint(s string) (string, error) {

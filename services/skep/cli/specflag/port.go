@@ -98,7 +98,7 @@ func parseShortPort(s string) ([]*skepv1.PortConfig, error) {
 		return nil, err
 	}
 	var plo, phi uint32
-	if published != "" {
+	if published != "" && published != "0" { // 0 is Docker's word for any free port
 		if plo, phi, err = portRange("hostPort", published); err != nil {
 			return nil, err
 		}
@@ -137,7 +137,7 @@ func protocol(s string) (string, error) {
 func portNumber(what, s string) (uint32, error) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil {
-		return 0, invalidf("invalid %s port (%s): it must be a number from 0 to 65535", what, s)
+		return 0, invalidf("invalid %s port (%s): value must be an integer from 0 to 65535", what, s)
 	}
 	return uint32(n), nil
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	specs "skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -23,6 +24,14 @@ func parseUint(s string) (uint64, error) {
 		return 0, invalidf("%q is not a whole number of 0 or more", s)
 	}
 	return v, nil
+}
+
+func parseBudget(s string) (uint64, error) {
+	v, err := parseUint(s)
+	if err == nil && v > specs.MaxReplicas {
+		return 0, invalidf("health-budget %d is above %d: use the most tasks to replace at once, or 0 for a quarter", v, specs.MaxReplicas)
+	}
+	return v, err
 }
 
 func parseInt(s string) (int64, error) {

@@ -40,10 +40,20 @@ func (f *Flags) Apply(s *skepv1.ServiceSpec) error {
 		return invalidf("update and rollback configuration is not supported for jobs")
 	}
 	s.Update, s.Rollback = f.up.merge(s.Update), f.back.merge(s.Rollback)
+	if f.healthBudget.set {
+		s.HealthBudget = f.healthBudget.val
+	}
 	if f.onPartition.set {
 		s.OnPartition = f.onPartition.val
 	}
 	if err := f.applyEndpoint(s); err != nil {
+		return err
+	}
+	var err error
+	if s.Schedule, err = f.schedule.apply(s.Schedule); err != nil {
+		return err
+	}
+	if err := f.applyDepends(s); err != nil {
 		return err
 	}
 	if f.force.val {
@@ -154,7 +164,7 @@ func (f *Flags) applyContainer(c *skepv1.ContainerSpec) error {
 	if c.Configs, err = applyFiles("config", c.Configs, f.configs); err != nil {
 		return err
 	}
-	return f.health(c)
+	return f.checks(c)
 }
 
 // applyCapabilities: dropping what was added only takes the addition back, and the other way round; RESET
@@ -288,13 +298,44 @@ func (f *Flags) applyPlacement(t *skepv1.TaskSpec) {
 	}
 }
 
+// applyNetworks detaches first, so that one call can detach a network and attach it with other aliases.
 func (f *Flags) applyNetworks(t *skepv1.TaskSpec) error {
-	t.Networks = slices.DeleteFunc(t.Networks, func(n *skepv1.NetworkAttachment) bool { return slices.Contains(f.networks.rm.vals, n.Target) })
+	if !f.networks.touched() {
+		return nil
+	}
+	attached := func(target string) int {
+		return slices.IndexFunc(t.Networks, func(n *skepv1.NetworkAttachment) bool { return n.Target == target })
+	}
+	find := func(ref string) (int, error) {
+		if i := attached(ref); i >= 0 || f.NetworkID == nil {
+			return i, nil
+		}
+		id, err := f.NetworkID(ref)
+		return attached(id), err
+	}
+	for _, ref := range f.networks.rm.vals {
+		i, err := find(ref)
+		switch {
+		case err != nil:
+			return err
+		case i < 0:
+			return invalidf("service is not attached to network %s", ref)
+		}
+		t.Networks = slices.Delete(t.Networks, i, i+1)
+	}
 	for _, n := range f.networks.add.vals {
-		if slices.ContainsFunc(t.Networks, func(o *skepv1.NetworkAttachment) bool { return o.Target == n.Target }) {
+		target := n.Target
+		if f.NetworkID != nil {
+			id, err := f.NetworkID(target)
+			if err != nil {
+				return err
+			}
+			target = id
+		}
+		if attached(target) >= 0 || attached(n.Target) >= 0 {
 			return invalidf("service is already attached to network %s", n.Target)
 		}
-		t.Networks = append(t.Networks, n)
+		t.Networks = append(t.Networks, &skepv1.NetworkAttachment{Target: target, Aliases: n.Aliases, DriverOpts: n.DriverOpts})
 	}
 	return nil
 }

@@ -70,3 +70,14 @@ func one[T any](parse func(string) (T, error)) func(string) ([]T, error) {
 }
 
 func text(s string) (string, error) { return s, nil }
+
+// splitCommas reads several values of one flag: a,b.
+func splitCommas(s string) ([]string, error) {
+	out := strings.Split(s, ",")
+	for i, v := range out {
+		if out[i] = strings.TrimSpace(v); out[i] == "" {
+			return nil, invalidf("%q has an empty part", s)
+		}
+	}
+	return out, nil
+}

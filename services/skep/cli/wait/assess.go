@@ -2,11 +2,14 @@ package wait
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/restart"
+	specs "skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
 )
@@ -89,11 +92,14 @@ func current(s *skepv1.Service, revs []*skepv1.Revision) map[uint64]bool {
 		c := &skepv1.ServiceSpec{Task: proto.Clone(spec.GetTask()).(*skepv1.TaskSpec)}
 		if c.Task != nil {
 			c.Task.Placement = nil
+			if c.Task.Restart != nil {
+				c.Task.Restart.MaxDelay = nil
+			}
 			if c.Task.Container != nil {
 				c.Task.Container.RegistryAuth = nil
 			}
 		}
-		if p := spec.GetEndpoint().GetPorts(); len(p) > 0 {
+		if p := specs.HostPorts(spec); len(p) > 0 {
 			c.Endpoint = &skepv1.EndpointSpec{Ports: p}
 		}
 		return c
@@ -112,7 +118,7 @@ func assess(s *skepv1.Service, tasks []*skepv1.Task, upToDate map[uint64]bool) *
 	p := &Progress{Status: s.UpdateStatus}
 	mode := s.GetSpec().GetMode()
 	if mode.GetReplicatedJob() != nil || mode.GetGlobalJob() != nil {
-		return assessJob(s, tasks)
+		return assessJob(s, tasks, s.JobIteration)
 	}
 	p.Global = mode.GetGlobal() != nil
 	replicas := mode.GetReplicated().GetReplicas()
@@ -126,23 +132,20 @@ func assess(s *skepv1.Service, tasks []*skepv1.Task, upToDate map[uint64]bool) *
 		bySlot[k] = append(bySlot[k], t)
 	}
 	seen := map[uint64]bool{}
+	alive := map[uint64]int{}
 	for k, ts := range bySlot {
 		sort.SliceStable(ts, func(i, j int) bool {
 			return ts[i].GetMeta().GetCreatedAt().AsTime().After(ts[j].GetMeta().GetCreatedAt().AsTime())
 		})
-		alive := 0
+		n := 0
 		for _, t := range ts {
 			if live(t) {
-				alive++
+				n++
 			}
 		}
 		slot := judge(s, ts, upToDate)
-		switch {
-		case p.Global && alive == 0 && !slot.GaveUp:
+		if p.Global && n == 0 && !slot.GaveUp {
 			continue // a node the service left, or one whose task is being replaced this moment
-		case !p.Global && (ts[0].Slot == 0 || ts[0].Slot > replicas):
-			p.Surplus += alive
-			continue
 		}
 		slot.Label = fmt.Sprintf("%d/%d", ts[0].Slot, replicas)
 		slot.order = int(ts[0].Slot)
@@ -151,15 +154,15 @@ func assess(s *skepv1.Service, tasks []*skepv1.Task, upToDate map[uint64]bool) *
 			if slot.Label == "" {
 				slot.Label = render.ShortID(k)
 			}
-		}
-		if !p.Global {
-			seen[ts[0].Slot] = true
+		} else {
+			seen[ts[0].Slot], alive[ts[0].Slot] = true, n
 		}
 		p.Slots = append(p.Slots, slot)
 	}
 	if !p.Global {
+		p.keep(replicas, alive)
 		// Slots without any task yet; past the first few they only count.
-		for n := uint64(1); n <= replicas && len(p.Slots) < maxBars+1; n++ {
+		for n := uint64(1); len(p.Slots) < int(replicas) && len(p.Slots) < maxBars+1; n++ {
 			if !seen[n] {
 				p.Slots = append(p.Slots, Slot{Label: fmt.Sprintf("%d/%d", n, replicas), Name: fmt.Sprintf("%s.%d", s.GetSpec().GetName(), n), order: int(n)})
 			}
@@ -182,6 +185,23 @@ func assess(s *skepv1.Service, tasks []*skepv1.Task, upToDate map[uint64]bool) *
 	return p
 }
 
+// keep leaves as many slots as there are replicas. Which ones is the scheduler's choice, by where their tasks run, so
+// their numbers need not follow one another; while there are too many, those with the highest numbers are the surplus.
+func (p *Progress) keep(replicas uint64, alive map[uint64]int) {
+	sort.Slice(p.Slots, func(i, j int) bool {
+		a, b := p.Slots[i], p.Slots[j]
+		if x, y := a.Done || alive[uint64(a.order)] > 0, b.Done || alive[uint64(b.order)] > 0; x != y {
+			return x
+		}
+		return a.order < b.order
+	})
+	for len(p.Slots) > int(replicas) {
+		last := p.Slots[len(p.Slots)-1]
+		p.Surplus += alive[uint64(last.order)]
+		p.Slots = p.Slots[:len(p.Slots)-1]
+	}
+}
+
 // judge looks at one slot's tasks, newest first.
 func judge(s *skepv1.Service, ts []*skepv1.Task, upToDate map[uint64]bool) Slot {
 	pick := ts[0]
@@ -196,7 +216,7 @@ func judge(s *skepv1.Service, ts []*skepv1.Task, upToDate map[uint64]bool) Slot 
 	fresh := upToDate[pick.Revision]
 	switch {
 	case live(pick):
-		out.Done = fresh && st.GetState() == skepv1.TaskState_TASK_STATE_RUNNING && pick.Desired == skepv1.TaskState_TASK_STATE_RUNNING
+		out.Done = fresh && st.GetState() == skepv1.TaskState_TASK_STATE_RUNNING && !specs.Begins(st) && pick.Desired == skepv1.TaskState_TASK_STATE_RUNNING
 		if !out.Done && out.Reason == "" && st.GetState() < skepv1.TaskState_TASK_STATE_RUNNING {
 			for _, t := range ts {
 				if t != pick && t.Revision == pick.Revision && terminal(t.GetStatus().GetState()) {
@@ -211,12 +231,13 @@ func judge(s *skepv1.Service, ts []*skepv1.Task, upToDate map[uint64]bool) Slot 
 			out.Old, out.Reason = true, "waiting for its turn in the update"
 		}
 	case fresh && terminal(st.GetState()):
-		r := s.GetSpec().GetTask().GetRestart()
+		oldestFirst := slices.Clone(ts)
+		slices.Reverse(oldestFirst)
 		done := st.GetState() == skepv1.TaskState_TASK_STATE_COMPLETE
-		switch c := r.GetCondition(); {
+		switch c := s.GetSpec().GetTask().GetRestart().GetCondition(); {
 		case done && (c == skepv1.RestartCondition_RESTART_CONDITION_NONE || c == skepv1.RestartCondition_RESTART_CONDITION_ON_FAILURE):
 			out.Done = true
-		case c == skepv1.RestartCondition_RESTART_CONDITION_NONE, r.GetMaxAttempts() > 0:
+		case restart.GivenUp(s.GetSpec(), oldestFirst):
 			out.GaveUp = true
 		}
 	}
@@ -227,31 +248,18 @@ func why(st *skepv1.TaskStatus) string {
 	if e := strings.TrimSpace(st.GetErr()); e != "" {
 		return e
 	}
-	if st.GetHealth() == skepv1.HealthState_HEALTH_STATE_STARTING && st.GetState() == skepv1.TaskState_TASK_STATE_STARTING {
-		return "waiting for its health check"
+	if !specs.Begins(st) {
+		return ""
 	}
-	return ""
-}
-
-func assessJob(s *skepv1.Service, tasks []*skepv1.Task) *Progress {
-	p := &Progress{Job: true, Status: s.UpdateStatus}
-	for _, t := range tasks {
-		if t.JobIteration != s.JobIteration || t.Desired > skepv1.TaskState_TASK_STATE_COMPLETE && t.GetStatus().GetState() != skepv1.TaskState_TASK_STATE_COMPLETE {
-			continue
-		}
-		st := t.GetStatus()
-		p.Slots = append(p.Slots, Slot{Label: t.Name, Name: t.Name, Node: t.NodeHostname, State: st.GetState(), Reason: why(st),
-			Done: st.GetState() == skepv1.TaskState_TASK_STATE_COMPLETE, order: int(t.Slot)})
+	waits := "waiting until it is ready"
+	switch st.GetHealth() {
+	case skepv1.HealthState_HEALTH_STATE_STARTING:
+		waits = "waiting for its health check"
+	case skepv1.HealthState_HEALTH_STATE_UNHEALTHY:
+		waits = "unhealthy"
 	}
-	sort.SliceStable(p.Slots, func(i, j int) bool { return p.Slots[i].order < p.Slots[j].order })
-	for _, s := range p.Slots {
-		if s.Done {
-			p.Done++
-		}
+	if out := strings.Join(strings.Fields(st.GetHealthOutput()), " "); out != "" {
+		waits += ": " + render.Truncate(out, 200)
 	}
-	p.Want = len(p.Slots)
-	if m := s.GetSpec().GetMode().GetReplicatedJob(); m != nil {
-		p.Want = int(m.TotalCompletions)
-	}
-	return p
+	return waits
 }

@@ -278,8 +278,12 @@ func (d *display) stopping(tasks []*skepv1.Task) {
 	}
 }
 
-func (d *display) finish(name string) {
+func (d *display) finish(name string, job bool) {
 	if d.o.Quiet {
+		return
+	}
+	if job {
+		d.line("job complete")
 		return
 	}
 	d.line("verify: Service %s converged", name)

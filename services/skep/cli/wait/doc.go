@@ -33,6 +33,10 @@ type Options struct {
 	Before *skepv1.UpdateStatus
 	// Rollback: the change was a rollback by hand, so a completed rollback is success.
 	Rollback bool
+	// AnyRevision: how many tasks run is what counts, an update under way may take its time.
+	AnyRevision bool
+	// Run is the run of a job to wait for, 0 = the one Service names.
+	Run      uint64
 	Timeout  time.Duration // 0 = as long as it takes
 	Out      io.Writer
 	Terminal bool // draw bars
@@ -47,6 +51,7 @@ var (
 	ErrRolledBack = errors.New("rolled back")
 	ErrPaused     = errors.New("paused")
 	ErrGaveUp     = errors.New("gave up")
+	ErrStopped    = errors.New("stopped")
 )
 
 type outcome struct {

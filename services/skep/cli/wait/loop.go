@@ -77,7 +77,11 @@ func Converge(ctx context.Context, api API, o Options) error {
 		p         *Progress
 		id, name  = o.Service.GetMeta().GetId(), o.Service.GetSpec().GetName()
 		remaining = relist
+		run       = o.Run
 	)
+	if run == 0 {
+		run = o.Service.GetJobIteration()
+	}
 	for {
 		began := o.Now()
 		s, tasks, err := look(ctx, api, id)
@@ -105,8 +109,18 @@ func Converge(ctx context.Context, api API, o Options) error {
 			continue
 		}
 		lastGood = now
-		p = assess(s, tasks, fresh)
 		status := newStatus(s.UpdateStatus, o.Before)
+		if o.AnyRevision {
+			status, fresh = nil, revisionsOf(tasks, s.Revision)
+		}
+		p = assess(s, tasks, fresh)
+		if p.Job {
+			p = assessJob(s, tasks, run)
+			if err := superseded(s, run, p); err != nil {
+				d.draw(p, 0)
+				return err
+			}
+		}
 		p.Status = status
 		switch status.GetState() {
 		case "paused":
@@ -118,8 +132,12 @@ func Converge(ctx context.Context, api API, o Options) error {
 		case "rollback_completed":
 			if p.Converged() && !o.Rollback {
 				d.draw(p, 0)
-				return end(ErrRolledBack, "service rolled back: %s", status.Message)
+				return end(ErrRolledBack, "service rolled back: %s", orElse(s.RollbackReason, status.Message))
 			}
+		case "canary":
+			d.draw(p, 0)
+			d.note(status.Message)
+			return nil
 		}
 		busy := status.GetState() == "updating" || status.GetState() == "rollback_started"
 		done := p.Converged() && !busy
@@ -144,7 +162,7 @@ func Converge(ctx context.Context, api API, o Options) error {
 			finished := status.GetState() == "completed" || status.GetState() == "rollback_completed"
 			if left <= 0 || p.Job || finished {
 				d.draw(p, 0)
-				d.finish(name)
+				d.finish(name, p.Job)
 				return nil
 			}
 			d.draw(p, left)
@@ -158,6 +176,10 @@ func Converge(ctx context.Context, api API, o Options) error {
 				gaveUp = now
 			}
 			if now.Sub(gaveUp) >= gaveUpAfter && allSettled(p) {
+				if p.Job {
+					return end(ErrGaveUp, "job %s failed: %d of %d tasks completed and no more will be started by its restart policy\n%s: %s\nSee `skep service ps %s` and `skep service logs %s`.",
+						name, p.Done, p.Want, g[0].Name, orElse(g[0].Reason, "its command failed"), name, name)
+				}
 				return end(ErrGaveUp, "service %s does not converge: %d of %d tasks run and no more will be started by its restart policy\n%s: %s\nSee `skep service ps %s` and `skep service logs %s`.",
 					name, p.Done, p.Want, g[0].Name, orElse(g[0].Reason, "its command ended"), name, name)
 			}
@@ -225,6 +247,15 @@ func freshRevisions(ctx context.Context, api API, s *skepv1.Service) (map[uint64
 	return current(s, revs), nil
 }
 
+// revisionsOf are all there are tasks of.
+func revisionsOf(tasks []*skepv1.Task, newest uint64) map[uint64]bool {
+	out := map[uint64]bool{newest: true}
+	for _, t := range tasks {
+		out[t.Revision] = true
+	}
+	return out
+}
+
 // newStatus hides the status of an update that was over before the change.
 func newStatus(now, before *skepv1.UpdateStatus) *skepv1.UpdateStatus {
 	if before != nil && proto.Equal(now.GetStartedAt(), before.GetStartedAt()) && now.GetState() == before.GetState() {
@@ -252,7 +283,7 @@ func allSettled(p *Progress) bool {
 			return false
 		}
 	}
-	return true
+	return !p.Job || len(p.Slots) >= p.Want
 }
 
 func withTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {

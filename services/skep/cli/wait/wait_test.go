@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"skep.dev/libs/fault"
@@ -212,7 +213,7 @@ func TestWaitsForTheNewRevision(t *testing.T) {
 }
 
 func TestGivesUp(t *testing.T) {
-	f := &fake{svc: service(2), tasks: []*skepv1.Task{task(1, 1, 1, running, running, ""), task(2, 1, 1, shutdown, failed, "task: non-zero exit (1)")}}
+	f := &fake{svc: service(2), tasks: []*skepv1.Task{task(1, 1, 1, running, running, ""), task(2, 1, 1, shutdown, failed, "task: non-zero exit (1)"), task(2, 2, 1, shutdown, failed, "task: non-zero exit (1)")}}
 	f.svc.Spec.Task.Restart.MaxAttempts = 1
 	start := time.Now()
 	out, err := f.run(t, nil)
@@ -221,6 +222,26 @@ func TestGivesUp(t *testing.T) {
 	}
 	if d := time.Since(start); d < gaveUpAfter {
 		t.Errorf("gave up after %s already", d)
+	}
+}
+
+// With --restart-window attempts that are older count no more: such a task is about to be restarted.
+func TestGivesUpWithinTheWindowOnly(t *testing.T) {
+	for _, c := range []struct {
+		age  time.Duration // of the one restart, when it ended
+		want bool
+	}{{9 * time.Second, true}, {10 * time.Second, false}} {
+		s := service(1)
+		s.Spec.Task.Restart.MaxAttempts, s.Spec.Task.Restart.Window = 1, durationpb.New(10*time.Second)
+		ts := []*skepv1.Task{task(1, 1, 1, shutdown, failed, "boom"), task(1, 2, 1, shutdown, failed, "boom")}
+		ts[1].VerdictUnixMs = ts[1].Meta.CreatedAt.AsTime().Add(c.age).UnixMilli()
+		if p := assess(s, ts, map[uint64]bool{1: true}); p.Slots[0].GaveUp != c.want {
+			t.Errorf("restarted %v before its end: gave up %v", c.age, p.Slots[0].GaveUp)
+		}
+		s.Spec.Mode = &skepv1.ServiceMode{Mode: &skepv1.ServiceMode_ReplicatedJob{ReplicatedJob: &skepv1.ReplicatedJobMode{MaxConcurrent: 1, TotalCompletions: 1}}}
+		if p := assess(s, ts, map[uint64]bool{1: true}); p.Slots[0].GaveUp != c.want {
+			t.Errorf("a job's, restarted %v before its end: gave up %v", c.age, p.Slots[0].GaveUp)
+		}
 	}
 }
 
@@ -241,6 +262,20 @@ func TestScaleDownWaitsForSurplus(t *testing.T) {
 	}}
 	if _, err := f.run(t, nil); err != nil || f.looks < 3 {
 		t.Fatalf("%v after %d looks", err, f.looks)
+	}
+}
+
+// Which slots stay is the scheduler's choice: it takes tasks from the fullest nodes.
+func TestScaleDownKeepsAnySlots(t *testing.T) {
+	revs := map[uint64]bool{1: true}
+	gone := task(3, 3, 1, skepv1.TaskState_TASK_STATE_SHUTDOWN, skepv1.TaskState_TASK_STATE_SHUTDOWN, "")
+	p := assess(service(3), []*skepv1.Task{task(1, 1, 1, running, running, ""), task(2, 2, 1, running, running, ""), gone, task(4, 4, 1, running, running, "")}, revs)
+	if !p.Converged() || p.Done != 3 {
+		t.Errorf("three tasks run in slots 1, 2 and 4, and it says %+v", p)
+	}
+	p = assess(service(2), []*skepv1.Task{task(1, 1, 1, running, running, ""), task(2, 2, 1, running, running, ""), gone, task(4, 4, 1, running, running, "")}, revs)
+	if p.Converged() || p.Surplus != 1 {
+		t.Errorf("one task too many runs, and it says %+v", p)
 	}
 }
 

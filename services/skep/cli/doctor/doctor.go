@@ -1,0 +1,206 @@
+// Package doctor judges what a cluster says of itself: what is stored, what the mesh made of it and what the kernels of
+// the nodes have, side by side.
+//
+// It owns which differences are worth a line and what a reader should do about each. It asks nobody and changes nothing:
+// the same picture gives the same answer. What changed while the picture was taken is left out, for a difference there
+// may be no more than the order of the questions; so a fault that moves all the time stays unseen.
+package doctor
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/render"
+)
+
+// Status is how bad a finding is.
+type Status string
+
+// From good to bad.
+const (
+	OK    Status = "ok"
+	Warn  Status = "warning"
+	Error Status = "error"
+)
+
+// Check is one line: what was looked at, and what to do about what was found.
+type Check struct {
+	Status Status `json:"status"`
+	Check  string `json:"check"`
+	Text   string `json:"text"`
+}
+
+// Stored is what the state service knows at one moment.
+type Stored struct {
+	Nodes    []*skepv1.Node
+	Services []*skepv1.Service
+	Networks []*skepv1.Network
+	Tasks    []*skepv1.Task // those that should run
+}
+
+// Picture is all there is to judge by.
+type Picture struct {
+	// Before and After were read before the mesh and the nodes were asked, and afterwards.
+	Before, After Stored
+	// Mesh is who is behind published ports, as the mesh controller has it; MeshErr is why that is not known.
+	Mesh    *skepv1.MeshNetworkReply
+	MeshErr error
+	// Kernels are the answers of the nodes that are ready.
+	Kernels []render.NodeMesh
+}
+
+// Examine judges the picture.
+func Examine(p Picture) []Check {
+	d := &exam{Picture: p, settled: settled(p)}
+	d.nodes()
+	d.services()
+	d.addresses()
+	d.mesh()
+	d.kernels()
+	return d.out
+}
+
+// Worst is the worst status of some checks.
+func Worst(checks []Check) Status {
+	worst := OK
+	for _, c := range checks {
+		if c.Status == Error || c.Status == Warn && worst == OK {
+			worst = c.Status
+		}
+	}
+	return worst
+}
+
+type exam struct {
+	Picture
+	settled settledParts
+	out     []Check
+}
+
+func (d *exam) add(s Status, check, format string, a ...any) {
+	d.out = append(d.out, Check{s, check, fmt.Sprintf(format, a...)})
+}
+
+// found adds what went wrong under one heading, or that nothing did.
+func (d *exam) found(since int, check, fine string, a ...any) {
+	if len(d.out) == since {
+		d.add(OK, check, fine, a...)
+	}
+}
+
+// nodes looks at who is there, and at how many managers can be lost.
+func (d *exam) nodes() {
+	nodes := slices.Clone(d.After.Nodes)
+	slices.SortStableFunc(nodes, func(a, b *skepv1.Node) int {
+		if render.NaturalLess(render.Hostname(a), render.Hostname(b)) {
+			return -1
+		}
+		return 1
+	})
+	managers, reachable, ready := 0, 0, 0
+	since := len(d.out)
+	for _, n := range nodes {
+		m := n.GetManager()
+		if m == nil {
+			continue
+		}
+		managers++
+		if m.Reachability == "unreachable" {
+			d.add(Error, "manager "+render.Hostname(n), "the other managers do not reach it: bring it back, or demote and remove it if it is lost")
+			continue
+		}
+		reachable++
+	}
+	if managers > 0 && managers%2 == 0 {
+		d.add(Warn, "managers", "%d managers bear the loss of no more of them than %d would: promote or demote one (skep node promote, skep node demote)", managers, managers-1)
+	}
+	if managers > 0 {
+		d.found(since, "managers", "%d of %d reachable", reachable, managers)
+	}
+	since = len(d.out)
+	versions := map[string][]string{}
+	for _, n := range nodes {
+		name, check := render.Hostname(n), "node "+render.Hostname(n)
+		why := ""
+		if m := n.GetStatus().GetMessage(); m != "" {
+			why = " (" + m + ")"
+		}
+		switch n.GetStatus().GetState() {
+		case skepv1.NodeState_NODE_STATE_READY:
+			ready++
+			if v := n.GetDescription().GetEngineVersion(); v != "" {
+				versions[v] = append(versions[v], name)
+			}
+			if n.Number == 0 || n.Subnet == "" {
+				d.add(Error, check, "it has no subnet for its tasks: look for \"subnet\" in the log of the managers' state service")
+			}
+		case skepv1.NodeState_NODE_STATE_DOWN:
+			s := Error
+			if n.GetSpec().GetAvailability() == skepv1.Availability_AVAILABILITY_DRAIN {
+				s = Warn // somebody took it out on purpose
+			}
+			d.add(s, check, "it is down%s: bring it back, or remove it with `skep node rm %s`", why, name)
+		default:
+			d.add(Warn, check, "it is %s%s: its managers have not heard of it lately", strings.ToLower(render.NodeState(n.GetStatus().GetState())), why)
+		}
+	}
+	d.found(since, "nodes", "%d of %d ready", ready, len(nodes))
+	if len(versions) > 1 {
+		var parts []string
+		for v, on := range versions {
+			parts = append(parts, fmt.Sprintf("%s on %s", v, list(on)))
+		}
+		slices.Sort(parts)
+		d.add(Warn, "versions", "nodes run different versions of skep, %s: finish the upgrade", strings.Join(parts, "; "))
+	}
+}
+
+// services tells of those that do not run in full; why is another command's affair.
+func (d *exam) services() {
+	since := len(d.out)
+	for _, s := range d.settled.services {
+		st := s.GetStatus()
+		if m := s.GetSpec().GetMode(); m.GetReplicatedJob() == nil && m.GetGlobalJob() == nil && st.GetRunning() < st.GetDesired() {
+			d.add(Warn, "service "+s.GetSpec().GetName(), "%d of %d tasks run: `skep service explain %s` says why", st.GetRunning(), st.GetDesired(), s.GetSpec().GetName())
+		}
+		if u := s.GetUpdateStatus(); u.GetState() == "paused" || u.GetState() == "rollback_paused" {
+			d.add(Warn, "service "+s.GetSpec().GetName(), "its %s: `skep service update` or `skep service rollback` goes on from there", pausedText(u))
+		}
+	}
+	d.found(since, "services", "%s: all tasks run", count(len(d.settled.services), "service"))
+}
+
+func pausedText(u *skepv1.UpdateStatus) string {
+	what := "update is paused"
+	if u.State == "rollback_paused" {
+		what = "rollback is paused"
+	}
+	if u.Message != "" {
+		what += " (" + u.Message + ")"
+	}
+	return what
+}
+
+// mostNamed is how many things one line names.
+const mostNamed = 5
+
+func list(names []string) string {
+	out := strings.Join(names[:min(len(names), mostNamed)], ", ")
+	if more := len(names) - mostNamed; more > 0 {
+		out += fmt.Sprintf(" and %d more", more)
+	}
+	return out
+}
+
+func count(n int, what string) string {
+	switch {
+	case n == 1:
+	case strings.HasSuffix(what, "s"):
+		what += "es"
+	default:
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
