@@ -95,7 +95,7 @@ test-unit: tools ## unit and component tests of every module, with the race dete
 .PHONY: test-lab
 test-lab: tools build ## the tutorial and the faults, on real hosts: RUN=regexp picks cases
 	@$(MAKE) --no-print-directory build RACE=1
-	cd e2e && go test -count=1 -timeout 30m $(if $(RUN),-run '$(RUN)') $(if $(V),-v) ./cases/...
+	cd e2e && go test -count=1 -timeout 60m -parallel 2 $(if $(RUN),-run '$(RUN)') $(if $(V),-v) ./cases/...
 
 .PHONY: bench
 bench: tools build ## measure, and print the table of bars (needs root, takes minutes)

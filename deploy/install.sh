@@ -9,7 +9,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 prefix=/usr/local destdir='' uninstall='' suite=''
-programs='skep-bus skep-state skep-scheduler skep-health skep-vault skep-mesh skep-agent'
+programs='skep-bus skep-state skep-scheduler skep-health skep-vault skep-mesh-controller skep-mesh skep-agent'
 while [ $# -gt 0 ]; do
 	case $1 in
 	--prefix) prefix=$2 && shift 2 ;;

@@ -11,6 +11,7 @@ import (
 
 // What users get wrong. One lab for all: nothing here may leave a trace for the next.
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	c := up(t, lab.Options{NodeFlags: []string{"--max-tasks", "20"}})
 	sub := func(name string, f func(c *cluster)) {
 		t.Run(name, func(t *testing.T) { f(&cluster{c.Lab, t, c.ctx}) })

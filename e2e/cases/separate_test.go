@@ -33,7 +33,7 @@ func TestSeparateBinaries(t *testing.T) {
 	}
 
 	// Those that scale: a second instance of each shares the work or stands by.
-	for _, name := range []string{"skep-state", "skep-vault", "skep-scheduler", "skep-health"} {
+	for _, name := range []string{"skep-state", "skep-vault", "skep-scheduler", "skep-health", "skep-mesh-controller"} {
 		c.start("m1", name)
 		c.await("a second "+name, 30*time.Second, func() string {
 			return c.on("m1", "sh", "-c", "kill -0 $(cat /var/lib/skep/lock/"+name+".2)").Stderr
@@ -65,9 +65,9 @@ func TestSeparateBinaries(t *testing.T) {
 		restart    bool
 	}{
 		// The first instance leads or has half the work; the second does alone.
-		{"m1", "skep-scheduler", 1, false}, {"m1", "skep-health", 1, false}, {"m1", "skep-state", 1, false}, {"m1", "skep-vault", 1, false},
+		{"m1", "skep-scheduler", 1, false}, {"m1", "skep-health", 1, false}, {"m1", "skep-state", 1, false}, {"m1", "skep-vault", 1, false}, {"m1", "skep-mesh-controller", 1, false},
 		// And these come back.
-		{"m1", "skep-scheduler", 2, true}, {"m1", "skep-health", 2, true}, {"m1", "skep-state", 2, true}, {"m1", "skep-vault", 2, true},
+		{"m1", "skep-scheduler", 2, true}, {"m1", "skep-health", 2, true}, {"m1", "skep-state", 2, true}, {"m1", "skep-vault", 2, true}, {"m1", "skep-mesh-controller", 2, true},
 		{"m1", "skep-bus", 1, true}, {"m1", "skep-mesh", 1, true}, {"m1", "skep-agent", 1, true}, {"w1", "skep-mesh", 1, true}, {"w1", "skep-agent", 1, true},
 	} {
 		t.Run(fmt.Sprint(v.host, " ", v.name, " ", v.instance), func(t *testing.T) {

@@ -218,6 +218,7 @@ func TestChapter11Global(t *testing.T) {
 
 // Chapter 12: labels decide, and go on deciding.
 func TestChapter12Labels(t *testing.T) {
+	t.Parallel()
 	c := up(t, lab.Options{Race: true})
 	c.skep("node", "update", "--label-add", "env=test", "w1")
 	c.skep("node", "update", "--label-add", "env=prod", "w2")

@@ -123,7 +123,7 @@ func (l *Lab) StartDaemon(ctx context.Context, host string) error {
 // Programs are the services of a host with a process each. They start in any order: this is the least convenient one.
 func Programs(role string) []string {
 	if role == Manager {
-		return []string{"skep-agent", "skep-mesh", "skep-scheduler", "skep-health", "skep-vault", "skep-state", "skep-bus"}
+		return []string{"skep-agent", "skep-mesh", "skep-mesh-controller", "skep-scheduler", "skep-health", "skep-vault", "skep-state", "skep-bus"}
 	}
 	return []string{"skep-agent", "skep-mesh"}
 }

@@ -4,11 +4,24 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 )
+
+// fabric6 are the fabric's IPv6 addresses: each ends in the IPv4 address of whom it belongs to.
+var fabric6 = netip.MustParsePrefix("fd00:90::/64")
+
+func ip6Of(ip string) string {
+	b, v4 := fabric6.Addr().As16(), netip.MustParseAddr(ip).As4()
+	copy(b[12:], v4[:])
+	return netip.AddrFrom16(b).String()
+}
+
+// IP6 is the host's IPv6 address on the fabric.
+func (h *Host) IP6() string { return ip6Of(h.IP) }
 
 // The fabric: one bridge, one /16. Hosts have 10.90.1.x (managers) and 10.90.2.x (workers).
 const (
@@ -46,6 +59,7 @@ func (l *Lab) makeFabric(ctx context.Context) error {
 		"addr add "+outsideIP+"/32 dev lo",
 		"link add br0 type bridge",
 		"addr add "+gatewayIP+"/16 dev br0",
+		"addr add "+ip6Of(gatewayIP)+"/64 dev br0 nodad",
 		"link set br0 up")
 	if err != nil {
 		return fmt.Errorf("make the fabric of lab %s: %w", l.Name, err)
@@ -63,7 +77,8 @@ func (l *Lab) plug(ctx context.Context, h *Host) error {
 	if err := ip(ctx, fab, "link set "+port+" master br0 up"); err != nil {
 		return fmt.Errorf("plug in %s: %w", h.Name, err)
 	}
-	err := ip(ctx, ns, "link set lo up", "addr add "+h.IP+"/16 dev eth0", "link set eth0 up", "route add default via "+gatewayIP)
+	err := ip(ctx, ns, "link set lo up", "addr add "+h.IP+"/16 dev eth0", "addr add "+h.IP6()+"/64 dev eth0 nodad", "link set eth0 up",
+		"route add default via "+gatewayIP, "route add default via "+ip6Of(gatewayIP))
 	if err != nil {
 		return fmt.Errorf("plug in %s: %w", h.Name, err)
 	}

@@ -18,7 +18,7 @@ func TestPlan(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("plan:\n%v\nwant\n%v", got, want)
 	}
-	if h, err := l.Host("w1"); err != nil || h.SmallDisk != 7 {
+	if h, err := l.Host("w1"); err != nil || h.SmallDisk != 7 || h.IP6() != "fd00:90::a5a:201" {
 		t.Errorf("w1: %+v, %v", h, err)
 	}
 	if _, err := l.Host("w3"); err == nil {

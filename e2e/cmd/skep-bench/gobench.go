@@ -32,6 +32,9 @@ var benchmarks = []benchmark{
 	{"a plan over 100k tasks where nothing changes", "./libs/reconcile", "BenchmarkPlanConverged100kTasks", "ns/op", 0, true, ""},
 	{"API: create of a service, p50", "./services/state", "BenchmarkCreateService", "p50-ms", 3, true, "0.9 ms"},
 	{"state index at 100k tasks", "./services/state/internal/index", "BenchmarkIndex100kTasks", "MB", 0, true, ""},
+	{"mesh, new connections/s, 10 published services", "./services/ingress-mesh/internal/ingress", "BenchmarkConnections10And1000", "conn10/s", 0, false, ""},
+	{"the same, 1,000 published services", "./services/ingress-mesh/internal/ingress", "BenchmarkConnections10And1000", "conn1000/s", 0, false, ""},
+	{"the second in percent of the first, by turns", "./services/ingress-mesh/internal/ingress", "BenchmarkConnections10And1000", "%", 95, false, "iptables 84–92 %"},
 	{"byte streams through the broker", "./libs/stream", "BenchmarkThroughput", "MB/s", 0, false, ""},
 }
 

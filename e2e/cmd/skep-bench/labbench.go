@@ -21,6 +21,7 @@ type rig struct {
 	progress io.Writer
 	rounds   int
 	rows     []row
+	images   int // updates made so far
 }
 
 // patience bounds every wait: what takes longer is an error, not a figure.
@@ -32,7 +33,7 @@ func labRows(ctx context.Context, rounds int, progress io.Writer) ([]row, error)
 		return nil, err
 	}
 	r := &rig{Lab: l, ctx: ctx, progress: progress, rounds: rounds}
-	for _, step := range []func() error{r.idle, r.startOne, r.startTwenty, r.startOnOneHost, r.create, r.nodeLoss, r.drain, r.agentRestart} {
+	for _, step := range []func() error{r.idle, r.startOne, r.startTwenty, r.startOnOneHost, func() error { return r.alone(20) }, func() error { return r.alone(100) }, r.create, r.nodeLoss, r.drain, r.agentRestart} {
 		if err = step(); err != nil {
 			break
 		}
@@ -177,17 +178,7 @@ func (r *rig) idle() error {
 		bar        float64
 		swarm      string
 	}{{"manager", "m1", 76, "77 MB"}, {"worker", "w1", 60, "62 MB"}} {
-		before, err := r.cpu(h.host)
-		if err != nil {
-			return err
-		}
-		const span = 10 * time.Second
-		select { // idleness has to last to be measured
-		case <-time.After(span):
-		case <-r.ctx.Done():
-			return r.ctx.Err()
-		}
-		after, err := r.cpu(h.host)
+		load, err := r.load(h.host, 10*time.Second)
 		if err != nil {
 			return err
 		}
@@ -197,11 +188,25 @@ func (r *rig) idle() error {
 		}
 		met := pss <= h.bar
 		r.note(row{what: "idle " + h.name + ", PSS with containerd", bar: fmt.Sprintf("≤ %.0f MB", h.bar), measured: fmt.Sprintf("%.0f MB", pss), met: &met, swarm: h.swarm})
-		load := 100 * (after - before).Seconds() / span.Seconds()
 		calm := load <= 1
 		r.note(row{what: "idle " + h.name + ", CPU", bar: "≤ 1 %", measured: fmt.Sprintf("%.2f %%", load), met: &calm, swarm: map[string]string{"m1": "1.25 %", "w1": "0.34 %"}[h.host]})
 	}
 	return nil
+}
+
+// load is what the host's daemons take of one processor, in percent, during that time.
+func (r *rig) load(host string, span time.Duration) (float64, error) {
+	before, err := r.cpu(host)
+	if err != nil {
+		return 0, err
+	}
+	select { // idleness has to last to be measured
+	case <-time.After(span):
+	case <-r.ctx.Done():
+		return 0, r.ctx.Err()
+	}
+	after, err := r.cpu(host)
+	return 100 * (after - before).Seconds() / span.Seconds(), err
 }
 
 // pss adds up what the host's daemons take, shared pages counted by share.

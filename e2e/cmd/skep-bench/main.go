@@ -28,9 +28,27 @@ type row struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	only := flag.String("only", "", "go or lab: measure only that part")
+	if done, err := tool(ctx, os.Args[1:], os.Stdout); done {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "skep-bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	only := flag.String("only", "", "go, lab, net, update or density: measure only that part")
 	rounds := flag.Int("rounds", 3, "times each lab figure is taken; the median is shown")
+	networks := flag.Int("networks", 100, "with -only density: networks on the one node")
+	services := flag.Int("services", 10, "with -only density: services on each network")
 	flag.Parse()
+	if *only == "density" {
+		rows, err := densityRows(ctx, *networks, *services, os.Stderr)
+		print(os.Stdout, rows)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "skep-bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(ctx, *only, *rounds, os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "skep-bench:", err)
 		os.Exit(1)
@@ -46,6 +64,14 @@ func run(ctx context.Context, only string, rounds int, stdout, progress io.Write
 	}
 	if only == "" || only == "lab" {
 		r, err := labRows(ctx, rounds, progress)
+		rows, failed = append(rows, r...), errors.Join(failed, err)
+	}
+	if only == "" || only == "net" {
+		r, err := netRows(ctx, rounds, progress)
+		rows, failed = append(rows, r...), errors.Join(failed, err)
+	}
+	if only == "" || only == "update" {
+		r, err := updateRows(ctx, rounds, progress)
 		rows, failed = append(rows, r...), errors.Join(failed, err)
 	}
 	print(stdout, rows)

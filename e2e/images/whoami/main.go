@@ -1,8 +1,8 @@
 // Command whoami is the lab's test service: it says who answered, at which version, and whom it believes to be talking to.
 //
 // HTTP and UDP on :80 answer with three lines: host name, version, client address. /health answers 200 until /sick was
-// asked for (or the -sick-after time passed), 503 from then on. On SIGTERM it stops listening, finishes open requests and exits 0.
-// /slow?for=2s holds a request open. `whoami -probe` asks the local /health and exits 0 or 1: the images' HEALTHCHECK.
+// asked for (or the -sick-after time passed), 503 from then on until /well is. On SIGTERM it stops listening, finishes open requests and exits 0.
+// /slow?for=2s holds a request open, /bytes?n=1000000 sends so many bytes. `whoami -probe` asks the local /health and exits 0 or 1: the images' HEALTHCHECK.
 package main
 
 import (
@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -94,6 +95,10 @@ func serve(listen, version string, sickAfter time.Duration) error {
 		sick.Store(true)
 		io.WriteString(w, "sick from now on\n")
 	})
+	mux.HandleFunc("/well", func(w http.ResponseWriter, _ *http.Request) {
+		sick.Store(false)
+		io.WriteString(w, "well from now on\n")
+	})
 	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
 		d, err := time.ParseDuration(r.URL.Query().Get("for"))
 		if err != nil {
@@ -108,6 +113,15 @@ func serve(listen, version string, sickAfter time.Duration) error {
 			io.WriteString(w, answer(r.RemoteAddr))
 		case <-r.Context().Done():
 		}
+	})
+
+	mux.HandleFunc("/bytes", func(w http.ResponseWriter, r *http.Request) {
+		n, err := strconv.ParseInt(r.URL.Query().Get("n"), 10, 64)
+		if err != nil || n < 0 {
+			http.Error(w, "ask for /bytes?n=1000000", http.StatusBadRequest)
+			return
+		}
+		io.CopyN(w, zeros{}, n)
 	})
 
 	udp, err := net.ListenPacket("udp", listen)
@@ -139,4 +153,12 @@ func serve(listen, version string, sickAfter time.Duration) error {
 	end, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	return srv.Shutdown(end)
+}
+
+// zeros is an endless reader.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }

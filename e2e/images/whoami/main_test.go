@@ -80,6 +80,10 @@ func TestAnswersAndTurnsSick(t *testing.T) {
 	if code, _ := get(t, "http://"+addr+"/health"); code != 503 || probe() == nil {
 		t.Errorf("a sick whoami says %d", code)
 	}
+	get(t, "http://"+addr+"/well")
+	if code, _ := get(t, "http://"+addr+"/health"); code != 200 || probe() != nil {
+		t.Errorf("a whoami that is well again says %d", code)
+	}
 }
 
 func TestFinishesOpenRequestsWhenStopped(t *testing.T) {
