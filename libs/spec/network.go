@@ -103,8 +103,8 @@ func VXLANID(n *skepv1.NetworkSpec) (uint32, error) {
 	return uint32(id), nil
 }
 
-// EncryptedPort is the UDP port by which nodes exchange the packets of an encrypted network with that VXLAN id. Networks
-// with ids that far apart share one, and cannot be on one node.
+// EncryptedPort is the UDP port by which nodes exchange the packets of an encrypted network with that VXLAN id. Ids
+// that far apart have the same, so no two encrypted networks have such ids.
 func EncryptedPort(vni uint32) uint16 {
 	return FirstEncryptedPort + uint16((vni-FirstVNI)%(LastEncryptedPort-FirstEncryptedPort+1))
 }

@@ -33,6 +33,7 @@ var ownerKinds = []struct {
 }{
 	{"idx.network.", networkKey, hasNetwork},
 	{"idx.vni.", networkKey, hasNetwork},
+	{"idx.wgport.", networkKey, hasNetwork},
 	{"idx.subnet.", networkKey, hasNetwork},
 	{"idx.vip.", serviceKey, hasService},
 	{"idx.port.", serviceKey, hasService},
@@ -113,6 +114,9 @@ func audit(x *index.Index) []string {
 		if o := x.Network(n.ID); o != nil {
 			claim("the name of network "+n.Name, networkName(n.Name), n.ID)
 			claim("the VXLAN id of network "+n.Name, vniKey(o.Vni), n.ID)
+			if spec.Encrypted(o.Spec) {
+				claim("the UDP port of encrypted network "+n.Name, tunnelKey(o.Vni), n.ID)
+			}
 		}
 	}
 	for _, n := range x.ServicesAfter("") {
@@ -130,7 +134,7 @@ func audit(x *index.Index) []string {
 			}
 		}
 	}
-	for _, prefix := range []string{"idx.network.", "idx.vni.", "idx.vip.", "idx.port."} {
+	for _, prefix := range []string{"idx.network.", "idx.vni.", "idx.wgport.", "idx.vip.", "idx.port."} {
 		keys := x.Keys(prefix)
 		for _, key := range slices.Sorted(maps.Keys(keys)) {
 			if !claimed[key] && anyThere(x, key, keys[key].Value) {

@@ -20,6 +20,7 @@ import (
 
 func networkKey(id string) string { return "network." + id }
 func vniKey(vni uint32) string    { return fmt.Sprintf("idx.vni.%d", vni) }
+func tunnelKey(vni uint32) string { return fmt.Sprintf("idx.wgport.%d", spec.EncryptedPort(vni)) }
 func networkName(n string) string { return nameKey("network", n) }
 func subnetKey(p netip.Prefix) string {
 	return "idx.subnet." + strings.Replace(p.String(), "/", "-", 1)
@@ -142,6 +143,9 @@ func (s *Service) createNetwork(ctx context.Context, r *skepv1.CreateNetworkRequ
 		batch.Create(networkKey(n.Meta.Id), body)
 		batch.Create(networkName(want.Name), nid)
 		batch.Create(vniKey(n.Vni), nid)
+		if spec.Encrypted(n.Spec) {
+			batch.Create(tunnelKey(n.Vni), nid)
+		}
 		if auto.IsValid() {
 			batch.Create(subnetKey(auto), nid)
 		}
@@ -221,19 +225,33 @@ func (s *Service) allocateVNI(n *skepv1.Network, skip int) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	if asked != 0 {
-		k, taken := s.ix.Key(vniKey(asked))
-		if !taken {
-			return asked, nil
-		}
-		name := k.Value
+	encrypted := spec.Encrypted(n.Spec)
+	holder := func(key string) (name string, taken bool) {
+		k, taken := s.ix.Key(key)
 		if st, ok := s.ix.NetworkState(k.Value); ok {
-			name = st.Name
+			return st.Name, taken
 		}
-		return 0, fault.Conflict("VXLAN id %d is in use by network %s: name another, or none for a free one", asked, name)
+		return k.Value, taken
+	}
+	if asked != 0 {
+		if name, taken := holder(vniKey(asked)); taken {
+			return 0, fault.Conflict("VXLAN id %d is in use by network %s: name another, or none for a free one", asked, name)
+		}
+		if name, taken := holder(tunnelKey(asked)); encrypted && taken {
+			return 0, fault.Conflict("an encrypted network with VXLAN id %d needs %d/udp of every node, which is in use by network %s: name another, or none for a free one",
+				asked, spec.EncryptedPort(asked), name)
+		}
+		return asked, nil
+	}
+	if most := spec.LastEncryptedPort - spec.FirstEncryptedPort + 1; encrypted && len(s.ix.Keys("idx.wgport.")) >= most {
+		return 0, fault.Exhausted("there are %d encrypted networks, and each has one of the UDP ports %d-%d: remove networks that nobody needs",
+			most, spec.FirstEncryptedPort, spec.LastEncryptedPort)
 	}
 	for vni := uint32(spec.FirstVNI); vni <= spec.MaxVNI; vni++ {
 		if _, taken := s.ix.Key(vniKey(vni)); taken {
+			continue
+		}
+		if _, taken := s.ix.Key(tunnelKey(vni)); encrypted && taken {
 			continue
 		}
 		if skip == 0 {

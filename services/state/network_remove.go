@@ -108,7 +108,7 @@ func (s *Service) finishRemoval(ctx context.Context, id string) error {
 	}
 	batch := s.spec.Batch()
 	batch.Delete(networkKey(id), cur.Meta.Version)
-	keys := []string{networkName(cur.Spec.Name), vniKey(cur.Vni)}
+	keys := []string{networkName(cur.Spec.Name), vniKey(cur.Vni), tunnelKey(cur.Vni)}
 	for _, c := range cur.Ipam {
 		if p, err := netip.ParsePrefix(c.Subnet); err == nil && p.Addr().Is4() {
 			keys = append(keys, subnetKey(p))

@@ -11,6 +11,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/kvtest"
+	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -56,7 +57,7 @@ func (r *rig) listNetworks(filters ...*skepv1.Filter) string {
 // nothingLeft: no index key of networks, addresses or ports remains, and the audit is content.
 func (r *rig) nothingLeft() {
 	r.t.Helper()
-	for _, prefix := range []string{"idx.network.", "idx.vni.", "idx.subnet.", "idx.vip.", "idx.port.", "idx.service."} {
+	for _, prefix := range []string{"idx.network.", "idx.vni.", "idx.wgport.", "idx.subnet.", "idx.vip.", "idx.port.", "idx.service."} {
 		if k := r.s.ix.Keys(prefix); len(k) > 0 {
 			r.t.Errorf("left behind: %v", k)
 		}
@@ -326,5 +327,41 @@ func TestNetworkEncodesWhatItOwns(t *testing.T) {
 	got := &skepv1.Network{}
 	if err := proto.Unmarshal(body, got); err != nil || got.Meta.Version != 0 || got.Scope != "" || got.Services != 0 || n.Services != 3 {
 		t.Fatalf("%v %v", got, err)
+	}
+}
+
+// Every encrypted network has a UDP port of its own on every node, whatever ids others have or are asked for.
+func TestEncryptedNetworksShareNoPort(t *testing.T) {
+	r := newRig(t, kvtest.Server(t))
+	r.init()
+	create := func(name, vni string, secret bool) (*skepv1.Network, error) {
+		s := &skepv1.NetworkSpec{Name: name, DriverOpts: map[string]string{}}
+		if vni != "" {
+			s.DriverOpts[spec.OptVXLANID] = vni
+		}
+		if secret {
+			s.DriverOpts[spec.OptEncrypted] = ""
+		}
+		reply, err := r.network(s)
+		return reply.GetNetwork(), err
+	}
+	a := must[*skepv1.Network](t)(create("a", "6097", true)) // 2000 above the first
+	if b := must[*skepv1.Network](t)(create("b", "", true)); b.Vni != 4098 {
+		t.Errorf("an encrypted network has VXLAN id %d, and the port of another", b.Vni)
+	}
+	if c := must[*skepv1.Network](t)(create("c", "", false)); c.Vni != 4097 {
+		t.Errorf("a plain network has VXLAN id %d", c.Vni)
+	}
+	_, err := create("d", "8097", true)
+	wantErr(t, err, "an encrypted network with VXLAN id 8097 needs 51820/udp of every node, which is in use by network a: name another, or none for a free one")
+	must[*skepv1.Network](t)(create("d", "8097", false))
+	if found := audit(r.s.ix); len(found) != 0 {
+		t.Errorf("the audit finds %q", found)
+	}
+	if err := r.rmNetwork(a.Meta.Id); err != nil {
+		t.Fatal(err)
+	}
+	if e := must[*skepv1.Network](t)(create("e", "10097", true)); e.Vni != 10097 {
+		t.Error("a port is not released with its network")
 	}
 }

@@ -135,19 +135,29 @@ func (s *Service) keepOffLost(ctx context.Context, id string, called map[string]
 	if svc == nil {
 		return nil
 	}
-	lost := s.lostNetwork(svc, nil)
-	if lost == "" {
-		return nil
+	if lost := s.lostNetwork(svc, nil); lost != "" {
+		return s.takeOff(ctx, svc, lost, called)
 	}
+	return nil
+}
+
+// takeOff removes a new service that lost a network. It stays, and all is well, when the network does: its removal is
+// given up when both sides saw each other.
+func (s *Service) takeOff(ctx context.Context, svc *skepv1.Service, lost string, called map[string]string) error {
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
+	id, stays := svc.Meta.Id, false
 	err := s.retry(ctx, func() error {
 		cur := s.ix.Service(id)
-		if cur == nil || s.lostNetwork(cur, nil) == "" {
-			return nil // removed, or moved elsewhere
+		stays = cur != nil && s.lostNetwork(cur, nil) == ""
+		if cur == nil || stays {
+			return nil
 		}
 		return s.commitRemoval(ctx, cur)
 	})
+	if err == nil && stays {
+		return nil
+	}
 	if err != nil {
 		return fault.Unavailable("network %s was removed while service %s was created, and the service could not be removed again: remove it (%v)", s.networkCalled(lost, called), svc.Spec.Name, err)
 	}
@@ -164,10 +174,16 @@ var errSettled = errors.New("nothing is left to do")
 // as far as its networks are still there.
 func (s *Service) backOffLost(ctx context.Context, before, after *skepv1.Service, called map[string]string) error {
 	cur, kept := s.ix.Service(after.Meta.Id), before.Spec
-	lost := s.lostNetwork(cur, kept)
-	if lost == "" {
-		return nil
+	if lost := s.lostNetwork(cur, kept); lost != "" {
+		return s.putBack(ctx, before, after, lost, called)
 	}
+	return nil
+}
+
+// putBack gives a service that lost a network its former spec again. The new one stands, and all is well, when the
+// network stays after all.
+func (s *Service) putBack(ctx context.Context, before, after *skepv1.Service, lost string, called map[string]string) error {
+	kept := before.Spec
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
 	for range attempts {
@@ -179,6 +195,8 @@ func (s *Service) backOffLost(ctx context.Context, before, after *skepv1.Service
 		})
 		kept = nil // what the service came back to it joined anew
 		switch {
+		case errors.Is(err, errSettled) && slices.Contains(overlays(s.ix.Service(after.Meta.Id).GetSpec()), lost):
+			return nil
 		case errors.Is(err, errSettled), fault.Is(err, fault.CodeNotFound) && s.ix.Service(after.Meta.Id) == nil:
 			return s.notThere(lost, called)
 		case err != nil && !fault.Is(err, fault.CodeNotFound): // a network that went between two looks: look again
