@@ -20,3 +20,17 @@ func TestAttachedApart(t *testing.T) {
 		}
 	}
 }
+
+// A task's link that somebody took off the bridge comes back apart from other tasks' too.
+func TestRejoinedApart(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	task := id.New()
+	r.attach(task)
+	run(t, "ip", "link", "set", vethName(task), "nomaster")
+	r.attach(task)
+	out := run(t, "bridge", "-d", "link", "show", "dev", vethName(task))
+	if !strings.Contains(out, "isolated on") && !strings.Contains(out, "hairpin on") {
+		t.Errorf("a port as it came back:\n%s", out)
+	}
+}

@@ -288,6 +288,9 @@ func (s *Service) rejoin(l netlink.Link, inside *netlink.Handle) error {
 	if err := s.nl.LinkSetMasterByIndex(l, int(s.bridge.Load())); err != nil {
 		return err
 	}
+	if err := s.plane.Admit(s.nl, l); err != nil { // before it is up: a new port is open to all others
+		return err
+	}
 	return s.nl.LinkSetUp(l)
 }
 

@@ -224,6 +224,17 @@ func (h *host) get(network string, to netip.Addr) (task, client string, err erro
 	return ask(c)
 }
 
+// getKept is get with a connection that stays open until the test's end: no later one has its port, and every one is
+// new to the kernel.
+func (h *host) getKept(network string, to netip.Addr) (task, client string, err error) {
+	c, err := h.dial(network, to)
+	if err != nil {
+		return "", "", err
+	}
+	h.t.Cleanup(func() { _ = c.Close() })
+	return ask(c)
+}
+
 func (h *host) apply(want ...Service) {
 	h.t.Helper()
 	if err := Apply(h.path, want); err != nil {

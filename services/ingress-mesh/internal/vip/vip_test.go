@@ -28,7 +28,7 @@ func TestConnectionsReachEveryTask(t *testing.T) {
 		for _, network := range []string{"tcp", "udp"} {
 			hit := map[string]int{}
 			for range 60 {
-				task, client, err := a.get(network, f.of(web))
+				task, client, err := a.getKept(network, f.of(web))
 				if err != nil {
 					t.Fatalf("%s%s: %v\n%s", network, f.name, err, a.sh("nft list ruleset"))
 				}
