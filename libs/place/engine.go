@@ -230,17 +230,29 @@ func (e *Engine) portsFree(i int32, r *Request) bool {
 }
 
 // Return gives back what a task holds on node i, so that another may be tried in its place; Retake undoes it.
-func (e *Engine) Return(i int32, r *Request, assigned []Generic) { e.give(i, r, assigned, 1) }
+func (e *Engine) Return(i int32, r *Request, assigned []Generic) {
+	e.count(i, -1)
+	e.give(i, r, assigned, 1)
+}
 
 // Retake undoes Return.
-func (e *Engine) Retake(i int32, r *Request, assigned []Generic) { e.give(i, r, assigned, -1) }
+func (e *Engine) Retake(i int32, r *Request, assigned []Generic) {
+	e.count(i, 1)
+	e.give(i, r, assigned, -1)
+}
+
+// Withhold takes resources of node i for a task that is counted already.
+func (e *Engine) Withhold(i int32, r *Request, assigned []Generic) { e.give(i, r, assigned, -1) }
+
+func (e *Engine) count(i, tasks int32) {
+	e.hot[i].held += tasks
+	e.hot[i].tasks += tasks
+}
 
 func (e *Engine) give(i int32, r *Request, assigned []Generic, sign int64) {
 	h, n := &e.hot[i], &e.nodes[i]
 	h.cpu += sign * r.CPU
 	h.mem += sign * r.Memory
-	h.held -= int32(sign)
-	h.tasks -= int32(sign)
 	e.rekey(i, true)
 	if len(r.Ports) > 0 {
 		ports := make([]Port, 0, len(n.Ports)+len(r.Ports))

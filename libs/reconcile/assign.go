@@ -1,6 +1,8 @@
 package reconcile
 
 import (
+	"slices"
+
 	"skep.dev/libs/place"
 )
 
@@ -89,15 +91,25 @@ func (p *planner) pinned(w *want, n *Node, req *place.Request) {
 	p.unplaced(w, "no suitable node ("+filter.Text(1)+")")
 }
 
-// inPlaceOf places a task where the one it replaces is, counting what that one holds as free.
+// inPlaceOf places a task where the one it replaces is, counting what that one holds as free: for this task alone. What
+// the old one has beyond it is nobody else's as long as it runs.
 func (p *planner) inPlaceOf(old *Task, req *place.Request) (place.Placement, place.Filter, bool) {
 	i := old.Node().index
 	p.engine.Return(i, old.request(), old.more().Assigned)
 	at, filter, ok := p.engine.Pin(req, i, int(p.have.n[i]))
 	if !ok {
 		p.engine.Retake(i, old.request(), old.more().Assigned)
+		return at, filter, false
 	}
-	return at, filter, ok
+	was := old.request()
+	rest := &place.Request{CPU: max(0, was.CPU-req.CPU), Memory: max(0, was.Memory-req.Memory)}
+	for _, port := range was.Ports {
+		if !slices.Contains(req.Ports, port) {
+			rest.Ports = append(rest.Ports, port)
+		}
+	}
+	p.engine.Withhold(i, rest, beyond(old.more().Assigned, at.Assigned))
+	return at, filter, true
 }
 
 // assign writes a node into a task's record.

@@ -159,3 +159,30 @@ func TestUpdateReadsNoNodeAnew(t *testing.T) {
 		}
 	}
 }
+
+// A successor that asks for less than the task it is prepared to replace leaves the rest to nobody while that one runs.
+func TestWhatIsReplacedKeepsItsShareUntilItEnds(t *testing.T) {
+	m := cluster(t, 1) // of 4 cores
+	reserve := func(cpu int64, replicas uint64) func(*skepv1.ServiceSpec) {
+		return func(s *skepv1.ServiceSpec) {
+			setReplicas(s, replicas)
+			s.Task.Resources.Reservations.NanoCpus = cpu
+		}
+	}
+	m.service("large", reserve(3e9, 1))
+	m.service("small", reserve(1e9, 2)) // one of which waits
+	m.converge()
+	m.service("large", func(s *skepv1.ServiceSpec) {
+		reserve(1e9, 1)(s)
+		s.Task.Placement.Constraints = []string{"node.labels.zone!=b"} // else the one that waits is not looked at again
+	})
+	m.apply(m.s.Plan(m.now, m.ids, []string{"large", "small"}), 99, false)
+	if u := m.s.usage(m.s.nodes["n1"]); u.cpu > 4e9 {
+		m.dump()
+		t.Errorf("tasks of %d cores are on a node of 4", u.cpu/1e9)
+	}
+	m.converge()
+	if got := append(m.wanted("large"), m.wanted("small")...); len(got) != 3 || slices.ContainsFunc(got, func(s string) bool { return s[len(s)-1] == '-' }) {
+		t.Errorf("in the end: %v", got)
+	}
+}
