@@ -38,6 +38,17 @@ type Entry struct {
 	Time     time.Time
 }
 
+// Stored is the value as a picture takes it: nil for a deletion and never nil otherwise, since an empty value is one too.
+func (e Entry) Stored() []byte {
+	switch {
+	case e.Deleted:
+		return nil
+	case e.Value == nil:
+		return []byte{}
+	}
+	return e.Value
+}
+
 // Bucket writes to one bucket. Reads for decisions come from a Feed.
 type Bucket struct {
 	js   jetstream.JetStream

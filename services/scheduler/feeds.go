@@ -11,25 +11,24 @@ import (
 )
 
 // follow starts one feed per bucket the plan depends on.
-func (s *Service) follow(ctx context.Context) ([]*kv.Feed, error) {
-	var feeds []*kv.Feed
+func (s *Service) follow(ctx context.Context) error {
 	for _, f := range []struct {
 		bucket subject.Bucket
 		put    func(kv.Entry) error
 		reset  func(kv.Delta)
 	}{
 		// Revisions and statuses are only ever added to what is known, so a feed that begins anew needs no reset there.
-		{subject.Rev, func(e kv.Entry) error { return s.state.PutRevision(e.Key, value(e)) }, nil},
-		{subject.NodeB, func(e kv.Entry) error { return s.state.PutNodeBucket(e.Key, value(e)) }, nil},
-		{subject.Status, func(e kv.Entry) error { return s.state.PutStatus(e.Key, value(e), e.Time) }, nil},
-		{subject.Task, func(e kv.Entry) error { return s.state.PutTask(e.Key, value(e), e.Revision) }, func(d kv.Delta) {
+		{subject.Rev, func(e kv.Entry) error { return s.state.PutRevision(e.Key, e.Stored()) }, nil},
+		{subject.NodeB, func(e kv.Entry) error { return s.state.PutNodeBucket(e.Key, e.Stored()) }, nil},
+		{subject.Status, func(e kv.Entry) error { return s.state.PutStatus(e.Key, e.Stored(), e.Time) }, nil},
+		{subject.Task, func(e kv.Entry) error { return s.state.PutTask(e.Key, e.Stored(), e.Revision) }, func(d kv.Delta) {
 			var upTo uint64
 			for _, e := range d.Entries {
 				upTo = max(upTo, e.Revision)
 			}
 			s.state.ResetTasks(keys(d), upTo)
 		}},
-		{subject.Spec, func(e kv.Entry) error { return s.state.PutSpec(e.Key, value(e)) }, func(d kv.Delta) {
+		{subject.Spec, func(e kv.Entry) error { return s.state.PutSpec(e.Key, e.Stored()) }, func(d kv.Delta) {
 			if k := keys(d); k["cluster"] {
 				s.state.ResetSpecs(k)
 			}
@@ -37,14 +36,11 @@ func (s *Service) follow(ctx context.Context) ([]*kv.Feed, error) {
 	} {
 		feed, err := kv.Follow(ctx, s.js, f.bucket, func(d kv.Delta) { s.apply(f.bucket, f.put, f.reset, d) })
 		if err != nil {
-			return feeds, fmt.Errorf("scheduler: follow bucket %s: %w", f.bucket, err)
+			return fmt.Errorf("scheduler: follow bucket %s: %w", f.bucket, err)
 		}
-		if f.bucket == subject.Task {
-			s.taskFeed = feed
-		}
-		feeds = append(feeds, feed)
+		s.feeds = append(s.feeds, feed)
 	}
-	return feeds, nil
+	return nil
 }
 
 // apply takes a step of a feed into the picture and wakes the loop when that concerns a service.
@@ -64,17 +60,6 @@ func (s *Service) apply(bucket subject.Bucket, put func(kv.Entry) error, reset f
 	if dirty {
 		s.nudge()
 	}
-}
-
-// value is nil for a deletion and never nil otherwise: an empty set of tasks is a value too.
-func value(e kv.Entry) []byte {
-	switch {
-	case e.Deleted:
-		return nil
-	case e.Value == nil:
-		return []byte{}
-	}
-	return e.Value
 }
 
 func keys(d kv.Delta) map[string]bool {

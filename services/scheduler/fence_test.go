@@ -8,7 +8,9 @@ import (
 
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
+	"skep.dev/libs/lease"
 	"skep.dev/libs/reconcile"
+	"skep.dev/libs/subject"
 )
 
 // A leader that was deposed and does not know it: neither its single writes nor its batches get through.
@@ -25,14 +27,11 @@ func TestDeposedLeaderCannotWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	feeds, err := b.follow(ctx)
-	if err != nil {
+	if err := b.follow(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for _, x := range feeds {
-		defer x.Close()
-	}
-	<-b.taskFeed.Ready()
+	defer b.feeds.Close()
+	<-b.feeds.Of(subject.Task).Ready()
 	e, err := a.tasks.Get(ctx, reconcile.FenceKey)
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +49,7 @@ func TestDeposedLeaderCannotWrite(t *testing.T) {
 	}
 	// And what a does by itself now changes nothing: an older epoch cannot take the fence back.
 	f.putService("svc1", 1, service("web", 6, "v1"))
-	if _, err := a.takeFence(ctx, 1); !errors.Is(err, errDeposed) {
+	if _, err := a.takeFence(ctx, 1); !errors.Is(err, lease.ErrDeposed) {
 		t.Fatalf("an older epoch took the fence: %v", err)
 	}
 	time.Sleep(300 * time.Millisecond) // give a the time to try

@@ -7,11 +7,12 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/event"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/lease"
 	"skep.dev/libs/reconcile"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -26,9 +27,6 @@ const (
 
 	clockStep = 10 * time.Second
 )
-
-// errDeposed: somebody else has moved the fence.
-var errDeposed = errors.New("another scheduler has taken over")
 
 // lead plans and commits until the lease may be lost.
 func (s *Service) lead(ctx context.Context, epoch uint64) error {
@@ -59,7 +57,7 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 			case ctx.Err() != nil:
 				return nil
 			case errors.Is(err, kv.ErrConflict), errors.Is(err, errFailpoint):
-				return fmt.Errorf("commit: %w", errors.Join(errDeposed, err))
+				return fmt.Errorf("commit: %w", errors.Join(lease.ErrDeposed, err))
 			default:
 				// The answer was lost: the batch may stand or not. A fence moved again decides which, and the feed tells.
 				s.cfg.Log.Warn("commit without an answer, looking again", zap.Error(err))
@@ -147,16 +145,12 @@ func (s *Service) plan(now time.Time, all *bool, wakes map[string]int64) *reconc
 // takeFence writes the fence, which makes every earlier leader's commits fail from then on, and waits until the picture
 // holds everything that was written before it.
 func (s *Service) takeFence(ctx context.Context, epoch uint64) (fence, error) {
-	val, err := proto.Marshal(&skepv1.Fence{Holder: s.cfg.NodeID, Epoch: epoch})
-	if err != nil {
-		return fence{}, err
-	}
 	for {
-		rev, err := s.moveFence(ctx, epoch, val)
+		rev, err := s.moveFence(ctx, epoch)
 		if err == nil {
-			return fence{rev: rev, epoch: epoch}, s.taskFeed.Wait(ctx, rev)
+			return fence{rev: rev, epoch: epoch}, s.feeds.Of(subject.Task).Wait(ctx, rev)
 		}
-		if errors.Is(err, errDeposed) || ctx.Err() != nil {
+		if errors.Is(err, lease.ErrDeposed) || ctx.Err() != nil {
 			return fence{}, err
 		}
 		s.cfg.Log.Warn("fence not taken yet", zap.Error(err))
@@ -168,21 +162,10 @@ func (s *Service) takeFence(ctx context.Context, epoch uint64) (fence, error) {
 	}
 }
 
-func (s *Service) moveFence(ctx context.Context, epoch uint64, val []byte) (uint64, error) {
+func (s *Service) moveFence(ctx context.Context, epoch uint64) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	e, err := s.tasks.Get(ctx, reconcile.FenceKey)
-	if errors.Is(err, kv.ErrNotFound) {
-		return s.tasks.Create(ctx, reconcile.FenceKey, val)
-	}
-	if err != nil {
-		return 0, err
-	}
-	var was skepv1.Fence
-	if err := proto.Unmarshal(e.Value, &was); err == nil && was.GetEpoch() > epoch {
-		return 0, fmt.Errorf("%w: %s leads with epoch %d", errDeposed, was.GetHolder(), was.GetEpoch())
-	}
-	return s.tasks.Update(ctx, reconcile.FenceKey, val, e.Revision)
+	return lease.MoveFence(ctx, s.tasks, reconcile.FenceKey, s.cfg.NodeID, epoch)
 }
 
 // tell publishes what users follow of a rollout.

@@ -27,6 +27,7 @@ import (
 	"skep.dev/libs/id"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/lease"
+	"skep.dev/libs/life"
 	"skep.dev/libs/reconcile"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
@@ -53,6 +54,8 @@ type Config struct {
 
 // Service is one scheduler, leading or standing by.
 type Service struct {
+	*life.Span // ready, leading or not, once the picture is complete and the endpoints answer
+
 	cfg   Config
 	js    jetstream.JetStream
 	tasks *kv.Bucket
@@ -65,11 +68,8 @@ type Service struct {
 	asking  inFlight // services of which state is asked a rollback or a run
 	refused refusals // jobs of which state took no run
 
-	wake     chan struct{}
-	ready    chan struct{}
-	taskFeed *kv.Feed
-	closed   chan struct{}
-	once     sync.Once
+	wake  chan struct{}
+	feeds kv.Feeds
 }
 
 // New checks the configuration and starts nothing.
@@ -100,45 +100,21 @@ func New(cfg Config) (*Service, error) {
 	return &Service{
 		cfg: cfg, js: js, tasks: kv.Open(js, subject.Task), ids: reconcile.NewIDs(seed), state: reconcile.NewState(), meter: newMeter(cfg.Metrics),
 		refused: refusals{first: cfg.firstPause},
-		wake:    make(chan struct{}, 1), ready: make(chan struct{}), closed: make(chan struct{}),
+		wake:    make(chan struct{}, 1), Span: life.New(),
 	}, nil
-}
-
-// Ready is closed once the picture is complete and the endpoints answer, leading or not.
-func (s *Service) Ready() <-chan struct{} { return s.ready }
-
-// Close ends Run.
-func (s *Service) Close() error {
-	s.once.Do(func() { close(s.closed) })
-	return nil
 }
 
 // Run follows, answers and campaigns until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := s.Begin(ctx)
 	defer cancel()
-	go func() {
-		select {
-		case <-s.closed:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	feeds, err := s.follow(ctx)
-	defer func() {
-		for _, f := range feeds {
-			f.Close()
-		}
-	}()
+	err := s.follow(ctx)
+	defer func() { s.feeds.Close() }()
 	if err != nil {
 		return err
 	}
-	for _, f := range feeds {
-		select {
-		case <-f.Ready():
-		case <-ctx.Done():
-			return nil
-		}
+	if !s.feeds.Caught(ctx) {
+		return nil
 	}
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
 		Name: "skep-scheduler", Version: s.cfg.Version, Log: s.cfg.Log, Description: "places, replaces and updates tasks; explains and plans", Metrics: s.cfg.Metrics,
@@ -153,7 +129,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if err := s.register(); err != nil {
 		return err
 	}
-	close(s.ready)
+	s.Begun()
 	l := lease.New(s.js, lease.Config{Name: "scheduler", Holder: s.cfg.NodeID, TTL: s.cfg.LeaseTTL, Log: s.cfg.Log})
 	return l.Run(ctx, s.lead)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -13,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/kv"
+	"skep.dev/libs/life"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 )
@@ -37,6 +37,8 @@ type Config struct {
 
 // Service is the vault.
 type Service struct {
+	*life.Span
+
 	cfg    Config
 	log    *zap.Logger
 	bucket *kv.Bucket
@@ -45,10 +47,7 @@ type Service struct {
 	limit  *attempts
 	issued *prometheus.CounterVec
 
-	feed  *kv.Feed
-	ready chan struct{}
-	done  chan struct{}
-	once  sync.Once
+	feed *kv.Feed
 }
 
 // New checks the configuration and the master key, and starts nothing.
@@ -79,31 +78,15 @@ func New(cfg Config) (*Service, error) {
 	}
 	return &Service{
 		cfg: cfg, log: cfg.Log, js: js, bucket: kv.Open(js, subject.Secret), limit: newAttempts(), issued: countIssued(cfg.Metrics),
-		idx:   &index{seal: s, log: cfg.Log, tokens: map[string]token{}},
-		ready: make(chan struct{}), done: make(chan struct{}),
+		idx:  &index{seal: s, log: cfg.Log, tokens: map[string]token{}},
+		Span: life.New(),
 	}, nil
-}
-
-// Ready is closed once the vault serves.
-func (s *Service) Ready() <-chan struct{} { return s.ready }
-
-// Close ends Run. It may be called more than once.
-func (s *Service) Close() error {
-	s.once.Do(func() { close(s.done) })
-	return nil
 }
 
 // Run serves until ctx ends or Close is called.
 func (s *Service) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := s.Begin(ctx)
 	defer cancel()
-	go func() {
-		select {
-		case <-s.done:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	err := s.serve(ctx)
 	if ctx.Err() != nil {
 		return nil
@@ -172,7 +155,7 @@ func (s *Service) serve(ctx context.Context) error {
 	if err := s.cfg.NC.FlushTimeout(10 * time.Second); err != nil {
 		return fmt.Errorf("start the vault: %w", err)
 	}
-	close(s.ready)
+	s.Begun()
 	<-ctx.Done()
 	return nil
 }

@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/kv"
+	"skep.dev/libs/life"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 	"skep.dev/services/state/internal/index"
@@ -51,6 +52,8 @@ type Config struct {
 
 // Service is one instance.
 type Service struct {
+	*life.Span // ready once the indexes have caught up and the endpoints answer
+
 	cfg Config
 	log *zap.Logger
 	js  jetstream.JetStream
@@ -68,9 +71,6 @@ type Service struct {
 
 	replicas, replicasAt atomic.Int64 // of the spec bucket, and when that was looked up (unix ms)
 
-	ready     chan struct{}
-	closeOnce sync.Once
-	closed    chan struct{}
 }
 
 // New checks the configuration and starts nothing.
@@ -95,48 +95,24 @@ func New(cfg Config) (*Service, error) {
 		cfg: cfg, log: cfg.Log, js: js, ix: index.New(),
 		spec: kv.Open(js, subject.Spec), rev: kv.Open(js, subject.Rev),
 		status: kv.Open(js, subject.Status), nodes: kv.Open(js, subject.NodeB),
-		ready: make(chan struct{}), closed: make(chan struct{}),
+		Span: life.New(),
 	}
 	s.reports = newReportWriter(s)
 	s.events = newEventWriter(cfg.NC, cfg.Log)
 	return s, nil
 }
 
-// Ready is closed once the service answers: indexes caught up, endpoints subscribed.
-func (s *Service) Ready() <-chan struct{} { return s.ready }
-
-// Close ends Run. It is idempotent.
-func (s *Service) Close() error {
-	s.closeOnce.Do(func() { close(s.closed) })
-	return nil
-}
-
 // Run serves until ctx ends or Close.
 func (s *Service) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := s.Begin(ctx)
 	defer cancel()
-	go func() {
-		select {
-		case <-s.closed:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	feeds, err := s.follow(ctx)
-	defer func() {
-		for _, f := range feeds {
-			f.Close()
-		}
-	}()
+	defer func() { feeds.Close() }()
 	if err != nil {
 		return err
 	}
-	for _, f := range feeds {
-		select {
-		case <-f.Ready():
-		case <-ctx.Done():
-			return nil
-		}
+	if !feeds.Caught(ctx) {
+		return nil
 	}
 
 	var wg sync.WaitGroup
@@ -161,7 +137,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if err := s.cfg.NC.FlushWithContext(flushContext(ctx)); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("subscribe endpoints: %w", err)
 	}
-	close(s.ready)
+	s.Begun()
 	s.log.Info("serving", zap.Int("services", s.ix.ServiceCount()), zap.Int("nodes", len(s.ix.NodeIDs())))
 	<-ctx.Done()
 	return nil
@@ -174,8 +150,8 @@ func flushContext(ctx context.Context) context.Context {
 	return ctx
 }
 
-func (s *Service) follow(ctx context.Context) ([]*kv.Feed, error) {
-	var feeds []*kv.Feed
+func (s *Service) follow(ctx context.Context) (kv.Feeds, error) {
+	var feeds kv.Feeds
 	var lease *kv.Feed
 	for _, f := range []struct {
 		to     **kv.Feed

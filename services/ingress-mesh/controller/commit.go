@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/kv"
+	"skep.dev/libs/lease"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/ingress-mesh/internal/derive"
@@ -26,10 +27,7 @@ const (
 	writeFor = 10 * time.Second
 )
 
-var (
-	errKilled  = errors.New("stopped by a test")
-	errDeposed = errors.New("another instance leads")
-)
+var errKilled = errors.New("stopped by a test")
 
 // fence is what a leader's writes are conditional on: the revision of its key. Not held: a write failed, and it may have
 // been carried out or still be under way, until the fence is moved.
@@ -42,43 +40,24 @@ type fence struct {
 // what those did.
 func (s *Service) takeFence(ctx context.Context) error {
 	if s.fence.epoch == 0 {
-		return errDeposed
-	}
-	val, err := proto.Marshal(&skepv1.Fence{Holder: s.cfg.NodeID, Epoch: s.fence.epoch})
-	if err != nil {
-		return err
+		return lease.ErrDeposed
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeFor)
 	defer cancel()
 	for {
-		rev, err := s.moveFence(ctx, val)
+		rev, err := lease.MoveFence(ctx, s.bucket, derive.FenceKey, s.cfg.NodeID, s.fence.epoch)
 		switch {
 		case errors.Is(err, kv.ErrConflict) && ctx.Err() == nil:
 			continue // somebody moved it: look who
 		case err != nil:
 			return fmt.Errorf("take the fence: %w", err)
 		}
-		if err := s.feeds[subject.Endpoint].Wait(ctx, rev); err != nil {
+		if err := s.feeds.Of(subject.Endpoint).Wait(ctx, rev); err != nil {
 			return err
 		}
 		s.fence.rev, s.fence.held = rev, true
 		return nil
 	}
-}
-
-func (s *Service) moveFence(ctx context.Context, val []byte) (uint64, error) {
-	e, err := s.bucket.Get(ctx, derive.FenceKey)
-	if errors.Is(err, kv.ErrNotFound) {
-		return s.bucket.Create(ctx, derive.FenceKey, val)
-	}
-	if err != nil {
-		return 0, err
-	}
-	var was skepv1.Fence
-	if err := proto.Unmarshal(e.Value, &was); err == nil && was.GetEpoch() > s.fence.epoch {
-		return 0, fmt.Errorf("%w: %s, with epoch %d", errDeposed, was.GetHolder(), was.GetEpoch())
-	}
-	return s.bucket.Update(ctx, derive.FenceKey, val, e.Revision)
 }
 
 // commit writes what follows from the picture and returns the revision of the last write, that of the newest record

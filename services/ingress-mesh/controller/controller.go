@@ -27,6 +27,7 @@ import (
 
 	"skep.dev/libs/kv"
 	"skep.dev/libs/lease"
+	"skep.dev/libs/life"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 	"skep.dev/services/ingress-mesh/internal/derive"
@@ -50,11 +51,13 @@ type Config struct {
 
 // Service is one controller, leading or standing by.
 type Service struct {
+	*life.Span // ready, leading or not, once the picture is complete and the endpoints answer
+
 	cfg    Config
 	js     jetstream.JetStream
 	bucket *kv.Bucket
 	meter  *meter
-	feeds  map[subject.Bucket]*kv.Feed // of the buckets the records depend on, and of the records
+	feeds  kv.Feeds // of the buckets the records depend on, and of the records
 
 	mu  sync.Mutex // over pic
 	pic *derive.Picture
@@ -62,10 +65,7 @@ type Service struct {
 	writing sync.Mutex // held by who plans and commits, taken before mu
 	fence   fence      // over which this instance writes; under writing
 
-	wake   chan struct{}
-	ready  chan struct{}
-	closed chan struct{}
-	once   sync.Once
+	wake chan struct{}
 }
 
 // New checks the configuration and starts nothing.
@@ -84,53 +84,29 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("mesh controller: use JetStream: %w", err)
 	}
 	return &Service{
-		cfg: cfg, js: js, bucket: kv.Open(js, subject.Endpoint), feeds: map[subject.Bucket]*kv.Feed{}, pic: derive.New(), meter: newMeter(cfg.Metrics),
-		wake: make(chan struct{}, 1), ready: make(chan struct{}), closed: make(chan struct{}),
+		cfg: cfg, js: js, bucket: kv.Open(js, subject.Endpoint), pic: derive.New(), meter: newMeter(cfg.Metrics),
+		wake: make(chan struct{}, 1), Span: life.New(),
 	}, nil
-}
-
-// Ready is closed once the picture is complete and the endpoints answer, leading or not.
-func (s *Service) Ready() <-chan struct{} { return s.ready }
-
-// Close ends Run.
-func (s *Service) Close() error {
-	s.once.Do(func() { close(s.closed) })
-	return nil
 }
 
 // Run follows, answers and campaigns until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := s.Begin(ctx)
 	defer cancel()
-	go func() {
-		select {
-		case <-s.closed:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	err := s.follow(ctx)
-	defer func() {
-		for _, f := range s.feeds {
-			f.Close()
-		}
-	}()
+	defer func() { s.feeds.Close() }()
 	if err != nil {
 		return err
 	}
-	for _, f := range s.feeds {
-		select {
-		case <-f.Ready():
-		case <-ctx.Done():
-			return nil
-		}
+	if !s.feeds.Caught(ctx) {
+		return nil
 	}
 	srv, err := s.serve("skep-mesh-controller", "who is where on which network", s.endpoints)
 	if err != nil {
 		return err
 	}
 	defer srv.Close() //nolint:errcheck // the connection ends with it
-	close(s.ready)
+	s.Begun()
 	l := lease.New(s.js, lease.Config{Name: "mesh", Holder: s.cfg.NodeID, TTL: s.cfg.LeaseTTL, Log: s.cfg.Log})
 	return l.Run(ctx, s.lead)
 }
@@ -150,7 +126,7 @@ func (s *Service) serve(name, about string, endpoints func(*rpc.Server) error) (
 // follow starts one feed per bucket.
 func (s *Service) follow(ctx context.Context) error {
 	ignore := func(f func(string, []byte) error) func(kv.Entry) error {
-		return func(e kv.Entry) error { return f(e.Key, value(e)) }
+		return func(e kv.Entry) error { return f(e.Key, e.Stored()) }
 	}
 	for _, f := range []struct {
 		bucket subject.Bucket
@@ -163,13 +139,13 @@ func (s *Service) follow(ctx context.Context) error {
 		{subject.NodeB, ignore(s.pic.PutNode), nil},
 		{subject.Status, ignore(s.pic.PutStatus), nil},
 		{subject.Task, ignore(s.pic.PutTasks), s.pic.ResetTasks},
-		{subject.Endpoint, func(e kv.Entry) error { return s.pic.PutStored(e.Key, value(e), e.Revision) }, s.pic.ResetStored},
+		{subject.Endpoint, func(e kv.Entry) error { return s.pic.PutStored(e.Key, e.Stored(), e.Revision) }, s.pic.ResetStored},
 	} {
 		feed, err := kv.Follow(ctx, s.js, f.bucket, func(d kv.Delta) { s.apply(f.bucket, f.put, f.reset, d) })
 		if err != nil {
 			return fmt.Errorf("mesh controller: follow bucket %s: %w", f.bucket, err)
 		}
-		s.feeds[f.bucket] = feed
+		s.feeds = append(s.feeds, feed)
 	}
 	return nil
 }
@@ -191,17 +167,6 @@ func (s *Service) apply(bucket subject.Bucket, put func(kv.Entry) error, reset f
 	if dirty {
 		s.nudge()
 	}
-}
-
-// value is nil for a deletion and never nil otherwise.
-func value(e kv.Entry) []byte {
-	switch {
-	case e.Deleted:
-		return nil
-	case e.Value == nil:
-		return []byte{}
-	}
-	return e.Value
 }
 
 // nudge wakes the loop; more nudges before it looks are one.

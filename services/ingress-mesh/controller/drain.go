@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"skep.dev/libs/lease"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -43,7 +44,7 @@ func (s *Service) drain(ctx context.Context, node string, r *skepv1.DrainRequest
 			return &skepv1.DrainReply{Revision: rev}, nil
 		}
 		s.nudge() // for the loop to see whether it still leads
-		if errors.Is(err, errDeposed) || errors.Is(err, errKilled) || ctx.Err() != nil {
+		if errors.Is(err, lease.ErrDeposed) || errors.Is(err, errKilled) || ctx.Err() != nil {
 			return nil, unavailable("drain tasks of node "+node, err)
 		}
 		select {

@@ -15,6 +15,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
+	"skep.dev/libs/lease"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/ingress-mesh/internal/derive"
@@ -109,13 +110,13 @@ func TestADeposedLeaderWritesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := old.commit(ctx); !errors.Is(err, errDeposed) {
+	if _, err := old.commit(ctx); !errors.Is(err, lease.ErrDeposed) {
 		t.Errorf("the old leader's commit: %v", err)
 	}
 	if _, err := old.drain(ctx, n1, &skepv1.DrainRequest{}); !fault.Is(err, fault.CodeUnavailable) {
 		t.Errorf("the old leader drains: %v", err)
 	}
-	if err := old.lead(ctx, 1); !errors.Is(err, errDeposed) {
+	if err := old.lead(ctx, 1); !errors.Is(err, lease.ErrDeposed) {
 		t.Errorf("it goes on leading: %v", err)
 	}
 	if got := w.get(net + "." + n1).GetEndpoints().GetBlocks(); !slices.Equal(got, leased.Blocks) {
@@ -223,7 +224,7 @@ func TestWhoeverResignedWritesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.node(n1, 2)
-	if _, err := s.commit(while(t)); !errors.Is(err, errDeposed) {
+	if _, err := s.commit(while(t)); !errors.Is(err, lease.ErrDeposed) {
 		t.Errorf("a commit: %v", err)
 	}
 	r, err := s.lease(while(t), n1, &skepv1.LeaseBlockRequest{NetworkId: net, WantBlock: true})

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"skep.dev/libs/lease"
 	"skep.dev/libs/subject"
 	"skep.dev/services/ingress-mesh/internal/derive"
 )
@@ -51,7 +52,7 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 			switch {
 			case ctx.Err() != nil:
 				return nil
-			case errors.Is(err, errDeposed), errors.Is(err, errKilled):
+			case errors.Is(err, lease.ErrDeposed), errors.Is(err, errKilled):
 				return err
 			}
 			s.cfg.Log.Warn("endpoint records not written, trying again", zap.Error(err), zap.Uint64("epoch", epoch))
@@ -85,7 +86,7 @@ func (s *Service) takeOver(ctx context.Context, epoch uint64) error {
 		if err != nil {
 			return fmt.Errorf("look how far bucket %s is: %w", b, err)
 		}
-		if err := s.feeds[b].Wait(ctx, st.CachedInfo().State.LastSeq); err != nil {
+		if err := s.feeds.Of(b).Wait(ctx, st.CachedInfo().State.LastSeq); err != nil {
 			return err
 		}
 	}

@@ -57,7 +57,7 @@ func (s *Service) sync(_ context.Context, node string, r *skepv1.MeshSyncRequest
 	slices.Sort(scopes)
 	scopes = slices.Compact(scopes)
 	// How far the feed is says more than the newest record: what was deleted last has left nothing to see.
-	applied := s.feeds[subject.Endpoint].Revision()
+	applied := s.feeds.Of(subject.Endpoint).Revision()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := &skepv1.MeshSyncReply{Revision: max(applied, s.pic.Revision())}
