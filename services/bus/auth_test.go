@@ -4,14 +4,11 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -19,116 +16,6 @@ import (
 	"skep.dev/libs/pki"
 	"skep.dev/libs/subject"
 )
-
-// peer is a client connection that remembers what the broker forbade.
-type peer struct {
-	*nats.Conn
-	t      testing.TB
-	denied chan error
-	closed chan struct{}
-}
-
-func dial(t testing.TB, b *Bus, creds *pki.Store, opts ...nats.Option) *peer {
-	t.Helper()
-	p, err := tryDial(t, b, creds, opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-func tryDial(t testing.TB, b *Bus, creds *pki.Store, opts ...nats.Option) (*peer, error) {
-	t.Helper()
-	p := &peer{t: t, denied: make(chan error, 256), closed: make(chan struct{})}
-	ident := creds.Identity()
-	opts = append([]nats.Option{
-		nats.Secure(pki.ClientTLS(creds)), nats.TLSHandshakeFirst(), nats.NoReconnect(), nats.CustomInboxPrefix("_INBOX_" + ident.NodeID),
-		nats.Timeout(10 * time.Second),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { p.denied <- err }),
-		nats.ClosedHandler(func(*nats.Conn) { close(p.closed) }),
-	}, opts...)
-	nc, err := nats.Connect("tls://"+b.ClientAddr().String(), opts...)
-	if err != nil {
-		return nil, err
-	}
-	p.Conn = nc
-	t.Cleanup(nc.Close)
-	return p, nil
-}
-
-// refused reports whether what was just done was forbidden.
-func (p *peer) refused() bool {
-	p.t.Helper()
-	if err := p.FlushTimeout(10 * time.Second); err != nil {
-		p.t.Fatal(err)
-	}
-	// The broker's error arrives before the pong, its handler may still be on the way.
-	if p.LastError() == nil {
-		return false
-	}
-	select {
-	case err := <-p.denied:
-		if !errors.Is(err, nats.ErrPermissionViolation) {
-			p.t.Fatalf("not a permission violation: %v", err)
-		}
-		return true
-	case <-time.After(10 * time.Second):
-		return false
-	}
-}
-
-func (p *peer) mustNotPublish(subj string, m *nats.Msg) {
-	p.t.Helper()
-	if m == nil {
-		m = &nats.Msg{}
-	}
-	m.Subject = subj
-	q := p.fresh()
-	if err := q.PublishMsg(m); err != nil {
-		p.t.Fatal(err)
-	}
-	if !q.refused() {
-		p.t.Errorf("%s: may publish to %s", p.Opts.Name, subj)
-	}
-}
-
-func (p *peer) mustPublish(subj string) {
-	p.t.Helper()
-	q := p.fresh()
-	if err := q.Publish(subj, []byte("x")); err != nil {
-		p.t.Fatal(err)
-	}
-	if q.refused() {
-		p.t.Errorf("%s: may not publish to %s", p.Opts.Name, subj)
-	}
-}
-
-func (p *peer) subscribe(subj string, want bool) {
-	p.t.Helper()
-	q := p.fresh()
-	if _, err := q.SubscribeSync(subj); err != nil {
-		p.t.Fatal(err)
-	}
-	if got := !q.refused(); got != want {
-		p.t.Errorf("%s: subscribe to %s: allowed is %v, want %v", p.Opts.Name, subj, got, want)
-	}
-}
-
-// fresh is the same connection again, without earlier errors.
-func (p *peer) fresh() *peer {
-	p.t.Helper()
-	q := &peer{t: p.t, denied: make(chan error, 256)}
-	o := p.Opts
-	o.AsyncErrorCB = func(_ *nats.Conn, _ *nats.Subscription, err error) { q.denied <- err }
-	o.ClosedCB = nil
-	nc, err := o.Connect()
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	q.Conn = nc
-	p.t.Cleanup(nc.Close)
-	return q
-}
 
 func TestWorkerCannotEscalate(t *testing.T) {
 	ca := newCA(t)
@@ -497,97 +384,6 @@ func removedNode(t *testing.T, end func(*Bus, string) int) {
 	}
 	if err := agent.FlushTimeout(10 * time.Second); err != nil || agent.Stats().Reconnects > 0 {
 		t.Errorf("the manager's own agent lost its connection: %v", err)
-	}
-}
-
-func TestRoutesAreForManagersOfThisCluster(t *testing.T) {
-	ca := newCA(t)
-	cfg := lone(t, ca, id.New())
-	b := run(t, cfg)
-	before, err := b.Members()
-	if err != nil {
-		t.Fatal(err)
-	}
-	routes := b.running().NumRoutes()
-	for name, creds := range map[string]*pki.Store{
-		"worker":  certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour),
-		"admin":   certify(t, ca, pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}, time.Hour),
-		"foreign": certify(t, newCA(t), pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour),
-		"manager": certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour), // the counter-proof
-	} {
-		tc := pki.RouteTLS(creds)
-		tc.InsecureSkipVerify = true // a rogue does not mind whom it talks to
-		o := &server.Options{
-			ServerName: "rogue-" + name, Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true, SystemAccount: systemAccount,
-			Accounts: []*server.Account{server.NewAccount(systemAccount), server.NewAccount(accountName)},
-			Cluster:  server.ClusterOpts{Name: "skep", Host: "127.0.0.1", Port: -1, TLSConfig: tc, TLSTimeout: 5},
-			Routes:   []*url.URL{{Scheme: "nats-route", Host: cfg.RouteAddr()}},
-		}
-		s, err := server.NewServer(o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		turned := &turnedAway{}
-		s.SetLoggerV2(turned, true, false, false)
-		go s.Start()
-		// It dials again after each refusal; twice is enough to be sure that the first was no accident.
-		in := false
-		for deadline := time.Now().Add(30 * time.Second); !in && turned.times.Load() < 2; time.Sleep(5 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: neither let in nor turned away", name)
-			}
-			in = b.running().NumRoutes() > routes
-		}
-		if in != (name == "manager") {
-			t.Errorf("%s: a server with this certificate has a route: %v", name, in)
-		}
-		s.Shutdown()
-		s.WaitForShutdown()
-		if err := await(within(t), 10*time.Millisecond, 0, func() bool { return b.running().NumRoutes() == routes }); err != nil {
-			t.Fatalf("%s: its routes remain: %v", name, err)
-		}
-	}
-	if n := b.running().NumRoutes(); n != routes {
-		t.Errorf("%d routes, before %d", n, routes)
-	}
-	after, err := b.Members()
-	if err != nil || len(after) != len(before) {
-		t.Errorf("the group is %v, %v", after, err)
-	}
-}
-
-// turnedAway notices in a server's log that its routes are refused.
-type turnedAway struct{ times atomic.Int32 }
-
-func (l *turnedAway) note(f string, a ...any) {
-	s := fmt.Sprintf(f, a...)
-	if strings.Contains(s, "Authorization Violation") || strings.Contains(s, "connection closed") && !strings.Contains(s, "Duplicate") {
-		l.times.Add(1)
-	}
-}
-func (l *turnedAway) Noticef(f string, a ...any) { l.note(f, a...) }
-func (l *turnedAway) Warnf(f string, a ...any)   { l.note(f, a...) }
-func (l *turnedAway) Fatalf(f string, a ...any)  { l.note(f, a...) }
-func (l *turnedAway) Errorf(f string, a ...any)  { l.note(f, a...) }
-func (l *turnedAway) Debugf(f string, a ...any)  { l.note(f, a...) }
-func (l *turnedAway) Tracef(string, ...any)      {}
-
-func TestTheWitnessTakesNoClients(t *testing.T) {
-	ca := newCA(t)
-	b := run(t, lone(t, ca, id.New()))
-	b.mu.Lock()
-	addr := b.witness.Addr().String()
-	b.mu.Unlock()
-	creds := certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour)
-	// Nobody is sent there either: clients are told of the managers only.
-	for _, u := range dial(t, b, creds).DiscoveredServers() {
-		if strings.HasSuffix(u, addr) {
-			t.Errorf("clients are told of the witness: %s", u)
-		}
-	}
-	_, err := nats.Connect("tls://"+addr, nats.Secure(pki.ClientTLS(creds)), nats.TLSHandshakeFirst(), nats.NoReconnect(), nats.IgnoreDiscoveredServers())
-	if !errors.Is(err, nats.ErrAuthorization) {
-		t.Fatalf("the witness let a manager in: %v", err)
 	}
 }
 

@@ -40,41 +40,47 @@ func main() {
 	networks := flag.Int("networks", 100, "with -only density: networks on the one node")
 	services := flag.Int("services", 10, "with -only density: services on each network")
 	flag.Parse()
-	if *only == "density" {
-		rows, err := densityRows(ctx, *networks, *services, os.Stderr)
-		print(os.Stdout, rows)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "skep-bench:", err)
-			os.Exit(1)
-		}
-		return
+	parts := []part{
+		{name: "go", rows: func() ([]row, error) { return goRows(ctx, os.Stderr) }},
+		{name: "lab", rows: func() ([]row, error) { return labRows(ctx, *rounds, os.Stderr) }},
+		{name: "net", rows: func() ([]row, error) { return netRows(ctx, *rounds, os.Stderr) }},
+		{name: "update", rows: func() ([]row, error) { return updateRows(ctx, *rounds, os.Stderr) }},
+		{name: "density", onDemand: true, rows: func() ([]row, error) { return densityRows(ctx, *networks, *services, os.Stderr) }},
 	}
-	if err := run(ctx, *only, *rounds, os.Stdout, os.Stderr); err != nil {
+	if err := run(parts, *only, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "skep-bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, only string, rounds int, stdout, progress io.Writer) error {
+// part is a share of the table.
+type part struct {
+	name     string
+	onDemand bool // it is no bar and takes long
+	rows     func() ([]row, error)
+}
+
+// run measures the part that is named, or all that need not be named, and prints what it could measure.
+func run(parts []part, only string, out io.Writer) error {
 	var rows []row
 	var failed error
-	if only == "" || only == "go" {
-		r, err := goRows(ctx, progress)
+	known := false
+	for _, p := range parts {
+		if p.name != only && (only != "" || p.onDemand) {
+			continue
+		}
+		known = true
+		r, err := p.rows()
 		rows, failed = append(rows, r...), errors.Join(failed, err)
 	}
-	if only == "" || only == "lab" {
-		r, err := labRows(ctx, rounds, progress)
-		rows, failed = append(rows, r...), errors.Join(failed, err)
+	if !known {
+		var names []string
+		for _, p := range parts {
+			names = append(names, p.name)
+		}
+		return fmt.Errorf("-only %s is no part: use one of %s", only, strings.Join(names, ", "))
 	}
-	if only == "" || only == "net" {
-		r, err := netRows(ctx, rounds, progress)
-		rows, failed = append(rows, r...), errors.Join(failed, err)
-	}
-	if only == "" || only == "update" {
-		r, err := updateRows(ctx, rounds, progress)
-		rows, failed = append(rows, r...), errors.Join(failed, err)
-	}
-	print(stdout, rows)
+	print(out, rows)
 	return failed
 }
 

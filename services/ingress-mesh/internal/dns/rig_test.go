@@ -1,17 +1,13 @@
 package dns
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,38 +15,11 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"skep.dev/services/ingress-mesh/internal/nsfs"
+	"skep.dev/services/ingress-mesh/internal/nsfs/nstest"
 )
 
-const inside = "SKEP_DNS_TEST_INSIDE"
-
-// TestMain runs the tests again as a child in network and mount namespaces of its own: nothing they do reaches the
-// host, and everything goes away with the child.
 func TestMain(m *testing.M) {
-	if os.Getenv(inside) != "" {
-		err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, "")
-		if err == nil {
-			err = exec.Command("ip", "link", "set", "lo", "up").Run()
-		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "make namespaces of the tests' own:", err)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
-	}
-	if _, err := exec.LookPath("ip"); err != nil || os.Getuid() != 0 {
-		fmt.Fprintln(os.Stderr, "these tests need root and the package iproute2")
-		os.Exit(1)
-	}
-	c := exec.Command("/proc/self/exe", os.Args[1:]...)
-	c.Env = append(os.Environ(), inside+"=1")
-	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	runtime.LockOSThread() // Pdeathsig is about this thread
-	if err := c.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
+	nstest.Main(m, func() error { return exec.Command("ip", "link", "set", "lo", "up").Run() }, "ip")
 }
 
 // newSpace makes a namespace with its loopback up.

@@ -8,9 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
-	"runtime"
 	"sort"
 	"strings"
 	"syscall"
@@ -22,40 +20,12 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"skep.dev/libs/ipam"
+	"skep.dev/services/ingress-mesh/internal/nsfs/nstest"
 )
 
-const inside = "SKEP_INGRESS_TEST_INSIDE"
-
-// TestMain runs the tests again as a child in network and mount namespaces of its own: nothing they do reaches the
-// host, and everything goes away with the child.
+// Named namespaces and the iptables lock are in /run.
 func TestMain(m *testing.M) {
-	if os.Getenv(inside) != "" {
-		err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, "")
-		if err == nil { // named namespaces and the iptables lock are there
-			err = syscall.Mount("none", "/run", "tmpfs", 0, "")
-		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "make mounts of the tests' own:", err)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
-	}
-	for _, tool := range []string{"iptables", "nft", "ip", "conntrack", "bridge"} {
-		if _, err := exec.LookPath(tool); err != nil || os.Getuid() != 0 {
-			fmt.Fprintln(os.Stderr, "these tests need root and the packages iptables, nftables, conntrack and iproute2; missing or not root:", tool)
-			os.Exit(1)
-		}
-	}
-	c := exec.Command("/proc/self/exe", os.Args[1:]...)
-	c.Env = append(os.Environ(), inside+"=1")
-	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	runtime.LockOSThread() // Pdeathsig is about this thread
-	if err := c.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
+	nstest.Main(m, func() error { return syscall.Mount("none", "/run", "tmpfs", 0, "") }, "iptables", "nft", "ip", "conntrack", "bridge")
 }
 
 // space is a network namespace.

@@ -6,47 +6,17 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"skep.dev/services/ingress-mesh/internal/nsfs"
+	"skep.dev/services/ingress-mesh/internal/nsfs/nstest"
 )
 
-const inside = "SKEP_VIP_TEST_INSIDE"
-
-// TestMain runs the tests again as a child in network and mount namespaces of its own: nothing they do reaches the
-// host, and everything goes away with the child.
-func TestMain(m *testing.M) {
-	if os.Getenv(inside) != "" {
-		if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-			fmt.Fprintln(os.Stderr, "make the mounts private:", err)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
-	}
-	for _, tool := range []string{"nft", "ip", "ping", "conntrack"} {
-		if _, err := exec.LookPath(tool); err != nil || os.Getuid() != 0 {
-			fmt.Fprintln(os.Stderr, "these tests need root and the packages nftables, iproute2, iputils-ping and conntrack; missing or not root:", tool)
-			os.Exit(1)
-		}
-	}
-	c := exec.Command("/proc/self/exe", os.Args[1:]...)
-	c.Env = append(os.Environ(), inside+"=1")
-	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	runtime.LockOSThread() // Pdeathsig is about this thread
-	if err := c.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
-}
+func TestMain(m *testing.M) { nstest.Main(m, nil, "nft", "ip", "ping", "conntrack") }
 
 // host is a namespace with an address on a common bridge: a task.
 type host struct {

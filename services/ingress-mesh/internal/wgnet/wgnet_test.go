@@ -23,7 +23,7 @@ import (
 	"skep.dev/services/ingress-mesh/internal/overlay"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+func TestMain(m *testing.M) { nstest.Main(m, nil) }
 
 func must(t testing.TB, err error) { t.Helper(); nstest.Must(t, err) }
 

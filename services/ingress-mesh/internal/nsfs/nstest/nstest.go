@@ -26,11 +26,17 @@ import (
 
 const inside = "SKEP_NSTEST_INSIDE"
 
-// Main is for TestMain: it runs the tests again as a child in network and mount namespaces of its own.
-func Main(m *testing.M) {
+// Main is for TestMain: it runs the tests again as a child in network and mount namespaces of its own, so that nothing
+// they do reaches the host, and everything goes away with the child. In there, before prepares what they need; nil is
+// nothing. It refuses to begin without root or without one of the programs that the tests call.
+func Main(m *testing.M, before func() error, programs ...string) {
 	if os.Getenv(inside) != "" {
-		if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-			fmt.Fprintln(os.Stderr, "make the mounts private:", err)
+		err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, "")
+		if err == nil && before != nil {
+			err = before()
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "make namespaces of the tests' own:", err)
 			os.Exit(1)
 		}
 		os.Exit(m.Run())
@@ -38,6 +44,12 @@ func Main(m *testing.M) {
 	if os.Getuid() != 0 {
 		fmt.Fprintln(os.Stderr, "these tests make network namespaces: run them as root")
 		os.Exit(1)
+	}
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			fmt.Fprintf(os.Stderr, "these tests call %s (Debian: nftables, iptables, iproute2, conntrack, iputils-ping): %v\n", p, err)
+			os.Exit(1)
+		}
 	}
 	c := exec.Command("/proc/self/exe", os.Args[1:]...)
 	c.Env = append(os.Environ(), inside+"=1")
