@@ -3,7 +3,9 @@ package mesh
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -141,13 +143,42 @@ func (s *Service) heal(ctx context.Context) {
 		s.meter.failed.WithLabelValues(runHeal).Inc()
 		s.log.Error("repair published ports", zap.Error(err))
 	}
-	for _, id := range s.networksHere() {
-		if err := s.applyNetwork(ctx, id); err != nil {
+	here := s.networksHere()
+	whole := s.turn.next(here, s.tasksCount)
+	for _, id := range here {
+		if err := s.healNetwork(ctx, id, whole[id]); err != nil {
 			s.meter.failed.WithLabelValues(runHeal).Inc()
 			s.log.Error("repair network", zap.String("network", id), zap.Error(err))
 		}
 	}
 	s.sweepNetworks(ctx)
+}
+
+const (
+	// healTasks is how many tasks' own namespaces one heal looks into, at the least: their tables are seldom anybody's to
+	// change, and each costs a visit.
+	healTasks = 64
+	// healTurns is after how many heals every network had its turn, at the most.
+	healTurns = 10
+)
+
+// turn is where the look into the tasks' namespaces goes on.
+type turn struct{ last string }
+
+// next picks the networks whose tasks are looked at now: as many as have healTasks tasks, and a share of all.
+func (t *turn) next(ordered []string, tasks func(string) int) map[string]bool {
+	out := map[string]bool{}
+	from, found := slices.BinarySearch(ordered, t.last)
+	if found {
+		from++
+	}
+	least := (len(ordered) + healTurns - 1) / healTurns
+	for seen := 0; len(out) < len(ordered) && (seen < healTasks || len(out) < least); from++ {
+		id := ordered[from%len(ordered)]
+		out[id], t.last = true, id
+		seen += tasks(id)
+	}
+	return out
 }
 
 // applyPorts makes the routes to the other nodes and the published ports what they should be.
@@ -213,11 +244,7 @@ func (s *Service) clearFlows(rec record, path string, want []vip.Service) error 
 func (s *Service) networksHere() []string {
 	s.netMu.Lock()
 	defer s.netMu.Unlock()
-	out := make([]string, 0, len(s.nets))
-	for id := range s.nets {
-		out = append(out, id)
-	}
-	return out
+	return slices.Sorted(maps.Keys(s.nets))
 }
 
 func (s *Service) liveTasks() []record {
@@ -233,7 +260,25 @@ func (s *Service) liveTasks() []record {
 func (s *Service) setLive(rec record) {
 	s.liveMu.Lock()
 	defer s.liveMu.Unlock()
+	s.unlist(rec.Task)
 	s.live[rec.Task] = rec
+	for _, m := range rec.Networks {
+		if s.liveOn[m.Network] == nil {
+			s.liveOn[m.Network] = map[string]bool{}
+		}
+		s.liveOn[m.Network][rec.Task] = true
+	}
+}
+
+// unlist is for who holds liveMu.
+func (s *Service) unlist(task string) {
+	for _, m := range s.live[task].Networks {
+		delete(s.liveOn[m.Network], task)
+		if len(s.liveOn[m.Network]) == 0 {
+			delete(s.liveOn, m.Network)
+		}
+	}
+	delete(s.live, task)
 }
 
 func (s *Service) drainingNow() map[string]bool {
@@ -249,7 +294,7 @@ func (s *Service) drainingNow() map[string]bool {
 // forget drops what is remembered of a task that is gone.
 func (s *Service) forget(task string) {
 	s.liveMu.Lock()
-	delete(s.live, task)
+	s.unlist(task)
 	delete(s.draining, task)
 	s.liveMu.Unlock()
 	s.flowMu.Lock()

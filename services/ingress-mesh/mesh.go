@@ -103,6 +103,7 @@ type Service struct {
 	dirty    *dirty
 	applied  *progress
 	meter    *meter
+	turn     turn // of the converging goroutine
 	paths    *paths
 	tracking *tracking
 
@@ -112,7 +113,8 @@ type Service struct {
 	vipLock keyedMutex          // by task: who changes its translations
 
 	liveMu   sync.Mutex
-	live     map[string]record // tasks that have a network here
+	live     map[string]record          // tasks that have a network here
+	liveOn   map[string]map[string]bool // the same by overlay network
 	draining map[string]bool
 	nextPort int
 
@@ -161,7 +163,7 @@ func New(cfg Config) (*Service, error) {
 		paths:    newPaths(),
 		tracking: newTracking(),
 		nets:     map[string]*network{},
-		live:     map[string]record{},
+		live:     map[string]record{}, liveOn: map[string]map[string]bool{},
 		draining: map[string]bool{},
 		backends: map[string]map[netip.Addr]bool{},
 	}

@@ -5,9 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -189,6 +189,20 @@ func (s *Service) applyNetwork(ctx context.Context, id string) error {
 	return s.applyNetworkLocked(ctx, id)
 }
 
+// healNetwork puts back what others took of a network; whole includes its tasks' own namespaces.
+func (s *Service) healNetwork(ctx context.Context, id string, whole bool) error {
+	unlock := s.netLock.lock(id)
+	defer unlock()
+	if whole {
+		return s.applyNetworkLocked(ctx, id)
+	}
+	scope := s.follow.Scope(id)
+	if scope.Info == nil {
+		return fault.Unavailable("network %s is not known", id)
+	}
+	return s.ensureNetwork(ctx, scope)
+}
+
 func (s *Service) applyNetworkLocked(ctx context.Context, id string) error {
 	scope := s.follow.Scope(id)
 	if scope.Info == nil {
@@ -239,7 +253,7 @@ func (s *Service) sweepNetworks(ctx context.Context) {
 	var empty []*network
 	for _, n := range s.nets {
 		switch {
-		case len(s.tasksOn(n.id)) > 0:
+		case s.tasksCount(n.id) > 0:
 			n.emptyT = time.Time{}
 		case n.emptyT.IsZero():
 			n.emptyT = time.Now()
@@ -259,7 +273,7 @@ func (s *Service) leaveNetwork(ctx context.Context, n *network) error {
 	unlock := s.netLock.lock(n.id)
 	defer unlock()
 	s.netMu.Lock()
-	if n.emptyT.IsZero() || len(s.tasksOn(n.id)) > 0 { // entered meanwhile
+	if n.emptyT.IsZero() || s.tasksCount(n.id) > 0 { // entered meanwhile
 		s.netMu.Unlock()
 		return nil
 	}
@@ -307,12 +321,17 @@ func (s *Service) giveBack(ctx context.Context, n *network) {
 
 // tasksOn are the records of this node's tasks on a network, ordered by task.
 func (s *Service) tasksOn(network string) []record {
-	var out []record
-	for _, rec := range s.liveTasks() {
-		if slices.ContainsFunc(rec.Networks, func(m membership) bool { return m.Network == network }) {
-			out = append(out, rec)
-		}
+	s.liveMu.Lock()
+	defer s.liveMu.Unlock()
+	out := make([]record, 0, len(s.liveOn[network]))
+	for _, task := range slices.Sorted(maps.Keys(s.liveOn[network])) {
+		out = append(out, s.live[task])
 	}
-	slices.SortFunc(out, func(a, b record) int { return strings.Compare(a.Task, b.Task) })
 	return out
+}
+
+func (s *Service) tasksCount(network string) int {
+	s.liveMu.Lock()
+	defer s.liveMu.Unlock()
+	return len(s.liveOn[network])
 }

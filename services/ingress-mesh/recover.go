@@ -65,7 +65,7 @@ func (s *Service) removeStrayNetworks(ctx context.Context) error {
 		return err
 	}
 	for _, id := range have {
-		if len(s.tasksOn(id)) > 0 {
+		if s.tasksCount(id) > 0 {
 			continue
 		}
 		if err := s.removeNetwork(ctx, id); err != nil {

@@ -295,10 +295,7 @@ func (s *space) missing(have kernel) (out []Attachment) {
 	if len(s.tasks) == 0 {
 		return nil
 	}
-	there := map[string]bool{}
-	for _, p := range have.ports {
-		there[p.task] = true
-	}
+	there := have.tasks()
 	for task, a := range s.tasks {
 		if !there[task] && nsfs.At(a.Netns) {
 			out = append(out, a)
@@ -307,9 +304,18 @@ func (s *space) missing(have kernel) (out []Attachment) {
 	return out
 }
 
+// tasks are those that have a link.
+func (k kernel) tasks() map[string]bool {
+	there := make(map[string]bool, len(k.ports))
+	for _, p := range k.ports {
+		there[p.task] = true
+	}
+	return there
+}
+
 // relink brings the links back that somebody removed, or that went with an earlier namespace.
-func (p *Plane) relink(ctx context.Context, s *space, have kernel) (errs []error) {
-	for _, a := range s.missing(have) {
+func (p *Plane) relink(ctx context.Context, s *space, lost []Attachment) (errs []error) {
+	for _, a := range lost {
 		if err := p.attach(ctx, s, a); err != nil {
 			errs = append(errs, fmt.Errorf("attach task %s again: %w", a.Task, err))
 		}

@@ -79,6 +79,7 @@ func TestWhatIsTakenAwayComesBack(t *testing.T) {
 		}, nil},
 	} {
 		t.Run(strings.ReplaceAll(c.name, " ", "-"), func(t *testing.T) {
+			nstest.Await(t, "a network that is known to be right", func() bool { must(t, h.plane.Ensure(t.Context(), n.at(h))); return sp.settled != nil })
 			must(t, c.harm())
 			got, err := h.plane.Verify(t.Context(), n.at(h))
 			must(t, err)
@@ -208,5 +209,46 @@ func TestHalfMade(t *testing.T) {
 	must(t, x.Handle.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "eth1", TxQLen: -1}}))
 	if err := h.plane.Attach(t.Context(), "front", x.a); !fault.Is(err, fault.CodeConflict) {
 		t.Fatal(err)
+	}
+}
+
+// Where nothing happened nothing is read; what is missed by hearing is found by looking, in time.
+func TestQuietNetworksAreNotRead(t *testing.T) {
+	f := newFabric(t, 1, false)
+	h := f.hosts[0]
+	n := f.network("front", 5001, true)
+	a := n.task(h, "a", 2)
+	s, unlock := h.plane.lock("front")
+	unlock()
+	ensure := func() { t.Helper(); must(t, h.plane.Ensure(t.Context(), n.at(h))) }
+	for range 3 {
+		ensure() // the first two hear of what was made before
+	}
+	was := s.settled
+	if was == nil {
+		t.Fatal("a network that is right is not known to be")
+	}
+	if ensure(); s.settled != was {
+		t.Error("a quiet network was read")
+	}
+	// More than the socket's buffer holds.
+	ov := h.overlay("front")
+	for i := range 300 {
+		must(t, ov.Handle.LinkSetAlias(at(ov.Index(t, vxlanName)), fmt.Sprint("noise ", i)))
+	}
+	if ensure(); s.settled == was {
+		t.Error("a network of which too much was heard was not read")
+	}
+	// A task that is on the network of another process' making, or of none.
+	ensure()
+	was = s.settled
+	must(t, h.plane.Attach(t.Context(), "front", a.a))
+	if ensure(); s.settled == nil {
+		t.Error("an attachment that changes nothing unsettles the network")
+	}
+	s.settled.at = s.settled.at.Add(-lookAfter)
+	was = s.settled
+	if ensure(); s.settled == was {
+		t.Error("it was never looked at again")
 	}
 }

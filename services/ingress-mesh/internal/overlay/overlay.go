@@ -31,6 +31,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -111,7 +112,8 @@ func (p *Plane) Close() error {
 	return nil
 }
 
-// Ensure makes a network, or makes what is there have what n says. Only differences are written.
+// Ensure makes a network, or makes what is there have what n says. Only differences are written, and a namespace that
+// was right, and in which the kernel tells of no change since, is not read.
 func (p *Plane) Ensure(ctx context.Context, n Network) error {
 	w, problems, err := p.want(n)
 	if err != nil {
@@ -125,13 +127,21 @@ func (p *Plane) Ensure(ctx context.Context, n Network) error {
 	if err := s.enter(p.path(n.ID), true); err != nil {
 		return fmt.Errorf("network %s: %w", n.label(), err)
 	}
+	now := time.Now()
+	if len(problems) == 0 && s.asSettled(w, now) {
+		return nil
+	}
+	s.settled = nil
 	have, err := s.observe(p)
 	if err != nil {
 		return fmt.Errorf("network %s: %w", n.label(), err)
 	}
 	steps := plan(w, have)
 	errs := p.apply(ctx, s, w, have, steps)
-	errs = append(errs, p.relink(ctx, s, have)...)
+	errs = append(errs, p.relink(ctx, s, s.missing(have))...)
+	if len(steps) == 0 && len(problems) == 0 && s.allLinked(have) {
+		s.settled = &settled{want: w, at: now}
+	}
 	for _, text := range problems {
 		errs = append(errs, fault.Invalid("%s", text))
 	}

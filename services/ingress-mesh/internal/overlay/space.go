@@ -21,9 +21,12 @@ type space struct {
 
 	nl    *netlink.Handle  // nil while not open
 	raw   *nl.SocketHandle // for what netlink.Handle does not tell
+	watch *watch
 	ns    netns.NsHandle
 	id    nsfs.ID
 	tasks map[string]Attachment // by task: what this process attached
+
+	settled *settled // nil while the namespace is not known to be right
 }
 
 // lock gives the caller a network for himself.
@@ -95,9 +98,13 @@ func (s *space) take(ns netns.NsHandle, h *netlink.Handle) error {
 	id, err := nsfs.IDOf(ns)
 	if err == nil {
 		var sock *nl.NetlinkSocket
-		if sock, err = nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_ROUTE); err == nil {
-			s.nl, s.ns, s.id, s.raw = h, ns, id, &nl.SocketHandle{Socket: sock}
-			return nil
+		var w *watch
+		if w, err = newWatch(ns); err == nil {
+			if sock, err = nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_ROUTE); err == nil {
+				s.nl, s.ns, s.id, s.watch, s.raw = h, ns, id, w, &nl.SocketHandle{Socket: sock}
+				return nil
+			}
+			w.close()
 		}
 	}
 	h.Close()
@@ -112,8 +119,9 @@ func (s *space) close() {
 	}
 	s.nl.Close()
 	s.raw.Close()
+	s.watch.close()
 	_ = s.ns.Close()
-	s.nl, s.raw, s.ns = nil, nil, netns.None()
+	s.nl, s.raw, s.watch, s.settled, s.ns = nil, nil, nil, nil, netns.None()
 }
 
 // empty removes every device of the namespace.
