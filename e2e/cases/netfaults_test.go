@@ -136,9 +136,12 @@ func TestNetworkFaults(t *testing.T) {
 			return // what it left would only confuse the next
 		}
 	}
-	if !strings.Contains(c.logged("w1"), "the conntrack table has room again") {
-		t.Error("the log of w1 does not say that its table has room again")
-	}
+	c.await("the log of w1 says that its table has room again", 90*time.Second, func() string {
+		if !strings.Contains(c.logged("w1"), "the conntrack table has room again") {
+			return "nothing of it"
+		}
+		return ""
+	})
 }
 
 // Every tenth packet of a node is lost, in both directions: TCP mends that, so nobody is declared down.
