@@ -129,14 +129,24 @@ func (s *Service) abortRollout(ctx context.Context, id string) (*skepv1.ServiceR
 		default:
 			return step{}, fault.Conflict("service %s is not being updated: there is nothing to abort; to go back all the same use rollback", cur.Spec.Name)
 		}
-		to := cur.PreviousRevision
-		if r := s.ix.Rollout(id); r.GetRevision() == cur.Revision && r.GetStable() != 0 {
-			to = r.Stable
-		}
-		return s.rollback(cur, to, "")
+		return s.rollback(cur, 0, "")
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &skepv1.ServiceReply{Service: svc}, nil
+}
+
+// former is the revision to go back to: the one before, or, while the newest is not rolled out to its end, the last one
+// that was. Else a second attempt that fails would be rolled back to the first.
+func (s *Service) former(cur *skepv1.Service) uint64 {
+	switch s.rolloutState(cur) {
+	case updating, canaryWaiting, paused, rollingBack, backPaused:
+		r := s.ix.Rollout(cur.Meta.Id)
+		stable := r.GetStable()
+		if r.GetRevision() == cur.Revision && stable != 0 && stable != cur.RollbackTo && s.ix.Revision(cur.Meta.Id, stable) != nil {
+			return stable
+		}
+	}
+	return cur.PreviousRevision
 }

@@ -160,3 +160,48 @@ func TestRollbackToANetworkThatIsGone(t *testing.T) {
 		t.Errorf("rolled back onto %v, want the network that is called front now", n)
 	}
 }
+
+// Going back from a second attempt that failed leads to what was good, not to the first one; going back from what stands
+// leads to the one before.
+func TestRollbackGoesToWhatWasGood(t *testing.T) {
+	r := newRig(t, kvtest.Server(t))
+	svc := r.mustCreate("web", 3)
+	update := func(image string) uint64 {
+		t.Helper()
+		q := &skepv1.UpdateServiceRequest{Ref: "web", NoResolveImage: true, Rollback: image == ""}
+		if image != "" {
+			q.Spec = webSpec("web", 3)
+			q.Spec.Task.Container.Image = image
+		}
+		reply := must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "update"), q))
+		if image == "" {
+			return reply.Service.RollbackTo
+		}
+		return reply.Service.Revision
+	}
+	state := func(revision, stable uint64, state string) {
+		o := &skepv1.Rollout{Revision: revision, Stable: stable, Status: &skepv1.UpdateStatus{State: state}}
+		if state == "completed" || state == "rollback_completed" {
+			o.Status.CompletedAt = timestamppb.Now()
+		}
+		r.putRollout(svc.Meta.Id, o)
+	}
+	update("web:2")
+	state(2, 1, "paused")
+	update("web:3")
+	state(3, 1, "paused")
+	if to := update(""); to != 1 {
+		t.Errorf("after two that failed: back to revision %d", to)
+	}
+	state(4, 1, "rollback_started")
+	if to := update(""); to != 3 {
+		t.Errorf("a rollback under way that is rolled back leads to revision %d", to)
+	}
+	update("web:6")
+	state(6, 1, "completed")
+	update("web:7")
+	state(7, 6, "completed")
+	if to := update(""); to != 6 {
+		t.Errorf("from what stands back to revision %d", to)
+	}
+}

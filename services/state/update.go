@@ -90,11 +90,11 @@ func mayBecome(cur *skepv1.Service, next *skepv1.ServiceSpec) error {
 	return nil
 }
 
-// rollback makes the step back to a kept revision, 0 = the previous one.
+// rollback makes the step back to a kept revision, 0 = the former one.
 func (s *Service) rollback(cur *skepv1.Service, number uint64, reason string) (step, error) {
 	name := cur.Spec.Name
 	if number == 0 {
-		if number = cur.PreviousRevision; number == 0 {
+		if number = s.former(cur); number == 0 {
 			return step{}, fault.Invalid("service %s does not have a previous spec", name)
 		}
 	}
