@@ -8,7 +8,15 @@ import (
 // pace starts the next units of a rollout that goes on, or ends it.
 func (p *planner) pace(r *Rollout) {
 	open := slices.ContainsFunc(p.dirty, func(u *unit) bool { return !p.failed.has(u) })
+	n := int(p.v.control.canary)
+	if p.v.back {
+		n = 0
+	}
 	if !open && p.inflight == 0 {
+		if n > 0 && len(p.units) == 0 { // scaled to nothing: there is no task that speaks for the revision
+			p.sayCanary(r)
+			return
+		}
 		if p.waited(r, p.v.update.monitor) {
 			p.conclude(r)
 		}
@@ -17,11 +25,11 @@ func (p *planner) pace(r *Rollout) {
 	// Those that failed wait until nothing better is to be done.
 	slices.SortStableFunc(p.dirty, func(a, b *unit) int { return b2i(p.failed.has(a)) - b2i(p.failed.has(b)) })
 	free := p.free(len(p.dirty))
-	if n := p.v.control.canary; n > 0 && !p.v.back {
-		left := int(n) - int(p.reached())
+	if n > 0 {
+		left := n - int(p.reached())
 		if left <= 0 && p.inflight == 0 {
 			if p.waited(r, p.v.update.monitor) {
-				p.say(r, stateCanary, fmt.Sprintf("%d of %d tasks run revision %d: skep service promote or abort", p.reached(), p.wantedUnits(), p.v.revision))
+				p.sayCanary(r)
 			}
 			return
 		}
@@ -38,6 +46,10 @@ func (p *planner) pace(r *Rollout) {
 	}
 	r.LastBatchUnixMs = 0
 	p.begin(free)
+}
+
+func (p *planner) sayCanary(r *Rollout) {
+	p.say(r, stateCanary, fmt.Sprintf("%d of %d tasks run revision %d: skep service promote or abort", p.reached(), p.wantedUnits(), p.v.revision))
 }
 
 // started: the rollout made a task already.

@@ -93,12 +93,15 @@ func (p *planner) step(r *Rollout) {
 		}
 		p.resume(r)
 	case stateCanary:
-		if c.canary == 0 || c.canary > p.reached() {
+		switch {
+		case c.canary == 0 || c.canary > p.reached() && len(p.units) > 0:
 			p.say(r, stateUpdating, messageUpdating)
 			r.LastBatchUnixMs = 0
 			if p.standing != p.v.revision {
 				return // this plan was made as one that waits; the next goes on
 			}
+		case p.inflight == 0:
+			p.sayCanary(r) // of as many tasks as there are now
 		}
 	}
 	if c.paused {

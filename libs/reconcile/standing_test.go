@@ -42,6 +42,32 @@ func (m *sim) resume() {
 	m.control("s", func(c *skepv1.RolloutControl) { c.Paused, c.Canary, c.Resume = false, 0, c.Resume+1 })
 }
 
+// A service that is scaled to nothing while its canary waits, or comes up, has a canary again when it is scaled up.
+func TestACanaryIsNotForgottenAtZero(t *testing.T) {
+	for _, after := range []time.Duration{0, 2 * time.Second, 20 * time.Second} {
+		m := rolling(t, 6, func(u *skepv1.UpdateConfig) { u.Parallelism = 2 })
+		m.canary = 2
+		m.service("s", func(s *skepv1.ServiceSpec) { s.Task.Container.Image = "v2" })
+		m.canary = 0
+		m.pass(after)
+		replicas := func(n uint64) { m.service("s", func(s *skepv1.ServiceSpec) { setReplicas(s, n) }) }
+		replicas(0)
+		m.pass(20 * time.Second)
+		m.stateIs(t, "canary", "0 of 0 tasks run revision 2: skep service promote or abort", "")
+		replicas(5)
+		m.pass(90 * time.Second)
+		m.stateIs(t, "canary", "2 of 5 tasks run revision 2: skep service promote or abort", "v1:3 v2:2")
+		replicas(0)
+		m.pass(20 * time.Second)
+		m.resume() // promoted
+		m.pass(20 * time.Second)
+		m.stateIs(t, "completed", "update completed", "")
+		replicas(2)
+		m.pass(20 * time.Second)
+		m.stateIs(t, "completed", "update completed", "v2:2")
+	}
+}
+
 // A canary's node and one of the others'.
 func (m *sim) nodeOf(image string) string {
 	for _, v := range m.s.services["s"].tasks {
@@ -235,7 +261,7 @@ func TestAStandingRevisionIsPlacedAsItAsks(t *testing.T) {
 	m.pass(10 * time.Second)
 	m.service("s", func(s *skepv1.ServiceSpec) { setReplicas(s, 4) })
 	m.pass(10 * time.Second)
-	m.stateIs(t, "canary", "1 of 3", "v1:2 v2:1")
+	m.stateIs(t, "canary", "1 of 4", "v1:2 v2:1")
 	x := m.one(t, "s", func(x *Task) bool { return x.wanted() && x.Node() == nil })
 	is(t, []any{x.Revision, x.more().Err}, "[2 no suitable node (max replicas per node limit exceed)]")
 	if p := m.plan(99, false); !p.Empty() {
@@ -260,7 +286,7 @@ func TestAGlobalServiceWhileItsUpdateWaits(t *testing.T) {
 	m.node("n4")
 	m.crashes("v1")
 	m.pass(10 * time.Second)
-	m.stateIs(t, "canary", "1 of 3", "v1:3 v2:1")
+	m.stateIs(t, "canary", "1 of 4", "v1:3 v2:1")
 	m.resume()
 	m.pass(20 * time.Second)
 	m.stateIs(t, "completed", "update completed", "v2:4")
