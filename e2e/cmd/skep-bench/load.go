@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -54,7 +55,9 @@ func tool(ctx context.Context, args []string, out io.Writer) (bool, error) {
 	return true, run(fs.Arg(0))
 }
 
-func conns(ctx context.Context, url string, workers int, span time.Duration, out io.Writer) error {
+// perSecond lets workers ask again and again for a time, each with an asker of its own, and prints how often in a second
+// that went well. More than one failure in a hundred is no measurement.
+func perSecond(ctx context.Context, what string, workers int, span time.Duration, out io.Writer, asker func() (ask func() error, end func() error, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, span)
 	defer cancel()
 	var done, failed atomic.Int64
@@ -62,14 +65,14 @@ func conns(ctx context.Context, url string, workers int, span time.Duration, out
 	var wg sync.WaitGroup
 	for range workers {
 		wg.Go(func() {
-			c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: quickClose}, Timeout: 5 * time.Second}
+			ask, end, err := asker()
+			if err != nil {
+				failed.Add(1)
+				return
+			}
+			defer func() { _ = end() }()
 			for ctx.Err() == nil {
-				res, err := c.Get(url)
-				if err == nil {
-					_, err = io.Copy(io.Discard, res.Body)
-					res.Body.Close()
-				}
-				if err != nil {
+				if err := ask(); err != nil {
 					failed.Add(1)
 				} else {
 					done.Add(1)
@@ -79,10 +82,31 @@ func conns(ctx context.Context, url string, workers int, span time.Duration, out
 	}
 	wg.Wait()
 	if f := failed.Load(); f > done.Load()/100 {
-		return fmt.Errorf("%d of %d requests to %s failed", f, f+done.Load(), url)
+		return fmt.Errorf("%d of %d %s failed", f, f+done.Load(), what)
 	}
 	_, err := fmt.Fprintf(out, "%.0f\n", float64(done.Load())/time.Since(began).Seconds())
 	return err
+}
+
+// get asks once, on a new connection, and reads the answer to its end.
+func get(c *http.Client, url string) error {
+	res, err := c.Get(url)
+	if err == nil {
+		_, err = io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+	}
+	return err
+}
+
+func newClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: quickClose}, Timeout: 5 * time.Second}
+}
+
+func conns(ctx context.Context, url string, workers int, span time.Duration, out io.Writer) error {
+	return perSecond(ctx, "requests to "+url, workers, span, out, func() (func() error, func() error, error) {
+		c := newClient()
+		return func() error { return get(c, url) }, func() error { return nil }, nil
+	})
 }
 
 // hammer makes a new connection for each request, to the URLs in turn, and prints "ASKED FAILED" and the first failures.
@@ -108,14 +132,10 @@ func hammer(ctx context.Context, urls []string, workers, rate int, until string,
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
-			c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: quickClose}, Timeout: 5 * time.Second}
+			c := newClient()
 			for n := w; ctx.Err() == nil; n++ {
 				began := time.Now()
-				res, err := c.Get(urls[n%len(urls)])
-				if err == nil {
-					_, err = io.Copy(io.Discard, res.Body)
-					res.Body.Close()
-				}
+				err := get(c, urls[n%len(urls)])
 				asked.Add(1)
 				if err != nil {
 					failed.Add(1)
@@ -167,42 +187,25 @@ func bulk(ctx context.Context, url string, out io.Writer) error {
 const resolver = "127.0.0.11:53"
 
 func queries(ctx context.Context, name string, workers int, span time.Duration, out io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, span)
-	defer cancel()
-	var done, failed atomic.Int64
-	began := time.Now()
-	var wg sync.WaitGroup
-	for range workers {
-		wg.Go(func() {
-			conn, err := dns.Dial("udp", resolver)
-			if err != nil {
-				failed.Add(1)
-				return
+	return perSecond(ctx, "questions for "+name, workers, span, out, func() (func() error, func() error, error) {
+		conn, err := dns.Dial("udp", resolver)
+		if err != nil {
+			return nil, nil, err
+		}
+		q := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA)
+		return func() error {
+			q.Id = dns.Id()
+			_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+			if err := conn.WriteMsg(q); err != nil {
+				return err
 			}
-			defer conn.Close()
-			q := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA)
-			for ctx.Err() == nil {
-				q.Id = dns.Id()
-				_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
-				err := conn.WriteMsg(q)
-				var r *dns.Msg
-				if err == nil {
-					r, err = conn.ReadMsg()
-				}
-				if err != nil || r.Rcode != dns.RcodeSuccess {
-					failed.Add(1)
-				} else {
-					done.Add(1)
-				}
+			r, err := conn.ReadMsg()
+			if err == nil && r.Rcode != dns.RcodeSuccess {
+				err = errors.New(dns.RcodeToString[r.Rcode])
 			}
-		})
-	}
-	wg.Wait()
-	if f := failed.Load(); f > done.Load()/100 {
-		return fmt.Errorf("%d of %d questions for %s failed", f, f+done.Load(), name)
-	}
-	_, err := fmt.Fprintf(out, "%.0f\n", float64(done.Load())/time.Since(began).Seconds())
-	return err
+			return err
+		}, conn.Close, nil
+	})
 }
 
 func seen(ctx context.Context, name string, n int, out io.Writer) error {
