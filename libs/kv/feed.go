@@ -101,6 +101,16 @@ func (f *Feed) Wait(ctx context.Context, rev uint64) error {
 	}
 }
 
+// Current waits until the feed holds all that its bucket held when it was called, by the word of the bucket's leader: what
+// is answered from the picture then is not older than the question. It is for feeds of a whole bucket.
+func (f *Feed) Current(ctx context.Context) error {
+	st, err := f.js.Stream(ctx, f.bucket.Stream())
+	if err != nil {
+		return fmt.Errorf("look how far bucket %s is: %w", f.bucket, err)
+	}
+	return f.Wait(ctx, st.CachedInfo().State.LastSeq)
+}
+
 // Close stops the feed and waits for apply to return.
 func (f *Feed) Close() {
 	f.cancel()

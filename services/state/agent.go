@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -19,6 +20,9 @@ const busPort = "2377"
 
 // specsBytes bounds one reply of revisions; an agent asks again for those it still misses.
 const specsBytes = 512 << 10
+
+// currentWithin is how long a snapshot waits for the newest tasks: less than an agent's patience.
+const currentWithin = 4 * time.Second
 
 // ownNode refuses a message that speaks for another node than the one the broker let it come from.
 func (s *Service) ownNode(ctx context.Context, node, claimed string) error {
@@ -95,10 +99,17 @@ func (s *Service) managerAddrs() []string {
 	return addrs
 }
 
-// snapshot is a node's whole task set, for an agent that starts or has missed a push.
+// snapshot is a node's whole task set, for an agent that starts or has missed a push. It is not older than the question:
+// an agent that subscribes and then asks hears of every change, also of one it was not there for. After a restart of the
+// broker the index may be seconds behind.
 func (s *Service) snapshot(ctx context.Context, node string, r *skepv1.SnapshotRequest) (*skepv1.SnapshotReply, error) {
 	if err := s.ownNode(ctx, node, r.NodeId); err != nil {
 		return nil, err
+	}
+	now, cancel := context.WithTimeout(ctx, currentWithin)
+	defer cancel()
+	if err := s.taskFeed.Current(now); err != nil {
+		return nil, fault.Unavailable("this manager may not know the newest tasks of node %s: try again (%v)", node, err)
 	}
 	records, _, gen := s.ix.Tasks(node)
 	out := &skepv1.SnapshotReply{

@@ -8,6 +8,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
+	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -176,5 +177,40 @@ func TestOneManager(t *testing.T) {
 	wantErr(t, err, "attempting to demote the last manager of the swarm")
 	if _, err = call[skepv1.NodeReply](r, subject.API("node", "update"), &skepv1.UpdateNodeRequest{Ref: w1.Meta.Id, LabelAdd: map[string]string{"a": "b"}}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A snapshot is not older than the question: an instance whose picture stands still, as after a restart of the broker,
+// gives none rather than an old one.
+func TestSnapshotIsNotOld(t *testing.T) {
+	r := newRig(t, kvtest.Server(t))
+	r.init()
+	svc := r.mustCreate("web", 2)
+	nid := r.admit("w1", skepv1.NodeRole_NODE_ROLE_WORKER).Meta.Id
+	snap := func() (*skepv1.SnapshotReply, error) {
+		return call[skepv1.SnapshotReply](r, subject.Svc("state", "snapshot", nid), &skepv1.SnapshotRequest{})
+	}
+	rec := func(slot uint64) *skepv1.TaskRecord {
+		return &skepv1.TaskRecord{Id: id.New(), ServiceId: svc.Meta.Id, Slot: slot, Revision: 1, Desired: skepv1.TaskState_TASK_STATE_RUNNING}
+	}
+	write := func(slot uint64) uint64 {
+		t.Helper()
+		body, err := proto.Marshal(&skepv1.NodeTasks{Tasks: []*skepv1.TaskRecord{rec(slot)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return must[uint64](t)(kv.Open(r.s.js, subject.Task).Put(r.ctx(), nid, body))
+	}
+	for slot := range uint64(200) { // asked the moment it is written
+		gen := write(slot + 1)
+		if s := must[*skepv1.SnapshotReply](t)(snap()); s.Generation != gen {
+			t.Fatalf("a snapshot of generation %d after %d was written", s.Generation, gen)
+		}
+	}
+	r.s.taskFeed.Close()
+	write(1000)
+	_, err := snap()
+	if !fault.Is(err, fault.CodeUnavailable) {
+		t.Errorf("an instance that hears of no task any more says %v", err)
 	}
 }

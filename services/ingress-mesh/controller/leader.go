@@ -82,11 +82,7 @@ func (s *Service) takeOver(ctx context.Context, epoch uint64) error {
 		return err
 	}
 	for _, b := range []subject.Bucket{subject.Spec, subject.Rev, subject.NodeB, subject.Status, subject.Task} {
-		st, err := s.js.Stream(ctx, b.Stream())
-		if err != nil {
-			return fmt.Errorf("look how far bucket %s is: %w", b, err)
-		}
-		if err := s.feeds.Of(b).Wait(ctx, st.CachedInfo().State.LastSeq); err != nil {
+		if err := s.feeds.Of(b).Current(ctx); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -16,6 +17,8 @@ import (
 )
 
 const (
+	// currentWithin is how long an answer waits for the newest records: less than a node's patience.
+	currentWithin = 4 * time.Second
 	// syncBytes bounds one page of an answer; a single record may be larger.
 	syncBytes = 256 << 10
 	// maxReply is what the broker takes, less the headers.
@@ -49,9 +52,15 @@ func ownNode(node, claimed string) error {
 	return nil
 }
 
-func (s *Service) sync(_ context.Context, node string, r *skepv1.MeshSyncRequest) (*skepv1.MeshSyncReply, error) {
+// sync answers what a node does not know of what it follows. It is not older than the question, as state's snapshots.
+func (s *Service) sync(ctx context.Context, node string, r *skepv1.MeshSyncRequest) (*skepv1.MeshSyncReply, error) {
 	if err := ownNode(node, r.NodeId); err != nil {
 		return nil, err
+	}
+	now, cancel := context.WithTimeout(ctx, currentWithin)
+	defer cancel()
+	if err := s.feeds.Of(subject.Endpoint).Current(now); err != nil {
+		return nil, fault.Unavailable("this manager may not know the newest records of the networks: try again (%v)", err)
 	}
 	scopes := append([]string{derive.ScopeNodes, derive.ScopeIngress}, r.Networks...)
 	slices.Sort(scopes)

@@ -117,6 +117,14 @@ func TestWhatWasDeletedLastIsGone(t *testing.T) {
 	if err != nil || len(reply.Gone) != 0 {
 		t.Errorf("%v, %v", reply, err)
 	}
+	// Nor does it answer from a picture that stands still, as after a restart of the broker.
+	two.feeds.Of(subject.Endpoint).Close()
+	if _, err := two.bucket.Put(while(t), "node.young", nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = two.sync(while(t), n1, &skepv1.MeshSyncRequest{}); !fault.Is(err, fault.CodeUnavailable) {
+		t.Errorf("an instance that hears of no record any more says %v", err)
+	}
 }
 
 func TestNetworkShowsServicesTasksAndPeers(t *testing.T) {
