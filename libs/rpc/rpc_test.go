@@ -3,7 +3,10 @@ package rpc_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -114,5 +117,46 @@ func TestProtobufThatLooksLikeJSON(t *testing.T) {
 	var got skepv1.Ref
 	if isJSON, err := rpc.Decode(body, "", &got); err != nil || isJSON || len(got.Ref) != 123 {
 		t.Fatalf("%v %v %v", isJSON, err, &got)
+	}
+}
+
+// However requests come in while a server closes, none is in work once it has: what a handler uses may go then.
+func TestNothingIsInWorkAfterClose(t *testing.T) {
+	n := kvtest.Server(t)
+	nc, asking := n.Conn(t), n.Conn(t)
+	for round := range 100 {
+		srv, err := rpc.NewServer(nc, rpc.Config{Name: "closing"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var closed atomic.Bool
+		var late atomic.Int32
+		first := make(chan struct{})
+		var once sync.Once
+		subj := fmt.Sprint("skep.v1.api.closing.", round)
+		err = rpc.Handle(srv, subj, func(context.Context, *skepv1.Empty) (*skepv1.Empty, error) {
+			once.Do(func() { close(first) })
+			if closed.Load() {
+				late.Add(1)
+			}
+			return &skepv1.Empty{}, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for !closed.Load() {
+				_ = asking.PublishRequest(subj, "_INBOX.nobody", nil)
+				_ = asking.Flush()
+			}
+		}()
+		<-first
+		if err := srv.Close(); err != nil {
+			t.Fatal(err)
+		}
+		closed.Store(true)
+		if late.Load() != 0 {
+			t.Fatalf("round %d: %d requests were in work after Close", round, late.Load())
+		}
 	}
 }

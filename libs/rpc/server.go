@@ -48,6 +48,7 @@ type Server struct {
 
 	mu     sync.Mutex
 	faults map[string]map[fault.Code]uint64 // by endpoint and code, for `nats micro stats`
+	closed bool
 }
 
 // NewServer registers the service; endpoints follow by Handle.
@@ -110,8 +111,22 @@ func (s *Server) stats(endpoint string) any {
 func (s *Server) Close() error {
 	err := s.svc.Stop()
 	s.cancel()
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	s.wg.Wait()
 	return err
+}
+
+// begin counts a request as in work, unless the server is closed: one that was handed over while it closes is dropped.
+func (s *Server) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.wg.Add(1)
+	return true
 }
 
 // inboxPrefix begins every inbox: _INBOX.<…> by default, _INBOX_<identity>.<…> for those the broker knows.
@@ -169,7 +184,10 @@ func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h fu
 		case <-s.ctx.Done():
 			return
 		}
-		s.wg.Add(1)
+		if !s.begin() {
+			<-s.slots
+			return
+		}
 		began := time.Now()
 		go func() {
 			defer s.wg.Done()
