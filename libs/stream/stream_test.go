@@ -438,9 +438,12 @@ func TestNodeVanishes(t *testing.T) {
 	nn := connect(t, s)
 	serve(t, nn, func(ctx context.Context, ss *Session, _ []byte) { fmt.Fprint(ss.Writer(Out), "hello"); <-ctx.Done() }, WithTimeout(timeout))
 	c := dial(t, connect(t, s), WithTimeout(timeout))
+	hello := make([]byte, 5)
+	if _, err := io.ReadFull(c.Reader(Out), hello); err != nil || string(hello) != "hello" { // it has said so before it goes
+		t.Fatalf("%q %v", hello, err)
+	}
 	nn.Close()
-	b, err := io.ReadAll(c.Reader(Out))
-	if string(b) != "hello" || !errors.Is(err, ErrGone) || fault.Of(err) != fault.CodeUnavailable {
+	if b, err := io.ReadAll(c.Reader(Out)); len(b) != 0 || !errors.Is(err, ErrGone) || fault.Of(err) != fault.CodeUnavailable {
 		t.Fatalf("%q %v", b, err)
 	}
 }
