@@ -6,12 +6,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/kv"
-	"skep.dev/libs/subject"
 	"skep.dev/services/state/internal/index"
 )
 
@@ -34,7 +31,7 @@ func (s *Service) serviceID(ref string) (string, error) {
 // instance.
 func (s *Service) findService(ctx context.Context, ref string) (string, error) {
 	id, err := s.serviceID(ref)
-	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.js, s.specFeed, subject.Spec) {
+	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.specFeed) {
 		return s.serviceID(ref)
 	}
 	return id, err
@@ -46,24 +43,20 @@ func (s *Service) findNode(ctx context.Context, ref string) (string, error) {
 	if !fault.Is(err, fault.CodeNotFound) {
 		return id, err
 	}
-	catchUp(ctx, s.js, s.specFeed, subject.Spec)
-	catchUp(ctx, s.js, s.nodeFeed, subject.NodeB)
+	catchUp(ctx, s.specFeed)
+	catchUp(ctx, s.nodeFeed)
 	return s.nodeID(ref)
 }
 
 const catchUpLimit = 2 * time.Second
 
 // catchUp waits until a feed has what its stream has now, and reports whether that was more than before.
-func catchUp(ctx context.Context, js jetstream.JetStream, f *kv.Feed, b subject.Bucket) bool {
+func catchUp(ctx context.Context, f *kv.Feed) bool {
 	ctx, cancel := context.WithTimeout(ctx, catchUpLimit)
 	defer cancel()
 	had := f.Revision()
-	st, err := js.Stream(ctx, b.Stream())
-	if err != nil {
-		return false
-	}
-	last := st.CachedInfo().State.LastSeq
-	return last > had && f.Wait(ctx, last) == nil || f.Revision() > had
+	_ = f.Current(ctx) // as far as it came in that time
+	return f.Revision() > had
 }
 
 // atLeast waits for a version that a client has seen from another instance. If it never comes the version was made
@@ -72,7 +65,7 @@ func (s *Service) atLeast(ctx context.Context, version uint64) {
 	if version <= s.specFeed.Revision() {
 		return
 	}
-	catchUp(ctx, s.js, s.specFeed, subject.Spec)
+	catchUp(ctx, s.specFeed)
 }
 
 // nodeID finds a node by id, host name or unique beginning of its id.

@@ -11,7 +11,6 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -33,7 +32,7 @@ func (s *Service) ownNode(ctx context.Context, node, claimed string) error {
 		return nil
 	}
 	// An agent that hears this cleans up: be sure.
-	if catchUp(ctx, s.js, s.specFeed, subject.Spec) && s.ix.HasNode(node) {
+	if catchUp(ctx, s.specFeed) && s.ix.HasNode(node) {
 		return nil
 	}
 	if !s.gone(ctx, nodeKey(node)) {

@@ -13,7 +13,6 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/spec"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -95,7 +94,7 @@ func (s *Service) networkID(ref string) (string, error) {
 // findNetwork is networkID, looking twice before it says no.
 func (s *Service) findNetwork(ctx context.Context, ref string) (string, error) {
 	id, err := s.networkID(ref)
-	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.js, s.specFeed, subject.Spec) {
+	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.specFeed) {
 		return s.networkID(ref)
 	}
 	return id, err

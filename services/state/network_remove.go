@@ -14,7 +14,6 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/spec"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -50,7 +49,7 @@ func (s *Service) removeNetwork(ctx context.Context, r *skepv1.Ref) (*skepv1.Net
 		if !cur.Removing {
 			if inUse := s.networkInUse(id, cur.Spec.Name); inUse != nil {
 				// The service may have been removed a moment ago by another instance.
-				if !catchUp(ctx, s.js, s.specFeed, subject.Spec) || s.networkInUse(id, cur.Spec.Name) != nil {
+				if !catchUp(ctx, s.specFeed) || s.networkInUse(id, cur.Spec.Name) != nil {
 					return inUse
 				}
 			}

@@ -12,7 +12,6 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/spec"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -61,7 +60,7 @@ func (s *Service) serviceNetwork(ctx context.Context, ref string) (string, error
 	}
 	if st, ok := s.ix.NetworkState(id); ok && st.Removing {
 		// Its removal may have been given up.
-		catchUp(ctx, s.js, s.specFeed, subject.Spec)
+		catchUp(ctx, s.specFeed)
 	}
 	return id, err
 }

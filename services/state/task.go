@@ -12,7 +12,6 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -248,7 +247,7 @@ func (s *Service) listTasks(ctx context.Context, r *skepv1.ListTasksRequest) (*s
 
 func (s *Service) inspectTask(ctx context.Context, r *skepv1.Ref) (*skepv1.TaskReply, error) {
 	group, taskID, err := s.findTask(r.Ref)
-	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.js, s.taskFeed, subject.Task) {
+	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.taskFeed) {
 		group, taskID, err = s.findTask(r.Ref)
 	}
 	if err != nil {
