@@ -211,11 +211,8 @@ func (s *Service) connect(ctx context.Context, rec record) error {
 func (s *Service) connectOverlay(ctx context.Context, rec record, m membership) error {
 	unlock := s.netLock.lock(m.Network)
 	defer unlock()
-	scope := s.follow.Scope(m.Network)
-	if scope.Info == nil {
-		return fault.Unavailable("network %s is not known", m.Network)
-	}
-	if err := s.ensureNetwork(ctx, scope); err != nil {
+	scope, err := s.ensureKnown(ctx, m.Network)
+	if err != nil {
 		return err
 	}
 	draining := s.drainingNow()

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 
 	"github.com/vishvananda/netlink"
 
 	"skep.dev/libs/ipam"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/ingress-mesh/internal/nsfs"
 )
 
 // macOf is the address every interface of ours has: 02:42 and the IPv4 address.
@@ -185,11 +185,7 @@ func (s *Service) addressFinding(out *skepv1.MeshStateReply) {
 
 // enableForwarding lets the host route between its bridge and its interfaces.
 func enableForwarding() error {
-	const path = "/proc/sys/net/ipv4/ip_forward"
-	if b, err := os.ReadFile(path); err == nil && bytes.HasPrefix(b, []byte("1")) {
-		return nil
-	}
-	if err := os.WriteFile(path, []byte("1"), 0o644); err != nil {
+	if err := nsfs.Setting("net/ipv4/ip_forward", "1"); err != nil {
 		return fmt.Errorf("switch IP forwarding on: %w", err)
 	}
 	return nil

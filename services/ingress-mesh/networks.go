@@ -196,19 +196,22 @@ func (s *Service) healNetwork(ctx context.Context, id string, whole bool) error 
 	if whole {
 		return s.applyNetworkLocked(ctx, id)
 	}
+	_, err := s.ensureKnown(ctx, id)
+	return err
+}
+
+// ensureKnown makes a network's own kernel objects by what is known of it, and returns that.
+func (s *Service) ensureKnown(ctx context.Context, id string) (picture.Scope, error) {
 	scope := s.follow.Scope(id)
 	if scope.Info == nil {
-		return fault.Unavailable("network %s is not known", id)
+		return scope, fault.Unavailable("network %s is not known", id)
 	}
-	return s.ensureNetwork(ctx, scope)
+	return scope, s.ensureNetwork(ctx, scope)
 }
 
 func (s *Service) applyNetworkLocked(ctx context.Context, id string) error {
-	scope := s.follow.Scope(id)
-	if scope.Info == nil {
-		return fault.Unavailable("network %s is not known", id)
-	}
-	if err := s.ensureNetwork(ctx, scope); err != nil {
+	scope, err := s.ensureKnown(ctx, id)
+	if err != nil {
 		return err
 	}
 	draining := s.drainingNow()

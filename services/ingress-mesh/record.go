@@ -108,7 +108,7 @@ func (r records) remove(task string) error {
 	return nil
 }
 
-// list returns the tasks that have a record, and removes what a crash left half-written.
+// list returns the tasks that have a record; what a crash left half-written is none.
 func (r records) list() ([]string, error) {
 	entries, err := os.ReadDir(r.tasks())
 	if errors.Is(err, fs.ErrNotExist) {

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"skep.dev/libs/ipam"
+	"skep.dev/services/ingress-mesh/internal/nsfs"
 )
 
 // flows deletes the tracked connections for which it returns true.
@@ -113,7 +114,7 @@ func (p *Plane) Forget(addr netip.Addr) error {
 	addr6 := ipam.NodeAddr6(addr)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.home.run(func() error {
+	return nsfs.Inside(p.home, func() error {
 		return p.deleteFlows(func(f *netlink.ConntrackFlow) bool {
 			to, by := addrOf(f.Reverse.SrcIP), addrOf(f.Forward.SrcIP)
 			return to == addr || by == addr || to == addr6 || by == addr6

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"skep.dev/services/ingress-mesh/internal/nsfs"
 )
 
 // Counters reads the published ports and how many connections each of them and of their backends got. It is Ports
@@ -20,7 +22,7 @@ func (p *Plane) Counters(ctx context.Context) (out []PortState, err error) {
 	if p.cleaned {
 		return nil, nil
 	}
-	err = p.home.run(func() error {
+	err = nsfs.Inside(p.home, func() error {
 		for range 3 {
 			if out, err = readCounters(); !errors.Is(err, unix.EINTR) { // changed while it was read
 				return err

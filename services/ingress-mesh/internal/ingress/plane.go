@@ -13,9 +13,12 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
+
+	"skep.dev/services/ingress-mesh/internal/nsfs"
 )
 
 // forwardEvery is how often an iptables that keeps its rules outside nftables is asked: it must be run for that.
@@ -24,7 +27,7 @@ const forwardEvery = 30 * time.Second
 // Plane is the node's part of the mesh. Its methods may be called from any goroutine; they take turns.
 type Plane struct {
 	cfg  Config
-	home home
+	home netns.NsHandle // the namespace it works in, whichever thread calls
 	nl   *netlink.Handle
 
 	mu      sync.Mutex
@@ -51,22 +54,22 @@ func New(cfg Config) (*Plane, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	h, err := openHome()
+	home, err := nsfs.Current()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open the host's network namespace: %w", err)
 	}
-	nl, err := netlink.NewHandleAt(h.ns, unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER)
+	nl, err := netlink.NewHandleAt(home, unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER)
 	if err != nil {
-		_ = h.ns.Close()
+		_ = home.Close()
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
 	walls, err := openFirewalls(cfg.Log)
 	if err != nil {
 		nl.Close()
-		_ = h.ns.Close()
+		_ = home.Close()
 		return nil, err
 	}
-	return &Plane{cfg: cfg, home: h, nl: nl, firewalls: walls, forwardNft: len(walls) > 0 && overNftables()}, nil
+	return &Plane{cfg: cfg, home: home, nl: nl, firewalls: walls, forwardNft: len(walls) > 0 && overNftables()}, nil
 }
 
 // Close gives up what the process holds. The kernel keeps working as it was told.
@@ -74,7 +77,7 @@ func (p *Plane) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.nl.Close()
-	return p.home.ns.Close()
+	return p.home.Close()
 }
 
 // Apply makes the kernel what st says and remembers it for Verify and Repair. It writes differences only: connections
@@ -89,7 +92,7 @@ func (p *Plane) Apply(ctx context.Context, st State) error {
 	if !p.applied || !reflect.DeepEqual(st, p.state) {
 		p.state, p.applied, p.pending = st.clone(), true, true
 	}
-	return p.home.run(func() error { return p.converge(ctx, zap.DebugLevel) })
+	return nsfs.Inside(p.home, func() error { return p.converge(ctx, zap.DebugLevel) })
 }
 
 // Repair does what Apply did, for a kernel that somebody else changed since. It costs little when nobody did.
@@ -99,7 +102,7 @@ func (p *Plane) Repair(ctx context.Context) error {
 	if !p.applied || p.cleaned {
 		return nil
 	}
-	return p.home.run(func() error { return p.converge(ctx, zap.InfoLevel) })
+	return nsfs.Inside(p.home, func() error { return p.converge(ctx, zap.InfoLevel) })
 }
 
 // Verify compares the kernel with the last applied state and says what differs and what cannot work, without changing
@@ -110,7 +113,7 @@ func (p *Plane) Verify(ctx context.Context) (findings []string, err error) {
 	if !p.applied || p.cleaned {
 		return nil, nil
 	}
-	err = p.home.run(func() error {
+	err = nsfs.Inside(p.home, func() error {
 		findings, err = p.verify(ctx)
 		return err
 	})
@@ -332,7 +335,7 @@ func (p *Plane) Cleanup() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cleaned = true
-	return p.home.run(func() error {
+	return nsfs.Inside(p.home, func() error {
 		p.ipv6 = true // there may have been some
 		s, err := readSnapshot()
 		return errors.Join(err, p.removeTables(s), writeZones(true), p.removeForward(), p.removeRule(), p.removeLink(), p.resetBridge(), p.forgetAll(s))

@@ -11,6 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"skep.dev/services/ingress-mesh/internal/nsfs"
 )
 
 // Finding is something about the host that is not this package's to change.
@@ -28,7 +30,7 @@ func (p *Plane) ReversePaths(ctx context.Context) (out []Finding, err error) {
 	if !p.applied || p.cleaned {
 		return nil, nil
 	}
-	err = p.home.run(func() error {
+	err = nsfs.Inside(p.home, func() error {
 		for _, f := range []func() ([]Finding, error){p.noRouteFinding, p.underlayFinding, p.filterRules, p.legacyFilterRules} {
 			more, ferr := f()
 			if err := errors.Join(ctx.Err(), ferr); err != nil {

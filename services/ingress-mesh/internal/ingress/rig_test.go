@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"skep.dev/libs/ipam"
+	"skep.dev/services/ingress-mesh/internal/nsfs"
 	"skep.dev/services/ingress-mesh/internal/nsfs/nstest"
 )
 
@@ -30,8 +31,8 @@ func TestMain(m *testing.M) {
 
 // space is a network namespace.
 type space struct {
-	t testing.TB
-	home
+	t    testing.TB
+	ns   netns.NsHandle
 	name string
 }
 
@@ -48,10 +49,12 @@ func newSpace(t testing.TB, name string) space {
 		_ = ns.Close()
 		_ = exec.Command("ip", "netns", "del", name).Run()
 	})
-	s := space{t, home{ns}, name}
+	s := space{t, ns, name}
 	s.do("ip link set lo up")
 	return s
 }
+
+func (s space) run(f func() error) error { return nsfs.Inside(s.ns, f) }
 
 // do runs a command line in the namespace.
 func (s space) do(line string) string {

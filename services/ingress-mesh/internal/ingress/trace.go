@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"skep.dev/libs/ipam"
+	"skep.dev/services/ingress-mesh/internal/nsfs"
 )
 
 // PortState is one published port as the kernel has it.
@@ -40,7 +41,7 @@ type Hop struct{ Where, Text string }
 func (p *Plane) Ports(ctx context.Context) (out []PortState, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	err = p.home.run(func() error {
+	err = nsfs.Inside(p.home, func() error {
 		s, err := readSnapshot()
 		if err == nil {
 			out = portStates(s)
@@ -114,7 +115,7 @@ func (p *Plane) Trace(ctx context.Context, proto string, port uint16) (hops []Ho
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	err = p.home.run(func() error {
+	err = nsfs.Inside(p.home, func() error {
 		s, err := readSnapshot()
 		if err == nil {
 			hops, err = p.trace(s, k)
