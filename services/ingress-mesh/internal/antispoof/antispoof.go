@@ -7,7 +7,8 @@
 // address for each address family, so that what a packet costs does not grow with the number of tasks. It looks only at
 // ports whose names begin with "sk", those of tasks; of these, one that is in no set may send nothing.
 //
-// Failure story: the kernel goes on by itself. Who removes the table opens the bridge until the next Apply.
+// Failure story: the kernel goes on by itself. Who removes the table opens the bridge until the next Apply. On a kernel
+// without nftables for bridges tasks run unguarded, and Verify says so.
 package antispoof
 
 import (
@@ -44,6 +45,7 @@ type Table struct {
 	nl         *netlink.Conn  // beneath it
 	have       map[string]map[string]bool
 	generation uint32 // of the ruleset when it held have; 0: unknown
+	lacks      string // what the kernel cannot do; then nothing is ever written
 
 	writes atomic.Uint32
 }
@@ -71,11 +73,14 @@ func (t *Table) reset() {
 func (t *Table) Writes() uint32 { return t.writes.Load() }
 
 // Apply lets these ports send as themselves, and no others. It writes differences only, in one transaction, and says
-// what somebody else had changed, "" for nothing. When nobody did and the ports are the same, it costs one question to
+// what somebody else had changed, or that this kernel cannot do it, "" for nothing. When nobody did and the ports are the same, it costs one question to
 // the kernel.
 func (t *Table) Apply(ports []Port) (found string, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.lacks != "" {
+		return "", nil
+	}
 	knew := t.generation != 0
 	missing, err := t.look()
 	if err != nil {
@@ -100,7 +105,11 @@ func (t *Table) Apply(ports []Port) (found string, err error) {
 	}
 	if err := t.nft.Flush(); err != nil {
 		t.reset()
-		return "", unsupported(fmt.Errorf("write nftables table bridge %s: %w", tableName, err))
+		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) {
+			t.lacks = fmt.Sprintf("tasks of this node can send in one another's name: its kernel has no nftables for bridges (load module nf_tables_bridge, or build NF_TABLES_BRIDGE, and start skep again): %v", err)
+			return t.lacks, nil
+		}
+		return "", fmt.Errorf("write nftables table bridge %s: %w", tableName, err)
 	}
 	t.writes.Add(1)
 	t.have = want
@@ -108,10 +117,25 @@ func (t *Table) Apply(ports []Port) (found string, err error) {
 	return found, nil
 }
 
+// Unchanged reports, by one question to the kernel, whether nobody has written any nftables in the namespace since the
+// last Apply.
+func (t *Table) Unchanged() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.nft == nil || t.have == nil {
+		return t.lacks != ""
+	}
+	gen, err := t.ruleset()
+	return err == nil && gen == t.generation
+}
+
 // Verify says how the kernel differs from what Apply would make of it, and changes nothing.
 func (t *Table) Verify(ports []Port) (findings []string, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.lacks != "" {
+		return []string{t.lacks}, nil
+	}
 	missing, err := t.look()
 	if err != nil || missing != "" {
 		return []string{missing}[:min(1, len(missing))], err
@@ -319,12 +343,4 @@ func (t *Table) ruleset() (uint32, error) {
 		}
 	}
 	return 0, errors.New("read the version of the nftables ruleset: the kernel did not say")
-}
-
-// unsupported says what to do about a kernel that has no nftables for bridges.
-func unsupported(err error) error {
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) {
-		return fmt.Errorf("this kernel has no nftables for bridges (NF_TABLES_BRIDGE), so tasks can send in one another's name: %w", err)
-	}
-	return err
 }

@@ -117,11 +117,13 @@ func rules(fabric string) (out []rule) {
 	}
 	if fabric != "" {
 		in := by(padded(fabric), expr.CmpOpEq)
-		// The device answers for the tasks of other nodes, so none of their questions and answers is ever on the wire.
+		// The device itself answers for the tasks of other nodes, so none of their questions and answers is ever on the
+		// wire. Its own answers come in by it too, marked as for this host, which what comes by the wire for a task is not.
+		wire := []expr.Any{&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: 1}, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{unix.PACKET_HOST}}}
 		out = append(out,
 			rule{"from other nodes", join(in, kind(unix.ETH_P_IP), accept())},
-			rule{"nobody elsewhere says who has an address", join(in, kind(unix.ETH_P_ARP), drop())},
-			rule{"nobody elsewhere says who has an address, IPv6", join(in, icmp6(routerSolicitation, redirect), drop())},
+			rule{"nobody elsewhere says who has an address", join(in, kind(unix.ETH_P_ARP), wire, drop())},
+			rule{"nobody elsewhere says who has an address, IPv6", join(in, icmp6(routerSolicitation, redirect), wire, drop())},
 			rule{"from other nodes", join(in, accept())})
 	}
 	return append(out,

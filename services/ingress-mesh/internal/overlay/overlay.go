@@ -128,7 +128,7 @@ func (p *Plane) Ensure(ctx context.Context, n Network) error {
 		return fmt.Errorf("network %s: %w", n.label(), err)
 	}
 	now := time.Now()
-	if len(problems) == 0 && s.asSettled(w, now) {
+	if len(problems) == 0 && s.asSettled(w, now) && s.guard.Unchanged() {
 		return nil
 	}
 	s.settled = nil
@@ -138,8 +138,13 @@ func (p *Plane) Ensure(ctx context.Context, n Network) error {
 	}
 	steps := plan(w, have)
 	errs := p.apply(ctx, s, w, have, steps)
+	found, err := s.guard.Apply(s.senders(have, n.Subnet6))
+	if found != "" {
+		p.log.Info("mended the overlay network", zap.String("network", n.ID), zap.String("found", found))
+	}
+	errs = append(errs, err)
 	errs = append(errs, p.relink(ctx, s, s.missing(have))...)
-	if len(steps) == 0 && len(problems) == 0 && s.allLinked(have) {
+	if len(steps) == 0 && len(problems) == 0 && err == nil && s.allLinked(have) {
 		s.settled = &settled{want: w, at: now}
 	}
 	for _, text := range problems {
@@ -181,7 +186,11 @@ func (p *Plane) Verify(ctx context.Context, n Network) ([]string, error) {
 	for _, a := range s.missing(have) {
 		problems = append(problems, fmt.Sprintf("task %s has no link", a.Task))
 	}
-	return problems, ctx.Err()
+	open, err := s.guard.Verify(s.senders(have, n.Subnet6))
+	if err != nil {
+		return nil, fmt.Errorf("network %s: %w", n.label(), err)
+	}
+	return append(problems, open...), ctx.Err()
 }
 
 // State is what the kernel has of a network.
