@@ -227,16 +227,21 @@ func (t *Table) read() (missing string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("list the nftables chains of bridges: %w", err)
 	}
-	if !slices.ContainsFunc(chains, inPlace) {
+	there := func(name string) bool {
+		return slices.ContainsFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == tableName && c.Name == name })
+	}
+	if !there(others.Name) || !slices.ContainsFunc(chains, inPlace) {
 		return wrong("has no chain " + chainName + " where it should be")
 	}
-	list, err := t.nft.GetRules(table, chain)
-	if err != nil {
-		return "", fmt.Errorf("list the rules of nftables table bridge %s: %w", tableName, err)
-	}
 	want := rules(t.fabric)
-	if !slices.EqualFunc(list, want, func(a *nftables.Rule, b rule) bool { return string(a.UserData) == string(b.userData()) }) {
-		return wrong("has other rules")
+	for _, c := range []*nftables.Chain{chain, others} {
+		list, err := t.nft.GetRules(table, c)
+		if err != nil {
+			return "", fmt.Errorf("list the rules of nftables table bridge %s: %w", tableName, err)
+		}
+		if !slices.EqualFunc(list, want[c], func(a *nftables.Rule, b rule) bool { return string(a.UserData) == string(b.userData()) }) {
+			return wrong("has other rules")
+		}
 	}
 	have := map[string]map[string]bool{}
 	for _, s := range sets {
@@ -272,9 +277,12 @@ func (t *Table) rebuild(want map[string]map[string]bool) []func() {
 		for _, s := range sets {
 			_ = t.nft.AddSet(s, nil) // fails for elements that cannot be encoded, and there are none
 		}
+		t.nft.AddChain(others)
 		t.nft.AddChain(chain)
-		for _, r := range rules(t.fabric) {
-			t.nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: r.exprs, UserData: r.userData()})
+		for c, list := range rules(t.fabric) {
+			for _, r := range list {
+				t.nft.AddRule(&nftables.Rule{Table: table, Chain: c, Exprs: r.exprs, UserData: r.userData()})
+			}
 		}
 	}}
 	return append(out, t.difference(want)...)

@@ -32,6 +32,7 @@ type rig struct {
 // end is what is at the other side of a port: a raw socket there.
 type end struct {
 	Port
+	ns  *nstest.NS
 	mac [6]byte
 	fd  int
 }
@@ -47,7 +48,7 @@ func newRig(t testing.TB) *rig {
 	for i, name := range []string{"ska", "skb", "other", "vx0"} {
 		task := nstest.New(t, dir+"/"+name)
 		task.In(t, func() error { return nsfs.Setting("net/ipv6/conf/default/disable_ipv6", "1") })
-		e := &end{Port: Port{Link: name, Addr: netip.AddrFrom4([4]byte{10, 7, 0, byte(2 + i)}), Addr6: netip.MustParseAddr(fmt.Sprintf("fd07::%d", 2+i))}}
+		e := &end{ns: task, Port: Port{Link: name, Addr: netip.AddrFrom4([4]byte{10, 7, 0, byte(2 + i)}), Addr6: netip.MustParseAddr(fmt.Sprintf("fd07::%d", 2+i))}}
 		e.mac = ipam.MAC(e.Addr)
 		a := netlink.NewLinkAttrs()
 		a.Name, a.Flags, a.MasterIndex = name, net.FlagUp, r.Index(t, "br0")

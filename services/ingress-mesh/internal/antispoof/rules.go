@@ -33,6 +33,7 @@ var (
 	}
 	// Before others look at bridged packets, and before a host that has these pass iptables translates them.
 	chainPriority, chainPolicy = nftables.ChainPriority(-300), nftables.ChainPolicyAccept
+	others                     = &nftables.Chain{Name: "others", Table: table}
 	chain                      = &nftables.Chain{Name: chainName, Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: &chainPriority, Policy: &chainPolicy}
 )
 
@@ -110,33 +111,36 @@ func join(parts ...[]expr.Any) (out []expr.Any) {
 	return out
 }
 
-// rules are those of the chain. fabric is the port to other nodes, "" if there is none.
-func rules(fabric string) (out []rule) {
-	by := func(name []byte, op expr.CmpOp) []expr.Any {
+// rules are those of each chain. fabric is the port to other nodes, "" if there is none. A task's own packet is through
+// after two of them, and so is one that comes from another node.
+func rules(fabric string) map[*nftables.Chain][]rule {
+	iif := func(op expr.CmpOp, name []byte) []expr.Any {
 		return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}, &expr.Cmp{Op: op, Register: 1, Data: name}}
 	}
+	out := map[*nftables.Chain][]rule{chain: {
+		{"other ports", join(iif(expr.CmpOpNeq, []byte(linkPrefix)), []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: others.Name}})},
+		{"a task's own address", join(kind(unix.ETH_P_IP), own(setOwn, etherSource, ipSource, false), accept())},
+		// Ethernet and IPv4, and both senders it names are the task.
+		{"a task's own address, ARP", join(kind(unix.ETH_P_ARP), []expr.Any{place{expr.PayloadBaseNetworkHeader, 0}.load(1, 6), is(0, 1, 8, 0, 6, 4)},
+			own(setOwn, etherSource, arpSenderAddr, false), own(setOwn, arpSenderMAC, arpSenderAddr, false), accept())},
+		{"a task is no router", join(icmp6(routerAdvert, routerAdvert), drop())},
+		{"a task is no router", join(icmp6(redirect, redirect), drop())},
+		{"a task says where it is itself", join(icmp6(neighbourAdvert, neighbourAdvert), own(setOwn6, etherSource, ndTarget, true), drop())},
+		{"a task's own address, IPv6", join(kind(unix.ETH_P_IPV6), own(setOwn6, etherSource, ip6Source, false), accept())},
+		{"nothing else", drop()},
+	}}
 	if fabric != "" {
-		in := by(padded(fabric), expr.CmpOpEq)
 		// The device itself answers for the tasks of other nodes, so none of their questions and answers is ever on the
 		// wire. Its own answers come in by it too, marked as for this host, which what comes by the wire for a task is not.
-		wire := []expr.Any{&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: 1}, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{unix.PACKET_HOST}}}
-		out = append(out,
-			rule{"from other nodes", join(in, kind(unix.ETH_P_IP), accept())},
-			rule{"nobody elsewhere says who has an address", join(in, kind(unix.ETH_P_ARP), wire, drop())},
-			rule{"nobody elsewhere says who has an address, IPv6", join(in, icmp6(routerSolicitation, redirect), wire, drop())},
-			rule{"from other nodes", join(in, accept())})
+		wire := join([]expr.Any{&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: 1}, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{unix.PACKET_HOST}}},
+			iif(expr.CmpOpEq, padded(fabric)))
+		out[others] = []rule{
+			{"packets", join(kind(unix.ETH_P_IP), accept())},
+			{"nobody elsewhere says who has an address", join(kind(unix.ETH_P_ARP), wire, drop())},
+			{"nobody elsewhere says who has an address, IPv6", join(icmp6(routerSolicitation, redirect), wire, drop())},
+		}
 	}
-	return append(out,
-		rule{"only links of tasks", join(by([]byte(linkPrefix), expr.CmpOpNeq), accept())},
-		rule{"a task's own address", join(kind(unix.ETH_P_IP), own(setOwn, etherSource, ipSource, false), accept())},
-		// Ethernet and IPv4, and both senders it names are the task.
-		rule{"a task's own address, ARP", join(kind(unix.ETH_P_ARP), []expr.Any{place{expr.PayloadBaseNetworkHeader, 0}.load(1, 6), is(0, 1, 8, 0, 6, 4)},
-			own(setOwn, etherSource, arpSenderAddr, false), own(setOwn, arpSenderMAC, arpSenderAddr, false), accept())},
-		rule{"a task is no router", join(icmp6(routerAdvert, routerAdvert), drop())},
-		rule{"a task is no router", join(icmp6(redirect, redirect), drop())},
-		rule{"a task says where it is itself", join(icmp6(neighbourAdvert, neighbourAdvert), own(setOwn6, etherSource, ndTarget, true), drop())},
-		rule{"a task's own address, IPv6", join(kind(unix.ETH_P_IPV6), own(setOwn6, etherSource, ip6Source, false), accept())},
-		rule{"nothing else", drop()})
+	return out
 }
 
 // userData is the rule's comment with a hash of what it does: a rule that somebody put in its place is recognised
