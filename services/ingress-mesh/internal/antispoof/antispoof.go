@@ -12,7 +12,6 @@
 package antispoof
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -26,6 +25,8 @@ import (
 	"github.com/mdlayher/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"skep.dev/services/ingress-mesh/internal/ruleset"
 )
 
 // Port is a task's link on a bridge.
@@ -125,8 +126,15 @@ func (t *Table) Unchanged() bool {
 	if t.nft == nil || t.have == nil {
 		return t.lacks != ""
 	}
-	gen, err := t.ruleset()
-	return err == nil && gen == t.generation
+	err := t.open() // a new deadline
+	if err == nil {
+		var gen uint32
+		if gen, err = ruleset.Version(t.nl); err == nil {
+			return gen == t.generation
+		}
+	}
+	t.reset()
+	return false
 }
 
 // Verify says how the kernel differs from what Apply would make of it, and changes nothing.
@@ -190,7 +198,7 @@ func (t *Table) look() (missing string, err error) {
 			t.reset()
 		}
 	}()
-	gen, err := t.ruleset()
+	gen, err := ruleset.Version(t.nl)
 	if err != nil || gen == t.generation && t.have != nil {
 		return "", err
 	}
@@ -198,7 +206,7 @@ func (t *Table) look() (missing string, err error) {
 		if missing, err = t.read(); err != nil {
 			return "", err
 		}
-		after, err := t.ruleset()
+		after, err := ruleset.Version(t.nl)
 		if err != nil {
 			return "", err
 		}
@@ -327,28 +335,4 @@ func (t *Table) open() error {
 	}
 	t.nft = nft
 	return nil
-}
-
-// ruleset is the version of the namespace's ruleset: it grows with every change anybody makes.
-func (t *Table) ruleset() (uint32, error) {
-	replies, err := t.nl.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN), Flags: netlink.Request},
-		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
-	})
-	if err != nil {
-		return 0, fmt.Errorf("read the version of the nftables ruleset: %w", err)
-	}
-	for _, m := range replies {
-		ad, err := netlink.NewAttributeDecoder(m.Data[min(4, len(m.Data)):])
-		if err != nil {
-			return 0, fmt.Errorf("read the version of the nftables ruleset: %w", err)
-		}
-		ad.ByteOrder = binary.BigEndian
-		for ad.Next() {
-			if ad.Type() == unix.NFTA_GEN_ID {
-				return ad.Uint32(), nil
-			}
-		}
-	}
-	return 0, errors.New("read the version of the nftables ruleset: the kernel did not say")
 }
