@@ -101,6 +101,10 @@ test-lab: tools build ## the tutorial and the faults, on real hosts: RUN=regexp 
 bench: tools build ## measure, and print the table of bars (needs root, takes minutes)
 	@$(BIN)/skep-bench
 
+.PHONY: soak
+soak: ## a year's million deletions through the store (takes minutes)
+	cd libs && SKEP_DELETIONS=1000000 go test -count=1 -timeout 90m -v -run TestDeletionsCostNothing ./kv
+
 .PHONY: check
 check: lint test ## what a change must pass
 
