@@ -21,7 +21,7 @@ import (
 // live: the disk and the time of a start after a kill stay as they were at its beginning. SKEP_DELETIONS says how many,
 // the replicas change online on the way.
 func TestDeletionsCostNothing(t *testing.T) {
-	deletions := 20_000
+	deletions := 10_000
 	if v := os.Getenv("SKEP_DELETIONS"); v != "" {
 		var err error
 		if deletions, err = strconv.Atoi(v); err != nil {
@@ -31,7 +31,8 @@ func TestDeletionsCostNothing(t *testing.T) {
 	for _, size := range []int{1, 3} {
 		t.Run(fmt.Sprintf("servers %d", size), func(t *testing.T) {
 			s := newStore(t, size, 1, 2*time.Second)
-			const days, living = 50, 1000
+			t.Parallel()
+			const days, living = 25, 1000
 			for i := range living {
 				s.put(fmt.Sprintf("alive.%d", i), "1")
 			}
