@@ -113,26 +113,22 @@ func JSON(text []byte) []byte {
 	return []byte(b.String())
 }
 
-// args makes cells of the values of a format, in place: strings, and what describes itself by one. Numbers stay.
-func args(a []any) []any {
-	for i, v := range a {
-		switch v := v.(type) {
-		case string:
-			a[i] = Cell(v)
-		case []byte:
-			a[i] = Cell(string(v))
-		case error:
-			a[i] = Cell(v.Error())
-		case nil, bool, int, int32, int64, uint, uint16, uint32, uint64, float64:
-		default:
-			switch reflect.ValueOf(v).Kind() {
-			case reflect.Bool, reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
-				reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Float32, reflect.Float64:
-				// A duration or a word of the API: what it says is in the code.
-			default:
-				a[i] = Cell(fmt.Sprint(v))
-			}
-		}
+// Arg is a value for a format: text, and what describes itself by one, becomes a cell; numbers stay.
+func Arg(v any) any {
+	switch v := v.(type) {
+	case nil, bool, int, int32, int64, uint, uint16, uint32, uint64, float64:
+		return v
+	case string:
+		return Cell(v)
+	case []byte:
+		return Cell(string(v))
+	case error:
+		return Cell(v.Error())
 	}
-	return a
+	switch reflect.ValueOf(v).Kind() {
+	case reflect.Bool, reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Float32, reflect.Float64:
+		return v // a duration or a word of the API: what it says is in the code
+	}
+	return Cell(fmt.Sprint(v))
 }

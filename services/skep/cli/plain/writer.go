@@ -94,7 +94,9 @@ func (p *Writer) Raw() io.Writer { return p.w }
 // Fprintf prints as fmt.Fprintf does, with every string, error and other text among the values made a Cell. The
 // format is the program's own and keeps its tabs and ends of lines. An error is that of w.
 func Fprintf(w io.Writer, format string, a ...any) (int, error) {
-	args(a)
+	for i, v := range a {
+		a[i] = Arg(v)
+	}
 	return fmt.Fprintf(w, format, a...)
 }
 
