@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -87,8 +88,7 @@ func report(w *plain.Writer, cmd *cobra.Command, err error) int {
 // maxError is how many characters of an error are shown: what a node or a program says of itself has no end of its own.
 const maxError = 4096
 
-// tell prints an error on one line, whatever its text: an end of line within it is somebody else's. Errors that were
-// joined, by joined, advise or errors.Join, are what may take several.
+// tell prints an error. Where several things failed, each gets a line.
 func tell(w *plain.Writer, err error) {
 	var l list
 	if errors.As(err, &l) && err.Error() == l.Error() {
@@ -97,32 +97,11 @@ func tell(w *plain.Writer, err error) {
 		}
 		return
 	}
-	parts, prefix := parts(err), "Error: "
-	for _, e := range parts {
-		plain.Fprintf(w, prefix+"%s\n", plain.Cut(strings.TrimSpace(e.Error()), maxError))
+	prefix := "Error: "
+	for _, line := range plain.Lines(err) {
+		_, _ = io.WriteString(w, prefix+plain.Cut(line, maxError)+"\n") // nowhere is left to say that this fails
 		prefix = ""
 	}
-}
-
-// parts are the errors that errors.Join joined in err, or err alone.
-func parts(err error) []error {
-	var all interface{ Unwrap() []error }
-	if !errors.As(err, &all) {
-		return []error{err}
-	}
-	var texts []string
-	for _, e := range all.Unwrap() {
-		texts = append(texts, e.Error())
-	}
-	if strings.Join(texts, "\n") != err.Error() {
-		return []error{err} // there is more to it than what it wraps
-	}
-	return all.Unwrap()
-}
-
-// advise adds to an error, on a line of its own, what to do now.
-func advise(err error, format string, a ...any) error {
-	return errors.Join(err, fmt.Errorf(format, a...))
 }
 
 func useLine(cmd *cobra.Command) string {

@@ -216,13 +216,13 @@ func (a *app) outcome(o wait.Options, err error) error {
 		a.tellf("Operation continuing in background.\nUse `skep service ps %s` to check progress.\n", name)
 		return &Failure{Code: ExitCancelled}
 	case errors.Is(err, wait.ErrTimeout) && o.Run != 0:
-		return &Failure{ExitTimeout, advise(err, "The run goes on; use `skep service runs %s` or `skep service ps %s` to see where it stands", name, name)}
+		return &Failure{ExitTimeout, plain.Errorf("%w\nThe run goes on; use `skep service runs %s` or `skep service ps %s` to see where it stands", err, name, name)}
 	case errors.Is(err, wait.ErrTimeout):
-		return &Failure{ExitTimeout, advise(err, "The service was changed; use `skep service ps %s` or `skep service explain %s` to see where it stands", name, name)}
+		return &Failure{ExitTimeout, plain.Errorf("%w\nThe service was changed; use `skep service ps %s` or `skep service explain %s` to see where it stands", err, name, name)}
 	case errors.Is(err, wait.ErrRolledBack):
 		return &Failure{ExitRolledBack, err}
 	case errors.Is(err, wait.ErrPaused):
-		return advise(err, "Go on with `skep service update --resume %s`, or go back with `skep service rollback %s`", name, name)
+		return plain.Errorf("%w\nGo on with `skep service update --resume %s`, or go back with `skep service rollback %s`", err, name, name)
 	}
 	return err
 }

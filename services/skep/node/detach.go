@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"skep.dev/libs/member"
+	"skep.dev/services/skep/cli/plain"
 )
 
 // unit is the systemd unit deploy/install.sh puts in place.
@@ -78,7 +79,8 @@ func awaitReady(ctx context.Context, p Paths, exited <-chan error) error {
 		}
 		select {
 		case err := <-exited:
-			return fmt.Errorf("the daemon ended (%v); the last it said:\n%s", err, tail(p.Log(), 10))
+			said := tail(p.Log(), 10)
+			return plain.Errorf("the daemon ended (%v); the last it said:\n%w", err, plain.Errorf(strings.Repeat("%s\n", len(said)), said...))
 		case <-ctx.Done():
 			return fmt.Errorf("the daemon is not ready yet: %w; it goes on in the background, its log is %s", ctx.Err(), p.Log())
 		case <-tick.C:
@@ -86,24 +88,28 @@ func awaitReady(ctx context.Context, p Paths, exited <-chan error) error {
 	}
 }
 
-// tail returns the last n lines of a file.
-func tail(path string, n int) string {
+// tail returns the last n lines of a file, or why there are none.
+func tail(path string, n int) []any {
 	f, err := os.Open(path)
 	if err != nil {
-		return err.Error()
+		return []any{err}
 	}
 	defer f.Close()
 	if st, err := f.Stat(); err == nil && st.Size() > 1<<16 {
 		if _, err := f.Seek(-1<<16, io.SeekEnd); err != nil {
-			return err.Error()
+			return []any{err}
 		}
 	}
 	b, err := io.ReadAll(f)
 	if err != nil {
-		return err.Error()
+		return []any{err}
 	}
 	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+	var out []any
+	for _, l := range lines[max(0, len(lines)-n):] {
+		out = append(out, l)
+	}
+	return out
 }
 
 // holdPID takes the node for this process and says so in the pid file. The lock ends with the process however it ends.

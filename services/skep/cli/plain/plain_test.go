@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -147,4 +148,20 @@ func FuzzPlain(f *testing.F) {
 			t.Fatalf("%s of %s", out, text)
 		}
 	})
+}
+
+func TestErrorf(t *testing.T) {
+	gone := errors.New("gone\nError: all is lost\x1b[2J")
+	err := Errorf("job %s failed: %w\nSee %d.", "we\nb", gone, 3)
+	if want := "job we\\nb failed: gone\\nError: all is lost\\x1b[2J\nSee 3."; err.Error() != want || !errors.Is(err, gone) {
+		t.Errorf("%q", err)
+	}
+	if got := Lines(Errorf("%w\nTry again.", err)); len(got) != 3 || got[2] != "Try again." {
+		t.Errorf("%q", got)
+	}
+	for _, e := range []error{gone, fmt.Errorf("w1: %w", err), fmt.Errorf("w1: %w", gone)} {
+		if got := Lines(e); len(got) != 1 || strings.ContainsFunc(got[0], Hidden) {
+			t.Errorf("%q", got)
+		}
+	}
 }
