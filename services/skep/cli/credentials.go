@@ -19,6 +19,7 @@ import (
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/conn"
+	"skep.dev/services/skep/cli/plain"
 )
 
 // contextExt ends the name of a file that carries a context to another machine.
@@ -108,7 +109,7 @@ func (a *app) writeSecret(path, name string, content func() ([]byte, error)) (st
 		}
 		b, err := content()
 		if err == nil {
-			_, err = a.Out.Raw().Write(b) // a file's bytes, never for a terminal
+			_, err = a.Out.Write(plain.JSON(b))
 		}
 		return "", err
 	}

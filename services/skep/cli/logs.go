@@ -367,7 +367,7 @@ func (r *logRun) write(t *skepv1.Task, e *skepv1.LogEntry) {
 		w = p.Raw() // the task's own bytes
 	}
 	key := fmt.Sprintf("%s|%t", t.GetMeta().GetId(), e.Stderr)
-	prefix, out, rest := plain.Line(r.prefix(t, e)), []byte(nil), e.Line
+	prefix, out, rest := plain.Cell(r.prefix(t, e)), []byte(nil), e.Line
 	for more := true; more; more = len(rest) > 0 {
 		line, after, ended := bytes.Cut(rest, []byte("\n"))
 		rest = after
@@ -395,7 +395,7 @@ func (r *logRun) prefix(t *skepv1.Task, e *skepv1.LogEntry) string {
 		b.WriteString(timestamppb.New(time.Unix(0, e.TimeUnixNano)).AsTime().UTC().Format("2006-01-02T15:04:05.000000000Z07:00") + " ")
 	}
 	if r.l.details {
-		fmt.Fprintf(&b, "skep.node.id=%s,skep.service.id=%s,skep.task.id=%s ", t.NodeId, t.ServiceId, t.GetMeta().GetId())
+		plain.Fprintf(&b, "skep.node.id=%s,skep.service.id=%s,skep.task.id=%s ", t.NodeId, t.ServiceId, t.GetMeta().GetId())
 	}
 	if r.l.raw {
 		return b.String()
