@@ -218,7 +218,7 @@ func (a *app) node(ctx context.Context, ref string) (string, error) {
 // in the format.
 func (a *app) printf(format string, v ...any) { plain.Fprintf(a.Out, format, v...) }
 
-func (a *app) tellf(format string, v ...any) { plain.Fprintf(a.Err, format, v...) }
+func (a *app) tellf(format string, v ...any) { plain.Notef(a.Err, format, v...) }
 
 func (a *app) warnf(format string, v ...any) {
 	a.tellf("Warning: "+strings.TrimSuffix(format, "\n")+"\n", v...)

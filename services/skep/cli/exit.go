@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -67,7 +66,7 @@ func report(w *plain.Writer, cmd *cobra.Command, err error) int {
 	)
 	switch {
 	case errors.As(err, &ue):
-		plain.Fprintf(w, "Error: %s\n\nUsage:  %s\n\nRun '%s --help' for more information\n", ue.text, useLine(ue.cmd), ue.cmd.CommandPath())
+		plain.Notef(w, "Error: %s\n\nUsage:  %s\n\nRun '%s --help' for more information\n", ue.text, useLine(ue.cmd), ue.cmd.CommandPath())
 		return ExitUsage
 	case errors.As(err, &ee):
 		if ee.Err != nil {
@@ -85,9 +84,6 @@ func report(w *plain.Writer, cmd *cobra.Command, err error) int {
 	return ExitError
 }
 
-// maxError is how many characters of an error are shown: what a node or a program says of itself has no end of its own.
-const maxError = 4096
-
 // tell prints an error. Where several things failed, each gets a line.
 func tell(w *plain.Writer, err error) {
 	var l list
@@ -99,7 +95,7 @@ func tell(w *plain.Writer, err error) {
 	}
 	prefix := "Error: "
 	for _, line := range plain.Lines(err) {
-		_, _ = io.WriteString(w, prefix+plain.Cut(line, maxError)+"\n") // nowhere is left to say that this fails
+		plain.Notef(w, "%s%s\n", prefix, line)
 		prefix = ""
 	}
 }

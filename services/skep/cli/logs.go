@@ -415,6 +415,9 @@ func (r *logRun) prefix(t *skepv1.Task, e *skepv1.LogEntry) string {
 	if node == "" {
 		node = nodeID
 	}
+	if !r.l.noTrunc {
+		node = plain.Cut(node, render.MaxName)
+	}
 	if !r.l.noTaskIDs {
 		name += "." + id
 	}

@@ -19,13 +19,14 @@ import (
 )
 
 // Hidden tells whether a character has no look of its own but an effect on others: a control character (C0, DEL, C1;
-// tab and newline too), a format character (bidi overrides and isolates, zero-width ones, tags, the byte order mark)
-// or a separator of lines or paragraphs. Letters, marks, symbols and spaces of every script are none.
+// tab and newline too), a format character (bidi overrides and isolates, zero-width ones, tags, the byte order mark), a
+// letter or mark for which nothing is drawn (Hangul fillers, the grapheme joiner) or a separator of lines or paragraphs.
+// Other letters, marks, symbols and spaces of every script are none, nor are the variation selectors emoji have.
 func Hidden(r rune) bool {
 	if r < 0x7f {
 		return r < ' '
 	}
-	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Other_Default_Ignorable_Code_Point)
 }
 
 // Cell is s for a place of its own: a cell, a field, a part of a sentence. Hidden characters and bytes that are no
@@ -48,9 +49,12 @@ func escape(s, keep string) string {
 			return string(b)
 		}
 		r, n := utf8.DecodeRuneInString(s)
-		if r == utf8.RuneError && n == 1 {
+		switch {
+		case r == utf8.RuneError && n == 1:
 			b = fmt.Appendf(b, `\x%02x`, s[0])
-		} else {
+		case strconv.IsPrint(r): // by its category
+			b = fmt.Appendf(b, `\u%04x`, r)
+		default:
 			q := strconv.AppendQuoteRune(nil, r)
 			b = append(b, q[1:len(q)-1]...)
 		}

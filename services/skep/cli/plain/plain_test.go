@@ -23,6 +23,8 @@ func TestCell(t *testing.T) {
 		"\x00\x7f\u0080\u009b31m":              `\x00\x7f\u0080\u009b31m`,
 		"\u202e\u202a\u2066\u2069":             `\u202e\u202a\u2066\u2069`,
 		"\u200b\u200d\ufeff\u2028\u00ad\u061c": `\u200b\u200d\ufeff\u2028\u00ad\u061c`,
+		"a\u3164\u034f\u115f":                  `a\u3164\u034f\u115f`,
+		"⚠\ufe0f":                              "⚠\ufe0f",
 		"\U000e0041":                           `\U000e0041`,
 		"\x9b1m\xff\xe2":                       `\x9b1m\xff\xe2`,
 		"ü\xc3":                                `ü\xc3`,
@@ -60,6 +62,16 @@ func TestFprintf(t *testing.T) {
 	b.Reset()
 	if _, err := Fprintf(&b, "%d %t %.1f %03d", n, true, 1.5, uint8(7)); err != nil || b.String() != "3 true 1.5 007" {
 		t.Errorf("%q %v", b.String(), err)
+	}
+}
+
+func TestNotef(t *testing.T) {
+	var b bytes.Buffer
+	if _, err := Notef(&b, "%s: %v %d\n", strings.Repeat("x", 1<<20), errors.New(strings.Repeat("y\n", MaxNote)), 5); err != nil {
+		t.Fatal(err)
+	}
+	if utf8.RuneCountInString(b.String()) != 2*MaxNote+len(":  5\n") || strings.Count(b.String(), "\n") != 1 {
+		t.Errorf("%d characters: %.20q", b.Len(), b.String())
 	}
 }
 

@@ -100,4 +100,19 @@ func Fprintf(w io.Writer, format string, a ...any) (int, error) {
 	return fmt.Fprintf(w, format, a...)
 }
 
+// MaxNote is how many characters of a value Notef shows.
+const MaxNote = 4096
+
+// Notef is Fprintf for what is said beside a result — errors, warnings, progress: what a node or a program says of
+// itself has no end of its own, and is cut.
+func Notef(w io.Writer, format string, a ...any) (int, error) {
+	for i, v := range a {
+		a[i] = Arg(v)
+		if s, is := a[i].(string); is {
+			a[i] = Cut(s, MaxNote)
+		}
+	}
+	return fmt.Fprintf(w, format, a...)
+}
+
 func utf16Units(r rune) []uint16 { return utf16.AppendRune(nil, r) }

@@ -35,11 +35,11 @@ type Table struct {
 	Wide bool
 }
 
-// maxCell is how many characters of a value the default form shows where other columns follow, maxName how many of a
-// node's own words for itself: one endless host name must not push every row off the screen.
+// One endless host name must not push every row off the screen: where others follow, maxCell is how many characters of
+// a value are shown and MaxName how many of a node's own words for itself.
 const (
 	maxCell = 256
-	maxName = 64
+	MaxName = 64
 )
 
 // ErrFormat wraps mistakes in a --format template.
@@ -120,7 +120,7 @@ func (r Row) cut(last string) Row {
 		case strings.Contains(last, "."+k):
 			out[k] = v
 		case k == "Hostname", k == "Node", k == "EngineVersion":
-			out[k] = plain.Cut(v, maxName)
+			out[k] = plain.Cut(v, MaxName)
 		default:
 			out[k] = plain.Cut(v, maxCell)
 		}

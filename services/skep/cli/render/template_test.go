@@ -96,7 +96,7 @@ func TestLongCells(t *testing.T) {
 		}
 		return b.String()
 	}
-	if f := strings.Fields(strings.Split(show(""), "\n")[1]); len(f) != 3 || f[0] != long[:maxName-1]+"…" || f[1] != long[:maxCell-1]+"…" || f[2] != long {
+	if f := strings.Fields(strings.Split(show(""), "\n")[1]); len(f) != 3 || f[0] != long[:MaxName-1]+"…" || f[1] != long[:maxCell-1]+"…" || f[2] != long {
 		t.Errorf("%d characters", len(f[0]))
 	}
 	for _, format := range []string{"{{.Hostname}}", "table {{.Hostname}}\t{{.Image}}", "json"} {

@@ -35,7 +35,7 @@ func newDisplay(o Options) *display {
 
 func (d *display) line(format string, a ...any) {
 	if !d.o.Quiet {
-		plain.Fprintf(d.out, format+"\n", a...)
+		plain.Notef(d.out, format+"\n", a...)
 	}
 }
 
