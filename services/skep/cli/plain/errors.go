@@ -32,12 +32,14 @@ func Errorf(format string, a ...any) error {
 	return e
 }
 
-// Lines is the text of an error, ready to print. It is one line, whatever the text holds, unless Errorf made the error:
-// an end of line in any other comes from elsewhere.
+// Lines is the text of an error, ready to print. It is one line, whatever the text holds, but for the part that Errorf
+// made: an end of line anywhere else comes from elsewhere.
 func Lines(err error) []string {
-	text := strings.TrimSpace(err.Error())
-	if e := (*several)(nil); errors.As(err, &e) && strings.TrimSpace(e.text) == text {
-		return strings.Split(text, "\n")
+	text := err.Error()
+	if e := (*several)(nil); errors.As(err, &e) {
+		if before, after, is := strings.Cut(text, e.text); is {
+			return strings.Split(strings.TrimSpace(Cell(before)+e.text+Cell(after)), "\n")
+		}
 	}
-	return []string{Cell(text)}
+	return []string{Cell(strings.TrimSpace(text))}
 }

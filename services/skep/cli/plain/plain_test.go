@@ -171,7 +171,10 @@ func TestErrorf(t *testing.T) {
 	if got := Lines(Errorf("%w\nTry again.", err)); len(got) != 3 || got[2] != "Try again." {
 		t.Errorf("%q", got)
 	}
-	for _, e := range []error{gone, fmt.Errorf("w1: %w", err), fmt.Errorf("w1: %w", gone)} {
+	if got := Lines(fmt.Errorf("w\n1: %w (%s)", err, "a\nb")); len(got) != 2 || got[0] != "w\\n1: job we\\nb failed: gone\\nError: all is lost\\x1b[2J" || got[1] != "See 3. (a\\nb)" {
+		t.Errorf("%q", got)
+	}
+	for _, e := range []error{gone, fmt.Errorf("w1: %v", err), fmt.Errorf("w1: %w", gone)} {
 		if got := Lines(e); len(got) != 1 || strings.ContainsFunc(got[0], Hidden) {
 			t.Errorf("%q", got)
 		}
