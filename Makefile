@@ -22,6 +22,10 @@ export SKEP_BIN := $(BIN)
 export SKEP_TOOLS := $(BIN)/tools
 export SKEP_DEBIAN_SUITE := $(DEBIAN_SUITE)
 
+# How long make fuzz feeds each target, and which: a regular expression over "directory name".
+FUZZTIME ?= 1m
+FUZZ     ?= .
+
 PREFIX  ?= /usr/local
 DESTDIR ?=
 
@@ -82,7 +86,7 @@ lab: tools build ## start a lab: three hosts in namespaces, a cluster on them
 ## test
 
 .PHONY: test
-test: test-unit test-lab ## everything: unit, component and lab tests (the lab needs root)
+test: test-unit test-fuzz test-lab ## everything: unit, component, fuzz and lab tests (the lab needs root)
 
 .PHONY: test-unit
 test-unit: tools ## unit and component tests of every module, with the race detector
@@ -91,6 +95,14 @@ test-unit: tools ## unit and component tests of every module, with the race dete
 		if [ $$m = e2e ]; then pkgs=$$(cd $$m && go list ./... | grep -v /cases); else pkgs=./...; fi; \
 		(cd $$m && go test -race -shuffle=on -timeout 10m $$pkgs); \
 	done
+
+.PHONY: fuzz
+fuzz: ## feed every fuzz target of every module in turn: FUZZTIME=1m each, FUZZ=regexp picks some
+	@e2e/fuzz.sh '$(FUZZTIME)' '$(FUZZ)' $(MODULES)
+
+.PHONY: test-fuzz
+test-fuzz: ## a few seconds of every fuzz target, without the race detector
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=2s
 
 .PHONY: test-lab
 test-lab: tools build ## the tutorial and the faults, on real hosts: RUN=regexp picks cases

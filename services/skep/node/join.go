@@ -16,6 +16,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/join"
 	"skep.dev/libs/pki"
+	"skep.dev/services/skep/cli/plain"
 )
 
 func joinCommand(version string) *cobra.Command {
@@ -54,7 +55,7 @@ func joinCommand(version string) *cobra.Command {
 					return fmt.Errorf("start the node: %w", err)
 				}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "This node joined a swarm as a %s.\n", rec.Role)
+			plain.Fprintf(cmd.OutOrStdout(), "This node joined a swarm as a %s.\n", rec.Role)
 			return nil
 		},
 	}
