@@ -32,7 +32,8 @@ func TestDeletionsCostNothing(t *testing.T) {
 		t.Run(fmt.Sprintf("servers %d", size), func(t *testing.T) {
 			s := newStore(t, size, 1, 2*time.Second)
 			t.Parallel()
-			const days, living = 25, 1000
+			const living = 1000
+			days := min(365, max(25, deletions/2500))
 			for i := range living {
 				s.put(fmt.Sprintf("alive.%d", i), "1")
 			}

@@ -47,7 +47,9 @@ func newStore(t *testing.T, size, replicas int, syncInterval time.Duration) *sto
 // compact passes over the bucket until the leader's compactor has, and returns its report.
 func (s *store) compact() kv.Report {
 	s.t.Helper()
-	return kvtest.Ask(s.t, "compact", func(ctx context.Context) (kv.Report, error) {
+	return kvtest.Ask(s.t, "compact", func(context.Context) (kv.Report, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // a pass may have thousands to retire
+		defer cancel()
 		skipped := ""
 		for _, c := range s.each {
 			r, err := c.Pass(ctx, subject.Spec)
