@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/mask"
 	"skep.dev/libs/subject"
 )
 
@@ -233,6 +234,9 @@ func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, endpoint string, r
 	reply, err := h(ctx, node, q)
 	if err != nil {
 		return s.fail(endpoint, req, err)
+	}
+	if subject.IsViewerInbox(req.Reply()) {
+		reply = mask.ForViewer(reply)
 	}
 	if a := req.Headers().Get(HeaderAccept); a != "" {
 		isJSON = a == TypeJSON

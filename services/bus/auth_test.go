@@ -159,6 +159,11 @@ func TestUsers(t *testing.T) {
 	}
 	viewer.subscribe(subject.AllEvents, true)
 	viewer.subscribe(subject.IO("*", "*", "out"), false)
+	// Answers are masked by the inbox they go to: a viewer hears those of viewers only, also of his own name.
+	viewer.subscribe(subject.ViewerInbox("user-vic")+".>", true)
+	for _, s := range []string{subject.Inbox("user-vic") + ".>", subject.ViewerInbox("user-ada") + ".>", "_INBOX_viewer.>", "_INBOX.>"} {
+		viewer.subscribe(s, false)
+	}
 }
 
 // TestWhoMayLookAtNetworks: a viewer sees what is stored of networks and what the mesh made of them, and the traffic

@@ -32,7 +32,7 @@ func tryDial(t testing.TB, b *Bus, creds *pki.Store, opts ...nats.Option) (*peer
 	p := &peer{t: t, denied: make(chan error, 256), closed: make(chan struct{})}
 	ident := creds.Identity()
 	opts = append([]nats.Option{
-		nats.Secure(pki.ClientTLS(creds)), nats.TLSHandshakeFirst(), nats.NoReconnect(), nats.CustomInboxPrefix("_INBOX_" + ident.NodeID),
+		nats.Secure(pki.ClientTLS(creds)), nats.TLSHandshakeFirst(), nats.NoReconnect(), nats.CustomInboxPrefix(inboxOf(ident)),
 		nats.Timeout(10 * time.Second),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { p.denied <- err }),
 		nats.ClosedHandler(func(*nats.Conn) { close(p.closed) }),
@@ -118,4 +118,12 @@ func (p *peer) fresh() *peer {
 	q.Conn = nc
 	p.t.Cleanup(nc.Close)
 	return q
+}
+
+// inboxOf is the prefix of the inboxes the broker lets an identity hear.
+func inboxOf(ident pki.Identity) string {
+	if ident.UserRole == pki.Viewer {
+		return subject.ViewerInbox(ident.NodeID)
+	}
+	return subject.Inbox(ident.NodeID)
 }

@@ -40,7 +40,7 @@ var keyspaces = []string{"spec.", "rev.", "task.", "status.", "node.desc.", "nod
 // consumer's deliver subject publishes anywhere, a consumer's name may be another's). Requests reach them by reply
 // permission alone.
 func Permissions(role Role, id string) *server.Permissions {
-	inbox := "_INBOX_" + id + ".>"
+	inbox := subject.Inbox(id) + ".>"
 	one := &server.ResponsePermission{MaxMsgs: 1, Expires: replyWithin}
 	switch role {
 	case RoleManager:
@@ -96,7 +96,7 @@ func Permissions(role Role, id string) *server.Permissions {
 				subject.API("*", "list"), subject.API("*", "inspect"), subject.API("service", "revisions"),
 				subject.API("service", "explain"), subject.API("plan", "service"), subject.API("mesh", "network"),
 			}},
-			Subscribe: &server.SubjectPermission{Allow: []string{inbox, subject.AllEvents}},
+			Subscribe: &server.SubjectPermission{Allow: []string{subject.ViewerInbox(id) + ".>", subject.AllEvents}},
 		}
 
 	case RoleJoiner:
