@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"skep.dev/libs/pki"
+	"skep.dev/libs/subject"
 )
 
 // peer is a client connection that remembers what the broker forbade.
