@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 
 	"go.uber.org/zap"
 )
@@ -66,4 +68,25 @@ func TestAFloodDoesNotFillTheLog(t *testing.T) {
 	if n := bytes.Count(b, []byte("publish violation")); n != perMinute {
 		t.Errorf("%d lines of one kind", n)
 	}
+}
+
+// Whatever the text, what is logged of it is short and prints as it reads.
+func FuzzCut(f *testing.F) {
+	for _, s := range []string{"", "plain", "two\nlines", "\x1b[2J", "\u202eevil", strings.Repeat("é", maxText), "\xff\xfe"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got := cut(s)
+		if len(got) > 3*maxText+64 {
+			t.Errorf("%d bytes", len(got))
+		}
+		for _, r := range got {
+			if r != '\n' && r != '\t' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r)) {
+				t.Errorf("%q holds %U", got, r)
+			}
+		}
+		if len(s) <= maxText && utf8.ValidString(s) && got == strings.ToValidUTF8(got, "") && !strings.ContainsRune(got, utf8.RuneError) && got != s {
+			t.Errorf("%q became %q", s, got)
+		}
+	})
 }
