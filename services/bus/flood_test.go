@@ -312,7 +312,7 @@ func TestRetriesOfARemovedNode(t *testing.T) {
 func TestBoundsOfAConnection(t *testing.T) {
 	ca := newCA(t)
 	b := run(t, lone(t, ca, id.New()))
-	creds := certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour)
+	admin := certify(t, ca, pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}, time.Hour)
 	join := pki.JoinTLS(pki.Digest(ca.Cert))
 	big := strings.Repeat("x", 1<<20)
 
@@ -339,10 +339,10 @@ func TestBoundsOfAConnection(t *testing.T) {
 	}
 	t.Run("subscriptions", func(t *testing.T) {
 		for most, r := range map[int]*raw{
-			maxSubs:  rawDial(t, b, pki.ClientTLS(creds), map[string]any{"verbose": false}),
+			maxSubs:  rawDial(t, b, pki.ClientTLS(admin), map[string]any{"verbose": false}),
 			joinSubs: rawDial(t, b, join, map[string]any{"verbose": false, "user": "join-" + strings.Repeat("7", 25)}),
 		} {
-			inbox := "_INBOX_" + creds.Identity().NodeID
+			inbox := "_INBOX_user-ada"
 			if most == joinSubs {
 				inbox = "_INBOX_join-" + strings.Repeat("7", 25)
 			}

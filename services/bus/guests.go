@@ -32,15 +32,17 @@ const (
 // allowance is what one identity may take of the broker; 0 means no bound but the broker's own.
 type allowance struct {
 	conns   int
-	pending int64 // bytes that wait for it, over all its connections
+	pending int64  // bytes that wait for it, over all its connections
+	subs    uint32 // subscriptions of a connection
 }
 
 func allowanceOf(role Role) allowance {
 	switch role {
 	case RoleWorker:
-		return allowance{conns: 8, pending: 16 << 20} // a node has two programs that connect
+		// A node has two programs that connect; 1,024 streams take two subscriptions each, a network one.
+		return allowance{conns: 8, pending: 16 << 20, subs: 4096}
 	case RoleAdmin, RoleViewer:
-		return allowance{conns: 64, pending: 32 << 20} // one a command in work
+		return allowance{conns: 64, pending: 64 << 20} // one a command in work
 	case RoleJoiner:
 		return allowance{conns: 1, pending: 256 << 10}
 	}
@@ -232,14 +234,15 @@ func (g *guests) ask(name string, limit time.Duration) (ctx context.Context, end
 	}, true
 }
 
-// weight is what waits for a connection.
+// weight is what a connection costs: bytes that wait for it, subscriptions.
 type weight struct {
 	cid     uint64
 	pending int64
+	subs    uint32
 }
 
-// weigh forgets the connections that ended before the broker was asked for these, and cuts off what is heaviest of each
-// identity that lets too much wait. It reports those identities.
+// weigh forgets the connections that ended before the broker was asked for these, and cuts off the heaviest of each identity
+// that takes too much. It reports those identities.
 func (g *guests) weigh(asked time.Time, open []weight) (cut []string) {
 	g.mu.Lock()
 	sum := map[string]int64{}
@@ -264,10 +267,11 @@ func (g *guests) weigh(asked time.Time, open []weight) (cut []string) {
 	var kicked []uint64
 	for _, w := range open {
 		x := g.conns[w.cid]
-		if x == nil || w.pending == 0 {
+		if x == nil {
 			continue
 		}
-		if most := allowanceOf(x.role).pending; most == 0 || sum[x.id] <= most {
+		may := allowanceOf(x.role)
+		if deaf := may.pending > 0 && w.pending > 0 && sum[x.id] > may.pending; !deaf && (may.subs == 0 || w.subs <= may.subs) {
 			continue
 		}
 		sum[x.id] -= w.pending

@@ -122,14 +122,15 @@ func TestWhoLetsTooMuchWaitIsOut(t *testing.T) {
 	h := newHouse()
 	var deaf []weight
 	for i := range 8 {
-		deaf = append(deaf, weight{h.come(t, "w1", RoleWorker, "10.0.0.1"), int64(i) << 20})
+		deaf = append(deaf, weight{cid: h.come(t, "w1", RoleWorker, "10.0.0.1"), pending: int64(i) << 20})
 	}
-	quick := weight{h.come(t, "w2", RoleWorker, "10.0.0.1"), 15 << 20}
-	boss := weight{h.come(t, "m1", RoleManager, "10.0.0.1"), 60 << 20}
+	quick := weight{cid: h.come(t, "w2", RoleWorker, "10.0.0.1"), pending: 15 << 20, subs: 4096}
+	boss := weight{cid: h.come(t, "m1", RoleManager, "10.0.0.1"), pending: 60 << 20, subs: 10_000}
 	now := time.Now().Add(time.Millisecond)
+	greedy := weight{cid: h.come(t, "w3", RoleWorker, "10.0.0.1"), subs: 4097}
 	// 28 MiB over eight connections, none of them too heavy by itself.
-	cut := h.weigh(now, append([]weight{quick, boss}, deaf...))
-	if !slices.Equal(cut, []string{"w1"}) {
+	cut := h.weigh(now, append([]weight{quick, boss, greedy}, deaf...))
+	if slices.Sort(cut); !slices.Equal(cut, []string{"w1", "w3"}) {
 		t.Fatalf("cut off: %v", cut)
 	}
 	for len(h.kicked) > 0 {

@@ -21,9 +21,9 @@ const (
 	// startWithin is how long a server may take until it accepts connections; recovering a store of a million keys after
 	// a kill took 1.3 s.
 	startWithin = 60 * time.Second
-	// maxSubs bounds the subscriptions of a connection, and with them how many copies of one message it can have made; a
-	// manager's services have some dozens each.
-	maxSubs = 1024
+	// maxSubs bounds the subscriptions of a connection, and with them how many copies of one message it can have made: the
+	// logs of a service with 5,000 tasks take three each. What a role may have is in allowanceOf.
+	maxSubs = 16 << 10
 	// uniqueTag: a server without a tag of this prefix is never given a stream. It is one of two locks that keep streams
 	// off the witness; the tag noStreams is the other.
 	uniqueTag = "mgr:"

@@ -15,8 +15,8 @@ const (
 	lookShare = 50
 )
 
-// watch cuts off identities that let too much wait, until ctx ends. nats-server bounds what waits for a connection, with
-// one number for all; it has no bound for an identity with many.
+// watch cuts off identities that take too much, until ctx ends. nats-server bounds what a connection takes, with the same
+// numbers for all; it has no bound for an identity with many.
 func (b *Bus) watch(ctx context.Context, main *instance) {
 	pause := time.NewTimer(lookEvery)
 	defer pause.Stop()
@@ -43,10 +43,10 @@ func (b *Bus) look(main *instance, now time.Time) {
 	}
 	open := make([]weight, len(z.Conns))
 	for i, c := range z.Conns {
-		open[i] = weight{cid: c.Cid, pending: int64(c.Pending)}
+		open[i] = weight{cid: c.Cid, pending: int64(c.Pending), subs: c.NumSubs}
 	}
 	for _, id := range b.guests.weigh(now, open) {
-		b.slips.Warn("connection closed: it does not read what it asked for", zap.String("node", id))
+		b.slips.Warn("connection closed: it does not read what it asked for, or asks for too much", zap.String("node", id))
 	}
 }
 
