@@ -3,6 +3,7 @@ package bus
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -308,6 +309,46 @@ func TestRetriesOfARemovedNode(t *testing.T) {
 	}
 }
 
+// Garbage, and a worker's certificate, at the port of the managers' routes.
+func TestKnocksAtTheRoutePort(t *testing.T) {
+	ca := newCA(t)
+	var addr string
+	b, log := observed(t, ca, func(c *Config) { addr = c.RouteAddr() })
+	before, _ := log()
+	worker := pki.ClientTLS(certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour))
+	for range 200 {
+		c := dialTCP(t, addr)
+		fmt.Fprint(c, "GET / HTTP/1.0\r\n\r\n") // the answer is what is tested
+		r := &raw{Conn: c, t: t, in: bufio.NewReader(c)}
+		r.ended()
+		c.Close()
+		w := &raw{Conn: tls.Client(dialTCP(t, addr), worker), t: t}
+		w.in = bufio.NewReader(w)
+		w.say("CONNECT {\"verbose\":false,\"name\":\"x\",\"cluster\":\"skep\"}\r\nPING\r\n")
+		w.ended()
+		w.Close()
+	}
+	if lines, _ := log(); lines-before > 5+5 {
+		t.Errorf("%d lines for 400 knocks", lines-before)
+	}
+	if n := b.running().NumRoutes(); n == 0 {
+		t.Error("the witness lost its route")
+	}
+}
+
+func dialTCP(t testing.TB, addr string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // What a connection may say of itself, ask for and let wait is bounded before anybody looks at it.
 func TestBoundsOfAConnection(t *testing.T) {
 	ca := newCA(t)
@@ -363,13 +404,13 @@ func TestBoundsOfAConnection(t *testing.T) {
 	})
 	// Both kinds of silence end, each in the five seconds it has.
 	t.Run("silence", func(t *testing.T) {
-		mute, err := net.Dial("tcp", b.ClientAddr().String())
-		if err != nil {
-			t.Fatal(err)
+		mute := dialTCP(t, b.ClientAddr().String())
+		for range 1000 {
+			dialTCP(t, b.ClientAddr().String())
 		}
-		defer mute.Close()
-		if err := mute.SetDeadline(time.Now().Add(patience)); err != nil {
-			t.Fatal(err)
+		w := dial(t, b, certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour))
+		if err := w.FlushTimeout(patience); err != nil {
+			t.Errorf("beside a thousand who say nothing: %v", err)
 		}
 		shy := rawDial(t, b, join, nil)
 		(&raw{Conn: mute, t: t, in: bufio.NewReader(mute)}).ended()

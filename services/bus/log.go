@@ -17,13 +17,13 @@ import (
 // error to whoever runs the server instead.
 type serverLog struct {
 	log      *zap.SugaredLogger
-	client   func(cid uint64, text string) // what a client did wrong
+	peer     func(cid uint64, text string) // what a peer did wrong; cid is 0 unless it is a client of the main server
 	fatal    chan error
 	stopping atomic.Bool // connections that break while we stop are no news
 }
 
-func newServerLog(log *zap.Logger, client func(uint64, string)) *serverLog {
-	return &serverLog{log: log.WithOptions(zap.AddCallerSkip(2)).Sugar(), client: client, fatal: make(chan error, 1)}
+func newServerLog(log *zap.Logger, peer func(uint64, string)) *serverLog {
+	return &serverLog{log: log.WithOptions(zap.AddCallerSkip(2)).Sugar(), peer: peer, fatal: make(chan error, 1)}
 }
 
 // expected warnings describe how skep runs on purpose: no operator would act on them.
@@ -37,9 +37,9 @@ var expected = []string{
 	"Self-advertised",
 }
 
-// aboutClient: nats-server begins what it says about a connection with its address and number. What the client calls
-// itself comes after.
-var aboutClient = regexp.MustCompile(`^\S+ - cid:(\d+) - `)
+// aboutPeer: nats-server begins what it says about a connection with its address and number (cid, of a route rid). What the
+// peer calls itself comes after.
+var aboutPeer = regexp.MustCompile(`^\S+ - ([a-z]+id):(\d+) - `)
 
 // violation is how nats-server says that a connection did what it may not; there is no other notice of it.
 var violation = regexp.MustCompile(`(Publish|Subscription) Violation - (Subject|Reply) "`)
@@ -74,17 +74,17 @@ func (l *serverLog) Warnf(f string, a ...any) {
 	}
 }
 
-// passed hands on what is about a client: what others do at our port is not our error.
+// passed hands on what is about a peer: what others do at our ports is not our error.
 func (l *serverLog) passed(text string) bool {
-	m := aboutClient.FindStringSubmatch(text)
-	if m == nil || l.client == nil {
+	m := aboutPeer.FindStringSubmatch(text)
+	if m == nil {
 		return false
 	}
-	cid, err := strconv.ParseUint(m[1], 10, 64)
-	if err != nil {
-		return false
+	cid := uint64(0) // nobody's
+	if m[1] == "cid" {
+		cid, _ = strconv.ParseUint(m[2], 10, 64) // a number too large is nobody's
 	}
-	l.client(cid, text)
+	l.peer(cid, text)
 	return true
 }
 
@@ -97,9 +97,9 @@ func (l *serverLog) Fatalf(f string, a ...any) {
 	}
 }
 
-// slip logs what a client did wrong, and cuts it off if it goes on with what it may not. nats-server may hold locks.
+// slip logs what a peer did wrong, and cuts it off if it goes on with what it may not. nats-server may hold locks.
 func (b *Bus) slip(cid uint64, text string) {
-	b.slips.Warn("a client's mistake", zap.String("node", strangers(b.guests.who(cid))), zap.String("text", text))
+	b.slips.Warn("a peer's mistake", zap.String("node", strangers(b.guests.who(cid))), zap.String("text", text))
 	if violation.MatchString(text) {
 		b.guests.mistake(cid)
 	}

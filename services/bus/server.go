@@ -102,12 +102,12 @@ func (b *Bus) startWitnessServer(ctx context.Context, name string) (*instance, e
 	o.Tags = []string{noStreams}
 	o.JetStreamMaxMemory, o.JetStreamMaxStore = 1<<20, 64<<20
 	o.CustomClientAuthentication = noClients{}
-	return b.start(ctx, o, []string{b.cfg.localRoute()}, nil, nil)
+	return b.start(ctx, o, []string{b.cfg.localRoute()}, nil, func(_ uint64, text string) { b.slip(0, text) })
 }
 
-// start runs a server until it accepts connections; an error it would end the process for is returned instead. client hears
-// what clients do wrong (nil: nobody).
-func (b *Bus) start(ctx context.Context, o *server.Options, routes []string, made func(*server.Server), client func(cid uint64, text string)) (*instance, error) {
+// start runs a server until it accepts connections; an error it would end the process for is returned instead. peer hears
+// what peers do wrong.
+func (b *Bus) start(ctx context.Context, o *server.Options, routes []string, made func(*server.Server), peer func(cid uint64, text string)) (*instance, error) {
 	for _, r := range routes {
 		o.Routes = append(o.Routes, &url.URL{Scheme: "nats-route", Host: r})
 	}
@@ -121,7 +121,7 @@ func (b *Bus) start(ctx context.Context, o *server.Options, routes []string, mad
 	if made != nil {
 		made(s)
 	}
-	in := &instance{Server: s, log: newServerLog(b.log.With(zap.String("server", o.ServerName)), client)}
+	in := &instance{Server: s, log: newServerLog(b.log.With(zap.String("server", o.ServerName)), peer)}
 	s.SetLoggerV2(in.log, false, false, false)
 	go s.Start() // recovers the store first
 	deadline := time.Now().Add(startWithin)
