@@ -138,7 +138,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	}
 	d.pid, d.done = pid, make(chan struct{})
 	go d.supervise(ctx, pid)
-	go d.boundLog(ctx)
+	go d.boundLogs(ctx)
 	return d.await(ctx, 20*time.Second)
 }
 
@@ -200,13 +200,20 @@ func (d *Daemon) openLog() (*os.File, error) {
 	return f, nil
 }
 
-// boundLog keeps the newest 10 MB and the 10 MB before them, until ctx ends.
-func (d *Daemon) boundLog(ctx context.Context) {
+const (
+	maxDaemonLog = 10 << 20
+	// maxRuntimeLog bounds what runc says of one task: a line for each command that cannot be run in it, such as a health
+	// check. The files are in memory, and nobody else empties them before the task goes.
+	maxRuntimeLog = 1 << 20
+)
+
+// boundLogs keeps the logs of containerd and of its runtime small until ctx ends: twice the limits at most.
+func (d *Daemon) boundLogs(ctx context.Context) {
 	tick := time.NewTicker(10 * time.Second)
 	defer tick.Stop()
 	for {
-		if err := logfile.Empty(d.logName(), 10<<20); err != nil {
-			d.cfg.Log.Warn("containerd's log is not kept small", zap.Error(err))
+		if err := d.shortenLogs(); err != nil {
+			d.cfg.Log.Warn("containerd's logs are not kept small", zap.Error(err))
 		}
 		select {
 		case <-ctx.Done():
@@ -214,6 +221,16 @@ func (d *Daemon) boundLog(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+func (d *Daemon) shortenLogs() error {
+	err := logfile.Empty(d.logName(), maxDaemonLog)
+	ofTasks, gerr := filepath.Glob(filepath.Join(d.cfg.RunDir, "containerd", "io.containerd.runtime.v2.task", "*", "*", "log.json"))
+	err = errors.Join(err, gerr)
+	for _, name := range ofTasks {
+		err = errors.Join(err, logfile.Empty(name, maxRuntimeLog))
+	}
+	return err
 }
 
 func withoutPath(env []string) []string {
