@@ -74,6 +74,7 @@ type guests struct {
 	ids     map[string][]*guest // oldest first
 	joiners []*guest            // oldest first
 	out     map[string]time.Time
+	cut     uint64 // connections closed for what they did, and those that gave way
 }
 
 func newGuests(kick func(uint64), alive func(uint64) bool) *guests {
@@ -123,6 +124,7 @@ func (g *guests) admit(cid uint64, id string, role Role, from net.Addr) error {
 	if crowd = g.crowdLocked(x); crowd != nil {
 		oldest = crowd[0]
 		g.forgetLocked(oldest)
+		g.cut++
 	}
 	g.mu.Unlock()
 	if oldest != nil {
@@ -205,6 +207,7 @@ func (g *guests) mistake(cid uint64) {
 
 func (g *guests) cutLocked(x *guest) {
 	g.forgetLocked(x)
+	g.cut++
 	if x.role != RoleJoiner { // whose names are used once
 		g.out[x.id] = time.Now().Add(outFor)
 	}
@@ -286,6 +289,13 @@ func (g *guests) weigh(asked time.Time, open []weight) (cut []string) {
 		g.kick(cid)
 	}
 	return cut
+}
+
+// count is how many connections there are, how many of them joiners', and how many were closed so far.
+func (g *guests) count() (conns, joiners int, cut uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.conns), len(g.joiners), g.cut
 }
 
 // sourceOf is the part of an address that one stranger has.

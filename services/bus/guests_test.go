@@ -96,6 +96,9 @@ func TestConnectionsOfAnIdentityAreBounded(t *testing.T) {
 	if !h.open[other] {
 		t.Error("another's connection was closed")
 	}
+	if conns, joiners, cut := h.count(); conns != most+1 || joiners != 0 || cut != uint64(len(last)-most) {
+		t.Errorf("counted: %d connections, %d joiners, %d closed", conns, joiners, cut)
+	}
 	// Connections that ended by themselves are not counted, though nobody told us yet.
 	for range 100 {
 		for _, c := range last[len(last)-most+1:] {

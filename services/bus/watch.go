@@ -33,7 +33,7 @@ func (b *Bus) watch(ctx context.Context, main *instance) {
 }
 
 func (b *Bus) look(main *instance, now time.Time) {
-	if b.guests.empty() {
+	if conns, _, _ := b.guests.count(); conns == 0 {
 		return
 	}
 	z, err := main.Connz(&server.ConnzOptions{State: server.ConnOpen, Limit: b.cfg.MaxConn})
@@ -48,10 +48,4 @@ func (b *Bus) look(main *instance, now time.Time) {
 	for _, id := range b.guests.weigh(now, open) {
 		b.slips.Warn("connection closed: it does not read what it asked for, or asks for too much", zap.String("node", id))
 	}
-}
-
-func (g *guests) empty() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.conns) == 0
 }
