@@ -81,7 +81,7 @@ func FuzzCut(f *testing.F) {
 			t.Errorf("%d bytes", len(got))
 		}
 		for _, r := range got {
-			if r != '\n' && r != '\t' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r)) {
+			if r != '\n' && r != '\t' && unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) {
 				t.Errorf("%q holds %U", got, r)
 			}
 		}
