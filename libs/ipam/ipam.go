@@ -113,6 +113,15 @@ func (l Layout) VIPs(offset uint32) iter.Seq[netip.Addr] {
 	}
 }
 
+// IsTask says whether a task may have an address: it is of the tasks' part, and nobody else's.
+func (l Layout) IsTask(a netip.Addr) bool {
+	if !a.Is4() {
+		return false
+	}
+	n := toUint(a)
+	return l.first <= n && n < l.vips && l.usable(a)
+}
+
 func (l Layout) usable(a netip.Addr) bool {
 	return a != l.Gateway && a != l.Subnet.Addr() && a != lastOf(l.Subnet)
 }

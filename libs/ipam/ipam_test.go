@@ -32,11 +32,18 @@ func TestLayout(t *testing.T) {
 				if seen[a] {
 					t.Fatalf("%s: %s is in two blocks", tc.subnet, a)
 				}
-				seen[a] = true
+				if seen[a] = true; !l.IsTask(a) {
+					t.Errorf("%s: %s of a block is not a task's", tc.subnet, a)
+				}
+			}
+		}
+		for _, a := range []netip.Addr{{}, l.Gateway, l.Subnet.Addr(), lastOf(l.Subnet), l.Subnet.Addr().Prev(), netip.MustParseAddr("fd00::1")} {
+			if l.IsTask(a) {
+				t.Errorf("%s: %s is a task's", tc.subnet, a)
 			}
 		}
 		for v := range l.VIPs(7) {
-			if seen[v] {
+			if seen[v] || l.IsTask(v) {
 				t.Fatalf("%s: %s is a task's and a service's, or twice a service's", tc.subnet, v)
 			}
 			seen[v] = true

@@ -48,16 +48,6 @@ func subnets(n *skepv1.Network) (v4, v6 netip.Prefix) {
 	return v4, v6
 }
 
-// embed is the IPv6 address that goes with an IPv4 one: the subnet's, ending in it.
-func embed(subnet6 netip.Prefix, a netip.Addr) netip.Addr {
-	if !subnet6.IsValid() {
-		return netip.Addr{}
-	}
-	b, v4 := subnet6.Masked().Addr().As16(), a.As4()
-	copy(b[12:], v4[:])
-	return netip.AddrFrom16(b)
-}
-
 func encrypted(n *skepv1.Network) bool { return spec.Encrypted(n.GetSpec()) }
 
 // plain is a network without encryption, as this node should have it.

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"skep.dev/libs/ipam"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
@@ -38,7 +39,7 @@ func tunnel(scope picture.Scope, nodes map[string]*skepv1.MeshNode, self string,
 		p := wgnet.Peer{PublicKey: eps.GetWgPublicKey(), Blocks: prefixes(eps.GetBlocks())}
 		if out.Subnet6.IsValid() {
 			for _, b := range slices.Clone(p.Blocks) {
-				p.Blocks = append(p.Blocks, netip.PrefixFrom(embed(out.Subnet6, b.Addr()), 96+b.Bits()))
+				p.Blocks = append(p.Blocks, netip.PrefixFrom(ipam.Embed(out.Subnet6, b.Addr()), 96+b.Bits()))
 			}
 			for _, e := range eps.GetEndpoints() {
 				if a := address(e.GetAddr6()); a.IsValid() {

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/ipam"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
@@ -53,7 +54,7 @@ func (s *Service) join(ctx context.Context, rec record, id, device string) (memb
 	v4, v6 := subnets(s.follow.Network(id).GetNetwork())
 	m := membership{Network: id, Device: device, Addr: netip.PrefixFrom(a, v4.Bits())}
 	if v6.IsValid() {
-		m.Addr6 = netip.PrefixFrom(embed(v6, a), v6.Bits())
+		m.Addr6 = netip.PrefixFrom(ipam.Embed(v6, a), v6.Bits())
 	}
 	return m, nil
 }

@@ -17,8 +17,7 @@ type Stored struct {
 	Raw      []byte
 	Blocks   []string // of a node's part of a network: what it is leased
 
-	wgKey  string
-	wgPort uint32
+	wgKey string
 }
 
 // Record decodes it; nil when there is none.
@@ -43,7 +42,7 @@ func newStored(key string, val []byte, rev uint64) (Stored, error) {
 	if raw == nil {
 		raw = []byte{}
 	}
-	return Stored{Revision: rev, Raw: raw, Blocks: e.GetBlocks(), wgKey: e.GetWgPublicKey(), wgPort: e.GetWgPort()}, nil
+	return Stored{Revision: rev, Raw: raw, Blocks: e.GetBlocks(), wgKey: e.GetWgPublicKey()}, nil
 }
 
 func (p *Picture) clearStored() {
