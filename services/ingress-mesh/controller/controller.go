@@ -66,6 +66,11 @@ type Service struct {
 	fence   fence      // over which this instance writes; under writing
 
 	wake chan struct{}
+
+	acted  *acted
+	looks  *rounds // at the newest tasks, for requests that seem to ask for too much
+	paces  *paces
+	actFor time.Duration // the constant; tests have less patience
 }
 
 // New checks the configuration and starts nothing.
@@ -85,7 +90,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	return &Service{
 		cfg: cfg, js: js, bucket: kv.Open(js, subject.Endpoint), pic: derive.New(), meter: newMeter(cfg.Metrics),
-		wake: make(chan struct{}, 1), Span: life.New(),
+		wake: make(chan struct{}, 1), Span: life.New(), acted: newActed(), looks: newRounds(), paces: newPaces(), actFor: actFor,
 	}, nil
 }
 

@@ -70,6 +70,8 @@ func TestADeposedLeaderWritesNothing(t *testing.T) {
 	w.node(n2, 2)
 	w.network(net, "10.9.0.0/24")
 	w.service(svc, net)
+	w.assign(n1, svc, 1)
+	w.assign(n2, svc, 1)
 
 	var hold atomic.Pointer[chan struct{}]
 	old := w.follower("old", func(at string) error {
@@ -135,10 +137,13 @@ func TestALostAnswerLeasesNothingTwice(t *testing.T) {
 	for _, at := range []string{"write", "written"} { // not carried out; carried out
 		w := newWorld(t)
 		ctx := while(t)
-		n1, n2, net := id.New(), id.New(), id.New()
+		n1, n2, net, svc := id.New(), id.New(), id.New(), id.New()
 		w.node(n1, 1)
 		w.node(n2, 2)
 		w.network(net, "10.9.0.0/24")
+		w.service(svc, net)
+		w.assign(n1, svc, 5)
+		w.assign(n2, svc, 5)
 		var lost atomic.Int64
 		var late atomic.Bool
 		s := w.follower(at, func(where string) error {

@@ -190,6 +190,9 @@ func (p *Picture) IsUp(id string) bool {
 	return n != nil && n.object != nil && !n.down
 }
 
+// IsMember reports whether a node is part of the cluster.
+func (p *Picture) IsMember(id string) bool { return p.known(id) != nil }
+
 // Revision is that of the newest change of the bucket known here.
 func (p *Picture) Revision() uint64 { return p.revision }
 
