@@ -90,7 +90,7 @@ func (p *Plane) want(n Network) (w want, problems []string, err error) {
 	for _, r := range n.Remotes {
 		addr, node := r.Addr.Unmap(), r.Node.Unmap()
 		switch {
-		case !addr.Is4() || !node.IsValid():
+		case !addr.Is4() || n.Subnet.IsValid() && !n.Subnet.Contains(addr) || !unicast(node):
 			problems = append(problems, fmt.Sprintf("a remote task with the address %q at node %q cannot be reached", r.Addr, r.Node))
 			continue
 		case node.Is6() != w.local.Is6(): // an unset local address means IPv4
@@ -106,12 +106,27 @@ func (p *Plane) want(n Network) (w want, problems []string, err error) {
 			w.fdb[m] = node
 		}
 		w.neigh[addr] = m
-		if r.Addr6.IsValid() {
+		switch six := r.Addr6; {
+		case !six.IsValid():
+		case six.Unmap().Is4() || six.Zone() != "" || !unicast(six) || n.Subnet.IsValid() && !n.Subnet6.Contains(six):
+			problems = append(problems, fmt.Sprintf("the task with the address %s at node %s has none of the network's IPv6 addresses: %s", addr, node, six))
+		default:
 			w.v6 = true
-			w.neigh[r.Addr6.WithZone("")] = m
+			w.neigh[six] = m
 		}
 	}
+	if over := len(problems) - maxProblems; over > 0 {
+		problems = append(problems[:maxProblems], fmt.Sprintf("and %d more such entries", over))
+	}
 	return w, problems, nil
+}
+
+// maxProblems is how many entries that make no sense are told one by one.
+const maxProblems = 20
+
+// unicast reports whether an address may be one host's.
+func unicast(a netip.Addr) bool {
+	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
 func family(a netip.Addr) string {
