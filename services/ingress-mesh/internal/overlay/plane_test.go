@@ -330,7 +330,7 @@ func remotes(n int) (out []Remote) {
 func TestThousandsOfRemotes(t *testing.T) {
 	f := newFabric(t, 1, false)
 	h := f.hosts[0]
-	n := Network{ID: "big", VNI: 5001, Subnet: netip.MustParsePrefix("10.7.0.0/16"), Remotes: remotes(5000)}
+	n := Network{ID: "big", VNI: 5001, Subnet: netip.MustParsePrefix("10.7.0.0/16"), Subnet6: netip.MustParsePrefix("fd07::/64"), Remotes: remotes(5000)}
 	steps := func() int {
 		t.Helper()
 		w, _, err := h.plane.want(n)
