@@ -67,10 +67,11 @@ type Service struct {
 
 	wake chan struct{}
 
-	acted  *acted
-	looks  *rounds // at the newest tasks, for requests that seem to ask for too much
-	paces  *paces
-	actFor time.Duration // the constant; tests have less patience
+	acted *acted
+	looks *rounds // at the newest tasks, for requests that seem to ask for too much
+	paces *paces
+
+	actFor, idleFor time.Duration // the constants; tests have less patience
 }
 
 // New checks the configuration and starts nothing.
@@ -90,7 +91,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	return &Service{
 		cfg: cfg, js: js, bucket: kv.Open(js, subject.Endpoint), pic: derive.New(), meter: newMeter(cfg.Metrics),
-		wake: make(chan struct{}, 1), Span: life.New(), acted: newActed(), looks: newRounds(), paces: newPaces(), actFor: actFor,
+		wake: make(chan struct{}, 1), Span: life.New(), acted: newActed(), looks: newRounds(), paces: newPaces(), actFor: actFor, idleFor: idleFor,
 	}, nil
 }
 

@@ -46,6 +46,7 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 	again := time.NewTicker(askAgain)
 	defer again.Stop()
 	var known map[string]bool
+	idle := map[string]time.Time{}
 	for {
 		began := time.Now()
 		_, err := s.commit(ctx)
@@ -72,6 +73,7 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 			s.askSilent(ctx)
 		case <-audit.C:
 			known = s.tell(known)
+			s.reclaim(ctx, idle)
 		case <-s.wake:
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -320,5 +321,46 @@ func TestARoundDoesForThoseWhoCameBefore(t *testing.T) {
 	r.turn <- struct{}{}
 	if err := r.share(over, works); !errors.Is(err, context.Canceled) {
 		t.Errorf("it waits for ever: %v", err)
+	}
+}
+
+// What a node keeps of a network it has no task on any more is taken back, and nothing that may be in use.
+func TestIdleAddressesAreTakenBack(t *testing.T) {
+	w := newWorld(t)
+	net, svc := id.New(), id.New()
+	gone, ends, back, quiet := id.New(), id.New(), id.New(), id.New()
+	w.network(net, "10.9.0.0/20")
+	w.service(svc, net)
+	for i, n := range []string{gone, ends, back, quiet} {
+		w.node(n, uint32(i+1))
+		w.hold(n, net, fmt.Sprintf("10.9.0.%d/28", 16*i))
+	}
+	// A task that nobody lists any more has an address still; one that is assigned has none yet.
+	w.put(subject.Status, ends, &skepv1.NodeStatus{Tasks: []*skepv1.TaskStatus{{TaskId: "old", State: running, Networks: []*skepv1.NetworkAddress{{NetworkId: net, Addr: "10.9.0.17/20"}}}}})
+	w.assign(quiet, svc, 1)
+	s := w.follower("one", nil)
+	if err := s.takeOver(while(t), 1); err != nil {
+		t.Fatal(err)
+	}
+	idle := map[string]time.Time{}
+	holding := func(want ...string) {
+		t.Helper()
+		for _, n := range []string{gone, ends, back, quiet} {
+			if is := w.get(net+"."+n) != nil; is != slices.Contains(want, n) {
+				t.Errorf("%s holds addresses: %v, want %v", n, is, !is)
+			}
+		}
+	}
+	s.reclaim(while(t), idle)
+	if s.reclaim(while(t), idle); len(idle) != 2 {
+		t.Errorf("idle are %v", idle)
+	}
+	holding(gone, ends, back, quiet)
+	s.idleFor = 0
+	w.assign(back, svc, 1) // the feed may be behind
+	s.reclaim(while(t), idle)
+	holding(ends, back, quiet)
+	if s.reclaim(while(t), idle); len(idle) != 0 {
+		t.Errorf("idle are %v", idle)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -113,6 +114,32 @@ func (p *Picture) endpointsChange(key string, e *skepv1.MeshEndpoints) (*Change,
 		return nil, fault.Exhausted("record %s would have %d bytes, and the broker takes %d: spread the tasks over more nodes", key, len(raw), maxRecord)
 	}
 	return &Change{Key: key, Revision: p.stored[key].Revision, Value: raw}, nil
+}
+
+// Idle are the keys of the nodes' parts of networks that nothing says are in use: no task of the node is on the network, and
+// none reports an address of it. Such a part is left over: what gives it back was lost, or its node keeps it on purpose.
+func (p *Picture) Idle() (keys []string) {
+	for key := range p.stored {
+		if p.idle(key) {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func (p *Picture) idle(key string) bool {
+	network, node, _ := strings.Cut(key, ".")
+	s, ok := p.stored[key]
+	return ok && s.tasks == 0 && len(s.Blocks)+len(s.wgKey) > 0 && p.networks[network] != nil && p.tasksOn(network, node) == 0 && len(p.inUse(network, node)) == 0
+}
+
+// Reclaim takes an idle part of a network from its node, nil if it is not idle.
+func (p *Picture) Reclaim(key string) *Change {
+	if !p.idle(key) {
+		return nil
+	}
+	return &Change{Key: key, Revision: p.stored[key].Revision}
 }
 
 // freeBlock is the first block of a network that no node holds, for a node that has some already and so many tasks.

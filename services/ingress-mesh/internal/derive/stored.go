@@ -18,6 +18,7 @@ type Stored struct {
 	Blocks   []string // of a node's part of a network: what it is leased
 
 	wgKey string
+	tasks int // of a node's part of a network or of the published ports: its endpoints
 }
 
 // Record decodes it; nil when there is none.
@@ -42,7 +43,7 @@ func newStored(key string, val []byte, rev uint64) (Stored, error) {
 	if raw == nil {
 		raw = []byte{}
 	}
-	return Stored{Revision: rev, Raw: raw, Blocks: e.GetBlocks(), wgKey: e.GetWgPublicKey()}, nil
+	return Stored{Revision: rev, Raw: raw, Blocks: e.GetBlocks(), wgKey: e.GetWgPublicKey(), tasks: len(e.GetEndpoints())}, nil
 }
 
 func (p *Picture) clearStored() {
