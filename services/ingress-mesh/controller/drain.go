@@ -25,7 +25,7 @@ func (s *Service) drain(ctx context.Context, node string, r *skepv1.DrainRequest
 	s.pic.Drain(node, r.TaskIds)
 	s.mu.Unlock()
 	for {
-		rev, err := s.commit(ctx)
+		rev, err := s.commit(ctx, node)
 		if err == nil {
 			s.awaitActed(ctx, node)
 			return &skepv1.DrainReply{Revision: rev}, nil

@@ -83,7 +83,7 @@ func TestADeposedLeaderWritesNothing(t *testing.T) {
 	if err := old.takeOver(ctx, 1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := old.commit(ctx); err != nil {
+	if _, err := old.commit(ctx, ""); err != nil {
 		t.Fatal(err)
 	}
 	stop := make(chan struct{})
@@ -112,7 +112,7 @@ func TestADeposedLeaderWritesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := old.commit(ctx); !errors.Is(err, lease.ErrDeposed) {
+	if _, err := old.commit(ctx, ""); !errors.Is(err, lease.ErrDeposed) {
 		t.Errorf("the old leader's commit: %v", err)
 	}
 	if _, err := old.drain(ctx, n1, &skepv1.DrainRequest{}); !fault.Is(err, fault.CodeUnavailable) {
@@ -229,7 +229,7 @@ func TestWhoeverResignedWritesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.node(n1, 2)
-	if _, err := s.commit(while(t)); !errors.Is(err, lease.ErrDeposed) {
+	if _, err := s.commit(while(t), ""); !errors.Is(err, lease.ErrDeposed) {
 		t.Errorf("a commit: %v", err)
 	}
 	r, err := s.lease(while(t), n1, &skepv1.LeaseBlockRequest{NetworkId: net, WantBlock: true})

@@ -49,7 +49,7 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 	idle := map[string]time.Time{}
 	for {
 		began := time.Now()
-		_, err := s.commit(ctx)
+		_, err := s.commit(ctx, "")
 		s.meter.committed(began, err)
 		if err != nil {
 			switch {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
@@ -182,7 +183,7 @@ func TestASilentNodeCostsOneWait(t *testing.T) {
 	if err := s.takeOver(while(t), 1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.commit(while(t)); err != nil {
+	if _, err := s.commit(while(t), ""); err != nil {
 		t.Fatal(err)
 	}
 	drain := func(node string, task int) time.Duration {
@@ -362,5 +363,54 @@ func TestIdleAddressesAreTakenBack(t *testing.T) {
 	holding(ends, back, quiet)
 	if s.reclaim(while(t), idle); len(idle) != 0 {
 		t.Errorf("idle are %v", idle)
+	}
+}
+
+// A node whose reports change all the time is written now and then; what drains is not held up by that.
+func TestReportsHaveAPace(t *testing.T) {
+	w := newWorld(t)
+	n1, net, svc := id.New(), id.New(), id.New()
+	w.node(n1, 1)
+	w.hold(n1, net, "10.9.0.0/28")
+	w.network(net, "10.9.0.0/20")
+	w.service(svc, net)
+	w.tasks(n1, svc, net, running, running, "10.9.0.2")
+	s := w.follower("one", nil)
+	if err := s.takeOver(while(t), 1); err != nil {
+		t.Fatal(err)
+	}
+	report := func(i int) {
+		raw, err := proto.Marshal(&skepv1.NodeStatus{Tasks: []*skepv1.TaskStatus{{TaskId: svc + "-" + n1 + "-0", State: running, NotReady: i%2 == 0, Networks: []*skepv1.NetworkAddress{{NetworkId: net, Addr: "10.9.0.2"}}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.mu.Lock()
+		err = s.pic.PutStatus(n1, raw)
+		s.mu.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	began, writes, last := time.Now(), 0, uint64(0)
+	const reports = 3 * reportBurst
+	for i := range reports {
+		report(i)
+		rev, err := s.commit(while(t), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rev != last {
+			writes, last = writes+1, rev
+		}
+	}
+	if most := reportBurst + 2 + int(time.Since(began)/reportEvery); writes < reportBurst/2 || writes > most {
+		t.Errorf("%d reports were written %d times, want %d at most", reports, writes, most)
+	}
+	for !s.told.spent(n1) {
+		s.told.allow(n1)
+	}
+	report(1) // it serves
+	if _, err := s.drain(while(t), n1, &skepv1.DrainRequest{TaskIds: []string{svc + "-" + n1 + "-0"}}); err != nil || len(serving(w.get(net+"."+n1))) != 0 {
+		t.Errorf("a drain waits for the pace: %v", err)
 	}
 }

@@ -70,7 +70,7 @@ func (c *cluster) written(x Change) {
 
 func (c *cluster) commit() []Change {
 	c.t.Helper()
-	changes, problems := c.p.Plan()
+	changes, problems := c.p.Plan(nil)
 	if len(problems) > 0 {
 		c.t.Fatal(problems)
 	}
@@ -358,7 +358,7 @@ func TestTooLargeIsRefused(t *testing.T) {
 	}
 	c.must(c.p.PutTasks("n1", enc(t, set)))
 	c.must(c.p.PutStatus("n1", enc(t, st)))
-	changes, problems := c.p.Plan()
+	changes, problems := c.p.Plan(nil)
 	if len(problems) != 1 || !strings.Contains(problems[0], "net.n1") || len(changes) != 0 {
 		t.Errorf("%q, %d changes", problems, len(changes))
 	}
@@ -485,7 +485,7 @@ func TestTheFeedIsFasterThanTheAnswer(t *testing.T) {
 	}{{"alone", false, nil, 0}, {"written over", true, forged, 1}, {"deleted", true, nil, 1}} {
 		c := newCluster(t)
 		c.node("n1", 1)
-		changes, _ := c.p.Plan()
+		changes, _ := c.p.Plan(nil)
 		mine := changes[0]
 		c.must(c.p.PutStored(mine.Key, mine.Value, 1))
 		if tc.over {

@@ -28,9 +28,19 @@ func (c Change) Item() string {
 }
 
 // Plan says what has to be written so that the records of everything dirty are as they should be, and takes that as
-// looked at. Nothing differs: it is empty. Problems are records that cannot be stored: what is stored of them stays.
-func (p *Picture) Plan() (changes []Change, problems []string) {
+// looked at. Nothing differs: it is empty. Problems are records that cannot be stored: what is stored of them stays. A node
+// that is held is looked at another time; nil: none is.
+func (p *Picture) Plan(held func(node string) bool) (changes []Change, problems []string) {
 	nodes := drain(p.dirtyNodes)
+	if held != nil {
+		nodes = slices.DeleteFunc(nodes, func(id string) bool {
+			if held(id) {
+				p.dirtyNodes[id] = true
+				return true
+			}
+			return false
+		})
+	}
 	for _, id := range nodes {
 		p.recount(id) // may make services dirty
 	}
@@ -125,6 +135,17 @@ func encode(r *skepv1.MeshRecord) ([]byte, error) {
 	return raw, nil
 }
 
+// maxHostname is what a host name may have in DNS.
+const maxHostname = 253
+
+// clip shortens a name to what a host may have: every node is told of it.
+func clip(name string) string {
+	if len(name) > maxHostname {
+		name = strings.ToValidUTF8(name[:maxHostname], "")
+	}
+	return name
+}
+
 // nodeRecords are what a node should have: its own record, and its part of every network it has addresses of. What it
 // reports beyond what it was given is left out (belief.go), and Audit tells.
 func (p *Picture) nodeRecords(id string) map[string]*skepv1.MeshRecord {
@@ -135,7 +156,7 @@ func (p *Picture) nodeRecords(id string) map[string]*skepv1.MeshRecord {
 	}
 	if addr := underlay(n.address); addr != "" {
 		out[Key(ScopeNodes, id)] = &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Node{Node: &skepv1.MeshNode{
-			Id: id, Hostname: n.hostname, Number: n.object.GetNumber(), Subnet: n.object.GetSubnet(), Addr: addr,
+			Id: id, Hostname: clip(n.hostname), Number: n.object.GetNumber(), Subnet: n.object.GetSubnet(), Addr: addr,
 		}}}
 	}
 	given := map[string]part{} // by network

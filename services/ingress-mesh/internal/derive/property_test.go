@@ -77,8 +77,18 @@ func (w *world) write(c Change) {
 
 // settle commits what the picture wants until it wants nothing.
 func (w *world) settle() {
+	if w.chance("one is held back") {
+		late := w.pick("n", 3)
+		changes, _ := w.p.Plan(func(node string) bool { return node == late })
+		for _, c := range changes {
+			if !strings.HasPrefix(c.Item(), servicePrefix) && c.Item() == late && w.p.networks[strings.Split(c.Key, ".")[0]] != nil {
+				w.t.Fatalf("%s is written of a node that is held", c.Key)
+			}
+			w.write(c)
+		}
+	}
 	for round := 0; w.p.Dirty(); round++ {
-		changes, problems := w.p.Plan()
+		changes, problems := w.p.Plan(nil)
 		if len(problems) > 0 {
 			w.t.Fatal(problems)
 		}
