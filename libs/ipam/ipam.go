@@ -126,6 +126,12 @@ func (l Layout) usable(a netip.Addr) bool {
 	return a != l.Gateway && a != l.Subnet.Addr() && a != lastOf(l.Subnet)
 }
 
+// Unicast reports whether an address may be one host's: it is neither nobody's nor many hosts'.
+func Unicast(a netip.Addr) bool {
+	a = a.Unmap()
+	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
 // MAC is the hardware address that goes with an IPv4 address on every link of ours: 02:42 and the address.
 func MAC(a netip.Addr) [6]byte {
 	b := a.As4()

@@ -57,6 +57,20 @@ func TestLayout(t *testing.T) {
 	}
 }
 
+func TestUnicast(t *testing.T) {
+	for text, want := range map[string]bool{
+		"10.9.0.7": true, "127.0.0.1": true, "fd00::7": true, "fe80::1%eth0": true, "::ffff:10.9.0.7": true,
+		"0.0.0.0": false, "::": false, "255.255.255.255": false, "::ffff:255.255.255.255": false, "239.1.1.1": false, "::ffff:224.0.0.1": false, "ff02::1": false,
+	} {
+		if Unicast(netip.MustParseAddr(text)) != want {
+			t.Errorf("%s: %v", text, !want)
+		}
+	}
+	if Unicast(netip.Addr{}) {
+		t.Error("no address at all")
+	}
+}
+
 func TestLayoutRefuses(t *testing.T) {
 	p := netip.MustParsePrefix
 	for _, tc := range []struct {

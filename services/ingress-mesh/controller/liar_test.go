@@ -78,12 +78,17 @@ func TestALeaseWaitsForTheNewestTasks(t *testing.T) {
 		t.Fatal(err)
 	}
 	slow.Store(true)
-	for n := 1; n <= 3; n++ { // 2, 4, 6 addresses and the spare ones
-		w.assign(n1, svc, 4*n)
-		for range 2 {
-			if _, err := s.lease(while(t), n1, &skepv1.LeaseBlockRequest{NetworkId: net, WantBlock: true}); err != nil {
-				t.Errorf("%d tasks: %v", 4*n, err)
+	var err error
+	for _, tasks := range []int{1, 4, 20} {
+		w.assign(n1, svc, tasks)
+		for n := 0; ; n++ {
+			if _, err = s.lease(while(t), n1, &skepv1.LeaseBlockRequest{NetworkId: net, WantBlock: true}); err == nil {
+				continue
 			}
+			if n == 0 || !fault.Is(err, fault.CodeExhausted) {
+				t.Errorf("%d tasks: after %d leases: %v", tasks, n, err)
+			}
+			break
 		}
 	}
 }

@@ -97,7 +97,7 @@ func bridged(o *skepv1.NodeObject, st status) (v4, v6 string, ok bool) {
 // every other node's kernel, or send what is meant for one node to many.
 func underlay(addr string) string {
 	a, err := netip.ParseAddr(addr)
-	if a = a.Unmap(); err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+	if a = a.Unmap(); err != nil || a.Zone() != "" || !ipam.Unicast(a) {
 		return ""
 	}
 	return a.String()

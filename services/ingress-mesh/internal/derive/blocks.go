@@ -14,9 +14,9 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
-// spareAddresses of a network a node may hold beyond twice what its tasks have: it asks ahead of need, and lets an
-// address rest before it gives it out again.
-const spareAddresses = 2
+// A node may hold spare addresses of a network beyond twice what its tasks have, a sixteenth of the network's within these
+// bounds: it asks ahead of need, and lets an address rest before it gives it out again.
+const leastSpare, mostSpare = 2, 8
 
 // Lease is a node's part of a network with one more block, if it wants one, and with the key it tells. No change: it is
 // like that already. The block is "" when none was wanted.
@@ -154,7 +154,8 @@ func (p *Picture) freeBlock(n *skepv1.Network, mine []string, tasks int) (netip.
 			have += usableIn(l, block)
 		}
 	}
-	if have >= 2*tasks+spareAddresses {
+	all := l.BlockCount() << (32 - l.BlockBits)
+	if have >= 2*tasks+min(max(all/16, leastSpare), mostSpare) {
 		return netip.Prefix{}, fault.Exhausted("the node has %d addresses of network %s for %d tasks: it gets more when it has more tasks", have, n.GetSpec().GetName(), tasks)
 	}
 	held, nodes := p.held(n.GetMeta().GetId())

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+
+	"skep.dev/libs/ipam"
 )
 
 // portKey is a published port.
@@ -177,7 +179,7 @@ func (p *plan) planPeers(cfg *Config, peers []Peer) {
 
 // elsewhere reports whether an address may be one other host's than that at own.
 func elsewhere(a, own netip.Addr) bool {
-	return a != own && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255}) && (!a.IsLoopback() || own.IsLoopback())
+	return a != own && ipam.Unicast(a) && (!a.IsLoopback() || own.IsLoopback())
 }
 
 // usable drops targets that are none or come twice, and orders the rest.

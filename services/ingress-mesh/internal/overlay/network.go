@@ -90,7 +90,7 @@ func (p *Plane) want(n Network) (w want, problems []string, err error) {
 	for _, r := range n.Remotes {
 		addr, node := r.Addr.Unmap(), r.Node.Unmap()
 		switch {
-		case !addr.Is4() || n.Subnet.IsValid() && !n.Subnet.Contains(addr) || !unicast(node):
+		case !addr.Is4() || n.Subnet.IsValid() && !n.Subnet.Contains(addr) || !ipam.Unicast(node):
 			problems = append(problems, fmt.Sprintf("a remote task with the address %q at node %q cannot be reached", r.Addr, r.Node))
 			continue
 		case node.Is6() != w.local.Is6(): // an unset local address means IPv4
@@ -108,7 +108,7 @@ func (p *Plane) want(n Network) (w want, problems []string, err error) {
 		w.neigh[addr] = m
 		switch six := r.Addr6; {
 		case !six.IsValid():
-		case six.Unmap().Is4() || six.Zone() != "" || !unicast(six) || n.Subnet.IsValid() && !n.Subnet6.Contains(six):
+		case six.Unmap().Is4() || six.Zone() != "" || !ipam.Unicast(six) || n.Subnet.IsValid() && !n.Subnet6.Contains(six):
 			problems = append(problems, fmt.Sprintf("the task with the address %s at node %s has none of the network's IPv6 addresses: %s", addr, node, six))
 		default:
 			w.v6 = true
@@ -123,11 +123,6 @@ func (p *Plane) want(n Network) (w want, problems []string, err error) {
 
 // maxProblems is how many entries that make no sense are told one by one.
 const maxProblems = 20
-
-// unicast reports whether an address may be one host's.
-func unicast(a netip.Addr) bool {
-	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
-}
 
 func family(a netip.Addr) string {
 	if a.Is6() {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"skep.dev/libs/ipam"
 )
 
 // PeerState is what a device has of a peer.
@@ -67,7 +69,7 @@ func checkNetwork(n Network, own wgtypes.Key) (peers map[wgtypes.Key]Peer, probl
 			claims = append(claims, claim{b.Masked(), key, i})
 		}
 		end := netip.AddrPortFrom(peer.Endpoint.Addr().Unmap(), peer.Endpoint.Port())
-		if a := end.Addr(); peer.Endpoint.IsValid() && (a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" || end.Port() == 0) {
+		if a := end.Addr(); peer.Endpoint.IsValid() && (!ipam.Unicast(a) || a.Zone() != "" || end.Port() == 0) {
 			add("node %s is said to be at %s, where nobody can be: it has to speak first", peer.Node, end)
 			end = netip.AddrPort{}
 		}
