@@ -47,7 +47,7 @@ func BenchmarkStatusToRecord(b *testing.B) {
 			b.Fatal(err)
 		}
 		took = append(took, time.Since(begin))
-		time.Sleep(2 * pause) // it is idle when the next one comes
+		time.Sleep(reportEvery) // it is idle when the next one comes, and the pace is kept
 	}
 	b.StopTimer()
 	slices.Sort(took)

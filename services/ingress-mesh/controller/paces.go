@@ -15,7 +15,7 @@ const (
 	paceBurst = 4
 	// A node's records are written after its reports: reportBurst times at once, then once in reportEvery. Each write goes to
 	// every node that follows the network. An honest node reports ten times a second at most, and not for long.
-	reportEvery = 100 * time.Millisecond
+	reportEvery = 50 * time.Millisecond
 	reportBurst = 100
 	// manyPaces is from how many on those are forgotten that are rested.
 	manyPaces = 10_000
