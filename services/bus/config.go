@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -48,7 +49,9 @@ type Config struct {
 	MaxStore int64
 	// MaxConn bounds client connections (default 65,536).
 	MaxConn int
-	Log     *zap.Logger `json:"-"`
+	// RetireAfter is how long deletions stay marked in the store (default kv.RetireAfter).
+	RetireAfter time.Duration
+	Log         *zap.Logger `json:"-"`
 	// Metrics is where the broker shows what it does, nil = nowhere.
 	Metrics prometheus.Registerer `json:"-"`
 }
