@@ -8,16 +8,11 @@ var Nodes6 = netip.MustParsePrefix("fd94:4a0:dd4d::/96")
 
 // NodeAddr6 is the IPv6 address that goes with an IPv4 address on a node's bridge: it ends in it. Nobody allocates or
 // stores it, since the IPv4 one is unique in the cluster. It is invalid for anything but an IPv4 address.
-func NodeAddr6(a netip.Addr) netip.Addr { return Embed(Nodes6, a) }
-
-// Embed is the address of an IPv6 subnet that goes with an IPv4 address: it ends in it. It is invalid for any other
-// subnet or address.
-func Embed(subnet netip.Prefix, a netip.Addr) netip.Addr {
-	a = a.Unmap()
-	if !a.Is4() || !subnet.IsValid() || !subnet.Addr().Is6() || subnet.Addr().Is4In6() {
+func NodeAddr6(a netip.Addr) netip.Addr {
+	if a = a.Unmap(); !a.Is4() {
 		return netip.Addr{}
 	}
-	b, v4 := subnet.Masked().Addr().As16(), a.As4()
+	b, v4 := Nodes6.Addr().As16(), a.As4()
 	copy(b[12:], v4[:])
 	return netip.AddrFrom16(b)
 }
@@ -29,4 +24,15 @@ func NodeSubnet6(p netip.Prefix) netip.Prefix {
 	}
 	p = p.Masked()
 	return netip.PrefixFrom(NodeAddr6(p.Addr()), Nodes6.Bits()+p.Bits())
+}
+
+// Embed is the IPv6 address that goes with an IPv4 one on a network with both: subnet6's, ending in it. It is invalid
+// where the network has no IPv6.
+func Embed(subnet6 netip.Prefix, a netip.Addr) netip.Addr {
+	if !subnet6.IsValid() {
+		return netip.Addr{}
+	}
+	b, v4 := subnet6.Masked().Addr().As16(), a.As4()
+	copy(b[12:], v4[:])
+	return netip.AddrFrom16(b)
 }
