@@ -22,6 +22,10 @@ export SKEP_BIN := $(BIN)
 export SKEP_TOOLS := $(BIN)/tools
 export SKEP_DEBIAN_SUITE := $(DEBIAN_SUITE)
 
+# How long make fuzz feeds each target, and which: a regular expression over "directory name".
+FUZZTIME ?= 1m
+FUZZ     ?= .
+
 PREFIX  ?= /usr/local
 DESTDIR ?=
 
@@ -82,7 +86,7 @@ lab: tools build ## start a lab: three hosts in namespaces, a cluster on them
 ## test
 
 .PHONY: test
-test: test-unit test-lab ## everything: unit, component and lab tests (the lab needs root)
+test: test-unit test-fuzz test-lab ## everything: unit, component, fuzz and lab tests (the lab needs root)
 
 .PHONY: test-unit
 test-unit: tools ## unit and component tests of every module, with the race detector
@@ -92,6 +96,14 @@ test-unit: tools ## unit and component tests of every module, with the race dete
 		(cd $$m && go test -race -shuffle=on -timeout 10m $$pkgs); \
 	done
 
+.PHONY: fuzz
+fuzz: ## feed every fuzz target of every module in turn: FUZZTIME=1m each, FUZZ=regexp picks some
+	@e2e/fuzz.sh '$(FUZZTIME)' '$(FUZZ)' $(MODULES)
+
+.PHONY: test-fuzz
+test-fuzz: ## a few seconds of every fuzz target, without the race detector
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=2s
+
 .PHONY: test-lab
 test-lab: tools build ## the tutorial and the faults, on real hosts: RUN=regexp picks cases
 	@$(MAKE) --no-print-directory build RACE=1
@@ -100,6 +112,10 @@ test-lab: tools build ## the tutorial and the faults, on real hosts: RUN=regexp 
 .PHONY: bench
 bench: tools build ## measure, and print the table of bars (needs root, takes minutes)
 	@$(BIN)/skep-bench
+
+.PHONY: soak
+soak: ## a year's million deletions through the store (takes minutes)
+	cd libs && SKEP_DELETIONS=1000000 go test -count=1 -timeout 90m -v -run TestDeletionsCostNothing ./kv
 
 .PHONY: check
 check: lint test ## what a change must pass

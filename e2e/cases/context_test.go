@@ -62,6 +62,23 @@ func TestRemoteUser(t *testing.T) {
 	if r := client("--context", "look", "service", "ps", "shell"); r.Code != 0 {
 		t.Errorf("a viewer may look: %s", r.Stderr)
 	}
+	c.skep("service", "create", "--name", "secretive", "--detach", "--env", "DB_PASSWORD=hunter2", "--replicas", "0", "busybox", "sleep", "10000")
+	c.skep("service", "update", "--detach", "--env-add", "DB_PASSWORD=hunter3", "secretive")
+	for _, args := range [][]string{
+		{"service", "inspect", "secretive"}, {"service", "inspect", "--pretty", "secretive"}, {"service", "ls", "--json"}, {"service", "history", "--json", "secretive"},
+		{"service", "diff", "secretive"}, {"service", "explain", "--json", "secretive"}, {"events", "--json", "--since", "1h", "--until", "0s"},
+	} {
+		r := client(append([]string{"--context", "look"}, args...)...)
+		if r.Code != 0 || strings.Contains(r.Stdout, "hunter") {
+			t.Errorf("a viewer runs %q: %d %s%s", args, r.Code, r.Stdout, r.Stderr)
+		}
+	}
+	if r := client("--context", "look", "service", "diff", "secretive"); strings.Count(r.Stdout, "DB_PASSWORD=<hidden:") != 2 {
+		t.Errorf("a viewer does not see that a value changed: %s", r.Stdout)
+	}
+	if out := c.skep("service", "inspect", "secretive"); !strings.Contains(out, "hunter3") {
+		t.Errorf("an admin sees no value: %s", out)
+	}
 	viewer := []string{"user bob is a viewer's"}
 	refused("look", viewer, "service", "scale", "shell=5")
 	refused("look", viewer, "service", "rm", "shell")

@@ -27,6 +27,7 @@ import (
 	"skep.dev/libs/member"
 	"skep.dev/libs/metrics"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/subject"
 )
 
 // Service is the shape of every service of skep.
@@ -252,10 +253,12 @@ func Connect(name string, addrs []string, store *pki.Store, log *zap.Logger, mor
 		urls[i] = "tls://" + a
 	}
 	opts := append(Options(name, store.Identity().NodeID, log), nats.Secure(pki.ClientTLS(store)), nats.TLSHandshakeFirst())
-	nc, err := nats.Connect(strings.Join(urls, ","), append(opts, more...)...)
+	p := &pace{}
+	nc, err := nats.Connect(strings.Join(urls, ","), append(append(opts, more...), p.option)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", strings.Join(addrs, ", "), err)
 	}
+	p.nc.Store(nc)
 	return nc, nil
 }
 
@@ -264,7 +267,7 @@ func Connect(name string, addrs []string, store *pki.Store, log *zap.Logger, mor
 func Options(name, nodeID string, log *zap.Logger) []nats.Option {
 	return []nats.Option{
 		nats.Name(name + " " + nodeID),
-		nats.CustomInboxPrefix("_INBOX_" + nodeID),
+		nats.CustomInboxPrefix(subject.Inbox(nodeID)),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(250*time.Millisecond, 2*time.Second),

@@ -19,12 +19,8 @@ var ErrConflict = errors.New("the key was changed meanwhile")
 // ErrNotFound: the key does not exist or was deleted.
 var ErrNotFound = errors.New("no such key")
 
-// TombstoneTTL is how long a deletion stays visible to feeds that were away.
-const TombstoneTTL = time.Hour
-
 const (
 	headerExpect = "Nats-Expected-Last-Subject-Sequence"
-	headerTTL    = "Nats-TTL"
 	headerOp     = "KV-Operation"
 	opDelete     = "DEL"
 )
@@ -100,17 +96,16 @@ func (b *Bucket) Delete(ctx context.Context, key string, rev uint64) error {
 }
 
 // Get reads a key from the stream's leader: linearizable, for start-up and tests, not for hot paths. With ErrNotFound
-// the entry's Revision is that of the deletion, 0 when there is no trace of one.
+// the entry's Revision is what a write over the deletion must name, 0 when there is no trace of one.
 func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
-	m, err := b.last(ctx, key)
-	if err != nil {
+	m, gone, err := b.newest(ctx, key)
+	switch {
+	case err != nil:
 		return Entry{}, err
-	}
-	if m != nil && (m.Header.Get(headerOp) != "" || m.Header.Get("Nats-Marker-Reason") != "") {
-		return Entry{Key: key, Revision: m.Sequence, Deleted: true, Time: m.Time}, fmt.Errorf("read %s/%s: %w", b.name, key, ErrNotFound)
-	}
-	if m == nil {
+	case m == nil:
 		return Entry{}, fmt.Errorf("read %s/%s: %w", b.name, key, ErrNotFound)
+	case gone:
+		return Entry{Key: key, Revision: m.Sequence, Deleted: true, Time: m.Time}, fmt.Errorf("read %s/%s: %w", b.name, key, ErrNotFound)
 	}
 	return Entry{Key: key, Value: m.Data, Revision: m.Sequence, Time: m.Time}, nil
 }
@@ -124,7 +119,6 @@ func (b *Bucket) msg(key string, val []byte) *nats.Msg {
 func (b *Bucket) deletion(key string) *nats.Msg {
 	m := b.msg(key, nil)
 	m.Header.Set(headerOp, opDelete)
-	m.Header.Set(headerTTL, strconv.Itoa(int(TombstoneTTL/time.Second)))
 	return m
 }
 
@@ -136,16 +130,39 @@ func (b *Bucket) write(ctx context.Context, m *nats.Msg) (uint64, error) {
 	return ack.Sequence, nil
 }
 
-// tombstone returns the sequence of the key's deletion marker, 0 when the key lives.
+// tombstone returns the sequence of what stands in the way of a Create although the key is gone: the deletion's marker, or
+// a ghost. 0 when the key lives, or nothing stands there.
 func (b *Bucket) tombstone(ctx context.Context, key string) (uint64, error) {
-	m, err := b.last(ctx, key)
-	if err != nil || m == nil {
+	m, gone, err := b.newest(ctx, key)
+	if err != nil || m == nil || !gone {
 		return 0, err
 	}
-	if m.Header.Get(headerOp) != "" || m.Header.Get("Nats-Marker-Reason") != "" {
-		return m.Sequence, nil
+	return m.Sequence, nil
+}
+
+// newest is the key's newest message at the stream's leader (nil: there is none), and whether it means that the key is gone.
+func (b *Bucket) newest(ctx context.Context, key string) (m *leaderMsg, gone bool, err error) {
+	for suspect := uint64(0); ; suspect = m.Sequence {
+		m, err = b.last(ctx, key)
+		if err != nil || m == nil || isMarker(m.Header) {
+			return m, true, err
+		}
+		if !compacted(b.name) {
+			return m, false, nil
+		}
+		// Read after the message: else the checkpoint that outlived the deletion might not be the one that is seen.
+		c, err := b.checkpoint(ctx)
+		if err != nil {
+			return nil, false, err
+		}
+		if !c.ghost(m.Sequence) {
+			return m, false, nil
+		}
+		// A ghost, or it was replaced between the two looks.
+		if m.Sequence == suspect {
+			return m, true, nil
+		}
 	}
-	return 0, nil
 }
 
 // last asks the stream's leader for the key's newest message, nil when there is none.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -162,34 +163,20 @@ func (f *Feed) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w, err := kv.Watch(ctx, f.filter)
+	// Counted before the watcher starts, too: see lagging.
+	connections := f.js.Conn().Stats().Reconnects
+	w, err := kv.WatchFiltered(ctx, f.filters())
 	if err != nil {
 		return err
 	}
 	defer w.Stop() //nolint:errcheck // the consumer goes away with its inbox anyway
 
-	d := Delta{Reset: true}
-	replay := time.NewTimer(time.Minute)
-	defer replay.Stop()
-	for replaying := true; replaying; {
-		select {
-		case e, ok := <-w.Updates():
-			switch {
-			case !ok:
-				return errStalled
-			case e == nil:
-				replaying = false
-			case e.Operation() == jetstream.KeyValuePut:
-				d.Entries = append(d.Entries, f.entry(e))
-			default:
-				floor = max(floor, e.Revision())
-			}
-		case <-replay.C:
-			return errStalled
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	entries, seen, err := f.replay(ctx, w)
+	if err != nil {
+		return err
 	}
+	d := Delta{Reset: true, Entries: entries}
+	floor = max(floor, seen)
 	f.step(d, floor)
 	select {
 	case <-f.ready:
@@ -203,6 +190,22 @@ func (f *Feed) follow(ctx context.Context) error {
 	reconnected := f.js.Conn().StatusChanged(nats.CONNECTED)
 	defer f.js.Conn().RemoveStatusListener(reconnected)
 	var behind uint64
+	// lagging reports that the connection was away and that the watcher, which goes on where it was, may have missed
+	// deletions whose markers were retired meanwhile.
+	lagging := func() (bool, error) {
+		now := f.js.Conn().Stats().Reconnects
+		if now == connections {
+			return false, nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		c, err := f.checkpoint(ctx)
+		if err != nil {
+			return false, err
+		}
+		connections = now
+		return c.through > f.Revision(), nil
+	}
 	for {
 		select {
 		case e, ok := <-w.Updates():
@@ -211,6 +214,9 @@ func (f *Feed) follow(ctx context.Context) error {
 			}
 			if e == nil {
 				continue
+			}
+			if late, err := lagging(); err != nil || late {
+				return errors.Join(err, errStalled)
 			}
 			d := Delta{Entries: []Entry{f.entry(e)}}
 			// Take what is there already: one apply for a burst.
@@ -235,6 +241,9 @@ func (f *Feed) follow(ctx context.Context) error {
 				return errStalled
 			}
 		case <-reconnected:
+			if late, err := lagging(); err != nil || late {
+				return errors.Join(err, errStalled)
+			}
 			hurry, behind = time.Now().Add(checkLater), 0
 			check.Reset(checkSoon)
 		case <-check.C:
@@ -269,11 +278,15 @@ func (f *Feed) entry(e jetstream.KeyValueEntry) Entry {
 	return Entry{Key: strings.Clone(e.Key()), Value: e.Value(), Revision: e.Revision(), Deleted: e.Operation() != jetstream.KeyValuePut, Time: e.Created()}
 }
 
+// step applies a delta. The bucket's own checkpoint is none of its keys, but counts as progress.
 func (f *Feed) step(d Delta, floor uint64) {
-	f.apply(d)
 	rev := floor
 	for _, e := range d.Entries {
 		rev = max(rev, e.Revision)
+	}
+	d.Entries = slices.DeleteFunc(d.Entries, func(e Entry) bool { return e.Key == CheckpointKey })
+	if d.Reset || len(d.Entries) > 0 {
+		f.apply(d)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

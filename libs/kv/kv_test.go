@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/subject"
@@ -157,5 +159,40 @@ func TestFeedReadsYourWrites(t *testing.T) {
 		if got := x.get("service.a"); got != fmt.Sprint(i) {
 			t.Fatalf("after waiting for %d the index says %s", i, got)
 		}
+	}
+}
+
+// TestEnsureAdopts: streams of an older version get the settings of this one, and keep what they hold.
+func TestEnsureAdopts(t *testing.T) {
+	js := kvtest.Server(t).JS(t)
+	c := ctx(t)
+	b := kv.Open(js, subject.Endpoint)
+	if _, err := b.Put(c, "node.a", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	st, err := js.Stream(c, subject.Endpoint.Stream())
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := st.CachedInfo().Config
+	old.RePublish = &jetstream.RePublish{Source: subject.Endpoint.Key(">"), Destination: subject.NetPrefix + ">"}
+	if _, err := js.UpdateStream(c, old); err != nil {
+		t.Fatal(err)
+	}
+	if err := kv.Ensure(c, js, 1); err != nil {
+		t.Fatal(err)
+	}
+	heard, err := js.Conn().SubscribeSync(subject.AllNet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"fence", kv.CheckpointKey, "node.a"} {
+		if _, err := b.Put(c, key, []byte("2")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := heard.NextMsg(10 * time.Second)
+	if err != nil || m.Subject != subject.Net("node", "a") || m.Header.Get("Nats-Sequence") != "4" {
+		t.Fatalf("nodes hear %v, %v; want the record alone", m, err)
 	}
 }

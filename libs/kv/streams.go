@@ -45,7 +45,8 @@ func Streams(replicas int) []jetstream.StreamConfig {
 			// Agents listen on core NATS: 5,000 listeners cost 1 MB, 5,000 consumers most of the throughput.
 			c.RePublish = &jetstream.RePublish{Source: b.Key(">"), Destination: subject.PushPrefix + ">"}
 		case subject.Endpoint:
-			c.RePublish = &jetstream.RePublish{Source: b.Key(">"), Destination: subject.NetPrefix + ">"}
+			// Records have two tokens. The fence and the checkpoint have one: they are nothing to the nodes, all of which listen.
+			c.RePublish = &jetstream.RePublish{Source: b.Key("*.*"), Destination: subject.Net("{{wildcard(1)}}", "{{wildcard(2)}}")}
 		case subject.Lease:
 			c.SubjectDeleteMarkerTTL = time.Minute
 			// nats-server asks for rollup where it writes delete markers itself; nobody but managers may publish here.
@@ -154,7 +155,7 @@ func ensure(ctx context.Context, js jetstream.JetStream, c jetstream.StreamConfi
 func differs(have, want jetstream.StreamConfig) bool {
 	return have.AllowAtomicPublish != want.AllowAtomicPublish || have.AllowMsgTTL != want.AllowMsgTTL ||
 		have.MaxMsgSize != want.MaxMsgSize || have.MaxBytes != want.MaxBytes || have.MaxAge != want.MaxAge ||
-		(have.RePublish == nil) != (want.RePublish == nil)
+		(have.RePublish == nil) != (want.RePublish == nil) || have.RePublish != nil && *have.RePublish != *want.RePublish
 }
 
 const errNoPeers = 10005

@@ -160,3 +160,42 @@ func TestNothingIsInWorkAfterClose(t *testing.T) {
 		}
 	}
 }
+
+// TestViewersSeeNoValues: what is answered into a viewer's inbox, the only one the broker lets him hear, is masked, in either
+// encoding; what goes anywhere else is not.
+func TestViewersSeeNoValues(t *testing.T) {
+	n := kvtest.Server(t)
+	srv, err := rpc.NewServer(n.Conn(t), rpc.Config{Name: "skep-test", Version: "1.2.3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Close()
+	stored := &skepv1.Service{Spec: &skepv1.ServiceSpec{Task: &skepv1.TaskSpec{Container: &skepv1.ContainerSpec{Env: []string{"DB_PASSWORD=hunter2"}}}}}
+	if err := rpc.Handle(srv, subject.API("service", "inspect"), func(context.Context, *skepv1.Ref) (*skepv1.ServiceReply, error) {
+		return &skepv1.ServiceReply{Service: stored}, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	nc := n.Conn(t)
+	for _, body := range []string{"", `{"ref":"web"}`} {
+		for inbox, hidden := range map[string]bool{subject.ViewerInbox("user-vic"): true, subject.Inbox("user-ada"): false, "_INBOX": false} {
+			sub, err := nc.SubscribeSync(inbox + ".1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := nc.PublishRequest(subject.API("service", "inspect"), inbox+".1", []byte(body)); err != nil {
+				t.Fatal(err)
+			}
+			m, err := sub.NextMsg(10 * time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := !strings.Contains(string(m.Data), "hunter2"); got != hidden || !strings.Contains(string(m.Data), "DB_PASSWORD") {
+				t.Errorf("into %s, request %q: %q", inbox, body, m.Data)
+			}
+		}
+	}
+	if stored.Spec.Task.Container.Env[0] != "DB_PASSWORD=hunter2" {
+		t.Error("the stored object was masked")
+	}
+}

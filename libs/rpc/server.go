@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/mask"
 	"skep.dev/libs/subject"
 )
 
@@ -221,7 +222,7 @@ func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, endpoint string, r
 		if p := recover(); p != nil {
 			s.log.Error("panic in handler", zap.String("subject", req.Subject()), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
 			code = fault.CodeInternal
-			s.reply(req, s.errorReply(fault.CodeInternal, "internal error; the manager's log has the details"))
+			s.reply(req, ErrorReply(fault.CodeInternal, "internal error; the manager's log has the details"))
 		}
 	}()
 	var q PQ = new(Q)
@@ -233,6 +234,9 @@ func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, endpoint string, r
 	reply, err := h(ctx, node, q)
 	if err != nil {
 		return s.fail(endpoint, req, err)
+	}
+	if subject.IsViewerInbox(req.Reply()) {
+		reply = mask.ForViewer(reply)
 	}
 	if a := req.Headers().Get(HeaderAccept); a != "" {
 		isJSON = a == TypeJSON
@@ -264,8 +268,8 @@ func (s *Server) reply(req micro.Request, m *nats.Msg) {
 	}
 }
 
-// errorReply is an answer in micro's form of an error.
-func (s *Server) errorReply(code fault.Code, text string) *nats.Msg {
+// ErrorReply is an answer in micro's form of an error.
+func ErrorReply(code fault.Code, text string) *nats.Msg {
 	m := nats.NewMsg("")
 	m.Header.Set(micro.ErrorHeader, text)
 	m.Header.Set(micro.ErrorCodeHeader, string(code))
@@ -284,13 +288,13 @@ func (s *Server) fail(endpoint string, req micro.Request, err error) fault.Code 
 	// Header values end at the line.
 	text := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
 	s.count(endpoint, code)
-	s.reply(req, s.errorReply(code, text))
+	s.reply(req, ErrorReply(code, text))
 	return code
 }
 
 // endpointName turns skep.v1.api.service.create into service-create: micro allows no dots in names.
 func endpointName(subj string) string {
-	t := strings.Split(subj, ".")
+	t := strings.Split(strings.TrimSuffix(subj, ".*"), ".")
 	if len(t) > 3 {
 		t = t[3:]
 	}

@@ -4,13 +4,44 @@
 // pattern per class.
 package subject
 
+import "strings"
+
 // Version is the second token of every subject.
 const Version = "v1"
 
 const prefix = "skep." + Version + "."
 
-// Join is the only subject a connection without a certificate may publish to (reply: its inbox).
-const Join = prefix + "join"
+// Join is where a connection without a certificate asks to join, the only subject it may publish to: skep.v1.join.<joiner>,
+// whose last token is the name the broker knows the connection by. The broker asks the vault on the same subject, in the
+// cluster's own account.
+func Join(joiner string) string { return prefix + "join." + joiner }
+
+// Inboxes are where a connection hears answers; the broker lets it listen to its own only. So who will hear an answer can
+// be read off the subject it goes to.
+
+// Inbox begins the inboxes of an identity: a node, a service, a person who may change things.
+func Inbox(identity string) string { return inbox + "_" + identity }
+
+// ViewerInbox begins the inboxes of a person who may only look. No identity is called viewer.
+func ViewerInbox(identity string) string { return inbox + "_viewer." + identity }
+
+// IsViewerInbox reports whether an answer that goes there is heard by somebody who may only look.
+func IsViewerInbox(reply string) bool { return strings.HasPrefix(reply, inbox+"_viewer.") }
+
+// InboxOwner is the identity that hears what goes to an inbox, "" for one that has no owner.
+func InboxOwner(reply string) string {
+	rest, ok := strings.CutPrefix(reply, inbox+"_viewer.")
+	if !ok {
+		rest, ok = strings.CutPrefix(reply, inbox+"_")
+	}
+	if !ok {
+		return ""
+	}
+	name, _, _ := strings.Cut(rest, ".")
+	return name
+}
+
+const inbox = "_INBOX"
 
 // Queue is the queue group of every request endpoint that several instances may serve.
 const Queue = "skep"

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"skep.dev/libs/subject"
 )
 
 var errStopped = errors.New("the bus does not run")
@@ -25,11 +27,11 @@ func (b *Bus) connect(_ context.Context, name string) (*nats.Conn, error) {
 	if role == RoleAdmin {
 		role = RoleLocal
 	}
-	if _, service := owns[role]; !service && role != RoleManager && role != RoleAgent && role != RoleLocal && name != systemUser {
+	if _, service := owns[role]; !service && role != RoleManager && role != RoleAgent && role != RoleLocal && role != RoleDoor && name != systemUser && name != doorUser {
 		return nil, fmt.Errorf("connect %s to the bus: no such service", name)
 	}
 	nc, err := nats.Connect("", nats.InProcessServer(inProcess{b}), nats.Name("skep-"+name),
-		nats.UserInfo(string(role), b.secret), nats.CustomInboxPrefix("_INBOX_"+inboxName(role, b.cfg.NodeID)),
+		nats.UserInfo(string(role), b.secret), nats.CustomInboxPrefix(subject.Inbox(inboxName(role, b.cfg.NodeID))),
 		nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond), nats.Timeout(10*time.Second),
 		nats.PermissionErrOnSubscribe(true), nats.ErrorHandler(func(_ *nats.Conn, s *nats.Subscription, err error) {
 			sub := ""

@@ -3,14 +3,15 @@ package bus
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"skep.dev/libs/kv"
 )
 
-// Manager is a manager's broker with what belongs to it beside the server: the cluster's streams, the list of nodes that
-// may connect, the socket of local root.
+// Manager is a manager's broker with what belongs to it beside the server: the cluster's streams and their compaction, the
+// list of nodes that may connect, the socket of local root.
 type Manager struct {
 	*Bus
 	socket string
@@ -69,6 +70,13 @@ func (m *Manager) prepare(ctx context.Context) (release func(), err error) {
 			err = fmt.Errorf("prepare the cluster's streams: %w", err)
 		}
 	}
+	compacting, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var compactor sync.WaitGroup
+	if err == nil {
+		c := kv.NewCompactor(js, m.log.Named("store"), m.cfg.RetireAfter)
+		c.Begin(ctx)
+		compactor.Go(func() { c.Run(compacting) })
+	}
 	var feed *kv.Feed
 	if err == nil {
 		feed, err = m.nodes.Follow(context.WithoutCancel(ctx), js, m.Bus)
@@ -86,6 +94,8 @@ func (m *Manager) prepare(ctx context.Context) (release func(), err error) {
 		if feed != nil {
 			feed.Close()
 		}
+		stop()
+		compactor.Wait()
 		boss.Close()
 	}
 	if err != nil {

@@ -18,6 +18,7 @@ const (
 	RoleViewer  Role = "viewer"  // certificate OU=skep-user, title viewer
 	RoleLocal   Role = "local"   // root on a manager, through the socket: an admin
 	RoleJoiner  Role = "joiner"  // no certificate
+	RoleDoor    Role = "door"    // in process: carries what joiners ask to the vault
 )
 
 // owns names, for every service, the keys it may write; ARCHITECTURE §3: one writer per key. The broker holds it.
@@ -40,7 +41,7 @@ var keyspaces = []string{"spec.", "rev.", "task.", "status.", "node.desc.", "nod
 // consumer's deliver subject publishes anywhere, a consumer's name may be another's). Requests reach them by reply
 // permission alone.
 func Permissions(role Role, id string) *server.Permissions {
-	inbox := "_INBOX_" + id + ".>"
+	inbox := subject.Inbox(id) + ".>"
 	one := &server.ResponsePermission{MaxMsgs: 1, Expires: replyWithin}
 	switch role {
 	case RoleManager:
@@ -96,12 +97,18 @@ func Permissions(role Role, id string) *server.Permissions {
 				subject.API("*", "list"), subject.API("*", "inspect"), subject.API("service", "revisions"),
 				subject.API("service", "explain"), subject.API("plan", "service"), subject.API("mesh", "network"),
 			}},
-			Subscribe: &server.SubjectPermission{Allow: []string{inbox, subject.AllEvents}},
+			Subscribe: &server.SubjectPermission{Allow: []string{subject.ViewerInbox(id) + ".>", subject.AllEvents}},
 		}
 
 	case RoleJoiner:
 		return &server.Permissions{
-			Publish:   &server.SubjectPermission{Allow: []string{subject.Join}},
+			Publish:   &server.SubjectPermission{Allow: []string{subject.Join(id)}},
+			Subscribe: &server.SubjectPermission{Allow: []string{inbox}},
+		}
+
+	case RoleDoor:
+		return &server.Permissions{
+			Publish:   &server.SubjectPermission{Allow: []string{subject.Join("*")}},
 			Subscribe: &server.SubjectPermission{Allow: []string{inbox}},
 		}
 	}
@@ -116,7 +123,7 @@ func Permissions(role Role, id string) *server.Permissions {
 func foreign(own []string) []string {
 	deny := []string{
 		"$JS.API.STREAM.DELETE.>", "$JS.API.STREAM.PURGE.>", "$JS.API.STREAM.RESTORE.>", "$JS.API.STREAM.MSG.DELETE.>",
-		subject.Join,
+		subject.Join("*"),
 	}
 next:
 	for _, k := range keyspaces {

@@ -284,6 +284,9 @@ func (s *Service) leaveNetwork(ctx context.Context, n *network) error {
 	delete(s.nets, n.id)
 	s.netMu.Unlock()
 	if err := s.removeNetwork(ctx, n.id); err != nil {
+		undo := n.lease.lock(n.id)
+		n.sure = false // its blocks are taken back if this goes on for long
+		undo()
 		s.netMu.Lock()
 		if s.nets[n.id] == nil {
 			s.nets[n.id] = n

@@ -5,14 +5,13 @@ import (
 	"strings"
 
 	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
 )
 
 // asker names who asked for the change in work: a user's certificate, root on a manager, or a service. It is read off
 // the inbox that the answer goes to, which only its owner can listen to.
 func asker(ctx context.Context) string {
-	name, _, _ := strings.Cut(rpc.ReplyTo(ctx), ".")
-	name = strings.TrimPrefix(name, "_INBOX")
-	name = strings.TrimPrefix(name, "_")
+	name := subject.InboxOwner(rpc.ReplyTo(ctx))
 	switch {
 	case name == "" || name == "local-root":
 		return "root"

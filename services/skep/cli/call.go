@@ -182,6 +182,6 @@ func (a *app) notice() {
 	defer a.mu.Unlock()
 	if !a.noticed {
 		a.noticed = true
-		fmt.Fprintln(a.Err, "Waiting for a manager to answer ...")
+		a.tellf("Waiting for a manager to answer ...\n")
 	}
 }

@@ -7,7 +7,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/services/skep/cli/conn"
+	"skep.dev/services/skep/cli/plain"
 )
 
 // Env is what a command line runs in.
@@ -47,10 +47,11 @@ type Env struct {
 // app is what commands share: the environment, the global flags and, once a command needs it, the connection.
 type app struct {
 	Env
-	runDir  string
-	context string
-	store   conn.Store
-	nc      *nats.Conn
+	Out, Err *plain.Writer // the environment's: nothing is printed past them
+	runDir   string
+	context  string
+	store    conn.Store
+	nc       *nats.Conn
 
 	mu       sync.Mutex
 	refusals map[*refusal]bool
@@ -76,7 +77,9 @@ func build(env Env) (*cobra.Command, *app) {
 	if env.NodeTimeout == 0 {
 		env.NodeTimeout = stateTimeout
 	}
-	a := &app{Env: env, store: conn.DefaultStore(env.Getenv), refusals: map[*refusal]bool{}}
+	out, errs := printers(env)
+	env.Out, env.Err = out, errs
+	a := &app{Env: env, Out: out, Err: errs, store: conn.DefaultStore(env.Getenv), refusals: map[*refusal]bool{}}
 	root := &cobra.Command{
 		Use:           "skep [OPTIONS] COMMAND",
 		Short:         "Run container services across many machines",
@@ -133,7 +136,20 @@ func Main(ctx context.Context, env Env, args []string) int {
 	if a.nc != nil {
 		a.nc.Close()
 	}
-	return report(env.Err, cmd, err)
+	code := report(a.Err, cmd, err)
+	_, _ = a.Out.Flush(), a.Err.Flush() // output that is gone ends the command by SIGPIPE
+	return code
+}
+
+// printers are what everything is printed through.
+func printers(env Env) (out, errs *plain.Writer) {
+	if env.Out == nil {
+		env.Out = os.Stdout
+	}
+	if env.Err == nil {
+		env.Err = os.Stderr
+	}
+	return plain.NewWriter(env.Out), plain.NewWriter(env.Err)
 }
 
 // conn connects on first use.
@@ -198,10 +214,14 @@ func (a *app) node(ctx context.Context, ref string) (string, error) {
 	return "", fault.NotFound("node ID not found in /info: this machine is not a node of the cluster; name a node instead of \"self\"")
 }
 
-func (a *app) printf(format string, v ...any) { fmt.Fprintf(a.Out, format, v...) }
+// printf prints a result, tellf what goes with it. Values are data, each a plain.Cell; what is the program's own stands
+// in the format.
+func (a *app) printf(format string, v ...any) { plain.Fprintf(a.Out, format, v...) }
+
+func (a *app) tellf(format string, v ...any) { plain.Notef(a.Err, format, v...) }
 
 func (a *app) warnf(format string, v ...any) {
-	fmt.Fprintf(a.Err, "Warning: "+strings.TrimSuffix(format, "\n")+"\n", v...)
+	a.tellf("Warning: "+strings.TrimSuffix(format, "\n")+"\n", v...)
 }
 
 // dockerConfig is the file in which Docker keeps registry credentials.

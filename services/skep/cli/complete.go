@@ -2,12 +2,15 @@ package cli
 
 import (
 	"context"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"skep.dev/libs/spec"
+	"skep.dev/services/skep/cli/plain"
 	"skep.dev/services/skep/cli/render"
 )
 
@@ -25,17 +28,22 @@ func (a *app) completion(list func(ctx context.Context) ([]string, error), args 
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var out []string
-next:
 	for _, n := range names {
-		for _, g := range args {
-			if g == strings.SplitN(n, "\t", 2)[0] {
-				continue next
-			}
+		word, about, has := strings.Cut(n, "\t")
+		if !typable.MatchString(word) || slices.Contains(args, word) {
+			continue
 		}
-		out = append(out, n)
+		if has {
+			word += "\t" + plain.Cell(about)
+		}
+		out = append(out, word)
 	}
 	return out, cobra.ShellCompDirectiveNoFileComp
 }
+
+// typable are the names a shell may put into a command line as they are: a node chooses its host name, and what Tab
+// typed must not run as a command of its own.
+var typable = regexp.MustCompile(`^[\pL\pN_.:/@+][\pL\pN_.:/@+-]*$`)
 
 func (a *app) completeServices(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.completion(a.serviceNames, args)

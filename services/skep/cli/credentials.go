@@ -19,6 +19,7 @@ import (
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/conn"
+	"skep.dev/services/skep/cli/plain"
 )
 
 // contextExt ends the name of a file that carries a context to another machine.
@@ -57,7 +58,7 @@ func (a *app) contextIssue() *cobra.Command {
 				return err
 			}
 			a.printf("%s\n", path)
-			fmt.Fprintf(a.Err, "The file holds a private key: move it to %s's machine, there run `skep context import %s`, and keep no copy.\n", name, path)
+			a.tellf("The file holds a private key: move it to %s's machine, there run `skep context import %s`, and keep no copy.\n", name, path)
 			return nil
 		}}
 	f := cmd.Flags()
@@ -108,7 +109,7 @@ func (a *app) writeSecret(path, name string, content func() ([]byte, error)) (st
 		}
 		b, err := content()
 		if err == nil {
-			_, err = a.Out.Write(b)
+			_, err = a.Out.Write(plain.JSON(b))
 		}
 		return "", err
 	}
@@ -211,7 +212,7 @@ func (a *app) contextImport() *cobra.Command {
 			}
 			a.printf("%s\n", c.Name)
 			if !use && a.contextName() != c.Name {
-				fmt.Fprintf(a.Err, "Use it with `skep --context %s …`, or from now on with `skep context use %s`.\n", c.Name, c.Name)
+				a.tellf("Use it with `skep --context %s …`, or from now on with `skep context use %s`.\n", c.Name, c.Name)
 			}
 			return nil
 		}}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/plain"
 	"skep.dev/services/skep/cli/render"
 )
 
@@ -27,8 +28,8 @@ func (a *app) decodeCommand() *cobra.Command {
 				return fmt.Errorf("read the message: %w", err)
 			}
 			if b := strings.TrimSpace(string(body)); strings.HasPrefix(b, "{") {
-				a.printf("%s\n", b) // JSON already
-				return nil
+				_, err := a.Out.Write(plain.JSON([]byte(b + "\n"))) // JSON already
+				return err
 			}
 			name := typ
 			if name == "" {

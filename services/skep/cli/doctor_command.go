@@ -44,7 +44,7 @@ func (a *app) doctorCommand() *cobra.Command {
 }
 
 func checkTable(checks []doctor.Check) *render.Table {
-	t := &render.Table{Key: "Check", Columns: []render.Column{{Field: "Status", Header: "STATUS"}, {Field: "Check", Header: "CHECK"}, {Field: "Text", Header: "TEXT"}}}
+	t := &render.Table{Key: "Check", Wide: true, Columns: []render.Column{{Field: "Status", Header: "STATUS"}, {Field: "Check", Header: "CHECK"}, {Field: "Text", Header: "TEXT"}}}
 	words := map[doctor.Status]string{doctor.OK: "OK", doctor.Warn: "WARN", doctor.Error: "ERROR"}
 	for _, c := range checks {
 		t.Rows = append(t.Rows, render.Row{"Status": words[c.Status], "Check": c.Check, "Text": strings.Join(strings.Fields(c.Text), " ")})

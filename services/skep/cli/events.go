@@ -61,11 +61,7 @@ func (a *app) eventPrinter(format string, asJSON bool) (func(*skepv1.Event) erro
 		return func(e *skepv1.Event) error {
 			v := map[string]any{"Type": e.Kind, "Action": e.Verb, "ID": e.Id, "Name": e.Name, "Actor": e.Actor, "Message": e.Message,
 				"Time": e.GetTime().GetSeconds(), "TimeNano": e.GetTime().AsTime().UnixNano(), "Attributes": e.Attributes}
-			if err := tp.Execute(a.Out, v); err != nil {
-				return &render.ErrFormat{Err: err}
-			}
-			a.printf("\n")
-			return nil
+			return render.Execute(a.Out, tp, v)
 		}, nil
 	}
 	return func(e *skepv1.Event) error {

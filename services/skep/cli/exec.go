@@ -90,8 +90,8 @@ func (a *app) exec(ctx context.Context, ref string, req *skepv1.ExecRequest) err
 	}
 	var copies sync.WaitGroup
 	copies.Add(2)
-	go func() { defer copies.Done(); _, _ = io.Copy(a.Out, s.Reader(stream.Out)) }()
-	go func() { defer copies.Done(); _, _ = io.Copy(a.Err, s.Reader(stream.Err)) }()
+	go func() { defer copies.Done(); _, _ = io.Copy(a.Out.Raw(), s.Reader(stream.Out)) }()
+	go func() { defer copies.Done(); _, _ = io.Copy(a.Err.Raw(), s.Reader(stream.Err)) }()
 	exit, err := s.Wait()
 	copies.Wait()
 	if err != nil {

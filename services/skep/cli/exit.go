@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"skep.dev/libs/fault"
+	"skep.dev/services/skep/cli/plain"
 	"skep.dev/services/skep/cli/render"
 	"skep.dev/services/skep/cli/specflag"
 )
@@ -55,7 +55,7 @@ type usageError struct {
 func (e *usageError) Error() string { return e.text }
 
 // report prints what went wrong and returns the exit status.
-func report(w io.Writer, cmd *cobra.Command, err error) int {
+func report(w *plain.Writer, cmd *cobra.Command, err error) int {
 	if err == nil {
 		return ExitOK
 	}
@@ -66,22 +66,38 @@ func report(w io.Writer, cmd *cobra.Command, err error) int {
 	)
 	switch {
 	case errors.As(err, &ue):
-		fmt.Fprintf(w, "Error: %s\n\nUsage:  %s\n\nRun '%s --help' for more information\n", ue.text, useLine(ue.cmd), ue.cmd.CommandPath())
+		plain.Notef(w, "Error: %s\n\nUsage:  %s\n\nRun '%s --help' for more information\n", ue.text, useLine(ue.cmd), ue.cmd.CommandPath())
 		return ExitUsage
 	case errors.As(err, &ee):
 		if ee.Err != nil {
-			fmt.Fprintf(w, "Error: %s\n", strings.TrimSpace(ee.Err.Error()))
+			tell(w, ee.Err)
 		}
 		return ee.Code
 	case errors.Is(err, specflag.ErrInvalid), errors.As(err, &fe):
-		fmt.Fprintf(w, "Error: %s\n", err)
+		tell(w, err)
 		return ExitUsage
 	case errors.Is(err, context.Canceled):
-		fmt.Fprintln(w, "Error: cancelled")
+		tell(w, errors.New("cancelled"))
 		return ExitCancelled
 	}
-	fmt.Fprintf(w, "Error: %s\n", strings.TrimSpace(err.Error()))
+	tell(w, err)
 	return ExitError
+}
+
+// tell prints an error. Where several things failed, each gets a line.
+func tell(w *plain.Writer, err error) {
+	var l list
+	if errors.As(err, &l) && err.Error() == l.Error() {
+		for _, e := range l {
+			tell(w, e)
+		}
+		return
+	}
+	prefix := "Error: "
+	for _, line := range plain.Lines(err) {
+		plain.Notef(w, "%s%s\n", prefix, line)
+		prefix = ""
+	}
 }
 
 func useLine(cmd *cobra.Command) string {
@@ -270,15 +286,27 @@ func (a *app) each(ctx context.Context, args []string, f func(ref string) error)
 	return joined(errs)
 }
 
-// joined keeps a single error as it is and puts several on lines of their own; the worst exit status wins.
+// list is several errors, each of which gets a line of its own.
+type list []error
+
+func (l list) Error() string {
+	var texts []string
+	for _, e := range l {
+		texts = append(texts, e.Error())
+	}
+	return strings.Join(texts, "; ")
+}
+
+// joined keeps a single error as it is and makes a list of several; the worst exit status wins.
 func joined(errs []error) error {
-	if len(errs) < 2 {
-		return errors.Join(errs...)
+	switch len(errs) {
+	case 0:
+		return nil
+	case 1:
+		return errs[0]
 	}
 	code := 0
-	var texts []string
 	for _, e := range errs {
-		texts = append(texts, e.Error())
 		var ee *Failure
 		if errors.As(e, &ee) {
 			code = max(code, ee.Code)
@@ -286,5 +314,5 @@ func joined(errs []error) error {
 			code = max(code, ExitError)
 		}
 	}
-	return &Failure{code, errors.New(strings.Join(texts, "\nError: "))}
+	return &Failure{code, list(errs)}
 }

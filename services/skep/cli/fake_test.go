@@ -48,6 +48,9 @@ type cluster struct {
 	// looked runs at every list of tasks, under the lock.
 	looked func(n int)
 	looks  int
+	// poison, if set, changes every answer before it is sent.
+	poison func(proto.Message)
+	revs   []*skepv1.Revision
 }
 
 func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
@@ -106,7 +109,7 @@ func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
 		return &skepv1.ListServicesReply{Services: c.services}, nil
 	})
 	serve(c, rs, "service", "revisions", func(*skepv1.ListRevisionsRequest) (*skepv1.ListRevisionsReply, error) {
-		return &skepv1.ListRevisionsReply{}, nil
+		return &skepv1.ListRevisionsReply{Revisions: c.revs}, nil
 	})
 	serve(c, rs, "service", "explain", func(r *skepv1.ExplainRequest) (*skepv1.ExplainReply, error) {
 		s, err := c.find(r.Ref)
@@ -196,7 +199,11 @@ func serve[Q, R any, PQ interface {
 		if err != nil {
 			return nil, err
 		}
-		return proto.CloneOf(out), nil // it is encoded outside the lock
+		out = proto.CloneOf(out) // it is encoded outside the lock
+		if c.poison != nil {
+			c.poison(out)
+		}
+		return out, nil
 	})
 	if err != nil {
 		c.t.Fatal(err)

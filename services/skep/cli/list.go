@@ -43,5 +43,6 @@ func printList[M proto.Message](a *app, l *listFlags, objs []M, t *render.Table)
 	if l.json {
 		return render.JSON(a.Out, objs)
 	}
+	t.Wide = l.noTrunc
 	return t.Print(a.Out, l.format, l.quiet)
 }

@@ -2,10 +2,12 @@ package cli
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +20,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/stream"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/plain"
 	"skep.dev/services/skep/cli/render"
 )
 
@@ -50,7 +53,7 @@ func (a *app) logsCommand() *cobra.Command {
 	f.BoolVar(&l.noTaskIDs, "no-task-ids", false, "Leave the task ids out of the prefix")
 	f.BoolVar(&l.noTrunc, "no-trunc", false, "Do not cut ids short")
 	f.BoolVar(&l.noResolve, "no-resolve", false, "Show ids instead of names")
-	f.BoolVar(&l.raw, "raw", false, "Show the output as it is, without any prefix")
+	f.BoolVar(&l.raw, "raw", false, "Show the output as it is, without any prefix; also on a terminal, which it may then steer")
 	f.BoolVar(&l.details, "details", false, "Show which service, task and node each line is from")
 	return cmd
 }
@@ -354,21 +357,37 @@ func (r *logRun) follow(ctx context.Context, service string) error {
 func (r *logRun) write(t *skepv1.Task, e *skepv1.LogEntry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	w := r.a.Out
+	p := r.a.Out
 	if e.Stderr {
-		w = r.a.Err
+		p = r.a.Err
+	}
+	var w io.Writer = p
+	_, terminal := terminalOf(p)
+	if !terminal || r.l.raw {
+		w = p.Raw() // the task's own bytes
 	}
 	key := fmt.Sprintf("%s|%t", t.GetMeta().GetId(), e.Stderr)
-	if r.partial[key] {
-		_, _ = w.Write(e.Line)
-	} else {
-		_, _ = w.Write(append([]byte(r.prefix(t, e)), e.Line...))
+	prefix, out, rest := plain.Cell(r.prefix(t, e)), []byte(nil), e.Line
+	for more := true; more; more = len(rest) > 0 {
+		line, after, ended := bytes.Cut(rest, []byte("\n"))
+		rest = after
+		if !r.partial[key] {
+			out = append(out, prefix...)
+		}
+		if terminal && !r.l.raw {
+			line = []byte(plain.Line(colours.ReplaceAllString(strings.TrimSuffix(string(line), "\r"), "")))
+		}
+		out = append(out, line...)
+		if r.partial[key] = !ended && e.Partial; !r.partial[key] {
+			out = append(out, '\n')
+		}
 	}
-	r.partial[key] = e.Partial
-	if !e.Partial && (len(e.Line) == 0 || e.Line[len(e.Line)-1] != '\n') {
-		_, _ = w.Write([]byte("\n")) // output that is gone ends the command by SIGPIPE
-	}
+	_, _ = w.Write(out) // output that is gone ends the command by SIGPIPE
 }
+
+// colours are the sequences that only colour text. On a terminal they are left out instead of written out: many programs
+// colour what they log, and a colour that is not ended would go on in the next task's line.
+var colours = regexp.MustCompile("\x1b\\[[0-9;:]*m")
 
 func (r *logRun) prefix(t *skepv1.Task, e *skepv1.LogEntry) string {
 	var b strings.Builder
@@ -376,7 +395,7 @@ func (r *logRun) prefix(t *skepv1.Task, e *skepv1.LogEntry) string {
 		b.WriteString(timestamppb.New(time.Unix(0, e.TimeUnixNano)).AsTime().UTC().Format("2006-01-02T15:04:05.000000000Z07:00") + " ")
 	}
 	if r.l.details {
-		fmt.Fprintf(&b, "skep.node.id=%s,skep.service.id=%s,skep.task.id=%s ", t.NodeId, t.ServiceId, t.GetMeta().GetId())
+		plain.Fprintf(&b, "skep.node.id=%s,skep.service.id=%s,skep.task.id=%s ", t.NodeId, t.ServiceId, t.GetMeta().GetId())
 	}
 	if r.l.raw {
 		return b.String()
@@ -395,6 +414,9 @@ func (r *logRun) prefix(t *skepv1.Task, e *skepv1.LogEntry) string {
 	}
 	if node == "" {
 		node = nodeID
+	}
+	if !r.l.noTrunc {
+		node = plain.Cut(node, render.MaxName)
 	}
 	if !r.l.noTaskIDs {
 		name += "." + id

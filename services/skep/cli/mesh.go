@@ -51,7 +51,9 @@ func (a *app) meshList() *cobra.Command {
 				}
 			case len(states) == 0 && len(errs) > 0: // there is nothing to list
 			default:
-				if err := render.MeshPorts(states, f, l.noTrunc).Print(a.Out, l.format, l.quiet); err != nil {
+				ports := render.MeshPorts(states, f, l.noTrunc)
+				ports.Wide = l.noTrunc
+				if err := ports.Print(a.Out, l.format, l.quiet); err != nil {
 					return err
 				}
 				if l.format == "" && !l.quiet && len(f) == 0 {

@@ -38,8 +38,18 @@ func onNode[Q, R any, PQ interface {
 	err := rpc.HandleDirect(c.rs, subject.Node(node, verb), func(_ context.Context, r PQ) (PR, error) {
 		c.mu.Lock()
 		c.calls = append(c.calls, r)
+		poison, on := c.poison, c.on
 		c.mu.Unlock()
-		return h(r)
+		if on != nil {
+			if err := on(r); err != nil {
+				return nil, err
+			}
+		}
+		out, err := h(r)
+		if err == nil && poison != nil {
+			poison(out)
+		}
+		return out, err
 	})
 	if err != nil {
 		c.t.Fatal(err)

@@ -44,7 +44,7 @@ func (a *app) contextNATS() *cobra.Command {
 				return fmt.Errorf("write context %s for natscli: %w", c.Name, err)
 			}
 			a.printf("%s\n", path)
-			fmt.Fprintf(a.Err, "Try: nats --context %s%s sub 'skep.v1.event.>'\n", natsPrefix, c.Name)
+			a.tellf("Try: nats --context %s%s sub 'skep.v1.event.>'\n", natsPrefix, c.Name)
 			return nil
 		}}
 }

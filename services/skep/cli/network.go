@@ -43,7 +43,7 @@ func (a *app) networkCreate() *cobra.Command {
 			if err := a.call(cmd.Context(), subject.API("network", "create"), &skepv1.CreateNetworkRequest{Spec: s}, &r); err != nil {
 				return err
 			}
-			warnings(a.Err, r.Warnings)
+			a.warnings(r.Warnings)
 			a.printf("%s\n", r.Network.GetMeta().GetId())
 			return nil
 		}}

@@ -182,7 +182,7 @@ func (a *app) postMortem(ctx context.Context, s *skepv1.Service) {
 	if where == "" {
 		where = worst.NodeId
 	}
-	fmt.Fprintf(a.Err, "%s on %s: %s\n", worst.Name, where, why)
+	a.tellf("%s on %s: %s\n", worst.Name, where, why)
 	if worst.NodeId == "" || s.GetSpec().GetTask().GetContainer().GetTty() {
 		return
 	}
@@ -201,6 +201,6 @@ func (a *app) postMortem(ctx context.Context, s *skepv1.Service) {
 		lines = append(lines, fmt.Sprintf("(the rest of its log could not be read: %v)", err))
 	}
 	for _, line := range lines {
-		fmt.Fprintf(a.Err, "  | %s\n", line)
+		a.tellf("  | %s\n", line)
 	}
 }

@@ -123,7 +123,7 @@ func (a *app) serviceRemove() *cobra.Command {
 				if dry {
 					return a.printPlan(ctx, r.Service, true)
 				}
-				warnings(a.Err, r.Warnings)
+				a.warnings(r.Warnings)
 				a.printf("%s\n", ref)
 				return a.waitRemoved(ctx, r.Service, &w)
 			})

@@ -65,7 +65,7 @@ func (a *app) serviceCreate() *cobra.Command {
 			if err := a.call(ctx, subject.API("service", "create"), req, &r); err != nil {
 				return err
 			}
-			warnings(a.Err, r.Warnings)
+			a.warnings(r.Warnings)
 			if dry {
 				return a.printPlan(ctx, r.Service, false)
 			}
@@ -136,7 +136,7 @@ func (a *app) serviceUpdate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			warnings(a.Err, r.Warnings)
+			a.warnings(r.Warnings)
 			if dry {
 				return a.printPlan(ctx, r.Service, false)
 			}
@@ -223,7 +223,7 @@ func (a *app) rollBack(ctx context.Context, ref string, to uint64, dry bool, w *
 	if err := a.call(ctx, subject.API("service", "update"), req, &r); err != nil {
 		return err
 	}
-	warnings(a.Err, r.Warnings)
+	a.warnings(r.Warnings)
 	if dry {
 		return a.printPlan(ctx, r.Service, false)
 	}
@@ -285,7 +285,7 @@ func (a *app) serviceScale() *cobra.Command {
 				if err := a.call(ctx, subject.API("service", "scale"), req, &r); err != nil {
 					return fmt.Errorf("%s: %w", ref, err)
 				}
-				warnings(a.Err, r.Warnings)
+				a.warnings(r.Warnings)
 				if dry {
 					return a.printPlan(ctx, r.Service, false)
 				}

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -76,7 +75,7 @@ func (a *app) tellSchedule(s *skepv1.Service, w *waitFlags) bool {
 		return false
 	}
 	if next := cron.NextOf(s, a.Now()); !next.IsZero() && !w.quiet {
-		fmt.Fprintf(a.Err, "The job runs next %s. Run it now with `skep service run %s`.\n", render.Due(next, s.GetSpec().GetSchedule(), a.Now()), s.GetSpec().GetName())
+		a.tellf("The job runs next %s. Run it now with `skep service run %s`.\n", render.Due(next, s.GetSpec().GetSchedule(), a.Now()), s.GetSpec().GetName())
 	}
 	return true
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"sort"
 	"strings"
 	"sync"
@@ -17,6 +16,7 @@ import (
 
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/plain"
 	"skep.dev/services/skep/cli/render"
 )
 
@@ -110,8 +110,9 @@ func (a *app) top(ctx context.Context, once bool, interval time.Duration) error 
 		return err
 	}
 	ctx = impatient(ctx) // the screen says what is wrong
-	fmt.Fprint(a.Out, "\x1b[?1049h\x1b[?25l")
-	defer fmt.Fprint(a.Out, "\x1b[?25h\x1b[?1049l")
+	// A terminal that is gone is no reason to stop: SIGHUP is.
+	_ = a.Out.Draw(plain.Code("\x1b[?1049h\x1b[?25l"))
+	defer func() { _ = a.Out.Draw(plain.Code("\x1b[?25h\x1b[?1049l")) }()
 	wake, stop, err := a.watch(ctx, "")
 	if err != nil {
 		return err
@@ -129,10 +130,9 @@ func (a *app) top(ctx context.Context, once bool, interval time.Duration) error 
 			return &Failure{Code: ExitOK}
 		}
 		if err != nil {
-			text = []byte("Error: " + err.Error() + "\n")
+			text = []byte("Error: " + plain.Cell(err.Error()) + "\n")
 		}
-		b := screen(string(text), width, height)
-		_, _ = io.WriteString(a.Out, b)
+		_ = a.Out.Draw(screen(string(text), width, height)...)
 		select {
 		case <-ctx.Done():
 			return &Failure{Code: ExitOK}
@@ -148,17 +148,23 @@ func (a *app) top(ctx context.Context, once bool, interval time.Duration) error 
 }
 
 // screen draws text over the whole terminal: a line too long is cut, and no end of line after the last one scrolls it.
-func screen(text string, width, height int) string {
+func screen(text string, width, height int) []any {
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
 	if height > 0 && len(lines) > height {
 		lines = lines[:height]
 	}
+	parts := []any{plain.Code("\x1b[H")}
 	for i, l := range lines {
-		if r := []rune(l); width > 0 && len(r) > width {
-			lines[i] = string(r[:width])
+		if i > 0 {
+			parts = append(parts, plain.Code("\r\n"))
 		}
+		l = plain.Cell(l)
+		if r := []rune(l); width > 0 && len(r) > width {
+			l = string(r[:width])
+		}
+		parts = append(parts, l, plain.Code("\x1b[K"))
 	}
-	return "\x1b[H" + strings.Join(lines, "\x1b[K\r\n") + "\x1b[K\x1b[J"
+	return append(parts, plain.Code("\x1b[J"))
 }
 
 // topPage is one screen; height 0 = as long as it gets. The nodes' counters are read again once interval has passed.
@@ -218,7 +224,7 @@ func topText(now time.Time, nodes []*skepv1.Node, services []*skepv1.Service, ta
 			"Manager": orDash(render.ManagerStatus(n)), "Tasks": fmt.Sprint(perNode[n.GetMeta().GetId()]), "CPU": cpu, "Memory": mem})
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s  nodes %d/%d ready  services %d  tasks %d/%d running\n\n", now.Format("15:04:05"), ready, len(nodes), len(services), running, len(tasks))
+	plain.Fprintf(&b, "%s  nodes %d/%d ready  services %d  tasks %d/%d running\n\n", now.Format("15:04:05"), ready, len(nodes), len(services), running, len(tasks))
 	room := func(want int) int {
 		if height <= 0 {
 			return want
@@ -234,7 +240,7 @@ func topText(now time.Time, nodes []*skepv1.Node, services []*skepv1.Service, ta
 		}
 		_ = t.Print(&b, "", false) // to memory
 		if all > len(t.Rows) {
-			fmt.Fprintf(&b, "… and %d more\n", all-len(t.Rows))
+			plain.Fprintf(&b, "… and %d more\n", all-len(t.Rows))
 		}
 		b.WriteByte('\n')
 	}
@@ -246,7 +252,7 @@ func topText(now time.Time, nodes []*skepv1.Node, services []*skepv1.Service, ta
 	}
 	section(st)
 	if n := conns.note(); n != "" && room(1) > 0 {
-		fmt.Fprintf(&b, "%s\n\n", n)
+		plain.Fprintf(&b, "%s\n\n", n)
 	}
 	if len(waiting) > 0 {
 		render.SortTasks(waiting)

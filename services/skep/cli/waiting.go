@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -18,6 +17,7 @@ import (
 
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/plain"
 	"skep.dev/services/skep/cli/wait"
 )
 
@@ -155,6 +155,9 @@ func (a *app) waitOptions(s *skepv1.Service, w *waitFlags) wait.Options {
 
 // terminalOf is the terminal behind a stream, if there is one.
 func terminalOf(v any) (fd int, ok bool) {
+	if w, is := v.(*plain.Writer); is {
+		v = w.Raw()
+	}
 	f, is := v.(*os.File)
 	if !is {
 		return 0, false
@@ -210,22 +213,22 @@ func (a *app) outcome(o wait.Options, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, context.Canceled):
-		fmt.Fprintf(a.Err, "Operation continuing in background.\nUse `skep service ps %s` to check progress.\n", name)
+		a.tellf("Operation continuing in background.\nUse `skep service ps %s` to check progress.\n", name)
 		return &Failure{Code: ExitCancelled}
 	case errors.Is(err, wait.ErrTimeout) && o.Run != 0:
-		return &Failure{ExitTimeout, fmt.Errorf("%w\nThe run goes on; use `skep service runs %s` or `skep service ps %s` to see where it stands", err, name, name)}
+		return &Failure{ExitTimeout, plain.Errorf("%w\nThe run goes on; use `skep service runs %s` or `skep service ps %s` to see where it stands", err, name, name)}
 	case errors.Is(err, wait.ErrTimeout):
-		return &Failure{ExitTimeout, fmt.Errorf("%w\nThe service was changed; use `skep service ps %s` or `skep service explain %s` to see where it stands", err, name, name)}
+		return &Failure{ExitTimeout, plain.Errorf("%w\nThe service was changed; use `skep service ps %s` or `skep service explain %s` to see where it stands", err, name, name)}
 	case errors.Is(err, wait.ErrRolledBack):
 		return &Failure{ExitRolledBack, err}
 	case errors.Is(err, wait.ErrPaused):
-		return fmt.Errorf("%w\nGo on with `skep service update --resume %s`, or go back with `skep service rollback %s`", err, name, name)
+		return plain.Errorf("%w\nGo on with `skep service update --resume %s`, or go back with `skep service rollback %s`", err, name, name)
 	}
 	return err
 }
 
-func warnings(w io.Writer, list []string) {
+func (a *app) warnings(list []string) {
 	for _, s := range list {
-		fmt.Fprintf(w, "Warning: %s\n", s)
+		a.warnf("%s", s)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"skep.dev/libs/member"
+	"skep.dev/services/skep/cli/plain"
 )
 
 // unit is the systemd unit deploy/install.sh puts in place.
@@ -24,7 +25,7 @@ func launch(ctx context.Context, p Paths, log string) error {
 	if underSystemd(p) {
 		out, err := exec.CommandContext(ctx, "systemctl", "enable", "--now", unit).CombinedOutput()
 		if err != nil {
-			return fmt.Errorf("start %s: %w: %s", unit, err, strings.TrimSpace(string(out)))
+			return plain.Errorf("start %s: %w\n%w", unit, err, lines(strings.Split(strings.TrimSpace(string(out)), "\n")))
 		}
 		return awaitReady(ctx, p, nil)
 	}
@@ -78,7 +79,7 @@ func awaitReady(ctx context.Context, p Paths, exited <-chan error) error {
 		}
 		select {
 		case err := <-exited:
-			return fmt.Errorf("the daemon ended (%v); the last it said:\n%s", err, tail(p.Log(), 10))
+			return plain.Errorf("the daemon ended (%v); the last it said:\n%w", err, tail(p.Log(), 10))
 		case <-ctx.Done():
 			return fmt.Errorf("the daemon is not ready yet: %w; it goes on in the background, its log is %s", ctx.Err(), p.Log())
 		case <-tick.C:
@@ -86,24 +87,33 @@ func awaitReady(ctx context.Context, p Paths, exited <-chan error) error {
 	}
 }
 
-// tail returns the last n lines of a file.
-func tail(path string, n int) string {
+// lines is an error of several lines.
+func lines(text []string) error {
+	var all []any
+	for _, l := range text {
+		all = append(all, l)
+	}
+	return plain.Errorf(strings.TrimSuffix(strings.Repeat("%s\n", len(all)), "\n"), all...)
+}
+
+// tail is the last n lines of a file, or why there are none.
+func tail(path string, n int) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return err.Error()
+		return err
 	}
 	defer f.Close()
 	if st, err := f.Stat(); err == nil && st.Size() > 1<<16 {
 		if _, err := f.Seek(-1<<16, io.SeekEnd); err != nil {
-			return err.Error()
+			return err
 		}
 	}
 	b, err := io.ReadAll(f)
 	if err != nil {
-		return err.Error()
+		return err
 	}
-	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+	all := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return lines(all[max(0, len(all)-n):])
 }
 
 // holdPID takes the node for this process and says so in the pid file. The lock ends with the process however it ends.

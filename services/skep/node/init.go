@@ -19,6 +19,7 @@ import (
 	"skep.dev/libs/member"
 	"skep.dev/libs/pki"
 	vault "skep.dev/services/secrets-vault"
+	"skep.dev/services/skep/cli/plain"
 )
 
 // startLimit bounds how long init and join wait for the daemon.
@@ -62,7 +63,7 @@ func initCommand() *cobra.Command {
 					return fmt.Errorf("start the node: %w", err)
 				}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "Swarm initialized: current node (%s) is now a manager.\n\n"+
+			plain.Fprintf(cmd.OutOrStdout(), "Swarm initialized: current node (%s) is now a manager.\n\n"+
 				"To add a worker to this swarm, run the following command:\n\n    skep join --token %s %s\n\n"+
 				"To add a manager to this swarm, run 'skep join-token manager' and follow the instructions.\n",
 				rec.NodeID, token, rec.Advertise)

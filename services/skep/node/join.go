@@ -16,6 +16,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/join"
 	"skep.dev/libs/pki"
+	"skep.dev/services/skep/cli/plain"
 )
 
 func joinCommand(version string) *cobra.Command {
@@ -54,7 +55,7 @@ func joinCommand(version string) *cobra.Command {
 					return fmt.Errorf("start the node: %w", err)
 				}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "This node joined a swarm as a %s.\n", rec.Role)
+			plain.Fprintf(cmd.OutOrStdout(), "This node joined a swarm as a %s.\n", rec.Role)
 			return nil
 		},
 	}
@@ -123,13 +124,22 @@ func workerAddr(flag, manager string) (string, error) {
 
 // clock is this machine's, shifted by SKEP_CLOCK_OFFSET (a duration): tests join with a clock that is wrong.
 func clock() (func() time.Time, error) {
-	s := os.Getenv("SKEP_CLOCK_OFFSET")
+	d, err := envDuration("SKEP_CLOCK_OFFSET")
+	if err != nil || d == 0 {
+		return time.Now, err
+	}
+	return func() time.Time { return time.Now().Add(d) }, nil
+}
+
+// envDuration is a duration that tests give in the environment, 0 when they do not.
+func envDuration(name string) (time.Duration, error) {
+	s := os.Getenv(name)
 	if s == "" {
-		return time.Now, nil
+		return 0, nil
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil {
-		return nil, fault.Invalid("SKEP_CLOCK_OFFSET: %v", err)
+		return 0, fault.Invalid("%s: %v", name, err)
 	}
-	return func() time.Time { return time.Now().Add(d) }, nil
+	return d, nil
 }

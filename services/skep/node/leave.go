@@ -13,6 +13,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/member"
+	"skep.dev/services/skep/cli/plain"
 )
 
 func leaveCommand() *cobra.Command {
@@ -42,7 +43,7 @@ func leaveCommand() *cobra.Command {
 			if err := depart(ctx, p.paths, force, p.logLevel); err != nil {
 				return err
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), "Node left the swarm.")
+			plain.Fprintf(cmd.OutOrStdout(), "Node left the swarm.\n")
 			return nil
 		},
 	}

@@ -1,7 +1,7 @@
 package node
 
 import (
-	"errors"
+	"fmt"
 	"net"
 	"strconv"
 
@@ -54,7 +54,7 @@ func renumber(p Paths, rec *Record, advertise, dataPath string, log *zap.Logger)
 		}
 	})
 	if err != nil {
-		return nil, errors.Join(errors.New("change the node's address"), err)
+		return nil, fmt.Errorf("change the node's address: %w", err)
 	}
 	log.Info("this node has another address", zap.String("advertise", rec.Advertise), zap.String("data_path", rec.Underlay()),
 		zap.String("advertise_before", was.Advertise), zap.String("data_path_before", was.Underlay()))

@@ -50,9 +50,14 @@ func (d *Daemon) start(ctx context.Context) error {
 
 func (l *localServices) startManager(ctx context.Context) (*nats.Conn, error) {
 	d := l.d
+	retire, err := envDuration("SKEP_RETIRE_AFTER")
+	if err != nil {
+		return nil, err
+	}
 	b, err := bus.NewManager(bus.Config{
 		NodeID: d.rec.NodeID, DataDir: d.paths.Bus(), Listen: d.rec.Listen, Advertise: d.rec.Advertise,
 		RoutePort: d.rec.RoutePort, TLS: d.store, Witness: d.rec.Witness, Log: d.log.Named("bus"), Metrics: d.metrics,
+		RetireAfter: retire,
 	}, d.paths.Broker())
 	if err != nil {
 		return nil, err

@@ -92,7 +92,7 @@ func reverse(name string) (addr netip.Addr, complete, ok bool) {
 func labels(name string, most int, f func(i int, label string) bool) (n int, ok bool) {
 	for name != "" {
 		i := strings.LastIndexByte(name, '.')
-		if n == most || len(name) == i+1 || !f(n, name[i+1:]) {
+		if n == most || i == 0 || len(name) == i+1 || !f(n, name[i+1:]) {
 			return n, false
 		}
 		n++

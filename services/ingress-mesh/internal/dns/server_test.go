@@ -219,8 +219,8 @@ func TestEveryTaskHasItsOwnNames(t *testing.T) {
 func sockets(t testing.TB, path string) string {
 	t.Helper()
 	var out []byte
-	err := nsfs.In(path, func() (err error) {
-		out, err = exec.Command("sh", "-c", "cat /proc/thread-self/net/udp /proc/thread-self/net/tcp | grep -i ' 0B00007F:0035 ' | grep -v ' 06 '").Output()
+	err := nsfs.In(path, func() error {
+		out, _ = exec.Command("sh", "-c", "cat /proc/thread-self/net/udp /proc/thread-self/net/tcp | grep -i ' 0B00007F:0035 ' | grep -v ' 06 '").Output() // grep fails when it finds none
 		return nil
 	})
 	if err != nil {

@@ -28,6 +28,7 @@ type space struct {
 	id    nsfs.ID
 	tasks map[string]Attachment // by task: what this process attached
 
+	said    string   // of what was left out of the network last
 	settled *settled // nil while the namespace is not known to be right
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/subject"
 )
 
 // userPrefix begins the identity of a person's certificate.
@@ -35,7 +36,12 @@ func (c Context) Inbox() (string, error) {
 	return inbox(id), nil
 }
 
-func inbox(id *pki.Store) string { return "_INBOX_" + id.Identity().NodeID }
+func inbox(id *pki.Store) string {
+	if id.Identity().UserRole == pki.Viewer {
+		return subject.ViewerInbox(id.Identity().NodeID)
+	}
+	return subject.Inbox(id.Identity().NodeID)
+}
 
 // identity checks that certificate, key and CA fit together.
 func (c Context) identity() (*pki.Store, error) {

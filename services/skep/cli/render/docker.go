@@ -1,9 +1,8 @@
 package render
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"io"
 	"net/netip"
 	"os"
@@ -39,21 +38,18 @@ func Inspect(w io.Writer, objs []any, format string) error {
 		if _, is := o.(map[string]any); is {
 			tp.Option("missingkey=error") // a field nobody has is a mistake, as it is in a struct
 		}
-		var b bytes.Buffer
-		if err := tp.Execute(&b, o); err != nil {
+		err := Execute(w, tp, o)
+		if fe := (*ErrFormat)(nil); errors.As(err, &fe) {
 			// Docker falls back on the plain JSON names, so that a template may use either.
 			raw, merr := json.Marshal(o)
 			var m any
-			if merr == nil && json.Unmarshal(raw, &m) == nil {
-				b.Reset()
-				if terr := tp.Option("missingkey=error").Execute(&b, m); terr == nil {
-					fmt.Fprintln(w, b.String())
-					continue
-				}
+			if merr == nil && json.Unmarshal(raw, &m) == nil && Execute(w, tp.Option("missingkey=error"), m) == nil {
+				continue
 			}
-			return &ErrFormat{err}
 		}
-		fmt.Fprintln(w, b.String())
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

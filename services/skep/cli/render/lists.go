@@ -11,6 +11,7 @@ import (
 	"time"
 
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/plain"
 )
 
 // Mode names a service's mode.
@@ -219,7 +220,7 @@ func Tasks(list []*skepv1.Task, o TaskOptions) *Table {
 			errText = strings.Join(strings.Fields(k.GetStatus().GetHealthOutput()), " ")
 		}
 		if !o.NoTrunc {
-			id, image, errText = ShortID(id), Image(image), Truncate(errText, 30)
+			id, image, errText = ShortID(id), Image(image), plain.Cut(errText, 30)
 		}
 		if errText != "" {
 			errText = `"` + errText + `"`

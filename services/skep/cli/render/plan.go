@@ -7,14 +7,15 @@ import (
 	"text/tabwriter"
 
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/plain"
 )
 
 // Plan prints what a change would do.
 func Plan(w io.Writer, name string, p *skepv1.PlanReply) {
 	if len(p.Operations) == 0 {
-		fmt.Fprintf(w, "Nothing to do: service %s is as it should be.\n", name)
+		plain.Fprintf(w, "Nothing to do: service %s is as it should be.\n", name)
 	} else {
-		fmt.Fprintf(w, "Plan for service %s (nothing was changed):\n", name)
+		plain.Fprintf(w, "Plan for service %s (nothing was changed):\n", name)
 		operations(w, p.Operations)
 	}
 	placing(w, p.Placing)
@@ -31,7 +32,7 @@ func operations(w io.Writer, ops []*skepv1.Operation) {
 				text += " (" + o.Reason + ")"
 			}
 		}
-		fmt.Fprintf(w, "  %s\n", text)
+		plain.Fprintf(w, "  %s\n", text)
 		if n[o.Verb] == 0 {
 			order = append(order, o.Verb)
 		}
@@ -45,7 +46,7 @@ func operations(w io.Writer, ops []*skepv1.Operation) {
 	if len(ops) == 1 {
 		unit = "operation"
 	}
-	fmt.Fprintf(w, "%d %s: %s\n", len(ops), unit, strings.Join(sum, ", "))
+	plain.Fprintf(w, "%d %s: %s\n", len(ops), unit, strings.Join(sum, ", "))
 }
 
 // placing prints, filter by filter, the nodes a task cannot use, and those it can.
@@ -53,7 +54,7 @@ func placing(w io.Writer, p *skepv1.Placing) {
 	if p == nil || p.Summary == "" && len(p.Filters) == 0 && len(p.Candidates) == 0 {
 		return
 	}
-	fmt.Fprintf(w, "\nPlacement: %s\n", p.Summary)
+	plain.Fprintf(w, "\nPlacement: %s\n", p.Summary)
 	for _, f := range p.Filters {
 		if len(f.Removed) == 0 {
 			continue
@@ -62,35 +63,35 @@ func placing(w io.Writer, p *skepv1.Placing) {
 		if text == "" {
 			text = fmt.Sprintf("%d of %d nodes", len(f.Removed), p.Nodes)
 		}
-		fmt.Fprintf(w, "  %s: %s\n", f.Filter, text)
+		plain.Fprintf(w, "  %s: %s\n", f.Filter, text)
 		for i, r := range f.Removed {
 			if i == 20 {
-				fmt.Fprintf(w, "    … and %d more\n", len(f.Removed)-i)
+				plain.Fprintf(w, "    … and %d more\n", len(f.Removed)-i)
 				break
 			}
 			host := r.Hostname
 			if host == "" {
 				host = ShortID(r.NodeId)
 			}
-			fmt.Fprintf(w, "    %s: %s\n", host, dash(r.Reason))
+			plain.Fprintf(w, "    %s: %s\n", host, dash(r.Reason))
 		}
 	}
 	if len(p.Candidates) == 0 {
 		return
 	}
-	fmt.Fprintln(w, "  nodes that suit, best first:")
+	plain.Fprintf(w, "  nodes that suit, best first:\n")
 	tw := tabwriter.NewWriter(w, 4, 1, 3, ' ', 0)
-	fmt.Fprintln(tw, "    NODE\tSCORE\tOF THIS SERVICE\tTASKS\tREASON")
+	plain.Fprintf(tw, "    NODE\tSCORE\tOF THIS SERVICE\tTASKS\tREASON\n")
 	for i, c := range p.Candidates {
 		if i == 10 {
-			fmt.Fprintf(tw, "    … and %d more\n", len(p.Candidates)-i)
+			plain.Fprintf(tw, "    … and %d more\n", len(p.Candidates)-i)
 			break
 		}
 		host := c.Hostname
 		if host == "" {
 			host = ShortID(c.NodeId)
 		}
-		fmt.Fprintf(tw, "    %s\t%.3g\t%d\t%d\t%s\n", host, c.Score, c.ServiceTasks, c.Tasks, dash(c.Reason))
+		plain.Fprintf(tw, "    %s\t%.3g\t%d\t%d\t%s\n", host, c.Score, c.ServiceTasks, c.Tasks, dash(c.Reason))
 	}
 	_ = tw.Flush() // to the same writer as everything above
 }
@@ -98,17 +99,17 @@ func placing(w io.Writer, p *skepv1.Placing) {
 // Explain prints why a service stands where it does.
 func Explain(w io.Writer, r *skepv1.ExplainReply) {
 	s := r.Service
-	fmt.Fprintf(w, "Service %s: %s, %s running\n", s.GetSpec().GetName(), Mode(s.GetSpec().GetMode()), Replicas(s))
+	plain.Fprintf(w, "Service %s: %s, %s running\n", s.GetSpec().GetName(), Mode(s.GetSpec().GetMode()), Replicas(s))
 	if u := s.GetUpdateStatus(); u.GetState() != "" {
-		fmt.Fprintf(w, "Update: %s%s\n", strings.ReplaceAll(u.State, "_", " "), prefixed(": ", u.Message))
+		plain.Fprintf(w, "Update: %s%s\n", strings.ReplaceAll(u.State, "_", " "), prefixed(": ", u.Message))
 	}
 	if len(r.Waiting) == 0 {
-		fmt.Fprintln(w, "\nNo task waits.")
+		plain.Fprintf(w, "\nNo task waits.\n")
 	} else {
-		fmt.Fprintf(w, "\nTasks that do not run:\n")
+		plain.Fprintf(w, "\nTasks that do not run:\n")
 		for i, t := range r.Waiting {
 			if i == 20 {
-				fmt.Fprintf(w, "  … and %d more\n", len(r.Waiting)-i)
+				plain.Fprintf(w, "  … and %d more\n", len(r.Waiting)-i)
 				break
 			}
 			why := t.GetStatus().GetErr()
@@ -123,12 +124,12 @@ func Explain(w io.Writer, r *skepv1.ExplainReply) {
 			if name == "" {
 				name = fmt.Sprintf("%s.%d", s.GetSpec().GetName(), t.Slot)
 			}
-			fmt.Fprintf(w, "  %s: %s%s%s\n", name, StateWord(t.GetStatus().GetState()), on, prefixed(": ", why))
+			plain.Fprintf(w, "  %s: %s%s%s\n", name, StateWord(t.GetStatus().GetState()), on, prefixed(": ", why))
 		}
 	}
 	placing(w, r.Placing)
 	if len(r.Next) > 0 {
-		fmt.Fprintln(w, "\nNext:")
+		plain.Fprintf(w, "\nNext:\n")
 		operations(w, r.Next)
 	}
 }

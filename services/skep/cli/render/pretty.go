@@ -1,7 +1,6 @@
 package render
 
 import (
-	"fmt"
 	"io"
 	"math/big"
 	"sort"
@@ -11,13 +10,14 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/plain"
 )
 
 // page writes the indented "Key: value" text of inspect --pretty.
 type page struct{ w io.Writer }
 
 func (p page) line(indent int, format string, a ...any) {
-	fmt.Fprintf(p.w, strings.Repeat(" ", indent)+format+"\n", a...)
+	plain.Fprintf(p.w, strings.Repeat(" ", indent)+format+"\n", a...)
 }
 
 // field writes one value, unless it is empty.

@@ -3,7 +3,6 @@ package render
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"io"
 	"strings"
 	"text/tabwriter"
@@ -11,6 +10,8 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+
+	"skep.dev/services/skep/cli/plain"
 )
 
 // Column is one placeholder of a list and its heading.
@@ -30,7 +31,16 @@ type Table struct {
 	// Key is the field that --quiet prints.
 	Key  string
 	Rows []Row
+	// Wide leaves long values whole where they stand before others.
+	Wide bool
 }
+
+// One endless host name must not push every row off the screen: where others follow, maxCell is how many characters of
+// a value are shown and MaxName how many of a node's own words for itself.
+const (
+	maxCell = 256
+	MaxName = 64
+)
 
 // ErrFormat wraps mistakes in a --format template.
 type ErrFormat struct{ Err error }
@@ -42,7 +52,7 @@ func (e *ErrFormat) Unwrap() error { return e.Err }
 func (t *Table) Print(w io.Writer, format string, quiet bool) error {
 	if quiet && (format == "" || format == "table") {
 		for _, r := range t.Rows {
-			if _, err := fmt.Fprintln(w, r[t.Key]); err != nil {
+			if _, err := plain.Fprintf(w, "%s\n", r[t.Key]); err != nil {
 				return err
 			}
 		}
@@ -50,6 +60,7 @@ func (t *Table) Print(w io.Writer, format string, quiet bool) error {
 	}
 	tmpl, table := strings.CutPrefix(format, "table")
 	tmpl = strings.TrimSpace(tmpl)
+	cut := false
 	switch {
 	case format == "json" || format == "{{json .}}":
 		for _, r := range t.Rows {
@@ -60,6 +71,7 @@ func (t *Table) Print(w io.Writer, format string, quiet bool) error {
 		return nil
 	case format == "" || table && tmpl == "":
 		tmpl, table = t.defaultTemplate(), true
+		cut = !t.Wide
 	}
 	tmpl = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(tmpl)
 	tp, err := NewTemplate(tmpl)
@@ -69,7 +81,7 @@ func (t *Table) Print(w io.Writer, format string, quiet bool) error {
 	tp.Option("missingkey=error")
 	if !table {
 		for _, r := range t.Rows {
-			if err := execute(w, tp, r); err != nil {
+			if err := Execute(w, tp, r); err != nil {
 				return err
 			}
 		}
@@ -81,11 +93,15 @@ func (t *Table) Print(w io.Writer, format string, quiet bool) error {
 	for _, c := range t.Columns {
 		head[c.Field] = c.Header
 	}
-	if err := execute(tw, tp, head); err != nil {
+	if err := Execute(tw, tp, head); err != nil {
 		return err
 	}
+	last := tmpl[strings.LastIndexByte(tmpl, '\t')+1:]
 	for _, r := range t.Rows {
-		if err := execute(tw, tp, r); err != nil {
+		if cut {
+			r = r.cut(last)
+		}
+		if err := Execute(tw, tp, r); err != nil {
 			return err
 		}
 	}
@@ -94,6 +110,22 @@ func (t *Table) Print(w io.Writer, format string, quiet bool) error {
 	}
 	_, err = w.Write(b.Bytes())
 	return err
+}
+
+// cut shortens the values of a row, but not those that last, the template of the last column, shows.
+func (r Row) cut(last string) Row {
+	out := make(Row, len(r))
+	for k, v := range r {
+		switch {
+		case strings.Contains(last, "."+k):
+			out[k] = v
+		case k == "Hostname", k == "Node", k == "EngineVersion":
+			out[k] = plain.Cut(v, MaxName)
+		default:
+			out[k] = plain.Cut(v, maxCell)
+		}
+	}
+	return out
 }
 
 func (t *Table) defaultTemplate() string {
@@ -107,54 +139,33 @@ func (t *Table) defaultTemplate() string {
 	return strings.Join(f, "\t")
 }
 
-func execute(w io.Writer, tp *template.Template, r Row) error {
+// Execute writes what a template makes of v, on a line of its own.
+func Execute(w io.Writer, tp *template.Template, v any) error {
 	var b bytes.Buffer
-	if err := tp.Execute(&b, r); err != nil {
+	if err := tp.Execute(&b, v); err != nil {
 		return &ErrFormat{err}
 	}
-	_, err := fmt.Fprintln(w, b.String())
-	return err
-}
-
-func writeJSONLine(w io.Writer, v any) error {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(v); err != nil {
-		return err
-	}
+	b.WriteByte('\n')
 	_, err := w.Write(b.Bytes())
 	return err
 }
 
-// NewTemplate parses a --format template with Docker's functions.
-func NewTemplate(text string) (*template.Template, error) {
-	return template.New("").Funcs(template.FuncMap{
-		"json": func(v any) (string, error) {
-			var b bytes.Buffer
-			e := json.NewEncoder(&b)
-			e.SetEscapeHTML(false)
-			err := e.Encode(v)
-			return strings.TrimSpace(b.String()), err
-		},
-		"split": strings.Split, "join": strings.Join, "title": title, "lower": strings.ToLower, "upper": strings.ToUpper,
-		"pad": func(s string, before, after int) string {
-			return strings.Repeat(" ", before) + s + strings.Repeat(" ", after)
-		},
-		"truncate": func(s string, n int) string {
-			if len(s) > n {
-				return s[:n]
-			}
-			return s
-		},
-	}).Parse(text)
+func writeJSONLine(w io.Writer, v any) error {
+	b, err := jsonLine(v)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(b)
+	return err
 }
 
-func title(s string) string {
-	if s == "" {
-		return s
-	}
-	return strings.ToUpper(s[:1]) + s[1:]
+// jsonLine is v as JSON on one line.
+func jsonLine(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return plain.JSON(b.Bytes()), err
 }
 
 // JSON writes API objects as one document: an array of protojson objects with the field names of the .proto files.
@@ -196,7 +207,7 @@ func indented(w io.Writer, v any) error {
 	if err := e.Encode(v); err != nil {
 		return err
 	}
-	_, err := w.Write(b.Bytes())
+	_, err := w.Write(plain.JSON(b.Bytes()))
 	return err
 }
 

@@ -5,7 +5,6 @@ import (
 	"sort"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -103,15 +102,6 @@ func Image(ref string) string {
 		return name + "@" + digest
 	}
 	return name
-}
-
-// Truncate cuts s to n characters, the last of them an ellipsis.
-func Truncate(s string, n int) string {
-	if utf8.RuneCountInString(s) <= n {
-		return s
-	}
-	r := []rune(s)
-	return string(r[:n-1]) + "…"
 }
 
 // Ports lists the ingress ports of a service, neighbours merged: *:8080->80/tcp, *:9000-9002->9000-9002/tcp.

@@ -16,6 +16,11 @@ func (f *Flags) Spec(image string, args []string) (_ *skepv1.ServiceSpec, err er
 	if image == "" {
 		return nil, invalidf("ContainerSpec: image reference must be provided")
 	}
+	for _, arg := range append([]string{image}, args...) {
+		if err := readable(arg); err != nil {
+			return nil, err
+		}
+	}
 	if err := f.createMode(s); err != nil {
 		return nil, err
 	}

@@ -2,8 +2,7 @@ package specflag
 
 import (
 	"bufio"
-	"encoding/csv"
-	"fmt"
+	"io"
 	"net"
 	"os"
 	"regexp"
@@ -69,7 +68,9 @@ func environment(getenv func(string) (string, bool), files, vars []string) ([]st
 			if !ok {
 				continue
 			}
-			e = k + "=" + v
+			if e = k + "=" + v; readable(e) != nil {
+				return nil, readable(e)
+			}
 		}
 		if i, ok := at[k]; ok {
 			out[i] = e
@@ -87,12 +88,27 @@ func readEnvFile(path string) ([]string, error) {
 		return nil, invalidf("read --env-file: %v", err)
 	}
 	defer f.Close()
+	return parseEnvFile(path, f)
+}
+
+// maxEnvLine is the longest line of an --env-file.
+const maxEnvLine = 1 << 20
+
+// parseEnvFile reads KEY=value and KEY lines; empty ones and those that begin with # are passed over.
+func parseEnvFile(path string, r io.Reader) ([]string, error) {
 	var out []string
-	sc := bufio.NewScanner(f)
+	sc := bufio.NewScanner(r)
+	sc.Buffer(nil, maxEnvLine)
 	for n := 1; sc.Scan(); n++ {
-		line := strings.TrimLeft(strings.TrimPrefix(sc.Text(), "\uFEFF"), " \t")
-		if line == "" || strings.HasPrefix(line, "#") {
+		line := sc.Text()
+		if n == 1 {
+			line = strings.TrimPrefix(line, "\uFEFF")
+		}
+		if line = strings.TrimLeft(line, " \t"); line == "" || strings.HasPrefix(line, "#") {
 			continue
+		}
+		if err := readable(line); err != nil {
+			return nil, invalidf("%s:%d: %v", path, n, err)
 		}
 		k, _, _ := strings.Cut(line, "=")
 		if k == "" || strings.ContainsAny(k, " \t") {
@@ -101,7 +117,7 @@ func readEnvFile(path string) ([]string, error) {
 		out = append(out, line)
 	}
 	if err := sc.Err(); err != nil {
-		return nil, fmt.Errorf("read --env-file %s: %w", path, err)
+		return nil, invalidf("read --env-file %s: %v: a line holds at most %d bytes", path, err, maxEnvLine)
 	}
 	return out, nil
 }
@@ -121,12 +137,12 @@ func ParseNetwork(s string) (*skepv1.NetworkAttachment, error) {
 		}
 		return checkNetwork(&skepv1.NetworkAttachment{Target: s})
 	}
-	fields, err := csv.NewReader(strings.NewReader(s)).Read()
+	parts, err := fields(s)
 	if err != nil {
 		return nil, invalidf("invalid network %q: %v", s, err)
 	}
 	n := &skepv1.NetworkAttachment{}
-	for _, f := range fields {
+	for _, f := range parts {
 		k, v, ok := strings.Cut(f, "=")
 		if !ok || k == "" {
 			return nil, invalidf("invalid field '%s' must be a key=value pair", f)
@@ -172,11 +188,11 @@ func parseFile(s string) (*skepv1.FileReference, error) {
 		r.Name, r.Target = s, s
 		return r, nil
 	}
-	fields, err := csv.NewReader(strings.NewReader(s)).Read()
+	parts, err := fields(s)
 	if err != nil {
 		return nil, invalidf("invalid value %q: %v", s, err)
 	}
-	for _, f := range fields {
+	for _, f := range parts {
 		k, v, ok := strings.Cut(f, "=")
 		if !ok || k == "" {
 			return nil, invalidf("invalid field '%s' must be a key=value pair", f)
@@ -212,7 +228,7 @@ func parseFile(s string) (*skepv1.FileReference, error) {
 // parseHost turns host:ip into the "IP host" form of the spec.
 func parseHost(s string) (string, error) {
 	host, ip, ok := strings.Cut(s, ":")
-	if !ok || host == "" {
+	if !ok || host == "" || strings.ContainsFunc(host, notInName) {
 		return "", invalidf("bad format for add-host: %q: it must be host:ip", s)
 	}
 	ip = strings.TrimSuffix(strings.TrimPrefix(ip, "["), "]")
@@ -222,6 +238,9 @@ func parseHost(s string) (string, error) {
 	return ip + " " + host, nil
 }
 
+// notInName: what would end a name in a file of hosts, or begin a comment there.
+func notInName(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) || r == '#' }
+
 func parseIP(s string) (string, error) {
 	ip := net.ParseIP(strings.TrimSpace(s))
 	if ip == nil {
@@ -230,7 +249,7 @@ func parseIP(s string) (string, error) {
 	return ip.String(), nil
 }
 
-var domain = regexp.MustCompile(`^(:?(:?[a-zA-Z0-9]|(:?[a-zA-Z0-9][a-zA-Z0-9\-]*[a-zA-Z0-9]))(:?\.(:?[a-zA-Z0-9]|(:?[a-zA-Z0-9][a-zA-Z0-9\-]*[a-zA-Z0-9])))*)\.?\s*$`)
+var domain = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*\.?$`)
 
 func parseDomain(s string) (string, error) {
 	s = strings.TrimSpace(s)

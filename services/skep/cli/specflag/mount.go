@@ -1,7 +1,6 @@
 package specflag
 
 import (
-	"encoding/csv"
 	"strconv"
 	"strings"
 
@@ -25,13 +24,13 @@ func MountType(t skepv1.Mount_Type) string {
 
 // ParseMount reads one --mount value: comma separated key=value pairs, quoted as CSV where a value holds a comma.
 func ParseMount(s string) (*skepv1.Mount, error) {
-	fields, err := csv.NewReader(strings.NewReader(s)).Read()
+	parts, err := fields(s)
 	if err != nil {
 		return nil, invalidf("invalid mount %q: %v", s, err)
 	}
 	m := &skepv1.Mount{}
 	used := map[string]string{} // option family → the key that used it
-	for _, f := range fields {
+	for _, f := range parts {
 		key, val, hasVal := strings.Cut(f, "=")
 		key = strings.ToLower(strings.TrimSpace(key))
 		flag := key == "readonly" || key == "ro" || key == "volume-nocopy" || key == "bind-create-src"

@@ -1,7 +1,6 @@
 package specflag
 
 import (
-	"encoding/csv"
 	"fmt"
 	"net"
 	"strconv"
@@ -24,12 +23,12 @@ func ParsePorts(s string) ([]*skepv1.PortConfig, error) {
 }
 
 func parseLongPort(s string) (*skepv1.PortConfig, error) {
-	fields, err := csv.NewReader(strings.NewReader(s)).Read()
+	parts, err := fields(s)
 	if err != nil {
 		return nil, invalidf("invalid port %q: %v", s, err)
 	}
 	p := &skepv1.PortConfig{Protocol: "tcp"}
-	for _, f := range fields {
+	for _, f := range parts {
 		key, val, ok := strings.Cut(f, "=")
 		if !ok || key == "" {
 			return nil, invalidf("invalid field: %s", f)

@@ -1,7 +1,11 @@
 package specflag
 
 import (
+	"encoding/csv"
+	"errors"
+	"io"
 	"strings"
+	"unicode/utf8"
 )
 
 // scalar is a flag that holds one parsed value and knows whether it was given.
@@ -14,6 +18,9 @@ type scalar[T any] struct {
 }
 
 func (s *scalar[T]) Set(in string) error {
+	if err := readable(in); err != nil {
+		return err
+	}
 	v, err := s.parse(in)
 	if err != nil {
 		return err
@@ -40,6 +47,9 @@ type list[T any] struct {
 }
 
 func (l *list[T]) Set(in string) error {
+	if err := readable(in); err != nil {
+		return err
+	}
 	v, err := l.parse(in)
 	if err != nil {
 		return err
@@ -78,6 +88,31 @@ func splitCommas(s string) ([]string, error) {
 		if out[i] = strings.TrimSpace(v); out[i] == "" {
 			return nil, invalidf("%q has an empty part", s)
 		}
+	}
+	return out, nil
+}
+
+// readable refuses what no spec can hold: bytes that are no UTF-8, and NUL, which ends a string for the kernel.
+func readable(s string) error {
+	switch {
+	case !utf8.ValidString(s):
+		return invalidf("%q is not UTF-8", s)
+	case strings.ContainsRune(s, 0):
+		return invalidf("%q holds a NUL", s)
+	}
+	return nil
+}
+
+// fields are the parts of a value of the form key=value,…, quoted as CSV where one holds a comma. All of the value is
+// one record: nothing of it is passed over.
+func fields(s string) ([]string, error) {
+	r := csv.NewReader(strings.NewReader(s))
+	out, err := r.Read()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := r.Read(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("it has more than one line")
 	}
 	return out, nil
 }

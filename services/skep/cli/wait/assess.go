@@ -11,6 +11,7 @@ import (
 	"skep.dev/libs/restart"
 	specs "skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/plain"
 	"skep.dev/services/skep/cli/render"
 )
 
@@ -259,7 +260,7 @@ func why(st *skepv1.TaskStatus) string {
 		waits = "unhealthy"
 	}
 	if out := strings.Join(strings.Fields(st.GetHealthOutput()), " "); out != "" {
-		waits += ": " + render.Truncate(out, 200)
+		waits += ": " + plain.Cut(out, 200)
 	}
 	return waits
 }

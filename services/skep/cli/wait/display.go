@@ -1,13 +1,13 @@
 package wait
 
 import (
-	"bytes"
 	"fmt"
 	"sort"
 	"strings"
 	"time"
 
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/plain"
 	"skep.dev/services/skep/cli/render"
 )
 
@@ -17,6 +17,7 @@ const maxBars = 20
 // display draws progress: in place on a terminal, one line per change elsewhere.
 type display struct {
 	o        Options
+	out      *plain.Writer
 	height   int // lines the last drawing took
 	notes    map[string]bool
 	lastSum  string
@@ -29,12 +30,12 @@ type display struct {
 }
 
 func newDisplay(o Options) *display {
-	return &display{o: o, first: true, notes: map[string]bool{}, shown: map[string]string{}, causes: map[string]string{}}
+	return &display{o: o, out: plain.NewWriter(o.Out), first: true, notes: map[string]bool{}, shown: map[string]string{}, causes: map[string]string{}}
 }
 
 func (d *display) line(format string, a ...any) {
 	if !d.o.Quiet {
-		fmt.Fprintf(d.o.Out, format+"\n", a...)
+		plain.Notef(d.out, format+"\n", a...)
 	}
 }
 
@@ -108,7 +109,7 @@ func bars(p *Progress, left time.Duration, extra string, width int) []string {
 		out = append(out, fmt.Sprintf("verify: Waiting %d seconds to verify that tasks are stable...", int((left+time.Second-1)/time.Second)))
 	}
 	for i := range out {
-		out[i] = render.Truncate(out[i], max(20, width-1))
+		out[i] = plain.Cut(plain.Cell(out[i]), max(20, width-1))
 	}
 	return out
 }
@@ -168,22 +169,23 @@ func summary(p *Progress) string {
 }
 
 func (d *display) repaint(lines []string) {
-	var b bytes.Buffer
+	up := func(n int) plain.Code { return plain.Code(fmt.Sprintf("\x1b[%dA", n)) }
+	var parts []any
 	if d.height > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA", d.height)
+		parts = append(parts, up(d.height))
 	}
 	for _, l := range lines {
-		fmt.Fprintf(&b, "\r\x1b[2K%s\n", l)
+		parts = append(parts, plain.Code("\r\x1b[2K"), l, plain.Code("\n"))
 	}
 	// What the last drawing had more of.
 	for i := len(lines); i < d.height; i++ {
-		b.WriteString("\r\x1b[2K\n")
+		parts = append(parts, plain.Code("\r\x1b[2K\n"))
 	}
 	if d.height > len(lines) {
-		fmt.Fprintf(&b, "\x1b[%dA", d.height-len(lines))
+		parts = append(parts, up(d.height-len(lines)))
 	}
 	d.height = len(lines)
-	_, _ = d.o.Out.Write(b.Bytes()) // a terminal that is gone is no reason to stop
+	_ = d.out.Draw(parts...) // a terminal that is gone is no reason to stop
 }
 
 // changes prints what is new since the last look.

@@ -8,11 +8,11 @@ package wait
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/plain"
 )
 
 // API is what waiting needs of the cluster.
@@ -55,13 +55,12 @@ var (
 )
 
 type outcome struct {
-	kind error
-	text string
+	kind, text error
 }
 
-func (o *outcome) Error() string { return o.text }
-func (o *outcome) Unwrap() error { return o.kind }
+func (o *outcome) Error() string   { return o.text.Error() }
+func (o *outcome) Unwrap() []error { return []error{o.kind, o.text} }
 
 func end(kind error, format string, a ...any) error {
-	return &outcome{kind, fmt.Sprintf(format, a...)}
+	return &outcome{kind, plain.Errorf(format, a...)}
 }

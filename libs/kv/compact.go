@@ -1,0 +1,255 @@
+package kv
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
+
+	"skep.dev/libs/subject"
+)
+
+// RetireAfter is how long a deletion's marker stays at least. Feeds that were away for longer notice by the checkpoint;
+// writers on the condition that a key never was (Batch.Bar) give up long before.
+const RetireAfter = 15 * time.Minute
+
+// lookEvery is how often a server looks which buckets it leads. A bucket that changes is read once in the time its markers
+// stay.
+const lookEvery = time.Minute
+
+// Compactor removes the markers of deletions from the buckets, after a checkpoint that makes up for them, and the ghosts
+// that a server's recovery brought back. CheckpointKey has the argument.
+//
+// Every manager runs one. It works on the streams that its own server leads, since the leader's store is the one whose
+// picture counts; should two work on one stream for a moment, the checkpoint's compare-and-set lets one through.
+// No clock is trusted: a marker's age is the time since this process has first read past it.
+type Compactor struct {
+	js    jetstream.JetStream
+	log   *zap.Logger
+	after time.Duration
+	known map[subject.Bucket]*progress
+
+	halfway error // of tests: a pass ends with it once the checkpoint is written
+}
+
+// progress is what is remembered of a bucket between two passes, while its stream is led here.
+type progress struct {
+	last  uint64    // the stream's last sequence at the last pass
+	at    time.Time // of the last pass
+	owes  bool      // markers were too young then
+	marks []mark
+}
+
+// mark: everything up to a sequence was there at a time.
+type mark struct {
+	through uint64
+	at      time.Time
+}
+
+// NewCompactor makes one; js must be connected to this manager's own server. retireAfter is how long markers stay at least,
+// 0 for RetireAfter.
+func NewCompactor(js jetstream.JetStream, log *zap.Logger, retireAfter time.Duration) *Compactor {
+	return &Compactor{js: js, log: log, after: cmp.Or(retireAfter, RetireAfter), known: map[subject.Bucket]*progress{}}
+}
+
+// Report is what a pass over one bucket found and did.
+type Report struct {
+	Bucket  subject.Bucket
+	Skipped string   // why the bucket was not looked at; empty when it was
+	Live    int      // keys with a value
+	Markers int      // deletions that are still marked
+	Retired int      // markers removed
+	Ghosts  []string // keys that had come back, and were removed
+}
+
+// Begin writes the first checkpoint of buckets that have none: at a manager's start, before its services read. Stores of
+// before checkpoints are cured by it. Where there is one, Run removes what came back; nobody sees it meanwhile.
+func (c *Compactor) Begin(ctx context.Context) {
+	for _, b := range Compacted() {
+		if have, err := Open(c.js, b).checkpoint(ctx); err == nil && have.revision == 0 {
+			c.pass(ctx, b)
+		}
+	}
+}
+
+// Run keeps the buckets small until ctx ends.
+func (c *Compactor) Run(ctx context.Context) {
+	tick := time.NewTicker(min(lookEvery, c.after))
+	defer tick.Stop()
+	for {
+		for _, b := range Compacted() {
+			if p := c.known[b]; p == nil || time.Since(p.at) >= c.after {
+				c.pass(ctx, b)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Compacted are the buckets that have checkpoints: all whose keys do not end by themselves.
+func Compacted() []subject.Bucket {
+	var out []subject.Bucket
+	for _, b := range subject.Buckets {
+		if compacted(b) {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// compacted: the lease bucket has a handful of keys whose names never change, each with a time to live in its own header,
+// which a recovered value brings back with it.
+func compacted(b subject.Bucket) bool { return b != subject.Lease }
+
+func (c *Compactor) pass(ctx context.Context, b subject.Bucket) {
+	r, err := c.Pass(ctx, b)
+	log := c.log.With(zap.String("bucket", string(b)))
+	if n := len(r.Ghosts); n > 0 {
+		const most = 20
+		log.Warn("keys that had been deleted came back with the store's recovery, and were removed",
+			zap.Int("keys", n), zap.Strings("names", r.Ghosts[:min(n, most)]))
+	}
+	switch {
+	case err != nil && ctx.Err() == nil:
+		log.Warn("bucket not compacted, trying again", zap.Error(err))
+	case r.Retired > 0:
+		log.Info("bucket compacted", zap.Int("live", r.Live), zap.Int("retired", r.Retired), zap.Int("markers", r.Markers))
+	}
+}
+
+// Pass looks at one bucket: removes ghosts, and retires markers that are old enough. What it did not get to, the next pass does.
+func (c *Compactor) Pass(ctx context.Context, bucket subject.Bucket) (Report, error) {
+	r := Report{Bucket: bucket}
+	b := Open(c.js, bucket)
+	st, err := c.js.Stream(ctx, bucket.Stream())
+	if err != nil {
+		return r, fmt.Errorf("look at the stream of bucket %s: %w", bucket, err)
+	}
+	info := st.CachedInfo()
+	if info.Cluster != nil && info.Cluster.Leader != c.js.Conn().ConnectedServerName() {
+		delete(c.known, bucket)
+		r.Skipped = "another server leads it"
+		return r, nil
+	}
+	p := c.known[bucket]
+	if p == nil {
+		p = &progress{}
+		c.known[bucket] = p
+	}
+	p.at = time.Now()
+	if p.last == info.State.LastSeq && p.last != 0 && !p.owes {
+		r.Skipped = "unchanged"
+		return r, nil
+	}
+	prior, err := b.checkpoint(ctx)
+	if err != nil {
+		return r, err
+	}
+	picture, err := scan(ctx, st)
+	if err != nil {
+		return r, fmt.Errorf("read bucket %s: %w", bucket, err)
+	}
+	if picture.through < prior.through {
+		return r, fmt.Errorf("the store of bucket %s ends at sequence %d, before its checkpoint (%d): it has lost messages", bucket, picture.through, prior.through)
+	}
+	next := checkpoint{through: picture.through}
+	settled := p.settled(c.after)
+	var ghosts, retire []message
+	newer, kept := 0, 0
+	for _, m := range picture.newest {
+		if m.key == CheckpointKey {
+			continue
+		}
+		if m.seq > prior.through {
+			newer++
+		}
+		switch {
+		case m.marker:
+			r.Markers++
+			if m.seq <= settled {
+				retire = append(retire, m)
+			}
+		case prior.ghost(m.seq):
+			ghosts = append(ghosts, m)
+		default:
+			if m.seq <= prior.through {
+				kept++
+			}
+			next.live = append(next.live, m.seq)
+		}
+	}
+	r.Live = len(next.live)
+	// A live key of the last checkpoint is still there, or has a newer message: what is missing beyond that was lost by the
+	// disk, and may still be on another replica. A checkpoint made now would bury it.
+	if lost := len(prior.live) - kept - newer; lost > 0 {
+		return r, fmt.Errorf("the store of bucket %s lacks %d keys that it had at sequence %d, with no deletion to tell why: it is damaged; not compacting it", bucket, lost, prior.through)
+	}
+	if len(retire) > 0 || prior.revision == 0 && picture.through > 0 {
+		if err := b.store(ctx, next, prior.revision); err != nil {
+			return r, fmt.Errorf("write the checkpoint of bucket %s: %w", bucket, err)
+		}
+		if c.halfway != nil {
+			return r, c.halfway
+		}
+	}
+	for _, m := range ghosts {
+		if err := purge(ctx, st, b, m); err != nil {
+			return r, err
+		}
+		r.Ghosts = append(r.Ghosts, m.key)
+	}
+	for _, m := range retire {
+		if err := purge(ctx, st, b, m); err != nil {
+			return r, err
+		}
+		r.Retired++
+		r.Markers--
+	}
+	p.seen(picture.through, r.Markers > 0)
+	return r, nil
+}
+
+// settled is the sequence up to which everything was there at least the given time ago.
+func (p *progress) settled(age time.Duration) uint64 {
+	var through uint64
+	for len(p.marks) > 0 && time.Since(p.marks[0].at) >= age {
+		through, p.marks = p.marks[0].through, p.marks[1:]
+	}
+	if through > 0 { // still so at the next pass, should this one fail
+		p.marks = append([]mark{{through: through}}, p.marks...)
+	}
+	return through
+}
+
+func (p *progress) seen(through uint64, owes bool) {
+	p.last, p.owes = through, owes
+	if n := len(p.marks); n == 0 || p.marks[n-1].through < through {
+		p.marks = append(p.marks, mark{through, time.Now()})
+	}
+}
+
+// store writes a checkpoint over the one at prior.
+func (b *Bucket) store(ctx context.Context, c checkpoint, prior uint64) error {
+	val, err := c.encode()
+	if err != nil {
+		return err
+	}
+	_, err = b.Update(ctx, CheckpointKey, val, prior)
+	return err
+}
+
+// purge removes a key's messages up to m. One that was written since stays.
+func purge(ctx context.Context, st jetstream.Stream, b *Bucket, m message) error {
+	err := st.Purge(ctx, jetstream.WithPurgeSubject(b.name.Key(m.key)), jetstream.WithPurgeSequence(m.seq+1))
+	if err != nil {
+		return fmt.Errorf("remove what is left of the deleted key %s/%s: %w", b.name, m.key, err)
+	}
+	return nil
+}
