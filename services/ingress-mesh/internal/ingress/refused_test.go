@@ -1,8 +1,14 @@
 package ingress
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net"
+	"net/netip"
+	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -116,4 +122,128 @@ func BenchmarkNoChangeRefuses(b *testing.B) {
 	b.ReportMetric(float64(changes), "changes")
 	b.ReportMetric(100*float64(made)/float64(made+refused+failed+strays), "%-served")
 	b.Logf("%d refused, %d failed, %d datagrams to the host itself", refused, failed, strays)
+}
+
+// What left the tables untranslated is dropped while the service has backends, over TCP as over UDP, whoever else listens
+// on the port; and a number that is gone is answered by the first.
+func TestUntranslatedIsDropped(t *testing.T) {
+	r := newRig(t)
+	n, client := r.nodes[0], r.clients[0]
+	const port = 8080
+	k := n.tasks[0]
+	n.apply(State{Peers: r.peers(n), Services: both(port, "web", k.backend(80), k.backend(81))})
+	n.do("nft delete element inet skep backends { tcp . 8080 . 1 }; nft delete element inet skep backends6 { tcp . 8080 . 1 }")
+	for range 20 {
+		for network, to := range map[string]string{"tcp4": n.at(port), "tcp6": n.at6(port)} {
+			if _, _, err := client.ask(network, to); err != nil {
+				t.Fatalf("%s, one of two backends is gone: %v", network, err)
+			}
+		}
+	}
+	n.serve(port) // the host's own
+	n.do("nft flush map inet skep ports; nft flush map inet skep ports6")
+	for network, to := range map[string]string{"tcp4": n.at(port), "tcp6": n.at6(port), "udp4": n.at(port), "udp6": n.at6(port)} {
+		var timeout net.Error
+		if who, _, err := client.ask(network, to); !errors.As(err, &timeout) || !timeout.Timeout() {
+			t.Errorf("%s, not translated: answered by %q, %v; want silence", network, who, err)
+		}
+	}
+	n.apply(State{Peers: r.peers(n), Services: both(port, "web")})
+	for network, to := range map[string]string{"tcp4": n.at(port), "tcp6": n.at6(port), "udp4": n.at(port), "udp6": n.at6(port)} {
+		if _, _, err := client.ask(network, to); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("%s, no backend: %v; want it refused", network, err)
+		}
+	}
+}
+
+// At every step of a change, what a port leads to is there: its chain, and each number that this one draws; and what a
+// packet may have drawn before the turn is there after it.
+func TestWhatIsReferredToIsThere(t *testing.T) {
+	s := newSpace(t, "order")
+	cfg := Config{Bridge: "skep0", Number: 1, Subnet: netip.MustParsePrefix("100.64.2.0/23"), Gateway: netip.MustParseAddr("100.64.2.1"),
+		Underlay: netip.MustParseAddr("10.90.0.1"), Port: 4789, UnderlayMTU: func() int { return 1500 }}
+	if err := s.run(func() error {
+		var drawn map[string]elements
+		for step, n := range []int{3, 1, 5, 2, 0, 4, 4, 1} {
+			have, err := readSnapshot()
+			if err != nil {
+				return err
+			}
+			st := State{}
+			for p := range 3 { // each grows and shrinks at other times
+				var b []Backend
+				for i := range (n + p) % 6 {
+					b = append(b, backend(netip.AddrFrom4([4]byte{100, 64, 2, byte(10 + i + step%2)}), 80, fmt.Sprint(i)))
+				}
+				st.Services = append(st.Services, both(uint16(8080+p), fmt.Sprint("web", p), b...)...)
+			}
+			changes := wantedTables(&cfg, planState(&cfg, st, have.backends(), true))[0].changes(have.host)
+			for _, at := range []stage{lay, turn, sweep} {
+				var now []change
+				for _, c := range changes {
+					if c.at == at {
+						now = append(now, c)
+					}
+				}
+				if _, err := commit(now); err != nil {
+					return err
+				}
+				is, err := readSnapshot()
+				if err != nil {
+					return err
+				}
+				if is.host == nil {
+					continue
+				}
+				there(t, is.host, is.host.sets)
+				if at == turn && drawn != nil {
+					there(t, is.host, drawn)
+				}
+				drawn = is.host.sets
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// there fails the test if the table lacks what ports of sets lead to.
+func there(t *testing.T, table *tableState, sets map[string]elements) {
+	t.Helper()
+	for _, f := range []*family{inet4, inet6} {
+		for k, e := range sets[f.ports] {
+			if len(table.rules[e.val]) == 0 {
+				t.Errorf("chain %s is not there", e.val)
+			}
+			for i := 0; f.pickName(i) != e.val; i++ {
+				if _, ok := table.sets[f.backends][k+string(native(uint32(i)))]; !ok {
+					t.Errorf("nothing has number %d of %s", i, e.val)
+				}
+			}
+		}
+		for k := range sets[f.refused] {
+			if _, ok := table.sets[f.published][k]; !ok {
+				t.Errorf("port %s is refused and not published", describeKey(f.refused, k))
+			}
+		}
+	}
+}
+
+// A process that ended while it made a table anew leaves no twin.
+func TestTwinIsRemoved(t *testing.T) {
+	r := newRig(t)
+	n := r.nodes[0]
+	st := State{Peers: r.peers(n), Services: both(8080, "web", n.tasks[0].backend(80))}
+	n.apply(st)
+	n.do("nft add table inet skep_twin; nft add table inet skep_zones_twin; nft add table netdev skep_fabric_twin")
+	if f, err := n.plane.Verify(context.Background()); err != nil || len(f) != 3 {
+		t.Errorf("found %q, %v; want the three tables", f, err)
+	}
+	n.start()
+	n.apply(st)
+	if out := n.do("nft list tables"); strings.Contains(out, "twin") {
+		t.Error(out)
+	}
+	n.wantRight()
 }
