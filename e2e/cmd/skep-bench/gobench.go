@@ -22,6 +22,9 @@ type benchmark struct {
 	swarm                 string
 }
 
+// none is the bar of what must not happen once.
+const none = 0.5
+
 var benchmarks = []benchmark{
 	{"placements, 1k nodes, 1k tasks", "./libs/place", "BenchmarkPlace1kNodes1kTasks", "placements/s", 0, false, ""},
 	{"placements, 1k nodes, 100k tasks", "./libs/place", "BenchmarkPlace1kNodes100kTasks", "placements/s", 1_000_000, false, "5,070/s"},
@@ -35,6 +38,10 @@ var benchmarks = []benchmark{
 	{"mesh, new connections/s, 10 published services", "./services/ingress-mesh/internal/ingress", "BenchmarkConnections10And1000", "conn10/s", 0, false, ""},
 	{"the same, 1,000 published services", "./services/ingress-mesh/internal/ingress", "BenchmarkConnections10And1000", "conn1000/s", 0, false, ""},
 	{"the second in percent of the first, by turns", "./services/ingress-mesh/internal/ingress", "BenchmarkConnections10And1000", "%", 95, false, "iptables 84–92 %"},
+	{"connections to a published port while its backends change all the time", "./services/ingress-mesh/internal/ingress", "BenchmarkNoChangeRefuses", "connections", 0, false, ""},
+	{"of these, refused or failed", "./services/ingress-mesh/internal/ingress", "BenchmarkNoChangeRefuses", "lost", none, true, ""},
+	{"connections to a virtual address while its tasks change all the time", "./services/ingress-mesh/internal/vip", "BenchmarkNoChangeRefusesVIP", "connections", 0, false, ""},
+	{"of these, refused or failed", "./services/ingress-mesh/internal/vip", "BenchmarkNoChangeRefusesVIP", "lost", none, true, ""},
 	{"byte streams through the broker", "./libs/stream", "BenchmarkThroughput", "MB/s", 0, false, ""},
 }
 

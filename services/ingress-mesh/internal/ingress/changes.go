@@ -36,8 +36,9 @@ func wantedTables(c *Config, p plan) []wantedTable {
 	}
 }
 
-// change is a difference between the kernel and what should be, and what undoes it within a transaction.
+// change is a difference between the kernel and what should be, and what undoes it in the transaction of its stage.
 type change struct {
+	at   stage
 	what string // empty: part of another one
 	do   func(*nftables.Conn) error
 }
@@ -83,21 +84,48 @@ func (w wantedTable) name() string {
 	return "nft table inet " + w.table.Name
 }
 
-// changes are in the order the kernel takes them in: what is referred to before what refers to it, and the other way
-// round for removals. A table that cannot be changed in place is made anew in the same transaction.
+// changes are, within each stage, in the order the kernel takes them in: what is referred to before what refers to it,
+// and the other way round for removals. A table that cannot be changed in place is made anew.
 func (w wantedTable) changes(have *tableState) []change {
-	if why := w.beyondRepair(have); why != "" {
-		out := []change{{w.name() + " " + why, func(c *nftables.Conn) error {
-			c.AddTable(w.table) // so that the removal below succeeds when there is none
-			c.DelTable(w.table)
-			c.AddTable(w.table)
-			return nil
-		}}}
-		for _, ch := range w.changes(w.bare()) {
-			out = append(out, change{"", ch.do})
-		}
-		return out
+	why := w.beyondRepair(have)
+	if why == "" {
+		return w.differences(have)
 	}
+	out := []change{{turn, w.name() + " " + why, nil}}
+	if have != nil {
+		next := w.twin()
+		out = append(append(out, next.anew(lay)...), change{sweep, "", next.drop})
+	}
+	return append(out, w.anew(turn)...)
+}
+
+// anew makes the whole table in one transaction.
+func (w wantedTable) anew(at stage) []change {
+	out := []change{{at, "", func(c *nftables.Conn) error {
+		c.AddTable(w.table) // so that the removal below succeeds when there is none
+		c.DelTable(w.table)
+		c.AddTable(w.table)
+		return nil
+	}}}
+	for _, ch := range w.differences(w.bare()) {
+		out = append(out, change{at, "", ch.do})
+	}
+	return out
+}
+
+func (w wantedTable) drop(c *nftables.Conn) error {
+	c.DelTable(w.table)
+	return nil
+}
+
+// twin is the same table under another name.
+func (w wantedTable) twin() wantedTable {
+	w.table = twinOf(w.table)
+	w.sets = setDefs(w.table)
+	return w
+}
+
+func (w wantedTable) differences(have *tableState) []change {
 	var out []change
 	out = append(out, w.missingSets(have)...)
 	chains, rules := w.chainChanges(have)
@@ -144,7 +172,7 @@ func sameHook(a, b *nftables.Chain) bool {
 func (w wantedTable) missingSets(have *tableState) (out []change) {
 	for _, s := range w.sets {
 		if _, ok := have.sets[s.Name]; !ok {
-			out = append(out, change{fmt.Sprintf("%s: set %s is missing", w.name(), s.Name), func(c *nftables.Conn) error { return c.AddSet(s, nil) }})
+			out = append(out, change{lay, fmt.Sprintf("%s: set %s is missing", w.name(), s.Name), func(c *nftables.Conn) error { return c.AddSet(s, nil) }})
 		}
 	}
 	return out
@@ -157,15 +185,18 @@ func (w wantedTable) chainChanges(have *tableState) (chains, rules []change) {
 		if ch.base != nil {
 			n.Type, n.Hooknum, n.Priority, n.Policy, n.Device = ch.base.Type, ch.base.Hooknum, ch.base.Priority, ch.base.Policy, ch.base.Device
 		}
-		want := w.comments(ch)
+		want, at := w.comments(ch), turn
 		if h, ok := have.chains[ch.name]; !ok || h == nil {
-			chains = append(chains, change{fmt.Sprintf("%s: chain %s is missing", w.name(), ch.name), func(c *nftables.Conn) error { c.AddChain(n); return nil }})
+			if ch.base == nil {
+				at = lay
+			}
+			chains = append(chains, change{at, fmt.Sprintf("%s: chain %s is missing", w.name(), ch.name), func(c *nftables.Conn) error { c.AddChain(n); return nil }})
 		} else if slices.Equal(have.rules[ch.name], want) {
 			continue
 		} else {
-			chains = append(chains, change{fmt.Sprintf("%s: the rules of chain %s are not as they should be", w.name(), ch.name), func(c *nftables.Conn) error { c.FlushChain(n); return nil }})
+			chains = append(chains, change{at, fmt.Sprintf("%s: the rules of chain %s are not as they should be", w.name(), ch.name), func(c *nftables.Conn) error { c.FlushChain(n); return nil }})
 		}
-		rules = append(rules, change{"", func(c *nftables.Conn) error {
+		rules = append(rules, change{at, "", func(c *nftables.Conn) error {
 			for i, r := range ch.rules {
 				c.AddRule(&nftables.Rule{Table: w.table, Chain: n, Exprs: r.exprs, UserData: []byte(want[i])})
 			}
@@ -195,18 +226,30 @@ func (w wantedTable) elementChanges(have *tableState) (out []change) {
 				extra = append(extra, k)
 			}
 		}
+		first, last := turn, turn
+		if referred[s.Name] {
+			first, last = lay, sweep
+		}
 		for what, keys := range map[string][]string{"lacks": missing, "is wrong about": wrong, "should not have": extra} {
 			slices.Sort(keys)
 			if len(keys) > 0 {
-				removals = append(removals, change{fmt.Sprintf("%s: set %s %s %s", w.name(), s.Name, what, describeKeys(s.Name, keys)), nil})
+				removals = append(removals, change{turn, fmt.Sprintf("%s: set %s %s %s", w.name(), s.Name, what, describeKeys(s.Name, keys)), nil})
 			}
 		}
-		for batch := range slices.Chunk(slices.Concat(wrong, extra), perMessage) {
-			removals = append(removals, change{"", func(c *nftables.Conn) error { return c.SetDeleteElements(s, setElements(nil, batch)) }})
+		remove := func(at stage, keys []string) {
+			for batch := range slices.Chunk(keys, perMessage) {
+				removals = append(removals, change{at, "", func(c *nftables.Conn) error { return c.SetDeleteElements(s, setElements(nil, batch)) }})
+			}
 		}
-		for batch := range slices.Chunk(slices.Concat(missing, wrong), perMessage) {
-			additions = append(additions, change{"", func(c *nftables.Conn) error { return c.SetAddElements(s, setElements(want, batch)) }})
+		add := func(at stage, keys []string) {
+			for batch := range slices.Chunk(keys, perMessage) {
+				additions = append(additions, change{at, "", func(c *nftables.Conn) error { return c.SetAddElements(s, setElements(want, batch)) }})
+			}
 		}
+		remove(turn, wrong)
+		remove(last, extra)
+		add(first, missing)
+		add(turn, wrong)
 	}
 	return append(removals, additions...)
 }
@@ -235,14 +278,14 @@ func (w wantedTable) removals(have *tableState) (out []change) {
 		}
 	}
 	for _, ch := range gone { // they may jump to one another
-		out = append(out, change{fmt.Sprintf("%s: chain %s should not be there", w.name(), ch.Name), func(c *nftables.Conn) error { c.FlushChain(ch); return nil }})
+		out = append(out, change{sweep, fmt.Sprintf("%s: chain %s should not be there", w.name(), ch.Name), func(c *nftables.Conn) error { c.FlushChain(ch); return nil }})
 	}
 	for _, ch := range gone {
-		out = append(out, change{"", func(c *nftables.Conn) error { c.DelChain(ch); return nil }})
+		out = append(out, change{sweep, "", func(c *nftables.Conn) error { c.DelChain(ch); return nil }})
 	}
 	for _, name := range slices.Sorted(maps.Keys(have.sets)) {
 		if !keep["set "+name] {
-			out = append(out, change{fmt.Sprintf("%s: set %s should not be there", w.name(), name), func(c *nftables.Conn) error {
+			out = append(out, change{sweep, fmt.Sprintf("%s: set %s should not be there", w.name(), name), func(c *nftables.Conn) error {
 				c.DelSet(&nftables.Set{Table: w.table, Name: name})
 				return nil
 			}})
@@ -251,17 +294,33 @@ func (w wantedTable) removals(have *tableState) (out []change) {
 	return out
 }
 
-// commit runs the changes in one transaction.
-func commit(changes []change) error {
+// commit runs the changes, those of each stage in one transaction, and says how many transactions there were.
+func commit(changes []change) (transactions uint32, err error) {
+	for _, at := range []stage{lay, turn, sweep} {
+		var now []change
+		for _, ch := range changes {
+			if ch.at == at && ch.do != nil {
+				now = append(now, ch)
+			}
+		}
+		if len(now) == 0 {
+			continue
+		}
+		if err := transact(now); err != nil {
+			return transactions, err
+		}
+		transactions++
+	}
+	return transactions, nil
+}
+
+func transact(changes []change) error {
 	c, err := openNftables()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = c.CloseLasting() }()
 	for _, ch := range changes {
-		if ch.do == nil {
-			continue
-		}
 		if err := ch.do(c); err != nil {
 			return fmt.Errorf("encode nftables changes: %w", err)
 		}

@@ -14,8 +14,8 @@
 // table drops forwarded packets, which no rule of ours can undo, Verify names that table and what to add.
 //
 // Failure story: the kernel does the work, so a crash, an upgrade or a restart of the process drops no packet. Every
-// operation compares the kernel with what should be there and writes the difference, nftables in one transaction, so
-// all of them can be repeated after a crash at any point. A flush of the ruleset by somebody else is healed by the next
+// operation compares the kernel with what should be there and writes the difference, nftables in an order in which no
+// packet meets half a change (order.go), so all of them can be repeated after a crash at any point. A flush of the ruleset by somebody else is healed by the next
 // Repair; connections that were silent meanwhile go on, those that sent something were answered with a reset by the
 // node itself (nothing translated their packets).
 //

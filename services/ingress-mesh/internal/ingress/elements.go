@@ -30,17 +30,19 @@ type elements map[string]element
 func (p plan) elements() map[string]elements {
 	out := map[string]elements{setPeers: {}, setPeers6: {}, setReturns: {}, setMarks: {}, setMacs: {}}
 	for f, m := range map[*family]portMap{inet4: p.v4, inet6: p.v6} {
-		ports, backends, refused := elements{}, elements{}, elements{}
+		ports, backends, refused, published := elements{}, elements{}, elements{}, elements{}
 		for k, e := range m.ports {
+			published[k.raw()] = element{}
 			ports[k.raw()] = element{val: f.pickName(len(e.slots)), comment: clip(e.owner), verdict: true}
 			for i, s := range e.slots {
 				backends[k.raw()+string(native(uint32(i)))] = element{val: s.raw(), comment: clip(s.task)}
 			}
 		}
 		for k, owner := range m.refused {
+			published[k.raw()] = element{}
 			refused[k.raw()] = element{comment: clip(owner)}
 		}
-		out[f.ports], out[f.backends], out[f.refused] = ports, backends, refused
+		out[f.ports], out[f.backends], out[f.refused], out[f.published] = ports, backends, refused, published
 	}
 	for _, e := range p.peers {
 		addr, number := string(e.Underlay.AsSlice()), string(native(markBit|uint32(e.Number)))
@@ -157,7 +159,7 @@ func chainOf(b []byte) string {
 // describeKey is a key as an operator would write it.
 func describeKey(set, raw string) string {
 	switch set {
-	case setPorts, setRefused, setBackends, setPorts6, setRefused6, setBackends6:
+	case setPorts, setRefused, setBackends, setPublished, setPorts6, setRefused6, setBackends6, setPublished6:
 		k, ok := portKeyOf(raw)
 		if !ok {
 			break

@@ -12,30 +12,41 @@ type family struct {
 	name                     string
 	number                   byte
 	ports, backends, refused string // sets
+	published                string // and that of all ports
 	prefix                   string // of the names of chains that draw
 	targetPort               uint32 // the register of the port behind a backend's address
 }
 
 var (
-	inet4 = &family{"IPv4", unix.NFPROTO_IPV4, setPorts, setBackends, setRefused, "pick", regPort}
-	inet6 = &family{"IPv6", unix.NFPROTO_IPV6, setPorts6, setBackends6, setRefused6, "pick6", regPort6}
+	inet4 = &family{"IPv4", unix.NFPROTO_IPV4, setPorts, setBackends, setRefused, setPublished, "pick", regPort}
+	inet6 = &family{"IPv6", unix.NFPROTO_IPV6, setPorts6, setBackends6, setRefused6, setPublished6, "pick6", regPort6}
 )
 
 func (f *family) pickName(n int) string { return fmt.Sprintf("%s-%d", f.prefix, n) }
 
-// pick draws one of n backends of the port the packet is for, and sends the connection there.
+// pick draws one of n backends of the port the packet is for, and sends the connection there. Number 0 is there for as
+// long as the port has any: a packet that drew just before a change may look up after it what is no more.
 func (f *family) pick(n int) chain {
-	draw := []expr.Any{&expr.Numgen{Register: regIndex, Modulus: uint32(n), Type: unix.NFT_NG_RANDOM}}
-	if n == 1 {
-		draw = []expr.Any{&expr.Immediate{Register: regIndex, Data: native(0)}}
-	}
-	return chain{name: f.pickName(n), rules: []rule{{
-		fmt.Sprintf("one of %d", n),
-		exprs(portKeyLoaded(), draw, []expr.Any{
+	send := func(index expr.Any) []expr.Any {
+		return exprs(portKeyLoaded(), []expr.Any{
+			index,
 			from(f.backends),
 			&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.number), RegAddrMin: reg, RegProtoMin: f.targetPort, Specified: true},
-		}),
-	}}}
+		})
+	}
+	first := send(&expr.Immediate{Register: regIndex, Data: native(0)})
+	c := chain{name: f.pickName(n)}
+	if n > 1 {
+		c.rules = append(c.rules, rule{fmt.Sprintf("one of %d", n), send(&expr.Numgen{Register: regIndex, Modulus: uint32(n), Type: unix.NFT_NG_RANDOM})})
+	}
+	return chain{c.name, nil, append(c.rules, rule{"the first", first})}
+}
+
+// missed drops what is for a published port and was not translated: TCP sends it again, while the host would refuse it,
+// or have another program hear it. Invalid packets are not translated either; the host's reset would end a connection.
+func (f *family) missed() rule {
+	return rule{"published, but not translated", exprs(isFamily(f.number), ctBits(expr.CtKeySTATE, expr.CtStateBitNEW|expr.CtStateBitINVALID),
+		localDestination(), portKeyLoaded(), []expr.Any{in(f.published)}, counter(), drop())}
 }
 
 // refuse are the rules for published ports without a backend.

@@ -34,6 +34,8 @@ const (
 	setRefused  = "refused"  // protocol . port of published ports without backends
 	// The same for IPv6: a port is published in both, to those of its tasks that have an address of the kind.
 	setPorts6, setBackends6, setRefused6 = "ports6", "backends6", "refused6"
+	// protocol . port of all published ports: what the translation missed is dropped, see order.go
+	setPublished, setPublished6 = "published", "published6"
 
 	setPeers   = "peers" // addresses VXLAN packets may come from
 	setPeers6  = "peers6"
@@ -53,7 +55,7 @@ var (
 // setDefs are the sets of each table. The IDs are given here since the library would count them in a variable that
 // all its users share without a lock.
 func setDefs(t *nftables.Table) []*nftables.Set {
-	if t == fabricTable {
+	if t.Family == fabricTable.Family {
 		return []*nftables.Set{
 			{Table: t, ID: 1, Name: setMacs, IsMap: true, KeyType: nftables.TypeMark, DataType: nftables.TypeEtherAddr},
 		}
@@ -69,6 +71,8 @@ func setDefs(t *nftables.Table) []*nftables.Set {
 		{Table: t, ID: 8, Name: setPorts6, IsMap: true, Concatenation: true, Counter: true, KeyType: typePort, DataType: nftables.TypeVerdict},
 		{Table: t, ID: 9, Name: setBackends6, IsMap: true, Concatenation: true, Counter: true, KeyType: typeDraw, DataType: typeTarget6},
 		{Table: t, ID: 10, Name: setRefused6, Concatenation: true, KeyType: typePort},
+		{Table: t, ID: 11, Name: setPublished, Concatenation: true, KeyType: typePort},
+		{Table: t, ID: 12, Name: setPublished6, Concatenation: true, KeyType: typePort},
 	}
 }
 
@@ -114,16 +118,18 @@ var (
 // packets or not.
 func hostChains(c *Config, filtered bool) []chain {
 	vxlan := func(fam []expr.Any) []expr.Any { return exprs(fam, protocol(unix.IPPROTO_UDP), dport(c.Port)) }
+	// Who asks at a link's own address has such an address too, and those are not routed.
+	own := rule{"a link's own addresses are the host's own", exprs(ipv6(), addrIn(daddr6, linkLocal6), leave())}
 	publish := []rule{
 		{"published ports", exprs(ipv4(), localDestination(), portKeyLoaded(), goTo(setPorts))},
-		// Who asks at a link's own address has such an address too, and those are not routed.
-		{"a link's own addresses are the host's own", exprs(ipv6(), addrIn(daddr6, linkLocal6), leave())},
+		own,
 		{"published ports, IPv6", exprs(ipv6(), localDestination(), portKeyLoaded(), goTo(setPorts6))},
 	}
-	publishOut := publish
+	publishOut, untranslated := publish, []rule{inet4.missed(), own, inet6.missed()}
 	if filtered {
 		// The reply would be translated in the bridge already, and the kernel drops what has ::1 when it leaves that.
-		publishOut = append([]rule{{"::1 is the host's own where bridged packets are filtered", exprs(ipv6(), addrIn(daddr6, loopback6), leave())}}, publish...)
+		own1 := []rule{{"::1 is the host's own where bridged packets are filtered", exprs(ipv6(), addrIn(daddr6, loopback6), leave())}}
+		publishOut, untranslated = slices.Concat(own1, publish), slices.Concat(own1, untranslated)
 	}
 	// A task's packet leaves with this node's address, by which other nodes would take it for one of the fabric; and it
 	// may know an address of theirs that this node does not, so here the port alone counts.
@@ -189,7 +195,7 @@ func hostChains(c *Config, filtered bool) []chain {
 		),
 		hook("publish-in", nftables.ChainHookPrerouting, nftables.ChainTypeNAT, -100, publish...),
 		hook("publish-out", nftables.ChainHookOutput, nftables.ChainTypeNAT, -100, publishOut...),
-		hook("guard", nftables.ChainHookInput, nftables.ChainTypeFilter, 0, slices.Concat(guard, inet4.refuse(), inet6.refuse())...),
+		hook("guard", nftables.ChainHookInput, nftables.ChainTypeFilter, 0, slices.Concat(guard, inet4.refuse(), inet6.refuse(), untranslated)...),
 		hook("isolate", nftables.ChainHookForward, nftables.ChainTypeFilter, 0, slices.Concat(isolate, noForeignAliases(c.Bridge))...),
 		// Clients and tasks have the underlay's MTU; where ICMP is filtered on the way they would not learn of ours.
 		hook("clamp", nftables.ChainHookPostrouting, nftables.ChainTypeFilter, -150,

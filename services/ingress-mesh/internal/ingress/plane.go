@@ -188,7 +188,15 @@ func nftChanges(tables []wantedTable, s snapshot, newLink bool) []change {
 	if newLink {
 		fabric = nil // its hook was on a link that is no more
 	}
-	return append(tables[0].changes(s.host), tables[1].changes(fabric)...)
+	var twins []change // before those that are made now
+	for _, t := range s.twins {
+		twins = append(twins, change{sweep, "nft table " + t.Name + " was left behind", func(c *nftables.Conn) error {
+			c.AddTable(t) // so that the removal succeeds when it was of a table that is made anew now
+			c.DelTable(t)
+			return nil
+		}})
+	}
+	return slices.Concat(tables[0].changes(s.host), tables[1].changes(fabric), twins)
 }
 
 // converge goes through everything, in an order in which each part finds what it needs.
@@ -274,10 +282,11 @@ func (p *Plane) convergeTables(level zapcore.Level, index int, same bool) (err e
 	writes := uint32(0)
 	if zonesWrong(s) {
 		p.log(level, "nft table inet "+zonesTableName+" is missing or has other rules")
-		if err := writeZones(false); err != nil {
+		n, err := replaceZones(s)
+		if err != nil {
 			return err
 		}
-		writes++
+		writes += n
 	}
 	pl := p.plan(s)
 	if !slices.Equal(pl.problems, p.problems) {
@@ -292,10 +301,11 @@ func (p *Plane) convergeTables(level zapcore.Level, index int, same bool) (err e
 		}
 	}
 	if len(changes) > 0 {
-		if err := commit(changes); err != nil {
+		n, err := commit(changes)
+		if err != nil {
 			return err
 		}
-		writes++
+		writes += n
 	}
 	p.linkIndex = index
 	if err := p.clearStale(s, pl); err != nil {
@@ -359,7 +369,7 @@ func (p *Plane) Cleanup() error {
 	return nsfs.Inside(p.home, func() error {
 		p.ipv6 = true // there may have been some
 		s, err := p.readSnapshot()
-		return errors.Join(err, p.removeTables(s), writeZones(true), p.removeForward(), p.removeRule(), p.removeLink(), p.resetBridge(), p.forgetAll(s), p.unguard())
+		return errors.Join(err, p.removeTables(s), writeZones(zonesTableName, true), p.removeForward(), p.removeRule(), p.removeLink(), p.resetBridge(), p.forgetAll(s), p.unguard())
 	})
 }
 
@@ -373,10 +383,11 @@ func (p *Plane) removeTables(s snapshot) error {
 			changes = append(changes, change{do: func(c *nftables.Conn) error { c.DelTable(t.table); return nil }})
 		}
 	}
-	if len(changes) == 0 {
-		return nil
+	for _, t := range s.twins {
+		changes = append(changes, change{do: func(c *nftables.Conn) error { c.DelTable(t); return nil }})
 	}
-	return commit(changes)
+	_, err := commit(changes)
+	return err
 }
 
 // resetBridge takes back what was opened on a link that is not this package's.

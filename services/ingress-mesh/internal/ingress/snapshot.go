@@ -26,6 +26,7 @@ type snapshot struct {
 	host, fabric *tableState
 	zones        []string          // comments of the rules of inet skep_zones, nil if it is not there
 	foreign      []*nftables.Chain // chains of others that forwarded packets meet
+	twins        []*nftables.Table // left by a process that ended while it made a table anew
 }
 
 // backends are those the kernel has, by port.
@@ -88,6 +89,8 @@ func readOnce() (s snapshot, err error) {
 		case t.Family == fabricTable.Family && t.Name == fabricTable.Name:
 			s.fabric = emptyTable()
 			s.fabric.flags = t.Flags
+		case isTwin(t):
+			s.twins = append(s.twins, t)
 		}
 	}
 	chains, err := c.ListChains()
@@ -107,7 +110,7 @@ func readOnce() (s snapshot, err error) {
 			if s.zones, err = readZones(); err != nil {
 				return s, err
 			}
-		case ch.Hooknum != nil && ch.Policy != nil:
+		case ch.Hooknum != nil && ch.Policy != nil && !isTwin(ch.Table):
 			s.foreign = append(s.foreign, ch)
 		}
 	}

@@ -169,7 +169,7 @@ func (p *Plane) traceFamily(s snapshot, k portKey, f *family) ([]Hop, error) {
 	hops = append(hops, Hop{where + e.val, fmt.Sprintf("one of %d backends at random", len(slots))})
 	for i, b := range slots {
 		if !b.addr.IsValid() {
-			hops = append(hops, Hop{where + f.backends, fmt.Sprintf("backend %d is missing: connections that draw it are for the node itself", i)})
+			hops = append(hops, Hop{where + f.backends, fmt.Sprintf("backend %d is missing: connections that draw it go to the first", i)})
 			continue
 		}
 		n := s.host.sets[f.backends][k.raw()+string(native(uint32(i)))].packets

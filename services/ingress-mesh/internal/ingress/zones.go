@@ -110,9 +110,18 @@ func message(kind uint16, flags netlink.HeaderFlags, a ...netlink.Attribute) (ne
 	}, err
 }
 
-// writeZones makes the table anew in one transaction; with remove it only takes it away.
-func writeZones(remove bool) error {
-	table := text(unix.NFTA_TABLE_NAME, zonesTableName)
+// replaceZones makes the table anew, as wantedTable.changes does it, and says how many transactions that took.
+func replaceZones(s snapshot) (transactions uint32, err error) {
+	const twin = zonesTableName + twinSuffix
+	if s.zones == nil {
+		return 1, writeZones(zonesTableName, false)
+	}
+	return 3, errors.Join(writeZones(twin, false), writeZones(zonesTableName, false), writeZones(twin, true))
+}
+
+// writeZones makes the table of that name in one transaction; with remove it only takes it away.
+func writeZones(name string, remove bool) error {
+	table := text(unix.NFTA_TABLE_NAME, name)
 	batch := []netlink.Message{edge(unix.NFNL_MSG_BATCH_BEGIN)}
 	add := func(kind uint16, flags netlink.HeaderFlags, a ...netlink.Attribute) error {
 		m, err := message(kind, flags, a...)
@@ -124,20 +133,20 @@ func writeZones(remove bool) error {
 		err = errors.Join(err, add(unix.NFT_MSG_NEWTABLE, netlink.Create, table))
 		for _, c := range rawChains() {
 			err = errors.Join(err, add(unix.NFT_MSG_NEWCHAIN, netlink.Create,
-				text(unix.NFTA_CHAIN_TABLE, zonesTableName), text(unix.NFTA_CHAIN_NAME, c.name),
+				text(unix.NFTA_CHAIN_TABLE, name), text(unix.NFTA_CHAIN_NAME, c.name),
 				nested(unix.NFTA_CHAIN_HOOK, number(unix.NFTA_HOOK_HOOKNUM, uint32(*c.base.Hooknum)), number(unix.NFTA_HOOK_PRIORITY, uint32(*c.base.Priority))),
 				number(unix.NFTA_CHAIN_POLICY, uint32(*c.base.Policy)), text(unix.NFTA_CHAIN_TYPE, string(c.base.Type))))
 			for _, r := range c.rules {
 				list, bad := rawRule(r)
 				err = errors.Join(err, bad, add(unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append,
-					text(unix.NFTA_RULE_TABLE, zonesTableName), text(unix.NFTA_RULE_CHAIN, c.name),
+					text(unix.NFTA_RULE_TABLE, name), text(unix.NFTA_RULE_CHAIN, c.name),
 					netlink.Attribute{Type: unix.NLA_F_NESTED | unix.NFTA_RULE_EXPRESSIONS, Data: list},
 					netlink.Attribute{Type: unix.NFTA_RULE_USERDATA, Data: r.userData(zonesTable.Family)}))
 			}
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("encode nftables table inet %s: %w", zonesTableName, err)
+		return fmt.Errorf("encode nftables table inet %s: %w", name, err)
 	}
 	answers := len(batch) - 1
 	return send(append(batch, edge(unix.NFNL_MSG_BATCH_END)), answers)

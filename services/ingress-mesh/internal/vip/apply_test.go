@@ -53,7 +53,7 @@ func check(t rapid.TB, path string, want []Service) {
 	}
 }
 
-func TestOnlyDifferencesInOneTransaction(t *testing.T) {
+func TestOnlyDifferences(t *testing.T) {
 	path := newSpace(t)
 	want := many(500)
 	steps := []struct {
@@ -65,10 +65,10 @@ func TestOnlyDifferencesInOneTransaction(t *testing.T) {
 		{"unchanged", func() {}, 0},
 		{"in another order", func() { slices.Reverse(want); slices.Reverse(want[7].Backends) }, 0},
 		{"another task", func() { want[3].Backends = []netip.Addr{v4(3), v4(4), v4(999)} }, 1},
-		{"no task", func() { want[4].Backends, want[4].Backends6 = nil, nil }, 1},
+		{"no task: what was drawn among goes last", func() { want[4].Backends, want[4].Backends6 = nil, nil }, 2},
 		{"a task more, a number that was not there: its chain first", func() { want[5].Backends = append(want[5].Backends, v4(998)) }, 2},
-		{"a service less", func() { want = want[:499] }, 1},
-		{"none", func() { want = nil }, 1},
+		{"a service less: its tasks go last", func() { want = want[:499] }, 2},
+		{"none: tasks and chains go last", func() { want = nil }, 2},
 		{"still none", func() {}, 0},
 	}
 	c := new(Cache)
@@ -250,27 +250,65 @@ func services(t *rapid.T) []Service {
 	return out
 }
 
-// Whatever was there leads to what is wanted, and from there no way leads on.
+// Whatever was there leads to what is wanted, and from there no way leads on. At every step between, what a service leads
+// to is there: its chain, and each number that this one draws; and what a packet may have drawn before the turn is there
+// after it.
 func TestDifferenceLeadsThere(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		from, to := newLayout(services(t)), newLayout(services(t))
 		d := difference(from, to)
-		got := map[string]elements{}
+		got, chains := map[string]elements{}, maps.Clone(from.chains)
 		for set, e := range from.sets {
 			got[set] = maps.Clone(e)
-			for _, k := range d.remove[set] {
-				if _, ok := got[set][k]; !ok {
-					t.Fatal("removes what is not there")
+		}
+		remove := func(keys map[string][]string) {
+			for set, list := range keys {
+				for _, k := range list {
+					if _, ok := got[set][k]; !ok {
+						t.Fatal("removes what is not there")
+					}
+					delete(got[set], k)
 				}
-				delete(got[set], k)
-			}
-			for _, k := range d.add[set] {
-				if _, ok := got[set][k]; ok {
-					t.Fatal("adds what is there")
-				}
-				got[set][k] = to.sets[set][k]
 			}
 		}
+		add := func(keys map[string][]string) {
+			for set, list := range keys {
+				for _, k := range list {
+					if _, ok := got[set][k]; ok {
+						t.Fatal("adds what is there")
+					}
+					got[set][k] = to.sets[set][k]
+				}
+			}
+		}
+		there := func(l map[string]elements) {
+			for _, f := range families {
+				for v, e := range l[f.services] {
+					if !chains[e.val] {
+						t.Fatal("no chain", e.val)
+					}
+					for n := uint32(0); f.pick(n) != e.val; n++ {
+						if _, ok := got[f.backends][v+string(native(n))]; !ok {
+							t.Fatal("nothing has number", n, "of", e.val)
+						}
+					}
+				}
+			}
+		}
+		for _, c := range d.chains {
+			chains[c.name] = true
+		}
+		add(d.lay)
+		there(from.sets)
+		remove(d.remove)
+		add(d.add)
+		there(from.sets)
+		there(to.sets)
+		remove(d.sweep)
+		for _, name := range d.unused {
+			delete(chains, name)
+		}
+		there(to.sets)
 		for set := range to.sets {
 			if !maps.Equal(got[set], to.sets[set]) {
 				t.Fatal(set, got[set], to.sets[set])

@@ -29,7 +29,7 @@ type space struct {
 }
 
 // Apply makes the namespace at path translate the virtual addresses of want, and no others. It writes only what
-// differs, in one transaction; when nothing does, it costs one question to the kernel.
+// differs; when nothing does, it costs one question to the kernel.
 func (c *Cache) Apply(path string, want []Service) (err error) {
 	s := c.space(path)
 	s.mu.Lock()
@@ -57,6 +57,7 @@ func (c *Cache) Apply(path string, want []Service) (err error) {
 	}
 	to := c.take(sum, want)
 	var last error
+	exists := from != nil
 	for range 3 { // somebody else may change the ruleset between the comparison and the transaction
 		if from == nil {
 			t, g, err := k.read()
@@ -64,7 +65,7 @@ func (c *Cache) Apply(path string, want []Service) (err error) {
 				c.settle(s, nil, 0)
 				return err
 			}
-			gen = g
+			gen, exists = g, t != nil
 			if t.sound() {
 				from = t.layout()
 			}
@@ -72,7 +73,7 @@ func (c *Cache) Apply(path string, want []Service) (err error) {
 		d := c.difference(from, to)
 		n := uint32(0)
 		if d.writing {
-			if n, err = d.write(k.nft); err != nil {
+			if n, err = d.write(k.nft, exists); err != nil {
 				last, from = err, nil
 				continue
 			}

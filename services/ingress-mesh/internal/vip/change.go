@@ -1,6 +1,7 @@
 package vip
 
 import (
+	"errors"
 	"maps"
 	"slices"
 
@@ -14,6 +15,7 @@ type kernelTable struct {
 	chains map[string]*nftables.Chain
 	tags   map[string][]string // by chain: the rules' comments
 	sets   map[string]elements
+	twin   bool // there is one still: somebody ended while the table was made anew
 }
 
 // change is what makes the kernel's table the wanted one.
@@ -21,8 +23,10 @@ type change struct {
 	anew    bool // the table is missing or cannot be changed in place: make it anew
 	chains  []chain
 	unused  []string
-	remove  map[string][]string // by set: keys
+	lay     map[string][]string // by set: keys of what is referred to from the turn on
+	remove  map[string][]string // at the turn
 	add     map[string][]string
+	sweep   map[string][]string // what is not referred to any more
 	to      *layout
 	opened  [2][]string // by family: addresses that are translated from now on
 	writing bool
@@ -30,10 +34,10 @@ type change struct {
 
 // sound says that everything that does not depend on the services is as it should be, and nothing else is there.
 func (k *kernelTable) sound() bool {
-	if k == nil || k.flags != 0 || len(k.sets) != len(sets()) {
+	if k == nil || k.flags != 0 || k.twin || len(k.sets) != len(sets(table)) {
 		return false
 	}
-	for _, s := range sets() {
+	for _, s := range sets(table) {
 		if _, ok := k.sets[s.Name]; !ok {
 			return false
 		}
@@ -72,7 +76,7 @@ func (k *kernelTable) layout() *layout {
 
 // difference leads from one layout to another; from nil, a table is made anew.
 func difference(from, to *layout) change {
-	d := change{to: to, remove: map[string][]string{}, add: map[string][]string{}}
+	d := change{to: to, lay: map[string][]string{}, remove: map[string][]string{}, add: map[string][]string{}, sweep: map[string][]string{}}
 	if from == nil {
 		d.anew, d.writing = true, true
 		from = &layout{}
@@ -91,21 +95,29 @@ func difference(from, to *layout) change {
 	slices.Sort(d.unused)
 	d.writing = d.writing || len(d.chains)+len(d.unused) > 0
 	for set, want := range to.sets {
-		is := from.sets[set]
+		is, lay, sweep := from.sets[set], d.add, d.remove
+		switch set {
+		case families[0].backends, families[1].backends:
+			lay, sweep = d.lay, d.sweep
+		case families[0].addresses, families[1].addresses:
+			sweep = d.sweep
+		}
 		for k, e := range want {
 			h, ok := is[k]
 			if ok && h.same(e) {
 				continue
 			}
-			if ok {
-				d.remove[set] = append(d.remove[set], k)
-			}
-			d.add[set] = append(d.add[set], k)
 			d.writing = true
+			if !ok {
+				lay[set] = append(lay[set], k)
+				continue
+			}
+			d.remove[set] = append(d.remove[set], k)
+			d.add[set] = append(d.add[set], k)
 		}
 		for k := range is {
 			if _, ok := want[k]; !ok {
-				d.remove[set] = append(d.remove[set], k)
+				sweep[set] = append(sweep[set], k)
 				d.writing = true
 			}
 		}
@@ -123,41 +135,69 @@ func difference(from, to *layout) change {
 // perMessage keeps a list of elements within the 64 KiB of one netlink attribute.
 const perMessage = 200
 
-// write makes the change, and says how many transactions it took: one, and another before it when chains are added to
-// a table in use. A packet goes through the rules as they were when it entered, but through the maps as they are, so it
-// could be sent to a new chain that is still empty in its eyes; a chain that was there before is not.
-func (d change) write(c *nftables.Conn) (transactions uint32, err error) {
-	if d.anew {
-		c.AddTable(table) // so that the removal succeeds when there is none
-		c.DelTable(table)
-		c.AddTable(table)
-		for _, s := range sets() {
-			if err := c.AddSet(s, nil); err != nil {
-				return 0, err
-			}
+// write makes the change, and says how many transactions it took. Their order, and why it is that, is in order.go of the
+// package ingress: what is referred to is laid, then what refers to it turns, then the rest is swept away; a table that
+// exists and is made anew has a twin meanwhile. Here a packet that drew what is gone is looked up once more.
+func (d change) write(c *nftables.Conn, exists bool) (transactions uint32, err error) {
+	var stages []func() error
+	switch {
+	case d.anew && exists:
+		stages = []func() error{
+			func() error { return d.make(c, twin) },
+			func() error { return d.make(c, table) },
+			func() error { c.DelTable(twin); return nil },
 		}
-		addChains(c, d.chains) // before the rules of those that lead there
-		addChains(c, fixed())
-	} else if len(d.chains) > 0 {
-		addChains(c, d.chains)
+	case d.anew:
+		stages = []func() error{func() error { return d.make(c, table) }}
+	default:
+		if len(d.chains)+len(d.lay) > 0 {
+			stages = append(stages, func() error {
+				addChains(c, table, d.chains)
+				return d.addElements(c, table, d.lay)
+			})
+		}
+		if len(d.remove)+len(d.add) > 0 {
+			stages = append(stages, func() error {
+				return errors.Join(removeElements(c, d.remove), d.addElements(c, table, d.add))
+			})
+		}
+		if len(d.sweep)+len(d.unused) > 0 {
+			stages = append(stages, func() error {
+				for _, name := range d.unused {
+					c.DelChain(&nftables.Chain{Table: table, Name: name})
+				}
+				return removeElements(c, d.sweep)
+			})
+		}
+	}
+	for _, stage := range stages {
+		if err := stage(); err != nil {
+			return transactions, err
+		}
 		if err := c.Flush(); err != nil {
-			return 0, err
+			return transactions, err
 		}
 		transactions++
 	}
-	if err := d.writeElements(c); err != nil {
-		return transactions, err
-	}
-	for _, name := range d.unused {
-		c.DelChain(&nftables.Chain{Table: table, Name: name})
-	}
-	if err := c.Flush(); err != nil {
-		return transactions, err
-	}
-	return transactions + 1, nil
+	return transactions, nil
 }
 
-func addChains(c *nftables.Conn, chains []chain) {
+// make has all of the table in one transaction.
+func (d change) make(c *nftables.Conn, t *nftables.Table) error {
+	c.AddTable(t) // so that the removal succeeds when there is none
+	c.DelTable(t)
+	c.AddTable(t)
+	for _, s := range sets(t) {
+		if err := c.AddSet(s, nil); err != nil {
+			return err
+		}
+	}
+	addChains(c, t, d.chains) // before the rules of those that lead there
+	addChains(c, t, fixed())
+	return errors.Join(d.addElements(c, t, d.lay), d.addElements(c, t, d.add))
+}
+
+func addChains(c *nftables.Conn, table *nftables.Table, chains []chain) {
 	for _, ch := range chains {
 		n := &nftables.Chain{Table: table, Name: ch.name}
 		if ch.base != nil {
@@ -170,9 +210,9 @@ func addChains(c *nftables.Conn, chains []chain) {
 	}
 }
 
-func (d change) writeElements(c *nftables.Conn) error {
-	for _, s := range sets() {
-		for keys := range slices.Chunk(d.remove[s.Name], perMessage) {
+func removeElements(c *nftables.Conn, remove map[string][]string) error {
+	for _, s := range sets(table) {
+		for keys := range slices.Chunk(remove[s.Name], perMessage) {
 			list := make([]nftables.SetElement, 0, len(keys))
 			for _, k := range keys {
 				list = append(list, nftables.SetElement{Key: []byte(k)})
@@ -181,7 +221,13 @@ func (d change) writeElements(c *nftables.Conn) error {
 				return err
 			}
 		}
-		for keys := range slices.Chunk(d.add[s.Name], perMessage) {
+	}
+	return nil
+}
+
+func (d change) addElements(c *nftables.Conn, t *nftables.Table, add map[string][]string) error {
+	for _, s := range sets(t) {
+		for keys := range slices.Chunk(add[s.Name], perMessage) {
 			list := make([]nftables.SetElement, 0, len(keys))
 			for _, k := range keys {
 				e := d.to.sets[s.Name][k]

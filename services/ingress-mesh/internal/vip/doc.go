@@ -8,10 +8,11 @@
 // How: a map leads from a virtual address to a chain that draws one of n, and a second map from address and number
 // drawn to the task. There is one chain per *number* of tasks, not per service, so that the cost of a connection and
 // the size of a change do not grow with the number of services. A packet that still has a virtual address as its
-// destination after that belongs to a service without tasks: it is refused at once (TCP reset, ICMP port unreachable).
+// destination after that is refused at once (TCP reset, ICMP port unreachable) if the service has no tasks, and dropped
+// if it has: a change came in between, and TCP sends it again.
 //
 // Failure story: the kernel does the work, so a crash or a restart of the process is not noticed by a connection. Every
-// Apply compares with the kernel and writes the difference as one transaction, so it can be repeated after a crash at
-// any point; what somebody changed or flushed is put back by the next one. Tracked TCP connections keep the task they
+// Apply compares with the kernel and writes the difference, in an order in which each step is safe, so it can be repeated
+// after a crash at any point; what somebody changed or flushed is put back by the next one. Tracked TCP connections keep the task they
 // were given, whatever changes; for other protocols Clear ends the flows to tasks that have left.
 package vip

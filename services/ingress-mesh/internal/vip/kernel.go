@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"syscall"
 	"time"
 
 	"github.com/google/nftables"
@@ -117,14 +116,27 @@ func (c *conn) read() (*kernelTable, uint32, error) {
 }
 
 func (c *conn) readOnce() (*kernelTable, error) {
-	t, err := c.nft.ListTableOfFamily(tableName, table.Family)
-	if errors.Is(err, syscall.ENOENT) || err == nil && t == nil {
-		return nil, nil
-	}
+	tables, err := c.nft.ListTablesOfFamily(table.Family)
 	if err != nil {
 		return nil, fmt.Errorf("look it up: %w", err)
 	}
-	k := &kernelTable{flags: t.Flags, chains: map[string]*nftables.Chain{}, tags: map[string][]string{}, sets: map[string]elements{}}
+	var t *nftables.Table
+	left := false
+	for _, is := range tables {
+		switch is.Name {
+		case tableName:
+			t = is
+		case twin.Name:
+			left = true
+		}
+	}
+	switch {
+	case t == nil && left:
+		return &kernelTable{twin: true}, nil
+	case t == nil:
+		return nil, nil
+	}
+	k := &kernelTable{flags: t.Flags, twin: left, chains: map[string]*nftables.Chain{}, tags: map[string][]string{}, sets: map[string]elements{}}
 	chains, err := c.nft.ListChainsOfTableFamily(table.Family)
 	if err != nil {
 		return nil, fmt.Errorf("list chains: %w", err)

@@ -54,7 +54,7 @@ func native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
 func newLayout(want []Service) *layout {
 	l := &layout{sets: map[string]elements{}, chains: map[string]bool{}}
 	for _, f := range families {
-		l.sets[f.services], l.sets[f.backends], l.sets[f.addresses] = elements{}, elements{}, elements{}
+		l.sets[f.services], l.sets[f.backends], l.sets[f.addresses], l.sets[f.refused] = elements{}, elements{}, elements{}, elements{}
 	}
 	for _, s := range want {
 		tasks := slices.Concat(s.Backends, s.Backends6)
@@ -85,7 +85,9 @@ func (l *layout) add(v netip.Addr, tasks []netip.Addr, service string) {
 			n++
 		}
 	}
-	if n > 0 {
+	if n == 0 {
+		l.sets[f.refused][key] = element{}
+	} else {
 		chain := f.pick(n)
 		l.chains[chain] = true
 		l.sets[f.services][key] = element{val: chain, comment: service}

@@ -16,7 +16,11 @@ import (
 // tableName is the table's, of family inet.
 const tableName = "skep_vip"
 
-var table = &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
+var (
+	table = &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
+	// twin stands in for a table that is made anew.
+	twin = &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName + "_twin"}
+)
 
 // Registers: 1 is the first of 16 bytes; 9 and 12 are the four bytes after an IPv4 and an IPv6 address in it.
 const reg, regDraw4, regDraw6 = 1, 9, 12
@@ -27,7 +31,8 @@ type family struct {
 	proto     byte
 	services  string // map: virtual address → the chain that draws; counts connections
 	backends  string // map: virtual address . number drawn → task
-	addresses string // set: all virtual addresses; counts what was refused
+	addresses string // set: all virtual addresses; counts what was refused, and what the translation missed
+	refused   string // set: those without tasks
 	draws     string // prefix of the drawing chains
 	key       nftables.SetDatatype
 	daddr     *expr.Payload
@@ -35,8 +40,8 @@ type family struct {
 }
 
 var families = []*family{
-	{true, unix.NFPROTO_IPV4, "services", "backends", "addresses", "pick", nftables.TypeIPAddr, daddr(16, 4), regDraw4},
-	{false, unix.NFPROTO_IPV6, "services6", "backends6", "addresses6", "pick6", nftables.TypeIP6Addr, daddr(24, 16), regDraw6},
+	{true, unix.NFPROTO_IPV4, "services", "backends", "addresses", "refused", "pick", nftables.TypeIPAddr, daddr(16, 4), regDraw4},
+	{false, unix.NFPROTO_IPV6, "services6", "backends6", "addresses6", "refused6", "pick6", nftables.TypeIP6Addr, daddr(24, 16), regDraw6},
 }
 
 func daddr(offset, length uint32) *expr.Payload {
@@ -99,14 +104,15 @@ func (c chain) tags() []string {
 // sets are those of the table. The IDs are given here since the library would count them in a variable that all its
 // users share without a lock. A counter is a part of a set that costs each element 16 bytes and is worth it where an
 // operator would look.
-func sets() (out []*nftables.Set) {
+func sets(table *nftables.Table) (out []*nftables.Set) {
 	for i, f := range families {
-		id := uint32(3 * i)
+		id := uint32(4 * i)
 		out = append(out,
 			&nftables.Set{Table: table, ID: id + 1, Name: f.services, IsMap: true, Counter: true, KeyType: f.key, DataType: nftables.TypeVerdict},
 			&nftables.Set{Table: table, ID: id + 2, Name: f.backends, IsMap: true, Concatenation: true,
 				KeyType: nftables.MustConcatSetType(f.key, nftables.TypeMark), DataType: f.key, KeyByteOrder: binaryutil.NativeEndian},
 			&nftables.Set{Table: table, ID: id + 3, Name: f.addresses, Counter: true, KeyType: f.key},
+			&nftables.Set{Table: table, ID: id + 4, Name: f.refused, KeyType: f.key},
 		)
 	}
 	return out
@@ -129,19 +135,27 @@ func fixed() []chain {
 				&expr.Lookup{SourceRegister: reg, DestRegister: 0, IsDestRegSet: true, SetName: f.services},
 			)})
 		}
-		guard.rules = append(guard.rules, rule{"virtual addresses without tasks", f.packets(
+		guard.rules = append(guard.rules, rule{"virtual addresses still", f.packets(
 			&expr.Lookup{SourceRegister: reg, SetName: f.addresses},
 			&expr.Verdict{Kind: expr.VerdictGoto, Chain: chainRefuse},
 		)})
 	}
-	refuse := chain{name: chainRefuse, rules: []rule{
+	// What has tasks and was not translated is dropped: it met a change, or is no part of a connection. TCP sends it again.
+	var missed []rule
+	for _, f := range families {
+		missed = append(missed, rule{"with tasks, but not translated", f.packets(
+			&expr.Lookup{SourceRegister: reg, SetName: f.refused, Invert: true},
+			&expr.Verdict{Kind: expr.VerdictDrop},
+		)})
+	}
+	refuse := chain{name: chainRefuse, rules: append(missed, []rule{
 		{"TCP", []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_TCP}},
 			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
 		}},
 		{"others", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}},
-	}}
+	}...)}
 	return []chain{refuse, translate, guard, {name: version(translate, guard)}}
 }
 
@@ -149,7 +163,7 @@ func fixed() []chain {
 // cannot be changed in place, so a table without that chain is made anew.
 func version(base ...chain) string {
 	h := sha256.New()
-	for _, s := range sets() {
+	for _, s := range sets(table) {
 		fmt.Fprintln(h, s.Name, s.IsMap, s.Concatenation, s.Counter, s.KeyType.Name, s.DataType.Name)
 	}
 	for _, c := range base {
