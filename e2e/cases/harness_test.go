@@ -293,7 +293,7 @@ func (c *cluster) awaitNode(host, state string, limit time.Duration) time.Durati
 const traces = `ctr -a /run/skep/containerd.sock -n skep containers ls -q | sed 's/^/container /'
 ctr -a /run/skep/containerd.sock -n skep snapshots ls 2>/dev/null | awk '$3 == "Active" {print "snapshot", $1}'
 ls /run/skep/netns 2>/dev/null | sed 's/^/netns /'
-awk '$5 ~ "^/run/skep/(netns|containerd)/.*/" || $5 ~ "/agent/tasks/" {print "mount", $5}' /proc/self/mountinfo
+awk '$5 ~ "^/run/skep/(netns|containerd|subpaths)/.*/" || $5 ~ "/agent/tasks/" {print "mount", $5}' /proc/self/mountinfo
 ip -o link show type veth | grep -v ' eth0' | awk '{print "device", $2}'
 ls /var/lib/skep/agent/tasks 2>/dev/null | sed 's/^/folder /'
 find /sys/fs/cgroup/pids/skep /sys/fs/cgroup/skep -mindepth 2 -type d 2>/dev/null | sed 's/^/cgroup /'

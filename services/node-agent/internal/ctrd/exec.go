@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -20,6 +19,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/node-agent/internal/inroot"
 	"skep.dev/services/node-agent/internal/ocispec"
 )
 
@@ -151,9 +151,6 @@ func execProcess(ctx context.Context, c containerd.Container, t containerd.Task,
 	if req.Tty {
 		p.Env = ocispec.SetEnv(p.Env, "TERM=xterm")
 	}
-	for _, kv := range req.Env {
-		p.Env = ocispec.SetEnv(p.Env, kv)
-	}
 	if req.Dir != "" {
 		if !filepath.IsAbs(req.Dir) {
 			return nil, fault.Invalid("the working directory %q is not an absolute path", req.Dir)
@@ -163,29 +160,26 @@ func execProcess(ctx context.Context, c containerd.Container, t containerd.Task,
 	if req.User != "" {
 		// The container's files as they are now, not the image's: a user may have been added since.
 		root := fmt.Sprintf("/proc/%d/root", t.Pid())
-		passwd, group := inRoot(root, "etc/passwd"), inRoot(root, "etc/group")
-		u, _, err := ocispec.LookupUser(req.User, nil, passwd, group)
+		passwd, err := inroot.Read(root, "/etc/passwd")
+		if err != nil {
+			return nil, fault.Invalid("exec in task %s: %v", req.TaskId, err)
+		}
+		group, err := inroot.Read(root, "/etc/group")
+		if err != nil {
+			return nil, fault.Invalid("exec in task %s: %v", req.TaskId, err)
+		}
+		u, home, err := ocispec.LookupUser(req.User, nil, passwd, group)
 		if err != nil {
 			return nil, fault.Invalid("exec in task %s: %v", req.TaskId, err)
 		}
 		p.User = u
+		ocispec.SetHome(spec, &p, home)
 		ocispec.SetUserCaps(&p)
 	}
+	for _, kv := range req.Env {
+		p.Env = ocispec.SetEnv(p.Env, kv)
+	}
 	return &p, nil
-}
-
-// inRoot reads a file below a container's root without following links out of it.
-func inRoot(root, name string) []byte {
-	dir, err := os.OpenRoot(root)
-	if err != nil {
-		return nil
-	}
-	defer dir.Close()
-	b, err := dir.ReadFile(name)
-	if err != nil {
-		return nil
-	}
-	return b
 }
 
 func execFault(req *skepv1.ExecRequest, err error) error {

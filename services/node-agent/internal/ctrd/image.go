@@ -2,10 +2,7 @@ package ctrd
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
 	"sort"
 	"strings"
 	"sync"
@@ -16,7 +13,6 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -26,6 +22,7 @@ import (
 	"go.uber.org/zap"
 
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/node-agent/internal/inroot"
 	"skep.dev/services/node-agent/internal/registry"
 )
 
@@ -194,6 +191,13 @@ func (s *Images) ready(ctx context.Context, rec images.Image) (*Image, error) {
 		return img, nil
 	}
 	ci := containerd.NewImageWithPlatform(s.client, rec, s.match)
+	manifest, err := images.Manifest(ctx, s.client.ContentStore(), rec.Target, s.match)
+	if err != nil {
+		return nil, classify(rec.Name, fmt.Errorf("read image %s: %w", rec.Name, err))
+	}
+	if err := checkLayers(manifest.Layers); err != nil {
+		return nil, classify(rec.Name, err)
+	}
 	if err := ci.Unpack(ctx, snapshotter); err != nil {
 		return nil, classify(rec.Name, fmt.Errorf("unpack image %s: %w", rec.Name, err))
 	}
@@ -209,15 +213,11 @@ func (s *Images) ready(ctx context.Context, rec images.Image) (*Image, error) {
 	if err != nil {
 		return nil, classify(rec.Name, fmt.Errorf("read image %s: %w", rec.Name, err))
 	}
-	var conf v1.Image
-	if err := json.Unmarshal(body, &conf); err != nil {
+	conf, check, err := parseConfig(body)
+	if err != nil {
 		return nil, fmt.Errorf("read the configuration of image %s: %w", rec.Name, err)
 	}
-	check, err := imageHealth(body)
-	if err != nil {
-		return nil, fmt.Errorf("read the HEALTHCHECK of image %s: %w", rec.Name, err)
-	}
-	img := &Image{Name: rec.Name, Target: rec.Target.Digest, Config: conf.Config, Chain: identity.ChainID(diffs).String(), Health: check}
+	img := &Image{Name: rec.Name, Target: rec.Target.Digest, Config: conf, Chain: identity.ChainID(diffs).String(), Health: check}
 	s.mu.Lock()
 	s.known[rec.Target.Digest] = img
 	s.mu.Unlock()
@@ -240,11 +240,8 @@ func (i *Image) accounts(ctx context.Context, root []mount.Mount) (passwd, group
 	}
 	err = mount.WithTempMount(ctx, root, func(dir string) error {
 		for name, dst := range map[string]*[]byte{"/etc/passwd": &i.passwd, "/etc/group": &i.group} {
-			path, err := fs.RootPath(dir, name)
-			if err != nil {
-				return err
-			}
-			if *dst, err = os.ReadFile(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			var err error
+			if *dst, err = inroot.Read(dir, name); err != nil {
 				return err
 			}
 		}

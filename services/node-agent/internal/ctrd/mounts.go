@@ -19,11 +19,20 @@ import (
 	"skep.dev/services/node-agent/internal/volume"
 )
 
+// maxDeclared is how many volumes an image may declare: each is made for every one of its tasks.
+const maxDeclared = 256
+
 // mounts resolves the user's mounts, and the volumes the image declares, to paths of this host.
 func (r *Runtime) mounts(ctx context.Context, j *task.Job, names ocispec.Names, img *Image, root []mount.Mount) ([]specs.Mount, error) {
 	var out []specs.Mount
 	seen := map[string]bool{}
 	anon := 0
+	if len(img.Config.Volumes) > maxDeclared {
+		return nil, fmt.Errorf("image %s declares %d volumes: a node makes at most %d", img.Name, len(img.Config.Volumes), maxDeclared)
+	}
+	if err := r.subpaths.release(j.ID()); err != nil { // of an earlier try
+		return nil, err
+	}
 	for _, m := range j.Container().GetMounts() {
 		var err error
 		source, target := m.GetSource(), m.GetTarget()
@@ -98,11 +107,8 @@ func bind(m *skepv1.Mount, source, target string) (specs.Mount, error) {
 	switch m.GetBindRecursive() {
 	case "", "enabled":
 		if m.GetReadOnly() {
-			// The kernel makes the mounts below read-only too (5.12); with shared propagation it cannot.
-			opts = []string{"ro"}
-			if propagation == "rprivate" {
-				opts = append(opts, "rro")
-			}
+			// The kernel makes the mounts below read-only too (5.12). What shared propagation brings later is as it comes.
+			opts = []string{"ro", "rro"}
 		}
 	case "disabled":
 		kind = "bind"
@@ -176,12 +182,16 @@ func (r *Runtime) volume(ctx context.Context, j *task.Job, m *skepv1.Mount, sour
 	if source == "" {
 		*anon++
 	}
-	if data, err = volume.Subpath(data, m.GetVolumeSubpath()); err != nil {
-		return specs.Mount{}, err
+	if sub := m.GetVolumeSubpath(); sub != "" {
+		at := r.subpaths.next(j.ID())
+		if err := volume.BindSubpath(data, sub, at); err != nil {
+			return specs.Mount{}, err
+		}
+		data = at
 	}
 	opts := []string{"rbind", "rprivate"}
 	if m.GetReadOnly() {
-		opts = append(opts, "ro")
+		opts = append(opts, "ro", "rro")
 	}
 	return specs.Mount{Destination: target, Type: "bind", Source: data, Options: opts}, nil
 }

@@ -153,7 +153,7 @@ func (r *Runtime) discard(ctx context.Context, id string) error {
 	if err := r.client.SnapshotService(snapshotter).Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove the root file system of %s: %w", id, err)
 	}
-	return nil
+	return r.subpaths.release(id)
 }
 
 // withRoot gives the container's fresh root as a folder.

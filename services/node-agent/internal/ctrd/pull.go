@@ -125,7 +125,7 @@ func (s *Images) fetch(ctx context.Context, p parsed, a registry.Auth, say func(
 	ci, err := s.client.Pull(ctx, p.name(),
 		containerd.WithResolver(s.reg.Resolver(a)), containerd.WithPlatformMatcher(s.match),
 		containerd.WithPullUnpack, containerd.WithPullSnapshotter(snapshotter), containerd.WithPullLabels(labels),
-		containerd.WithImageHandler(count))
+		containerd.WithImageHandler(count), containerd.WithImageHandlerWrapper(bounded))
 	if err != nil {
 		if text := s.otherPlatforms(ctx, p, a, err); text != "" {
 			return nil, errors.New(text)

@@ -63,18 +63,19 @@ type Config struct {
 
 // Runtime implements task.Runtime.
 type Runtime struct {
-	cfg    Config
-	client *containerd.Client
-	tasks  tasks.TasksClient
-	Images *Images
-	host   ocispec.Host
-	cg     cgroup.Tree
-	path   string
-	runc   string
-	slots  *semaphore.Weighted
-	exits  *exits
-	ears   *shimEars
-	made   sync.Map // ids of tasks whose process was made and not begun yet
+	cfg      Config
+	client   *containerd.Client
+	tasks    tasks.TasksClient
+	Images   *Images
+	host     ocispec.Host
+	cg       cgroup.Tree
+	path     string
+	runc     string
+	slots    *semaphore.Weighted
+	exits    *exits
+	ears     *shimEars
+	subpaths subpaths
+	made     sync.Map // ids of tasks whose process was made and not begun yet
 }
 
 // quiet silences the client library's own lines on standard error: what matters of them comes back as errors.
@@ -93,10 +94,14 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", cfg.Address, err)
 	}
+	if c, err = withDocuments(c); err != nil {
+		return nil, fmt.Errorf("connect to containerd at %s: %w", cfg.Address, err)
+	}
 	r := &Runtime{
 		cfg: cfg, client: c, tasks: c.TaskService(), Images: newImages(c, cfg.Registries, cfg.Log, cfg.Pulled),
 		host: ocispec.ThisHost(), cg: cgroup.New("/sys/fs/cgroup"), path: SearchPath(cfg.BinDir),
-		slots: semaphore.NewWeighted(int64(cfg.Parallelism)),
+		subpaths: subpaths{filepath.Join(cfg.RunDir, "subpaths")},
+		slots:    semaphore.NewWeighted(int64(cfg.Parallelism)),
 	}
 	r.exits = newExits(r)
 	r.ears = newShimEars(cfg.RunDir, cfg.Log)

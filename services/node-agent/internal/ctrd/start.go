@@ -112,6 +112,9 @@ func (r *Runtime) start(ctx context.Context, j *task.Job) (uint32, error) {
 // makeProcess makes the container's process, which waits to be begun.
 func (r *Runtime) makeProcess(ctx context.Context, j *task.Job) error {
 	id := j.ID()
+	if err := r.subpaths.check(id); err != nil {
+		return err
+	}
 	root, err := r.client.SnapshotService(snapshotter).Mounts(ctx, id)
 	if err != nil {
 		return fmt.Errorf("root file system: %w", err)

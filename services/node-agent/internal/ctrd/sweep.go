@@ -58,6 +58,7 @@ func (r *Runtime) Tidy(ctx context.Context, known func(task string) bool) error 
 			note("networks", r.cfg.Attacher.Detach(ctx, id))
 		}
 	}
+	note("volume subpaths", r.subpaths.sweep(known))
 	note("volumes", r.cfg.Volumes.Sweep(known))
 	r.sweepShims(known)
 	for _, id := range r.cg.Groups("/skep/" + r.cfg.NodeID) {

@@ -277,14 +277,16 @@ func mounts(s *oci.Spec, in Input, c *skepv1.ContainerSpec) error {
 		if m.Destination == "/run" || targets(user, m.Destination) {
 			continue
 		}
-		if m.Destination == "/sys" && in.Netns == "" {
-			// sysfs cannot be mounted by a container that shares the host's network namespace and owns no other.
-			m = specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys", Options: []string{"rbind", "ro", "nosuid", "noexec", "nodev"}}
-		}
 		out = append(out, m)
 	}
-	if !targets(user, "/sys/fs/cgroup") && in.Netns != "" {
+	// With the host's network as with any other: a bind of the host's /sys would bring every mount below it, and the
+	// host's cgroups with them.
+	if !targets(user, "/sys/fs/cgroup") {
 		out = append(out, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}})
+		if !in.Limits.CgroupV2 {
+			// With cgroup v1 that is a tmpfs of runc's with a read-only mount per controller: it holds no files of a container.
+			s.Linux.ReadonlyPaths = append(s.Linux.ReadonlyPaths, "/sys/fs/cgroup")
+		}
 	}
 	s.Mounts = append(out, user...)
 	for _, m := range user {

@@ -37,6 +37,48 @@ func build(t *testing.T, change func(*skepv1.TaskSpec, *Input)) *specs.Spec {
 	return s
 }
 
+// /sys and the cgroups are a container's own and read-only whatever its network is, with cgroup v1 and v2.
+func TestSysIsReadOnly(t *testing.T) {
+	for _, netns := range []string{"/run/netns/x", ""} {
+		for _, v2 := range []bool{false, true} {
+			s := build(t, func(_ *skepv1.TaskSpec, in *Input) { in.Netns, in.Limits.CgroupV2 = netns, v2 })
+			types := map[string]string{}
+			for _, m := range s.Mounts {
+				if strings.HasPrefix(m.Destination, "/sys") {
+					types[m.Destination] = m.Type
+					if !slices.Contains(m.Options, "ro") {
+						t.Errorf("network %q, v2 %v: %s is writable", netns, v2, m.Destination)
+					}
+				}
+			}
+			if types["/sys"] != "sysfs" || types["/sys/fs/cgroup"] != "cgroup" || len(types) != 2 {
+				t.Errorf("network %q, v2 %v: %v", netns, v2, types)
+			}
+			if slices.Contains(s.Linux.ReadonlyPaths, "/sys/fs/cgroup") == v2 {
+				t.Errorf("network %q, v2 %v: read-only paths %v", netns, v2, s.Linux.ReadonlyPaths)
+			}
+		}
+	}
+}
+
+func TestHome(t *testing.T) {
+	for home, change := range map[string]func(*skepv1.TaskSpec, *Input){
+		"HOME=/":     nil,
+		"HOME=/root": func(ts *skepv1.TaskSpec, _ *Input) { ts.Container.User = "root" },
+		"HOME=/mine": func(ts *skepv1.TaskSpec, _ *Input) { ts.Container.Env = []string{"HOME=/mine"} },
+	} {
+		s := build(t, change)
+		p := *s.Process
+		if !slices.Contains(p.Env, home) {
+			t.Errorf("want %s, got %v", home, p.Env)
+		}
+		SetHome(s, &p, "/other") // an exec of another user
+		if want := map[bool]string{true: "HOME=/mine", false: "HOME=/other"}[home == "HOME=/mine"]; !slices.Contains(p.Env, want) {
+			t.Errorf("%s: an exec of another user has %v", home, p.Env)
+		}
+	}
+}
+
 func TestDefaults(t *testing.T) {
 	s := build(t, nil)
 	if got := strings.Join(s.Process.Args, " "); got != "/entry cmd" || s.Process.Cwd != "/srv" {

@@ -3,6 +3,8 @@ package ocispec
 import (
 	"bytes"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/moby/sys/user"
@@ -10,6 +12,16 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 )
+
+// homeOfUser marks a spec whose HOME is the user's, not one that image or service gave.
+const homeOfUser = "dev.skep.home-of-user"
+
+// SetHome gives a process of another user, in a container with this spec, that user's home.
+func SetHome(s *oci.Spec, p *specs.Process, home string) {
+	if _, ok := s.Annotations[homeOfUser]; ok {
+		p.Env = SetEnv(p.Env, "HOME="+home)
+	}
+}
 
 func userOf(c *skepv1.ContainerSpec, image string) string {
 	if c.GetUser() != "" {
@@ -42,10 +54,15 @@ func LookupUser(who string, groups []string, passwd, group []byte) (specs.User, 
 }
 
 func setUser(s *oci.Spec, in Input, c *skepv1.ContainerSpec) error {
-	u, _, err := LookupUser(userOf(c, in.Image.User), c.GetGroups(), in.Passwd, in.Group)
+	u, home, err := LookupUser(userOf(c, in.Image.User), c.GetGroups(), in.Passwd, in.Group)
 	if err != nil {
 		return err
 	}
 	s.Process.User = u
+	// Without HOME runc would read the container's /etc/passwd for it, and wait for whatever a stranger put there.
+	if !slices.ContainsFunc(s.Process.Env, func(kv string) bool { return strings.HasPrefix(kv, "HOME=") }) {
+		s.Process.Env = append(s.Process.Env, "HOME="+home)
+		s.Annotations = map[string]string{homeOfUser: ""}
+	}
 	return nil
 }

@@ -1,8 +1,8 @@
 // Package volume owns the directories behind local volumes: <data>/agent/volumes/<name>/_data, and those of
 // anonymous ones, which live and die with their task.
 //
-// It refuses to remove a named volume: the data is the user's. Failure story: a volume whose filling was interrupted
-// carries a mark and is filled afresh.
+// It refuses to remove a named volume: the data is the user's. Failure story: a volume is filled beside
+// its data; what an interrupted filling left there is copied afresh, or moved on once it is complete.
 package volume
 
 import (
@@ -13,8 +13,12 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/containerd/continuity/fs"
+	"golang.org/x/sys/unix"
+
+	"skep.dev/services/node-agent/internal/inroot"
 )
 
 var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$`)
@@ -36,7 +40,7 @@ func Open(root string) (*Store, error) {
 	return &Store{root: root, locks: map[string]*sync.Mutex{}}, nil
 }
 
-// Fill puts the image's content into an empty volume; dir is the volume's data.
+// Fill puts the image's content into dir, which becomes the content of an empty volume.
 type Fill func(dir string) error
 
 // Named returns the data directory of a volume, made and filled at its first use.
@@ -65,40 +69,63 @@ func (s *Store) ensure(name string, fill Fill) (string, error) {
 	l.Lock()
 	defer l.Unlock()
 	dir := filepath.Join(s.root, name)
-	data, mark := filepath.Join(dir, "_data"), filepath.Join(dir, "filling")
-	if _, err := os.Lstat(mark); err == nil {
-		if err := os.RemoveAll(data); err != nil {
-			return "", fmt.Errorf("clear half-filled volume %s: %w", name, err)
-		}
-	}
-	if _, err := os.Stat(data); err == nil {
-		if fill == nil {
-			return data, nil
-		}
-		if entries, err := os.ReadDir(data); err != nil || len(entries) > 0 {
-			return data, err
-		}
-	}
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return "", fmt.Errorf("make volume %s: %w", name, err)
-	}
-	if fill != nil {
-		if err := os.WriteFile(mark, nil, 0o600); err != nil {
-			return "", fmt.Errorf("make volume %s: %w", name, err)
-		}
-	}
+	data := filepath.Join(dir, "_data")
 	if err := os.MkdirAll(data, 0o755); err != nil {
 		return "", fmt.Errorf("make volume %s: %w", name, err)
 	}
-	if fill != nil {
-		if err := fill(data); err != nil {
-			return "", fmt.Errorf("fill volume %s: %w", name, err)
-		}
-		if err := os.Remove(mark); err != nil {
-			return "", fmt.Errorf("fill volume %s: %w", name, err)
-		}
+	if fill == nil {
+		return data, nil
+	}
+	if err := s.fill(dir, fill); err != nil {
+		return "", fmt.Errorf("fill volume %s: %w", name, err)
 	}
 	return data, nil
+}
+
+// fill copies into a folder that no container sees, and moves what is complete to the data: a container that has the
+// empty volume already could otherwise put a link where the copy goes on.
+func (s *Store) fill(dir string, fill Fill) error {
+	data, filling, filled := filepath.Join(dir, "_data"), filepath.Join(dir, "filling"), filepath.Join(dir, "filled")
+	if _, err := os.Lstat(filled); errors.Is(err, os.ErrNotExist) {
+		if entries, err := os.ReadDir(data); err != nil || len(entries) > 0 {
+			return err
+		}
+		if err := os.RemoveAll(filling); err != nil { // of a fill that was interrupted
+			return err
+		}
+		if err := os.Mkdir(filling, 0o755); err != nil {
+			return err
+		}
+		if err := fill(filling); err != nil {
+			return err
+		}
+		if err := os.Rename(filling, filled); err != nil {
+			return err
+		}
+	}
+	st, err := os.Stat(filled)
+	if err != nil {
+		return err
+	}
+	owner := st.Sys().(*syscall.Stat_t)
+	entries, err := os.ReadDir(filled)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		// What a container has put there meanwhile stays.
+		err := unix.Renameat2(unix.AT_FDCWD, filepath.Join(filled, e.Name()), unix.AT_FDCWD, filepath.Join(data, e.Name()), unix.RENAME_NOREPLACE)
+		if err != nil && err != unix.EEXIST {
+			return fmt.Errorf("move %s to the volume: %w", e.Name(), err)
+		}
+	}
+	if err := os.Chown(data, int(owner.Uid), int(owner.Gid)); err != nil {
+		return err
+	}
+	if err := os.Chmod(data, st.Mode()); err != nil {
+		return err
+	}
+	return os.RemoveAll(filled)
 }
 
 // RemoveAnonymous removes the anonymous volumes of a task.
@@ -150,20 +177,17 @@ func CopyUp(rootfs, target string) Fill {
 	}
 }
 
-// Subpath resolves a path inside a volume without leaving it.
-func Subpath(data, sub string) (string, error) {
-	if sub == "" {
-		return data, nil
-	}
+// BindSubpath mounts a path inside a volume at target. It never leaves the volume, whatever a container that has the volume
+// does to it meanwhile or later.
+func BindSubpath(data, sub, target string) error {
 	if !filepath.IsLocal(sub) {
-		return "", fmt.Errorf("volume subpath %q leaves the volume", sub)
+		return fmt.Errorf("volume subpath %q leaves the volume", sub)
 	}
-	p, err := fs.RootPath(data, sub)
-	if err != nil {
-		return "", fmt.Errorf("volume subpath %q: %w", sub, err)
+	if err := inroot.Bind(data, sub, target); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("volume subpath %q does not exist in the volume", sub)
+		}
+		return fmt.Errorf("volume subpath %q: %w", sub, err)
 	}
-	if _, err := os.Stat(p); err != nil {
-		return "", fmt.Errorf("volume subpath %q does not exist in the volume", sub)
-	}
-	return p, nil
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -41,7 +42,7 @@ func TestVolumes(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"../..", "/etc", "none"} {
-		if _, err := Subpath(dir, bad); err == nil {
+		if err := BindSubpath(dir, bad, filepath.Join(root, "mounts/0")); err == nil {
 			t.Errorf("subpath %q is allowed", bad)
 		}
 	}
@@ -58,4 +59,77 @@ func TestVolumes(t *testing.T) {
 	if _, err := os.Stat(dir); err != nil {
 		t.Errorf("a named volume went with a task: %v", err)
 	}
+}
+
+// An agent that was killed while it moved a complete copy goes on; one that was killed while it copied begins again.
+func TestInterruptedFill(t *testing.T) {
+	s, err := Open(filepath.Join(t.TempDir(), "v"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(path string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(filepath.Join(s.root, "a/_data/moved"))
+	put(filepath.Join(s.root, "a/filled/rest"))
+	put(filepath.Join(s.root, "b/filling/half"))
+	fill := func(dir string) error { put(filepath.Join(dir, "whole")); return nil }
+	for name, want := range map[string]string{"a": "moved rest", "b": "whole"} {
+		dir, err := s.Named(name, fill)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := names(t, dir); got != want {
+			t.Errorf("volume %s holds %q, want %q", name, got, want)
+		}
+		if got := names(t, filepath.Dir(dir)); got != "_data" {
+			t.Errorf("beside the data of %s: %q", name, got)
+		}
+	}
+}
+
+// A container that has the empty volume puts a link to the host where the copy goes: nothing is written through it, and
+// what the container put there stays.
+func TestFillWhileAContainerLooksOn(t *testing.T) {
+	s, err := Open(filepath.Join(t.TempDir(), "v"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := t.TempDir()
+	dir, err := s.Named("a", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Named("a", func(to string) error {
+		if to == dir {
+			t.Error("the copy goes where the container writes")
+		}
+		return errors.Join(os.Mkdir(filepath.Join(to, "d"), 0o755), os.Symlink(host, filepath.Join(dir, "d")),
+			os.WriteFile(filepath.Join(to, "d/f"), nil, 0o600), os.WriteFile(filepath.Join(to, "g"), nil, 0o600))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := names(t, host); got != "" {
+		t.Errorf("written to the host: %s", got)
+	}
+	if got := names(t, dir); got != "d g" {
+		t.Errorf("the volume holds %q", got)
+	}
+}
+
+func names(t *testing.T, dir string) string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return strings.Join(out, " ")
 }
