@@ -22,7 +22,7 @@ func TestPlanRefusesWhatNobodyCouldStore(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	job := service("web", 0, "v1")
-	job.Mode = &skepv1.ServiceMode{Mode: &skepv1.ServiceMode_ReplicatedJob{ReplicatedJob: &skepv1.ReplicatedJob{MaxConcurrent: 1 << 40, TotalCompletions: 1 << 40}}}
+	job.Mode = &skepv1.ServiceMode{Mode: &skepv1.ServiceMode_ReplicatedJob{ReplicatedJob: &skepv1.ReplicatedJobMode{MaxConcurrent: 1 << 40, TotalCompletions: 1 << 40}}}
 	allowed := service("web", maxPlanned+1, "v1")
 	nameless := service("", 1, "v1")
 	for _, c := range []struct {
