@@ -131,6 +131,7 @@ func (m Main) run(ctx context.Context, args []string, stderr io.Writer) int {
 		return 2
 	}
 	log = log.Named(m.Name)
+	LimitMemory(log)
 	env := Env{Log: log, NodeID: *node, Paths: member.Paths{Data: *dataDir, Run: *runDir}, DataDir: *dataDir, RunDir: *runDir, Version: Version, Commit: Commit}
 	if *show != "" {
 		reg := metrics.New(Version, Commit)

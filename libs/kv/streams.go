@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -54,21 +55,25 @@ func Streams(replicas int) []jetstream.StreamConfig {
 		}
 		out = append(out, c)
 	}
-	return append(out, jetstream.StreamConfig{
-		Name:         subject.EventStream,
-		Description:  "skep events",
-		Subjects:     []string{subject.AllEvents},
-		Storage:      jetstream.FileStorage,
-		Replicas:     replicas,
-		MaxAge:       EventAge,
-		MaxBytes:     256 << 20,
-		MaxMsgs:      -1,
-		MaxConsumers: -1,
-		Discard:      jetstream.DiscardOld,
-		DenyDelete:   true,
-		AllowDirect:  true,
-		Duplicates:   2 * time.Minute,
-	})
+	// In this order: what the second stream takes, an older version's first one has to let go of before.
+	for _, name := range []string{subject.EventStream, subject.NodeEventStream} {
+		out = append(out, jetstream.StreamConfig{
+			Name:         name,
+			Description:  "skep events",
+			Subjects:     subject.EventSubjects(name, ""),
+			Storage:      jetstream.FileStorage,
+			Replicas:     replicas,
+			MaxAge:       EventAge,
+			MaxBytes:     256 << 20,
+			MaxMsgs:      -1,
+			MaxConsumers: -1,
+			Discard:      jetstream.DiscardOld,
+			DenyDelete:   true,
+			AllowDirect:  true,
+			Duplicates:   2 * time.Minute,
+		})
+	}
+	return out
 }
 
 // Ensure creates every stream that is missing and adopts those that exist. It runs at every start of a manager:
@@ -155,7 +160,8 @@ func ensure(ctx context.Context, js jetstream.JetStream, c jetstream.StreamConfi
 func differs(have, want jetstream.StreamConfig) bool {
 	return have.AllowAtomicPublish != want.AllowAtomicPublish || have.AllowMsgTTL != want.AllowMsgTTL ||
 		have.MaxMsgSize != want.MaxMsgSize || have.MaxBytes != want.MaxBytes || have.MaxAge != want.MaxAge ||
-		(have.RePublish == nil) != (want.RePublish == nil) || have.RePublish != nil && *have.RePublish != *want.RePublish
+		(have.RePublish == nil) != (want.RePublish == nil) || have.RePublish != nil && *have.RePublish != *want.RePublish ||
+		!slices.Equal(have.Subjects, want.Subjects)
 }
 
 const errNoPeers = 10005

@@ -22,6 +22,19 @@ func (s *State) WhatIf(o *skepv1.Service, removed bool, now time.Time, ids *IDs)
 	v := s.service(id)
 	saved := *v
 	_, wasDirty := s.dirty[v]
+	defer func() { // also when the planner fails on what it is asked: the picture is the leader's
+		s.depend(v, saved.depends)
+		asked := v.revision
+		*v = saved
+		if !wasDirty {
+			delete(s.dirty, v)
+		}
+		if !known {
+			delete(s.services, id)
+			v.Name = o.GetSpec().GetName() // the plan's steps still speak of it
+		}
+		v.touchNodes(asked)
+	}()
 	if removed {
 		v.Exists = false
 	} else {
@@ -36,22 +49,10 @@ func (s *State) WhatIf(o *skepv1.Service, removed bool, now time.Time, ids *IDs)
 		}
 	}
 	p := s.Plan(now, ids, []string{id})
-	var why *skepv1.Placing
-	if !removed {
-		why = s.Placing(v, now)
+	if removed {
+		return p, nil
 	}
-	s.depend(v, saved.depends)
-	asked := v.revision
-	*v = saved
-	if !wasDirty {
-		delete(s.dirty, v)
-	}
-	if !known {
-		delete(s.services, id)
-		v.Name = o.GetSpec().GetName() // the plan's steps still speak of it
-	}
-	v.touchNodes(asked)
-	return p, why
+	return p, s.Placing(v, now)
 }
 
 // Find addresses a service by id, name or unique prefix of its id.

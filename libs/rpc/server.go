@@ -46,6 +46,7 @@ type Server struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	meter  *meter
+	nodes  nodeLimits
 
 	mu     sync.Mutex
 	faults map[string]map[fault.Code]uint64 // by endpoint and code, for `nats micro stats`
@@ -149,21 +150,22 @@ type message[T any] interface {
 
 // Handle serves a subject in the queue group: any instance of the service may answer.
 func Handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h func(context.Context, PQ) (PR, error)) error {
-	return handle(s, subj, func(ctx context.Context, _ string, q PQ) (PR, error) { return h(ctx, q) })
+	return handle(s, subj, false, func(ctx context.Context, _ string, q PQ) (PR, error) { return h(ctx, q) })
 }
 
 // HandleDirect serves a subject without a queue group: for what one certain node or instance answers.
 func HandleDirect[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h func(context.Context, PQ) (PR, error)) error {
-	return handle(s, subj, func(ctx context.Context, _ string, q PQ) (PR, error) { return h(ctx, q) }, micro.WithEndpointQueueGroupDisabled())
+	return handle(s, subj, false, func(ctx context.Context, _ string, q PQ) (PR, error) { return h(ctx, q) }, micro.WithEndpointQueueGroupDisabled())
 }
 
 // HandleNode serves skep.v1.svc.<service>.<verb>.* and passes the last token, the node that asks: the broker lets
-// a node publish to its own token only, so it can be trusted.
+// a node publish to its own token only, so it can be trusted. A node that asks too much is refused before its request
+// is read (limit.go).
 func HandleNode[Q, R any, PQ message[Q], PR message[R]](s *Server, service, verb string, h func(ctx context.Context, node string, q PQ) (PR, error)) error {
-	return handle(s, subject.Svc(service, verb, "*"), h)
+	return handle(s, subject.Svc(service, verb, "*"), true, h)
 }
 
-func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h func(context.Context, string, PQ) (PR, error), extra ...micro.EndpointOpt) error {
+func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, byNode bool, h func(context.Context, string, PQ) (PR, error), extra ...micro.EndpointOpt) error {
 	var q PQ = new(Q)
 	var r PR = new(R)
 	opts := append([]micro.EndpointOpt{
@@ -180,18 +182,33 @@ func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h fu
 			s.log.Warn("refused a request: its reply subject is not an inbox", zap.String("subject", req.Subject()), zap.String("reply", to))
 			return
 		}
+		done := func() {}
+		if byNode {
+			node := lastToken(req.Subject())
+			ok, tell := s.nodes.begin(node, len(req.Data()), time.Now())
+			if tell {
+				s.fail(subj, req, fault.Unavailable("node %s asks too much of this manager: it reads %d requests a second from a node", node, nodeRate))
+			}
+			if !ok {
+				return
+			}
+			done = func() { s.nodes.end(node) }
+		}
 		select {
 		case s.slots <- struct{}{}:
 		case <-s.ctx.Done():
+			done()
 			return
 		}
 		if !s.begin() {
 			<-s.slots
+			done()
 			return
 		}
 		began := time.Now()
 		go func() {
 			defer s.wg.Done()
+			defer done()
 			defer func() { <-s.slots }()
 			code := serve(s, subj, req, h)
 			s.meter.served(subj, code, began)
@@ -230,8 +247,7 @@ func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, endpoint string, r
 	if err != nil {
 		return s.fail(endpoint, req, fault.Invalid("cannot read the request to %s: %v", req.Subject(), err))
 	}
-	node := req.Subject()[strings.LastIndexByte(req.Subject(), '.')+1:]
-	reply, err := h(ctx, node, q)
+	reply, err := h(ctx, lastToken(req.Subject()), q)
 	if err != nil {
 		return s.fail(endpoint, req, err)
 	}
@@ -256,6 +272,8 @@ func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, endpoint string, r
 	s.reply(req, m)
 	return ok
 }
+
+func lastToken(subj string) string { return subj[strings.LastIndexByte(subj, '.')+1:] }
 
 // reply answers over the connection itself: micro's own Respond and Error write into the request, which micro reads
 // as soon as its handler returns, and ours returns at once.

@@ -4,7 +4,10 @@
 // pattern per class.
 package subject
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Version is the second token of every subject.
 const Version = "v1"
@@ -86,8 +89,51 @@ const (
 	AllNet        = NetPrefix + ">"
 )
 
-// EventStream holds the events, 7 days.
-const EventStream = "EVENTS"
+// The streams that hold the events, 7 days: what people and the managers changed, and what nodes and their tasks did.
+// Whoever may cause the latter, however many, pushes out nothing of the former.
+const (
+	EventStream     = "EVENTS"
+	NodeEventStream = "EVENTS_NODES"
+)
+
+// The kinds of events, and of kind node the verbs, as they are shared out between the streams.
+var (
+	changedKinds = []string{"service", "network", "cluster", "secret", "config", "image", "volume", "user", "token"}
+	changedNode  = []string{"create", "update", "remove"}
+	nodeVerbs    = []string{"describe", "unknown", "ready", "down", "disconnected", "path-open", "path-blocked"}
+)
+
+// EventSubjects are the subjects of one of the streams of events, those of one kind or, with kind "", all.
+func EventSubjects(stream, kind string) []string {
+	var out []string
+	if stream == EventStream {
+		for _, k := range changedKinds {
+			if kind == "" || kind == k {
+				out = append(out, Event(k, "*", "*"))
+			}
+		}
+	} else if kind == "" || kind == "task" {
+		out = append(out, Event("task", "*", "*"))
+	}
+	if kind == "" || kind == "node" {
+		verbs := nodeVerbs
+		if stream == EventStream {
+			verbs = changedNode
+		}
+		for _, v := range verbs {
+			out = append(out, Event("node", "*", v))
+		}
+	}
+	return out
+}
+
+// EventKept reports whether a stream keeps events of that kind and verb.
+func EventKept(kind, verb string) bool {
+	if kind == "node" {
+		return slices.Contains(changedNode, verb) || slices.Contains(nodeVerbs, verb)
+	}
+	return kind == "task" || slices.Contains(changedKinds, kind)
+}
 
 // Bucket is a JetStream key-value bucket. Its stream is KV_<bucket>, its subjects $KV.<bucket>.<key>.
 type Bucket string

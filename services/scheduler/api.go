@@ -10,6 +10,7 @@ import (
 	"skep.dev/libs/kv"
 	"skep.dev/libs/reconcile"
 	"skep.dev/libs/rpc"
+	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -24,9 +25,23 @@ func (s *Service) serve(srv *rpc.Server) error {
 	return rpc.Handle(srv, subject.API("plan", "service"), s.dryRun)
 }
 
+// maxPlanned bounds the tasks a question may make the planner think about: it holds up the leader's own plans meanwhile
+// (100,000 take about 0.2 s).
+const maxPlanned = 100_000
+
+// oneQuestion admits one question at a time, so that the leader waits for one at most, however many are asked.
+func (s *Service) oneQuestion(ctx context.Context) (done func(), err error) {
+	select {
+	case s.question <- struct{}{}:
+		return func() { <-s.question }, nil
+	case <-ctx.Done():
+		return nil, fault.Unavailable("the scheduler answers other questions: ask again")
+	}
+}
+
 // explain answers "why does it not run, and where could it": any instance can, leading or not.
 func (s *Service) explain(ctx context.Context, r *skepv1.ExplainRequest) (*skepv1.ExplainReply, error) {
-	out, id, err := s.explainLocked(r.GetRef())
+	out, id, err := s.explainLocked(ctx, r.GetRef())
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +60,12 @@ func (s *Service) explain(ctx context.Context, r *skepv1.ExplainRequest) (*skepv
 	return out, nil
 }
 
-func (s *Service) explainLocked(ref string) (*skepv1.ExplainReply, string, error) {
+func (s *Service) explainLocked(ctx context.Context, ref string) (*skepv1.ExplainReply, string, error) {
+	done, err := s.oneQuestion(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	defer done()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v, err := s.state.Find(ref)
@@ -61,15 +81,39 @@ func (s *Service) explainLocked(ref string) (*skepv1.ExplainReply, string, error
 	return out, v.ID, nil
 }
 
-// dryRun plans a service that is not stored.
-func (s *Service) dryRun(_ context.Context, r *skepv1.PlanRequest) (*skepv1.PlanReply, error) {
+// dryRun plans a service that is not stored. Viewers may ask: it is checked like one that is to be stored.
+func (s *Service) dryRun(ctx context.Context, r *skepv1.PlanRequest) (*skepv1.PlanReply, error) {
 	if r.GetService().GetSpec() == nil && !r.GetRemoved() {
 		return nil, fault.Invalid("a plan needs the service as it would be stored")
 	}
+	if !r.GetRemoved() {
+		if err := spec.Validate(r.Service.Spec); err != nil {
+			return nil, err
+		}
+		if n := tasksAtOnce(r.Service.Spec); n > maxPlanned {
+			return nil, fault.Invalid("a plan looks at %d tasks at most, and the service has %d: ask for fewer replicas", maxPlanned, n)
+		}
+	}
+	done, err := s.oneQuestion(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p, why := s.state.WhatIf(r.GetService(), r.GetRemoved(), time.Now(), s.ids)
 	return &skepv1.PlanReply{Operations: operations(p), Placing: bounded(why)}, nil
+}
+
+// tasksAtOnce is how many tasks a service makes at most at one time; global ones have the nodes for a bound.
+func tasksAtOnce(s *skepv1.ServiceSpec) uint64 {
+	if j := s.GetMode().GetReplicatedJob(); j != nil {
+		if n := j.GetMaxConcurrent(); n > 0 {
+			return min(n, max(j.GetTotalCompletions(), 1))
+		}
+		return j.GetTotalCompletions()
+	}
+	return s.GetMode().GetReplicated().GetReplicas()
 }
 
 func operations(p *reconcile.Plan) []*skepv1.Operation {

@@ -65,6 +65,8 @@ type Service struct {
 	mu    sync.Mutex // over state
 	state *reconcile.State
 
+	question chan struct{} // held by the one question being answered
+
 	asking  inFlight // services of which state is asked a rollback or a run
 	refused refusals // jobs of which state took no run
 
@@ -99,8 +101,9 @@ func New(cfg Config) (*Service, error) {
 	}
 	return &Service{
 		cfg: cfg, js: js, tasks: kv.Open(js, subject.Task), ids: reconcile.NewIDs(seed), state: reconcile.NewState(), meter: newMeter(cfg.Metrics),
-		refused: refusals{first: cfg.firstPause},
-		wake:    make(chan struct{}, 1), Span: life.New(),
+		refused:  refusals{first: cfg.firstPause},
+		question: make(chan struct{}, 1),
+		wake:     make(chan struct{}, 1), Span: life.New(),
 	}, nil
 }
 

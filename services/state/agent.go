@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
+	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/fault"
@@ -49,17 +51,24 @@ func (s *Service) describeNode(ctx context.Context, node string, r *skepv1.Descr
 	if r.Description == nil {
 		return nil, fault.Invalid("node %s sent no description", node)
 	}
-	body, err := proto.Marshal(r.Description)
-	if err != nil {
-		return nil, fmt.Errorf("encode the description of node %s: %w", node, err)
+	if err := checkDescription(r.Description); err != nil {
+		return nil, err
 	}
-	err = s.retry(ctx, func() error {
+	said := r.Description.Hostname
+	err := s.retry(ctx, func() error {
 		cur, at := s.ix.Description(node)
+		r.Description.Hostname = s.mayBeCalled(node, cur, said)
 		if cur != nil && proto.Equal(cur, r.Description) {
 			return nil
 		}
+		if !s.describes.allow(node, time.Now()) {
+			return fault.Unavailable("node %s describes itself anew too often: once a second is read", node)
+		}
+		body, err := proto.Marshal(r.Description)
+		if err != nil {
+			return fmt.Errorf("encode the description of node %s: %w", node, err)
+		}
 		var rev uint64
-		var err error
 		if at == 0 {
 			rev, err = s.nodes.Create(ctx, descKey(node), body)
 		} else {
@@ -71,7 +80,7 @@ func (s *Service) describeNode(ctx context.Context, node string, r *skepv1.Descr
 		case err != nil:
 			return fault.Unavailable("store the description of node %s: %v", node, err)
 		}
-		s.events.send(&skepv1.Event{Kind: "node", Id: node, Name: r.Description.Hostname, Verb: "describe", Attributes: map[string]string{"name": r.Description.Hostname}})
+		s.events.send(describeEvent(node, cur, r.Description))
 		return seen(ctx, s.nodeFeed, rev)
 	})
 	if err != nil {
@@ -83,6 +92,63 @@ func (s *Service) describeNode(ctx context.Context, node string, r *skepv1.Descr
 	}
 	out.ManagerAddrs = s.managerAddrs()
 	return out, nil
+}
+
+// describeEvent tells what a node says of itself, and what it said before where the scheduler weighs it.
+func describeEvent(node string, was, is *skepv1.NodeDescription) *skepv1.Event {
+	attr := map[string]string{"name": is.Hostname}
+	differ := func(key string, a, b any) {
+		if was != nil && a != b {
+			attr[key+".old"], attr[key+".new"] = fmt.Sprint(a), fmt.Sprint(b)
+		}
+	}
+	differ("name", was.GetHostname(), is.Hostname)
+	differ("addr", was.GetAddr(), is.Addr)
+	differ("nanoCpus", was.GetResources().GetNanoCpus(), is.GetResources().GetNanoCpus())
+	differ("memoryBytes", was.GetResources().GetMemoryBytes(), is.GetResources().GetMemoryBytes())
+	return &skepv1.Event{Kind: "node", Id: node, Name: is.Hostname, Verb: "describe", Attributes: attr}
+}
+
+// mayBeCalled is the host name a node is shown under: what it says, unless that is another node's name. Then it keeps
+// the one it had, or is called by its id.
+func (s *Service) mayBeCalled(node string, cur *skepv1.NodeDescription, said string) string {
+	had := cur.GetHostname()
+	holder := ""
+	if said != had {
+		holder = s.called(said, node)
+	}
+	if holder == "" {
+		s.claimed.Delete(node)
+		return said
+	}
+	if was, _ := s.claimed.Swap(node, said); was != said {
+		s.log.Warn("a node calls itself what another is called", zap.String("node", node), zap.String("hostname", said), zap.String("other", holder))
+		if s.events.nodes.allow(node, time.Now()) {
+			s.events.send(&skepv1.Event{Kind: "node", Id: node, Name: had, Verb: "describe", Attributes: map[string]string{"name": had, "name.taken": said},
+				Message: fmt.Sprintf("it says it is called %s, which is node %s: give one of them another host name", said, holder)})
+		}
+	}
+	if had == "" {
+		return node
+	}
+	return had
+}
+
+// called finds a node other than this one that has the name, "" when there is none. One that is down may be the same
+// machine before it was set up anew.
+func (s *Service) called(name, than string) string {
+	if name == "" {
+		return ""
+	}
+	for _, n := range s.ix.NodeNames() {
+		if n.ID == than || !strings.EqualFold(n.Name, name) {
+			continue
+		}
+		if other := s.ix.Node(n.ID); other != nil && other.Status.GetState() != skepv1.NodeState_NODE_STATE_DOWN {
+			return n.ID
+		}
+	}
+	return ""
 }
 
 func (s *Service) managerAddrs() []string {
@@ -134,9 +200,10 @@ func (s *Service) specs(ctx context.Context, node string, r *skepv1.SpecsRequest
 	}
 	size := 0
 	for _, k := range r.Keys {
-		if !assigned[k.ServiceId][k.Revision] {
+		if !assigned[k.GetServiceId()][k.GetRevision()] {
 			continue
 		}
+		delete(assigned[k.ServiceId], k.Revision) // asked twice, answered once
 		rev := s.ix.Revision(k.ServiceId, k.Revision)
 		if rev == nil {
 			continue

@@ -2,17 +2,13 @@ package state
 
 import (
 	"context"
-	"errors"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
 	"skep.dev/libs/event"
 	"skep.dev/libs/fault"
-	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -27,6 +23,8 @@ type eventWriter struct {
 	tokens float64
 	filled time.Time
 	tasks  chan taskStep
+
+	nodes perNode // what a node causes
 }
 
 type taskStep struct {
@@ -42,7 +40,8 @@ const (
 )
 
 func newEventWriter(nc *nats.Conn, log *zap.Logger) *eventWriter {
-	return &eventWriter{nc: nc, log: log, ch: make(chan *skepv1.Event, eventBacklog), tasks: make(chan taskStep, eventBacklog), tokens: stepsAtOnce, filled: time.Now()}
+	return &eventWriter{nc: nc, log: log, ch: make(chan *skepv1.Event, eventBacklog), tasks: make(chan taskStep, eventBacklog), tokens: stepsAtOnce, filled: time.Now(),
+		nodes: perNode{rate: nodeEventsPerSec, burst: nodeEventsAtOnce}}
 }
 
 func (w *eventWriter) send(e *skepv1.Event) {
@@ -53,12 +52,18 @@ func (w *eventWriter) send(e *skepv1.Event) {
 	}
 }
 
-// sendTask is send for the change of one task's state.
-func (w *eventWriter) sendTask(e *skepv1.Event, state skepv1.TaskState) {
-	select {
-	case w.tasks <- taskStep{e, state < skepv1.TaskState_TASK_STATE_RUNNING}:
-	default:
-		w.log.Debug("task event dropped, too many are waiting", zap.String("task", e.Id), zap.String("verb", e.Verb))
+// sendTasks is send for what a node's report changed, as far as the node has events left.
+func (w *eventWriter) sendTasks(node string, steps []taskStep) {
+	for i, t := range steps {
+		if !w.nodes.allow(node, time.Now()) {
+			w.log.Warn("task events dropped: their node changes too much", zap.String("node", node), zap.Int("events", len(steps)-i))
+			return
+		}
+		select {
+		case w.tasks <- t:
+		default:
+			w.log.Debug("task event dropped, too many are waiting", zap.String("task", t.e.Id), zap.String("verb", t.e.Verb))
+		}
 	}
 }
 
@@ -117,27 +122,35 @@ func (s *Service) listEvents(ctx context.Context, r *skepv1.ListEventsRequest) (
 			delete(f, alias)
 		}
 	}
-	cfg := jetstream.ConsumerConfig{
-		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: 30 * time.Second,
-		DeliverPolicy: jetstream.DeliverAllPolicy,
+	after, err := eventPage(r.Page.GetAfter())
+	if err != nil {
+		return nil, err
 	}
+	kind := ""
 	if kinds := f["kind"]; len(kinds) == 1 {
-		if !token(kinds[0]) {
-			return nil, fault.Invalid("invalid value '%s' of filter 'kind': use service, node, task, cluster, network, secret, config or image", kinds[0])
+		if kind = kinds[0]; !token(kind) {
+			return nil, fault.Invalid("invalid value '%s' of filter 'kind': use service, node, task, cluster, network, secret, config or image", kind)
 		}
-		cfg.FilterSubject = subject.Event(kinds[0], "*", "*")
 	}
-	if a := r.Page.GetAfter(); a != "" {
-		seq, err := strconv.ParseUint(a, 10, 64)
+	var in []*eventReader
+	defer func() {
+		for _, e := range in {
+			e.close()
+		}
+	}()
+	for i, name := range eventStreams {
+		subjects := subject.EventSubjects(name, kind)
+		if len(subjects) == 0 {
+			in = append(in, &eventReader{s: s, last: after[i]})
+			continue
+		}
+		e, err := s.openEvents(ctx, name, subjects, after[i], r)
 		if err != nil {
-			return nil, fault.Invalid("invalid page %q: use the next of the page before", a)
+			return nil, err
 		}
-		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, seq+1
-	} else if r.Since != nil {
-		since := r.Since.AsTime()
-		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &since
+		in = append(in, e)
 	}
-	return s.readEvents(ctx, cfg, f, r)
+	return mergeEvents(in, f, r)
 }
 
 func token(v string) bool {
@@ -147,59 +160,6 @@ func token(v string) bool {
 		}
 	}
 	return v != ""
-}
-
-func (s *Service) readEvents(ctx context.Context, cfg jetstream.ConsumerConfig, f filters, r *skepv1.ListEventsRequest) (*skepv1.ListEventsReply, error) {
-	cons, err := s.js.CreateConsumer(ctx, subject.EventStream, cfg)
-	if err != nil {
-		return nil, fault.Unavailable("read the events: %v", err)
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		if err := s.js.DeleteConsumer(ctx, subject.EventStream, cons.CachedInfo().Name); err != nil {
-			s.log.Debug("event reader left to expire", zap.Error(err))
-		}
-	}()
-	out := &skepv1.ListEventsReply{}
-	p := newPage(r.Page)
-	var last uint64
-	for left := cons.CachedInfo().NumPending; left > 0; {
-		got, err := cons.Fetch(int(min(left, 500)), jetstream.FetchMaxWait(2*time.Second))
-		if err != nil {
-			return nil, fault.Unavailable("read the events: %v", err)
-		}
-		n := uint64(0)
-		for m := range got.Messages() {
-			n++
-			meta, err := m.Metadata()
-			if err != nil {
-				continue
-			}
-			if r.Until != nil && meta.Timestamp.After(r.Until.AsTime()) {
-				return out, nil
-			}
-			e := &skepv1.Event{}
-			if _, err := rpc.Decode(m.Data(), rpc.TypeJSON, e); err != nil || !f.event(e) {
-				last = max(last, meta.Sequence.Stream)
-				continue
-			}
-			if !p.takes(e) {
-				out.Next = strconv.FormatUint(last, 10)
-				return out, nil
-			}
-			out.Events = append(out.Events, e)
-			last = meta.Sequence.Stream
-		}
-		if err := got.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) {
-			return nil, fault.Unavailable("read the events: %v", err)
-		}
-		if n == 0 {
-			break
-		}
-		left -= min(n, left)
-	}
-	return out, nil
 }
 
 // event applies the filters of an event listing.

@@ -43,6 +43,9 @@ func (s *Service) admitNode(ctx context.Context, r *skepv1.AdmitNodeRequest) (*s
 	if err := spec.ValidateNode(want); err != nil {
 		return nil, err
 	}
+	if err := checkDescription(&skepv1.NodeDescription{Hostname: r.Hostname, Addr: r.Addr}); err != nil {
+		return nil, err
+	}
 	s.admitMu.Lock()
 	defer s.admitMu.Unlock()
 	created := false
@@ -57,6 +60,9 @@ func (s *Service) admitNode(ctx context.Context, r *skepv1.AdmitNodeRequest) (*s
 		c := s.ix.Cluster()
 		if c == nil {
 			return errNoCluster()
+		}
+		if other := s.called(r.Hostname, r.NodeId); other != "" {
+			return fault.Conflict("node %s is called %s already: give this machine another host name, or remove that node if it is gone", other, r.Hostname)
 		}
 		number, subnet, err := s.freeNumber(c.Spec)
 		if err != nil {

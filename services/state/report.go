@@ -45,6 +45,9 @@ func (s *Service) reportStatus(ctx context.Context, node string, r *skepv1.NodeS
 		return nil, err
 	}
 	r.NodeId = node
+	if err := boundStatus(r); err != nil {
+		return nil, err
+	}
 	if err := s.reports.submit(ctx, node, r); err != nil {
 		return nil, err
 	}
@@ -161,6 +164,9 @@ type item struct {
 	p    *pending
 	was  index.Report
 	body []byte
+	// tell are the events of it, made before the write: the scheduler may drop the record of a task as soon as it reads
+	// that the task has ended.
+	tell []taskStep
 }
 
 func (w *reportWriter) write(ctx context.Context, round []*pending) {
@@ -176,7 +182,7 @@ func (w *reportWriter) write(ctx context.Context, round []*pending) {
 			p.done <- fault.Invalid("encode the report of node %s: %v", p.node, err)
 			continue
 		}
-		items = append(items, item{p, cur, body})
+		items = append(items, item{p, cur, body, w.s.taskEvents(p.node, cur.Status, p.status)})
 	}
 	if len(items) == 0 {
 		return
@@ -196,7 +202,7 @@ func (w *reportWriter) write(ctx context.Context, round []*pending) {
 			err = seen(ctx, w.s.statusFeed, last)
 			for _, it := range items {
 				it.p.done <- err
-				w.s.taskEvents(it.p.node, it.was.Status, it.p.status)
+				w.s.events.sendTasks(it.p.node, it.tell)
 			}
 			return
 		}
@@ -221,6 +227,7 @@ func (w *reportWriter) writeOne(ctx context.Context, it item) error {
 			if !news(it.was, it.p.status) {
 				return nil
 			}
+			it.tell = w.s.taskEvents(it.p.node, it.was.Status, it.p.status)
 		}
 		first = false
 		var rev uint64
@@ -237,7 +244,7 @@ func (w *reportWriter) writeOne(ctx context.Context, it item) error {
 		case err != nil:
 			return fault.Unavailable("store the report of node %s: %v", it.p.node, err)
 		}
-		w.s.taskEvents(it.p.node, it.was.Status, it.p.status)
+		w.s.events.sendTasks(it.p.node, it.tell)
 		return seen(ctx, w.s.statusFeed, rev)
 	})
 }
@@ -248,39 +255,34 @@ const (
 	eventsPerReport = 32
 )
 
-// taskEvents tells of the changes between two reports of a node.
-func (s *Service) taskEvents(node string, was, now *skepv1.NodeStatus) {
+// taskEvents are the changes between two reports of a node, of tasks the scheduler gave to it: what a node says of
+// others is nobody's news.
+func (s *Service) taskEvents(node string, was, now *skepv1.NodeStatus) []taskStep {
+	records, _, _ := s.ix.Tasks(node)
+	byID := make(map[string]*skepv1.TaskRecord, len(records))
+	for _, r := range records {
+		byID[r.Id] = r
+	}
 	old := map[string]skepv1.TaskState{}
 	for _, t := range was.GetTasks() {
 		old[t.TaskId] = t.State
 	}
-	var changed []*skepv1.TaskStatus
-	for _, t := range now.GetTasks() {
-		if state, known := old[t.TaskId]; !known || state != t.State {
-			changed = append(changed, t)
-		}
-	}
-	if len(changed) == 0 {
-		return
-	}
-	records, _, _ := s.ix.Tasks(node)
-	byID := map[string]*skepv1.TaskRecord{}
-	for _, r := range records {
-		byID[r.Id] = r
-	}
+	var out []taskStep
 	together := map[string]*skepv1.Event{}
 	count := map[string]int{}
 	host := s.ix.Hostname(node)
-	for i, t := range changed {
+	for _, t := range now.GetTasks() {
 		rec := byID[t.TaskId]
-		e := s.taskEvent(node, host, rec, t)
-		if i < eventsPerReport {
-			s.events.sendTask(e, t.State)
+		if state, known := old[t.TaskId]; rec == nil || known && state == t.State {
 			continue
 		}
-		key := rec.GetServiceId() + stateWord(t.State)
+		if len(out) < eventsPerReport {
+			out = append(out, taskStep{s.taskEvent(node, host, rec, t), t.State < skepv1.TaskState_TASK_STATE_RUNNING})
+			continue
+		}
+		key := rec.ServiceId + stateWord(t.State)
 		if together[key] == nil {
-			together[key] = e
+			together[key] = s.taskEvent(node, host, rec, t)
 		}
 		count[key]++
 	}
@@ -289,26 +291,23 @@ func (s *Service) taskEvents(node string, was, now *skepv1.NodeStatus) {
 			e.Attributes["tasks"] = fmt.Sprint(n)
 			e.Message = fmt.Sprintf("%d tasks of %s on %s are %s", n, e.Attributes["service"], host, e.Verb)
 		}
-		s.events.send(e)
+		out = append(out, taskStep{e: e})
 	}
+	return out
 }
 
 func (s *Service) taskEvent(node, host string, rec *skepv1.TaskRecord, t *skepv1.TaskStatus) *skepv1.Event {
-	attr := map[string]string{"node": host, "node.id": node}
-	name := t.TaskId
-	if rec != nil {
-		svc := s.ix.ServiceName(rec.ServiceId)
-		attr["service.id"], attr["service"] = rec.ServiceId, svc
-		name = svc + "." + node
-		if rec.Slot != 0 {
-			name = fmt.Sprintf("%s.%d", svc, rec.Slot)
-		}
+	svc := s.ix.ServiceName(rec.ServiceId)
+	attr := map[string]string{"node": host, "node.id": node, "service.id": rec.ServiceId, "service": svc}
+	name := svc + "." + node
+	if rec.Slot != 0 {
+		name = fmt.Sprintf("%s.%d", svc, rec.Slot)
 	}
 	if t.ExitCode != nil {
 		attr["exitCode"] = fmt.Sprint(*t.ExitCode)
 	}
 	if t.Err != "" {
-		attr["error"] = t.Err
+		attr["error"] = cut(t.Err, eventText)
 	}
-	return &skepv1.Event{Kind: "task", Id: t.TaskId, Name: name, Verb: stateWord(t.State), Attributes: attr, Message: t.Message}
+	return &skepv1.Event{Kind: "task", Id: t.TaskId, Name: name, Verb: stateWord(t.State), Attributes: attr, Message: cut(t.Message, eventText)}
 }

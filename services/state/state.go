@@ -66,6 +66,9 @@ type Service struct {
 	reports *reportWriter
 	events  *eventWriter
 
+	describes perNode
+	claimed   sync.Map // by node, the host name of another that it says is its own
+
 	admitMu   sync.Mutex // node numbers are handed out one after the other
 	networkMu sync.Mutex // networks are made one after the other
 
@@ -95,7 +98,7 @@ func New(cfg Config) (*Service, error) {
 		cfg: cfg, log: cfg.Log, js: js, ix: index.New(),
 		spec: kv.Open(js, subject.Spec), rev: kv.Open(js, subject.Rev),
 		status: kv.Open(js, subject.Status), nodes: kv.Open(js, subject.NodeB),
-		Span: life.New(),
+		Span: life.New(), describes: perNode{rate: describesPerSec, burst: describesAtOnce},
 	}
 	s.reports = newReportWriter(s)
 	s.events = newEventWriter(cfg.NC, cfg.Log)

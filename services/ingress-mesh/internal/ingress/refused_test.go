@@ -165,7 +165,7 @@ func TestWhatIsReferredToIsThere(t *testing.T) {
 	if err := s.run(func() error {
 		var drawn map[string]elements
 		for step, n := range []int{3, 1, 5, 2, 0, 4, 4, 1} {
-			have, err := readSnapshot()
+			have, err := readOnce()
 			if err != nil {
 				return err
 			}
@@ -188,7 +188,7 @@ func TestWhatIsReferredToIsThere(t *testing.T) {
 				if _, err := commit(now); err != nil {
 					return err
 				}
-				is, err := readSnapshot()
+				is, err := readOnce()
 				if err != nil {
 					return err
 				}

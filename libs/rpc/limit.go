@@ -1,0 +1,68 @@
+package rpc
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// What one node may ask of one service. An agent reports at most ten times a second and asks for revisions in pages;
+// beyond this it is broken or means harm, and must not cost the others their answers.
+const (
+	nodeRate     = 100      // requests a second, of 32 KiB each
+	nodeBurst    = 400      // what a node that starts may ask at once
+	nodeUnit     = 32 << 10 // bytes that count as a request more
+	nodeInFlight = 16       // in work at once: a slow store must not fill all slots with one node's requests
+	nodesKept    = 16384    // buckets; beyond it those that are full again go
+)
+
+// nodeLimits holds a bucket for each node that asks.
+type nodeLimits struct {
+	mu    sync.Mutex
+	nodes map[string]*nodeLimit
+}
+
+type nodeLimit struct {
+	requests *rate.Limiter
+	answers  *rate.Limiter // refusals: a flood must not be answered by one
+	working  int
+}
+
+// begin takes a request of size bytes from a node into work, before anything of it is read. Refused, it says whether
+// the node is to be told.
+func (l *nodeLimits) begin(node string, size int, now time.Time) (ok, tell bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.nodes[node]
+	if n == nil {
+		if len(l.nodes) >= nodesKept {
+			l.forget(now)
+		}
+		if l.nodes == nil {
+			l.nodes = map[string]*nodeLimit{}
+		}
+		n = &nodeLimit{requests: rate.NewLimiter(nodeRate, nodeBurst), answers: rate.NewLimiter(2, 10)}
+		l.nodes[node] = n
+	}
+	if n.working >= nodeInFlight || !n.requests.AllowN(now, 1+size/nodeUnit) {
+		return false, n.answers.AllowN(now, 1)
+	}
+	n.working++
+	return true, false
+}
+
+// end says that the request is answered.
+func (l *nodeLimits) end(node string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.nodes[node].working--
+}
+
+func (l *nodeLimits) forget(now time.Time) {
+	for id, n := range l.nodes {
+		if n.working == 0 && n.requests.TokensAt(now) >= nodeBurst {
+			delete(l.nodes, id)
+		}
+	}
+}
