@@ -345,7 +345,7 @@ func TestFeedThatWasAway(t *testing.T) {
 // TestNothingComesBack writes, deletes, compacts and kills at random, and compares what a new feed shows with what was
 // acknowledged. In the middle the number of replicas goes from one to three and back.
 func TestNothingComesBack(t *testing.T) {
-	for _, c := range []struct{ size, rounds int }{{1, 12}, {3, 6}} {
+	for _, c := range []struct{ size, rounds int }{{1, 8}, {3, 4}} {
 		t.Run(fmt.Sprintf("servers %d", c.size), func(t *testing.T) {
 			t.Parallel()
 			seed := rand.Uint64()

@@ -26,16 +26,21 @@ type picture struct {
 }
 
 const (
-	scanBatch = 4096             // messages asked for at once
-	scanIdle  = 30 * time.Second // after which the server forgets a reader that was left behind
+	scanBatch  = 4096             // messages asked for at once
+	scanIdle   = 30 * time.Second // after which the server forgets a reader that was left behind
+	scanAnswer = 2 * time.Second  // for making a reader
+	scanWithin = time.Minute      // for all of it
 )
 
 var errElsewhere = errors.New("the server put it on another replica than the leader's")
 
 // scan reads a stream from the store of its leader.
 func scan(ctx context.Context, st jetstream.Stream) (picture, error) {
-	ctx, cancel := withDefaultTimeout(ctx)
-	defer cancel()
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, scanWithin)
+		defer cancel()
+	}
 	// The server places a reader on any replica. There are five at most, and only the leader's store is to be read.
 	const tries = 20
 	for range tries {
@@ -54,10 +59,16 @@ func scanOnce(ctx context.Context, st jetstream.Stream) (picture, error) {
 	}
 	// What the store has now is read, or was replaced meanwhile by something newer.
 	p := picture{through: info.State.LastSeq}
-	cons, err := st.CreateConsumer(ctx, jetstream.ConsumerConfig{
+	making, made := context.WithTimeout(ctx, scanAnswer)
+	cons, err := st.CreateConsumer(making, jetstream.ConsumerConfig{
 		FilterSubject: info.Config.Subjects[0], DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true,
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: scanIdle,
 	})
+	unanswered := making.Err() != nil && ctx.Err() == nil
+	made()
+	if err != nil && unanswered {
+		return picture{}, errElsewhere // on a replica that is dead, and is not known to be
+	}
 	if err != nil {
 		return picture{}, fmt.Errorf("make a reader: %w", err)
 	}

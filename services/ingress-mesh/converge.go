@@ -117,7 +117,7 @@ func (s *Service) apply(ctx context.Context, scopes map[string]bool) {
 		}
 	}
 	for _, id := range s.networksHere() {
-		if !scopes[id] && !scopes[picture.ScopeNodes] {
+		if !scopes[id] && !scopes[picture.ScopeNodes] || s.leaving(id) {
 			continue
 		}
 		if err := s.applyNetwork(ctx, id); err != nil {
@@ -146,6 +146,9 @@ func (s *Service) heal(ctx context.Context) {
 	here := s.networksHere()
 	whole := s.turn.next(here, s.tasksCount)
 	for _, id := range here {
+		if s.leaving(id) {
+			continue
+		}
 		if err := s.healNetwork(ctx, id, whole[id]); err != nil {
 			s.meter.failed.WithLabelValues(runHeal).Inc()
 			s.log.Error("repair network", zap.String("network", id), zap.Error(err))
@@ -239,6 +242,12 @@ func (s *Service) clearFlows(rec record, path string, want []vip.Service) error 
 		return fmt.Errorf("clear the flows of task %s to tasks that are gone: %w", rec.Task, err)
 	}
 	return nil
+}
+
+// leaving reports whether a network was removed from the cluster and has nobody here any more: it is about to go, and
+// nothing is to be put right on it.
+func (s *Service) leaving(id string) bool {
+	return s.tasksCount(id) == 0 && s.follow.Scope(id).Info == nil
 }
 
 func (s *Service) networksHere() []string {
