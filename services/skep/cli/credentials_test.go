@@ -101,7 +101,7 @@ func TestIssueImportExport(t *testing.T) {
 	if err := json.Unmarshal(private(t, filepath.Join(laptop.dir, ".config/nats/context/skep-prod.json")), &n); err != nil {
 		t.Fatal(err)
 	}
-	if n.URL != "tls://10.0.0.1:2377,tls://10.0.0.2:2377" || n.InboxPrefix != "_INBOX_user-alice" || !n.TLSFirst {
+	if n.URL != "tls://10.0.0.1:2377,tls://10.0.0.2:2377" || n.InboxPrefix != "_INBOX_viewer.user-alice" || !n.TLSFirst {
 		t.Errorf("natscli's context is %+v", n)
 	}
 	if _, err := pki.Memory(private(t, n.Cert), private(t, n.Key), private(t, n.CA)); err != nil {
