@@ -169,7 +169,7 @@ func TestOneTellsAndNothingIsLost(t *testing.T) {
 	})
 	w.report(task("t1", unhealthy, false, "no"))
 	w.until("it goes on", func() bool { return strings.HasSuffix(w.verbs("t1"), "unhealthy") })
-	stream, err := w.js.Stream(context.Background(), subject.EventStream)
+	stream, err := w.js.Stream(context.Background(), subject.NodeEventStream)
 	if err != nil {
 		t.Fatal(err)
 	}
