@@ -257,10 +257,12 @@ func Connect(name string, addrs []string, store *pki.Store, log *zap.Logger, mor
 		urls[i] = "tls://" + a
 	}
 	opts := append(Options(name, store.Identity().NodeID, log), nats.Secure(pki.ClientTLS(store)), nats.TLSHandshakeFirst())
-	nc, err := nats.Connect(strings.Join(urls, ","), append(opts, more...)...)
+	p := &pace{}
+	nc, err := nats.Connect(strings.Join(urls, ","), append(append(opts, more...), p.option)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", strings.Join(addrs, ", "), err)
 	}
+	p.nc.Store(nc)
 	return nc, nil
 }
 

@@ -113,8 +113,23 @@ func (l Layout) VIPs(offset uint32) iter.Seq[netip.Addr] {
 	}
 }
 
+// IsTask says whether a task may have an address: it is of the tasks' part, and nobody else's.
+func (l Layout) IsTask(a netip.Addr) bool {
+	if !a.Is4() {
+		return false
+	}
+	n := toUint(a)
+	return l.first <= n && n < l.vips && l.usable(a)
+}
+
 func (l Layout) usable(a netip.Addr) bool {
 	return a != l.Gateway && a != l.Subnet.Addr() && a != lastOf(l.Subnet)
+}
+
+// Unicast reports whether an address may be one host's: it is neither nobody's nor many hosts'.
+func Unicast(a netip.Addr) bool {
+	a = a.Unmap()
+	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
 // MAC is the hardware address that goes with an IPv4 address on every link of ours: 02:42 and the address.

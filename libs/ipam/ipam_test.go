@@ -32,11 +32,18 @@ func TestLayout(t *testing.T) {
 				if seen[a] {
 					t.Fatalf("%s: %s is in two blocks", tc.subnet, a)
 				}
-				seen[a] = true
+				if seen[a] = true; !l.IsTask(a) {
+					t.Errorf("%s: %s of a block is not a task's", tc.subnet, a)
+				}
+			}
+		}
+		for _, a := range []netip.Addr{{}, l.Gateway, l.Subnet.Addr(), lastOf(l.Subnet), l.Subnet.Addr().Prev(), netip.MustParseAddr("fd00::1")} {
+			if l.IsTask(a) {
+				t.Errorf("%s: %s is a task's", tc.subnet, a)
 			}
 		}
 		for v := range l.VIPs(7) {
-			if seen[v] {
+			if seen[v] || l.IsTask(v) {
 				t.Fatalf("%s: %s is a task's and a service's, or twice a service's", tc.subnet, v)
 			}
 			seen[v] = true
@@ -47,6 +54,20 @@ func TestLayout(t *testing.T) {
 		if seen[l.Gateway] || seen[l.Subnet.Addr()] || seen[lastOf(l.Subnet)] {
 			t.Errorf("%s: gives away an address that is nobody's", tc.subnet)
 		}
+	}
+}
+
+func TestUnicast(t *testing.T) {
+	for text, want := range map[string]bool{
+		"10.9.0.7": true, "127.0.0.1": true, "fd00::7": true, "fe80::1%eth0": true, "::ffff:10.9.0.7": true,
+		"0.0.0.0": false, "::": false, "255.255.255.255": false, "::ffff:255.255.255.255": false, "239.1.1.1": false, "::ffff:224.0.0.1": false, "ff02::1": false,
+	} {
+		if Unicast(netip.MustParseAddr(text)) != want {
+			t.Errorf("%s: %v", text, !want)
+		}
+	}
+	if Unicast(netip.Addr{}) {
+		t.Error("no address at all")
 	}
 }
 

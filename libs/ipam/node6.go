@@ -25,3 +25,14 @@ func NodeSubnet6(p netip.Prefix) netip.Prefix {
 	p = p.Masked()
 	return netip.PrefixFrom(NodeAddr6(p.Addr()), Nodes6.Bits()+p.Bits())
 }
+
+// Embed is the IPv6 address that goes with an IPv4 one on a network with both: subnet6's, ending in it. It is invalid
+// where the network has no IPv6.
+func Embed(subnet6 netip.Prefix, a netip.Addr) netip.Addr {
+	if !subnet6.IsValid() {
+		return netip.Addr{}
+	}
+	b, v4 := subnet6.Masked().Addr().As16(), a.As4()
+	copy(b[12:], v4[:])
+	return netip.AddrFrom16(b)
+}

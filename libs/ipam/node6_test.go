@@ -44,3 +44,21 @@ func TestNodeSubnet6FollowsIPv4(t *testing.T) {
 		}
 	})
 }
+
+func TestEmbed(t *testing.T) {
+	six := netip.MustParsePrefix("fd00:1::/64")
+	for _, c := range []struct {
+		subnet netip.Prefix
+		a      string
+		want   string
+	}{
+		{six, "10.0.9.200", "fd00:1::a00:9c8"},
+		{netip.MustParsePrefix("fd00:1::7/64"), "10.0.9.200", "fd00:1::a00:9c8"},
+		{netip.MustParsePrefix("fd00:1:2:3:4:5::/96"), "255.255.255.255", "fd00:1:2:3:4:5:ffff:ffff"},
+		{netip.Prefix{}, "10.0.9.200", "invalid IP"},
+	} {
+		if got := Embed(c.subnet, netip.MustParseAddr(c.a)).String(); got != c.want {
+			t.Errorf("%s in %s is %s, want %s", c.a, c.subnet, got, c.want)
+		}
+	}
+}

@@ -150,7 +150,7 @@ func attempt(ctx context.Context, addr, digest string, req *skepv1.JoinRequest, 
 	defer cancel()
 	req.Now = timestamppb.New(now())
 	reply := &skepv1.JoinReply{}
-	if err := rpc.Call(ctx, nc, subject.Join, req, reply); err != nil {
+	if err := rpc.Call(ctx, nc, subject.Join(name), req, reply); err != nil {
 		return nil, err
 	}
 	return reply, nil

@@ -34,11 +34,12 @@ func ParseCSR(der []byte) (*x509.CertificateRequest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the certificate request: %w", err)
 	}
-	if err := csr.CheckSignature(); err != nil {
-		return nil, fmt.Errorf("check the certificate request: %w", err)
-	}
+	// First, so that nobody has us compute with a key of his choice.
 	if k, ok := csr.PublicKey.(*ecdsa.PublicKey); !ok || k.Curve != elliptic.P256() {
 		return nil, errors.New("check the certificate request: its key is not ECDSA P-256")
+	}
+	if err := csr.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("check the certificate request: %w", err)
 	}
 	return csr, nil
 }

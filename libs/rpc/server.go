@@ -259,7 +259,7 @@ func (s *Server) fail(req *nats.Msg, err error) (fault.Code, string) {
 
 // endpointName turns skep.v1.api.service.create into service-create: micro allows no dots in names.
 func endpointName(subj string) string {
-	t := strings.Split(subj, ".")
+	t := strings.Split(strings.TrimSuffix(subj, ".*"), ".")
 	if len(t) > 3 {
 		t = t[3:]
 	}

@@ -10,7 +10,7 @@ const maxReply = 256
 // goes out with the rights of who gives it; so whoever answers asks this first.
 //
 //	asked               whose inbox
-//	join                a joiner's, or that of the broker's door for them
+//	join.<joiner>       the joiner's, or that of the broker's door for them
 //	svc.*.*.<node>      the node's, or that of a service on it
 //	api.>               a person's, local root's, a service's; no node's
 //	node.>, $SRV.>      the same without viewers
@@ -33,7 +33,7 @@ func MayHear(asked, reply string) bool {
 	}
 	switch class {
 	case "join":
-		return kind == "join" && on != "" || service && kind == "door"
+		return kind == "join" && owner == rest || service && kind == "door"
 	case "svc":
 		node := rest[strings.LastIndexByte(rest, '.')+1:]
 		return node != "" && (owner == node || service && on == node)

@@ -11,8 +11,10 @@ const Version = "v1"
 
 const prefix = "skep." + Version + "."
 
-// Join is the only subject a connection without a certificate may publish to (reply: its inbox).
-const Join = prefix + "join"
+// Join is where a connection without a certificate asks to join, the only subject it may publish to: skep.v1.join.<joiner>,
+// whose last token is the name the broker knows the connection by. The broker asks the vault on the same subject, in the
+// cluster's own account.
+func Join(joiner string) string { return prefix + "join." + joiner }
 
 // Inboxes are where a connection hears answers; the broker lets it listen to its own only. So who will hear an answer can
 // be read off the subject it goes to.

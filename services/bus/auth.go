@@ -2,7 +2,6 @@ package bus
 
 import (
 	"crypto/subtle"
-	"net"
 	"strings"
 	"time"
 
@@ -18,7 +17,7 @@ const (
 	systemAccount = "SYS"
 
 	// joinDeadline ends a connection without a certificate; a join takes milliseconds.
-	joinDeadline = 30 * time.Second
+	joinDeadline = 10 * time.Second
 	// replyWithin is how long after a request a node may answer it.
 	replyWithin = time.Minute
 	// systemUser, as the user name of a manager's connection, asks for the system account.
@@ -51,7 +50,7 @@ func (a *clientAuth) Check(c server.ClientAuthentication) bool {
 
 func (a *clientAuth) node(c server.ClientAuthentication, notAfter time.Time, identify func() (pki.Identity, error)) bool {
 	ident, err := identify()
-	log := a.bus.log.With(zap.String("node", ident.NodeID), zap.Stringer("addr", c.RemoteAddress()))
+	log := a.bus.refusals.With(zap.String("node", ident.NodeID), zap.Stringer("addr", c.RemoteAddress()))
 	switch {
 	case err != nil:
 		log.Warn("refused a connection", zap.Error(err))
@@ -79,6 +78,10 @@ func (a *clientAuth) node(c server.ClientAuthentication, notAfter time.Time, ide
 		role = RoleViewer
 	default:
 		log.Warn("refused a connection: unknown role", zap.String("role", string(ident.Role)))
+		return false
+	}
+	if err := a.bus.guests.admit(c.GetID(), ident.NodeID, role, c.RemoteAddress()); err != nil {
+		log.Warn("refused a connection: what came before it", zap.Error(err))
 		return false
 	}
 	return a.register(c, account, &server.User{
@@ -110,11 +113,11 @@ func (a *clientAuth) joiner(c server.ClientAuthentication) bool {
 	if nonce, ok := strings.CutPrefix(name, "join-"); !ok || !id.Valid(nonce) {
 		return false
 	}
-	if !a.bus.joins.allow(c.RemoteAddress()) {
-		a.bus.log.Warn("refused a join: too many from this address", zap.Stringer("addr", c.RemoteAddress()))
+	if err := a.bus.guests.admit(c.GetID(), name, RoleJoiner, c.RemoteAddress()); err != nil {
+		a.bus.refusals.Warn("refused a join", zap.Stringer("addr", c.RemoteAddress()), zap.Error(err))
 		return false
 	}
-	return a.register(c, accountName, &server.User{
+	return a.register(c, joinAccount, &server.User{
 		Username: name, Permissions: Permissions(RoleJoiner, name), ConnectionDeadline: time.Now().Add(joinDeadline),
 	})
 }
@@ -127,8 +130,11 @@ func (a *clientAuth) inProcess(c server.ClientAuthentication) bool {
 	if subtle.ConstantTimeCompare([]byte(o.Password), []byte(a.bus.secret)) != 1 {
 		return a.register(c, accountName, &server.User{Username: "local-root", Permissions: Permissions(RoleLocal, "local-root")})
 	}
-	if name == systemUser {
+	switch name {
+	case systemUser:
 		return a.register(c, systemAccount, &server.User{Username: systemUser})
+	case doorUser:
+		return a.register(c, joinAccount, &server.User{Username: doorUser})
 	}
 	return a.register(c, accountName, &server.User{Username: inboxName(name, a.bus.cfg.NodeID), Permissions: Permissions(name, inboxName(name, a.bus.cfg.NodeID))})
 }
@@ -169,16 +175,8 @@ func (a routeAuth) Check(c server.ClientAuthentication) bool {
 	ident, err := pki.FromCertificate(st.VerifiedChains[0][0])
 	ok := err == nil && ident.Role == pki.Manager && ident.ClusterID == a.bus.cfg.TLS.Identity().ClusterID && !a.bus.revoked(ident.NodeID)
 	if !ok {
-		a.bus.log.Warn("refused a route: not a manager of this cluster",
+		a.bus.refusals.Warn("refused a route: not a manager of this cluster",
 			zap.String("node", ident.NodeID), zap.String("role", string(ident.Role)), zap.Stringer("addr", c.RemoteAddress()), zap.Error(err))
 	}
 	return ok
-}
-
-func hostOf(a net.Addr) string {
-	host, _, err := net.SplitHostPort(a.String())
-	if err != nil {
-		return a.String()
-	}
-	return host
 }

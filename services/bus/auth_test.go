@@ -50,7 +50,7 @@ func TestWorkerCannotEscalate(t *testing.T) {
 		"$JS.API.STREAM.SNAPSHOT.KV_status", "$JS.API.STREAM.CREATE.x", "$JS.API.META.LEADER.STEPDOWN", "$JS.API.SERVER.REMOVE",
 		"$JS.ACK.KV_status.x.1.1.1.1.1", "$JS.FC.KV_status.x", "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.JSZ", "$SRV.PING",
 		subject.API("service", "create"), subject.API("service", "list"), subject.API("node", "admit"), subject.API("token", "get"),
-		subject.Join, subject.Svc("state", "status", other), subject.Svc("vault", "renew", other), subject.Heartbeat(other),
+		subject.Join(me), subject.Join("join-" + other), subject.Svc("state", "status", other), subject.Svc("vault", "renew", other), subject.Heartbeat(other),
 		subject.Push(me), subject.Push(other), subject.Net("node", me), subject.Net("ingress", me), subject.Event("node", me, "ready"), subject.Node(other, "exec.open"), subject.Node(me, "exec.open"),
 		subject.IO(other, "s", "out"), subject.IO(me, "s", "in"), "_INBOX_" + other + ".x", "_INBOX.x", "anything",
 	} {
@@ -59,7 +59,7 @@ func TestWorkerCannotEscalate(t *testing.T) {
 	for _, s := range []string{
 		">", "skep.>", "$KV.>", "$JS.>", "$SYS.>", "_INBOX.>", "_INBOX_" + other + ".>", "*.>", subject.AllAPI, subject.AllEvents, subject.AllHeartbeats,
 		subject.Push("*"), subject.Push(other), subject.Node("*", "exec.open"), subject.Node(other, ">"), subject.Svc("vault", "renew", me),
-		subject.Svc("state", "status", "*"), subject.Join, subject.API("image", "resolve"), subject.IO(other, "*", "in"), subject.IO(me, "*", "out"),
+		subject.Svc("state", "status", "*"), subject.Join("*"), subject.API("image", "resolve"), subject.IO(other, "*", "in"), subject.IO(me, "*", "out"),
 	} {
 		w.subscribe(s, false)
 	}
@@ -139,7 +139,7 @@ func TestUsers(t *testing.T) {
 	for _, s := range []string{subject.API("service", "create"), subject.API("token", "get"), subject.Node(node, "exec.open"), subject.IO(node, "s", "in"), "$SRV.PING"} {
 		admin.mustPublish(s)
 	}
-	for _, s := range []string{subject.API("node", "admit"), subject.API("cluster", "init"), "$KV.spec.x", "$JS.API.INFO", subject.Heartbeat(node), subject.Push(node), subject.Join} {
+	for _, s := range []string{subject.API("node", "admit"), subject.API("cluster", "init"), "$KV.spec.x", "$JS.API.INFO", subject.Heartbeat(node), subject.Push(node), subject.Join("join-" + node)} {
 		admin.mustNotPublish(s, nil)
 	}
 	for s, want := range map[string]bool{
@@ -236,63 +236,60 @@ func TestWhoMayLookAtNetworks(t *testing.T) {
 }
 
 // stranger is a connection without a certificate, as a node makes it that wants to join.
-func stranger(t *testing.T, b *Bus, ca *pki.CA) *peer {
+func stranger(t testing.TB, b *Bus, ca *pki.CA) *peer {
 	t.Helper()
-	name := "join-" + id.New()
-	p := &peer{t: t, denied: make(chan error, 256)}
-	nc, err := nats.Connect("tls://"+b.ClientAddr().String(), nats.Secure(pki.JoinTLS(pki.Digest(ca.Cert))), nats.TLSHandshakeFirst(), nats.NoReconnect(),
-		nats.UserInfo(name, ""), nats.CustomInboxPrefix("_INBOX_"+name), nats.Name("joiner"),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { p.denied <- err }))
+	p, err := tryStranger(t, b, ca, "join-"+id.New())
 	if err != nil {
 		t.Fatal(err)
 	}
+	return p
+}
+
+func tryStranger(t testing.TB, b *Bus, ca *pki.CA, name string, opts ...nats.Option) (*peer, error) {
+	t.Helper()
+	p := &peer{t: t, denied: make(chan error, 256), closed: make(chan struct{})}
+	nc, err := nats.Connect("tls://"+b.ClientAddr().String(), append([]nats.Option{
+		nats.Secure(pki.JoinTLS(pki.Digest(ca.Cert))), nats.TLSHandshakeFirst(), nats.NoReconnect(), nats.Timeout(10 * time.Second),
+		nats.UserInfo(name, ""), nats.CustomInboxPrefix("_INBOX_" + strings.Trim(name, ".*>")), nats.Name("joiner"),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { p.denied <- err }),
+		nats.ClosedHandler(func(*nats.Conn) { close(p.closed) })}, opts...)...)
+	if err != nil {
+		return nil, err
+	}
 	t.Cleanup(nc.Close)
 	p.Conn = nc
-	return p
+	return p, nil
 }
 
 func TestConnectionsWithoutACertificate(t *testing.T) {
 	ca := newCA(t)
-	cfg := lone(t, ca, id.New())
-	cfg.JoinRate = 4 // a burst of 20
-	b := run(t, cfg)
-	connect := func(name string) (*peer, error) {
-		p := &peer{t: t, denied: make(chan error, 256)}
-		nc, err := nats.Connect("tls://"+b.ClientAddr().String(), nats.Secure(pki.JoinTLS(pki.Digest(ca.Cert))), nats.TLSHandshakeFirst(), nats.NoReconnect(),
-			nats.UserInfo(name, ""), nats.CustomInboxPrefix("_INBOX_"+strings.Trim(name, ".*>")), nats.Name("joiner"),
-			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { p.denied <- err }))
-		if err != nil {
-			return nil, err
-		}
-		t.Cleanup(nc.Close)
-		p.Conn = nc
-		return p, nil
-	}
-	for _, name := range []string{"", "sys", "local", "join-", "join-abc", "join-*", id.New(), "join-" + id.New() + ".>", "manager"} {
-		if _, err := connect(name); !errors.Is(err, nats.ErrAuthorization) {
+	b := run(t, lone(t, ca, id.New()))
+	for _, name := range []string{"", "sys", "local", "door", doorUser, "join-", "join-abc", "join-*", id.New(), "join-" + id.New() + ".>", "manager"} {
+		if _, err := tryStranger(t, b, ca, name); !errors.Is(err, nats.ErrAuthorization) {
 			t.Errorf("connected as %q without a certificate: %v", name, err)
 		}
 	}
-	name := "join-" + id.New()
-	p, err := connect(name)
-	if err != nil {
+	p := stranger(t, b, ca)
+	name := p.Opts.User
+	if err := p.Publish(subject.Join(name), []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	p.mustPublish(subject.Join)
-	for _, s := range []string{subject.API("service", "list"), subject.Heartbeat("x"), "$KV.secret.ca", "$SRV.PING", "$JS.API.INFO"} {
+	if _, err := p.SubscribeSync("_INBOX_" + name + ".>"); err != nil {
+		t.Fatal(err)
+	}
+	if p.refused() {
+		t.Error("a joiner may not ask")
+	}
+	if _, err := tryStranger(t, b, ca, name); !errors.Is(err, nats.ErrAuthorization) {
+		t.Errorf("a joiner's name was given a second time: %v", err)
+	}
+	for _, s := range []string{
+		subject.API("service", "list"), subject.Heartbeat("x"), "$KV.secret.ca", "$SRV.PING", "$JS.API.INFO", "skep.v1.join", subject.Join("join-" + id.New()), subject.Join(name) + ".x",
+	} {
 		p.mustNotPublish(s, nil)
 	}
-	p.subscribe("_INBOX_"+name+".>", true)
-	for _, s := range []string{">", subject.Join, "_INBOX_join-" + id.New() + ".>", "_INBOX.>", "_INBOX_*.>"} {
+	for _, s := range []string{">", subject.Join("*"), subject.Join(name), "_INBOX_join-" + id.New() + ".>", "_INBOX.>", "_INBOX_*.>"} {
 		p.subscribe(s, false)
-	}
-	// One address may not hammer.
-	err = nil
-	for i := 0; err == nil && i < 100; i++ {
-		_, err = connect("join-" + id.New())
-	}
-	if !errors.Is(err, nats.ErrAuthorization) {
-		t.Fatalf("a hundred joins at once were let in: %v", err)
 	}
 }
 

@@ -22,8 +22,11 @@ import (
 type Bus struct {
 	cfg    Config
 	log    *zap.Logger
-	joins  *joinLimit
+	guests *guests
 	secret string // known to connections made by InProcess alone
+
+	slips, refusals *zap.Logger // what clients do wrong; repetitions are counted
+	unhush          func()
 
 	serving chan struct{} // closed once the listener serves
 	ready   chan struct{} // closed once the JetStream API answers
@@ -43,10 +46,13 @@ func New(cfg Config) (*Bus, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	return &Bus{
-		cfg: cfg, log: cfg.Log, joins: newJoinLimit(cfg.JoinRate), secret: rand.Text(),
+	b := &Bus{
+		cfg: cfg, log: cfg.Log, secret: rand.Text(),
 		serving: make(chan struct{}), ready: make(chan struct{}), done: make(chan struct{}),
-	}, nil
+	}
+	b.guests = newGuests(b.kick, b.alive)
+	b.hush()
+	return b, nil
 }
 
 // Serving is closed once connections are accepted, in process and over TCP. Streams that exist take writes from then on,
@@ -91,6 +97,12 @@ func (b *Bus) Run(ctx context.Context) error {
 	b.mu.Lock()
 	b.sys = sys
 	b.mu.Unlock()
+	d, err := b.openDoor(ctx)
+	if err != nil {
+		return orEnded(ctx, err)
+	}
+	defer d.close()
+	go b.watch(ctx, main)
 	if err := b.register(); err != nil {
 		return err
 	}
@@ -100,7 +112,7 @@ func (b *Bus) Run(ctx context.Context) error {
 		if err := b.startOwnWitness(ctx); err != nil {
 			return orEnded(ctx, err)
 		}
-		if err := b.kick(ctx, main, sys); err != nil {
+		if err := b.hurry(ctx, main, sys); err != nil {
 			return orEnded(ctx, err)
 		}
 	}
@@ -146,10 +158,10 @@ func (b *Bus) startOwnWitness(ctx context.Context) error {
 	return nil
 }
 
-// kick shortens the first election of a restarted server and witness from seconds to a fraction of one: a rescue to the
+// hurry shortens the first election of a restarted server and witness from seconds to a fraction of one: a rescue to the
 // quorum of 2 of 2 that they have anyway only restarts the election timer. At any other size it would change the quorum.
 // Should a version of nats-server refuse it, the API is merely seconds later.
-func (b *Bus) kick(ctx context.Context, main *instance, sys *nats.Conn) error {
+func (b *Bus) hurry(ctx context.Context, main *instance, sys *nats.Conn) error {
 	err := await(ctx, 5*time.Millisecond, 5*time.Second, func() bool { return main.NumRoutes() > 0 })
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -248,6 +260,18 @@ func (b *Bus) Sweep() int {
 	}
 }
 
+// kick ends a connection.
+func (b *Bus) kick(cid uint64) {
+	if main := b.running(); main != nil {
+		_ = main.DisconnectClientByID(cid) // an error means that it is gone already
+	}
+}
+
+func (b *Bus) alive(cid uint64) bool {
+	main := b.running()
+	return main != nil && main.GetClient(cid) != nil
+}
+
 func (b *Bus) revoked(nodeID string) bool { return b.cfg.Revoked != nil && b.cfg.Revoked(nodeID) }
 
 // Close stops the broker; Run then returns. It may be called more than once.
@@ -280,6 +304,7 @@ func (b *Bus) stop() {
 		main.stop(b.peers(main))
 	}
 	witness.stop(false)
+	b.unhush()
 }
 
 // peers reports whether other managers could take over from this one.

@@ -43,8 +43,6 @@ type Config struct {
 	// Revoked reports whether a node was removed from the cluster. It is asked on every connection of a node (not of a
 	// user) and must not block. Call Sweep when its answers change other than by Disconnect.
 	Revoked func(nodeID string) bool `json:"-"`
-	// JoinRate bounds connections without a certificate per second and source address (default 20, burst five times that).
-	JoinRate float64
 	// MaxStore bounds the disk JetStream may use (default 20 GiB).
 	MaxStore int64
 	// MaxConn bounds client connections (default 65,536).

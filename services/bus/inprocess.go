@@ -27,7 +27,7 @@ func (b *Bus) connect(_ context.Context, name string) (*nats.Conn, error) {
 	if role == RoleAdmin {
 		role = RoleLocal
 	}
-	if _, service := owns[role]; !service && role != RoleManager && role != RoleAgent && role != RoleLocal && name != systemUser {
+	if _, service := owns[role]; !service && role != RoleManager && role != RoleAgent && role != RoleLocal && role != RoleDoor && name != systemUser && name != doorUser {
 		return nil, fmt.Errorf("connect %s to the bus: no such service", name)
 	}
 	nc, err := nats.Connect("", nats.InProcessServer(inProcess{b}), nats.Name("skep-"+name),

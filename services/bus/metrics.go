@@ -23,6 +23,8 @@ func (b *Bus) register() error {
 		Counter("skep_bus_sent_messages_total", "Messages to clients.").
 		Counter("skep_bus_sent_bytes_total", "Bytes to clients.").
 		Counter("skep_bus_slow_consumers_total", "Clients cut off because they did not read.").
+		Gauge("skep_bus_joiners", "Connections without a certificate.").
+		Counter("skep_bus_cut_off_total", "Connections closed because they did what they may not, took too much, or gave way to a newer one of their kind.").
 		Gauge("skep_bus_jetstream_store_bytes", "Bytes of all streams on disk.").
 		Gauge("skep_bus_jetstream_store_limit_bytes", "Bytes the streams may take.").
 		Gauge("skep_bus_jetstream_messages", "Messages in all streams.").
@@ -56,6 +58,9 @@ func (b *Bus) measure(m *metrics.Sample) {
 	m.Set("skep_bus_sent_messages_total", float64(v.OutMsgs))
 	m.Set("skep_bus_sent_bytes_total", float64(v.OutBytes))
 	m.Set("skep_bus_slow_consumers_total", float64(v.SlowConsumers))
+	_, joiners, cut := b.guests.count()
+	m.Set("skep_bus_joiners", float64(joiners))
+	m.Set("skep_bus_cut_off_total", float64(cut))
 	j, err := main.Jsz(&server.JSzOptions{})
 	if err != nil {
 		m.Fail("skep_bus_jetstream_store_bytes", fmt.Errorf("ask the broker about its streams: %w", err))

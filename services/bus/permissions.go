@@ -18,6 +18,7 @@ const (
 	RoleViewer  Role = "viewer"  // certificate OU=skep-user, title viewer
 	RoleLocal   Role = "local"   // root on a manager, through the socket: an admin
 	RoleJoiner  Role = "joiner"  // no certificate
+	RoleDoor    Role = "door"    // in process: carries what joiners ask to the vault
 )
 
 // owns names, for every service, the keys it may write; ARCHITECTURE §3: one writer per key. The broker holds it.
@@ -101,7 +102,13 @@ func Permissions(role Role, id string) *server.Permissions {
 
 	case RoleJoiner:
 		return &server.Permissions{
-			Publish:   &server.SubjectPermission{Allow: []string{subject.Join}},
+			Publish:   &server.SubjectPermission{Allow: []string{subject.Join(id)}},
+			Subscribe: &server.SubjectPermission{Allow: []string{inbox}},
+		}
+
+	case RoleDoor:
+		return &server.Permissions{
+			Publish:   &server.SubjectPermission{Allow: []string{subject.Join("*")}},
 			Subscribe: &server.SubjectPermission{Allow: []string{inbox}},
 		}
 	}
@@ -116,7 +123,7 @@ func Permissions(role Role, id string) *server.Permissions {
 func foreign(own []string) []string {
 	deny := []string{
 		"$JS.API.STREAM.DELETE.>", "$JS.API.STREAM.PURGE.>", "$JS.API.STREAM.RESTORE.>", "$JS.API.STREAM.MSG.DELETE.>",
-		subject.Join,
+		subject.Join("*"),
 	}
 next:
 	for _, k := range keyspaces {

@@ -21,6 +21,9 @@ const (
 	// startWithin is how long a server may take until it accepts connections; recovering a store of a million keys after
 	// a kill took 1.3 s.
 	startWithin = 60 * time.Second
+	// maxSubs bounds the subscriptions of a connection, and with them how many copies of one message it can have made: the
+	// logs of a service with 5,000 tasks take three each. What a role may have is in allowanceOf.
+	maxSubs = 16 << 10
 	// uniqueTag: a server without a tag of this prefix is never given a stream. It is one of two locks that keep streams
 	// off the witness; the tag noStreams is the other.
 	uniqueTag = "mgr:"
@@ -34,28 +37,35 @@ type instance struct {
 }
 
 // options are common to the server and its witness: either may lead the meta group and then answers the API.
-func (b *Bus) options(name, dir string) *server.Options {
+func (b *Bus) options(name, dir string) (*server.Options, error) {
+	acc, err := accounts()
+	if err != nil {
+		return nil, err
+	}
 	o := &server.Options{
 		ServerName: name, NoSigs: true,
 		JetStream: true, StoreDir: filepath.Join(b.cfg.DataDir, dir), SyncAlways: true,
 		JetStreamUniqueTag: uniqueTag,
 		SystemAccount:      systemAccount,
-		Accounts:           []*server.Account{server.NewAccount(systemAccount), server.NewAccount(accountName)},
+		Accounts:           acc,
 		TLSConfig:          pki.ServerTLS(b.cfg.TLS), TLSHandshakeFirst: true, TLSTimeout: 5, AuthTimeout: 5,
 		CustomRouterAuthentication: routeAuth{b},
 		Cluster:                    server.ClusterOpts{Name: b.cfg.Cluster, TLSConfig: pki.RouteTLS(b.cfg.TLS), TLSTimeout: 5},
 		LameDuckGracePeriod:        200 * time.Millisecond, LameDuckDuration: 2 * time.Second,
-		MaxPayload: 1 << 20, MaxPending: 64 << 20, MaxControlLine: 4096, WriteDeadline: 10 * time.Second,
+		MaxPayload: 1 << 20, MaxPending: 64 << 20, MaxControlLine: 4096, WriteDeadline: 10 * time.Second, MaxSubs: maxSubs,
 		PingInterval: 20 * time.Second, MaxPingsOut: 2,
 		// A manager that is away is dialled every second and need not be in the log as often.
 		ConnectErrorReports: 60, ReconnectErrorReports: 60,
 	}
 	o.JetStreamLimits.DefaultMaxConsumers = -1
-	return o
+	return o, nil
 }
 
 func (b *Bus) startMain(ctx context.Context) (*instance, error) {
-	o := b.options(b.cfg.Name, "main")
+	o, err := b.options(b.cfg.Name, "main")
+	if err != nil {
+		return nil, err
+	}
 	host, port, err := splitAddr(b.cfg.Listen)
 	if err != nil {
 		return nil, err
@@ -77,11 +87,14 @@ func (b *Bus) startMain(ctx context.Context) (*instance, error) {
 	}
 	auth := &clientAuth{bus: b}
 	o.CustomClientAuthentication = auth
-	return b.start(ctx, o, routes, func(s *server.Server) { auth.srv = s })
+	return b.start(ctx, o, routes, func(s *server.Server) { auth.srv = s }, b.slip)
 }
 
 func (b *Bus) startWitnessServer(ctx context.Context, name string) (*instance, error) {
-	o := b.options(name, "witness")
+	o, err := b.options(name, "witness")
+	if err != nil {
+		return nil, err
+	}
 	// DontListen is impossible: routing waits for the client listener.
 	o.Host, o.Port, o.MaxConn = "127.0.0.1", -1, 8
 	o.Cluster.Host, o.Cluster.Port = "127.0.0.1", -1
@@ -89,11 +102,12 @@ func (b *Bus) startWitnessServer(ctx context.Context, name string) (*instance, e
 	o.Tags = []string{noStreams}
 	o.JetStreamMaxMemory, o.JetStreamMaxStore = 1<<20, 64<<20
 	o.CustomClientAuthentication = noClients{}
-	return b.start(ctx, o, []string{b.cfg.localRoute()}, nil)
+	return b.start(ctx, o, []string{b.cfg.localRoute()}, nil, func(_ uint64, text string) { b.slip(0, text) })
 }
 
-// start runs a server until it accepts connections; an error it would end the process for is returned instead.
-func (b *Bus) start(ctx context.Context, o *server.Options, routes []string, made func(*server.Server)) (*instance, error) {
+// start runs a server until it accepts connections; an error it would end the process for is returned instead. peer hears
+// what peers do wrong.
+func (b *Bus) start(ctx context.Context, o *server.Options, routes []string, made func(*server.Server), peer func(cid uint64, text string)) (*instance, error) {
 	for _, r := range routes {
 		o.Routes = append(o.Routes, &url.URL{Scheme: "nats-route", Host: r})
 	}
@@ -107,7 +121,7 @@ func (b *Bus) start(ctx context.Context, o *server.Options, routes []string, mad
 	if made != nil {
 		made(s)
 	}
-	in := &instance{Server: s, log: newServerLog(b.log.With(zap.String("server", o.ServerName)))}
+	in := &instance{Server: s, log: newServerLog(b.log.With(zap.String("server", o.ServerName)), peer)}
 	s.SetLoggerV2(in.log, false, false, false)
 	go s.Start() // recovers the store first
 	deadline := time.Now().Add(startWithin)

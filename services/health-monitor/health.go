@@ -79,7 +79,7 @@ type Service struct {
 	beats   uint64
 	paths   map[string]path // by node: whom it does not reach
 
-	pathLife, settles time.Duration // see the constants; tests have less patience
+	pathLife, pathEvery, settles time.Duration // see the constants; tests have less patience
 }
 
 // stored is a record as the bucket has it.
@@ -102,7 +102,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	return &Service{
 		cfg: cfg, log: cfg.Log, js: js, live: kv.Open(js, subject.NodeB), ready: make(chan struct{}),
-		members: map[string]string{}, hosts: map[string]string{}, record: map[string]stored{}, dirty: map[string]bool{}, paths: map[string]path{}, pathLife: pathLife, settles: settles,
+		members: map[string]string{}, hosts: map[string]string{}, record: map[string]stored{}, dirty: map[string]bool{}, paths: map[string]path{}, pathLife: pathLife, pathEvery: pathEvery, settles: settles,
 	}, nil
 }
 
@@ -175,14 +175,14 @@ func (s *Service) Run(ctx context.Context) error {
 		return nil // ctx ended
 	}
 
-	hb := make(chan *nats.Msg, beats)
-	sub, err := s.cfg.NC.ChanSubscribe(subject.AllHeartbeats, hb)
+	hb := newGate("heartbeats", s.log, beats)
+	sub, err := hb.open(s.cfg.NC, subject.AllHeartbeats)
 	if err != nil {
 		return fmt.Errorf("subscribe to heartbeats: %w", err)
 	}
 	defer func() { _ = sub.Unsubscribe() }() // a closed connection has none left
-	paths := make(chan *nats.Msg, beats)
-	heard, err := s.cfg.NC.ChanSubscribe(subject.Svc("health", "path", "*"), paths)
+	paths := newGate("reports of blocked peers", s.log, beats)
+	heard, err := paths.open(s.cfg.NC, subject.Svc("health", "path", "*"))
 	if err != nil {
 		return fmt.Errorf("subscribe to reports of blocked peers: %w", err)
 	}
@@ -204,7 +204,7 @@ func (s *Service) Run(ctx context.Context) error {
 			return nil
 		})
 	})
-	s.loop(ctx, do, hb, paths)
+	s.loop(ctx, do, hb, paths.out)
 	return nil
 }
 
@@ -232,7 +232,7 @@ func (s *Service) drain(ctx context.Context, do chan func(), until <-chan struct
 	}
 }
 
-func (s *Service) loop(ctx context.Context, do chan func(), hb, paths chan *nats.Msg) {
+func (s *Service) loop(ctx context.Context, do chan func(), hb *gate, paths chan *nats.Msg) {
 	status := s.cfg.NC.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED)
 	defer s.cfg.NC.RemoveStatusListener(status)
 	every := s.tickEvery()
@@ -244,16 +244,20 @@ func (s *Service) loop(ctx context.Context, do chan func(), hb, paths chan *nats
 			return
 		case f := <-do:
 			f()
-		case m := <-hb:
+		case m := <-hb.out:
 			s.beat(m)
 		case m := <-paths:
 			s.hear(m)
 		case st := <-status:
 			s.connection(st)
 		case <-tick.C:
-			// What arrived before the tick must count before time passes.
-			for len(hb) > 0 {
-				s.beat(<-hb)
+			// What arrived before the tick must count before time passes; what comes meanwhile is the next one's.
+			for range len(hb.out) {
+				s.beat(<-hb.out)
+			}
+			if n := hb.lost.Swap(0); n > 0 {
+				s.log.Warn("heartbeats came faster than they were heard: nodes get a grace", zap.Uint64("lost", n))
+				s.core.Restart(time.Now())
 			}
 			if s.away && s.cfg.NC.IsConnected() {
 				s.connection(nats.CONNECTED) // the listener drops what it cannot hold

@@ -119,7 +119,7 @@ func (f *field) start(holder string, nc *nats.Conn) (stop func()) {
 // run runs a monitor with little patience.
 func (f *field) run(s *Service) (stop func()) {
 	f.t.Helper()
-	s.pathLife, s.settles = 4*time.Second, time.Millisecond
+	s.pathLife, s.pathEvery, s.settles = 4*time.Second, time.Millisecond, time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

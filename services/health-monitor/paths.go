@@ -1,6 +1,7 @@
 package health
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -19,14 +20,21 @@ const (
 	// settles is how long a node is Ready before others' word that they do not reach it counts: it was down when they
 	// last asked.
 	settles = 20 * time.Second
+	// pathEvery is how soon after a report of a node another one that differs counts: meshes make one every five seconds.
+	// So nobody makes records and events faster than that.
+	pathEvery = 3 * time.Second
+	// maxBlocked is how many peers of a report are looked at; meshes suspect forty at most.
+	maxBlocked = 64
 	// named is how many blocked peers a record names.
 	named = 8
 )
 
-// path is what a node's mesh said of its way to the other nodes.
+// path is what a node's mesh said of its way to the other nodes. It counts against that node alone: a node that lies makes
+// itself look bad, and no other.
 type path struct {
-	blocked []*skepv1.BlockedPeer
+	blocked []string // ids, in the order they are told
 	at      time.Time
+	since   time.Time // it says so
 }
 
 // hear takes a mesh's report in. Leader and standby both do, so that a new leader knows.
@@ -40,18 +48,45 @@ func (s *Service) hear(m *nats.Msg) {
 	if _, ok := s.members[id]; !ok {
 		return
 	}
-	if len(r.Blocked) == 0 {
-		delete(s.paths, id)
-	} else {
-		s.paths[id] = path{r.Blocked, time.Now()}
+	now := time.Now()
+	is, was := path{s.reported(id, &r), now, now}, s.paths[id]
+	if slices.Equal(is.blocked, was.blocked) {
+		is.since = was.since
+	} else if now.Sub(was.since) < s.pathEvery {
+		return // it says so once more if it means it
 	}
+	s.paths[id] = is // also with nobody blocked, for the time
 	s.dirty[id] = true
+}
+
+// reported are the members that a node's report names, each once. Names are as the cluster has them: those of the report
+// are the node's choice.
+func (s *Service) reported(id string, r *skepv1.MeshPathReport) (blocked []string) {
+	for _, b := range r.Blocked {
+		peer := b.GetNodeId()
+		if _, ok := s.members[peer]; ok && peer != id && len(blocked) < maxBlocked && !slices.Contains(blocked, peer) {
+			blocked = append(blocked, peer)
+		}
+	}
+	return blocked
+}
+
+// name is a node's for people.
+func (s *Service) name(id string) string {
+	if n := s.members[id]; n != "" {
+		return n
+	}
+	return s.hosts[id]
 }
 
 // inherit takes a node's path over from its record: the one who wrote it heard the reports, and the next comes soon.
 func (s *Service) inherit(id string) {
 	if _, ok := s.paths[id]; !ok && len(s.record[id].live.GetBlocked()) > 0 {
-		s.paths[id] = path{s.record[id].live.Blocked, time.Now()}
+		p := path{at: time.Now()}
+		for _, b := range s.record[id].live.Blocked {
+			p.blocked = append(p.blocked, b.GetNodeId())
+		}
+		s.paths[id] = p
 	}
 }
 
@@ -68,17 +103,15 @@ func (s *Service) expirePaths(now time.Time) {
 // renewPaths keeps what was known through a time in which nothing could be heard.
 func (s *Service) renewPaths(now time.Time) {
 	for id, p := range s.paths {
-		s.paths[id] = path{p.blocked, now}
+		s.paths[id] = path{p.blocked, now, p.since}
 	}
 }
 
 // accused marks the nodes that do not reach one whose state changed: whether that is the path's fault may have changed too.
 func (s *Service) accused(id string) {
 	for from, p := range s.paths {
-		for _, b := range p.blocked {
-			if b.GetNodeId() == id {
-				s.dirty[from] = true
-			}
+		if slices.Contains(p.blocked, id) {
+			s.dirty[from] = true
 		}
 	}
 }
@@ -92,7 +125,7 @@ func (s *Service) verdict(id string) *skepv1.NodeLive {
 	now := time.Now()
 	for _, b := range s.paths[id].blocked {
 		// A node that is down answers nobody: that is told in its own row.
-		peer := s.core.Live(b.GetNodeId())
+		peer := s.core.Live(b)
 		if peer.GetState() != skepv1.NodeState_NODE_STATE_READY || now.Sub(time.UnixMilli(peer.SinceUnixMs)) < s.settles {
 			continue
 		}
@@ -100,7 +133,7 @@ func (s *Service) verdict(id string) *skepv1.NodeLive {
 			live.BlockedMore++
 			continue
 		}
-		live.Blocked = append(live.Blocked, b)
+		live.Blocked = append(live.Blocked, &skepv1.BlockedPeer{NodeId: b, Hostname: s.name(b)})
 	}
 	return live
 }

@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"strings"
@@ -245,15 +246,12 @@ func (p *probes) tell(ctx context.Context, todo []turn) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	node := todo[0].node
-	records := map[string]*skepv1.TaskRecord{}
-	page := &skepv1.NodeTasks{}
-	if e, err := p.tasks.Get(ctx, node); err == nil && proto.Unmarshal(e.Value, page) == nil {
-		for _, r := range page.Tasks {
-			records[r.Id] = r
-		}
-	}
+	records, sure := p.records(ctx, node)
 	host := p.host(ctx, node)
 	for _, c := range todo {
+		if sure && records[c.task] == nil && c.tasks == 1 {
+			continue // another node's task, or nobody's: this one has no word on it
+		}
 		e := &skepv1.Event{
 			Kind: "task", Id: c.task, Name: c.task, Verb: c.verb, Message: c.output, Actor: "skep-health",
 			Attributes: map[string]string{"node": host, "node.id": node, "health.old": c.old, "health.new": c.new},
@@ -274,6 +272,20 @@ func (p *probes) tell(ctx context.Context, todo []turn) {
 			p.s.log.Warn("publish an event", zap.String("task", c.task), zap.Error(err))
 		}
 	}
+}
+
+// records are the tasks that the scheduler gave a node; not sure: they could not be read.
+func (p *probes) records(ctx context.Context, node string) (out map[string]*skepv1.TaskRecord, sure bool) {
+	set := &skepv1.NodeTasks{}
+	e, err := p.tasks.Get(ctx, node)
+	if err == nil && !e.Deleted {
+		err = proto.Unmarshal(e.Value, set)
+	}
+	out = make(map[string]*skepv1.TaskRecord, len(set.Tasks))
+	for _, r := range set.Tasks {
+		out[r.Id] = r
+	}
+	return out, err == nil || errors.Is(err, kv.ErrNotFound)
 }
 
 // name is a service's; its names do not change, but services come and go.

@@ -53,7 +53,7 @@ func newWard(t *testing.T) *ward {
 	t.Cleanup(func() { _ = sub.Unsubscribe() })
 	w.put("service.s1", &skepv1.Service{Meta: &skepv1.Meta{Id: "s1"}, Spec: &skepv1.ServiceSpec{Name: "web"}})
 	w.store(subject.NodeB, "desc.n1", &skepv1.NodeDescription{Hostname: "w1"})
-	w.store(subject.Task, "n1", &skepv1.NodeTasks{Tasks: []*skepv1.TaskRecord{{Id: "t1", ServiceId: "s1", Slot: 3}, {Id: "t2", ServiceId: "s1"}}})
+	w.store(subject.Task, "n1", &skepv1.NodeTasks{Tasks: []*skepv1.TaskRecord{{Id: "t1", ServiceId: "s1", Slot: 3}, {Id: "t2", ServiceId: "s1"}, {Id: "t3", ServiceId: "s1"}}})
 	return w
 }
 
@@ -120,6 +120,15 @@ func TestHealthOfTasksIsTold(t *testing.T) {
 		if told = strings.TrimSpace(told + " " + c.verbs); c.verbs != "" {
 			w.awaitVerbs("t1", told)
 		}
+	}
+	// A node has no word on another node's tasks.
+	w.store(subject.Task, "n2", &skepv1.NodeTasks{Tasks: []*skepv1.TaskRecord{{Id: "theirs", ServiceId: "s1"}}})
+	w.report(task("t1", healthy, false, "ok"), task("theirs", unhealthy, false, "a lie"), task("nobodys", unhealthy, false, "a lie"))
+	w.report(task("t1", unhealthy, false, "no:\nconnection refused"))
+	told += " unhealthy"
+	w.awaitVerbs("t1", told)
+	if got := w.verbs("theirs") + w.verbs("nobodys"); got != "" {
+		t.Errorf("of others' tasks it was told: %s", got)
 	}
 	if w.verbs("t2") != "" {
 		t.Errorf("what was so before is no news: %s", w.verbs("t2"))

@@ -126,10 +126,7 @@ func (s *Service) tell(c change) {
 	if c.live == nil {
 		return // the removal of a node is its owner's event
 	}
-	name := s.members[c.id]
-	if name == "" {
-		name = s.hosts[c.id]
-	}
+	name := s.name(c.id)
 	s.tellPath(c, name)
 	old := "none"
 	if c.old.live != nil {

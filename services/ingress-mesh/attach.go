@@ -21,6 +21,7 @@ import (
 	"skep.dev/libs/attach"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
+	"skep.dev/services/ingress-mesh/internal/antispoof"
 	"skep.dev/services/ingress-mesh/internal/nsfs"
 	"skep.dev/services/ingress-mesh/internal/overlay"
 	"skep.dev/services/ingress-mesh/internal/picture"
@@ -180,6 +181,9 @@ func (s *Service) attachment(rec record) attach.Attachment {
 
 // connect makes a task's namespace, its interfaces, its translations and its resolver, or what of them is missing.
 func (s *Service) connect(ctx context.Context, rec record) error {
+	if rec.Address.IsValid() {
+		s.plane.Expect(rec.sender())
+	}
 	if !s.intact(rec) {
 		if err := s.link(rec); err != nil {
 			return err
@@ -235,6 +239,11 @@ func (s *Service) intact(rec record) bool {
 	return err == nil && l.Attrs().MasterIndex == int(s.bridge.Load()) && l.Attrs().Flags&net.FlagUp != 0
 }
 
+// sender is the task as it may send on skep0.
+func (r record) sender() antispoof.Port {
+	return antispoof.Port{Link: vethName(r.Task), Addr: r.Address, Addr6: r.address6Of()}
+}
+
 // link makes the namespace and its link to skep0, or what of them is missing.
 func (s *Service) link(rec record) error {
 	ns, inside, err := nsfs.Make(s.nsPath(rec.Task))
@@ -248,7 +257,7 @@ func (s *Service) link(rec record) error {
 	}
 	name, mtu := vethName(rec.Task), int(s.mtu.Load())
 	if old, err := s.nl.LinkByName(name); err == nil {
-		if s.rejoin(old, inside) == nil {
+		if s.rejoin(old, inside, rec) == nil {
 			return s.configure(ns, inside, rec)
 		}
 		if err := s.nl.LinkDel(old); err != nil && !notFound(err) {
@@ -271,21 +280,21 @@ func (s *Service) link(rec record) error {
 	if err != nil {
 		return fmt.Errorf("mark link %s as ours: %w", name, err)
 	}
-	if err := s.plane.Admit(s.nl, made); err != nil {
+	if err := s.plane.Admit(s.nl, made, rec.sender()); err != nil {
 		return fmt.Errorf("make link %s a port of its bridge: %w", name, err)
 	}
 	return s.configure(ns, inside, rec)
 }
 
 // rejoin puts an existing link back on the bridge, so that the task keeps its interface and its connections.
-func (s *Service) rejoin(l netlink.Link, inside *netlink.Handle) error {
+func (s *Service) rejoin(l netlink.Link, inside *netlink.Handle, rec record) error {
 	if _, err := inside.LinkByName(taskDevice); err != nil {
 		return err
 	}
 	if err := s.nl.LinkSetMasterByIndex(l, int(s.bridge.Load())); err != nil {
 		return err
 	}
-	if err := s.plane.Admit(s.nl, l); err != nil { // before it is up: a new port is open to all others
+	if err := s.plane.Admit(s.nl, l, rec.sender()); err != nil { // before it is up: a new port is open to all others
 		return err
 	}
 	return s.nl.LinkSetUp(l)

@@ -109,6 +109,9 @@ func (s *Service) networkState(ctx context.Context, id string, out *skepv1.MeshS
 		st.VNI, st.Remote = scope.Info.GetNetwork().GetVni(), 0
 		if way, err := s.tunnels.State(id); err == nil {
 			st.Remote = len(way.Peers)
+			for _, text := range way.Problems {
+				out.Findings = append(out.Findings, &skepv1.MeshFinding{Severity: severityError, Subject: "network " + name, Text: text})
+			}
 		}
 	}
 	out.Networks = append(out.Networks, &skepv1.MeshNetworkState{

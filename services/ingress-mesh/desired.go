@@ -3,6 +3,7 @@ package mesh
 import (
 	"cmp"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -27,6 +28,14 @@ func address(s string) netip.Addr {
 	return a.Unmap()
 }
 
+// port is a port, or the number of a node, as records spell it: 0 for one that is none.
+func port(v uint32) uint16 {
+	if v > math.MaxUint16 {
+		return 0
+	}
+	return uint16(v)
+}
+
 func prefix(s string) netip.Prefix {
 	p, err := netip.ParsePrefix(s)
 	if err != nil {
@@ -46,16 +55,6 @@ func subnets(n *skepv1.Network) (v4, v6 netip.Prefix) {
 		}
 	}
 	return v4, v6
-}
-
-// embed is the IPv6 address that goes with an IPv4 one: the subnet's, ending in it.
-func embed(subnet6 netip.Prefix, a netip.Addr) netip.Addr {
-	if !subnet6.IsValid() {
-		return netip.Addr{}
-	}
-	b, v4 := subnet6.Masked().Addr().As16(), a.As4()
-	copy(b[12:], v4[:])
-	return netip.AddrFrom16(b)
 }
 
 func encrypted(n *skepv1.Network) bool { return spec.Encrypted(n.GetSpec()) }
@@ -151,7 +150,7 @@ func peers(nodes map[string]*skepv1.MeshNode, self string) []ingress.Peer {
 	var out []ingress.Peer
 	for _, id := range slices.Sorted(maps.Keys(nodes)) {
 		n := nodes[id]
-		p := ingress.Peer{ID: id, Number: uint16(n.GetNumber()), Subnet: prefix(n.GetSubnet()), Underlay: address(n.GetAddr())}
+		p := ingress.Peer{ID: id, Number: port(n.GetNumber()), Subnet: prefix(n.GetSubnet()), Underlay: address(n.GetAddr())}
 		if id != self && p.Number != 0 && p.Subnet.IsValid() && p.Underlay.IsValid() {
 			out = append(out, p)
 		}
@@ -165,12 +164,12 @@ func published(scope picture.Scope, draining map[string]bool) []ingress.Service 
 	var out []ingress.Service
 	for _, id := range slices.Sorted(maps.Keys(scope.Services)) {
 		for _, p := range scope.Services[id].GetPorts() {
-			if p.GetPublishedPort() == 0 || p.GetPublishMode() != skepv1.PublishMode_PUBLISH_MODE_INGRESS {
+			if port(p.GetPublishedPort()) == 0 || p.GetPublishMode() != skepv1.PublishMode_PUBLISH_MODE_INGRESS {
 				continue
 			}
-			s := ingress.Service{Protocol: p.GetProtocol(), Port: uint16(p.GetPublishedPort()), ID: id}
+			s := ingress.Service{Protocol: p.GetProtocol(), Port: port(p.GetPublishedPort()), ID: id}
 			for _, e := range behind[id] {
-				s.Backends = append(s.Backends, ingress.Backend{Addr: address(e.GetAddr()), Addr6: address(e.GetAddr6()), Port: uint16(p.GetTargetPort()), Task: e.GetTaskId()})
+				s.Backends = append(s.Backends, ingress.Backend{Addr: address(e.GetAddr()), Addr6: address(e.GetAddr6()), Port: port(p.GetTargetPort()), Task: e.GetTaskId()})
 			}
 			out = append(out, s)
 		}

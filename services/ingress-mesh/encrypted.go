@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"skep.dev/libs/ipam"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
@@ -35,19 +36,21 @@ func tunnel(scope picture.Scope, nodes map[string]*skepv1.MeshNode, self string,
 		if id == self || eps.GetWgPublicKey() == "" {
 			continue
 		}
-		p := wgnet.Peer{PublicKey: eps.GetWgPublicKey(), Blocks: prefixes(eps.GetBlocks())}
+		p := wgnet.Peer{Node: id, PublicKey: eps.GetWgPublicKey(), Blocks: prefixes(eps.GetBlocks())}
 		if out.Subnet6.IsValid() {
 			for _, b := range slices.Clone(p.Blocks) {
-				p.Blocks = append(p.Blocks, netip.PrefixFrom(embed(out.Subnet6, b.Addr()), 96+b.Bits()))
+				if b.Addr().Is4() {
+					p.Blocks = append(p.Blocks, netip.PrefixFrom(ipam.Embed(out.Subnet6, b.Addr()), 96+b.Bits()))
+				}
 			}
 			for _, e := range eps.GetEndpoints() {
-				if a := address(e.GetAddr6()); a.IsValid() {
+				if a := address(e.GetAddr6()); out.Subnet6.Contains(a) {
 					out.Remotes6 = append(out.Remotes6, a)
 				}
 			}
 		}
-		if a := address(nodes[id].GetAddr()); a.IsValid() && eps.GetWgPort() != 0 {
-			p.Endpoint = netip.AddrPortFrom(a, uint16(eps.GetWgPort()))
+		if a := address(nodes[id].GetAddr()); a.IsValid() && port(eps.GetWgPort()) != 0 {
+			p.Endpoint = netip.AddrPortFrom(a, port(eps.GetWgPort()))
 		}
 		out.Peers = append(out.Peers, p)
 	}

@@ -98,7 +98,7 @@ func TestTunnelOfIPv6(t *testing.T) {
 	got := tunnel(scope, map[string]*skepv1.MeshNode{"n2": {Addr: "10.0.0.2"}}, "n1", 1420)
 	want := wgnet.Network{Name: "vault", MTU: 1420, ListenPort: 51820, Subnet: prefix("10.7.0.0/20"), Subnet6: prefix("fd07::/64"),
 		Remotes6: []netip.Addr{address("fd07::a07:11")},
-		Peers: []wgnet.Peer{{PublicKey: "theirs", Endpoint: netip.MustParseAddrPort("10.0.0.2:51820"),
+		Peers: []wgnet.Peer{{Node: "n2", PublicKey: "theirs", Endpoint: netip.MustParseAddrPort("10.0.0.2:51820"),
 			Blocks: []netip.Prefix{prefix("10.7.0.16/28"), prefix("fd07::a07:10/124")}}},
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/ipam"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
@@ -53,7 +54,7 @@ func (s *Service) join(ctx context.Context, rec record, id, device string) (memb
 	v4, v6 := subnets(s.follow.Network(id).GetNetwork())
 	m := membership{Network: id, Device: device, Addr: netip.PrefixFrom(a, v4.Bits())}
 	if v6.IsValid() {
-		m.Addr6 = netip.PrefixFrom(embed(v6, a), v6.Bits())
+		m.Addr6 = netip.PrefixFrom(ipam.Embed(v6, a), v6.Bits())
 	}
 	return m, nil
 }
@@ -283,6 +284,9 @@ func (s *Service) leaveNetwork(ctx context.Context, n *network) error {
 	delete(s.nets, n.id)
 	s.netMu.Unlock()
 	if err := s.removeNetwork(ctx, n.id); err != nil {
+		undo := n.lease.lock(n.id)
+		n.sure = false // its blocks are taken back if this goes on for long
+		undo()
 		s.netMu.Lock()
 		if s.nets[n.id] == nil {
 			s.nets[n.id] = n

@@ -6,7 +6,7 @@
 // nodes that the state service still knows (renewal) and to users an admin asks for.
 //
 // It refuses: tokens that are malformed, of another cluster, rotated or wrong; joiners whose clock is off by more than
-// pki.ClockTolerance; too many attempts on one connection and too many wrong tokens overall; renewals for removed nodes.
+// pki.ClockTolerance; too many wrong tokens overall; renewals for removed nodes.
 // No secret is logged, put into an event or into an error.
 //
 // Failure story. It is stateless beyond the bucket: any number of instances serve in a queue group, each with an index

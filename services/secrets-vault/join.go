@@ -13,42 +13,40 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/pki"
-	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 )
 
 const (
+	// wrongPerSecond bounds the wrong tokens that are answered in words. Right ones pass whatever others do: guessing 129
+	// random bits is hopeless, and a limit that wrong tokens could use up for right ones would be the better attack.
+	wrongPerSecond = 10
+	wrongBurst     = 50
+
 	askState   = 5 * time.Second
 	maxCSR     = 4 << 10
 	maxNameLen = 253
 )
 
-// join serves connections without a certificate: everything in the request is a stranger's word.
+// join serves connections without a certificate: everything in the request is a stranger's word. How often one may ask is
+// the broker's limit, which knows the connection.
 func (s *Service) join(ctx context.Context, r *skepv1.JoinRequest) (*skepv1.JoinReply, error) {
 	now := s.cfg.Now()
-	inbox, _, _ := strings.Cut(rpc.ReplyTo(ctx), ".")
-	if !strings.HasPrefix(inbox, "_INBOX_join-") {
-		return nil, fault.Denied("join: the connection is not a joiner's; nodes of the cluster need no token")
-	}
-	if !s.limit.connection(inbox, now) {
-		return nil, fault.Exhausted("join: too many attempts on one connection; wait a minute and join again")
-	}
 	role, err := s.checkToken(r.Token)
 	if err != nil {
-		if fault.Is(err, fault.CodeDenied) && !s.limit.wrong.AllowN(now, 1) {
+		if fault.Is(err, fault.CodeDenied) && !s.wrong.AllowN(now, 1) {
 			err = fault.Exhausted("join: too many wrong tokens lately; wait a minute and join again")
 		}
-		s.log.Warn("refused a join", zap.String("hostname", printable(r.Hostname)), zap.Error(err))
+		s.refusals.Warn("refused a join", zap.String("hostname", printable(r.Hostname)), zap.Error(err))
 		return nil, err
 	}
 	if role == pki.Manager && s.cfg.OneManager {
 		return nil, fault.Invalid("join: this version of skep runs one manager; join as a worker: skep join-token worker shows how")
 	}
 	if err := checkClock(r.Now, now); err != nil {
-		s.log.Warn("refused a join", zap.String("hostname", printable(r.Hostname)), zap.Error(err))
+		s.refusals.Warn("refused a join", zap.String("hostname", printable(r.Hostname)), zap.Error(err))
 		return nil, err
 	}
-	if len(r.CsrDer) > maxCSR || len(r.Hostname) > maxNameLen || len(r.Addr) > maxNameLen || printable(r.Hostname) != r.Hostname {
+	if len(r.CsrDer) > maxCSR || len(r.Hostname) > maxNameLen || len(r.Addr) > maxNameLen || printable(r.Hostname) != r.Hostname || printable(r.Addr) != r.Addr {
 		return nil, fault.Invalid("join: the request's host name, address or certificate request is too long or malformed")
 	}
 	csr, err := pki.ParseCSR(r.CsrDer)

@@ -10,9 +10,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"skep.dev/libs/kv"
 	"skep.dev/libs/life"
+	"skep.dev/libs/quiet"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 )
@@ -39,13 +41,15 @@ type Config struct {
 type Service struct {
 	*life.Span
 
-	cfg    Config
-	log    *zap.Logger
-	bucket *kv.Bucket
-	js     jetstream.JetStream
-	idx    *index
-	limit  *attempts
-	issued *prometheus.CounterVec
+	cfg Config
+	log *zap.Logger
+	// refusals logs what strangers try; repetitions are counted.
+	refusals *zap.Logger
+	bucket   *kv.Bucket
+	js       jetstream.JetStream
+	idx      *index
+	wrong    *rate.Limiter // see wrongPerSecond
+	issued   *prometheus.CounterVec
 
 	feed *kv.Feed
 }
@@ -77,7 +81,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("configure the vault: %w", err)
 	}
 	return &Service{
-		cfg: cfg, log: cfg.Log, js: js, bucket: kv.Open(js, subject.Secret), limit: newAttempts(), issued: countIssued(cfg.Metrics),
+		cfg: cfg, log: cfg.Log, js: js, bucket: kv.Open(js, subject.Secret), wrong: rate.NewLimiter(wrongPerSecond, wrongBurst), issued: countIssued(cfg.Metrics),
 		idx:  &index{seal: s, log: cfg.Log, tokens: map[string]token{}},
 		Span: life.New(),
 	}, nil
@@ -87,6 +91,9 @@ func New(cfg Config) (*Service, error) {
 func (s *Service) Run(ctx context.Context) error {
 	ctx, cancel := s.Begin(ctx)
 	defer cancel()
+	refusals, stop := quiet.Logger(s.log, quiet.Options{Burst: 5, Window: time.Minute})
+	defer stop()
+	s.refusals = refusals
 	err := s.serve(ctx)
 	if ctx.Err() != nil {
 		return nil
@@ -143,7 +150,7 @@ func (s *Service) serve(ctx context.Context) error {
 		}
 	}()
 	err = errors.Join(
-		rpc.Handle(srv, subject.Join, s.join),
+		rpc.Handle(srv, subject.Join("*"), s.join),
 		rpc.HandleNode(srv, "vault", "renew", s.renew),
 		rpc.Handle(srv, subject.API("token", "get"), s.token),
 		rpc.Handle(srv, subject.API("user", "issue"), s.issueUser),

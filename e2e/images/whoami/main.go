@@ -3,6 +3,7 @@
 // HTTP and UDP on :80 answer with three lines: host name, version, client address. /health answers 200 until /sick was
 // asked for (or the -sick-after time passed), 503 from then on until /well is. On SIGTERM it stops listening, finishes open requests and exits 0.
 // /slow?for=2s holds a request open, /bytes?n=1000000 sends so many bytes. `whoami -probe` asks the local /health and exits 0 or 1: the images' HEALTHCHECK.
+// `whoami -link eth0 -frame HEX` sends one Ethernet frame as it is, and exits.
 package main
 
 import (
@@ -30,12 +31,16 @@ func main() {
 	crash := flag.Bool("crash", false, "exit 1 at once")
 	sickAfter := flag.Duration("sick-after", 0, "turn unhealthy by itself after this time; 0 is never")
 	probe := flag.Bool("probe", false, "ask the whoami on -listen whether it is healthy, and exit")
+	link := flag.String("link", "eth0", "interface to send -frame by")
+	frame := flag.String("frame", "", "Ethernet frame to send, in hexadecimal, and exit")
 	flag.Parse()
 
 	var err error
 	switch {
 	case *crash:
 		err = errors.New("crashing, as asked")
+	case *frame != "":
+		err = sendFrame(*link, *frame)
 	case *probe:
 		err = ask(*listen)
 	default:

@@ -21,6 +21,7 @@ func BenchmarkStatusToRecord(b *testing.B) {
 	w.node(n1, 1)
 	w.network(net, "10.9.0.0/20")
 	w.service(svc, net)
+	w.hold(n1, net, "10.9.0.0/28")
 	w.tasks(n1, svc, net, running, running, "10.9.0.2")
 	w.start("one", nil)
 	w.await("somebody leads", func() bool { return len(serving(w.get(net+"."+n1))) == 1 })
@@ -46,7 +47,7 @@ func BenchmarkStatusToRecord(b *testing.B) {
 			b.Fatal(err)
 		}
 		took = append(took, time.Since(begin))
-		time.Sleep(2 * pause) // it is idle when the next one comes
+		time.Sleep(reportEvery) // it is idle when the next one comes, and the pace is kept
 	}
 	b.StopTimer()
 	slices.Sort(took)
@@ -71,6 +72,7 @@ func BenchmarkAllRecords(b *testing.B) {
 			for t := range tasks {
 				addrs = append(addrs, fmt.Sprintf("10.%d.%d.%d", i/256, i%256, t+2))
 			}
+			w.hold(all[i], net, fmt.Sprintf("10.%d.%d.0/26", i/256, i%256))
 			w.tasks(all[i], svc, net, running, running, addrs...)
 		}
 		last := slices.Max(all) // nodes are written in order

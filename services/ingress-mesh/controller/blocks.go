@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/ingress-mesh/internal/derive"
 )
@@ -23,13 +24,38 @@ const (
 // the next leader.
 func unavailable(what string, err error) error { return fault.Unavailable("%s: %v", what, err) }
 
-// lease gives a node one more block of a network.
+// lease gives a node one more block of a network, or takes its key.
 func (s *Service) lease(ctx context.Context, node string, r *skepv1.LeaseBlockRequest) (*skepv1.LeaseBlockReply, error) {
 	if err := ownNode(node, r.NodeId); err != nil {
 		return nil, err
 	}
+	out, err := s.tryLease(ctx, node, r)
+	if !fault.Is(err, fault.CodeDenied) && !fault.Is(err, fault.CodeExhausted) {
+		return out, err
+	}
+	// The node may have heard of its tasks before this instance did.
+	if err := s.looks.share(ctx, s.look); err != nil {
+		return nil, unavailable("look which tasks node "+node+" has", err)
+	}
+	return s.tryLease(ctx, node, r)
+}
+
+// look returns when the picture holds the tasks, and what they are of, as they were when it was called.
+func (s *Service) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, currentWithin)
+	defer cancel()
+	for _, b := range []subject.Bucket{subject.Spec, subject.Rev, subject.Task, subject.Status} {
+		if err := s.feeds.Of(b).Current(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) tryLease(ctx context.Context, node string, r *skepv1.LeaseBlockRequest) (*skepv1.LeaseBlockReply, error) {
 	key := derive.Key(r.NetworkId, node)
 	var given string // by a try whose answer was lost
+	paced := false
 	out := &skepv1.LeaseBlockReply{}
 	err := s.decide(ctx, func() (*derive.Change, error) {
 		if stored, _ := s.pic.Get(key); given != "" && slices.Contains(stored.Blocks, given) {
@@ -37,6 +63,11 @@ func (s *Service) lease(ctx context.Context, node string, r *skepv1.LeaseBlockRe
 		}
 		c, block, err := s.pic.Lease(node, r)
 		given = block
+		if c != nil && block == "" && !paced { // a new key
+			if paced = true; !s.paces.allow(key) {
+				return nil, tooOften(node, r.NetworkId)
+			}
+		}
 		return c, err
 	}, func() {
 		stored, _ := s.pic.Get(key)
@@ -48,14 +79,28 @@ func (s *Service) lease(ctx context.Context, node string, r *skepv1.LeaseBlockRe
 	return out, nil
 }
 
+func tooOften(node, network string) error {
+	return fault.Unavailable("node %s changes its part of network %s too often: try again in %s", node, network, paceEvery)
+}
+
 // giveBack takes blocks of a node back, but those its tasks have addresses of.
 func (s *Service) giveBack(ctx context.Context, node string, r *skepv1.ReturnBlocksRequest) (*skepv1.ReturnBlocksReply, error) {
 	if err := ownNode(node, r.NodeId); err != nil {
 		return nil, err
 	}
+	key := derive.Key(r.NetworkId, node)
+	paced := false
 	out := &skepv1.ReturnBlocksReply{}
-	err := s.decide(ctx, func() (*derive.Change, error) { return s.pic.Return(node, r) }, func() {
-		stored, _ := s.pic.Get(derive.Key(r.NetworkId, node))
+	err := s.decide(ctx, func() (*derive.Change, error) {
+		c, err := s.pic.Return(node, r)
+		if c != nil && !paced {
+			if paced = true; !s.paces.allow(key) {
+				return nil, tooOften(node, r.NetworkId)
+			}
+		}
+		return c, err
+	}, func() {
+		stored, _ := s.pic.Get(key)
 		out.Blocks = stored.Blocks
 	})
 	if err != nil {

@@ -61,17 +61,27 @@ func (s *Service) takeFence(ctx context.Context) error {
 }
 
 // commit writes what follows from the picture and returns the revision of the last write, that of the newest record
-// when there is nothing to write.
-func (s *Service) commit(ctx context.Context) (uint64, error) {
+// when there is nothing to write. A node that reports too often is looked at a little later, unless it is the urgent one.
+func (s *Service) commit(ctx context.Context, urgent string) (uint64, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	if err := s.hold(ctx); err != nil {
 		return 0, err
 	}
 	s.mu.Lock()
-	changes, problems := s.pic.Plan()
-	rev := s.pic.Revision()
+	changes, problems := s.pic.Plan(func(node string) bool { return node != urgent && s.told.spent(node) })
+	rev, held := s.pic.Revision(), s.pic.Dirty()
 	s.mu.Unlock()
+	if held {
+		time.AfterFunc(reportEvery, s.nudge)
+	}
+	charged := map[string]bool{}
+	for _, c := range changes {
+		if item := c.Item(); !charged[item] {
+			charged[item] = true
+			s.told.allow(item)
+		}
+	}
 	for _, p := range problems {
 		s.cfg.Log.Error("endpoint record left out", zap.String("problem", p))
 	}

@@ -66,6 +66,14 @@ type Service struct {
 	fence   fence      // over which this instance writes; under writing
 
 	wake chan struct{}
+
+	acted *acted
+	looks *rounds // at the newest tasks, for requests that seem to ask for too much
+	syncs *rounds // at the newest records
+	paces *paces  // of changes that nodes ask for, by key of the record
+	told  *paces  // of changes after nodes' reports, by node
+
+	actFor, idleFor time.Duration // the constants; tests have less patience
 }
 
 // New checks the configuration and starts nothing.
@@ -85,7 +93,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	return &Service{
 		cfg: cfg, js: js, bucket: kv.Open(js, subject.Endpoint), pic: derive.New(), meter: newMeter(cfg.Metrics),
-		wake: make(chan struct{}, 1), Span: life.New(),
+		wake: make(chan struct{}, 1), Span: life.New(), acted: newActed(), looks: newRounds(), syncs: newRounds(), paces: newPaces(paceEvery, paceBurst), told: newPaces(reportEvery, reportBurst), actFor: actFor, idleFor: idleFor,
 	}, nil
 }
 

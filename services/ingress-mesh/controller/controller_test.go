@@ -29,12 +29,14 @@ type world struct {
 	n  *kvtest.NATS
 	nc *nats.Conn
 	b  map[subject.Bucket]*kv.Bucket
+
+	numbers map[string]uint32 // of nodes
 }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	n := kvtest.Server(t)
-	w := &world{t: t, n: n, nc: n.Conn(t), b: map[subject.Bucket]*kv.Bucket{}}
+	w := &world{t: t, n: n, nc: n.Conn(t), b: map[subject.Bucket]*kv.Bucket{}, numbers: map[string]uint32{}}
 	for _, b := range subject.Buckets {
 		w.b[b] = kv.Open(n.JS(t), b)
 	}
@@ -61,9 +63,24 @@ func (w *world) delete(b subject.Bucket, key string) {
 }
 
 func (w *world) node(id string, number uint32) {
+	w.numbers[id] = number
 	w.put(subject.Spec, "node."+id, &skepv1.NodeObject{Meta: &skepv1.Meta{Id: id}, Number: number, Subnet: fmt.Sprintf("100.64.%d.0/23", 2*number)})
 	w.put(subject.NodeB, "desc."+id, &skepv1.NodeDescription{Hostname: "host-" + id, Addr: fmt.Sprintf("10.90.0.%d", number)})
 	w.put(subject.NodeB, "live."+id, &skepv1.NodeLive{State: skepv1.NodeState_NODE_STATE_READY})
+}
+
+// hold leases a node blocks of a network, as an earlier leader did.
+func (w *world) hold(node, network string, blocks ...string) {
+	w.put(subject.Endpoint, network+"."+node, &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Endpoints{Endpoints: &skepv1.MeshEndpoints{Blocks: blocks}}})
+}
+
+// assign gives a node n tasks of a service, of which it has not reported yet.
+func (w *world) assign(node, service string, n int) {
+	set := &skepv1.NodeTasks{}
+	for i := range n {
+		set.Tasks = append(set.Tasks, &skepv1.TaskRecord{Id: fmt.Sprintf("%s-%s-%d", service, node, i), ServiceId: service, Slot: uint64(i + 1), Revision: 1, Desired: running})
+	}
+	w.put(subject.Task, node, set)
 }
 
 func (w *world) network(id, subnet string) {
@@ -87,7 +104,7 @@ func (w *world) tasks(node, service, network string, desired, state skepv1.TaskS
 	for i, a := range addrs {
 		id := fmt.Sprintf("%s-%s-%d", service, node, i)
 		set.Tasks = append(set.Tasks, &skepv1.TaskRecord{Id: id, ServiceId: service, Slot: uint64(i + 1), Revision: 1, Desired: desired})
-		ts := &skepv1.TaskStatus{TaskId: id, State: state, Addresses: []string{fmt.Sprintf("100.64.0.%d/23", i+2)}}
+		ts := &skepv1.TaskStatus{TaskId: id, State: state, Addresses: []string{fmt.Sprintf("100.64.%d.%d/23", 2*w.numbers[node], i+2)}}
 		if network != "" {
 			ts.Networks = []*skepv1.NetworkAddress{{NetworkId: network, Addr: a + "/20"}}
 		}
@@ -174,6 +191,7 @@ func TestRecordsFollowTheCluster(t *testing.T) {
 	w.node(n2, 2)
 	w.network(net, "10.9.0.0/20")
 	w.service(svc, net, &skepv1.PortConfig{Protocol: "tcp", TargetPort: 80, PublishedPort: 8080})
+	w.hold(n1, net, "10.9.0.0/28")
 	w.tasks(n1, svc, net, running, running, "10.9.0.2", "10.9.0.3")
 	w.start("one", nil)
 
@@ -199,7 +217,7 @@ func TestRecordsFollowTheCluster(t *testing.T) {
 	if m := w.get("ingress.svc_" + svc).GetService(); len(m.GetPorts()) != 1 || m.GetVip() != "" {
 		t.Errorf("published service record %v", m)
 	}
-	if got := serving(w.get("ingress." + n1)); !slices.Equal(got, []string{"100.64.0.2", "100.64.0.3"}) {
+	if got := serving(w.get("ingress." + n1)); !slices.Equal(got, []string{"100.64.2.2", "100.64.2.3"}) {
 		t.Errorf("published endpoints %v", got)
 	}
 
@@ -215,7 +233,10 @@ func TestRecordsFollowTheCluster(t *testing.T) {
 	w.tasks(n1, svc, net, shutdown, running, "10.9.0.2", "10.9.0.3")
 	w.await("tasks that are to end do not serve", func() bool { return len(serving(w.get(net+"."+n1))) == 0 })
 	w.tasks(n1, svc, net, shutdown, shutdown, "10.9.0.2", "10.9.0.3")
-	w.await("ended tasks are gone", func() bool { return w.get(net+"."+n1) == nil && w.get("ingress."+n1) == nil })
+	w.await("ended tasks are gone", func() bool {
+		part := w.get(net + "." + n1).GetEndpoints()
+		return len(part.GetEndpoints()) == 0 && len(part.GetBlocks()) == 1 && w.get("ingress."+n1) == nil
+	})
 
 	// Without the service, the network and the node nothing of them is left.
 	w.delete(subject.Spec, "service."+svc)
@@ -233,6 +254,8 @@ func TestLeaseReturnDrainSync(t *testing.T) {
 	w.node(n2, 2)
 	w.network(net, "10.9.0.0/24") // 48 blocks of 4
 	w.service(svc, net)
+	w.assign(n1, svc, 60)
+	w.assign(n2, svc, 60)
 	w.start("one", nil)
 	w.await("somebody leads", func() bool { return w.get(net+".info") != nil })
 
@@ -332,9 +355,13 @@ func TestAnotherLeaderGoesOn(t *testing.T) {
 		for i := range 20 {
 			nodes = append(nodes, id.New())
 			w.node(nodes[i], uint32(i+1))
+			if i > 0 {
+				w.hold(nodes[i], net, fmt.Sprintf("10.9.%d.0/28", i))
+			}
 		}
-		w.network(net, "10.9.0.0/20")
+		w.network(net, "10.9.0.0/16")
 		w.service(svc, net)
+		w.assign(nodes[0], svc, 1)
 		var armed atomic.Bool
 		var deaths atomic.Int64
 		_, stop := w.start("one", func(where string) error {

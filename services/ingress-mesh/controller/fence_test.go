@@ -70,6 +70,8 @@ func TestADeposedLeaderWritesNothing(t *testing.T) {
 	w.node(n2, 2)
 	w.network(net, "10.9.0.0/24")
 	w.service(svc, net)
+	w.assign(n1, svc, 1)
+	w.assign(n2, svc, 1)
 
 	var hold atomic.Pointer[chan struct{}]
 	old := w.follower("old", func(at string) error {
@@ -81,7 +83,7 @@ func TestADeposedLeaderWritesNothing(t *testing.T) {
 	if err := old.takeOver(ctx, 1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := old.commit(ctx); err != nil {
+	if _, err := old.commit(ctx, ""); err != nil {
 		t.Fatal(err)
 	}
 	stop := make(chan struct{})
@@ -110,7 +112,7 @@ func TestADeposedLeaderWritesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := old.commit(ctx); !errors.Is(err, lease.ErrDeposed) {
+	if _, err := old.commit(ctx, ""); !errors.Is(err, lease.ErrDeposed) {
 		t.Errorf("the old leader's commit: %v", err)
 	}
 	if _, err := old.drain(ctx, n1, &skepv1.DrainRequest{}); !fault.Is(err, fault.CodeUnavailable) {
@@ -135,10 +137,13 @@ func TestALostAnswerLeasesNothingTwice(t *testing.T) {
 	for _, at := range []string{"write", "written"} { // not carried out; carried out
 		w := newWorld(t)
 		ctx := while(t)
-		n1, n2, net := id.New(), id.New(), id.New()
+		n1, n2, net, svc := id.New(), id.New(), id.New(), id.New()
 		w.node(n1, 1)
 		w.node(n2, 2)
 		w.network(net, "10.9.0.0/24")
+		w.service(svc, net)
+		w.assign(n1, svc, 5)
+		w.assign(n2, svc, 5)
 		var lost atomic.Int64
 		var late atomic.Bool
 		s := w.follower(at, func(where string) error {
@@ -224,7 +229,7 @@ func TestWhoeverResignedWritesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.node(n1, 2)
-	if _, err := s.commit(while(t)); !errors.Is(err, lease.ErrDeposed) {
+	if _, err := s.commit(while(t), ""); !errors.Is(err, lease.ErrDeposed) {
 		t.Errorf("a commit: %v", err)
 	}
 	r, err := s.lease(while(t), n1, &skepv1.LeaseBlockRequest{NetworkId: net, WantBlock: true})

@@ -16,8 +16,8 @@ import (
 const (
 	// pause is between two rounds of writing: what comes meanwhile is written together. After idle there is none.
 	pause = 5 * time.Millisecond
-	// again is when a round that failed is tried again.
-	again = 200 * time.Millisecond
+	// retryAfter is when a round that failed is tried again.
+	retryAfter = 200 * time.Millisecond
 	// auditEvery is how often the records are looked at for contradictions.
 	auditEvery = time.Minute
 )
@@ -43,10 +43,13 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 	s.mu.Unlock()
 	audit := time.NewTicker(auditEvery)
 	defer audit.Stop()
+	again := time.NewTicker(askAgain)
+	defer again.Stop()
 	var known map[string]bool
+	idle := map[string]time.Time{}
 	for {
 		began := time.Now()
-		_, err := s.commit(ctx)
+		_, err := s.commit(ctx, "")
 		s.meter.committed(began, err)
 		if err != nil {
 			switch {
@@ -56,7 +59,7 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 				return err
 			}
 			s.cfg.Log.Warn("endpoint records not written, trying again", zap.Error(err), zap.Uint64("epoch", epoch))
-			time.AfterFunc(again, s.nudge)
+			time.AfterFunc(retryAfter, s.nudge)
 		}
 		select {
 		case <-ctx.Done():
@@ -66,8 +69,11 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-again.C:
+			s.askSilent(ctx)
 		case <-audit.C:
 			known = s.tell(known)
+			s.reclaim(ctx, idle)
 		case <-s.wake:
 		}
 	}

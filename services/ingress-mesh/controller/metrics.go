@@ -14,6 +14,7 @@ type meter struct {
 	leading prometheus.Gauge
 	rounds  prometheus.Histogram
 	failed  prometheus.Counter
+	silent  prometheus.Gauge
 }
 
 func newMeter(reg prometheus.Registerer) *meter {
@@ -27,6 +28,9 @@ func newMeter(reg prometheus.Registerer) *meter {
 		}),
 		failed: f.NewCounter(prometheus.CounterOpts{
 			Name: "skep_mesh_controller_round_errors_total", Help: "Rounds whose records were not written, and are tried again.",
+		}),
+		silent: f.NewGauge(prometheus.GaugeOpts{
+			Name: "skep_mesh_controller_silent_nodes", Help: "Nodes that are up and did not say in time that they acted on a drain: nobody waits for them until they answer.",
 		}),
 	}
 }

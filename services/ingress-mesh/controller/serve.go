@@ -59,7 +59,7 @@ func (s *Service) sync(ctx context.Context, node string, r *skepv1.MeshSyncReque
 	}
 	now, cancel := context.WithTimeout(ctx, currentWithin)
 	defer cancel()
-	if err := s.feeds.Of(subject.Endpoint).Current(now); err != nil {
+	if err := s.syncs.share(now, s.feeds.Of(subject.Endpoint).Current); err != nil {
 		return nil, fault.Unavailable("this manager may not know the newest records of the networks: try again (%v)", err)
 	}
 	scopes := append([]string{derive.ScopeNodes, derive.ScopeIngress}, r.Networks...)

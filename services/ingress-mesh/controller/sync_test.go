@@ -21,8 +21,9 @@ func (w *world) many(node, service, network string, n int) {
 	for i := range n {
 		id := fmt.Sprintf("%s%04d", node[:21], i)
 		set.Tasks = append(set.Tasks, &skepv1.TaskRecord{Id: id, ServiceId: service, Slot: uint64(i + 1), Revision: 1, Desired: running})
-		st.Tasks = append(st.Tasks, &skepv1.TaskStatus{TaskId: id, State: running, Networks: []*skepv1.NetworkAddress{{NetworkId: network, Addr: "10.9.100.200/16"}}})
+		st.Tasks = append(st.Tasks, &skepv1.TaskStatus{TaskId: id, State: running, Networks: []*skepv1.NetworkAddress{{NetworkId: network, Addr: fmt.Sprintf("10.9.%d.5/16", w.numbers[node])}}})
 	}
+	w.hold(node, network, fmt.Sprintf("10.9.%d.0/26", w.numbers[node]))
 	w.put(subject.Task, node, set)
 	w.put(subject.Status, node, st)
 }
@@ -133,6 +134,7 @@ func TestNetworkShowsServicesTasksAndPeers(t *testing.T) {
 	w.node(n1, 1)
 	w.network(net, "10.9.0.0/20")
 	w.service(svc, net, &skepv1.PortConfig{Protocol: "tcp", TargetPort: 80, PublishedPort: 8080})
+	w.hold(n1, net, "10.9.0.0/28")
 	w.tasks(n1, svc, net, running, running, "10.9.0.2", "10.9.0.3")
 	s, _ := w.start("one", nil)
 	ask := func(network string) (*skepv1.MeshNetworkReply, error) {
@@ -163,11 +165,15 @@ func TestNetworkShowsServicesTasksAndPeers(t *testing.T) {
 	if _, err := ask("nope"); !fault.Is(err, fault.CodeNotFound) {
 		t.Error(err)
 	}
-	// These addresses were never leased, and those on skep0 are of another subnet: an audit says so, of the leader and of
-	// one that does not lead.
-	for name, s := range map[string]*Service{"leader": s, "standby": w.follower("two", nil)} {
-		if found := s.Audit(); len(found) != 4 || !strings.Contains(found[0], "in no block of node "+n1) || !strings.Contains(found[3], "not in the subnet of node "+n1) {
-			t.Errorf("%s: %q", name, found)
-		}
+	// The node says that a task is where it was leased nothing: the record has it not, and the leader's audit says so.
+	w.tasks(n1, svc, net, running, running, "10.9.0.2", "10.9.0.40")
+	w.await("the task that lies is left out", func() bool { return slices.Equal(serving(w.get(net+"."+n1)), []string{"10.9.0.2"}) })
+	lie := "network net-" + net + ": task " + svc + "-" + n1 + "-1 on node " + n1 + " has address 10.9.0.40 by its node's report, and its record says"
+	w.await("the audit tells", func() bool {
+		found := s.Audit()
+		return len(found) == 1 && strings.HasPrefix(found[0], lie)
+	})
+	if found := w.follower("two", nil).Audit(); len(found) != 0 {
+		t.Errorf("the records contradict one another: %q", found)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -168,9 +170,12 @@ func forget(p Paths) error {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case "node.json", "skep.log", "skep.pid", "lock":
+		case "node.json", "skep.pid", "lock":
 			continue
 		case "registries.toml": // the administrator's, for the next cluster too
+			continue
+		}
+		if strings.HasPrefix(e.Name(), filepath.Base(p.Log())) { // and the older ones
 			continue
 		}
 		if err := os.RemoveAll(p.Data + "/" + e.Name()); err != nil {

@@ -181,7 +181,7 @@ func (a *auditor) reports(scopes map[string]map[string]*skepv1.MeshEndpoints) {
 				for _, n := range a.statuses[node][task].networks {
 					at := place{n.network, task}
 					if a.networks[n.network] != nil && n.v4 != "" && recorded[at] != n.v4 {
-						a.add("%s: task %s on node %s has address %s, and its record says %q", a.name(n.network), task, node, n.v4, recorded[at])
+						a.add("%s: task %s on node %s has address %s by its node's report, and its record says %q: the node was not leased that address, or the task is not on the network", a.name(n.network), task, node, n.v4, recorded[at])
 					}
 					delete(recorded, at)
 				}

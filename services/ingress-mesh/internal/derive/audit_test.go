@@ -17,7 +17,7 @@ func TestAudit(t *testing.T) {
 	c.network("net", "10.1.0.0/20")
 	vip := &skepv1.Endpoint{VirtualIps: []*skepv1.VirtualIP{{NetworkId: "net", Addr: "10.1.15.1/20"}}, Ports: []*skepv1.PortConfig{{PublishedPort: 80}}}
 	c.service("s", 1, vip, "net")
-	c.lease("n1", "net")
+	c.hold("n1", "net", "10.1.0.0/28")
 	c.one(1, running, running, 0)
 	c.commit()
 	if got := Audit(c.p.Evidence()); len(got) != 0 {
@@ -51,7 +51,7 @@ func TestAudit(t *testing.T) {
 	// What differs from the reports counts only where nothing is about to be written.
 	put("net.n1", []string{"10.1.0.0/28"}, "10.1.0.3")
 	differs := []string{
-		`network net: task t1 on node n1 has address 10.1.0.2, and its record says ""`,
+		`network net: task t1 on node n1 has address 10.1.0.2 by its node's report, and its record says "": the node was not leased that address, or the task is not on the network`,
 		`network net: task net.n10 is recorded with address 10.1.0.3 on node n1, which reports no such task`,
 	}
 	for _, settled := range []bool{false, true} {

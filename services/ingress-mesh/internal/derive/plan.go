@@ -28,9 +28,19 @@ func (c Change) Item() string {
 }
 
 // Plan says what has to be written so that the records of everything dirty are as they should be, and takes that as
-// looked at. Nothing differs: it is empty. Problems are records that cannot be stored: what is stored of them stays.
-func (p *Picture) Plan() (changes []Change, problems []string) {
+// looked at. Nothing differs: it is empty. Problems are records that cannot be stored: what is stored of them stays. A node
+// that is held is looked at another time; nil: none is.
+func (p *Picture) Plan(held func(node string) bool) (changes []Change, problems []string) {
 	nodes := drain(p.dirtyNodes)
+	if held != nil {
+		nodes = slices.DeleteFunc(nodes, func(id string) bool {
+			if held(id) {
+				p.dirtyNodes[id] = true
+				return true
+			}
+			return false
+		})
+	}
 	for _, id := range nodes {
 		p.recount(id) // may make services dirty
 	}
@@ -125,18 +135,31 @@ func encode(r *skepv1.MeshRecord) ([]byte, error) {
 	return raw, nil
 }
 
-// nodeRecords are what a node should have: its own record, and its part of every network it has addresses of.
+// maxHostname is what a host name may have in DNS.
+const maxHostname = 253
+
+// clip shortens a name to what a host may have: every node is told of it.
+func clip(name string) string {
+	if len(name) > maxHostname {
+		name = strings.ToValidUTF8(name[:maxHostname], "")
+	}
+	return name
+}
+
+// nodeRecords are what a node should have: its own record, and its part of every network it has addresses of. What it
+// reports beyond what it was given is left out (belief.go), and Audit tells.
 func (p *Picture) nodeRecords(id string) map[string]*skepv1.MeshRecord {
 	out := map[string]*skepv1.MeshRecord{}
 	n := p.known(id)
 	if n == nil {
 		return out
 	}
-	if n.address != "" {
+	if addr := underlay(n.address); addr != "" {
 		out[Key(ScopeNodes, id)] = &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Node{Node: &skepv1.MeshNode{
-			Id: id, Hostname: n.hostname, Number: n.object.GetNumber(), Subnet: n.object.GetSubnet(), Addr: n.address,
+			Id: id, Hostname: clip(n.hostname), Number: n.object.GetNumber(), Subnet: n.object.GetSubnet(), Addr: addr,
 		}}}
 	}
+	given := map[string]part{} // by network
 	parts := map[string]*skepv1.MeshEndpoints{}
 	part := func(scope string) *skepv1.MeshEndpoints {
 		if parts[scope] == nil {
@@ -147,9 +170,11 @@ func (p *Picture) nodeRecords(id string) map[string]*skepv1.MeshRecord {
 	// Blocks and keys were given by a node's request: they stand until it gives them back, or goes.
 	for key := range p.ofNode[id] {
 		scope, _, _ := strings.Cut(key, ".")
-		if s := p.stored[key]; p.networks[scope] != nil && (len(s.Blocks) > 0 || s.wgKey != "") {
+		s := p.stored[key]
+		wgKey, port := keyOf(p.networks[scope], s)
+		if p.networks[scope] != nil && (len(s.Blocks) > 0 || wgKey != "") {
 			x := part(scope)
-			x.Blocks, x.WgPublicKey, x.WgPort = s.Blocks, s.wgKey, s.wgPort
+			x.Blocks, x.WgPublicKey, x.WgPort = s.Blocks, wgKey, port
 		}
 	}
 	for name, t := range p.tasksOf(id) {
@@ -162,14 +187,17 @@ func (p *Picture) nodeRecords(id string) map[string]*skepv1.MeshRecord {
 				Serving: serves(t, st) && !n.down && !p.draining[id][name]}
 		}
 		for _, a := range st.networks {
-			if p.networks[a.network] != nil && a.v4 != "" {
+			if _, seen := given[a.network]; !seen {
+				given[a.network] = p.part(a.network, id)
+			}
+			if v4, v6, ok := p.reported(given[a.network], t, a); ok {
 				x := part(a.network)
-				x.Endpoints = append(x.Endpoints, e(a.v4, a.v6))
+				x.Endpoints = append(x.Endpoints, e(v4, v6))
 			}
 		}
-		if st.addr != "" && p.services[t.service].published() {
+		if v4, v6, ok := bridged(n.object, st); ok && p.services[t.service].published() {
 			x := part(ScopeIngress)
-			x.Endpoints = append(x.Endpoints, e(st.addr, st.addr6))
+			x.Endpoints = append(x.Endpoints, e(v4, v6))
 		}
 	}
 	for scope, x := range parts {

@@ -77,8 +77,18 @@ func (w *world) write(c Change) {
 
 // settle commits what the picture wants until it wants nothing.
 func (w *world) settle() {
+	if w.chance("one is held back") {
+		late := w.pick("n", 3)
+		changes, _ := w.p.Plan(func(node string) bool { return node == late })
+		for _, c := range changes {
+			if !strings.HasPrefix(c.Item(), servicePrefix) && c.Item() == late && w.p.networks[strings.Split(c.Key, ".")[0]] != nil {
+				w.t.Fatalf("%s is written of a node that is held", c.Key)
+			}
+			w.write(c)
+		}
+	}
 	for round := 0; w.p.Dirty(); round++ {
-		changes, problems := w.p.Plan()
+		changes, problems := w.p.Plan(nil)
 		if len(problems) > 0 {
 			w.t.Fatal(problems)
 		}
@@ -142,9 +152,13 @@ func (w *world) status(node string) *skepv1.NodeStatus {
 	}
 	st := &skepv1.NodeStatus{}
 	for _, id := range slices.Sorted(maps.Keys(ids)) {
+		network, addr := w.pick("net", 2), fmt.Sprintf("10.1.0.%d", rapid.IntRange(0, 63).Draw(w.t, "addr"))
+		if s, _ := w.p.Get(Key(network, node)); len(s.Blocks) > 0 && !w.chance("it lies") {
+			addr = bare(rapid.SampledFrom(s.Blocks).Draw(w.t, "block")) // of one address
+		}
 		st.Tasks = append(st.Tasks, &skepv1.TaskStatus{
 			TaskId: id, State: rapid.SampledFrom([]skepv1.TaskState{ready, running, running, shutdown}).Draw(w.t, "state"), Addresses: []string{"100.64.0.9/23"},
-			Networks: []*skepv1.NetworkAddress{{NetworkId: w.pick("net", 2), Addr: fmt.Sprintf("10.1.0.%d/20", rapid.IntRange(0, 47).Draw(w.t, "addr"))}},
+			Networks: []*skepv1.NetworkAddress{{NetworkId: network, Addr: addr + "/26"}},
 		})
 	}
 	return st
@@ -170,7 +184,7 @@ func (w *world) service(s string) {
 func (w *world) lease(node, network string) {
 	c, block, err := w.p.Lease(node, &skepv1.LeaseBlockRequest{NetworkId: network, WantBlock: true})
 	if err != nil {
-		if f := fault.Of(err); f != fault.CodeNotFound && f != fault.CodeUnavailable && f != fault.CodeExhausted {
+		if f := fault.Of(err); f != fault.CodeNotFound && f != fault.CodeUnavailable && f != fault.CodeExhausted && f != fault.CodeDenied {
 			w.t.Fatal(err)
 		}
 		return
@@ -257,6 +271,7 @@ func TestStepByStepIsTheSameAsAtOnce(t *testing.T) {
 				w.echo(w.chance("anew"))
 			}
 			w.noBlockTwice()
+			w.nothingBeyond()
 		}
 		w.settle()
 
@@ -299,6 +314,23 @@ func TestStepByStepIsTheSameAsAtOnce(t *testing.T) {
 			}
 		}
 	})
+}
+
+// nothingBeyond: whatever nodes report, a record has addresses of its node's blocks and subnet alone.
+func (w *world) nothingBeyond() {
+	for key, s := range w.p.stored {
+		scope, node, _ := strings.Cut(key, ".")
+		given := s.Blocks
+		if scope == ScopeIngress {
+			given = []string{"100.64.0.0/23"}
+		}
+		for _, e := range s.Record().GetEndpoints().GetEndpoints() {
+			a := netip.MustParseAddr(e.Addr)
+			if !slices.ContainsFunc(given, func(b string) bool { return netip.MustParsePrefix(b).Contains(a) }) {
+				w.t.Fatalf("scope %s: %s is recorded of %s, which was given %v", scope, a, node, given)
+			}
+		}
+	}
 }
 
 // noBlockTwice: no address of a network is in the blocks of two nodes, whatever happened.

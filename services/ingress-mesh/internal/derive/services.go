@@ -85,6 +85,18 @@ func (p *Picture) everOn(service, network string) bool {
 // markUsers makes the next Plan look at the nodes that have tasks of a service.
 func (p *Picture) markUsers(service string) { mark(p.dirtyNodes, p.users[service]) }
 
+// markTasks makes the next Plan look at the nodes that have live tasks of a revision: where they may be follows from it.
+func (p *Picture) markTasks(r taskRev) {
+	if p.onRev[r.service][r.revision] == 0 {
+		return // the usual case: it is new
+	}
+	for node := range p.users[r.service] {
+		if p.live[node][r] {
+			p.dirtyNodes[node] = true
+		}
+	}
+}
+
 // PutRevision takes a key of bucket rev, service.<id>.<number>; nil: it was deleted.
 func (p *Picture) PutRevision(key string, val []byte) error {
 	parts := strings.Split(key, ".")
@@ -101,6 +113,7 @@ func (p *Picture) PutRevision(key string, val []byte) error {
 		return err
 	}
 	p.dirtyServices[id] = true
+	p.markTasks(taskRev{id, number})
 	if val == nil {
 		delete(p.revs[id], number)
 		if len(p.revs[id]) == 0 {

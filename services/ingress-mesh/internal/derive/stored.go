@@ -17,8 +17,8 @@ type Stored struct {
 	Raw      []byte
 	Blocks   []string // of a node's part of a network: what it is leased
 
-	wgKey  string
-	wgPort uint32
+	wgKey string
+	tasks int // of a node's part of a network or of the published ports: its endpoints
 }
 
 // Record decodes it; nil when there is none.
@@ -43,7 +43,7 @@ func newStored(key string, val []byte, rev uint64) (Stored, error) {
 	if raw == nil {
 		raw = []byte{}
 	}
-	return Stored{Revision: rev, Raw: raw, Blocks: e.GetBlocks(), wgKey: e.GetWgPublicKey(), wgPort: e.GetWgPort()}, nil
+	return Stored{Revision: rev, Raw: raw, Blocks: e.GetBlocks(), wgKey: e.GetWgPublicKey(), tasks: len(e.GetEndpoints())}, nil
 }
 
 func (p *Picture) clearStored() {
@@ -190,6 +190,9 @@ func (p *Picture) IsUp(id string) bool {
 	n := p.nodes[id]
 	return n != nil && n.object != nil && !n.down
 }
+
+// IsMember reports whether a node is part of the cluster.
+func (p *Picture) IsMember(id string) bool { return p.known(id) != nil }
 
 // Revision is that of the newest change of the bucket known here.
 func (p *Picture) Revision() uint64 { return p.revision }

@@ -26,6 +26,9 @@ type status struct {
 	networks []address
 }
 
+// maxNetworks bounds how many of a task's networks are taken from a report: each once, and no task is on that many.
+const maxNetworks = 256
+
 type address struct{ network, v4, v6 string }
 
 // ended: it runs no more and never will.
@@ -136,7 +139,9 @@ func (p *Picture) PutStatus(key string, val []byte) error {
 				}
 			}
 			for _, n := range t.GetNetworks() {
-				s.networks = append(s.networks, address{n.GetNetworkId(), bare(n.GetAddr()), bare(n.GetAddr6())})
+				if len(s.networks) < maxNetworks && !s.on(n.GetNetworkId()) {
+					s.networks = append(s.networks, address{n.GetNetworkId(), bare(n.GetAddr()), bare(n.GetAddr6())})
+				}
 			}
 		}
 		m[t.GetTaskId()] = s

@@ -20,22 +20,13 @@ func (p *Plane) portSteps() ([]step, error) {
 	if err != nil || bridge == nil {
 		return nil, err
 	}
-	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
-	req.AddData(nl.NewIfInfomsg(unix.AF_BRIDGE))
-	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	ports, err := p.bridgePorts(bridge.Attrs().Index)
 	if err != nil {
-		return nil, fmt.Errorf("list the ports of bridge %s: %w", p.cfg.Bridge, err)
+		return nil, err
 	}
 	var out []step
-	for _, m := range msgs {
-		port, err := bridgePort(m)
-		if err != nil {
-			return nil, fmt.Errorf("read the ports of bridge %s: %w", p.cfg.Bridge, err)
-		}
-		if port.master != bridge.Attrs().Index {
-			continue
-		}
-		l := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Index: int(nl.DeserializeIfInfomsg(m).Index), Name: port.name}}
+	for _, port := range ports {
+		l := port.link()
 		// The task may be gone by the time a step is made.
 		if filtered && !port.hairpin {
 			out = append(out, step{fmt.Sprintf("port %s of bridge %s does not send back what came from it", port.name, p.cfg.Bridge), func() error {
@@ -53,13 +44,24 @@ func (p *Plane) portSteps() ([]step, error) {
 	return out, nil
 }
 
-// Admit makes a new port of the bridge what portSteps makes of every port, so that its task is apart from others from
-// its first packet on. nl is the caller's.
-func (p *Plane) Admit(nl *netlink.Handle, port netlink.Link) error {
-	if p.filtered.Load() {
-		return nl.LinkSetHairpin(port, true)
+// bridgePorts are the links on the bridge with that index.
+func (p *Plane) bridgePorts(index int) (out []onBridge, err error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+	req.AddData(nl.NewIfInfomsg(unix.AF_BRIDGE))
+	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if err != nil {
+		return nil, fmt.Errorf("list the ports of bridge %s: %w", p.cfg.Bridge, err)
 	}
-	return nl.LinkSetIsolated(port, true)
+	for _, m := range msgs {
+		port, err := bridgePort(m)
+		if err != nil {
+			return nil, fmt.Errorf("read the ports of bridge %s: %w", p.cfg.Bridge, err)
+		}
+		if port.master == index {
+			out = append(out, port)
+		}
+	}
+	return out, nil
 }
 
 // bridgeFilter reports whether bridged packets of either family pass iptables on this host.
@@ -144,8 +146,13 @@ func (p *Plane) setBridge(index int, kind uint16, on bool) error {
 // onBridge is one link on a bridge.
 type onBridge struct {
 	name              string
-	master            int
+	index, master     int
 	hairpin, isolated bool
+	learning, flood   bool
+}
+
+func (o onBridge) link() netlink.Link {
+	return &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Index: o.index, Name: o.name}}
 }
 
 func bridgePort(m []byte) (out onBridge, err error) {
@@ -153,6 +160,7 @@ func bridgePort(m []byte) (out onBridge, err error) {
 	if err != nil {
 		return out, err
 	}
+	out.index = int(nl.DeserializeIfInfomsg(m).Index)
 	for _, a := range attrs {
 		switch a.Attr.Type &^ unix.NLA_F_NESTED {
 		case unix.IFLA_IFNAME:
@@ -171,6 +179,10 @@ func bridgePort(m []byte) (out onBridge, err error) {
 					out.hairpin = on
 				case nl.IFLA_BRPORT_ISOLATED:
 					out.isolated = on
+				case nl.IFLA_BRPORT_LEARNING:
+					out.learning = on
+				case nl.IFLA_BRPORT_UNICAST_FLOOD:
+					out.flood = on
 				}
 			}
 		}

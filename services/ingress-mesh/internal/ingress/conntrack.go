@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -115,9 +116,9 @@ func (p *Plane) Forget(addr netip.Addr) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return nsfs.Inside(p.home, func() error {
-		return p.deleteFlows(func(f *netlink.ConntrackFlow) bool {
+		return errors.Join(p.expel(addr), p.deleteFlows(func(f *netlink.ConntrackFlow) bool {
 			to, by := addrOf(f.Reverse.SrcIP), addrOf(f.Forward.SrcIP)
 			return to == addr || by == addr || to == addr6 || by == addr6
-		}, "of "+addr.String())
+		}, "of "+addr.String()))
 	})
 }

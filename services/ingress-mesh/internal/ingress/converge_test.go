@@ -71,7 +71,7 @@ func TestStreamsGoOn(t *testing.T) {
 		n.do("nft flush ruleset; iptables -P FORWARD DROP; ip6tables -P FORWARD DROP")
 	}
 	for _, n := range r.nodes {
-		if f, err := n.plane.Verify(context.Background()); err != nil || len(f) != 7 {
+		if f, err := n.plane.Verify(context.Background()); err != nil || len(f) != 8 {
 			t.Fatalf("%d findings: %q %v", len(f), f, err)
 		}
 		if err := n.plane.Repair(context.Background()); err != nil {

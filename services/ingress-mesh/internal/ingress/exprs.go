@@ -64,6 +64,14 @@ func dport(p uint16) []expr.Any {
 	return []expr.Any{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}, is(port(p))}
 }
 
+// dportIn: the port is one of those from … to.
+func dportIn(from, to uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Range{Op: expr.CmpOpEq, Register: reg, FromData: port(from), ToData: port(to)},
+	}
+}
+
 // loadAddr loads the IPv4 source (offset 12) or destination (16) address.
 func loadAddr(offset uint32) expr.Any {
 	return &expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4}

@@ -12,6 +12,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
+
+	"skep.dev/libs/spec"
 )
 
 const (
@@ -123,13 +125,25 @@ func hostChains(c *Config, filtered bool) []chain {
 		// The reply would be translated in the bridge already, and the kernel drops what has ::1 when it leaves that.
 		publishOut = append([]rule{{"::1 is the host's own where bridged packets are filtered", exprs(ipv6(), addrIn(daddr6, loopback6), leave())}}, publish...)
 	}
+	// A task's packet leaves with this node's address, by which other nodes would take it for one of the fabric; and it
+	// may know an address of theirs that this node does not, so here the port alone counts.
+	tasks := func(rest ...[]expr.Any) []expr.Any {
+		return exprs(append([][]expr.Any{protocol(unix.IPPROTO_UDP), iif(c.Bridge)}, rest...)...)
+	}
+	beyond := exprs(notOif(c.Bridge), notOif(Link))
 	guard := []rule{
+		{"tasks send no fabric packets", tasks(dport(c.Port), counter(), drop())},
+		{"tasks send no encrypted ones", tasks(dportIn(spec.FirstEncryptedPort, spec.LastEncryptedPort), ctNew(), counter(), drop())},
 		{"only nodes of the cluster send fabric packets", exprs(vxlan(ipv4()), []expr.Any{loadAddr(saddr4), notIn(setPeers)}, counter(), drop())},
 		{"only nodes of the cluster send fabric packets, IPv6", exprs(vxlan(ipv6()), []expr.Any{loadAddr6(saddr6), notIn(setPeers6)}, counter(), drop())},
 	}
 	// Tasks are reached by published ports here, and by their networks elsewhere. What comes by the fabric was let in by
 	// the node that sent it.
 	isolate := []rule{
+		{"tasks send no fabric packets", tasks(beyond, dport(c.Port), counter(), drop())},
+		// These are authentic or nothing, and other hosts may well have such a port.
+		{"tasks send no encrypted ones", tasks(beyond, dportIn(spec.FirstEncryptedPort, spec.LastEncryptedPort), ctNew(), ipv4(), []expr.Any{loadAddr(daddr4), in(setPeers)}, counter(), drop())},
+		{"tasks send no encrypted ones, IPv6", tasks(beyond, dportIn(spec.FirstEncryptedPort, spec.LastEncryptedPort), ctNew(), ipv6(), []expr.Any{loadAddr6(daddr6), in(setPeers6)}, counter(), drop())},
 		{"tasks are reached by published ports alone", exprs(notIif(Link), oif(c.Bridge), ctNew(), ctNotDnat(), counter(), drop())},
 		{"tasks are reached by published ports alone", exprs(notIif(Link), oif(Link), ctNew(), ctNotDnat(), counter(), drop())},
 	}

@@ -101,6 +101,11 @@ func TestPlanProblems(t *testing.T) {
 			{"v6", 3, netip.MustParsePrefix("100.64.4.0/23"), a("fd00::2")},
 			{"good", 4, netip.MustParsePrefix("100.64.4.0/23"), a("::ffff:10.90.0.2")},
 			{"twice", 4, netip.MustParsePrefix("100.64.6.0/23"), a("10.90.0.3")},
+			{"nobody", 5, netip.MustParsePrefix("100.64.6.0/23"), a("0.0.0.0")},
+			{"many", 6, netip.MustParsePrefix("100.64.6.0/23"), a("239.1.1.1")},
+			{"all", 7, netip.MustParsePrefix("100.64.6.0/23"), a("255.255.255.255")},
+			{"here", 8, netip.MustParsePrefix("100.64.6.0/23"), a("10.90.0.1")},
+			{"loopback", 9, netip.MustParsePrefix("100.64.6.0/23"), a("127.0.0.1")},
 		},
 		Services: []Service{
 			{"icmp", 80, "x", nil},
@@ -110,7 +115,7 @@ func TestPlanProblems(t *testing.T) {
 		},
 		HostPorts: []HostPort{{"tcp", 80, a("100.64.2.6"), none, 80, "t6"}, {"tcp", 81, a("100.64.2.6"), none, 80, "t6"}, {"", 82, a("100.64.2.6"), none, 80, "t6"}},
 	}, backends{}, true)
-	if len(p.problems) != 14 || len(p.peers) != 1 || p.peers[0].ID != "good" {
+	if len(p.problems) != 19 || len(p.peers) != 1 || p.peers[0].ID != "good" {
 		t.Errorf("%d problems: %s\npeers %v", len(p.problems), strings.Join(p.problems, "\n"), p.peers)
 	}
 	want := map[portKey]published{

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
 
+	"skep.dev/services/ingress-mesh/internal/antispoof"
 	"skep.dev/services/ingress-mesh/internal/nsfs"
 )
 
@@ -47,6 +48,12 @@ type Plane struct {
 	problems   []string
 
 	mended atomic.Uint64
+
+	// Tasks of this node, by their links. Admit and Forget come at any time, also while a mu is held for long.
+	localMu  sync.Mutex
+	locals   map[string]antispoof.Port
+	guard    *antispoof.Table
+	guarding atomic.Bool // its table is in the kernel
 }
 
 // New takes the network namespace of the calling thread and works there from then on. It changes nothing.
@@ -69,7 +76,10 @@ func New(cfg Config) (*Plane, error) {
 		_ = home.Close()
 		return nil, err
 	}
-	return &Plane{cfg: cfg, home: home, nl: nl, firewalls: walls, forwardNft: len(walls) > 0 && overNftables()}, nil
+	return &Plane{
+		cfg: cfg, home: home, nl: nl, firewalls: walls, forwardNft: len(walls) > 0 && overNftables(),
+		locals: map[string]antispoof.Port{}, guard: antispoof.New(home, ""),
+	}, nil
 }
 
 // Close gives up what the process holds. The kernel keeps working as it was told.
@@ -77,6 +87,7 @@ func (p *Plane) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.nl.Close()
+	p.guard.Close()
 	return p.home.Close()
 }
 
@@ -134,7 +145,7 @@ func (p *Plane) verify(ctx context.Context) ([]string, error) {
 	if err := note(p.linkSteps()); err != nil {
 		return nil, err
 	}
-	s, err := readSnapshot()
+	s, err := p.readSnapshot()
 	if err != nil {
 		return nil, err
 	}
@@ -144,12 +155,17 @@ func (p *Plane) verify(ctx context.Context) ([]string, error) {
 	if err := note(append(add, remove...), err); err != nil {
 		return nil, err
 	}
-	for _, f := range []func() ([]step, error){p.loopbackSteps, p.bridgeSteps, p.portSteps, p.ruleSteps, p.forwardSteps} {
+	for _, f := range []func() ([]step, error){p.loopbackSteps, p.bridgeSteps, p.portSteps, p.localSteps, p.ruleSteps, p.forwardSteps} {
 		if err := errors.Join(ctx.Err(), note(f())); err != nil {
 			return nil, err
 		}
 	}
 	_ = note(p.sysctlSteps(), nil)
+	open, err := p.guardFindings()
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, open...)
 	for _, c := range nftChanges(wantedTables(&p.cfg, pl), s, false) {
 		if c.what != "" {
 			out = append(out, c.what)
@@ -176,10 +192,12 @@ func nftChanges(tables []wantedTable, s snapshot, newLink bool) []change {
 }
 
 // converge goes through everything, in an order in which each part finds what it needs.
-func (p *Plane) converge(ctx context.Context, level zapcore.Level) error {
+func (p *Plane) converge(ctx context.Context, level zapcore.Level) (err error) {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("converge the ingress mesh: %w", err)
 	}
+	guarded := p.guardPorts(level)
+	defer func() { err = errors.Join(err, guarded) }()
 	do := func(steps []step, err error) error { return p.run(level, steps, err) }
 	if err := p.look(); err != nil {
 		return err
@@ -209,6 +227,9 @@ func (p *Plane) converge(ctx context.Context, level zapcore.Level) error {
 	if err := do(p.portSteps()); err != nil {
 		return err
 	}
+	if err := do(p.localSteps()); err != nil {
+		return err
+	}
 	if err := do(p.ruleSteps()); err != nil {
 		return err
 	}
@@ -221,7 +242,7 @@ func (p *Plane) converge(ctx context.Context, level zapcore.Level) error {
 // convergeRules is the part about nftables and iptables; neither waits for the other to be well. While the ruleset's
 // generation and the link are what they were when all was right, nothing is read.
 func (p *Plane) convergeRules(level zapcore.Level, index int) error {
-	gen, err := generation()
+	gen, err := p.ruleset()
 	if err != nil {
 		return err
 	}
@@ -246,7 +267,7 @@ func (p *Plane) convergeTables(level zapcore.Level, index int, same bool) (err e
 	s := p.known
 	p.known = snapshot{} // until this is through
 	if !same {
-		if s, err = readSnapshot(); err != nil {
+		if s, err = p.readSnapshot(); err != nil {
 			return err
 		}
 	}
@@ -282,7 +303,7 @@ func (p *Plane) convergeTables(level zapcore.Level, index int, same bool) (err e
 	}
 	p.pending = false
 	// If ours were the only writes since the snapshot, the kernel is right now; else the next time compares again.
-	gen, err := generation()
+	gen, err := p.ruleset()
 	if err == nil && gen == s.generation+writes {
 		p.known = snapshot{generation: gen, host: tables[0].made(), fabric: tables[1].made(), zones: zonesMade()}
 	}
@@ -337,8 +358,8 @@ func (p *Plane) Cleanup() error {
 	p.cleaned = true
 	return nsfs.Inside(p.home, func() error {
 		p.ipv6 = true // there may have been some
-		s, err := readSnapshot()
-		return errors.Join(err, p.removeTables(s), writeZones(true), p.removeForward(), p.removeRule(), p.removeLink(), p.resetBridge(), p.forgetAll(s))
+		s, err := p.readSnapshot()
+		return errors.Join(err, p.removeTables(s), writeZones(true), p.removeForward(), p.removeRule(), p.removeLink(), p.resetBridge(), p.forgetAll(s), p.unguard())
 	})
 }
 

@@ -51,14 +51,14 @@ func openNftables() (*nftables.Conn, error) {
 
 // readSnapshot reads it all; when somebody changes the ruleset meanwhile, what was read does not belong together and
 // is read again.
-func readSnapshot() (snapshot, error) {
+func (p *Plane) readSnapshot() (snapshot, error) {
 	for range 10 {
-		before, err := generation()
+		before, err := p.ruleset()
 		if err != nil {
 			return snapshot{}, err
 		}
 		s, err := readOnce()
-		after, again := generation()
+		after, again := p.ruleset()
 		if again != nil {
 			return snapshot{}, again
 		}

@@ -42,7 +42,7 @@ func (p *Plane) Ports(ctx context.Context) (out []PortState, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	err = nsfs.Inside(p.home, func() error {
-		s, err := readSnapshot()
+		s, err := p.readSnapshot()
 		if err == nil {
 			out = portStates(s)
 		}
@@ -116,7 +116,7 @@ func (p *Plane) Trace(ctx context.Context, proto string, port uint16) (hops []Ho
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	err = nsfs.Inside(p.home, func() error {
-		s, err := readSnapshot()
+		s, err := p.readSnapshot()
 		if err == nil {
 			hops, err = p.trace(s, k)
 		}

@@ -10,6 +10,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"skep.dev/services/ingress-mesh/internal/ruleset"
 )
 
 // The rules of the table in this file are those the nftables library cannot express: `ct original zone set` (it has no
@@ -214,24 +216,5 @@ func generation() (gen uint32, err error) {
 		return 0, fmt.Errorf("open nftables: %w", err)
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	replies, err := c.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN), Flags: netlink.Request},
-		Data:   header(0, 0),
-	})
-	if err != nil {
-		return 0, fmt.Errorf("read the version of the nftables ruleset: %w", err)
-	}
-	for _, m := range replies {
-		ad, err := netlink.NewAttributeDecoder(m.Data[min(4, len(m.Data)):])
-		if err != nil {
-			return 0, fmt.Errorf("read the version of the nftables ruleset: %w", err)
-		}
-		ad.ByteOrder = binary.BigEndian
-		for ad.Next() {
-			if ad.Type() == unix.NFTA_GEN_ID {
-				return ad.Uint32(), nil
-			}
-		}
-	}
-	return 0, errors.New("read the version of the nftables ruleset: the kernel did not say")
+	return ruleset.Version(c)
 }

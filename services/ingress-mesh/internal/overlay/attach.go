@@ -93,6 +93,9 @@ func (p *Plane) attach(ctx context.Context, s *space, a Attachment) error {
 	if err != nil {
 		return err
 	}
+	if err := s.admit(a, have); err != nil {
+		return err
+	}
 	if port == nil {
 		if port, err = makeLink(s, a, *have.bridge, ns); err != nil {
 			return err

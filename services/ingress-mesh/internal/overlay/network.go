@@ -90,14 +90,14 @@ func (p *Plane) want(n Network) (w want, problems []string, err error) {
 	for _, r := range n.Remotes {
 		addr, node := r.Addr.Unmap(), r.Node.Unmap()
 		switch {
-		case !addr.Is4() || !node.IsValid():
+		case !addr.Is4() || n.Subnet.IsValid() && !n.Subnet.Contains(addr) || !ipam.Unicast(node):
 			problems = append(problems, fmt.Sprintf("a remote task with the address %q at node %q cannot be reached", r.Addr, r.Node))
 			continue
 		case node.Is6() != w.local.Is6(): // an unset local address means IPv4
 			problems = append(problems, fmt.Sprintf("node %s is not of the address family of this node's data path (%s)", node, family(w.local)))
 			continue
-		case node == w.local:
-			problems = append(problems, fmt.Sprintf("%s is said to be at another node, which has this node's address %s", addr, node))
+		case node == w.local, node.IsLoopback() && !w.local.IsLoopback():
+			problems = append(problems, fmt.Sprintf("%s is said to be at another node, which has an address of this node, %s", addr, node))
 			continue
 		}
 		m := mac(ipam.MAC(addr))
@@ -106,13 +106,23 @@ func (p *Plane) want(n Network) (w want, problems []string, err error) {
 			w.fdb[m] = node
 		}
 		w.neigh[addr] = m
-		if r.Addr6.IsValid() {
+		switch six := r.Addr6; {
+		case !six.IsValid():
+		case six.Unmap().Is4() || six.Zone() != "" || !ipam.Unicast(six) || n.Subnet.IsValid() && !n.Subnet6.Contains(six):
+			problems = append(problems, fmt.Sprintf("the task with the address %s at node %s has none of the network's IPv6 addresses: %s", addr, node, six))
+		default:
 			w.v6 = true
-			w.neigh[r.Addr6.WithZone("")] = m
+			w.neigh[six] = m
 		}
+	}
+	if over := len(problems) - maxProblems; over > 0 {
+		problems = append(problems[:maxProblems], fmt.Sprintf("and %d more such entries", over))
 	}
 	return w, problems, nil
 }
+
+// maxProblems is how many entries that make no sense are told one by one.
+const maxProblems = 20
 
 func family(a netip.Addr) string {
 	if a.Is6() {

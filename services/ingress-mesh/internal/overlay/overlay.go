@@ -112,7 +112,8 @@ func (p *Plane) Close() error {
 	return nil
 }
 
-// Ensure makes a network, or makes what is there have what n says. Only differences are written, and a namespace that
+// Ensure makes a network, or makes what is there have what n says. A remote that makes no sense is left out, named in the
+// log and by Verify: it is another node's fault, and the rest of the network works without it. Only differences are written, and a namespace that
 // was right, and in which the kernel tells of no change since, is not read.
 func (p *Plane) Ensure(ctx context.Context, n Network) error {
 	w, problems, err := p.want(n)
@@ -127,8 +128,13 @@ func (p *Plane) Ensure(ctx context.Context, n Network) error {
 	if err := s.enter(p.path(n.ID), true); err != nil {
 		return fmt.Errorf("network %s: %w", n.label(), err)
 	}
+	if said := strings.Join(problems, "; "); said != s.said {
+		if s.said = said; said != "" {
+			p.log.Warn("entries of an overlay network make no sense and are left out", zap.String("network", n.ID), zap.Strings("entries", problems))
+		}
+	}
 	now := time.Now()
-	if len(problems) == 0 && s.asSettled(w, now) {
+	if s.asSettled(w, now) && s.guard.Unchanged() {
 		return nil
 	}
 	s.settled = nil
@@ -138,12 +144,14 @@ func (p *Plane) Ensure(ctx context.Context, n Network) error {
 	}
 	steps := plan(w, have)
 	errs := p.apply(ctx, s, w, have, steps)
-	errs = append(errs, p.relink(ctx, s, s.missing(have))...)
-	if len(steps) == 0 && len(problems) == 0 && s.allLinked(have) {
-		s.settled = &settled{want: w, at: now}
+	found, err := s.guard.Apply(s.senders(have, n.Subnet6))
+	if found != "" {
+		p.log.Info("mended the overlay network", zap.String("network", n.ID), zap.String("found", found))
 	}
-	for _, text := range problems {
-		errs = append(errs, fault.Invalid("%s", text))
+	errs = append(errs, err)
+	errs = append(errs, p.relink(ctx, s, s.missing(have))...)
+	if len(steps) == 0 && err == nil && s.allLinked(have) {
+		s.settled = &settled{want: w, at: now}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("network %s: %w", n.label(), err)
@@ -181,7 +189,11 @@ func (p *Plane) Verify(ctx context.Context, n Network) ([]string, error) {
 	for _, a := range s.missing(have) {
 		problems = append(problems, fmt.Sprintf("task %s has no link", a.Task))
 	}
-	return problems, ctx.Err()
+	open, err := s.guard.Verify(s.senders(have, n.Subnet6))
+	if err != nil {
+		return nil, fmt.Errorf("network %s: %w", n.label(), err)
+	}
+	return append(problems, open...), ctx.Err()
 }
 
 // State is what the kernel has of a network.

@@ -313,8 +313,9 @@ func TestIPv6Underlay(t *testing.T) {
 	}
 	n.converge()
 	n.tasks[1].host = &host{Host: &nstest.Host{Addr: addr("10.90.0.2")}}
-	if err := f.hosts[0].plane.Ensure(t.Context(), n.at(f.hosts[0])); !fault.Is(err, fault.CodeInvalid) || !strings.Contains(err.Error(), "address family") {
-		t.Fatal(err)
+	must(t, f.hosts[0].plane.Ensure(t.Context(), n.at(f.hosts[0])))
+	if got, err := f.hosts[0].plane.Verify(t.Context(), n.at(f.hosts[0])); err != nil || len(got) != 1 || !strings.Contains(got[0], "address family") {
+		t.Fatal(got, err)
 	}
 }
 
@@ -329,7 +330,7 @@ func remotes(n int) (out []Remote) {
 func TestThousandsOfRemotes(t *testing.T) {
 	f := newFabric(t, 1, false)
 	h := f.hosts[0]
-	n := Network{ID: "big", VNI: 5001, Subnet: netip.MustParsePrefix("10.7.0.0/16"), Remotes: remotes(5000)}
+	n := Network{ID: "big", VNI: 5001, Subnet: netip.MustParsePrefix("10.7.0.0/16"), Subnet6: netip.MustParsePrefix("fd07::/64"), Remotes: remotes(5000)}
 	steps := func() int {
 		t.Helper()
 		w, _, err := h.plane.want(n)
@@ -410,15 +411,35 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// One bad entry does not keep the others away.
+	// Entries that make no sense keep neither the others away nor the network, and are told.
 	n := ok
-	n.Remotes = []Remote{{Addr: addr("fd00::1"), Node: addr("10.90.0.2")}, {Addr: addr("10.7.0.5"), Node: addr("10.90.0.2")}, {Addr: addr("10.7.0.6"), Node: h.Addr}, {Addr: addr("10.7.0.7")}}
-	if err := h.plane.Ensure(t.Context(), n); !fault.Is(err, fault.CodeInvalid) {
-		t.Fatal(err)
+	good := Remote{Addr: addr("10.7.0.5"), Node: addr("10.90.0.2")}
+	bad := []Remote{
+		{Addr: addr("fd00::1"), Node: addr("10.90.0.2")}, {Addr: addr("10.7.0.6"), Node: h.Addr}, {Addr: addr("10.7.0.7")}, {Addr: addr("10.8.0.7"), Node: addr("10.90.0.2")}, {Node: addr("10.90.0.2")},
+		{Addr: addr("10.7.0.8"), Node: addr("0.0.0.0")}, {Addr: addr("10.7.0.9"), Node: addr("239.1.1.1")}, {Addr: addr("10.7.0.10"), Node: addr("255.255.255.255")}, {Addr: addr("10.7.0.11"), Node: addr("fd90::2")},
 	}
+	n.Remotes = append(slices.Clone(bad), good)
+	must(t, h.plane.Ensure(t.Context(), n))
 	if st, err := h.plane.State("a"); err != nil || st.Remote != 1 || !st.Up {
 		t.Fatal(st, err)
 	}
+	if got, err := h.plane.Verify(t.Context(), n); err != nil || len(got) != len(bad) {
+		t.Fatal(got, err)
+	}
+	// Of one whose IPv6 address is not the network's, the rest is good.
+	n.Subnet6 = netip.MustParsePrefix("fd07::/64")
+	n.Remotes = nil
+	for i, six := range []string{"fd07::5", "fd08::5", "ff02::1", "10.7.0.5", "fd07::6%x", "::"} {
+		n.Remotes = append(n.Remotes, Remote{Addr: netip.AddrFrom4([4]byte{10, 7, 0, byte(5 + i)}), Addr6: addr(six), Node: addr("10.90.0.2")})
+	}
+	must(t, h.plane.Ensure(t.Context(), n))
+	if st, err := h.plane.State("a"); err != nil || st.Remote != 6 {
+		t.Fatal(st, err)
+	}
+	if got, err := h.plane.Verify(t.Context(), n); err != nil || len(got) != 5 {
+		t.Fatal(got, err)
+	}
+	n.Subnet6 = netip.Prefix{}
 	// Two nodes claim an address: the choice is the same whatever the order.
 	x, y := Remote{Addr: addr("10.7.0.5"), Node: addr("10.90.0.3")}, Remote{Addr: addr("10.7.0.5"), Node: addr("10.90.0.2")}
 	n.Remotes = []Remote{x, y}

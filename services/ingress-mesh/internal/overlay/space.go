@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"skep.dev/libs/fault"
+	"skep.dev/services/ingress-mesh/internal/antispoof"
 	"skep.dev/services/ingress-mesh/internal/nsfs"
 )
 
@@ -22,10 +23,12 @@ type space struct {
 	nl    *netlink.Handle  // nil while not open
 	raw   *nl.SocketHandle // for what netlink.Handle does not tell
 	watch *watch
+	guard *antispoof.Table
 	ns    netns.NsHandle
 	id    nsfs.ID
 	tasks map[string]Attachment // by task: what this process attached
 
+	said    string   // of what was left out of the network last
 	settled *settled // nil while the namespace is not known to be right
 }
 
@@ -102,6 +105,7 @@ func (s *space) take(ns netns.NsHandle, h *netlink.Handle) error {
 		if w, err = newWatch(ns); err == nil {
 			if sock, err = nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_ROUTE); err == nil {
 				s.nl, s.ns, s.id, s.watch, s.raw = h, ns, id, w, &nl.SocketHandle{Socket: sock}
+				s.guard = antispoof.New(ns, vxlanName)
 				return nil
 			}
 			w.close()
@@ -120,8 +124,9 @@ func (s *space) close() {
 	s.nl.Close()
 	s.raw.Close()
 	s.watch.close()
+	s.guard.Close()
 	_ = s.ns.Close()
-	s.nl, s.raw, s.watch, s.settled, s.ns = nil, nil, nil, nil, netns.None()
+	s.nl, s.raw, s.watch, s.guard, s.settled, s.ns = nil, nil, nil, nil, nil, netns.None()
 }
 
 // empty removes every device of the namespace.

@@ -3,6 +3,7 @@ package wgnet
 import (
 	"bytes"
 	"cmp"
+	"fmt"
 	"maps"
 	"net"
 	"net/netip"
@@ -11,7 +12,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
-	"skep.dev/libs/fault"
+	"skep.dev/libs/ipam"
 )
 
 // PeerState is what a device has of a peer.
@@ -35,31 +36,90 @@ type tunnel interface {
 	close()
 }
 
-// checkNetwork reads what n says of peers.
-func checkNetwork(n Network) (map[wgtypes.Key]Peer, error) {
-	if err := validID(n.ID); err != nil {
-		return nil, err
-	}
-	if !n.Subnet.Addr().Is4() {
-		return nil, fault.Invalid("encrypted network %s has no IPv4 subnet", n.label())
-	}
-	out := map[wgtypes.Key]Peer{}
-	for _, peer := range n.Peers {
+// maxProblems is how many peers that cannot be are told one by one.
+const maxProblems = 20
+
+// checkNetwork reads what n says of peers. A peer that cannot be is left out, and a part of one that is not its own is
+// left out of it: own is this node's key, and of two peers with one key or block the first has it. It is one node's
+// fault, and no reason to be without the others.
+func checkNetwork(n Network, own wgtypes.Key) (peers map[wgtypes.Key]Peer, problems []string) {
+	peers = map[wgtypes.Key]Peer{}
+	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	holder := map[wgtypes.Key]string{own: "this node"}
+	var claims []claim
+	for i, peer := range n.Peers {
 		key, err := wgtypes.ParseKey(peer.PublicKey)
-		if err != nil {
-			return nil, fault.Invalid("encrypted network %s: %q is not a WireGuard key: %v", n.label(), peer.PublicKey, err)
+		switch other, taken := holder[key]; {
+		case err != nil:
+			add("node %s has key %.64q, which is no WireGuard key: it is left out", peer.Node, peer.PublicKey)
+			continue
+		case key == wgtypes.Key{}:
+			add("node %s has the key that is all zero: it is left out", peer.Node)
+			continue
+		case taken:
+			add("node %s has the key of %s: it is left out", peer.Node, other)
+			continue
 		}
-		blocks := make([]netip.Prefix, 0, len(peer.Blocks))
+		holder[key] = "node " + peer.Node
 		for _, b := range peer.Blocks {
 			if !within(b, n.Subnet) && !within(b, n.Subnet6) {
-				return nil, fault.Invalid("encrypted network %s: block %s of node %s is not of the network", n.label(), b, peer.Endpoint)
+				add("node %s has block %s, which is not of the network: it is left out", peer.Node, b)
+				continue
 			}
-			blocks = append(blocks, b.Masked())
+			claims = append(claims, claim{b.Masked(), key, i})
 		}
-		peer.Blocks, peer.Endpoint = sorted(blocks), netip.AddrPortFrom(peer.Endpoint.Addr().Unmap(), peer.Endpoint.Port())
-		out[key] = peer
+		end := netip.AddrPortFrom(peer.Endpoint.Addr().Unmap(), peer.Endpoint.Port())
+		if a := end.Addr(); peer.Endpoint.IsValid() && (!ipam.Unicast(a) || a.Zone() != "" || end.Port() == 0) {
+			add("node %s is said to be at %s, where nobody can be: it has to speak first", peer.Node, end)
+			end = netip.AddrPort{}
+		}
+		peer.Blocks, peer.Endpoint = nil, end
+		peers[key] = peer
 	}
-	return out, nil
+	kept, lost := apart(claims)
+	for _, c := range kept {
+		peer := peers[c.key]
+		peer.Blocks = append(peer.Blocks, c.block)
+		peers[c.key] = peer
+	}
+	for _, c := range lost {
+		add("node %s has block %s, of which another node has addresses: it is left out", peers[c.key].Node, c.block)
+	}
+	for key, peer := range peers {
+		peer.Blocks = sorted(peer.Blocks)
+		peers[key] = peer
+	}
+	if over := len(problems) - maxProblems; over > 0 {
+		problems = append(problems[:maxProblems], fmt.Sprintf("and %d more", over))
+	}
+	return peers, problems
+}
+
+// claim is a block that a peer is said to have.
+type claim struct {
+	block netip.Prefix
+	key   wgtypes.Key
+	order int // of the peer
+}
+
+// apart keeps those of which no two peers have an address; where two overlap, the earlier peer's.
+func apart(claims []claim) (kept, lost []claim) {
+	slices.SortStableFunc(claims, func(a, b claim) int {
+		return cmp.Or(a.block.Addr().Compare(b.block.Addr()), cmp.Compare(a.block.Bits(), b.block.Bits()), cmp.Compare(a.order, b.order))
+	})
+	for _, c := range claims {
+		last := len(kept) - 1
+		switch {
+		case last < 0 || kept[last].key == c.key || !kept[last].block.Overlaps(c.block):
+			kept = append(kept, c)
+		case kept[last].order < c.order:
+			lost = append(lost, c)
+		default:
+			lost = append(lost, kept[last])
+			kept[last] = c
+		}
+	}
+	return kept, lost
 }
 
 func within(b, subnet netip.Prefix) bool {

@@ -1,8 +1,10 @@
 package wgnet
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,4 +88,68 @@ func TestParseUAPI(t *testing.T) {
 			t.Errorf("%q was taken", bad)
 		}
 	}
+}
+
+// Who has a block, of peers in this order.
+func TestBlocksAreApart(t *testing.T) {
+	for _, c := range []struct{ peers, want string }{
+		{"10.7.0.0/28|10.7.0.16/28", "10.7.0.0/28|10.7.0.16/28"},
+		{"10.7.0.0/28|10.7.0.0/28", "10.7.0.0/28|"},
+		{"10.7.0.0/28|10.7.0.8/32 10.7.0.16/28", "10.7.0.0/28|10.7.0.16/28"},
+		{"10.7.0.8/32|10.7.0.0/28", "10.7.0.8/32|"},
+		{"10.7.0.0/24|10.7.0.0/28|10.7.0.16/28", "10.7.0.0/24||"},
+		{"10.7.0.16/28|10.7.0.0/24|10.7.0.16/28", "10.7.0.16/28||"},
+		{"10.7.0.0/28 10.7.0.0/28|", "10.7.0.0/28|"},
+		{"10.7.0.1/28|10.7.0.0/28", "10.7.0.0/28|"},
+		{"10.7.0.0/28 fd07::a07:0/124|fd07::a07:1/128", "10.7.0.0/28 fd07::a07:0/124|"},
+		{"10.8.0.0/28|fd08::/124|0.0.0.0/0|::/0", "|||"},
+	} {
+		n := Network{ID: "x", Subnet: netip.MustParsePrefix("10.7.0.0/16"), Subnet6: netip.MustParsePrefix("fd07::/64")}
+		for i, text := range strings.Split(c.peers, "|") {
+			p := Peer{Node: fmt.Sprint(i), PublicKey: wgtypes.Key{byte(i + 1)}.String()}
+			for _, b := range strings.Fields(text) {
+				p.Blocks = append(p.Blocks, netip.MustParsePrefix(b))
+			}
+			n.Peers = append(n.Peers, p)
+		}
+		got, _ := checkNetwork(n, wgtypes.Key{99})
+		var have []string
+		for i := range n.Peers {
+			var words []string
+			for _, b := range got[wgtypes.Key{byte(i + 1)}].Blocks {
+				words = append(words, b.String())
+			}
+			have = append(have, strings.Join(words, " "))
+		}
+		if strings.Join(have, "|") != c.want {
+			t.Errorf("%s gives %s, want %s", c.peers, strings.Join(have, "|"), c.want)
+		}
+	}
+}
+
+// Whatever another node is said to have: the honest peers that come first are as they would be without it.
+func FuzzPeers(f *testing.F) {
+	f.Add("x", []byte{10, 7, 0, 16}, uint8(28), []byte{10, 90, 0, 2}, uint16(5000))
+	f.Add(wgtypes.Key{1}.String(), []byte{10, 7, 0, 0}, uint8(8), []byte{239, 1, 1, 1}, uint16(0))
+	f.Fuzz(func(t *testing.T, key string, addr []byte, bits uint8, end []byte, port uint16) {
+		n := Network{ID: "x", Subnet: netip.MustParsePrefix("10.7.0.0/16"), Subnet6: netip.MustParsePrefix("fd07::/64")}
+		n.Peers = []Peer{{Node: "a", PublicKey: wgtypes.Key{1}.String(), Blocks: []netip.Prefix{netip.MustParsePrefix("10.7.0.16/28"), netip.MustParsePrefix("fd07::a07:10/124")}}}
+		want, _ := checkNetwork(n, wgtypes.Key{9})
+		a, _ := netip.AddrFromSlice(addr)
+		e, _ := netip.AddrFromSlice(end)
+		n.Peers = append(n.Peers, Peer{Node: "w", PublicKey: key, Blocks: []netip.Prefix{netip.PrefixFrom(a, int(bits))}, Endpoint: netip.AddrPortFrom(e, port)})
+		got, _ := checkNetwork(n, wgtypes.Key{9})
+		honest := wgtypes.Key{1}
+		if !slices.Equal(got[honest].Blocks, want[honest].Blocks) || got[honest].Node != "a" {
+			t.Errorf("the honest peer is %+v", got[honest])
+		}
+		for k, p := range got {
+			for _, b := range p.Blocks {
+				if !within(b, n.Subnet) && !within(b, n.Subnet6) || k != honest && slices.ContainsFunc(want[honest].Blocks, b.Overlaps) {
+					t.Errorf("peer %s has %s", p.Node, b)
+				}
+			}
+		}
+		planPeers(wgtypes.Key{9}, got, nil, nil)
+	})
 }

@@ -3,7 +3,7 @@
 //
 // It owns, in that namespace, the device wg0, the routes that lead there, forwarding, and what makes the bridge answer
 // for the addresses behind it; in the host's namespace the device's UDP socket; and the files <Dir>/<network>.key and
-// .port. It refuses peers whose address blocks are not the network's.
+// .port. It leaves out peers whose key is none or another's, and address blocks that are not the network's or another's.
 //
 // Packets are routed, not bridged: the bridge answers a task's question for an address of another node, the namespace
 // routes the packet to wg0, and there the peer that holds the address block is found and the packet encrypted for it.
@@ -76,6 +76,7 @@ type Network struct {
 
 // Peer is another node.
 type Peer struct {
+	Node      string         // for people
 	PublicKey string         // base64
 	Endpoint  netip.AddrPort // invalid: it speaks first
 	Blocks    []netip.Prefix // whose addresses are behind it
@@ -100,6 +101,8 @@ type network struct {
 	space  nsfs.ID                   // where it is
 	asked  map[string]netip.AddrPort // the endpoints of peers as last asked for, see planPeers
 	peers  map[wgtypes.Key]Peer      // as last asked for
+	// problems is what of the peers last asked for was left out.
+	problems []string
 	// contacts counts the rounds of contact: a new one ends the one before.
 	contacts int
 }
@@ -127,21 +130,23 @@ func New(cfg Config) *Plane {
 // Ensure makes a network's device, or makes what is there have what n says, and returns the node's public key and UDP
 // port, for the others.
 func (p *Plane) Ensure(ctx context.Context, n Network) (publicKey string, port uint16, err error) {
-	peers, err := checkNetwork(n)
-	if err != nil {
+	if err := validID(n.ID); err != nil {
 		return "", 0, err
+	}
+	if !n.Subnet.Addr().Is4() {
+		return "", 0, fault.Invalid("encrypted network %s has no IPv4 subnet", n.label())
 	}
 	nw := p.network(n.ID)
 	nw.mu.Lock()
 	defer nw.mu.Unlock()
-	publicKey, port, err = p.ensure(ctx, nw, n, peers)
+	publicKey, port, err = p.ensure(ctx, nw, n)
 	if err != nil {
 		return "", 0, fmt.Errorf("encrypted network %s: %w", n.label(), err)
 	}
 	return publicKey, port, nil
 }
 
-func (p *Plane) ensure(ctx context.Context, nw *network, n Network, peers map[wgtypes.Key]Peer) (string, uint16, error) {
+func (p *Plane) ensure(ctx context.Context, nw *network, n Network) (string, uint16, error) {
 	if err := errors.Join(p.homeErr, ctx.Err()); err != nil {
 		return "", 0, err
 	}
@@ -155,6 +160,12 @@ func (p *Plane) ensure(ctx context.Context, nw *network, n Network, peers map[wg
 	key, err := loadKey(p.cfg.Dir, n.ID)
 	if err != nil {
 		return "", 0, err
+	}
+	peers, problems := checkNetwork(n, key.PublicKey())
+	if !slices.Equal(problems, nw.problems) {
+		if nw.problems = problems; len(problems) > 0 {
+			p.log.Warn("peers of an encrypted network make no sense and are left out", zap.String("network", n.ID), zap.Strings("peers", problems))
+		}
 	}
 	path := filepath.Join(p.cfg.Namespaces, n.ID)
 	ns, h, err := nsfs.Open(path)
@@ -303,6 +314,7 @@ type State struct {
 	PublicKey string
 	Port      uint16
 	Peers     []PeerState // ordered by key
+	Problems  []string    // peers that were left out, and why
 }
 
 // State reads a network's device. fault.CodeNotFound says that there is none.
@@ -325,7 +337,7 @@ func (p *Plane) State(id string) (State, error) {
 		return State{}, fmt.Errorf("read the WireGuard device of network %s: %w", id, err)
 	}
 	_, kernel := nw.tunnel.(*kernelTunnel)
-	return State{Kernel: kernel, PublicKey: key.PublicKey().String(), Port: port, Peers: peers}, nil
+	return State{Kernel: kernel, PublicKey: key.PublicKey().String(), Port: port, Peers: peers, Problems: slices.Clone(nw.problems)}, nil
 }
 
 // Remove takes a network's device and key off this node; the namespace is package overlay's to remove.

@@ -1,7 +1,6 @@
 package wgnet
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/zap/zaptest"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"skep.dev/libs/fault"
 	"skep.dev/services/ingress-mesh/internal/nsfs"
@@ -349,24 +349,43 @@ func TestRefusals(t *testing.T) {
 		t.Fatal("without a namespace:", err)
 	}
 	h.ensure()
-	key := base64.StdEncoding.EncodeToString(make([]byte, 32))
 	for name, change := range map[string]func(*Network){
 		"id":     func(n *Network) { n.ID = "../x" },
 		"subnet": func(n *Network) { n.Subnet = netip.Prefix{} },
-		"key":    func(n *Network) { n.Peers = []Peer{{PublicKey: "x"}} },
-		"all": func(n *Network) {
-			n.Peers = []Peer{{PublicKey: key, Blocks: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}}}
-		},
-		"other": func(n *Network) {
-			n.Peers = []Peer{{PublicKey: key, Blocks: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/28")}}}
-		},
-		"mtu": func(n *Network) { n.MTU = 1000; n.Subnet6 = netip.MustParsePrefix("fd07::/64") },
+		"mtu":    func(n *Network) { n.MTU = 1000; n.Subnet6 = netip.MustParsePrefix("fd07::/64") },
 	} {
 		n := ok
 		change(&n)
 		if _, _, err := h.plane.Ensure(t.Context(), n); !fault.Is(err, fault.CodeInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	// Peers that cannot be keep neither the good one away nor the network.
+	block := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
+	peer := wgtypes.Key{1}
+	n := ok
+	n.Peers = []Peer{
+		{Node: "a", PublicKey: "x"}, {Node: "b", PublicKey: wgtypes.Key{}.String()}, {Node: "c", PublicKey: h.key},
+		{Node: "d", PublicKey: peer.String(), Blocks: block("10.7.0.16/28"), Endpoint: netip.MustParseAddrPort("239.1.1.1:5000")},
+		{Node: "e", PublicKey: wgtypes.Key{2}.String(), Blocks: block("10.7.0.16/30")}, {Node: "f", PublicKey: wgtypes.Key{3}.String(), Blocks: block("0.0.0.0/0")},
+		{Node: "g", PublicKey: peer.String(), Blocks: block("10.7.0.32/28")}, {Node: "h", PublicKey: wgtypes.Key{4}.String(), Blocks: block("10.9.0.0/28")},
+	}
+	_, _, err := h.plane.Ensure(t.Context(), n)
+	must(t, err)
+	st, err := h.plane.State("secret")
+	if err != nil || len(st.Peers) != 4 || len(st.Problems) != 8 {
+		t.Fatal(st, err)
+	}
+	for _, p := range st.Peers {
+		if p.PublicKey == peer.String() != (len(p.Blocks) == 1 && p.Blocks[0] == block("10.7.0.16/28")[0]) || p.Endpoint.IsValid() {
+			t.Errorf("%+v", p)
+		}
+	}
+	if _, _, err = h.plane.Ensure(t.Context(), ok); err != nil {
+		t.Fatal(err)
+	}
+	if st, err = h.plane.State("secret"); err != nil || len(st.Peers)+len(st.Problems) != 0 {
+		t.Fatal(st, err)
 	}
 	// The port of last time is another program's: another one will do, unless it was asked for.
 	was := h.port
@@ -376,7 +395,7 @@ func TestRefusals(t *testing.T) {
 	h.In(t, func() (err error) { c, err = net.ListenPacket("udp4", fmt.Sprintf(":%d", was)); return err })
 	defer c.Close()
 	h.restart()
-	n := ok
+	n = ok
 	n.ListenPort = was
 	if _, _, err := h.plane.Ensure(t.Context(), n); !fault.Is(err, fault.CodeConflict) || !strings.Contains(err.Error(), fmt.Sprint(was)) {
 		t.Fatal(err)

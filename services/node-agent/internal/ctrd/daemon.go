@@ -18,6 +18,8 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"skep.dev/libs/logfile"
 )
 
 // DaemonConfig says where a private containerd lives.
@@ -136,6 +138,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	}
 	d.pid, d.done = pid, make(chan struct{})
 	go d.supervise(ctx, pid)
+	go d.boundLogs(ctx)
 	return d.await(ctx, 20*time.Second)
 }
 
@@ -186,19 +189,48 @@ func (d *Daemon) spawn() (int, error) {
 	return pid, nil
 }
 
-// openLog keeps the last log and one before it, 10 MB each at most by the time of a start.
+func (d *Daemon) logName() string { return filepath.Join(d.cfg.Dir, "containerd.log") }
+
+// openLog is where containerd and its shims write; they keep it open longer than we live, so it is bounded in place.
 func (d *Daemon) openLog() (*os.File, error) {
-	name := filepath.Join(d.cfg.Dir, "containerd.log")
-	if st, err := os.Stat(name); err == nil && st.Size() > 10<<20 {
-		if err := os.Rename(name, name+".1"); err != nil {
-			return nil, fmt.Errorf("rotate containerd's log: %w", err)
-		}
-	}
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(d.logName(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open containerd's log: %w", err)
 	}
 	return f, nil
+}
+
+const (
+	maxDaemonLog = 10 << 20
+	// maxRuntimeLog bounds what runc says of one task: a line for each command that cannot be run in it, such as a health
+	// check. The files are in memory, and nobody else empties them before the task goes.
+	maxRuntimeLog = 1 << 20
+)
+
+// boundLogs keeps the logs of containerd and of its runtime small until ctx ends: twice the limits at most.
+func (d *Daemon) boundLogs(ctx context.Context) {
+	tick := time.NewTicker(10 * time.Second)
+	defer tick.Stop()
+	for {
+		if err := d.shortenLogs(); err != nil {
+			d.cfg.Log.Warn("containerd's logs are not kept small", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (d *Daemon) shortenLogs() error {
+	err := logfile.Empty(d.logName(), maxDaemonLog)
+	ofTasks, gerr := filepath.Glob(filepath.Join(d.cfg.RunDir, "containerd", "io.containerd.runtime.v2.task", "*", "*", "log.json"))
+	err = errors.Join(err, gerr)
+	for _, name := range ofTasks {
+		err = errors.Join(err, logfile.Empty(name, maxRuntimeLog))
+	}
+	return err
 }
 
 func withoutPath(env []string) []string {
@@ -221,7 +253,7 @@ func (d *Daemon) await(ctx context.Context, limit time.Duration) error {
 			return c.Close()
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("containerd does not answer on %s after %s: see %s", d.Address(), limit, filepath.Join(d.cfg.Dir, "containerd.log"))
+			return fmt.Errorf("containerd does not answer on %s after %s: see %s", d.Address(), limit, d.logName())
 		}
 		select {
 		case <-ctx.Done():

@@ -58,6 +58,7 @@ func Examine(p Picture) []Check {
 	d.services()
 	d.addresses()
 	d.mesh()
+	d.dataPath()
 	d.kernels()
 	return d.out
 }

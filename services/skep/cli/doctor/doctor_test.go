@@ -79,7 +79,7 @@ func TestHealthy(t *testing.T) {
 	if bad := lines(checks, OK); len(bad) > 0 || Worst(checks) != OK {
 		t.Errorf("found\n%s", strings.Join(bad, "\n"))
 	}
-	want := []string{"managers", "nodes", "services", "addresses", "mesh", "mesh of m1", "mesh of w1", "mesh of w2"}
+	want := []string{"managers", "nodes", "services", "addresses", "mesh", "data path", "mesh of m1", "mesh of w1", "mesh of w2"}
 	var got []string
 	for _, c := range checks {
 		got = append(got, c.Check)
@@ -227,5 +227,33 @@ func fill(p *Picture, n int) {
 		s := proto.CloneOf(p.After.Services[0])
 		s.Meta.Id, s.Spec.Name, s.Endpoint = fmt.Sprint("s", i), fmt.Sprint("s", i), &skepv1.Endpoint{VirtualIps: []*skepv1.VirtualIP{{NetworkId: "net-id", Addr: fmt.Sprintf("10.0.9.%d/24", 2+i)}}}
 		p.After.Services = append(p.After.Services, s)
+	}
+}
+
+// TestInTheClear: who runs the cluster reads which networks a host on the way between nodes could speak to.
+func TestInTheClear(t *testing.T) {
+	encrypted := func(n *skepv1.Network) { n.Spec.DriverOpts = map[string]string{"encrypted": ""} }
+	for name, x := range map[string]struct {
+		spoil func(p *Picture)
+		want  string
+	}{
+		"a plain network": {func(*Picture) {}, "in the clear are published ports and net: "},
+		"none":            {func(p *Picture) { encrypted(p.After.Networks[0]) }, "no network goes between nodes in the clear, published ports do: "},
+		"which are not": {func(p *Picture) {
+			encrypted(p.After.Networks[0])
+			o := another(p)
+			o.Spec.DriverOpts = nil
+			p.After.Networks = append(p.After.Networks, o)
+		}, "in the clear are published ports and other: "},
+		"one node": {func(p *Picture) { p.After.Nodes = p.After.Nodes[:1] }, "there is one node, which takes nothing from others"},
+	} {
+		p := healthy(t)
+		x.spoil(p)
+		p.Before = p.After
+		checks := Examine(*p)
+		i := slices.IndexFunc(checks, func(c Check) bool { return c.Check == "data path" })
+		if i < 0 || checks[i].Status != OK || !strings.HasPrefix(checks[i].Text, x.want) {
+			t.Errorf("%s: %v", name, checks)
+		}
 	}
 }

@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+
+	"skep.dev/libs/id"
+	"skep.dev/libs/pki"
+)
+
+func TestOnlyTheRefusedSlowDown(t *testing.T) {
+	const wait, jitter = 250 * time.Millisecond, 2 * time.Second
+	p := &pace{}
+	refused := fmt.Errorf("connect: %w", nats.ErrAuthorization)
+	for range 100 {
+		if got := p.pause(errors.New("connection refused"), wait, jitter); got < wait || got > wait+jitter {
+			t.Fatalf("a manager that is away is tried after %v", got)
+		}
+	}
+	for i, want := range []time.Duration{250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second} {
+		if got := p.pause(refused, wait, jitter); got < want/2 || got > want*3/2 {
+			t.Errorf("after refusal %d: %v, want about %v", i+1, got, want)
+		}
+	}
+	var sum time.Duration
+	for range 1000 {
+		got := p.pause(refused, wait, jitter)
+		if sum += got; got > 45*time.Second || got <= 0 {
+			t.Fatalf("a removed node waits %v", got)
+		}
+	}
+	if sum < 1000*20*time.Second {
+		t.Errorf("a removed node comes every %v", sum/1000)
+	}
+	if got := p.pause(nil, wait, jitter); got > wait+jitter {
+		t.Errorf("after that a manager that is away is tried after %v", got)
+	}
+}
+
+// refuser admits nobody and counts who tries.
+type refuser chan struct{}
+
+func (r refuser) Check(server.ClientAuthentication) bool { r <- struct{}{}; return false }
+
+// The broker's no is noticed from the first connection on.
+func TestARefusedConnectionSlowsDown(t *testing.T) {
+	ca, err := pki.NewCA(id.New())
+	if err != nil {
+		t.Fatal(err)
+	}
+	certify := func(ident pki.Identity) *pki.Store {
+		key, csr, err := pki.NewKeyAndCSR()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := ca.Sign(csr, ident, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := pki.Memory(cert, key, ca.CertPEM())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	tries := make(refuser, 1000)
+	s, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true, TLSConfig: pki.ServerTLS(certify(pki.Identity{NodeID: id.New(), Role: pki.Manager})),
+		TLSHandshakeFirst: true, CustomClientAuthentication: tries,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Start()
+	defer func() { s.Shutdown(); s.WaitForShutdown() }()
+	if !s.ReadyForConnections(30 * time.Second) {
+		t.Fatal("the broker takes no connections")
+	}
+	nc, err := Connect("test", []string{s.Addr().String()}, certify(pki.Identity{NodeID: id.New(), Role: pki.Worker}), zap.NewNop(), nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(time.Millisecond, time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	// From 1 ms on each pause is about twice as long as the one before: the tenth takes half a second.
+	began := time.Now()
+	for range 10 {
+		select {
+		case <-tries:
+		case <-time.After(time.Minute):
+			t.Fatal("it gave up")
+		}
+	}
+	if took := time.Since(began); took < 200*time.Millisecond {
+		t.Errorf("ten attempts in %v", took)
+	}
+}
