@@ -8,7 +8,7 @@ import (
 const nodeA, nodeB = "aaaaaaaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbbbbbbb"
 
 func TestMayHear(t *testing.T) {
-	join, svc, api, node, srv := prefix+"join", Svc("state", "status", nodeA), API("service", "inspect"), Node(nodeA, "exec.open"), "$SRV.PING.skep-state"
+	join, svc, api, node, srv := Join("join-"+nodeA), Svc("state", "status", nodeA), API("service", "inspect"), Node(nodeA, "exec.open"), "$SRV.PING.skep-state"
 	inboxes := map[string][]string{ // inbox → the subjects it may be named on
 		"_INBOX_" + nodeA + ".x.1":        {svc},
 		"_INBOX_mesh-" + nodeA + ".x.1":   {svc, api, node, srv},
@@ -22,6 +22,7 @@ func TestMayHear(t *testing.T) {
 		"_INBOX_viewer." + nodeA + ".x.1": {},
 		"_INBOX_join-" + nodeA + ".x.1":   {join},
 		"_INBOX_door-" + nodeA + ".x.1":   {join, svc, api, node, srv},
+		"_INBOX_join-" + nodeB + ".x.1":   {},
 		"_INBOX_user-.x":                  {},
 		"_INBOX_user-ada":                 {},
 		"_INBOX_user-ada.":                {},
@@ -42,10 +43,10 @@ func TestMayHear(t *testing.T) {
 		API("service", "rm"): {}, Svc("state", "status", nodeA): {}, Heartbeat(nodeA): {}, Event("a", "b", "c"): {},
 	}
 	for reply, may := range inboxes {
-		for _, asked := range []string{join, join + ".join-" + nodeA, svc, api, node, srv, "$SRV.PING", Heartbeat(nodeA), "$KV.spec.x", "", "skep.v1.svc", "skep.v1"} {
+		for _, asked := range []string{join, svc, api, node, srv, "$SRV.PING", Heartbeat(nodeA), "$KV.spec.x", "", "skep.v1.svc", "skep.v1"} {
 			want := false
 			for _, m := range may {
-				want = want || m == asked || asked == join+".join-"+nodeA && m == join || asked == "$SRV.PING" && m == srv
+				want = want || m == asked || asked == "$SRV.PING" && m == srv
 			}
 			if got := MayHear(asked, reply); got != want {
 				t.Errorf("asked on %q, answered to %q: %v, want %v", asked, reply, got, want)
@@ -58,7 +59,7 @@ func TestMayHear(t *testing.T) {
 // anybody but that node.
 func FuzzMayHear(f *testing.F) {
 	for _, reply := range []string{"_INBOX.x", "_INBOX_" + nodeA + ".x", "_INBOX_viewer.user-a.x", "_INBOX_state-" + nodeA + ".x.y", "_INBOX_>.x", "$KV.spec.x", ""} {
-		for _, asked := range []string{Svc("state", "status", nodeA), API("a", "b"), Node(nodeA, "x"), "$SRV.PING", prefix + "join", ""} {
+		for _, asked := range []string{Svc("state", "status", nodeA), API("a", "b"), Node(nodeA, "x"), "$SRV.PING", Join("join-" + nodeA), ""} {
 			f.Add(asked, reply)
 		}
 	}

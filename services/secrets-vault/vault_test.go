@@ -72,7 +72,7 @@ func start(t testing.TB) *cluster {
 		t.Fatal("the broker takes no connections")
 	}
 	c.addr = s.Addr().String()
-	if c.nc, err = nats.Connect("", nats.InProcessServer(s)); err != nil {
+	if c.nc, err = nats.Connect("", nats.InProcessServer(s), nats.CustomInboxPrefix(subject.Inbox("door-m1"))); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.nc.Close)
