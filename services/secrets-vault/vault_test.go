@@ -36,11 +36,12 @@ import (
 // cluster is a broker with TLS as a manager's, the vault under test and a stand-in for the state service. (That the
 // broker keeps strangers to the join endpoint is tested with the bus.)
 type cluster struct {
-	boot  *Bootstrapped
-	dir   string
-	addr  string
-	nc    *nats.Conn
-	vault *Service
+	boot   *Bootstrapped
+	dir    string
+	addr   string
+	nc     *nats.Conn
+	server *server.Server
+	vault  *Service
 
 	mu     sync.Mutex
 	nodes  map[string]*skepv1.AdmitNodeRequest
@@ -71,7 +72,7 @@ func start(t testing.TB) *cluster {
 	if !s.ReadyForConnections(30 * time.Second) {
 		t.Fatal("the broker takes no connections")
 	}
-	c.addr = s.Addr().String()
+	c.addr, c.server = s.Addr().String(), s
 	if c.nc, err = nats.Connect("", nats.InProcessServer(s), nats.CustomInboxPrefix(subject.Inbox("door-m1"))); err != nil {
 		t.Fatal(err)
 	}
