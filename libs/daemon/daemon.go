@@ -226,6 +226,10 @@ func (m Main) connect(ctx context.Context, urls string, rec *member.Record, stor
 		return nil, errors.New("-nats is missing: name the managers' addresses, such as -nats 10.0.0.1:2377")
 	}
 	more := []nats.Option{nats.UserInfo(m.Role, "")}
+	if m.Managers {
+		// As in process: what a service hears is told from what its node does.
+		more = append(more, nats.CustomInboxPrefix(subject.Inbox(m.Role+"-"+store.Identity().NodeID)))
+	}
 	if store.Identity().Role == pki.Manager {
 		// The broker is on this machine: no crowd to be kept apart.
 		more = append(more, nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond))

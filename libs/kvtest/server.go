@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"skep.dev/libs/kv"
+	"skep.dev/libs/subject"
 )
 
 // NATS is one or several running servers.
@@ -52,7 +53,7 @@ func Cluster(t testing.TB, size int) *NATS {
 }
 
 // Conn is a new client connection that ends with the test.
-func (n *NATS) Conn(t testing.TB) *nats.Conn {
+func (n *NATS) Conn(t testing.TB, opts ...nats.Option) *nats.Conn {
 	t.Helper()
 	var urls string
 	for i, s := range n.Servers {
@@ -61,12 +62,19 @@ func (n *NATS) Conn(t testing.TB) *nats.Conn {
 		}
 		urls += s.ClientURL()
 	}
-	nc, err := nats.Connect(urls, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true))
+	opts = append([]nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(50 * time.Millisecond), nats.RetryOnFailedConnect(true)}, opts...)
+	nc, err := nats.Connect(urls, opts...)
 	if err != nil {
 		t.Fatalf("connect to the test server: %v", err)
 	}
 	t.Cleanup(nc.Close)
 	return nc
+}
+
+// As connects with the inboxes of an identity, as the broker gives them: a node's, a service's, a person's.
+func (n *NATS) As(t testing.TB, identity string) *nats.Conn {
+	t.Helper()
+	return n.Conn(t, nats.CustomInboxPrefix(subject.Inbox(identity)))
 }
 
 // JS is a JetStream context over a new connection.

@@ -83,7 +83,7 @@ func (s *Store) Save(cert, key, ca []byte) error {
 			text []byte
 		}{{CAFile, ca}, {CertFile, cert}, {KeyFile, key}}
 		for _, f := range files {
-			if err := writeSync(filepath.Join(s.dir, f.name+".new"), f.text); err != nil {
+			if err := WriteSync(filepath.Join(s.dir, f.name+".new"), f.text); err != nil {
 				return fmt.Errorf("store the node's certificate: %w", err)
 			}
 		}
@@ -170,7 +170,8 @@ func parse(certText, keyText, caText []byte) (*material, error) {
 	}, nil
 }
 
-func writeSync(path string, text []byte) (err error) {
+// WriteSync writes a new file of mode 0600 in the place of an old one; it is on disk when this returns.
+func WriteSync(path string, text []byte) (err error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ const (
 	nodeBurst    = 400      // what a node that starts may ask at once
 	nodeUnit     = 32 << 10 // bytes that count as a request more
 	nodeInFlight = 16       // in work at once: a slow store must not fill all slots with one node's requests
+	nodeWaiting  = 256      // that wait for the node's own turn
 	nodesKept    = 16384    // buckets; beyond it those that are full again go
 )
 
@@ -26,11 +28,12 @@ type nodeLimits struct {
 type nodeLimit struct {
 	requests *rate.Limiter
 	answers  *rate.Limiter // refusals: a flood must not be answered by one
-	working  int
+	present  int           // requests that wait or are in work
+	turns    chan struct{} // held by those in work
 }
 
-// begin takes a request of size bytes from a node into work, before anything of it is read. Refused, it says whether
-// the node is to be told.
+// begin takes a request of size bytes from a node, before anything of it is read. Refused, it says whether the node is to
+// be told. Who is taken waits for a turn, and ends.
 func (l *nodeLimits) begin(node string, size int, now time.Time) (ok, tell bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -42,26 +45,47 @@ func (l *nodeLimits) begin(node string, size int, now time.Time) (ok, tell bool)
 		if l.nodes == nil {
 			l.nodes = map[string]*nodeLimit{}
 		}
-		n = &nodeLimit{requests: rate.NewLimiter(nodeRate, nodeBurst), answers: rate.NewLimiter(2, 10)}
+		n = &nodeLimit{requests: rate.NewLimiter(nodeRate, nodeBurst), answers: rate.NewLimiter(2, 10), turns: make(chan struct{}, nodeInFlight)}
 		l.nodes[node] = n
 	}
-	if n.working >= nodeInFlight || !n.requests.AllowN(now, 1+size/nodeUnit) {
+	if n.present >= nodeInFlight+nodeWaiting || !n.requests.AllowN(now, 1+size/nodeUnit) {
 		return false, n.answers.AllowN(now, 1)
 	}
-	n.working++
+	n.present++
 	return true, false
 }
 
-// end says that the request is answered.
+// turn waits until fewer than nodeInFlight requests of the node are in work; false: ctx ended first.
+func (l *nodeLimits) turn(ctx context.Context, node string) bool {
+	select {
+	case l.of(node).turns <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// end says that a request that had its turn is answered.
 func (l *nodeLimits) end(node string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.nodes[node].working--
+	n := l.nodes[node]
+	n.present--
+	select {
+	case <-n.turns:
+	default: // the server closes
+	}
+}
+
+func (l *nodeLimits) of(node string) *nodeLimit {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.nodes[node]
 }
 
 func (l *nodeLimits) forget(now time.Time) {
 	for id, n := range l.nodes {
-		if n.working == 0 && n.requests.TokensAt(now) >= nodeBurst {
+		if n.present == 0 && n.requests.TokensAt(now) >= nodeBurst {
 			delete(l.nodes, id)
 		}
 	}

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -33,14 +34,29 @@ func TestNodeLimits(t *testing.T) {
 	if taken, _ := took("liar", 100_000, 1<<20); taken != nodeBurst/33 {
 		t.Fatalf("%d requests of 1 MiB are taken, want %d", taken, nodeBurst/33)
 	}
-	working := 0
-	for range 100 {
+	present := 0
+	for range 1000 {
+		now = now.Add(10 * time.Millisecond)
 		if ok, _ := l.begin("slow", 10, now); ok {
-			working++
+			present++
 		}
 	}
-	if working != nodeInFlight {
-		t.Fatalf("%d requests of one node are in work at once, want %d", working, nodeInFlight)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range nodeInFlight {
+		if !l.turn(t.Context(), "slow") {
+			t.Fatal("no turn")
+		}
+	}
+	if present != nodeInFlight+nodeWaiting || len(l.of("slow").turns) != nodeInFlight {
+		t.Fatalf("%d requests of one node are taken and %d in work at once, want %d and %d", present, len(l.of("slow").turns), nodeInFlight+nodeWaiting, nodeInFlight)
+	}
+	if l.turn(ctx, "slow") {
+		t.Fatal("one request more is in work")
+	}
+	l.end("slow")
+	if !l.turn(t.Context(), "slow") {
+		t.Fatal("who waits does not get the place that is free")
 	}
 }
 

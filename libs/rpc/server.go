@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -35,10 +34,10 @@ type Config struct {
 	Metrics prometheus.Registerer
 }
 
-// Server is a nats micro service.
+// Server is a service in the form of NATS' micro services.
 type Server struct {
 	nc     *nats.Conn
-	svc    micro.Service
+	mon    *monitor
 	log    *zap.Logger
 	slots  chan struct{}
 	limit  time.Duration
@@ -49,7 +48,6 @@ type Server struct {
 	nodes  nodeLimits
 
 	mu     sync.Mutex
-	faults map[string]map[fault.Code]uint64 // by endpoint and code, for `nats micro stats`
 	closed bool
 }
 
@@ -72,52 +70,40 @@ func NewServer(nc *nats.Conn, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &Server{
-		nc: nc, meter: meter, log: cfg.Log, slots: make(chan struct{}, cfg.Parallel), limit: cfg.Timeout, ctx: ctx, cancel: cancel,
-		faults: map[string]map[fault.Code]uint64{},
-	}
-	s.svc, err = micro.AddService(nc, micro.Config{
-		StatsHandler: func(e *micro.Endpoint) any { return s.stats(e.Subject) },
-		Name:         cfg.Name, Version: v, Description: cfg.Description, QueueGroup: subject.Queue,
-		ErrorHandler: func(_ micro.Service, e *micro.NATSError) {
-			cfg.Log.Warn("endpoint error", zap.String("subject", e.Subject), zap.String("err", e.Description))
-		},
-	})
+	cfg.Version = v
+	mon, err := newMonitor(nc, cfg)
 	if err != nil {
-		cancel()
 		return nil, fmt.Errorf("register service %s: %w", cfg.Name, err)
 	}
-	return s, nil
-}
-
-func (s *Server) count(endpoint string, code fault.Code) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.faults[endpoint] == nil {
-		s.faults[endpoint] = map[fault.Code]uint64{}
-	}
-	s.faults[endpoint][code]++
-}
-
-// stats is the data of an endpoint in `nats micro stats`: the faults it answered, by code.
-func (s *Server) stats(endpoint string) any {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return struct {
-		Faults map[fault.Code]uint64 `json:"faults,omitempty"`
-	}{maps.Clone(s.faults[endpoint])}
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Server{
+		nc: nc, mon: mon, meter: meter, log: cfg.Log, slots: make(chan struct{}, cfg.Parallel), limit: cfg.Timeout, ctx: ctx, cancel: cancel,
+	}, nil
 }
 
 // Close stops taking requests, cancels those in work and waits for them.
 func (s *Server) Close() error {
-	err := s.svc.Stop()
+	err := s.mon.close()
 	s.cancel()
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
 	s.wg.Wait()
 	return err
+}
+
+// take waits for a place and counts a request as in work; false: the server closes, and the request is dropped.
+func (s *Server) take() bool {
+	select {
+	case s.slots <- struct{}{}:
+	case <-s.ctx.Done():
+		return false
+	}
+	if !s.begin() {
+		<-s.slots
+		return false
+	}
+	return true
 }
 
 // begin counts a request as in work, unless the server is closed: one that was handed over while it closes is dropped.
@@ -130,9 +116,6 @@ func (s *Server) begin() bool {
 	s.wg.Add(1)
 	return true
 }
-
-// inboxPrefix begins every inbox: _INBOX.<…> by default, _INBOX_<identity>.<…> for those the broker knows.
-const inboxPrefix = "_INBOX"
 
 type replyKey struct{}
 
@@ -150,71 +133,66 @@ type message[T any] interface {
 
 // Handle serves a subject in the queue group: any instance of the service may answer.
 func Handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h func(context.Context, PQ) (PR, error)) error {
-	return handle(s, subj, false, func(ctx context.Context, _ string, q PQ) (PR, error) { return h(ctx, q) })
+	return handle(s, subj, nil, func(ctx context.Context, _ string, q PQ) (PR, error) { return h(ctx, q) }, subject.Queue)
 }
 
 // HandleDirect serves a subject without a queue group: for what one certain node or instance answers.
 func HandleDirect[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h func(context.Context, PQ) (PR, error)) error {
-	return handle(s, subj, false, func(ctx context.Context, _ string, q PQ) (PR, error) { return h(ctx, q) }, micro.WithEndpointQueueGroupDisabled())
+	return handle(s, subj, nil, func(ctx context.Context, _ string, q PQ) (PR, error) { return h(ctx, q) }, "")
 }
 
 // HandleNode serves skep.v1.svc.<service>.<verb>.* and passes the last token, the node that asks: the broker lets
 // a node publish to its own token only, so it can be trusted. A node that asks too much is refused before its request
 // is read (limit.go).
 func HandleNode[Q, R any, PQ message[Q], PR message[R]](s *Server, service, verb string, h func(ctx context.Context, node string, q PQ) (PR, error)) error {
-	return handle(s, subject.Svc(service, verb, "*"), true, h)
+	return handle(s, subject.Svc(service, verb, "*"), &s.nodes, h, subject.Queue)
 }
 
-func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, byNode bool, h func(context.Context, string, PQ) (PR, error), extra ...micro.EndpointOpt) error {
+// handle serves a subject; limits, unless nil, are those of the nodes that ask.
+func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, limits *nodeLimits, h func(context.Context, string, PQ) (PR, error), queue string) error {
 	var q PQ = new(Q)
 	var r PR = new(R)
-	opts := append([]micro.EndpointOpt{
-		micro.WithEndpointSubject(subj),
-		micro.WithEndpointMetadata(map[string]string{
-			"request":  string(q.ProtoReflect().Descriptor().FullName()),
-			"response": string(r.ProtoReflect().Descriptor().FullName()),
-		}),
-	}, extra...)
-	fn := func(req micro.Request) {
-		// The broker does not check where a request wants its reply: published with our rights, it could go to a key or to
-		// another service's endpoint. Inboxes are the only place for it.
-		if to := req.Reply(); to != "" && !strings.HasPrefix(to, inboxPrefix) {
-			s.log.Warn("refused a request: its reply subject is not an inbox", zap.String("subject", req.Subject()), zap.String("reply", to))
+	info := micro.EndpointInfo{Name: endpointName(subj), Subject: subj, QueueGroup: queue, Metadata: map[string]string{
+		"request":  string(q.ProtoReflect().Descriptor().FullName()),
+		"response": string(r.ProtoReflect().Descriptor().FullName()),
+	}}
+	fn := func(e *endpoint, req *nats.Msg) {
+		// The broker does not check where a request wants its reply: published with our rights, it could go to a key, to
+		// another service's endpoint or into somebody else's inbox.
+		if req.Reply != "" && !subject.MayHear(req.Subject, req.Reply) {
+			s.log.Warn("refused a request: who may ask has no such inbox", zap.String("subject", req.Subject), zap.String("reply", req.Reply))
 			return
 		}
-		done := func() {}
-		if byNode {
-			node := lastToken(req.Subject())
-			ok, tell := s.nodes.begin(node, len(req.Data()), time.Now())
-			if tell {
-				s.fail(subj, req, fault.Unavailable("node %s asks too much of this manager: it reads %d requests a second from a node", node, nodeRate))
-			}
-			if !ok {
-				return
-			}
-			done = func() { s.nodes.end(node) }
-		}
-		select {
-		case s.slots <- struct{}{}:
-		case <-s.ctx.Done():
-			done()
-			return
-		}
-		if !s.begin() {
-			<-s.slots
-			done()
-			return
-		}
-		began := time.Now()
-		go func() {
+		answer := func() {
 			defer s.wg.Done()
-			defer done()
 			defer func() { <-s.slots }()
-			code := serve(s, subj, req, h)
+			began := time.Now()
+			code, text := serve(s, req, h)
 			s.meter.served(subj, code, began)
+			e.served(code, text, time.Since(began))
+		}
+		if limits == nil {
+			if s.take() {
+				go answer()
+			}
+			return
+		}
+		node := lastToken(req.Subject)
+		ok, tell := limits.begin(node, len(req.Data), time.Now())
+		if tell {
+			s.fail(req, fault.Unavailable("node %s asks too much of this manager: it reads %d requests a second from a node", node, nodeRate))
+		}
+		if !ok {
+			return
+		}
+		go func() {
+			defer limits.end(node)
+			if limits.turn(s.ctx, node) && s.take() {
+				answer()
+			}
 		}()
 	}
-	if err := s.svc.AddEndpoint(endpointName(subj), micro.HandlerFunc(fn), opts...); err != nil {
+	if err := s.mon.add(info, fn); err != nil {
 		return fmt.Errorf("serve %s: %w", subj, err)
 	}
 	// Whoever is told now that the service is ready must find it: the broker has the subscription when it has answered
@@ -229,37 +207,38 @@ func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, byNo
 
 const flushWithin = 2 * time.Second
 
-func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, endpoint string, req micro.Request, h func(context.Context, string, PQ) (PR, error)) (code fault.Code) {
+// serve answers one request and returns the code of the answer, and its text if that is a fault.
+func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, req *nats.Msg, h func(context.Context, string, PQ) (PR, error)) (code fault.Code, text string) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.limit)
 	defer cancel()
-	ctx = WithTrace(ctx, req.Headers().Get(HeaderTrace))
-	ctx = context.WithValue(ctx, replyKey{}, req.Reply())
+	ctx = WithTrace(ctx, req.Header.Get(HeaderTrace))
+	ctx = context.WithValue(ctx, replyKey{}, req.Reply)
 	defer func() {
 		// One request must not take the service down; the stack is for us, the caller gets an internal fault.
 		if p := recover(); p != nil {
-			s.log.Error("panic in handler", zap.String("subject", req.Subject()), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
-			code = fault.CodeInternal
-			s.reply(req, ErrorReply(fault.CodeInternal, "internal error; the manager's log has the details"))
+			s.log.Error("panic in handler", zap.String("subject", req.Subject), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			code, text = fault.CodeInternal, "internal error; the manager's log has the details"
+			s.reply(req, ErrorReply(code, text))
 		}
 	}()
 	var q PQ = new(Q)
-	isJSON, err := Decode(req.Data(), req.Headers().Get(HeaderContentType), q)
+	isJSON, err := Decode(req.Data, req.Header.Get(HeaderContentType), q)
 	if err != nil {
-		return s.fail(endpoint, req, fault.Invalid("cannot read the request to %s: %v", req.Subject(), err))
+		return s.fail(req, fault.Invalid("cannot read the request to %s: %v", req.Subject, err))
 	}
-	reply, err := h(ctx, lastToken(req.Subject()), q)
+	reply, err := h(ctx, lastToken(req.Subject), q)
 	if err != nil {
-		return s.fail(endpoint, req, err)
+		return s.fail(req, err)
 	}
-	if subject.IsViewerInbox(req.Reply()) {
+	if subject.IsViewerInbox(req.Reply) {
 		reply = mask.ForViewer(reply)
 	}
-	if a := req.Headers().Get(HeaderAccept); a != "" {
+	if a := req.Header.Get(HeaderAccept); a != "" {
 		isJSON = a == TypeJSON
 	}
 	body, err := Encode(reply, isJSON)
 	if err != nil {
-		return s.fail(endpoint, req, fmt.Errorf("encode the reply: %w", err))
+		return s.fail(req, fmt.Errorf("encode the reply: %w", err))
 	}
 	ct := TypeProto
 	if isJSON {
@@ -270,19 +249,17 @@ func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, endpoint string, r
 	m.Header.Set(HeaderContentType, ct)
 	m.Header.Set(HeaderType, string(reply.ProtoReflect().Descriptor().FullName()))
 	s.reply(req, m)
-	return ok
+	return ok, ""
 }
 
 func lastToken(subj string) string { return subj[strings.LastIndexByte(subj, '.')+1:] }
 
-// reply answers over the connection itself: micro's own Respond and Error write into the request, which micro reads
-// as soon as its handler returns, and ours returns at once.
-func (s *Server) reply(req micro.Request, m *nats.Msg) {
-	if m.Subject = req.Reply(); m.Subject == "" {
+func (s *Server) reply(req *nats.Msg, m *nats.Msg) {
+	if m.Subject = req.Reply; m.Subject == "" {
 		return // nobody asked for an answer
 	}
 	if err := s.nc.PublishMsg(m); err != nil {
-		s.log.Warn("reply not sent", zap.String("subject", req.Subject()), zap.Error(err))
+		s.log.Warn("reply not sent", zap.String("subject", req.Subject), zap.Error(err))
 	}
 }
 
@@ -294,20 +271,19 @@ func ErrorReply(code fault.Code, text string) *nats.Msg {
 	return m
 }
 
-// fail answers with the fault that err is, and returns its code.
-func (s *Server) fail(endpoint string, req micro.Request, err error) fault.Code {
+// fail answers with the fault that err is, and returns its code and text.
+func (s *Server) fail(req *nats.Msg, err error) (fault.Code, string) {
 	code := fault.Of(err)
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		code = fault.CodeUnavailable
 	}
 	if code == fault.CodeInternal {
-		s.log.Error("request failed", zap.String("subject", req.Subject()), zap.Error(err))
+		s.log.Error("request failed", zap.String("subject", req.Subject), zap.Error(err))
 	}
 	// Header values end at the line.
 	text := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
-	s.count(endpoint, code)
 	s.reply(req, ErrorReply(code, text))
-	return code
+	return code, text
 }
 
 // endpointName turns skep.v1.api.service.create into service-create: micro allows no dots in names.

@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/micro"
 	"google.golang.org/protobuf/proto"
 
 	skepv1 "skep.dev/proto/skep/v1"
@@ -17,6 +16,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
 )
 
 // Handler serves one session. It refuses the stream by sess.Refuse (or sess.Exit with a *fault.Error) before it
@@ -82,8 +82,8 @@ func (v *Server) Close() error {
 }
 
 func (v *Server) open(m *nats.Msg) {
-	if m.Reply == "" {
-		return // nobody to answer to
+	if !subject.MayHear(m.Subject, m.Reply) {
+		return // nobody to answer to, or somebody who did not ask
 	}
 	sid := m.Header.Get(HeaderSession)
 	if !id.Valid(sid) {
@@ -221,9 +221,6 @@ func (s *Session) Exit(code int, err error) error {
 }
 
 func refuse(m *nats.Msg, e *fault.Error) {
-	r := nats.NewMsg(m.Reply)
-	r.Header.Set(micro.ErrorHeader, strings.ReplaceAll(e.Message, "\n", "; "))
-	r.Header.Set(micro.ErrorCodeHeader, string(e.Code))
 	// A refusal that cannot be sent ends as the client's timeout.
-	_ = m.RespondMsg(r)
+	_ = m.RespondMsg(rpc.ErrorReply(e.Code, strings.ReplaceAll(e.Message, "\n", "; ")))
 }

@@ -94,6 +94,44 @@ func serve(t testing.TB, nc *nats.Conn, h Handler, opts ...Option) *Server {
 	return v
 }
 
+// TestAnswersGoToTheAsker: a stream that is asked for with somebody else's inbox, or none, is neither opened nor answered.
+func TestAnswersGoToTheAsker(t *testing.T) {
+	s := broker(t)
+	opened := make(chan string, 16)
+	v := serve(t, connect(t, s), func(_ context.Context, sess *Session, req []byte) {
+		opened <- string(req)
+		_ = sess.Exit(0, nil)
+	})
+	nc := connect(t, s)
+	answers := make(chan *nats.Msg, 16)
+	for _, to := range []string{"_INBOX_" + node + ".1", "_INBOX_viewer.user-vic.1", "_INBOX_join-x.1", "_INBOX_user-ada.*", subject.Spec.Key("cluster"), subject.API("service", "rm"), "$JS.API.INFO"} {
+		if _, err := nc.ChanSubscribe(to, answers); err != nil {
+			t.Fatal(err)
+		}
+		for _, sid := range []string{id.New(), "malformed"} { // served, refused
+			m := nats.NewMsg(open)
+			m.Reply, m.Data = to, []byte(to)
+			m.Header.Set(HeaderSession, sid)
+			if err := nc.PublishMsg(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	c := dial(t, nc)
+	if _, err := c.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if len(opened) != 1 || len(answers) != 0 {
+		t.Errorf("%d streams were opened, one was asked for rightly; %d answers went astray", len(opened), len(answers))
+	}
+}
+
 func dial(t testing.TB, nc *nats.Conn, opts ...Option) *Session {
 	t.Helper()
 	s, err := Dial(context.Background(), nc, open, node, &skepv1.ExecRequest{TaskId: "t"}, opts...)

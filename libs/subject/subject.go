@@ -33,15 +33,8 @@ func IsViewerInbox(reply string) bool { return strings.HasPrefix(reply, inbox+"_
 
 // InboxOwner is the identity that hears what goes to an inbox, "" for one that has no owner.
 func InboxOwner(reply string) string {
-	rest, ok := strings.CutPrefix(reply, inbox+"_viewer.")
-	if !ok {
-		rest, ok = strings.CutPrefix(reply, inbox+"_")
-	}
-	if !ok {
-		return ""
-	}
-	name, _, _ := strings.Cut(rest, ".")
-	return name
+	owner, _, _, _ := splitInbox(reply)
+	return owner
 }
 
 const inbox = "_INBOX"
@@ -149,6 +142,9 @@ const (
 	Secret   Bucket = "secret"   // secrets-vault
 	Lease    Bucket = "lease"    // each leader
 )
+
+// UserCertificates begins the keys of bucket secret that hold users' certificates, by serial number.
+const UserCertificates = "user."
 
 // Buckets lists them all in creation order.
 var Buckets = []Bucket{Spec, Rev, Task, Status, NodeB, Endpoint, Secret, Lease}

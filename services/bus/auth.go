@@ -2,6 +2,7 @@ package bus
 
 import (
 	"crypto/subtle"
+	"crypto/x509"
 	"strings"
 	"time"
 
@@ -43,13 +44,11 @@ func (a *clientAuth) Check(c server.ClientAuthentication) bool {
 	if len(st.VerifiedChains) == 0 {
 		return len(st.PeerCertificates) == 0 && a.joiner(c)
 	}
-	return a.node(c, st.VerifiedChains[0][0].NotAfter, func() (pki.Identity, error) {
-		return pki.FromCertificate(st.VerifiedChains[0][0])
-	})
+	return a.certified(c, st.VerifiedChains[0][0])
 }
 
-func (a *clientAuth) node(c server.ClientAuthentication, notAfter time.Time, identify func() (pki.Identity, error)) bool {
-	ident, err := identify()
+func (a *clientAuth) certified(c server.ClientAuthentication, leaf *x509.Certificate) bool {
+	ident, err := pki.FromCertificate(leaf)
 	log := a.bus.refusals.With(zap.String("node", ident.NodeID), zap.Stringer("addr", c.RemoteAddress()))
 	switch {
 	case err != nil:
@@ -84,8 +83,16 @@ func (a *clientAuth) node(c server.ClientAuthentication, notAfter time.Time, ide
 		log.Warn("refused a connection: what came before it", zap.Error(err))
 		return false
 	}
+	if ident.Role == pki.User {
+		serial := pki.Serial(leaf)
+		// Noted before the list is asked: who comes on it meanwhile is found among the connections.
+		if a.bus.guests.holds(c.GetID(), serial); a.bus.revokedUser(serial) {
+			log.Warn("refused a connection: the user's certificate was revoked", zap.String("serial", serial))
+			return false
+		}
+	}
 	return a.register(c, account, &server.User{
-		Username: ident.NodeID, Permissions: Permissions(role, ident.NodeID), ConnectionDeadline: notAfter,
+		Username: ident.NodeID, Permissions: Permissions(role, ident.NodeID), ConnectionDeadline: leaf.NotAfter,
 	})
 }
 

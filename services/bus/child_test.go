@@ -155,7 +155,7 @@ func newChild(t *testing.T, ca *pki.CA, name string) *child {
 func (c *child) start() {
 	c.t.Helper()
 	cfg := c.cfg
-	cfg.TLS, cfg.Log, cfg.Revoked = nil, nil, nil
+	cfg.TLS, cfg.Log, cfg.Revoked, cfg.RevokedUser = nil, nil, nil, nil
 	text, err := json.Marshal(cfg)
 	if err != nil {
 		c.t.Fatal(err)

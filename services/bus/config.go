@@ -43,6 +43,9 @@ type Config struct {
 	// Revoked reports whether a node was removed from the cluster. It is asked on every connection of a node (not of a
 	// user) and must not block. Call Sweep when its answers change other than by Disconnect.
 	Revoked func(nodeID string) bool `json:"-"`
+	// RevokedUser reports whether a user's certificate was revoked, by pki.Serial. It is asked on every connection of a user
+	// and must not block. Call SweepUsers when its answers change.
+	RevokedUser func(serial string) bool `json:"-"`
 	// MaxStore bounds the disk JetStream may use (default 20 GiB).
 	MaxStore int64
 	// MaxConn bounds client connections (default 65,536).

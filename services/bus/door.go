@@ -80,7 +80,7 @@ func (d *door) pass(m *nats.Msg) {
 		return
 	}
 	// The broker does not check where an answer is to go.
-	if !strings.HasPrefix(m.Reply, "_INBOX_"+name+".") {
+	if subject.InboxOwner(m.Reply) != name || !subject.MayHear(m.Subject, m.Reply) {
 		end()
 		return
 	}

@@ -57,6 +57,7 @@ type guest struct {
 	source   string // address; IPv6: its /64
 	since    time.Time
 	mistakes *rate.Limiter
+	serial   string // of a user's certificate
 
 	// A joiner's.
 	asked int
@@ -180,6 +181,27 @@ func (g *guests) forgetLocked(x *guest) {
 	if x.gone != nil {
 		x.gone()
 	}
+}
+
+// holds notes with which certificate a user's connection came.
+func (g *guests) holds(cid uint64, serial string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if x := g.conns[cid]; x != nil {
+		x.serial = serial
+	}
+}
+
+// holding is the connections that came with such certificates.
+func (g *guests) holding(such func(serial string) bool) (cids []uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for cid, x := range g.conns {
+		if x.serial != "" && such(x.serial) {
+			cids = append(cids, cid)
+		}
+	}
+	return cids
 }
 
 // who is the identity of a connection, "" if it has none (yet).

@@ -11,18 +11,22 @@ import (
 )
 
 // Manager is a manager's broker with what belongs to it beside the server: the cluster's streams and their compaction, the
-// list of nodes that may connect, the socket of local root.
+// lists of who may connect, the socket of local root.
 type Manager struct {
 	*Bus
 	socket string
 	nodes  *Members
+	users  *Users
 	ready  chan struct{}
 }
 
 // NewManager checks the configuration and starts nothing. socket is where local root reaches the broker.
 func NewManager(cfg Config, socket string) (*Manager, error) {
-	m := &Manager{socket: socket, nodes: &Members{}, ready: make(chan struct{})}
-	cfg.Revoked = m.nodes.Revoked
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	m := &Manager{socket: socket, nodes: &Members{}, users: OpenUsers(cfg.DataDir, cfg.Log), ready: make(chan struct{})}
+	cfg.Revoked, cfg.RevokedUser = m.nodes.Revoked, m.users.Revoked
 	b, err := New(cfg)
 	if err != nil {
 		return nil, err
@@ -77,9 +81,15 @@ func (m *Manager) prepare(ctx context.Context) (release func(), err error) {
 		c.Begin(ctx)
 		compactor.Go(func() { c.Run(compacting) })
 	}
-	var feed *kv.Feed
-	if err == nil {
-		feed, err = m.nodes.Follow(context.WithoutCancel(ctx), js, m.Bus)
+	var feeds kv.Feeds
+	for _, follow := range []func(context.Context, jetstream.JetStream, *Bus) (*kv.Feed, error){m.nodes.Follow, m.users.Follow} {
+		var f *kv.Feed
+		if err == nil {
+			f, err = follow(context.WithoutCancel(ctx), js, m.Bus)
+		}
+		if f != nil {
+			feeds = append(feeds, f)
+		}
 	}
 	var local *Relay
 	if err == nil {
@@ -91,9 +101,7 @@ func (m *Manager) prepare(ctx context.Context) (release func(), err error) {
 				m.log.Sugar().Debugw("close the local socket", "err", cerr)
 			}
 		}
-		if feed != nil {
-			feed.Close()
-		}
+		feeds.Close()
 		stop()
 		compactor.Wait()
 		boss.Close()

@@ -120,7 +120,7 @@ func newNode(t testing.TB) *node {
 		status: map[string]*skepv1.TaskStatus{}, trace: map[string][]skepv1.TaskState{},
 	}
 	t.Cleanup(n.clean)
-	n.nc = kvtest.Server(t).Conn(t)
+	n.nc = kvtest.Server(t).As(t, "agent-"+n.id) // asks as the node, and what services ask of it
 	n.manage()
 	var log *zap.Logger
 	if _, bench := t.(*testing.B); bench {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 	"skep.dev/libs/kv"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/subject"
 )
 
 // Keys of the bucket.
@@ -70,6 +72,7 @@ type index struct {
 	mu     sync.Mutex
 	ca     *pki.CA
 	tokens map[string]token // by key
+	users  map[string]user  // by serial number
 }
 
 type token struct {
@@ -81,7 +84,7 @@ func (x *index) apply(d kv.Delta) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if d.Reset {
-		x.tokens = map[string]token{}
+		x.tokens, x.users = map[string]token{}, map[string]user{}
 	}
 	for _, e := range d.Entries {
 		if err := x.entryLocked(e); err != nil {
@@ -113,6 +116,8 @@ func (x *index) entryLocked(e kv.Entry) error {
 			return err
 		}
 		x.tokens[e.Key] = token{r, e.Revision}
+	case strings.HasPrefix(e.Key, subject.UserCertificates):
+		return x.userLocked(e)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	skepv1 "skep.dev/proto/skep/v1"
 
@@ -126,6 +127,9 @@ func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*s
 	if !userName.MatchString(r.Name) {
 		return nil, fault.Invalid("user %q: a name is up to 63 of a-z, 0-9, - and _, beginning and ending with a letter or digit", printable(r.Name))
 	}
+	if pki.IsSerial(r.Name) {
+		return nil, fault.Invalid("user %s: that could be the serial number of a certificate; choose another name", r.Name)
+	}
 	if r.Role != pki.Admin && r.Role != pki.Viewer {
 		return nil, fault.Invalid("user %s: unknown role %q: it is %s or %s", r.Name, printable(r.Role), pki.Admin, pki.Viewer)
 	}
@@ -144,6 +148,17 @@ func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*s
 	if err != nil {
 		return nil, fault.Invalid("user %s: %v", r.Name, err)
 	}
+	leaf, err := pki.ParseCertificate(cert)
+	if err != nil {
+		return nil, fmt.Errorf("user %s: %w", r.Name, err)
+	}
+	c := &skepv1.UserCertificate{
+		Serial: pki.Serial(leaf), Name: r.Name, Role: r.Role, IssuedAt: timestamppb.New(s.cfg.Now()), NotAfter: timestamppb.New(leaf.NotAfter), IssuedBy: rpc.Asker(ctx),
+	}
+	if err := s.record(ctx, c); err != nil {
+		return nil, err
+	}
+	s.tell("issue", c.IssuedBy, c)
 	s.issued.WithLabelValues("user").Inc()
 	s.log.Info("user certified", zap.String("user", r.Name), zap.String("role", r.Role), zap.Duration("expiry", expiry))
 	return &skepv1.IssueUserReply{CertPem: cert, CaPem: ca.CertPEM(), ManagerAddrs: s.cfg.ManagerAddrs()}, nil

@@ -82,7 +82,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	return &Service{
 		cfg: cfg, log: cfg.Log, js: js, bucket: kv.Open(js, subject.Secret), wrong: rate.NewLimiter(wrongPerSecond, wrongBurst), issued: countIssued(cfg.Metrics),
-		idx:  &index{seal: s, log: cfg.Log, tokens: map[string]token{}},
+		idx:  &index{seal: s, log: cfg.Log, tokens: map[string]token{}, users: map[string]user{}},
 		Span: life.New(),
 	}, nil
 }
@@ -154,6 +154,8 @@ func (s *Service) serve(ctx context.Context) error {
 		rpc.HandleNode(srv, "vault", "renew", s.renew),
 		rpc.Handle(srv, subject.API("token", "get"), s.token),
 		rpc.Handle(srv, subject.API("user", "issue"), s.issueUser),
+		rpc.Handle(srv, subject.API("user", "issued"), s.issuedUsers),
+		rpc.Handle(srv, subject.API("user", "revoke"), s.revokeUser),
 	)
 	if err != nil {
 		return err
@@ -163,6 +165,6 @@ func (s *Service) serve(ctx context.Context) error {
 		return fmt.Errorf("start the vault: %w", err)
 	}
 	s.Begun()
-	<-ctx.Done()
+	s.pruneUsers(ctx)
 	return nil
 }

@@ -36,11 +36,12 @@ import (
 // cluster is a broker with TLS as a manager's, the vault under test and a stand-in for the state service. (That the
 // broker keeps strangers to the join endpoint is tested with the bus.)
 type cluster struct {
-	boot  *Bootstrapped
-	dir   string
-	addr  string
-	nc    *nats.Conn
-	vault *Service
+	boot   *Bootstrapped
+	dir    string
+	addr   string
+	nc     *nats.Conn
+	server *server.Server
+	vault  *Service
 
 	mu     sync.Mutex
 	nodes  map[string]*skepv1.AdmitNodeRequest
@@ -71,8 +72,8 @@ func start(t testing.TB) *cluster {
 	if !s.ReadyForConnections(30 * time.Second) {
 		t.Fatal("the broker takes no connections")
 	}
-	c.addr = s.Addr().String()
-	if c.nc, err = nats.Connect("", nats.InProcessServer(s)); err != nil {
+	c.addr, c.server = s.Addr().String(), s
+	if c.nc, err = nats.Connect("", nats.InProcessServer(s), nats.CustomInboxPrefix(subject.Inbox("door-m1"))); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.nc.Close)
@@ -494,7 +495,7 @@ func TestRenewalRunsUnattended(t *testing.T) {
 	if life := time.Until(first.NotAfter); life > 3*time.Second {
 		t.Fatalf("the cluster's certificate life was not used: %v", life)
 	}
-	nc, err := nats.Connect("tls://"+c.addr, nats.Secure(pki.ClientTLS(store)), nats.TLSHandshakeFirst())
+	nc, err := nats.Connect("tls://"+c.addr, nats.Secure(pki.ClientTLS(store)), nats.TLSHandshakeFirst(), nats.CustomInboxPrefix(subject.Inbox(r.Reply.NodeId)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"skep.dev/libs/id"
 	"skep.dev/libs/job"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
@@ -220,7 +221,7 @@ func (s *Service) putRevision(ctx context.Context, svc *skepv1.Service, summary 
 
 func (s *Service) putRevisionNumber(ctx context.Context, svc *skepv1.Service, number uint64, do step) error {
 	body, err := proto.Marshal(&skepv1.Revision{
-		ServiceId: svc.Meta.Id, Number: number, Spec: svc.Spec, CreatedAt: timestamppb.Now(), Summary: do.summary, RollbackTo: do.rollbackTo, Reason: do.reason, Author: asker(ctx), Networks: s.networkNames(svc.Spec),
+		ServiceId: svc.Meta.Id, Number: number, Spec: svc.Spec, CreatedAt: timestamppb.Now(), Summary: do.summary, RollbackTo: do.rollbackTo, Reason: do.reason, Author: rpc.Asker(ctx), Networks: s.networkNames(svc.Spec),
 	})
 	if err != nil {
 		return fmt.Errorf("encode revision %d of service %s: %w", number, svc.Meta.Id, err)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,11 +32,24 @@ type rig struct {
 	n  *kvtest.NATS
 	nc *nats.Conn
 	s  *Service // the first instance
+
+	mu    sync.Mutex
+	nodes map[string]*nats.Conn
+}
+
+// node is a connection with a node's inboxes, in which alone what that node asks is answered.
+func (r *rig) node(id string) *nats.Conn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.nodes[id] == nil {
+		r.nodes[id] = r.n.As(r.t, id)
+	}
+	return r.nodes[id]
 }
 
 func newRig(t testing.TB, n *kvtest.NATS, set ...func(*Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, n: n, nc: n.Conn(t)}
+	r := &rig{t: t, n: n, nc: n.Conn(t), nodes: map[string]*nats.Conn{}}
 	r.s, _ = r.start(set...)
 	// Of several servers the one asked may not have heard yet that somebody answers at another.
 	await(t, "an answer", func() bool {
@@ -100,7 +115,11 @@ func call[R any, PR interface {
 	var reply PR = new(R)
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
-	err := rpc.Call(ctx, r.nc, subj, req, reply)
+	nc := r.nc
+	if strings.HasPrefix(subj, "skep.v1.svc.") {
+		nc = r.node(subj[strings.LastIndexByte(subj, '.')+1:])
+	}
+	err := rpc.Call(ctx, nc, subj, req, reply)
 	return reply, err
 }
 

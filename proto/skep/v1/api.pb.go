@@ -3124,6 +3124,240 @@ func (x *IssueUserReply) GetManagerAddrs() []string {
 	return nil
 }
 
+// UserCertificate is the record of a user's certificate, kept until it has expired.
+type UserCertificate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Serial        string                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"` // 32 hexadecimal digits
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`     // empty: issued before records were kept
+	Role          string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`     // admin, viewer
+	IssuedAt      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"`
+	NotAfter      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	IssuedBy      string                 `protobuf:"bytes,6,opt,name=issued_by,json=issuedBy,proto3" json:"issued_by,omitempty"`    // root, or a user's identity: user-<name>
+	RevokedAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"` // unset: it is good
+	RevokedBy     string                 `protobuf:"bytes,8,opt,name=revoked_by,json=revokedBy,proto3" json:"revoked_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserCertificate) Reset() {
+	*x = UserCertificate{}
+	mi := &file_skep_v1_api_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserCertificate) ProtoMessage() {}
+
+func (x *UserCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_api_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserCertificate.ProtoReflect.Descriptor instead.
+func (*UserCertificate) Descriptor() ([]byte, []int) {
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *UserCertificate) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *UserCertificate) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UserCertificate) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *UserCertificate) GetIssuedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.IssuedAt
+	}
+	return nil
+}
+
+func (x *UserCertificate) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
+func (x *UserCertificate) GetIssuedBy() string {
+	if x != nil {
+		return x.IssuedBy
+	}
+	return ""
+}
+
+func (x *UserCertificate) GetRevokedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RevokedAt
+	}
+	return nil
+}
+
+func (x *UserCertificate) GetRevokedBy() string {
+	if x != nil {
+		return x.RevokedBy
+	}
+	return ""
+}
+
+type IssuedUsersReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificates  []*UserCertificate     `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"` // by name, then by age
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssuedUsersReply) Reset() {
+	*x = IssuedUsersReply{}
+	mi := &file_skep_v1_api_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssuedUsersReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssuedUsersReply) ProtoMessage() {}
+
+func (x *IssuedUsersReply) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_api_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssuedUsersReply.ProtoReflect.Descriptor instead.
+func (*IssuedUsersReply) Descriptor() ([]byte, []int) {
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *IssuedUsersReply) GetCertificates() []*UserCertificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+// RevokeUserRequest makes the broker refuse certificates at once.
+type RevokeUserRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"` // a user's name (all certificates of that name) or a serial number
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeUserRequest) Reset() {
+	*x = RevokeUserRequest{}
+	mi := &file_skep_v1_api_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeUserRequest) ProtoMessage() {}
+
+func (x *RevokeUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_api_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeUserRequest.ProtoReflect.Descriptor instead.
+func (*RevokeUserRequest) Descriptor() ([]byte, []int) {
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *RevokeUserRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+type RevokeUserReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revoked       []*UserCertificate     `protobuf:"bytes,1,rep,name=revoked,proto3" json:"revoked,omitempty"` // those this request revoked
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeUserReply) Reset() {
+	*x = RevokeUserReply{}
+	mi := &file_skep_v1_api_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeUserReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeUserReply) ProtoMessage() {}
+
+func (x *RevokeUserReply) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_api_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeUserReply.ProtoReflect.Descriptor instead.
+func (*RevokeUserReply) Descriptor() ([]byte, []int) {
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *RevokeUserReply) GetRevoked() []*UserCertificate {
+	if x != nil {
+		return x.Revoked
+	}
+	return nil
+}
+
 type VersionReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -3138,7 +3372,7 @@ type VersionReply struct {
 
 func (x *VersionReply) Reset() {
 	*x = VersionReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[51]
+	mi := &file_skep_v1_api_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3150,7 +3384,7 @@ func (x *VersionReply) String() string {
 func (*VersionReply) ProtoMessage() {}
 
 func (x *VersionReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[51]
+	mi := &file_skep_v1_api_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3163,7 +3397,7 @@ func (x *VersionReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionReply.ProtoReflect.Descriptor instead.
 func (*VersionReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{51}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *VersionReply) GetVersion() string {
@@ -3431,7 +3665,24 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\x0eIssueUserReply\x12\x19\n" +
 	"\bcert_pem\x18\x01 \x01(\fR\acertPem\x12\x15\n" +
 	"\x06ca_pem\x18\x02 \x01(\fR\x05caPem\x12#\n" +
-	"\rmanager_addrs\x18\x03 \x03(\tR\fmanagerAddrs\"\xba\x01\n" +
+	"\rmanager_addrs\x18\x03 \x03(\tR\fmanagerAddrs\"\xba\x02\n" +
+	"\x0fUserCertificate\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04role\x18\x03 \x01(\tR\x04role\x127\n" +
+	"\tissued_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAt\x127\n" +
+	"\tnot_after\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\x1b\n" +
+	"\tissued_by\x18\x06 \x01(\tR\bissuedBy\x129\n" +
+	"\n" +
+	"revoked_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12\x1d\n" +
+	"\n" +
+	"revoked_by\x18\b \x01(\tR\trevokedBy\"P\n" +
+	"\x10IssuedUsersReply\x12<\n" +
+	"\fcertificates\x18\x01 \x03(\v2\x18.skep.v1.UserCertificateR\fcertificates\"%\n" +
+	"\x11RevokeUserRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\"E\n" +
+	"\x0fRevokeUserReply\x122\n" +
+	"\arevoked\x18\x01 \x03(\v2\x18.skep.v1.UserCertificateR\arevoked\"\xba\x01\n" +
 	"\fVersionReply\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x1d\n" +
@@ -3455,7 +3706,7 @@ func file_skep_v1_api_proto_rawDescGZIP() []byte {
 }
 
 var file_skep_v1_api_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_skep_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_skep_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_skep_v1_api_proto_goTypes = []any{
 	(RolloutRequest_Action)(0),    // 0: skep.v1.RolloutRequest.Action
 	(*Ref)(nil),                   // 1: skep.v1.Ref
@@ -3509,85 +3760,94 @@ var file_skep_v1_api_proto_goTypes = []any{
 	(*RenewReply)(nil),            // 49: skep.v1.RenewReply
 	(*IssueUserRequest)(nil),      // 50: skep.v1.IssueUserRequest
 	(*IssueUserReply)(nil),        // 51: skep.v1.IssueUserReply
-	(*VersionReply)(nil),          // 52: skep.v1.VersionReply
-	nil,                           // 53: skep.v1.UpdateNodeRequest.LabelAddEntry
-	(*ServiceSpec)(nil),           // 54: skep.v1.ServiceSpec
-	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
-	(*Service)(nil),               // 56: skep.v1.Service
-	(*Revision)(nil),              // 57: skep.v1.Revision
-	(*NetworkSpec)(nil),           // 58: skep.v1.NetworkSpec
-	(*Network)(nil),               // 59: skep.v1.Network
-	(*Task)(nil),                  // 60: skep.v1.Task
-	(*Node)(nil),                  // 61: skep.v1.Node
-	(*NodeSpec)(nil),              // 62: skep.v1.NodeSpec
-	(Availability)(0),             // 63: skep.v1.Availability
-	(NodeRole)(0),                 // 64: skep.v1.NodeRole
-	(*Cluster)(nil),               // 65: skep.v1.Cluster
-	(*ClusterSpec)(nil),           // 66: skep.v1.ClusterSpec
-	(*Event)(nil),                 // 67: skep.v1.Event
-	(*durationpb.Duration)(nil),   // 68: google.protobuf.Duration
+	(*UserCertificate)(nil),       // 52: skep.v1.UserCertificate
+	(*IssuedUsersReply)(nil),      // 53: skep.v1.IssuedUsersReply
+	(*RevokeUserRequest)(nil),     // 54: skep.v1.RevokeUserRequest
+	(*RevokeUserReply)(nil),       // 55: skep.v1.RevokeUserReply
+	(*VersionReply)(nil),          // 56: skep.v1.VersionReply
+	nil,                           // 57: skep.v1.UpdateNodeRequest.LabelAddEntry
+	(*ServiceSpec)(nil),           // 58: skep.v1.ServiceSpec
+	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
+	(*Service)(nil),               // 60: skep.v1.Service
+	(*Revision)(nil),              // 61: skep.v1.Revision
+	(*NetworkSpec)(nil),           // 62: skep.v1.NetworkSpec
+	(*Network)(nil),               // 63: skep.v1.Network
+	(*Task)(nil),                  // 64: skep.v1.Task
+	(*Node)(nil),                  // 65: skep.v1.Node
+	(*NodeSpec)(nil),              // 66: skep.v1.NodeSpec
+	(Availability)(0),             // 67: skep.v1.Availability
+	(NodeRole)(0),                 // 68: skep.v1.NodeRole
+	(*Cluster)(nil),               // 69: skep.v1.Cluster
+	(*ClusterSpec)(nil),           // 70: skep.v1.ClusterSpec
+	(*Event)(nil),                 // 71: skep.v1.Event
+	(*durationpb.Duration)(nil),   // 72: google.protobuf.Duration
 }
 var file_skep_v1_api_proto_depIdxs = []int32{
-	54, // 0: skep.v1.CreateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
-	54, // 1: skep.v1.UpdateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
+	58, // 0: skep.v1.CreateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
+	58, // 1: skep.v1.UpdateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
 	0,  // 2: skep.v1.RolloutRequest.action:type_name -> skep.v1.RolloutRequest.Action
 	10, // 3: skep.v1.RunServiceRequest.decision:type_name -> skep.v1.RunDecision
-	55, // 4: skep.v1.RunDecision.decided:type_name -> google.protobuf.Timestamp
-	55, // 5: skep.v1.RunDecision.due:type_name -> google.protobuf.Timestamp
-	56, // 6: skep.v1.ServiceReply.service:type_name -> skep.v1.Service
+	59, // 4: skep.v1.RunDecision.decided:type_name -> google.protobuf.Timestamp
+	59, // 5: skep.v1.RunDecision.due:type_name -> google.protobuf.Timestamp
+	60, // 6: skep.v1.ServiceReply.service:type_name -> skep.v1.Service
 	3,  // 7: skep.v1.ListServicesRequest.filters:type_name -> skep.v1.Filter
 	2,  // 8: skep.v1.ListServicesRequest.page:type_name -> skep.v1.Page
-	56, // 9: skep.v1.ListServicesReply.services:type_name -> skep.v1.Service
+	60, // 9: skep.v1.ListServicesReply.services:type_name -> skep.v1.Service
 	2,  // 10: skep.v1.ListRevisionsRequest.page:type_name -> skep.v1.Page
-	57, // 11: skep.v1.ListRevisionsReply.revisions:type_name -> skep.v1.Revision
-	58, // 12: skep.v1.CreateNetworkRequest.spec:type_name -> skep.v1.NetworkSpec
-	59, // 13: skep.v1.NetworkReply.network:type_name -> skep.v1.Network
+	61, // 11: skep.v1.ListRevisionsReply.revisions:type_name -> skep.v1.Revision
+	62, // 12: skep.v1.CreateNetworkRequest.spec:type_name -> skep.v1.NetworkSpec
+	63, // 13: skep.v1.NetworkReply.network:type_name -> skep.v1.Network
 	3,  // 14: skep.v1.ListNetworksRequest.filters:type_name -> skep.v1.Filter
 	2,  // 15: skep.v1.ListNetworksRequest.page:type_name -> skep.v1.Page
-	59, // 16: skep.v1.ListNetworksReply.networks:type_name -> skep.v1.Network
-	56, // 17: skep.v1.PlanRequest.service:type_name -> skep.v1.Service
+	63, // 16: skep.v1.ListNetworksReply.networks:type_name -> skep.v1.Network
+	60, // 17: skep.v1.PlanRequest.service:type_name -> skep.v1.Service
 	23, // 18: skep.v1.PlanReply.operations:type_name -> skep.v1.Operation
 	25, // 19: skep.v1.PlanReply.placing:type_name -> skep.v1.Placing
 	26, // 20: skep.v1.Placing.filters:type_name -> skep.v1.FilterResult
 	28, // 21: skep.v1.Placing.candidates:type_name -> skep.v1.ScoredNode
 	27, // 22: skep.v1.FilterResult.removed:type_name -> skep.v1.RemovedNode
-	56, // 23: skep.v1.ExplainReply.service:type_name -> skep.v1.Service
+	60, // 23: skep.v1.ExplainReply.service:type_name -> skep.v1.Service
 	25, // 24: skep.v1.ExplainReply.placing:type_name -> skep.v1.Placing
-	60, // 25: skep.v1.ExplainReply.waiting:type_name -> skep.v1.Task
+	64, // 25: skep.v1.ExplainReply.waiting:type_name -> skep.v1.Task
 	23, // 26: skep.v1.ExplainReply.next:type_name -> skep.v1.Operation
 	3,  // 27: skep.v1.ListTasksRequest.filters:type_name -> skep.v1.Filter
 	2,  // 28: skep.v1.ListTasksRequest.page:type_name -> skep.v1.Page
-	60, // 29: skep.v1.ListTasksReply.tasks:type_name -> skep.v1.Task
-	60, // 30: skep.v1.TaskReply.task:type_name -> skep.v1.Task
-	61, // 31: skep.v1.NodeReply.node:type_name -> skep.v1.Node
+	64, // 29: skep.v1.ListTasksReply.tasks:type_name -> skep.v1.Task
+	64, // 30: skep.v1.TaskReply.task:type_name -> skep.v1.Task
+	65, // 31: skep.v1.NodeReply.node:type_name -> skep.v1.Node
 	3,  // 32: skep.v1.ListNodesRequest.filters:type_name -> skep.v1.Filter
 	2,  // 33: skep.v1.ListNodesRequest.page:type_name -> skep.v1.Page
-	61, // 34: skep.v1.ListNodesReply.nodes:type_name -> skep.v1.Node
-	62, // 35: skep.v1.UpdateNodeRequest.spec:type_name -> skep.v1.NodeSpec
-	63, // 36: skep.v1.UpdateNodeRequest.availability:type_name -> skep.v1.Availability
-	64, // 37: skep.v1.UpdateNodeRequest.role:type_name -> skep.v1.NodeRole
-	53, // 38: skep.v1.UpdateNodeRequest.label_add:type_name -> skep.v1.UpdateNodeRequest.LabelAddEntry
-	64, // 39: skep.v1.AdmitNodeRequest.role:type_name -> skep.v1.NodeRole
-	63, // 40: skep.v1.AdmitNodeRequest.availability:type_name -> skep.v1.Availability
-	65, // 41: skep.v1.ClusterReply.cluster:type_name -> skep.v1.Cluster
-	66, // 42: skep.v1.InitClusterRequest.spec:type_name -> skep.v1.ClusterSpec
-	66, // 43: skep.v1.UpdateClusterRequest.spec:type_name -> skep.v1.ClusterSpec
+	65, // 34: skep.v1.ListNodesReply.nodes:type_name -> skep.v1.Node
+	66, // 35: skep.v1.UpdateNodeRequest.spec:type_name -> skep.v1.NodeSpec
+	67, // 36: skep.v1.UpdateNodeRequest.availability:type_name -> skep.v1.Availability
+	68, // 37: skep.v1.UpdateNodeRequest.role:type_name -> skep.v1.NodeRole
+	57, // 38: skep.v1.UpdateNodeRequest.label_add:type_name -> skep.v1.UpdateNodeRequest.LabelAddEntry
+	68, // 39: skep.v1.AdmitNodeRequest.role:type_name -> skep.v1.NodeRole
+	67, // 40: skep.v1.AdmitNodeRequest.availability:type_name -> skep.v1.Availability
+	69, // 41: skep.v1.ClusterReply.cluster:type_name -> skep.v1.Cluster
+	70, // 42: skep.v1.InitClusterRequest.spec:type_name -> skep.v1.ClusterSpec
+	70, // 43: skep.v1.UpdateClusterRequest.spec:type_name -> skep.v1.ClusterSpec
 	3,  // 44: skep.v1.ListEventsRequest.filters:type_name -> skep.v1.Filter
-	55, // 45: skep.v1.ListEventsRequest.since:type_name -> google.protobuf.Timestamp
-	55, // 46: skep.v1.ListEventsRequest.until:type_name -> google.protobuf.Timestamp
+	59, // 45: skep.v1.ListEventsRequest.since:type_name -> google.protobuf.Timestamp
+	59, // 46: skep.v1.ListEventsRequest.until:type_name -> google.protobuf.Timestamp
 	2,  // 47: skep.v1.ListEventsRequest.page:type_name -> skep.v1.Page
-	67, // 48: skep.v1.ListEventsReply.events:type_name -> skep.v1.Event
-	64, // 49: skep.v1.JoinTokenRequest.role:type_name -> skep.v1.NodeRole
-	63, // 50: skep.v1.JoinRequest.availability:type_name -> skep.v1.Availability
-	55, // 51: skep.v1.JoinRequest.now:type_name -> google.protobuf.Timestamp
-	64, // 52: skep.v1.JoinReply.role:type_name -> skep.v1.NodeRole
-	55, // 53: skep.v1.JoinReply.now:type_name -> google.protobuf.Timestamp
-	68, // 54: skep.v1.IssueUserRequest.expiry:type_name -> google.protobuf.Duration
-	55, // [55:55] is the sub-list for method output_type
-	55, // [55:55] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	71, // 48: skep.v1.ListEventsReply.events:type_name -> skep.v1.Event
+	68, // 49: skep.v1.JoinTokenRequest.role:type_name -> skep.v1.NodeRole
+	67, // 50: skep.v1.JoinRequest.availability:type_name -> skep.v1.Availability
+	59, // 51: skep.v1.JoinRequest.now:type_name -> google.protobuf.Timestamp
+	68, // 52: skep.v1.JoinReply.role:type_name -> skep.v1.NodeRole
+	59, // 53: skep.v1.JoinReply.now:type_name -> google.protobuf.Timestamp
+	72, // 54: skep.v1.IssueUserRequest.expiry:type_name -> google.protobuf.Duration
+	59, // 55: skep.v1.UserCertificate.issued_at:type_name -> google.protobuf.Timestamp
+	59, // 56: skep.v1.UserCertificate.not_after:type_name -> google.protobuf.Timestamp
+	59, // 57: skep.v1.UserCertificate.revoked_at:type_name -> google.protobuf.Timestamp
+	52, // 58: skep.v1.IssuedUsersReply.certificates:type_name -> skep.v1.UserCertificate
+	52, // 59: skep.v1.RevokeUserReply.revoked:type_name -> skep.v1.UserCertificate
+	60, // [60:60] is the sub-list for method output_type
+	60, // [60:60] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_api_proto_init() }
@@ -3604,7 +3864,7 @@ func file_skep_v1_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_api_proto_rawDesc), len(file_skep_v1_api_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   53,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

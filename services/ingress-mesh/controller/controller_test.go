@@ -176,7 +176,7 @@ func serving(r *skepv1.MeshRecord) (out []string) {
 func (w *world) call(verb, node string, req, reply proto.Message) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	return rpc.Call(ctx, w.nc, subject.Svc("mesh", verb, node), req, reply)
+	return rpc.Call(ctx, w.n.As(w.t, node), subject.Svc("mesh", verb, node), req, reply)
 }
 
 const (

@@ -13,7 +13,7 @@ import (
 
 func (a *app) contextCommand() *cobra.Command {
 	return group("context", "Manage the clusters this command can reach",
-		a.contextIssue(), a.contextImport(), a.contextExport(), a.contextNATS(), a.contextCreate(), a.contextList(), a.contextUse(), a.contextShow(), a.contextInspect(), a.contextRemove())
+		a.contextIssue(), a.contextIssued(), a.contextRevoke(), a.contextImport(), a.contextExport(), a.contextNATS(), a.contextCreate(), a.contextList(), a.contextUse(), a.contextShow(), a.contextInspect(), a.contextRemove())
 }
 
 func (a *app) contextNames(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -141,7 +141,7 @@ func (a *app) contextInspect() *cobra.Command {
 				}
 				if s, err := pki.Memory([]byte(c.Cert), []byte(c.Key), []byte(c.CA)); err == nil {
 					id := s.Identity()
-					m["Identity"], m["Role"], m["ClusterID"], m["Expires"] = id.NodeID, id.UserRole, id.ClusterID, s.Leaf().NotAfter.UTC()
+					m["Identity"], m["Role"], m["ClusterID"], m["Expires"], m["Serial"] = id.NodeID, id.UserRole, id.ClusterID, s.Leaf().NotAfter.UTC(), pki.Serial(s.Leaf())
 				}
 				return m, nil
 			})

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/pki"
@@ -113,6 +114,36 @@ func TestIssueImportExport(t *testing.T) {
 			t.Errorf("%s is still there: %v", gone, err)
 		}
 	}
+}
+
+func TestIssuedRevoke(t *testing.T) {
+	c := newCluster(t)
+	now := time.Now()
+	serial, heir := "0123456789abcdef0123456789abcdef", "1123456789abcdef0123456789abcdef"
+	ada := &skepv1.UserCertificate{Serial: serial, Name: "ada", Role: "admin", IssuedBy: "root", IssuedAt: timestamppb.New(now.Add(-time.Hour)), NotAfter: timestamppb.New(now.Add(time.Hour))}
+	eve := &skepv1.UserCertificate{Serial: heir, Name: "eve", Role: "admin", IssuedBy: "user-ada", IssuedAt: timestamppb.New(now), NotAfter: timestamppb.New(now.Add(time.Hour))}
+	serve(c, c.rs, "user", "issued", func(*skepv1.Empty) (*skepv1.IssuedUsersReply, error) {
+		return &skepv1.IssuedUsersReply{Certificates: []*skepv1.UserCertificate{ada, eve}}, nil
+	})
+	serve(c, c.rs, "user", "revoke", func(r *skepv1.RevokeUserRequest) (*skepv1.RevokeUserReply, error) {
+		switch {
+		case r.Ref != "ada":
+			return nil, fault.NotFound("revoke %s: no certificate of that name is recorded", r.Ref)
+		case ada.RevokedAt != nil:
+			return &skepv1.RevokeUserReply{}, nil
+		}
+		ada.RevokedAt, ada.RevokedBy = timestamppb.New(now), "root"
+		return &skepv1.RevokeUserReply{Revoked: []*skepv1.UserCertificate{ada}}, nil
+	})
+	c.flush()
+	h := &home{c: c, dir: t.TempDir()}
+	want(t, h.run("context", "issued"), 0, serial+"  ada", "")
+	want(t, h.run("context", "issued", "-q"), 0, serial+"\n"+heir+"\n", "")
+	want(t, h.run("context", "revoke", "ada"), 0, serial+"\n", "user-ada made a certificate that is still good: "+heir+" of eve")
+	want(t, h.run("context", "revoke", "ada"), 0, "", "Revoked before: ada")
+	want(t, h.run("context", "issued"), 0, "by root", "")
+	want(t, h.run("context", "revoke", "bob"), 1, "", "no certificate of that name")
+	want(t, h.run("context", "revoke"), 2, "", "")
 }
 
 func TestIssueRefusals(t *testing.T) {

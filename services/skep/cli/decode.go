@@ -91,7 +91,7 @@ var replies = map[string]string{
 	"service.list": "ListServicesReply", "service.revisions": "ListRevisionsReply", "service.explain": "ExplainReply", "plan.service": "PlanReply",
 	"task.list": "ListTasksReply", "task.inspect": "TaskReply", "node.list": "ListNodesReply", "node.inspect": "NodeReply", "node.update": "NodeReply", "node.rm": "Empty",
 	"node.admit": "NodeReply", "cluster.init": "ClusterReply", "cluster.inspect": "ClusterReply", "cluster.update": "ClusterReply", "event.list": "ListEventsReply",
-	"token.get": "JoinTokenReply", "user.issue": "IssueUserReply", "image.resolve": "ResolveImageReply",
+	"token.get": "JoinTokenReply", "user.issue": "IssueUserReply", "user.issued": "IssuedUsersReply", "user.revoke": "RevokeUserReply", "image.resolve": "ResolveImageReply",
 	"network.create": "NetworkReply", "network.inspect": "NetworkReply", "network.rm": "NetworkReply", "network.list": "ListNetworksReply", "mesh.network": "MeshNetworkReply",
 }
 
@@ -100,7 +100,7 @@ var requests = map[string]string{
 	"service.list": "ListServicesRequest", "service.revisions": "ListRevisionsRequest", "service.explain": "ExplainRequest", "plan.service": "PlanRequest",
 	"task.list": "ListTasksRequest", "task.inspect": "Ref", "node.list": "ListNodesRequest", "node.inspect": "Ref", "node.update": "UpdateNodeRequest", "node.rm": "RemoveNodeRequest",
 	"node.admit": "AdmitNodeRequest", "cluster.init": "InitClusterRequest", "cluster.inspect": "Empty", "cluster.update": "UpdateClusterRequest", "event.list": "ListEventsRequest",
-	"token.get": "JoinTokenRequest", "user.issue": "IssueUserRequest", "image.resolve": "ResolveImageRequest",
+	"token.get": "JoinTokenRequest", "user.issue": "IssueUserRequest", "user.issued": "Empty", "user.revoke": "RevokeUserRequest", "image.resolve": "ResolveImageRequest",
 	"network.create": "CreateNetworkRequest", "network.inspect": "Ref", "network.rm": "Ref", "network.list": "ListNetworksRequest", "mesh.network": "MeshNetworkRequest",
 }
 

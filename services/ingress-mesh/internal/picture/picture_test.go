@@ -129,7 +129,7 @@ func newWorld(t *testing.T) (*world, func(path string) (*Follower, func())) {
 	}
 	return w, func(path string) (*Follower, func()) {
 		t.Helper()
-		f, err := Follow(Config{NC: s.Conn(t), Log: zaptest.NewLogger(t), NodeID: "n1", Path: path, Changed: func([]string) {}})
+		f, err := Follow(Config{NC: s.As(t, "n1"), Log: zaptest.NewLogger(t), NodeID: "n1", Path: path, Changed: func([]string) {}})
 		if err != nil {
 			t.Fatal(err)
 		}

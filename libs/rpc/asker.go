@@ -1,17 +1,16 @@
-package state
+package rpc
 
 import (
 	"context"
 	"strings"
 
-	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 )
 
-// asker names who asked for the change in work: a user's certificate, root on a manager, or a service. It is read off
+// Asker names who asked for the change in work: a user's certificate, root on a manager, or a service. It is read off
 // the inbox that the answer goes to, which only its owner can listen to.
-func asker(ctx context.Context) string {
-	name := subject.InboxOwner(rpc.ReplyTo(ctx))
+func Asker(ctx context.Context) string {
+	name := subject.InboxOwner(ReplyTo(ctx))
 	switch {
 	case name == "" || name == "local-root":
 		return "root"
