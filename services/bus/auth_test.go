@@ -152,7 +152,7 @@ func TestUsers(t *testing.T) {
 		viewer.mustPublish(s)
 	}
 	for _, s := range []string{
-		subject.API("service", "create"), subject.API("service", "rm"), subject.API("token", "get"), subject.API("user", "issue"), subject.API("node", "update"),
+		subject.API("service", "create"), subject.API("service", "rm"), subject.API("token", "get"), subject.API("user", "issue"), subject.API("user", "issued"), subject.API("user", "revoke"), subject.API("node", "update"),
 		subject.API("node", "admit"), subject.Node(node, "exec.open"), subject.Node(node, "stats"), subject.IO(node, "s", "in"), "$KV.spec.x", "$JS.API.INFO",
 	} {
 		viewer.mustNotPublish(s, nil)

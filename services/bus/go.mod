@@ -8,7 +8,9 @@ require (
 	github.com/prometheus/client_golang v1.25.0
 	go.uber.org/zap v1.28.0
 	golang.org/x/time v0.16.0
+	google.golang.org/protobuf v1.36.12
 	skep.dev/libs v0.0.0
+	skep.dev/proto v0.0.0
 )
 
 require (
@@ -30,8 +32,6 @@ require (
 	go.uber.org/multierr v1.10.0 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
-	google.golang.org/protobuf v1.36.12 // indirect
-	skep.dev/proto v0.0.0 // indirect
 )
 
 replace (

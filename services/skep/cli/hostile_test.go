@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/stream"
@@ -76,6 +77,13 @@ func hostileCluster(t *testing.T) *cluster {
 	serve(c, c.rs, "service", "run", func(*skepv1.RunServiceRequest) (*skepv1.ServiceReply, error) { return reply(nil) })
 	serve(c, c.rs, "service", "rollout", func(*skepv1.RolloutRequest) (*skepv1.ServiceReply, error) { return reply(nil) })
 	serve(c, c.rs, "user", "issue", func(*skepv1.IssueUserRequest) (*skepv1.IssueUserReply, error) { return &skepv1.IssueUserReply{}, nil })
+	certificates := []*skepv1.UserCertificate{{Serial: "s", NotAfter: timestamppb.Now(), IssuedAt: timestamppb.Now()}, {Serial: "t", NotAfter: timestamppb.Now(), IssuedBy: "user-" + hostile, RevokedAt: timestamppb.Now()}}
+	serve(c, c.rs, "user", "issued", func(*skepv1.Empty) (*skepv1.IssuedUsersReply, error) {
+		return &skepv1.IssuedUsersReply{Certificates: certificates}, nil
+	})
+	serve(c, c.rs, "user", "revoke", func(*skepv1.RevokeUserRequest) (*skepv1.RevokeUserReply, error) {
+		return &skepv1.RevokeUserReply{Revoked: certificates}, nil
+	})
 	for _, id := range []string{nodeID, node2} {
 		onNode(c, id, "image.ls", func(*skepv1.ListImagesRequest) (*skepv1.ListImagesReply, error) {
 			return &skepv1.ListImagesReply{}, nil
@@ -109,7 +117,7 @@ func hostileCluster(t *testing.T) *cluster {
 // commandLines are one for every command of the tree that speaks of the cluster. A command that is not here fails the
 // test below: give it a line.
 var commandLines = map[string]string{
-	"context issue": "-o - alice", "doctor": "", "events": "--since 1h --until 1s", "exec": "t1 sh", "image load": "--node " + nodeID, "image ls": "", "image pull": "--node " + nodeID + " img",
+	"context issue": "-o - alice", "context issued": "", "context revoke": "alice", "doctor": "", "events": "--since 1h --until 1s", "exec": "t1 sh", "image load": "--node " + nodeID, "image ls": "", "image pull": "--node " + nodeID + " img",
 	"image rm": "--node " + nodeID + " img", "info": "", "join-token": "worker", "logs": webID, "mesh ls": "--node all", "mesh trace": "--node all 8080", "network create": "other",
 	"network inspect": frontID, "network ls": "", "network prune": "-f", "network rm": frontID, "node demote": nodeID, "node inspect": nodeID, "node ls": "", "node promote": nodeID,
 	"node ps": nodeID, "node rm": nodeID, "node update": "--availability drain " + nodeID, "service abort": "-d " + webID, "service create": "-d img", "service diff": webID + " 1 2",
