@@ -137,7 +137,7 @@ func TestIssuedRevoke(t *testing.T) {
 	})
 	c.flush()
 	h := &home{c: c, dir: t.TempDir()}
-	want(t, h.run("context", "issued"), 0, serial+"   ada", "")
+	want(t, h.run("context", "issued"), 0, serial+"   ada ", "")
 	want(t, h.run("context", "issued", "-q"), 0, serial+"\n"+heir+"\n", "")
 	want(t, h.run("context", "revoke", "ada"), 0, serial+"\n", "user-ada made a certificate that is still good: "+heir+" of eve")
 	want(t, h.run("context", "revoke", "ada"), 0, "", "Revoked before: ada")
