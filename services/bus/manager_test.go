@@ -17,6 +17,24 @@ import (
 	"skep.dev/libs/subject"
 )
 
+// runManager runs m until it is ready; ended has what Run returns after cancel.
+func runManager(t *testing.T, m *Manager) (cancel context.CancelFunc, ended chan error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended = make(chan error, 1)
+	go func() { ended <- m.Run(ctx) }()
+	select {
+	case <-m.Ready():
+	case err := <-ended:
+		cancel()
+		t.Fatal(err)
+	case <-time.After(patience):
+		cancel()
+		t.Fatal("not ready")
+	}
+	return cancel, ended
+}
+
 // A manager's broker in a process of its own: it makes the streams, lets the services of its own node found the cluster,
 // gives each its own permissions, and refuses who was removed.
 func TestManager(t *testing.T) {
@@ -27,17 +45,8 @@ func TestManager(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	cancel, ended := runManager(t, m)
 	defer cancel()
-	ended := make(chan error, 1)
-	go func() { ended <- m.Run(ctx) }()
-	select {
-	case <-m.Ready():
-	case err := <-ended:
-		t.Fatal(err)
-	case <-time.After(patience):
-		t.Fatal("not ready")
-	}
 	if st, err := os.Stat(sock); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("the socket of local root: %v %v", st, err)
 	}

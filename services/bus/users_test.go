@@ -1,7 +1,6 @@
 package bus
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -43,17 +42,8 @@ func TestRevokedUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	cancel, ended := runManager(t, m)
 	defer cancel()
-	ended := make(chan error, 1)
-	go func() { ended <- m.Run(ctx) }()
-	select {
-	case <-m.Ready():
-	case err := <-ended:
-		t.Fatal(err)
-	case <-time.After(patience):
-		t.Fatal("not ready")
-	}
 	ada := pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}
 	lost, good := certify(t, ca, ada, time.Hour), certify(t, ca, ada, time.Hour)
 	serial := pki.Serial(lost.Leaf())
