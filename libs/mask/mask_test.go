@@ -56,7 +56,7 @@ func TestNoSecretIsLeft(t *testing.T) {
 // That a value changed can be seen, and only that.
 func TestAChangeShows(t *testing.T) {
 	env := func(v string) string { return ForViewer(service(v)).Spec.Task.Container.Env[0] }
-	if env("a") != env("a") {
+	if first, again := env("a"), env("a"); first != again {
 		t.Error("the same value looks different")
 	}
 	if env("a") == env("b") {
