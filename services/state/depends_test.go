@@ -112,10 +112,12 @@ func TestDependencyCircleByTwoUpdates(t *testing.T) {
 	sp := proto.CloneOf(v.Spec)
 	sp.DependsOn = nil
 	r.mustUpdate("s0-0", sp)
+	r.caughtUp()
 	key, _ := r.s.ix.Key(dependsKey)
 	sp = proto.CloneOf(sp)
 	sp.Task.ForceUpdate++
 	r.mustUpdate("s0-0", sp)
+	r.caughtUp()
 	if now, _ := r.s.ix.Key(dependsKey); now.Revision != key.Revision {
 		t.Error("an update that adds no dependency was made to wait for those that do")
 	}

@@ -59,6 +59,7 @@ func TestBrokerLeaderDies(t *testing.T) {
 			unsure = true
 		}
 	}
+	r.caughtUp()
 	for i := range services {
 		name := fmt.Sprintf("s%d", i)
 		svc, err := r.inspect(name)

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -34,6 +35,7 @@ func TestFiftyClientsOneNetworkName(t *testing.T) {
 		}
 		wantErr(t, err, "network with name one already exists")
 	}
+	r.caughtUp()
 	if won != 1 || len(r.s.ix.Networks()) != 1 || len(r.s.ix.Keys("idx.vni.")) != 1 || len(r.s.ix.Keys("idx.subnet.")) != 1 {
 		t.Fatalf("%d won: %v", won, r.s.ix.Keys("idx."))
 	}
@@ -62,6 +64,7 @@ func TestFiftyClientsOnePool(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	r.caughtUp()
 	subnets, vnis := map[string]bool{}, map[uint32]bool{}
 	for _, n := range r.s.ix.Networks() {
 		o := r.s.ix.Network(n.ID)
@@ -111,9 +114,7 @@ func TestNetworkRemovalMeetsServices(t *testing.T) {
 			gone = r.rmNetwork(n.Meta.Id)
 		})
 		wg.Wait()
-		if err := r.s.specFeed.Wait(r.ctx(), r.lastSpec()); err != nil {
-			t.Fatal(err)
-		}
+		r.caughtUp()
 		r.onlyWhatExists()
 		for what, err := range map[string]error{"create": created, "update": moved} {
 			if err != nil && err.Error() != "network "+name+" not found" {
@@ -161,12 +162,22 @@ func TestNetworkRemovalMeetsServices(t *testing.T) {
 	r.nothingLeft()
 }
 
-func (r *rig) lastSpec() uint64 {
-	st, err := r.s.js.Stream(r.ctx(), subject.Spec.Stream())
-	if err != nil {
-		r.t.Fatal(err)
+// caughtUp waits until the first instance knows what the bucket has now: another one may have answered the last request,
+// and only the one that answers waits for its own writes.
+func (r *rig) caughtUp() {
+	r.t.Helper()
+	for _, f := range []struct {
+		bucket subject.Bucket
+		feed   *kv.Feed
+	}{{subject.Spec, r.s.specFeed}, {subject.Rev, r.s.revFeed}} {
+		st, err := r.s.js.Stream(r.ctx(), f.bucket.Stream())
+		if err == nil {
+			err = f.feed.Wait(r.ctx(), st.CachedInfo().State.LastSeq)
+		}
+		if err != nil {
+			r.t.Fatal(err)
+		}
 	}
-	return st.CachedInfo().State.LastSeq
 }
 
 // The orders that a race seldom takes, made by hand: the mark comes between look and write.
@@ -301,9 +312,7 @@ func TestSweepOfNetworks(t *testing.T) {
 		t.Error("the sweep does not wait")
 	}
 	s.sweepOnce(r.ctx(), time.Now().Add(time.Minute))
-	if err := s.specFeed.Wait(r.ctx(), r.lastSpec()); err != nil {
-		t.Fatal(err)
-	}
+	r.caughtUp()
 	if x := strays(s.ix); len(x) != 0 {
 		t.Errorf("strays stay: %v", x)
 	}
@@ -321,9 +330,7 @@ func TestSweepOfNetworks(t *testing.T) {
 	if err := s.spec.Delete(r.ctx(), networkKey(used.Meta.Id), 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.specFeed.Wait(r.ctx(), r.lastSpec()); err != nil {
-		t.Fatal(err)
-	}
+	r.caughtUp()
 	if found = strings.Join(audit(s.ix), "\n"); !strings.Contains(found, "network "+used.Meta.Id+" does not exist and is used by service web: take it off with service update --network-rm") {
 		t.Errorf("audit: %s", found)
 	}

@@ -57,6 +57,7 @@ func (r *rig) listNetworks(filters ...*skepv1.Filter) string {
 // nothingLeft: no index key of networks, addresses or ports remains, and the audit is content.
 func (r *rig) nothingLeft() {
 	r.t.Helper()
+	r.caughtUp()
 	for _, prefix := range []string{"idx.network.", "idx.vni.", "idx.wgport.", "idx.subnet.", "idx.vip.", "idx.port.", "idx.service."} {
 		if k := r.s.ix.Keys(prefix); len(k) > 0 {
 			r.t.Errorf("left behind: %v", k)

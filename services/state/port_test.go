@@ -92,6 +92,7 @@ func TestRaceForOnePort(t *testing.T) {
 	if won != 1 {
 		t.Fatalf("%d won", won)
 	}
+	r.caughtUp()
 	if k := r.s.ix.Keys("idx.port."); len(k) != 2 {
 		t.Fatalf("ports left behind: %v", k)
 	}

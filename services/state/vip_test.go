@@ -234,6 +234,7 @@ func TestRaceForVIPs(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	r.caughtUp()
 	seen := map[string]bool{}
 	for _, n := range r.s.ix.ServicesAfter("") {
 		for _, v := range r.s.ix.Service(n.ID).Endpoint.VirtualIps {
