@@ -12,11 +12,10 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/pki"
-	"skep.dev/libs/rpc"
-	"skep.dev/libs/subject"
 )
 
 // DefaultPort is where managers listen.
@@ -149,9 +148,5 @@ func attempt(ctx context.Context, addr, digest string, req *skepv1.JoinRequest, 
 	ctx, cancel := context.WithTimeout(ctx, attemptWithin)
 	defer cancel()
 	req.Now = timestamppb.New(now())
-	reply := &skepv1.JoinReply{}
-	if err := rpc.Call(ctx, nc, subject.Join(name), req, reply); err != nil {
-		return nil, err
-	}
-	return reply, nil
+	return api.Call(ctx, nc, api.Join.At(name), req)
 }

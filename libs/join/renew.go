@@ -12,10 +12,9 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/pki"
-	"skep.dev/libs/rpc"
-	"skep.dev/libs/subject"
 )
 
 // Renewal keeps a node's certificate alive.
@@ -71,8 +70,8 @@ func (r Renewal) once(ctx context.Context) error {
 		return err
 	}
 	node := r.Store.Identity().NodeID
-	var reply skepv1.RenewReply
-	if err := rpc.Call(ctx, r.NC, subject.Svc("vault", "renew", node), &skepv1.RenewRequest{NodeId: node, CsrDer: csr}, &reply); err != nil {
+	reply, err := api.Call(ctx, r.NC, api.VaultRenew.At(node), &skepv1.RenewRequest{NodeId: node, CsrDer: csr})
+	if err != nil {
 		return fmt.Errorf("renew the certificate of %s: %w", node, err)
 	}
 	ca, err := pki.ParseCertificate(reply.CaPem)

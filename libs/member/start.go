@@ -10,10 +10,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"skep.dev/libs/api"
 	skepv1 "skep.dev/proto/skep/v1"
-
-	"skep.dev/libs/rpc"
-	"skep.dev/libs/subject"
 )
 
 // Found stores what `skep init` asked for, if the record still holds it: the cluster and its first node. It may run
@@ -28,14 +26,14 @@ func Found(ctx context.Context, nc *nats.Conn, p Paths) (*Record, error) {
 		return nil, fmt.Errorf("read the cluster's initial settings: %w", err)
 	}
 	req := &skepv1.InitClusterRequest{Spec: spec, ClusterId: r.ClusterID, CaDigest: r.Init.CADigest}
-	if err := rpc.Call(ctx, nc, subject.API("cluster", "init"), req, nil); err != nil {
+	if _, err := api.Call(ctx, nc, api.ClusterInit, req); err != nil {
 		return nil, fmt.Errorf("store the new cluster: %w", err)
 	}
 	admit := &skepv1.AdmitNodeRequest{
 		NodeId: r.NodeID, Role: skepv1.NodeRole_NODE_ROLE_MANAGER, Hostname: r.Hostname, Addr: r.Host(),
 		Availability: skepv1.Availability(skepv1.Availability_value["AVAILABILITY_"+r.Init.Availability]),
 	}
-	if err := rpc.Call(ctx, nc, subject.API("node", "admit"), admit, nil); err != nil {
+	if _, err := api.Call(ctx, nc, api.NodeAdmit, admit); err != nil {
 		return nil, fmt.Errorf("admit this node: %w", err)
 	}
 	return Update(p, func(r *Record) { r.Init = nil })
@@ -50,10 +48,10 @@ func LearnSubnet(ctx context.Context, nc *nats.Conn, p Paths, log *zap.Logger) (
 			return r, err
 		}
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
-		var reply skepv1.SnapshotReply
+		var reply *skepv1.SnapshotReply
 		err = errors.New("not connected to any manager")
 		if nc.IsConnected() {
-			err = rpc.Call(try, nc, subject.Svc("state", "snapshot", r.NodeID), &skepv1.SnapshotRequest{NodeId: r.NodeID}, &reply)
+			reply, err = api.Call(try, nc, api.StateSnapshot.At(r.NodeID), &skepv1.SnapshotRequest{NodeId: r.NodeID})
 		}
 		cancel()
 		if err == nil && reply.GetNode().GetSubnet() == "" {

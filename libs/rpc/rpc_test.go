@@ -45,7 +45,7 @@ func TestCallJSONAndFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := rpc.HandleNode(srv, "state", "status", func(_ context.Context, node string, _ *skepv1.NodeStatus) (*skepv1.StatusReply, error) {
+	if err := rpc.HandleNode(srv, subject.Svc("state", "status", "*"), func(_ context.Context, node string, _ *skepv1.NodeStatus) (*skepv1.StatusReply, error) {
 		return nil, fault.Denied("asked by %s", node)
 	}); err != nil {
 		t.Fatal(err)
@@ -216,7 +216,7 @@ func TestAnswersGoToTheAsker(t *testing.T) {
 	err = errors.Join(
 		rpc.Handle(srv, subject.API("service", "inspect"), echo),
 		rpc.HandleDirect(srv, subject.Node("n1", "stats"), echo),
-		rpc.HandleNode(srv, "state", "status", func(_ context.Context, node string, _ *skepv1.Ref) (*skepv1.Ref, error) {
+		rpc.HandleNode(srv, subject.Svc("state", "status", "*"), func(_ context.Context, node string, _ *skepv1.Ref) (*skepv1.Ref, error) {
 			return &skepv1.Ref{Ref: node}, nil
 		}),
 	)

@@ -125,33 +125,32 @@ func ReplyTo(ctx context.Context) string {
 	return s
 }
 
-// message is a pointer to T that is a protobuf message.
-type message[T any] interface {
-	*T
-	proto.Message
+// fresh is an empty message of a type, which is a pointer to a generated one.
+func fresh[M proto.Message]() M {
+	var m M
+	return m.ProtoReflect().New().Interface().(M)
 }
 
 // Handle serves a subject in the queue group: any instance of the service may answer.
-func Handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h func(context.Context, PQ) (PR, error)) error {
-	return handle(s, subj, nil, func(ctx context.Context, _ string, q PQ) (PR, error) { return h(ctx, q) }, subject.Queue)
+func Handle[Q, R proto.Message](s *Server, subj string, h func(context.Context, Q) (R, error)) error {
+	return handle(s, subj, nil, func(ctx context.Context, _ string, q Q) (R, error) { return h(ctx, q) }, subject.Queue)
 }
 
 // HandleDirect serves a subject without a queue group: for what one certain node or instance answers.
-func HandleDirect[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, h func(context.Context, PQ) (PR, error)) error {
-	return handle(s, subj, nil, func(ctx context.Context, _ string, q PQ) (PR, error) { return h(ctx, q) }, "")
+func HandleDirect[Q, R proto.Message](s *Server, subj string, h func(context.Context, Q) (R, error)) error {
+	return handle(s, subj, nil, func(ctx context.Context, _ string, q Q) (R, error) { return h(ctx, q) }, "")
 }
 
-// HandleNode serves skep.v1.svc.<service>.<verb>.* and passes the last token, the node that asks: the broker lets
-// a node publish to its own token only, so it can be trusted. A node that asks too much is refused before its request
-// is read (limit.go).
-func HandleNode[Q, R any, PQ message[Q], PR message[R]](s *Server, service, verb string, h func(ctx context.Context, node string, q PQ) (PR, error)) error {
-	return handle(s, subject.Svc(service, verb, "*"), &s.nodes, h, subject.Queue)
+// HandleNode serves a subject whose last token is *, the node that asks, and passes that: the broker lets a node publish
+// to its own token only, so it can be trusted. A node that asks too much is refused before its request is read (limit.go).
+func HandleNode[Q, R proto.Message](s *Server, subj string, h func(ctx context.Context, node string, q Q) (R, error)) error {
+	return handle(s, subj, &s.nodes, h, subject.Queue)
 }
 
 // handle serves a subject; limits, unless nil, are those of the nodes that ask.
-func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, limits *nodeLimits, h func(context.Context, string, PQ) (PR, error), queue string) error {
-	var q PQ = new(Q)
-	var r PR = new(R)
+func handle[Q, R proto.Message](s *Server, subj string, limits *nodeLimits, h func(context.Context, string, Q) (R, error), queue string) error {
+	var q Q
+	var r R
 	info := micro.EndpointInfo{Name: endpointName(subj), Subject: subj, QueueGroup: queue, Metadata: map[string]string{
 		"request":  string(q.ProtoReflect().Descriptor().FullName()),
 		"response": string(r.ProtoReflect().Descriptor().FullName()),
@@ -208,7 +207,7 @@ func handle[Q, R any, PQ message[Q], PR message[R]](s *Server, subj string, limi
 const flushWithin = 2 * time.Second
 
 // serve answers one request and returns the code of the answer, and its text if that is a fault.
-func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, req *nats.Msg, h func(context.Context, string, PQ) (PR, error)) (code fault.Code, text string) {
+func serve[Q, R proto.Message](s *Server, req *nats.Msg, h func(context.Context, string, Q) (R, error)) (code fault.Code, text string) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.limit)
 	defer cancel()
 	ctx = WithTrace(ctx, req.Header.Get(HeaderTrace))
@@ -221,7 +220,7 @@ func serve[Q, R any, PQ message[Q], PR message[R]](s *Server, req *nats.Msg, h f
 			s.reply(req, ErrorReply(code, text))
 		}
 	}()
-	var q PQ = new(Q)
+	q := fresh[Q]()
 	isJSON, err := Decode(req.Data, req.Header.Get(HeaderContentType), q)
 	if err != nil {
 		return s.fail(req, fault.Invalid("cannot read the request to %s: %v", req.Subject, err))

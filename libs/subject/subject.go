@@ -50,6 +50,9 @@ func Svc(service, verb, node string) string {
 	return prefix + "svc." + service + "." + verb + "." + node
 }
 
+// Path is where a node's mesh says which peers do not answer it: skep.v1.svc.health.path.<id>.
+func Path(node string) string { return Svc("health", "path", node) }
+
 // Node is a command to a node's agent or mesh: skep.v1.node.<id>.exec.open.
 func Node(id, verb string) string { return prefix + "node." + id + "." + verb }
 
@@ -126,6 +129,25 @@ func EventKept(kind, verb string) bool {
 		return slices.Contains(changedNode, verb) || slices.Contains(nodeVerbs, verb)
 	}
 	return kind == "task" || slices.Contains(changedKinds, kind)
+}
+
+// Matches reports whether a subject belongs to a pattern: * stands for one token, > at the end for one or more.
+func Matches(pattern, subj string) bool {
+	for {
+		want, patternRest, more := strings.Cut(pattern, ".")
+		have, rest, longer := strings.Cut(subj, ".")
+		switch {
+		case have == "":
+			return false
+		case want == ">":
+			return !more
+		case want != "*" && want != have:
+			return false
+		case !more || !longer:
+			return more == longer
+		}
+		pattern, subj = patternRest, rest
+	}
 }
 
 // Bucket is a JetStream key-value bucket. Its stream is KV_<bucket>, its subjects $KV.<bucket>.<key>.

@@ -21,6 +21,7 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/pki"
@@ -42,7 +43,7 @@ func serveJoins(t testing.TB, b *Bus) (asked *atomic.Int64, nc *nats.Conn) {
 	}
 	t.Cleanup(func() { srv.Close() })
 	asked = &atomic.Int64{}
-	err = rpc.Handle(srv, subject.Join("*"), func(_ context.Context, r *skepv1.JoinRequest) (*skepv1.JoinReply, error) {
+	err = api.Handle(srv, api.Join, func(_ context.Context, r *skepv1.JoinRequest) (*skepv1.JoinReply, error) {
 		asked.Add(1)
 		if r.Token == "wrong" {
 			return nil, fault.Denied("the join token is wrong")

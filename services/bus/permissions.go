@@ -3,6 +3,7 @@ package bus
 import (
 	"github.com/nats-io/nats-server/v2/server"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/subject"
 )
 
@@ -57,7 +58,7 @@ func Permissions(role Role, id string) *server.Permissions {
 			"$SRV.>",
 		}
 		if role == RoleAgent {
-			sub = append(sub, subject.API("image", "resolve"))
+			sub = append(sub, api.ImageResolve.Subject())
 		}
 		return &server.Permissions{
 			Publish: &server.SubjectPermission{Allow: []string{
@@ -84,7 +85,7 @@ func Permissions(role Role, id string) *server.Permissions {
 					subject.AllAPI, subject.Node("*", ">"), "$SRV.>",
 					subject.IO("*", "*", "in"), subject.IO("*", "*", "cctl"),
 				},
-				Deny: []string{subject.API("node", "admit"), subject.API("cluster", "init")},
+				Deny: asked(api.Managers),
 			},
 			Subscribe: &server.SubjectPermission{Allow: sub},
 		}
@@ -93,10 +94,7 @@ func Permissions(role Role, id string) *server.Permissions {
 		// No commands to nodes, not even reading ones: a request lets the node answer at the subject the asker names, so a
 		// viewer and a dishonest worker together could write anywhere.
 		return &server.Permissions{
-			Publish: &server.SubjectPermission{Allow: []string{
-				subject.API("*", "list"), subject.API("*", "inspect"), subject.API("service", "revisions"),
-				subject.API("service", "explain"), subject.API("plan", "service"), subject.API("mesh", "network"),
-			}},
+			Publish:   &server.SubjectPermission{Allow: asked(api.Viewers)},
 			Subscribe: &server.SubjectPermission{Allow: []string{subject.ViewerInbox(id) + ".>", subject.AllEvents}},
 		}
 
@@ -117,6 +115,16 @@ func Permissions(role Role, id string) *server.Permissions {
 		return &server.Permissions{Publish: &server.SubjectPermission{Allow: []string{">"}, Deny: foreign(own)}}
 	}
 	return nobody()
+}
+
+// asked are the subjects of the verbs that are for certain callers.
+func asked(by api.Callers) (out []string) {
+	for _, v := range api.All() {
+		if v.Callers == by {
+			out = append(out, v.Subject)
+		}
+	}
+	return out
 }
 
 // foreign is what a service must not do: write keys it does not own, or destroy a stream.

@@ -182,7 +182,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	defer func() { _ = sub.Unsubscribe() }() // a closed connection has none left
 	paths := newGate("reports of blocked peers", s.log, beats)
-	heard, err := paths.open(s.cfg.NC, subject.Svc("health", "path", "*"))
+	heard, err := paths.open(s.cfg.NC, subject.Path("*"))
 	if err != nil {
 		return fmt.Errorf("subscribe to reports of blocked peers: %w", err)
 	}

@@ -36,7 +36,7 @@ func (s *Service) says(t testing.TB, from string, r *skepv1.MeshPathReport) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.hear(&nats.Msg{Subject: subject.Svc("health", "path", from), Data: b})
+	s.hear(&nats.Msg{Subject: subject.Path(from), Data: b})
 }
 
 func blocked(ids ...string) *skepv1.MeshPathReport {
@@ -187,7 +187,7 @@ func FuzzPathReport(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		s := bench()
-		s.hear(&nats.Msg{Subject: subject.Svc("health", "path", "w"), Data: raw})
+		s.hear(&nats.Msg{Subject: subject.Path("w"), Data: raw})
 		s.expirePaths(time.Now())
 		s.accused("a")
 		if s.row("a") != "ready" || s.row("b") != "ready" {

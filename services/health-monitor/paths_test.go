@@ -22,7 +22,7 @@ func (f *field) report(from string, blocked ...string) {
 	}
 	b, err := proto.Marshal(r)
 	if err == nil {
-		err = f.nc.Publish(subject.Svc("health", "path", from), b)
+		err = f.nc.Publish(subject.Path(from), b)
 	}
 	if err != nil {
 		f.t.Error(err)

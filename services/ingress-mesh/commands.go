@@ -11,10 +11,10 @@ import (
 	"strings"
 	"sync"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/sctp"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/ingress-mesh/internal/ingress"
 	"skep.dev/services/ingress-mesh/internal/picture"
@@ -26,15 +26,15 @@ func (s *Service) serve() (*rpc.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mesh: %w", err)
 	}
-	err = rpc.HandleDirect(srv, subject.Node(s.node, "mesh.state"), s.state)
+	err = api.Handle(srv, api.MeshState.At(s.node), s.state)
 	if err == nil {
-		err = rpc.HandleDirect(srv, subject.Node(s.node, "mesh.trace"), s.trace)
+		err = api.Handle(srv, api.MeshTrace.At(s.node), s.trace)
 	}
 	if err == nil {
-		err = rpc.HandleDirect(srv, subject.Node(s.node, "mesh.applied"), s.appliedRecords)
+		err = api.Handle(srv, api.MeshApplied.At(s.node), s.appliedRecords)
 	}
 	if err == nil {
-		err = rpc.HandleDirect(srv, subject.Node(s.node, "mesh.counters"), s.count)
+		err = api.Handle(srv, api.MeshCounters.At(s.node), s.count)
 	}
 	if err != nil {
 		_ = srv.Close()

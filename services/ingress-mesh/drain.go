@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
-	"skep.dev/libs/rpc"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/ingress-mesh/internal/picture"
 )
@@ -48,7 +47,7 @@ func (s *Service) Drain(ctx context.Context, task string) error {
 	ask, cancel := context.WithTimeout(ctx, drainFor)
 	defer cancel()
 	req := &skepv1.DrainRequest{NodeId: s.node, TaskIds: []string{task}}
-	if err := rpc.Call(ask, s.nc, subject.Svc("mesh", "drain", s.node), req, &skepv1.DrainReply{}); err != nil {
+	if _, err := api.Call(ask, s.nc, api.MeshDrain.At(s.node), req); err != nil {
 		return fmt.Errorf("tell the other nodes that task %s ends: %w", task, err)
 	}
 	select {

@@ -10,10 +10,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/ipam"
-	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/ingress-mesh/internal/picture"
 	"skep.dev/services/ingress-mesh/internal/wgnet"
@@ -84,7 +83,7 @@ func (s *Service) tellKey(ctx context.Context, network, key string, port uint16)
 	ctx, cancel := context.WithTimeout(ctx, askController)
 	defer cancel()
 	req := &skepv1.LeaseBlockRequest{NodeId: s.node, NetworkId: network, WgPublicKey: key, WgPort: uint32(port)}
-	if err := rpc.Call(ctx, s.nc, subject.Svc("mesh", "lease", s.node), req, &skepv1.LeaseBlockReply{}); err != nil {
+	if _, err := api.Call(ctx, s.nc, api.MeshLease.At(s.node), req); err != nil {
 		return fmt.Errorf("tell the key of encrypted network %s: %w", network, err)
 	}
 	return nil

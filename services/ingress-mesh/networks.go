@@ -12,11 +12,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/ipam"
-	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/ingress-mesh/internal/picture"
 )
@@ -165,8 +164,8 @@ func (s *Service) leaseBlock(ctx context.Context, n *network) error {
 	ctx, cancel := context.WithTimeout(ctx, askController)
 	defer cancel()
 	req := &skepv1.LeaseBlockRequest{NodeId: s.node, NetworkId: n.id, WantBlock: true}
-	var reply skepv1.LeaseBlockReply
-	if err := rpc.Call(ctx, s.nc, subject.Svc("mesh", "lease", s.node), req, &reply); err != nil {
+	reply, err := api.Call(ctx, s.nc, api.MeshLease.At(s.node), req)
+	if err != nil {
 		return fmt.Errorf("lease addresses of network %s: %w", n.id, err)
 	}
 	n.pool.set(prefixes(reply.Blocks))
@@ -318,8 +317,8 @@ func (s *Service) giveBack(ctx context.Context, n *network) {
 	for _, p := range idle {
 		req.Blocks = append(req.Blocks, p.String())
 	}
-	var reply skepv1.ReturnBlocksReply
-	if err := rpc.Call(ctx, s.nc, subject.Svc("mesh", "return", s.node), req, &reply); err != nil {
+	reply, err := api.Call(ctx, s.nc, api.MeshReturn.At(s.node), req)
+	if err != nil {
 		s.log.Debug("addresses stay leased", zap.String("network", n.id), zap.Error(err))
 		return
 	}

@@ -175,7 +175,7 @@ func (s *Service) reportPaths(blocked []string, nodes map[string]*skepv1.MeshNod
 	}
 	b, err := proto.Marshal(r)
 	if err == nil {
-		err = s.nc.Publish(subject.Svc("health", "path", s.node), b)
+		err = s.nc.Publish(subject.Path(s.node), b)
 	}
 	if err != nil {
 		s.log.Warn("report blocked peers", zap.Error(err))

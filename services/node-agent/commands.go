@@ -12,10 +12,10 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/stream"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/node-agent/internal/ctrd"
 	"skep.dev/services/node-agent/internal/logs"
@@ -44,18 +44,18 @@ func (s *Service) serve() (*commands, error) {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	c := &commands{rpc: srv}
-	node := func(verb string) string { return subject.Node(s.cfg.NodeID, verb) }
+	id := s.cfg.NodeID
 	err = errors.Join(
-		rpc.HandleDirect(srv, node("image.ls"), s.listImages),
-		rpc.HandleDirect(srv, node("image.rm"), s.removeImage),
-		rpc.HandleDirect(srv, node("image.pull"), s.pullImage),
-		rpc.HandleDirect(srv, node("stats"), s.stats),
+		api.Handle(srv, api.ImageList.At(id), s.listImages),
+		api.Handle(srv, api.ImageRemove.At(id), s.removeImage),
+		api.Handle(srv, api.ImagePull.At(id), s.pullImage),
+		api.Handle(srv, api.Stats.At(id), s.stats),
 	)
 	if s.cfg.Manager {
-		err = errors.Join(err, rpc.Handle(srv, subject.API("image", "resolve"), s.resolveImage))
+		err = errors.Join(err, api.Handle(srv, api.ImageResolve, s.resolveImage))
 	}
-	for verb, h := range map[string]stream.Handler{"exec.open": s.exec, "logs.open": s.logs, "image.load.open": s.loadImage} {
-		st, serr := stream.Serve(s.cfg.NC, node(verb), s.cfg.NodeID, h)
+	for subj, h := range map[string]stream.Handler{api.ExecOpen.At(id).Subject(): s.exec, api.LogsOpen.At(id).Subject(): s.logs, api.ImageOpen.At(id).Subject(): s.loadImage} {
+		st, serr := stream.Serve(s.cfg.NC, subj, id, h)
 		if serr != nil {
 			err = errors.Join(err, serr)
 			continue

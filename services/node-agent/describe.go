@@ -13,9 +13,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
-	"skep.dev/libs/rpc"
+	"skep.dev/libs/api"
 	"skep.dev/libs/sctp"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -47,8 +46,7 @@ func (s *Service) describeLoop(ctx context.Context) {
 			continue
 		}
 		cctx, cancel := context.WithTimeout(ctx, callTimeout)
-		var r skepv1.DescribeReply
-		err := rpc.Call(cctx, s.cfg.NC, subject.Svc("state", "describe", s.cfg.NodeID), &skepv1.DescribeRequest{NodeId: s.cfg.NodeID, Description: d}, &r)
+		r, err := api.Call(cctx, s.cfg.NC, api.StateDescribe.At(s.cfg.NodeID), &skepv1.DescribeRequest{NodeId: s.cfg.NodeID, Description: d})
 		cancel()
 		if err != nil {
 			if ctx.Err() == nil {

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/id"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/rpc"
@@ -148,12 +149,12 @@ func (n *node) manage() {
 			n.t.Fatal(err)
 		}
 	}
-	must(rpc.HandleNode(srv, "state", "snapshot", func(_ context.Context, _ string, _ *skepv1.SnapshotRequest) (*skepv1.SnapshotReply, error) {
+	must(api.HandleNode(srv, api.StateSnapshot, func(_ context.Context, _ string, _ *skepv1.SnapshotRequest) (*skepv1.SnapshotReply, error) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		return &skepv1.SnapshotReply{Generation: n.gen, Tasks: n.setLocked(), Cluster: &skepv1.ClusterSpec{}}, nil
 	}))
-	must(rpc.HandleNode(srv, "state", "specs", func(_ context.Context, _ string, r *skepv1.SpecsRequest) (*skepv1.SpecsReply, error) {
+	must(api.HandleNode(srv, api.StateSpecs, func(_ context.Context, _ string, r *skepv1.SpecsRequest) (*skepv1.SpecsReply, error) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		out := &skepv1.SpecsReply{}
@@ -164,7 +165,7 @@ func (n *node) manage() {
 		}
 		return out, nil
 	}))
-	must(rpc.HandleNode(srv, "state", "status", func(_ context.Context, _ string, r *skepv1.NodeStatus) (*skepv1.StatusReply, error) {
+	must(api.HandleNode(srv, api.StateStatus, func(_ context.Context, _ string, r *skepv1.NodeStatus) (*skepv1.StatusReply, error) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.status = map[string]*skepv1.TaskStatus{}
@@ -178,7 +179,7 @@ func (n *node) manage() {
 		n.changed = make(chan struct{})
 		return &skepv1.StatusReply{Generation: n.gen}, nil
 	}))
-	must(rpc.HandleNode(srv, "state", "describe", func(_ context.Context, _ string, r *skepv1.DescribeRequest) (*skepv1.DescribeReply, error) {
+	must(api.HandleNode(srv, api.StateDescribe, func(_ context.Context, _ string, r *skepv1.DescribeRequest) (*skepv1.DescribeReply, error) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.desc = r.Description

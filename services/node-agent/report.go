@@ -9,7 +9,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
-	"skep.dev/libs/rpc"
+	"skep.dev/libs/api"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -92,8 +92,8 @@ func (r *reporter) send(ctx context.Context) error {
 		AppliedGeneration: r.s.set.Generation(), Tasks: r.s.set.Statuses(),
 	}
 	r.tasks = len(st.Tasks)
-	var reply skepv1.StatusReply
-	if err := rpc.Call(ctx, r.s.cfg.NC, subject.Svc("state", "status", r.s.cfg.NodeID), st, &reply); err != nil {
+	reply, err := api.Call(ctx, r.s.cfg.NC, api.StateStatus.At(r.s.cfg.NodeID), st)
+	if err != nil {
 		return err
 	}
 	if reply.GetGeneration() > r.s.set.Generation() {

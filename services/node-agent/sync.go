@@ -12,7 +12,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
-	"skep.dev/libs/rpc"
+	"skep.dev/libs/api"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -116,8 +116,7 @@ func (s *Service) apply(gen uint64, tasks *skepv1.NodeTasks) {
 func (s *Service) snapshot(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	var r skepv1.SnapshotReply
-	err := rpc.Call(ctx, s.cfg.NC, subject.Svc("state", "snapshot", s.cfg.NodeID), &skepv1.SnapshotRequest{NodeId: s.cfg.NodeID}, &r)
+	r, err := api.Call(ctx, s.cfg.NC, api.StateSnapshot.At(s.cfg.NodeID), &skepv1.SnapshotRequest{NodeId: s.cfg.NodeID})
 	if err != nil {
 		return err
 	}
@@ -211,9 +210,8 @@ func (c *specCache) fetch() {
 		for k := range batch {
 			req.Keys = append(req.Keys, &skepv1.RevisionKey{ServiceId: k.service, Revision: k.revision})
 		}
-		var reply skepv1.SpecsReply
 		ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
-		err := rpc.Call(ctx, c.s.cfg.NC, subject.Svc("state", "specs", c.s.cfg.NodeID), req, &reply)
+		reply, err := api.Call(ctx, c.s.cfg.NC, api.StateSpecs.At(c.s.cfg.NodeID), req)
 		cancel()
 		c.s.setCluster(reply.GetCluster())
 		c.mu.Lock()

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/reconcile"
@@ -19,10 +20,10 @@ import (
 const replyOperations = 2000
 
 func (s *Service) serve(srv *rpc.Server) error {
-	if err := rpc.Handle(srv, subject.API("service", "explain"), s.explain); err != nil {
+	if err := api.Handle(srv, api.ServiceExplain, s.explain); err != nil {
 		return err
 	}
-	return rpc.Handle(srv, subject.API("plan", "service"), s.dryRun)
+	return api.Handle(srv, api.PlanService, s.dryRun)
 }
 
 // maxPlanned bounds the tasks a question may make the planner think about: it holds up the leader's own plans meanwhile

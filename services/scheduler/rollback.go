@@ -7,10 +7,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/reconcile"
-	"skep.dev/libs/rpc"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -57,7 +56,7 @@ func (s *Service) askRollback(ctx context.Context, r reconcile.Rollback) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	req := &skepv1.UpdateServiceRequest{Ref: r.Service.ID, Rollback: true, RollbackRevision: r.To, ExpectRevision: r.From, Reason: r.Reason}
-	err := rpc.Call(ctx, s.cfg.NC, subject.API("service", "update"), req, &skepv1.ServiceReply{})
+	_, err := api.Call(ctx, s.cfg.NC, api.ServiceUpdate, req)
 	log := s.cfg.Log.With(zap.String("service", r.Service.ID), zap.Uint64("from", r.From), zap.Uint64("to", r.To))
 	switch {
 	case err == nil:

@@ -7,10 +7,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/reconcile"
-	"skep.dev/libs/rpc"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -37,7 +36,7 @@ func (s *Service) ask(ctx context.Context, runs []reconcile.RunChange) {
 func (s *Service) askOne(ctx context.Context, id, name string, r reconcile.RunChange) {
 	call, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	err := rpc.Call(call, s.cfg.NC, subject.API("service", "run"), &skepv1.RunServiceRequest{Ref: id, Decision: r.Decision}, &skepv1.ServiceReply{})
+	_, err := api.Call(call, s.cfg.NC, api.ServiceRun, &skepv1.RunServiceRequest{Ref: id, Decision: r.Decision})
 	log := s.cfg.Log.With(zap.String("service", name))
 	pause := feedPause
 	switch {

@@ -16,13 +16,13 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/job"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -37,7 +37,7 @@ func (f *fake) serveRuns(id string, reply func() error) (due func() []time.Time)
 	f.t.Cleanup(func() { _ = srv.Close() })
 	var mu sync.Mutex
 	var all []time.Time
-	err = rpc.Handle(srv, subject.API("service", "run"), func(ctx context.Context, r *skepv1.RunServiceRequest) (*skepv1.ServiceReply, error) {
+	err = api.Handle(srv, api.ServiceRun, func(ctx context.Context, r *skepv1.RunServiceRequest) (*skepv1.ServiceReply, error) {
 		for {
 			e, err := f.spec.Get(ctx, "service."+id)
 			if err != nil {

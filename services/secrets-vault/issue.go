@@ -13,12 +13,12 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/event"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/rpc"
-	"skep.dev/libs/subject"
 )
 
 const (
@@ -34,8 +34,7 @@ func (s *Service) renew(ctx context.Context, node string, r *skepv1.RenewRequest
 	if r.NodeId != "" && r.NodeId != node {
 		return nil, fault.Denied("renew the certificate of %s: asked for by %s", r.NodeId, node)
 	}
-	var n skepv1.NodeReply
-	err := s.state(ctx, subject.API("node", "inspect"), &skepv1.Ref{Ref: node}, &n)
+	n, err := askState(ctx, s, api.NodeInspect, &skepv1.Ref{Ref: node})
 	// state also finds names and prefixes: a removed node's id must not lead to another node.
 	if fault.Is(err, fault.CodeNotFound) || err == nil && n.GetNode().GetMeta().GetId() != node {
 		return nil, fault.Denied("renew the certificate of %s: the node was removed from the cluster; it can join again with a token", node)
@@ -164,11 +163,11 @@ func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*s
 	return &skepv1.IssueUserReply{CertPem: cert, CaPem: ca.CertPEM(), ManagerAddrs: s.cfg.ManagerAddrs()}, nil
 }
 
-// state asks the state service.
-func (s *Service) state(ctx context.Context, subj string, req, reply proto.Message) error {
-	ctx, cancel := context.WithTimeout(ctx, askState)
+// askState asks the state service.
+func askState[Q, R proto.Message](ctx context.Context, s *Service, e api.Endpoint[Q, R], req Q) (R, error) {
+	ctx, cancel := context.WithTimeout(ctx, askStateFor)
 	defer cancel()
-	return rpc.Call(ctx, s.cfg.NC, subj, req, reply)
+	return api.Call(ctx, s.cfg.NC, e, req)
 }
 
 func short(r pki.Role) string {

@@ -11,9 +11,9 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/pki"
-	"skep.dev/libs/subject"
 )
 
 const (
@@ -22,9 +22,9 @@ const (
 	wrongPerSecond = 10
 	wrongBurst     = 50
 
-	askState   = 5 * time.Second
-	maxCSR     = 4 << 10
-	maxNameLen = 253
+	askStateFor = 5 * time.Second
+	maxCSR      = 4 << 10
+	maxNameLen  = 253
 )
 
 // join serves connections without a certificate: everything in the request is a stranger's word. How often one may ask is
@@ -63,9 +63,9 @@ func (s *Service) join(ctx context.Context, r *skepv1.JoinRequest) (*skepv1.Join
 		return nil, fmt.Errorf("join: %w", err)
 	}
 	// The cluster knows the node before the node has its certificate, so no certificate exists that nobody can revoke.
-	err = s.state(ctx, subject.API("node", "admit"), &skepv1.AdmitNodeRequest{
+	_, err = askState(ctx, s, api.NodeAdmit, &skepv1.AdmitNodeRequest{
 		NodeId: ident.NodeID, Role: protoRole(role), Availability: r.Availability, Hostname: r.Hostname, Addr: r.Addr,
-	}, &skepv1.NodeReply{})
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -129,8 +129,7 @@ func roughly(d time.Duration) string {
 
 // expiry is the life of a node's certificate: the cluster's setting, or the default when state does not answer.
 func (s *Service) expiry(ctx context.Context) time.Duration {
-	var c skepv1.ClusterReply
-	if err := s.state(ctx, subject.API("cluster", "inspect"), &skepv1.Empty{}, &c); err == nil {
+	if c, err := askState(ctx, s, api.ClusterInspect, &skepv1.Empty{}); err == nil {
 		if d := c.GetCluster().GetSpec().GetNodeCertExpiry().AsDuration(); d > 0 {
 			return d
 		}

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/life"
 	"skep.dev/libs/quiet"
@@ -150,12 +151,12 @@ func (s *Service) serve(ctx context.Context) error {
 		}
 	}()
 	err = errors.Join(
-		rpc.Handle(srv, subject.Join("*"), s.join),
-		rpc.HandleNode(srv, "vault", "renew", s.renew),
-		rpc.Handle(srv, subject.API("token", "get"), s.token),
-		rpc.Handle(srv, subject.API("user", "issue"), s.issueUser),
-		rpc.Handle(srv, subject.API("user", "issued"), s.issuedUsers),
-		rpc.Handle(srv, subject.API("user", "revoke"), s.revokeUser),
+		api.Handle(srv, api.Join, s.join),
+		api.HandleNode(srv, api.VaultRenew, s.renew),
+		api.Handle(srv, api.TokenGet, s.token),
+		api.Handle(srv, api.UserIssue, s.issueUser),
+		api.Handle(srv, api.UserIssued, s.issuedUsers),
+		api.Handle(srv, api.UserRevoke, s.revokeUser),
 	)
 	if err != nil {
 		return err

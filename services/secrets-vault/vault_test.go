@@ -24,6 +24,7 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/join"
@@ -125,7 +126,7 @@ func (c *cluster) serveState(t testing.TB) {
 	}
 	t.Cleanup(func() { _ = srv.Close() }) // the connection may be closed already
 	err = errors.Join(
-		rpc.Handle(srv, subject.API("node", "admit"), func(_ context.Context, r *skepv1.AdmitNodeRequest) (*skepv1.NodeReply, error) {
+		api.Handle(srv, api.NodeAdmit, func(_ context.Context, r *skepv1.AdmitNodeRequest) (*skepv1.NodeReply, error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			if c.refuse != nil {
@@ -134,7 +135,7 @@ func (c *cluster) serveState(t testing.TB) {
 			c.nodes[r.NodeId] = r
 			return &skepv1.NodeReply{}, nil
 		}),
-		rpc.Handle(srv, subject.API("node", "inspect"), func(_ context.Context, r *skepv1.Ref) (*skepv1.NodeReply, error) {
+		api.Handle(srv, api.NodeInspect, func(_ context.Context, r *skepv1.Ref) (*skepv1.NodeReply, error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			n := c.nodes[r.Ref]
@@ -143,7 +144,7 @@ func (c *cluster) serveState(t testing.TB) {
 			}
 			return &skepv1.NodeReply{Node: &skepv1.Node{Meta: &skepv1.Meta{Id: n.NodeId}, Role: n.Role}}, nil
 		}),
-		rpc.Handle(srv, subject.API("cluster", "inspect"), func(context.Context, *skepv1.Empty) (*skepv1.ClusterReply, error) {
+		api.Handle(srv, api.ClusterInspect, func(context.Context, *skepv1.Empty) (*skepv1.ClusterReply, error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			return &skepv1.ClusterReply{Cluster: &skepv1.Cluster{Spec: &skepv1.ClusterSpec{NodeCertExpiry: durationpb.New(c.expiry)}}}, nil

@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/kvtest"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -26,7 +26,7 @@ func BenchmarkCreateService(b *testing.B) {
 			b.ResetTimer()
 			for i := range b.N {
 				began := time.Now()
-				if _, err := call[skepv1.ServiceReply](r, subject.API("service", "create"), &skepv1.CreateServiceRequest{Spec: webSpec(fmt.Sprintf("svc-%d", i), 1), NoResolveImage: true}); err != nil {
+				if _, err := call(r, api.ServiceCreate, &skepv1.CreateServiceRequest{Spec: webSpec(fmt.Sprintf("svc-%d", i), 1), NoResolveImage: true}); err != nil {
 					b.Fatal(err)
 				}
 				took = append(took, time.Since(began))

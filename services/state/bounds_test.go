@@ -9,9 +9,9 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kvtest"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -78,7 +78,7 @@ func TestEventsOnlyOfTheNodesOwnTasks(t *testing.T) {
 	st.Tasks = append(st.Tasks, &skepv1.TaskStatus{TaskId: mine.Id, State: running})
 	must[*skepv1.StatusReply](t)(r.report(liar, st))
 	tasks := func() []*skepv1.Event {
-		return must[*skepv1.ListEventsReply](t)(call[skepv1.ListEventsReply](r, subject.API("event", "list"),
+		return must[*skepv1.ListEventsReply](t)(call(r, api.EventList,
 			&skepv1.ListEventsRequest{Filters: []*skepv1.Filter{{Key: "kind", Values: []string{"task"}}}})).Events
 	}
 	await(t, "the event of its own task", func() bool { return len(tasks()) > 0 })
@@ -107,20 +107,20 @@ func TestNamesAreNotTaken(t *testing.T) {
 	r := newRig(t, kvtest.Server(t))
 	r.init()
 	w1, w2 := r.admit("w1", worker).Meta.Id, r.admit("w2", worker).Meta.Id
-	_, err := call[skepv1.NodeReply](r, subject.API("node", "admit"), &skepv1.AdmitNodeRequest{NodeId: strings.Repeat("x", len(w1)), Hostname: "W1", Role: worker})
+	_, err := call(r, api.NodeAdmit, &skepv1.AdmitNodeRequest{NodeId: strings.Repeat("x", len(w1)), Hostname: "W1", Role: worker})
 	if !fault.Is(err, fault.CodeConflict) || !strings.HasPrefix(err.Error(), "node "+w1+" is called W1 already") {
 		t.Fatalf("joined under a taken name: %v", err)
 	}
 	describe := func(id, name string) string {
 		t.Helper()
-		must[*skepv1.DescribeReply](t)(call[skepv1.DescribeReply](r, subject.Svc("state", "describe", id), &skepv1.DescribeRequest{Description: &skepv1.NodeDescription{Hostname: name}}))
+		must[*skepv1.DescribeReply](t)(call(r, api.StateDescribe.At(id), &skepv1.DescribeRequest{Description: &skepv1.NodeDescription{Hostname: name}}))
 		return r.s.ix.Hostname(id)
 	}
 	if got := describe(w2, "w1"); got != "w2" {
 		t.Fatalf("w2 is shown as %q", got)
 	}
 	await(t, "the event", func() bool {
-		for _, e := range must[*skepv1.ListEventsReply](t)(call[skepv1.ListEventsReply](r, subject.API("event", "list"), &skepv1.ListEventsRequest{})).Events {
+		for _, e := range must[*skepv1.ListEventsReply](t)(call(r, api.EventList, &skepv1.ListEventsRequest{})).Events {
 			if e.Id == w2 && e.Attributes["name.taken"] == "w1" {
 				return true
 			}
@@ -147,7 +147,7 @@ func TestSpecsAnswersAKeyOnce(t *testing.T) {
 	for range 1000 {
 		q.Keys = append(q.Keys, &skepv1.RevisionKey{ServiceId: web.Meta.Id, Revision: 1})
 	}
-	l := must[*skepv1.SpecsReply](t)(call[skepv1.SpecsReply](r, subject.Svc("state", "specs", n), q))
+	l := must[*skepv1.SpecsReply](t)(call(r, api.StateSpecs.At(n), q))
 	if len(l.Revisions) != 1 {
 		t.Fatalf("%d copies of a revision, want 1", len(l.Revisions))
 	}

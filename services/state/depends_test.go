@@ -8,8 +8,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/kvtest"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -65,7 +65,7 @@ func TestDependencies(t *testing.T) {
 	if v := r.mustUpdate("web", sp); len(v.Spec.DependsOn) != 1 || v.Spec.DependsOn[0].Service != cache.Meta.Id {
 		t.Fatalf("updated %v", v.Spec.DependsOn)
 	}
-	reply := must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "rm"), &skepv1.RemoveServiceRequest{Ref: "cache"}))
+	reply := must[*skepv1.ServiceReply](t)(call(r, api.ServiceRemove, &skepv1.RemoveServiceRequest{Ref: "cache"}))
 	if len(reply.Warnings) != 1 || !strings.Contains(reply.Warnings[0], "service web depends on it") {
 		t.Fatalf("warnings %v", reply.Warnings)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/kv"
@@ -28,7 +29,7 @@ func TestRestartWithDataInPlace(t *testing.T) {
 	r.init()
 	node := r.admit("w1", worker)
 	svc := must[*skepv1.ServiceReply](t)(r.create(published("web", &skepv1.PortConfig{TargetPort: 80, PublishedPort: 80}))).Service
-	must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "rm"), &skepv1.RemoveServiceRequest{Ref: r.mustCreate("gone", 1).Meta.Id}))
+	must[*skepv1.ServiceReply](t)(call(r, api.ServiceRemove, &skepv1.RemoveServiceRequest{Ref: r.mustCreate("gone", 1).Meta.Id}))
 	stop()
 	_, err := r.inspect("web")
 	if !fault.Is(err, fault.CodeUnavailable) {
@@ -43,7 +44,7 @@ func TestRestartWithDataInPlace(t *testing.T) {
 	wantErr(t, err, "no such service: gone")
 	_, err = r.create(published("b", &skepv1.PortConfig{TargetPort: 80, PublishedPort: 80}))
 	wantErr(t, err, fmt.Sprintf("port '80' is already in use by service 'web' (%s) as an ingress port", svc.Meta.Id))
-	if n := must[*skepv1.NodeReply](t)(call[skepv1.NodeReply](r, subject.API("node", "inspect"), &skepv1.Ref{Ref: "w1"})).Node; n.Subnet != node.Subnet {
+	if n := must[*skepv1.NodeReply](t)(call(r, api.NodeInspect, &skepv1.Ref{Ref: "w1"})).Node; n.Subnet != node.Subnet {
 		t.Fatalf("node %v", n)
 	}
 }
@@ -61,7 +62,7 @@ func TestReadYourWritesAcrossInstances(t *testing.T) {
 			t.Fatalf("inspect %s: %v", name, err)
 		}
 		got.Spec.Labels = map[string]string{"n": name}
-		if _, err := call[skepv1.ServiceReply](r, subject.API("service", "update"), &skepv1.UpdateServiceRequest{Ref: name, Version: got.Meta.Version, Spec: got.Spec, NoResolveImage: true}); err != nil {
+		if _, err := call(r, api.ServiceUpdate, &skepv1.UpdateServiceRequest{Ref: name, Version: got.Meta.Version, Spec: got.Spec, NoResolveImage: true}); err != nil {
 			t.Fatalf("update %s at the version just read: %v", name, err)
 		}
 	}
@@ -78,13 +79,13 @@ func TestConcurrentUpdates(t *testing.T) {
 		wg.Go(func() {
 			sp := proto.CloneOf(svc.Spec)
 			sp.Task.ForceUpdate = uint64(i + 1)
-			if _, err := call[skepv1.ServiceReply](r, subject.API("service", "update"), &skepv1.UpdateServiceRequest{Ref: "web", Spec: sp, NoResolveImage: true}); err != nil {
+			if _, err := call(r, api.ServiceUpdate, &skepv1.UpdateServiceRequest{Ref: "web", Spec: sp, NoResolveImage: true}); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	wg.Wait()
-	revs := must[*skepv1.ListRevisionsReply](t)(call[skepv1.ListRevisionsReply](r, subject.API("service", "revisions"), &skepv1.ListRevisionsRequest{Ref: "web"})).Revisions
+	revs := must[*skepv1.ListRevisionsReply](t)(call(r, api.ServiceRevisions, &skepv1.ListRevisionsRequest{Ref: "web"})).Revisions
 	got := must[*skepv1.Service](t)(r.inspect("web"))
 	if revs[0].Number != got.Revision || !proto.Equal(revs[0].Spec, got.Spec) {
 		t.Fatalf("newest revision %d is not the service's %d", revs[0].Number, got.Revision)
@@ -103,7 +104,7 @@ func TestConcurrentUpdates(t *testing.T) {
 		wg.Go(func() {
 			sp := proto.CloneOf(got.Spec)
 			sp.Task.ForceUpdate = uint64(100 + i)
-			_, err := call[skepv1.ServiceReply](r, subject.API("service", "update"), &skepv1.UpdateServiceRequest{Ref: "web", Version: got.Meta.Version, Spec: sp, NoResolveImage: true})
+			_, err := call(r, api.ServiceUpdate, &skepv1.UpdateServiceRequest{Ref: "web", Version: got.Meta.Version, Spec: sp, NoResolveImage: true})
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {
@@ -128,7 +129,7 @@ func TestRevisionRetention(t *testing.T) {
 	for i := range 8 {
 		sp := proto.CloneOf(svc.Spec)
 		sp.Task.ForceUpdate = uint64(i + 1)
-		must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "update"), &skepv1.UpdateServiceRequest{Ref: "web", Spec: sp, NoResolveImage: true}))
+		must[*skepv1.ServiceReply](t)(call(r, api.ServiceUpdate, &skepv1.UpdateServiceRequest{Ref: "web", Spec: sp, NoResolveImage: true}))
 	}
 	await(t, "the old revisions to go", func() bool {
 		var n []uint64
@@ -243,7 +244,7 @@ func TestSweep(t *testing.T) {
 
 func TestImageResolution(t *testing.T) {
 	r := newRig(t, kvtest.Server(t))
-	reply, err := call[skepv1.ServiceReply](r, subject.API("service", "create"), &skepv1.CreateServiceRequest{Spec: webSpec("offline", 1)})
+	reply, err := call(r, api.ServiceCreate, &skepv1.CreateServiceRequest{Spec: webSpec("offline", 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +256,7 @@ func TestImageResolution(t *testing.T) {
 	agent := r.n.Conn(t)
 	srv := must[*rpc.Server](t)(rpc.NewServer(agent, rpc.Config{Name: "agent"}))
 	defer srv.Close()
-	if err := rpc.Handle(srv, subject.API("image", "resolve"), func(_ context.Context, q *skepv1.ResolveImageRequest) (*skepv1.ResolveImageReply, error) {
+	if err := api.Handle(srv, api.ImageResolve, func(_ context.Context, q *skepv1.ResolveImageRequest) (*skepv1.ResolveImageReply, error) {
 		return &skepv1.ResolveImageReply{Ref: q.Ref + digest, Platforms: []*skepv1.Platform{{Os: "linux", Arch: "amd64"}}}, nil
 	}); err != nil {
 		t.Fatal(err)
@@ -263,7 +264,7 @@ func TestImageResolution(t *testing.T) {
 	if err := agent.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	reply = must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "create"), &skepv1.CreateServiceRequest{Spec: webSpec("online", 1)}))
+	reply = must[*skepv1.ServiceReply](t)(call(r, api.ServiceCreate, &skepv1.CreateServiceRequest{Spec: webSpec("online", 1)}))
 	if got := reply.Service.Spec.Task; got.Container.Image != "httpd:latest"+digest || len(got.Placement.Platforms) != 1 || len(reply.Warnings) != 0 {
 		t.Fatalf("resolved %v, warnings %v", got, reply.Warnings)
 	}
@@ -388,14 +389,14 @@ func TestFiltersOfServices(t *testing.T) {
 		{[]*skepv1.Filter{{Key: "label", Values: []string{"all"}}, {Key: "mode", Values: []string{"replicated"}}}, "[web_a web_b]"},
 	} {
 		var got []string
-		for _, s := range must[*skepv1.ListServicesReply](t)(call[skepv1.ListServicesReply](r, subject.API("service", "list"), &skepv1.ListServicesRequest{Filters: c.filters})).Services {
+		for _, s := range must[*skepv1.ListServicesReply](t)(call(r, api.ServiceList, &skepv1.ListServicesRequest{Filters: c.filters})).Services {
 			got = append(got, s.Spec.Name)
 		}
 		if fmt.Sprint(got) != c.want {
 			t.Errorf("%v: %v, want %s", c.filters, got, c.want)
 		}
 	}
-	_, err := call[skepv1.ListServicesReply](r, subject.API("service", "list"), &skepv1.ListServicesRequest{Filters: []*skepv1.Filter{{Key: "x"}}})
+	_, err := call(r, api.ServiceList, &skepv1.ListServicesRequest{Filters: []*skepv1.Filter{{Key: "x"}}})
 	wantErr(t, err, "invalid filter 'x': use id, label, mode, name")
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
@@ -44,7 +45,7 @@ func TestFiftyClientsOneNetworkName(t *testing.T) {
 // Fifty clients and three instances take the whole pool: 32 get a subnet each, the others hear that there are no more.
 func TestFiftyClientsOnePool(t *testing.T) {
 	r := newRig(t, kvtest.Server(t))
-	must[*skepv1.ClusterReply](t)(call[skepv1.ClusterReply](r, subject.API("cluster", "init"),
+	must[*skepv1.ClusterReply](t)(call(r, api.ClusterInit,
 		&skepv1.InitClusterRequest{CaDigest: "d", Spec: &skepv1.ClusterSpec{DefaultAddrPools: []string{"10.20.0.0/19"}, SubnetSize: 24}}))
 	r.start()
 	r.start()

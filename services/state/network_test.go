@@ -8,16 +8,16 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/spec"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
 func (r *rig) network(sp *skepv1.NetworkSpec) (*skepv1.NetworkReply, error) {
-	return call[skepv1.NetworkReply](r, subject.API("network", "create"), &skepv1.CreateNetworkRequest{Spec: sp})
+	return call(r, api.NetworkCreate, &skepv1.CreateNetworkRequest{Spec: sp})
 }
 
 func (r *rig) mustNetwork(name string, subnet ...string) *skepv1.Network {
@@ -30,23 +30,23 @@ func (r *rig) mustNetwork(name string, subnet ...string) *skepv1.Network {
 }
 
 func (r *rig) inspectNetwork(ref string) (*skepv1.Network, error) {
-	reply, err := call[skepv1.NetworkReply](r, subject.API("network", "inspect"), &skepv1.Ref{Ref: ref})
+	reply, err := call(r, api.NetworkInspect, &skepv1.Ref{Ref: ref})
 	return reply.GetNetwork(), err
 }
 
 func (r *rig) rmNetwork(ref string) error {
-	_, err := call[skepv1.NetworkReply](r, subject.API("network", "rm"), &skepv1.Ref{Ref: ref})
+	_, err := call(r, api.NetworkRemove, &skepv1.Ref{Ref: ref})
 	return err
 }
 
 func (r *rig) rmService(ref string) error {
-	_, err := call[skepv1.ServiceReply](r, subject.API("service", "rm"), &skepv1.RemoveServiceRequest{Ref: ref})
+	_, err := call(r, api.ServiceRemove, &skepv1.RemoveServiceRequest{Ref: ref})
 	return err
 }
 
 func (r *rig) listNetworks(filters ...*skepv1.Filter) string {
 	r.t.Helper()
-	reply := must[*skepv1.ListNetworksReply](r.t)(call[skepv1.ListNetworksReply](r, subject.API("network", "list"), &skepv1.ListNetworksRequest{Filters: filters}))
+	reply := must[*skepv1.ListNetworksReply](r.t)(call(r, api.NetworkList, &skepv1.ListNetworksRequest{Filters: filters}))
 	var names []string
 	for _, n := range reply.Networks {
 		names = append(names, n.Spec.Name)
@@ -144,11 +144,11 @@ func networkLife(t *testing.T, r *rig) {
 	if got := r.listNetworks(filter("dangling", "true")); got != "back" {
 		t.Errorf("dangling: %s", got)
 	}
-	_, err = call[skepv1.ListNetworksReply](r, subject.API("network", "list"), &skepv1.ListNetworksRequest{Filters: []*skepv1.Filter{filter("x", "y")}})
+	_, err = call(r, api.NetworkList, &skepv1.ListNetworksRequest{Filters: []*skepv1.Filter{filter("x", "y")}})
 	wantErr(t, err, "invalid filter 'x': use dangling, driver, id, label, name, scope, type")
 	after, pages := "", ""
 	for {
-		p := must[*skepv1.ListNetworksReply](t)(call[skepv1.ListNetworksReply](r, subject.API("network", "list"), &skepv1.ListNetworksRequest{Page: &skepv1.Page{Size: 2, After: after}}))
+		p := must[*skepv1.ListNetworksReply](t)(call(r, api.NetworkList, &skepv1.ListNetworksRequest{Page: &skepv1.Page{Size: 2, After: after}}))
 		for _, n := range p.Networks {
 			pages += n.Spec.Name + " "
 		}
@@ -182,7 +182,7 @@ func networkLife(t *testing.T, r *rig) {
 		t.Errorf("again %v", again)
 	}
 	await(t, "events", func() bool {
-		l := must[*skepv1.ListEventsReply](t)(call[skepv1.ListEventsReply](r, subject.API("event", "list"), &skepv1.ListEventsRequest{Filters: []*skepv1.Filter{filter("kind", "network")}}))
+		l := must[*skepv1.ListEventsReply](t)(call(r, api.EventList, &skepv1.ListEventsRequest{Filters: []*skepv1.Filter{filter("kind", "network")}}))
 		var got []string
 		for _, e := range l.Events {
 			got = append(got, e.Verb+" "+e.Name)
@@ -217,18 +217,18 @@ func TestNetworkRefusals(t *testing.T) {
 func TestNetworkDryRun(t *testing.T) {
 	r := newRig(t, kvtest.Server(t))
 	r.init()
-	reply := must[*skepv1.NetworkReply](t)(call[skepv1.NetworkReply](r, subject.API("network", "create"), &skepv1.CreateNetworkRequest{Spec: &skepv1.NetworkSpec{Name: "a"}, DryRun: true}))
+	reply := must[*skepv1.NetworkReply](t)(call(r, api.NetworkCreate, &skepv1.CreateNetworkRequest{Spec: &skepv1.NetworkSpec{Name: "a"}, DryRun: true}))
 	if reply.Network.Vni != 4097 || reply.Network.Ipam[0].Subnet != "10.0.0.0/20" {
 		t.Fatalf("%v", reply)
 	}
 	r.nothingLeft()
 	n := r.mustNetwork("a")
 	sp := on("web", "a")
-	svc := must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "create"), &skepv1.CreateServiceRequest{Spec: sp, DryRun: true, NoResolveImage: true})).Service
+	svc := must[*skepv1.ServiceReply](t)(call(r, api.ServiceCreate, &skepv1.CreateServiceRequest{Spec: sp, DryRun: true, NoResolveImage: true})).Service
 	if len(svc.Endpoint.VirtualIps) != 1 || svc.Spec.Task.Networks[0].Target != n.Meta.Id {
 		t.Fatalf("%v", svc)
 	}
-	_, err := call[skepv1.ServiceReply](r, subject.API("service", "create"), &skepv1.CreateServiceRequest{Spec: on("web", "b"), DryRun: true, NoResolveImage: true})
+	_, err := call(r, api.ServiceCreate, &skepv1.CreateServiceRequest{Spec: on("web", "b"), DryRun: true, NoResolveImage: true})
 	wantErr(t, err, "network b not found")
 	if err := r.rmNetwork("a"); err != nil {
 		t.Fatal(err)
@@ -239,7 +239,7 @@ func TestNetworkDryRun(t *testing.T) {
 // A pool that covers the hosts' own network is not picked over it, and user-given subnets are passed over too.
 func TestAutomaticSubnets(t *testing.T) {
 	r := newRig(t, kvtest.Server(t))
-	must[*skepv1.ClusterReply](t)(call[skepv1.ClusterReply](r, subject.API("cluster", "init"),
+	must[*skepv1.ClusterReply](t)(call(r, api.ClusterInit,
 		&skepv1.InitClusterRequest{CaDigest: "d", Spec: &skepv1.ClusterSpec{DefaultAddrPools: []string{"10.1.0.0/22", "10.9.0.0/24"}, SubnetSize: 24}}))
 	r.admit("m", skepv1.NodeRole_NODE_ROLE_MANAGER) // 10.1.1.1
 	r.mustNetwork("given", "10.1.2.128/25")

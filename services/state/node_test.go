@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/kv"
@@ -23,29 +24,29 @@ const (
 
 func TestCluster(t *testing.T) {
 	r := newRig(t, kvtest.Server(t))
-	_, err := call[skepv1.ClusterReply](r, subject.API("cluster", "inspect"), &skepv1.Empty{})
+	_, err := call(r, api.ClusterInspect, &skepv1.Empty{})
 	wantErr(t, err, "there is no cluster yet: run skep init first")
-	_, err = call[skepv1.NodeReply](r, subject.API("node", "admit"), &skepv1.AdmitNodeRequest{NodeId: id.New()})
+	_, err = call(r, api.NodeAdmit, &skepv1.AdmitNodeRequest{NodeId: id.New()})
 	wantErr(t, err, "there is no cluster yet: run skep init first")
 
 	cid := id.New()
 	init := &skepv1.InitClusterRequest{ClusterId: cid, CaDigest: "d"}
 	for range 2 { // the same init again is no error: its answer may have been lost
-		c := must[*skepv1.ClusterReply](t)(call[skepv1.ClusterReply](r, subject.API("cluster", "init"), init)).Cluster
+		c := must[*skepv1.ClusterReply](t)(call(r, api.ClusterInit, init)).Cluster
 		if c.Meta.Id != cid || c.Spec.TaskHistoryLimit != 5 || c.Spec.NodeSubnetPool != "100.64.0.0/10" {
 			t.Fatalf("cluster %v", c)
 		}
 	}
-	_, err = call[skepv1.ClusterReply](r, subject.API("cluster", "init"), &skepv1.InitClusterRequest{ClusterId: id.New(), CaDigest: "d"})
+	_, err = call(r, api.ClusterInit, &skepv1.InitClusterRequest{ClusterId: id.New(), CaDigest: "d"})
 	wantErr(t, err, "the cluster is initialised already, its id is "+cid)
 
-	c := must[*skepv1.ClusterReply](t)(call[skepv1.ClusterReply](r, subject.API("cluster", "update"), &skepv1.UpdateClusterRequest{Spec: &skepv1.ClusterSpec{TaskHistoryLimit: 2}})).Cluster
+	c := must[*skepv1.ClusterReply](t)(call(r, api.ClusterUpdate, &skepv1.UpdateClusterRequest{Spec: &skepv1.ClusterSpec{TaskHistoryLimit: 2}})).Cluster
 	if c.Spec.TaskHistoryLimit != 2 || c.Spec.HeartbeatPeriod.AsDuration().Seconds() != 1 {
 		t.Fatalf("updated %v", c)
 	}
-	_, err = call[skepv1.ClusterReply](r, subject.API("cluster", "update"), &skepv1.UpdateClusterRequest{Spec: &skepv1.ClusterSpec{SubnetSize: 26}})
+	_, err = call(r, api.ClusterUpdate, &skepv1.UpdateClusterRequest{Spec: &skepv1.ClusterSpec{SubnetSize: 26}})
 	wantErr(t, err, "address pools, subnet sizes and the data path port cannot be changed after skep init: nodes and networks are built on them")
-	_, err = call[skepv1.ClusterReply](r, subject.API("cluster", "update"), &skepv1.UpdateClusterRequest{Version: 1, Spec: &skepv1.ClusterSpec{}})
+	_, err = call(r, api.ClusterUpdate, &skepv1.UpdateClusterRequest{Version: 1, Spec: &skepv1.ClusterSpec{}})
 	wantErr(t, err, "update out of sequence")
 }
 
@@ -57,7 +58,7 @@ func TestNodes(t *testing.T) {
 	if m1.Number != 1 || m1.Subnet != "100.64.0.0/23" || w1.Number != 2 || w1.Subnet != "100.64.2.0/23" || w1.Description.Hostname != "w1" {
 		t.Fatalf("admitted %v %v", m1, w1)
 	}
-	again := must[*skepv1.NodeReply](t)(call[skepv1.NodeReply](r, subject.API("node", "admit"), &skepv1.AdmitNodeRequest{NodeId: w1.Meta.Id})).Node
+	again := must[*skepv1.NodeReply](t)(call(r, api.NodeAdmit, &skepv1.AdmitNodeRequest{NodeId: w1.Meta.Id})).Node
 	if again.Number != 2 || again.Meta.Version != w1.Meta.Version {
 		t.Fatalf("admitted twice %v", again)
 	}
@@ -68,7 +69,7 @@ func TestNodes(t *testing.T) {
 	r.putLive(w1.Meta.Id, ready)
 
 	update := func(u *skepv1.UpdateNodeRequest) (*skepv1.Node, error) {
-		reply, err := call[skepv1.NodeReply](r, subject.API("node", "update"), u)
+		reply, err := call(r, api.NodeUpdate, u)
 		return reply.GetNode(), err
 	}
 	n := must[*skepv1.Node](t)(update(&skepv1.UpdateNodeRequest{Ref: "W1", Availability: skepv1.Availability_AVAILABILITY_DRAIN.Enum(), LabelAdd: map[string]string{"env": "test"}}))
@@ -87,7 +88,7 @@ func TestNodes(t *testing.T) {
 	list := func(f ...*skepv1.Filter) []string {
 		t.Helper()
 		var out []string
-		for _, n := range must[*skepv1.ListNodesReply](t)(call[skepv1.ListNodesReply](r, subject.API("node", "list"), &skepv1.ListNodesRequest{Filters: f})).Nodes {
+		for _, n := range must[*skepv1.ListNodesReply](t)(call(r, api.NodeList, &skepv1.ListNodesRequest{Filters: f})).Nodes {
 			out = append(out, n.Description.Hostname)
 		}
 		return out
@@ -95,11 +96,11 @@ func TestNodes(t *testing.T) {
 	if got := list(&skepv1.Filter{Key: "node.label", Values: []string{"env=test"}}, &skepv1.Filter{Key: "role", Values: []string{"worker"}}); fmt.Sprint(got) != "[w1]" {
 		t.Fatalf("listed %v", got)
 	}
-	_, err = call[skepv1.ListNodesReply](r, subject.API("node", "list"), &skepv1.ListNodesRequest{Filters: []*skepv1.Filter{{Key: "color"}}})
+	_, err = call(r, api.NodeList, &skepv1.ListNodesRequest{Filters: []*skepv1.Filter{{Key: "color"}}})
 	wantErr(t, err, "invalid filter 'color': use id, label, membership, name, node.label, role")
 
 	rm := func(ref string, force bool) error {
-		_, err := call[skepv1.Empty](r, subject.API("node", "rm"), &skepv1.RemoveNodeRequest{Ref: ref, Force: force})
+		_, err := call(r, api.NodeRemove, &skepv1.RemoveNodeRequest{Ref: ref, Force: force})
 		return err
 	}
 	wantErr(t, rm("w1", false), fmt.Sprintf("node %s is not down and can't be removed", w1.Meta.Id))
@@ -126,7 +127,7 @@ func TestSameHostNameTwice(t *testing.T) {
 	// The first one is down when the second, perhaps the same machine set up anew, takes its name.
 	r.putLive(r.admit("w", worker).Meta.Id, skepv1.NodeState_NODE_STATE_DOWN)
 	r.admit("w", worker)
-	_, err := call[skepv1.NodeReply](r, subject.API("node", "inspect"), &skepv1.Ref{Ref: "w"})
+	_, err := call(r, api.NodeInspect, &skepv1.Ref{Ref: "w"})
 	wantErr(t, err, "node w is ambiguous (2 matches found): 2 nodes have that name, use an id")
 }
 
@@ -138,19 +139,19 @@ func TestAgentEndpoints(t *testing.T) {
 	svc, other := r.mustCreate("web", 2), r.mustCreate("other", 1)
 	nid := n.Meta.Id
 
-	d := must[*skepv1.DescribeReply](t)(call[skepv1.DescribeReply](r, subject.Svc("state", "describe", nid), &skepv1.DescribeRequest{
+	d := must[*skepv1.DescribeReply](t)(call(r, api.StateDescribe.At(nid), &skepv1.DescribeRequest{
 		NodeId: nid, Description: &skepv1.NodeDescription{Hostname: "w1", Addr: "10.1.1.2", Resources: &skepv1.Resources{NanoCpus: 2e9}}}))
 	if d.Node.GetNumber() != n.Number || d.Cluster == nil || fmt.Sprint(d.ManagerAddrs) != "[10.1.1.1:2377]" {
 		t.Fatalf("described %v", d)
 	}
-	_, err := call[skepv1.DescribeReply](r, subject.Svc("state", "describe", "nobody"), &skepv1.DescribeRequest{})
+	_, err := call(r, api.StateDescribe.At("nobody"), &skepv1.DescribeRequest{})
 	wantErr(t, err, "node nobody is not part of this cluster (it may have been removed)")
-	_, err = call[skepv1.DescribeReply](r, subject.Svc("state", "describe", nid), &skepv1.DescribeRequest{NodeId: "other"})
+	_, err = call(r, api.StateDescribe.At(nid), &skepv1.DescribeRequest{NodeId: "other"})
 	wantErr(t, err, fmt.Sprintf("node %s cannot speak for node other", nid))
 
 	snap := func() *skepv1.SnapshotReply {
 		t.Helper()
-		return must[*skepv1.SnapshotReply](t)(call[skepv1.SnapshotReply](r, subject.Svc("state", "snapshot", nid), &skepv1.SnapshotRequest{}))
+		return must[*skepv1.SnapshotReply](t)(call(r, api.StateSnapshot.At(nid), &skepv1.SnapshotRequest{}))
 	}
 	if s := snap(); s.Generation != 0 || len(s.Tasks.Tasks) != 0 || s.Node == nil {
 		t.Fatalf("empty snapshot %v", s)
@@ -161,7 +162,7 @@ func TestAgentEndpoints(t *testing.T) {
 	if s := snap(); s.Generation != gen || len(s.Tasks.Tasks) != 2 {
 		t.Fatalf("snapshot %v, generation %d", s, gen)
 	}
-	specs := must[*skepv1.SpecsReply](t)(call[skepv1.SpecsReply](r, subject.Svc("state", "specs", nid), &skepv1.SpecsRequest{
+	specs := must[*skepv1.SpecsReply](t)(call(r, api.StateSpecs.At(nid), &skepv1.SpecsRequest{
 		Keys: []*skepv1.RevisionKey{{ServiceId: svc.Meta.Id, Revision: 1}, {ServiceId: other.Meta.Id, Revision: 1}}}))
 	if len(specs.Revisions) != 1 || specs.Revisions[0].ServiceId != svc.Meta.Id || !proto.Equal(specs.Revisions[0].Spec, svc.Spec) {
 		t.Fatalf("specs %v", specs)
@@ -172,11 +173,11 @@ func TestOneManager(t *testing.T) {
 	r := newRig(t, kvtest.Server(t), func(c *Config) { c.OneManager = true })
 	r.init()
 	m1, w1 := r.admit("m1", manager), r.admit("w1", worker)
-	_, err := call[skepv1.NodeReply](r, subject.API("node", "update"), &skepv1.UpdateNodeRequest{Ref: "w1", Role: manager.Enum()})
+	_, err := call(r, api.NodeUpdate, &skepv1.UpdateNodeRequest{Ref: "w1", Role: manager.Enum()})
 	wantErr(t, err, "promote node w1: this version of skep runs one manager")
-	_, err = call[skepv1.NodeReply](r, subject.API("node", "update"), &skepv1.UpdateNodeRequest{Ref: m1.Meta.Id, Role: worker.Enum()})
+	_, err = call(r, api.NodeUpdate, &skepv1.UpdateNodeRequest{Ref: m1.Meta.Id, Role: worker.Enum()})
 	wantErr(t, err, "attempting to demote the last manager of the swarm")
-	if _, err = call[skepv1.NodeReply](r, subject.API("node", "update"), &skepv1.UpdateNodeRequest{Ref: w1.Meta.Id, LabelAdd: map[string]string{"a": "b"}}); err != nil {
+	if _, err = call(r, api.NodeUpdate, &skepv1.UpdateNodeRequest{Ref: w1.Meta.Id, LabelAdd: map[string]string{"a": "b"}}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -189,7 +190,7 @@ func TestSnapshotIsNotOld(t *testing.T) {
 	svc := r.mustCreate("web", 2)
 	nid := r.admit("w1", skepv1.NodeRole_NODE_ROLE_WORKER).Meta.Id
 	snap := func() (*skepv1.SnapshotReply, error) {
-		return call[skepv1.SnapshotReply](r, subject.Svc("state", "snapshot", nid), &skepv1.SnapshotRequest{})
+		return call(r, api.StateSnapshot.At(nid), &skepv1.SnapshotRequest{})
 	}
 	rec := func(slot uint64) *skepv1.TaskRecord {
 		return &skepv1.TaskRecord{Id: id.New(), ServiceId: svc.Meta.Id, Slot: slot, Revision: 1, Desired: skepv1.TaskState_TASK_STATE_RUNNING}

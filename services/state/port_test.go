@@ -7,9 +7,9 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kvtest"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -39,7 +39,7 @@ func TestPublishedPorts(t *testing.T) {
 	must[*skepv1.ServiceReply](t)(r.create(published("h2", &skepv1.PortConfig{TargetPort: 80, PublishedPort: 9000, PublishMode: host})))
 	rm := func(ref string) {
 		t.Helper()
-		must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "rm"), &skepv1.RemoveServiceRequest{Ref: ref}))
+		must[*skepv1.ServiceReply](t)(call(r, api.ServiceRemove, &skepv1.RemoveServiceRequest{Ref: ref}))
 	}
 	rm("h2")
 	_, err = r.create(published("c", &skepv1.PortConfig{TargetPort: 80, PublishedPort: 9000}))
@@ -52,7 +52,7 @@ func TestPublishedPorts(t *testing.T) {
 	sp.Endpoint.Ports = []*skepv1.PortConfig{{TargetPort: 80, PublishedPort: 8081}, {TargetPort: 81}}
 	update := func(sp *skepv1.ServiceSpec) *skepv1.Service {
 		t.Helper()
-		return must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "update"), &skepv1.UpdateServiceRequest{Ref: "a", Spec: sp, NoResolveImage: true})).Service
+		return must[*skepv1.ServiceReply](t)(call(r, api.ServiceUpdate, &skepv1.UpdateServiceRequest{Ref: "a", Spec: sp, NoResolveImage: true})).Service
 	}
 	dynamic := update(sp).Endpoint.Ports[1].PublishedPort
 	if dynamic < firstDynamic || dynamic > lastDynamic {

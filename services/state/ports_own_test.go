@@ -7,10 +7,10 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/sctp"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -34,11 +34,11 @@ func TestOwnPorts(t *testing.T) {
 		&skepv1.PortConfig{TargetPort: 81, PublishedPort: 51819, Protocol: "udp"}, &skepv1.PortConfig{TargetPort: 82, PublishedPort: 53820, Protocol: "udp"}, &skepv1.PortConfig{TargetPort: 83, PublishedPort: 51820}))).Service
 	sp := proto.CloneOf(a.Spec)
 	sp.Endpoint.Ports = append(sp.Endpoint.Ports, &skepv1.PortConfig{TargetPort: 80, PublishedPort: 2378})
-	_, err := call[skepv1.ServiceReply](r, subject.API("service", "update"), &skepv1.UpdateServiceRequest{Ref: "a", Spec: sp, NoResolveImage: true})
+	_, err := call(r, api.ServiceUpdate, &skepv1.UpdateServiceRequest{Ref: "a", Spec: sp, NoResolveImage: true})
 	wantErr(t, err, "port '2378' cannot be published: skep itself uses 2378/tcp, for the connections of managers to one another; publish another port")
 	sp = proto.CloneOf(a.Spec)
 	sp.Endpoint.Ports = append(sp.Endpoint.Ports, &skepv1.PortConfig{TargetPort: 84, PublishedPort: 51821, Protocol: "udp"})
-	_, err = call[skepv1.ServiceReply](r, subject.API("service", "update"), &skepv1.UpdateServiceRequest{Ref: "a", Spec: sp, NoResolveImage: true})
+	_, err = call(r, api.ServiceUpdate, &skepv1.UpdateServiceRequest{Ref: "a", Spec: sp, NoResolveImage: true})
 	wantErr(t, err, "port '51821' cannot be published: skep itself uses 51820-53819/udp, for the traffic of encrypted networks, one port each on every node; publish another port")
 }
 
@@ -49,7 +49,7 @@ func TestSCTPWarnings(t *testing.T) {
 	describe := func(name string, plugins ...*skepv1.Plugin) {
 		t.Helper()
 		n := r.admit(name, skepv1.NodeRole_NODE_ROLE_WORKER)
-		must[*skepv1.DescribeReply](t)(call[skepv1.DescribeReply](r, subject.Svc("state", "describe", n.Meta.Id), &skepv1.DescribeRequest{
+		must[*skepv1.DescribeReply](t)(call(r, api.StateDescribe.At(n.Meta.Id), &skepv1.DescribeRequest{
 			NodeId: n.Meta.Id, Description: &skepv1.NodeDescription{Hostname: name, Plugins: plugins},
 		}))
 	}
@@ -71,7 +71,7 @@ func TestSCTPWarnings(t *testing.T) {
 	a := warns(must[*skepv1.ServiceReply](t)(r.create(published("a", other))), want)
 	sp := proto.CloneOf(a.Spec)
 	sp.Labels = map[string]string{"x": "y"}
-	warns(must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "update"), &skepv1.UpdateServiceRequest{Ref: "a", Spec: sp, NoResolveImage: true})))
+	warns(must[*skepv1.ServiceReply](t)(call(r, api.ServiceUpdate, &skepv1.UpdateServiceRequest{Ref: "a", Spec: sp, NoResolveImage: true})))
 	warns(must[*skepv1.ServiceReply](t)(r.create(published("udp", &skepv1.PortConfig{TargetPort: 5060, PublishedPort: 5062, Protocol: "udp"}))))
 }
 
@@ -119,7 +119,7 @@ func TestSSHPort(t *testing.T) {
 	a := warned(must[*skepv1.ServiceReply](t)(r.create(published("a", ssh))), 1)
 	update := func(sp *skepv1.ServiceSpec) *skepv1.ServiceReply {
 		t.Helper()
-		return must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "update"), &skepv1.UpdateServiceRequest{Ref: "a", Spec: sp, NoResolveImage: true}))
+		return must[*skepv1.ServiceReply](t)(call(r, api.ServiceUpdate, &skepv1.UpdateServiceRequest{Ref: "a", Spec: sp, NoResolveImage: true}))
 	}
 	sp := proto.CloneOf(a.Spec)
 	sp.Labels = map[string]string{"x": "y"}

@@ -6,9 +6,8 @@ import (
 
 	"go.uber.org/zap"
 
-	"skep.dev/libs/rpc"
+	"skep.dev/libs/api"
 	"skep.dev/libs/spec"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -35,8 +34,7 @@ func (s *Service) resolveImage(ctx context.Context, want, had *skepv1.ServiceSpe
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.ResolveTimeout)
 	defer cancel()
-	reply := &skepv1.ResolveImageReply{}
-	err = rpc.Call(ctx, s.cfg.NC, subject.API("image", "resolve"), &skepv1.ResolveImageRequest{Ref: full, RegistryAuth: c.RegistryAuth}, reply)
+	reply, err := api.Call(ctx, s.cfg.NC, api.ImageResolve, &skepv1.ResolveImageRequest{Ref: full, RegistryAuth: c.RegistryAuth})
 	if err != nil {
 		s.log.Info("image not resolved", zap.String("image", c.Image), zap.Error(err))
 		if spec.HasDigest(c.Image) {

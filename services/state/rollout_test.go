@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
@@ -30,7 +31,7 @@ func (r *rig) putRollout(service string, o *skepv1.Rollout) {
 }
 
 func (r *rig) steer(action skepv1.RolloutRequest_Action) (*skepv1.Service, error) {
-	reply, err := call[skepv1.ServiceReply](r, subject.API("service", "rollout"), &skepv1.RolloutRequest{Ref: "web", Action: action})
+	reply, err := call(r, api.ServiceRollout, &skepv1.RolloutRequest{Ref: "web", Action: action})
 	return reply.GetService(), err
 }
 
@@ -39,7 +40,7 @@ func TestSteerARollout(t *testing.T) {
 	svc := r.mustCreate("web", 3)
 	update := func(q *skepv1.UpdateServiceRequest) (*skepv1.Service, error) {
 		q.Ref, q.NoResolveImage = "web", true
-		reply, err := call[skepv1.ServiceReply](r, subject.API("service", "update"), q)
+		reply, err := call(r, api.ServiceUpdate, q)
 		return reply.GetService(), err
 	}
 	image := func(v string) *skepv1.ServiceSpec {
@@ -83,7 +84,7 @@ func TestSteerARollout(t *testing.T) {
 	refused(pause, "service web: its update is paused already")
 	refused(promote, "service web: its canary is paused (for a reason); resume it first with --resume, or abort it")
 	// Scaling is not a word about the rollout, a change of the spec is.
-	scaled := must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "scale"), &skepv1.ScaleServiceRequest{Ref: "web", Replicas: 4})).Service
+	scaled := must[*skepv1.ServiceReply](t)(call(r, api.ServiceScale, &skepv1.ScaleServiceRequest{Ref: "web", Replicas: 4})).Service
 	if !scaled.Control.GetPaused() {
 		t.Errorf("a scale resumed the update: %v", scaled.Control)
 	}
@@ -117,7 +118,7 @@ func TestSteerARollout(t *testing.T) {
 	if got.RollbackReason != ask.Reason || got.RollbackTo != 4 {
 		t.Fatalf("rolled back by itself: %v", got)
 	}
-	revs := must[*skepv1.ListRevisionsReply](t)(call[skepv1.ListRevisionsReply](r, subject.API("service", "revisions"), &skepv1.ListRevisionsRequest{Ref: "web"})).Revisions
+	revs := must[*skepv1.ListRevisionsReply](t)(call(r, api.ServiceRevisions, &skepv1.ListRevisionsRequest{Ref: "web"})).Revisions
 	if revs[0].Reason != ask.Reason || revs[1].Reason != "" {
 		t.Errorf("the reasons in the history: %v", revs)
 	}
@@ -139,11 +140,11 @@ func TestRollbackToANetworkThatIsGone(t *testing.T) {
 	next.Task.Container.Image = "web:2"
 	update := func(q *skepv1.UpdateServiceRequest) (*skepv1.Service, error) {
 		q.Ref, q.NoResolveImage = "web", true
-		reply, err := call[skepv1.ServiceReply](r, subject.API("service", "update"), q)
+		reply, err := call(r, api.ServiceUpdate, q)
 		return reply.GetService(), err
 	}
 	v2 := must[*skepv1.Service](t)(update(&skepv1.UpdateServiceRequest{Spec: next}))
-	if _, err := call[skepv1.NetworkReply](r, subject.API("network", "rm"), &skepv1.Ref{Ref: "front"}); err != nil {
+	if _, err := call(r, api.NetworkRemove, &skepv1.Ref{Ref: "front"}); err != nil {
 		t.Fatal(err)
 	}
 	_, err := update(&skepv1.UpdateServiceRequest{Rollback: true, ExpectRevision: 2, Reason: "it failed"})
@@ -173,7 +174,7 @@ func TestRollbackGoesToWhatWasGood(t *testing.T) {
 			q.Spec = webSpec("web", 3)
 			q.Spec.Task.Container.Image = image
 		}
-		reply := must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "update"), q))
+		reply := must[*skepv1.ServiceReply](t)(call(r, api.ServiceUpdate, q))
 		if image == "" {
 			return reply.Service.RollbackTo
 		}

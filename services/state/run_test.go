@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/subject"
@@ -30,7 +31,7 @@ func jobSpec(name string, total uint64, schedule string) *skepv1.ServiceSpec {
 }
 
 func (r *rig) run(ref string, d *skepv1.RunDecision) (*skepv1.Service, error) {
-	reply, err := call[skepv1.ServiceReply](r, subject.API("service", "run"), &skepv1.RunServiceRequest{Ref: ref, Decision: d})
+	reply, err := call(r, api.ServiceRun, &skepv1.RunServiceRequest{Ref: ref, Decision: d})
 	return reply.GetService(), err
 }
 
@@ -69,7 +70,7 @@ func TestJobRuns(t *testing.T) {
 		t.Fatalf("the completions of the run before count: %v", next.Status)
 	}
 	// Scaling a job is no run.
-	scaled := must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "scale"), &skepv1.ScaleServiceRequest{Ref: "j", Replicas: 1})).Service
+	scaled := must[*skepv1.ServiceReply](t)(call(r, api.ServiceScale, &skepv1.ScaleServiceRequest{Ref: "j", Replicas: 1})).Service
 	if scaled.JobIteration != 2 {
 		t.Fatalf("scaled %v", scaled)
 	}

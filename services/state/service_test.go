@@ -7,9 +7,9 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kvtest"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -38,14 +38,14 @@ func serviceLife(t *testing.T, r *rig) {
 	wantErr(t, err, "no such service: zzzzzz")
 
 	// Scaling is no revision, an image is.
-	scaled := must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "scale"), &skepv1.ScaleServiceRequest{Ref: "web_server", Replicas: 5})).Service
+	scaled := must[*skepv1.ServiceReply](t)(call(r, api.ServiceScale, &skepv1.ScaleServiceRequest{Ref: "web_server", Replicas: 5})).Service
 	if scaled.Revision != 1 || scaled.Status.Desired != 5 || scaled.Meta.Version <= svc.Meta.Version {
 		t.Fatalf("scaled %v", scaled)
 	}
 	next := proto.CloneOf(scaled.Spec)
 	next.Task.Container.Image = "httpd:2"
 	update := func(version uint64, sp *skepv1.ServiceSpec) (*skepv1.Service, error) {
-		reply, err := call[skepv1.ServiceReply](r, subject.API("service", "update"), &skepv1.UpdateServiceRequest{Ref: "web_server", Version: version, Spec: sp, NoResolveImage: true})
+		reply, err := call(r, api.ServiceUpdate, &skepv1.UpdateServiceRequest{Ref: "web_server", Version: version, Spec: sp, NoResolveImage: true})
 		return reply.GetService(), err
 	}
 	_, err = update(svc.Meta.Version, next)
@@ -64,9 +64,9 @@ func serviceLife(t *testing.T, r *rig) {
 	wantErr(t, err, "service mode change is not allowed")
 
 	// Scale after the update, then roll back: the scale stands.
-	must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "scale"), &skepv1.ScaleServiceRequest{Ref: "web_server", Replicas: 7}))
+	must[*skepv1.ServiceReply](t)(call(r, api.ServiceScale, &skepv1.ScaleServiceRequest{Ref: "web_server", Replicas: 7}))
 	rollback := func(to uint64) (*skepv1.Service, error) {
-		reply, err := call[skepv1.ServiceReply](r, subject.API("service", "update"), &skepv1.UpdateServiceRequest{Ref: "web_server", Rollback: true, RollbackRevision: to})
+		reply, err := call(r, api.ServiceUpdate, &skepv1.UpdateServiceRequest{Ref: "web_server", Rollback: true, RollbackRevision: to})
 		return reply.GetService(), err
 	}
 	v3 := must[*skepv1.Service](t)(rollback(0))
@@ -79,7 +79,7 @@ func serviceLife(t *testing.T, r *rig) {
 	if v4.Spec.Task.Container.Image != "httpd:2" || v4.RollbackTo != 2 {
 		t.Fatalf("rolled forward %v", v4)
 	}
-	revs := must[*skepv1.ListRevisionsReply](t)(call[skepv1.ListRevisionsReply](r, subject.API("service", "revisions"), &skepv1.ListRevisionsRequest{Ref: "web_server"}))
+	revs := must[*skepv1.ListRevisionsReply](t)(call(r, api.ServiceRevisions, &skepv1.ListRevisionsRequest{Ref: "web_server"}))
 	var got []string
 	for _, v := range revs.Revisions {
 		got = append(got, v.Summary)
@@ -89,7 +89,7 @@ func serviceLife(t *testing.T, r *rig) {
 		t.Fatalf("revisions %s", strings.Join(got, "|"))
 	}
 
-	must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "rm"), &skepv1.RemoveServiceRequest{Ref: "web_server"}))
+	must[*skepv1.ServiceReply](t)(call(r, api.ServiceRemove, &skepv1.RemoveServiceRequest{Ref: "web_server"}))
 	_, err = r.inspect("web_server")
 	wantErr(t, err, "no such service: web_server")
 	// The name is free again at once, over its tombstone.
@@ -123,7 +123,7 @@ func TestFiftyClientsOneName(t *testing.T) {
 	if won != 1 {
 		t.Fatalf("%d of %d won", won, clients)
 	}
-	list := must[*skepv1.ListServicesReply](t)(call[skepv1.ListServicesReply](r, subject.API("service", "list"), &skepv1.ListServicesRequest{}))
+	list := must[*skepv1.ListServicesReply](t)(call(r, api.ServiceList, &skepv1.ListServicesRequest{}))
 	if len(list.Services) != 1 {
 		t.Fatalf("%d services", len(list.Services))
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/life"
 	"skep.dev/libs/rpc"
@@ -179,35 +180,34 @@ func (s *Service) follow(ctx context.Context) (kv.Feeds, error) {
 }
 
 func (s *Service) endpoints(srv *rpc.Server) error {
-	api := subject.API
 	return errors.Join(
-		rpc.Handle(srv, api("service", "create"), s.createService),
-		rpc.Handle(srv, api("service", "update"), s.updateService),
-		rpc.Handle(srv, api("service", "rollout"), s.steerRollout),
-		rpc.Handle(srv, api("service", "scale"), s.scaleService),
-		rpc.Handle(srv, api("service", "run"), s.runService),
-		rpc.Handle(srv, api("service", "inspect"), s.inspectService),
-		rpc.Handle(srv, api("service", "list"), s.listServices),
-		rpc.Handle(srv, api("service", "rm"), s.removeService),
-		rpc.Handle(srv, api("service", "revisions"), s.listRevisions),
-		rpc.Handle(srv, api("task", "list"), s.listTasks),
-		rpc.Handle(srv, api("task", "inspect"), s.inspectTask),
-		rpc.Handle(srv, api("node", "list"), s.listNodes),
-		rpc.Handle(srv, api("node", "inspect"), s.inspectNode),
-		rpc.Handle(srv, api("node", "update"), s.updateNode),
-		rpc.Handle(srv, api("node", "rm"), s.removeNode),
-		rpc.Handle(srv, api("node", "admit"), s.admitNode),
-		rpc.Handle(srv, api("network", "create"), s.createNetwork),
-		rpc.Handle(srv, api("network", "list"), s.listNetworks),
-		rpc.Handle(srv, api("network", "inspect"), s.inspectNetwork),
-		rpc.Handle(srv, api("network", "rm"), s.removeNetwork),
-		rpc.Handle(srv, api("cluster", "init"), s.initCluster),
-		rpc.Handle(srv, api("cluster", "inspect"), s.inspectCluster),
-		rpc.Handle(srv, api("cluster", "update"), s.updateCluster),
-		rpc.Handle(srv, api("event", "list"), s.listEvents),
-		rpc.HandleNode(srv, "state", "describe", s.describeNode),
-		rpc.HandleNode(srv, "state", "snapshot", s.snapshot),
-		rpc.HandleNode(srv, "state", "specs", s.specs),
-		rpc.HandleNode(srv, "state", "status", s.reportStatus),
+		api.Handle(srv, api.ServiceCreate, s.createService),
+		api.Handle(srv, api.ServiceUpdate, s.updateService),
+		api.Handle(srv, api.ServiceRollout, s.steerRollout),
+		api.Handle(srv, api.ServiceScale, s.scaleService),
+		api.Handle(srv, api.ServiceRun, s.runService),
+		api.Handle(srv, api.ServiceInspect, s.inspectService),
+		api.Handle(srv, api.ServiceList, s.listServices),
+		api.Handle(srv, api.ServiceRemove, s.removeService),
+		api.Handle(srv, api.ServiceRevisions, s.listRevisions),
+		api.Handle(srv, api.TaskList, s.listTasks),
+		api.Handle(srv, api.TaskInspect, s.inspectTask),
+		api.Handle(srv, api.NodeList, s.listNodes),
+		api.Handle(srv, api.NodeInspect, s.inspectNode),
+		api.Handle(srv, api.NodeUpdate, s.updateNode),
+		api.Handle(srv, api.NodeRemove, s.removeNode),
+		api.Handle(srv, api.NodeAdmit, s.admitNode),
+		api.Handle(srv, api.NetworkCreate, s.createNetwork),
+		api.Handle(srv, api.NetworkList, s.listNetworks),
+		api.Handle(srv, api.NetworkInspect, s.inspectNetwork),
+		api.Handle(srv, api.NetworkRemove, s.removeNetwork),
+		api.Handle(srv, api.ClusterInit, s.initCluster),
+		api.Handle(srv, api.ClusterInspect, s.inspectCluster),
+		api.Handle(srv, api.ClusterUpdate, s.updateCluster),
+		api.Handle(srv, api.EventList, s.listEvents),
+		api.HandleNode(srv, api.StateDescribe, s.describeNode),
+		api.HandleNode(srv, api.StateSnapshot, s.snapshot),
+		api.HandleNode(srv, api.StateSpecs, s.specs),
+		api.HandleNode(srv, api.StateStatus, s.reportStatus),
 	)
 }

@@ -14,11 +14,11 @@ import (
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
-	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -53,7 +53,7 @@ func newRig(t testing.TB, n *kvtest.NATS, set ...func(*Config)) *rig {
 	r.s, _ = r.start(set...)
 	// Of several servers the one asked may not have heard yet that somebody answers at another.
 	await(t, "an answer", func() bool {
-		_, err := call[skepv1.ListServicesReply](r, subject.API("service", "list"), &skepv1.ListServicesRequest{})
+		_, err := call(r, api.ServiceList, &skepv1.ListServicesRequest{})
 		return !fault.Is(err, fault.CodeUnavailable)
 	})
 	return r
@@ -108,19 +108,14 @@ func (r *rig) ctx() context.Context {
 	return ctx
 }
 
-func call[R any, PR interface {
-	*R
-	proto.Message
-}](r *rig, subj string, req proto.Message) (PR, error) {
-	var reply PR = new(R)
+func call[Q, R proto.Message](r *rig, e api.Endpoint[Q, R], req Q) (R, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
 	nc := r.nc
-	if strings.HasPrefix(subj, "skep.v1.svc.") {
-		nc = r.node(subj[strings.LastIndexByte(subj, '.')+1:])
+	if e.Callers == api.Nodes {
+		nc = r.node(e.Subject()[strings.LastIndexByte(e.Subject(), '.')+1:])
 	}
-	err := rpc.Call(ctx, nc, subj, req, reply)
-	return reply, err
+	return api.Call(ctx, nc, e, req)
 }
 
 func must[T any](t testing.TB) func(v T, err error) T {
@@ -135,12 +130,12 @@ func must[T any](t testing.TB) func(v T, err error) T {
 
 func (r *rig) init() {
 	r.t.Helper()
-	must[*skepv1.ClusterReply](r.t)(call[skepv1.ClusterReply](r, subject.API("cluster", "init"), &skepv1.InitClusterRequest{CaDigest: "d"}))
+	must[*skepv1.ClusterReply](r.t)(call(r, api.ClusterInit, &skepv1.InitClusterRequest{CaDigest: "d"}))
 }
 
 func (r *rig) admit(hostname string, role skepv1.NodeRole) *skepv1.Node {
 	r.t.Helper()
-	return must[*skepv1.NodeReply](r.t)(call[skepv1.NodeReply](r, subject.API("node", "admit"),
+	return must[*skepv1.NodeReply](r.t)(call(r, api.NodeAdmit,
 		&skepv1.AdmitNodeRequest{NodeId: id.New(), Hostname: hostname, Role: role, Addr: "10.1.1.1"})).Node
 }
 
@@ -153,7 +148,7 @@ func webSpec(name string, replicas uint64) *skepv1.ServiceSpec {
 }
 
 func (r *rig) create(spec *skepv1.ServiceSpec) (*skepv1.ServiceReply, error) {
-	return call[skepv1.ServiceReply](r, subject.API("service", "create"), &skepv1.CreateServiceRequest{Spec: spec, NoResolveImage: true})
+	return call(r, api.ServiceCreate, &skepv1.CreateServiceRequest{Spec: spec, NoResolveImage: true})
 }
 
 func (r *rig) mustCreate(name string, replicas uint64) *skepv1.Service {
@@ -162,7 +157,7 @@ func (r *rig) mustCreate(name string, replicas uint64) *skepv1.Service {
 }
 
 func (r *rig) inspect(ref string) (*skepv1.Service, error) {
-	reply, err := call[skepv1.ServiceReply](r, subject.API("service", "inspect"), &skepv1.Ref{Ref: ref})
+	reply, err := call(r, api.ServiceInspect, &skepv1.Ref{Ref: ref})
 	return reply.GetService(), err
 }
 
@@ -218,5 +213,5 @@ func (r *rig) putLive(node string, st skepv1.NodeState) {
 }
 
 func (r *rig) report(node string, st *skepv1.NodeStatus) (*skepv1.StatusReply, error) {
-	return call[skepv1.StatusReply](r, subject.Svc("state", "status", node), st)
+	return call(r, api.StateStatus.At(node), st)
 }

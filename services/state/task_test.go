@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/id"
 	"skep.dev/libs/kvtest"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -42,7 +42,7 @@ func TestTasks(t *testing.T) {
 
 	list := func(page *skepv1.Page, f ...*skepv1.Filter) *skepv1.ListTasksReply {
 		t.Helper()
-		return must[*skepv1.ListTasksReply](t)(call[skepv1.ListTasksReply](r, subject.API("task", "list"), &skepv1.ListTasksRequest{Filters: f, Page: page}))
+		return must[*skepv1.ListTasksReply](t)(call(r, api.TaskList, &skepv1.ListTasksRequest{Filters: f, Page: page}))
 	}
 	names := func(l *skepv1.ListTasksReply) map[string]skepv1.TaskState {
 		out := map[string]skepv1.TaskState{}
@@ -78,12 +78,12 @@ func TestTasks(t *testing.T) {
 	}
 
 	for ref, want := range map[string]string{a.Id: a.Id, a.Id[:20]: a.Id, "web.1": a.Id, "WEB.3": c.Id, "web.1." + old.Id: old.Id} {
-		x, err := call[skepv1.TaskReply](r, subject.API("task", "inspect"), &skepv1.Ref{Ref: ref})
+		x, err := call(r, api.TaskInspect, &skepv1.Ref{Ref: ref})
 		if err != nil || x.Task.Meta.Id != want || x.Task.Spec.GetContainer() == nil {
 			t.Fatalf("inspect %s: %v %v", ref, x, err)
 		}
 	}
-	_, err := call[skepv1.TaskReply](r, subject.API("task", "inspect"), &skepv1.Ref{Ref: "web.9"})
+	_, err := call(r, api.TaskInspect, &skepv1.Ref{Ref: "web.9"})
 	wantErr(t, err, "no such task: web.9: see skep service ps web")
 
 	if s, _ := r.inspect("web"); s.Status.Running != 1 || s.Status.Desired != 3 {
@@ -179,7 +179,7 @@ func TestTaskEvents(t *testing.T) {
 	must[*skepv1.StatusReply](t)(r.report(n, st))
 	events := func(f ...*skepv1.Filter) []*skepv1.Event {
 		t.Helper()
-		return must[*skepv1.ListEventsReply](t)(call[skepv1.ListEventsReply](r, subject.API("event", "list"), &skepv1.ListEventsRequest{Filters: f})).Events
+		return must[*skepv1.ListEventsReply](t)(call(r, api.EventList, &skepv1.ListEventsRequest{Filters: f})).Events
 	}
 	kind := func(v string) *skepv1.Filter { return &skepv1.Filter{Key: "type", Values: []string{v}} }
 	await(t, "the events", func() bool { return len(events(kind("task"))) == eventsPerReport+1 })
@@ -195,17 +195,17 @@ func TestTaskEvents(t *testing.T) {
 	if more == nil || more.Attributes["tasks"] != fmt.Sprint(many-eventsPerReport) {
 		t.Fatalf("the rest is not told together: %v", more)
 	}
-	must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "scale"), &skepv1.ScaleServiceRequest{Ref: "web", Replicas: 4}))
+	must[*skepv1.ServiceReply](t)(call(r, api.ServiceScale, &skepv1.ScaleServiceRequest{Ref: "web", Replicas: 4}))
 	await(t, "the update event", func() bool {
 		e := events(kind("service"), &skepv1.Filter{Key: "event", Values: []string{"update"}})
 		return len(e) == 1 && e[0].Attributes["replicas.old"] == "1" && e[0].Attributes["replicas.new"] == "4"
 	})
-	if l := must[*skepv1.ListEventsReply](t)(call[skepv1.ListEventsReply](r, subject.API("event", "list"), &skepv1.ListEventsRequest{Page: &skepv1.Page{Size: 10}})); len(l.Events) != 10 || l.Next == "" {
+	if l := must[*skepv1.ListEventsReply](t)(call(r, api.EventList, &skepv1.ListEventsRequest{Page: &skepv1.Page{Size: 10}})); len(l.Events) != 10 || l.Next == "" {
 		t.Fatalf("a page of %d, next %q", len(l.Events), l.Next)
 	} else {
 		total := len(l.Events)
 		for l.Next != "" {
-			l = must[*skepv1.ListEventsReply](t)(call[skepv1.ListEventsReply](r, subject.API("event", "list"), &skepv1.ListEventsRequest{Page: &skepv1.Page{Size: 10, After: l.Next}}))
+			l = must[*skepv1.ListEventsReply](t)(call(r, api.EventList, &skepv1.ListEventsRequest{Page: &skepv1.Page{Size: 10, After: l.Next}}))
 			total += len(l.Events)
 		}
 		if total != len(events()) {
@@ -221,17 +221,17 @@ func TestTasksOfARemovedService(t *testing.T) {
 	n := r.admit("w1", skepv1.NodeRole_NODE_ROLE_WORKER)
 	svc := r.mustCreate("web", 1)
 	r.putTasks(n.Meta.Id, record(svc, 1, skepv1.TaskState_TASK_STATE_RUNNING))
-	if _, err := call[skepv1.ServiceReply](r, subject.API("service", "rm"), &skepv1.RemoveServiceRequest{Ref: "web"}); err != nil {
+	if _, err := call(r, api.ServiceRemove, &skepv1.RemoveServiceRequest{Ref: "web"}); err != nil {
 		t.Fatal(err)
 	}
 	ask := &skepv1.ListTasksRequest{Filters: []*skepv1.Filter{{Key: "service", Values: []string{svc.Meta.Id}}}}
-	l, err := call[skepv1.ListTasksReply](r, subject.API("task", "list"), ask)
+	l, err := call(r, api.TaskList, ask)
 	if err != nil || len(l.Tasks) != 1 {
 		t.Fatalf("a task that still stops must be listed: %v %v", l, err)
 	}
 	r.putTasks(n.Meta.Id)
 	await(t, "no task left", func() bool {
-		l, err := call[skepv1.ListTasksReply](r, subject.API("task", "list"), ask)
+		l, err := call(r, api.TaskList, ask)
 		return err == nil && len(l.Tasks) == 0
 	})
 }
@@ -262,7 +262,7 @@ func TestStatusOfWaitingAndUnhealthyTasks(t *testing.T) {
 	wait := record(web, 1, skepv1.TaskState_TASK_STATE_READY)
 	wait.Failures, wait.NotBeforeUnixMs = 7, 4102444800000
 	r.putTasks(n.Meta.Id, wait)
-	x := must[*skepv1.TaskReply](t)(call[skepv1.TaskReply](r, subject.API("task", "inspect"), &skepv1.Ref{Ref: "web.1"}))
+	x := must[*skepv1.TaskReply](t)(call(r, api.TaskInspect, &skepv1.Ref{Ref: "web.1"}))
 	if x.Task.Failures != 7 || x.Task.NotBeforeUnixMs != 4102444800000 {
 		t.Errorf("task %v", x.Task)
 	}

@@ -9,9 +9,9 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kvtest"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -30,7 +30,7 @@ func (r *rig) mustOn(name string, networks ...string) *skepv1.Service {
 }
 
 func (r *rig) update(ref string, sp *skepv1.ServiceSpec) (*skepv1.Service, error) {
-	reply, err := call[skepv1.ServiceReply](r, subject.API("service", "update"), &skepv1.UpdateServiceRequest{Ref: ref, Spec: sp, NoResolveImage: true})
+	reply, err := call(r, api.ServiceUpdate, &skepv1.UpdateServiceRequest{Ref: ref, Spec: sp, NoResolveImage: true})
 	return reply.GetService(), err
 }
 
@@ -90,11 +90,11 @@ func TestServicesOnNetworks(t *testing.T) {
 	if vipOf(got, a.Meta.Id) == "" || vipOf(got, b.Meta.Id) != vb || vipOf(got, six.Meta.Id) != v4.String() {
 		t.Errorf("with alpha again: %v", got.Endpoint.VirtualIps)
 	}
-	revs := must[*skepv1.ListRevisionsReply](t)(call[skepv1.ListRevisionsReply](r, subject.API("service", "revisions"), &skepv1.ListRevisionsRequest{Ref: "web"}))
+	revs := must[*skepv1.ListRevisionsReply](t)(call(r, api.ServiceRevisions, &skepv1.ListRevisionsRequest{Ref: "web"}))
 	if revs.Revisions[0].Summary != "networks +alpha:www" || revs.Revisions[1].Summary != "networks -alpha" {
 		t.Errorf("summaries %q %q", revs.Revisions[0].Summary, revs.Revisions[1].Summary)
 	}
-	scaled := must[*skepv1.ServiceReply](t)(call[skepv1.ServiceReply](r, subject.API("service", "scale"), &skepv1.ScaleServiceRequest{Ref: "web", Replicas: 4})).Service
+	scaled := must[*skepv1.ServiceReply](t)(call(r, api.ServiceScale, &skepv1.ScaleServiceRequest{Ref: "web", Replicas: 4})).Service
 	if !proto.Equal(scaled.Endpoint, got.Endpoint) {
 		t.Errorf("scaling moves addresses: %v", scaled.Endpoint)
 	}
@@ -117,7 +117,7 @@ func TestServicesOnNetworks(t *testing.T) {
 	if err := r.rmNetwork("beta"); err != nil {
 		t.Fatal(err)
 	}
-	_, err := call[skepv1.ServiceReply](r, subject.API("service", "update"), &skepv1.UpdateServiceRequest{Ref: "web", Rollback: true})
+	_, err := call(r, api.ServiceUpdate, &skepv1.UpdateServiceRequest{Ref: "web", Rollback: true})
 	wantErr(t, err, "revision 5 needs network beta, which is gone: create it again, or go back to another revision")
 
 	if err := r.rmService("web"); err != nil {

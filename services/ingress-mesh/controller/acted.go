@@ -9,8 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"skep.dev/libs/rpc"
-	"skep.dev/libs/subject"
+	"skep.dev/libs/api"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -190,7 +189,7 @@ func (s *Service) askWhetherActed(ctx context.Context, of string, nodes []string
 		waits[n] = giveUp
 		wg.Go(func() {
 			defer giveUp()
-			err := rpc.Call(one, s.cfg.NC, subject.Node(n, "mesh.applied"), req, &skepv1.Empty{})
+			_, err := api.Call(one, s.cfg.NC, api.MeshApplied.At(n), req)
 			if err == nil || ctx.Err() != nil || !s.isUp(n) {
 				return
 			}
@@ -229,7 +228,7 @@ func (s *Service) askSilent(ctx context.Context) {
 			defer s.acted.asked(n)
 			ctx, cancel := context.WithTimeout(ctx, s.actFor)
 			defer cancel()
-			if rpc.Call(ctx, s.cfg.NC, subject.Node(n, "mesh.applied"), &skepv1.MeshAppliedRequest{}, &skepv1.Empty{}) == nil && s.acted.answers(n) {
+			if _, err := api.Call(ctx, s.cfg.NC, api.MeshApplied.At(n), &skepv1.MeshAppliedRequest{}); err == nil && s.acted.answers(n) {
 				s.cfg.Log.Info("a node answers again whether it acted on drains", zap.String("node", n))
 			}
 			s.meter.silent.Set(float64(s.acted.count()))

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
@@ -27,21 +28,21 @@ const (
 
 // endpoints are what every instance answers.
 func (s *Service) endpoints(srv *rpc.Server) error {
-	if err := rpc.HandleNode(srv, "mesh", "sync", s.sync); err != nil {
+	if err := api.HandleNode(srv, api.MeshSync, s.sync); err != nil {
 		return err
 	}
-	return rpc.Handle(srv, subject.API("mesh", "network"), s.network)
+	return api.Handle(srv, api.MeshNetwork, s.network)
 }
 
 // leaderEndpoints are what writes.
 func (s *Service) leaderEndpoints(srv *rpc.Server) error {
-	if err := rpc.HandleNode(srv, "mesh", "lease", s.lease); err != nil {
+	if err := api.HandleNode(srv, api.MeshLease, s.lease); err != nil {
 		return err
 	}
-	if err := rpc.HandleNode(srv, "mesh", "return", s.giveBack); err != nil {
+	if err := api.HandleNode(srv, api.MeshReturn, s.giveBack); err != nil {
 		return err
 	}
-	return rpc.HandleNode(srv, "mesh", "drain", s.drain)
+	return api.HandleNode(srv, api.MeshDrain, s.drain)
 }
 
 // ownNode refuses a message that speaks for another node than the one the broker let it come from.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"strings"
 
-	"skep.dev/libs/subject"
+	"skep.dev/libs/api"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -33,102 +33,77 @@ func filter(key string, values ...string) *skepv1.Filter {
 	return &skepv1.Filter{Key: key, Values: values}
 }
 
-func (a *app) services(ctx context.Context, f ...*skepv1.Filter) ([]*skepv1.Service, error) {
-	var out []*skepv1.Service
+// pages asks for one page after the other and returns all that is on them.
+func pages[T any](ask func(*skepv1.Page) (items []T, next string, err error)) ([]T, error) {
+	var out []T
 	for after := ""; ; {
-		var r skepv1.ListServicesReply
-		if err := a.call(ctx, subject.API("service", "list"), &skepv1.ListServicesRequest{Filters: f, Page: &skepv1.Page{After: after}}, &r); err != nil {
+		items, next, err := ask(&skepv1.Page{After: after})
+		if err != nil {
 			return nil, err
 		}
-		out = append(out, r.Services...)
-		if after = r.Next; after == "" {
+		out = append(out, items...)
+		if after = next; after == "" {
 			return out, nil
 		}
 	}
+}
+
+func (a *app) services(ctx context.Context, f ...*skepv1.Filter) ([]*skepv1.Service, error) {
+	return pages(func(p *skepv1.Page) ([]*skepv1.Service, string, error) {
+		r, err := call(ctx, a, api.ServiceList, &skepv1.ListServicesRequest{Filters: f, Page: p})
+		return r.GetServices(), r.GetNext(), err
+	})
 }
 
 func (a *app) nodes(ctx context.Context, f ...*skepv1.Filter) ([]*skepv1.Node, error) {
-	var out []*skepv1.Node
-	for after := ""; ; {
-		var r skepv1.ListNodesReply
-		if err := a.call(ctx, subject.API("node", "list"), &skepv1.ListNodesRequest{Filters: f, Page: &skepv1.Page{After: after}}, &r); err != nil {
-			return nil, err
-		}
-		out = append(out, r.Nodes...)
-		if after = r.Next; after == "" {
-			return out, nil
-		}
-	}
+	return pages(func(p *skepv1.Page) ([]*skepv1.Node, string, error) {
+		r, err := call(ctx, a, api.NodeList, &skepv1.ListNodesRequest{Filters: f, Page: p})
+		return r.GetNodes(), r.GetNext(), err
+	})
 }
 
 func (a *app) tasks(ctx context.Context, f ...*skepv1.Filter) ([]*skepv1.Task, error) {
-	var out []*skepv1.Task
-	for after := ""; ; {
-		var r skepv1.ListTasksReply
-		if err := a.call(ctx, subject.API("task", "list"), &skepv1.ListTasksRequest{Filters: f, Page: &skepv1.Page{After: after}}, &r); err != nil {
-			return nil, err
-		}
-		out = append(out, r.Tasks...)
-		if after = r.Next; after == "" {
-			return out, nil
-		}
-	}
+	return pages(func(p *skepv1.Page) ([]*skepv1.Task, string, error) {
+		r, err := call(ctx, a, api.TaskList, &skepv1.ListTasksRequest{Filters: f, Page: p})
+		return r.GetTasks(), r.GetNext(), err
+	})
 }
 
 func (a *app) networks(ctx context.Context, f ...*skepv1.Filter) ([]*skepv1.Network, error) {
-	var out []*skepv1.Network
-	for after := ""; ; {
-		var r skepv1.ListNetworksReply
-		if err := a.call(ctx, subject.API("network", "list"), &skepv1.ListNetworksRequest{Filters: f, Page: &skepv1.Page{After: after}}, &r); err != nil {
-			return nil, err
-		}
-		out = append(out, r.Networks...)
-		if after = r.Next; after == "" {
-			return out, nil
-		}
-	}
+	return pages(func(p *skepv1.Page) ([]*skepv1.Network, string, error) {
+		r, err := call(ctx, a, api.NetworkList, &skepv1.ListNetworksRequest{Filters: f, Page: p})
+		return r.GetNetworks(), r.GetNext(), err
+	})
 }
 
 func (a *app) network(ctx context.Context, ref string) (*skepv1.Network, error) {
-	var r skepv1.NetworkReply
-	err := a.call(ctx, subject.API("network", "inspect"), &skepv1.Ref{Ref: ref}, &r)
-	return r.Network, err
+	r, err := call(ctx, a, api.NetworkInspect, &skepv1.Ref{Ref: ref})
+	return r.GetNetwork(), err
 }
 
 func (a *app) revisions(ctx context.Context, ref string) ([]*skepv1.Revision, error) {
-	var out []*skepv1.Revision
-	for after := ""; ; {
-		var r skepv1.ListRevisionsReply
-		if err := a.call(ctx, subject.API("service", "revisions"), &skepv1.ListRevisionsRequest{Ref: ref, Page: &skepv1.Page{After: after}}, &r); err != nil {
-			return nil, err
-		}
-		out = append(out, r.Revisions...)
-		if after = r.Next; after == "" {
-			return out, nil
-		}
-	}
+	return pages(func(p *skepv1.Page) ([]*skepv1.Revision, string, error) {
+		r, err := call(ctx, a, api.ServiceRevisions, &skepv1.ListRevisionsRequest{Ref: ref, Page: p})
+		return r.GetRevisions(), r.GetNext(), err
+	})
 }
 
 func (a *app) service(ctx context.Context, ref string) (*skepv1.Service, error) {
-	var r skepv1.ServiceReply
-	err := a.call(ctx, subject.API("service", "inspect"), &skepv1.Ref{Ref: ref}, &r)
-	return r.Service, err
+	r, err := call(ctx, a, api.ServiceInspect, &skepv1.Ref{Ref: ref})
+	return r.GetService(), err
 }
 
 func (a *app) inspectNode(ctx context.Context, ref string) (*skepv1.Node, error) {
-	var r skepv1.NodeReply
-	err := a.call(ctx, subject.API("node", "inspect"), &skepv1.Ref{Ref: ref}, &r)
-	return r.Node, err
+	r, err := call(ctx, a, api.NodeInspect, &skepv1.Ref{Ref: ref})
+	return r.GetNode(), err
 }
 
 func (a *app) inspectTask(ctx context.Context, ref string) (*skepv1.Task, error) {
-	var r skepv1.TaskReply
-	err := a.call(ctx, subject.API("task", "inspect"), &skepv1.Ref{Ref: ref}, &r)
-	return r.Task, err
+	r, err := call(ctx, a, api.TaskInspect, &skepv1.Ref{Ref: ref})
+	return r.GetTask(), err
 }
 
 func (a *app) cluster(ctx context.Context) (*skepv1.Cluster, error) {
-	var r skepv1.ClusterReply
-	err := a.call(ctx, subject.API("cluster", "inspect"), &skepv1.Empty{}, &r)
-	return r.Cluster, err
+	r, err := call(ctx, a, api.ClusterInspect, &skepv1.Empty{})
+	return r.GetCluster(), err
 }

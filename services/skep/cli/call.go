@@ -10,11 +10,11 @@ import (
 	"github.com/nats-io/nats.go"
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/stream"
-	"skep.dev/libs/subject"
 )
 
 const (
@@ -36,10 +36,11 @@ func impatient(ctx context.Context) context.Context {
 }
 
 // call asks the API, and asks again for a while when no manager is there to answer.
-func (a *app) call(ctx context.Context, subj string, req, reply proto.Message) error {
+func call[Q, R proto.Message](ctx context.Context, a *app, e api.Endpoint[Q, R], req Q) (R, error) {
 	nc, err := a.conn(ctx)
 	if err != nil {
-		return err
+		var none R
+		return none, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -48,47 +49,41 @@ func (a *app) call(ctx context.Context, subj string, req, reply proto.Message) e
 		limit = 0
 	}
 	for began := time.Now(); ; {
-		err := a.ask(ctx, nc, subj, req, reply)
-		if err == nil || !again(subj, err) || time.Since(began) >= limit {
-			return err
+		reply, err := ask(ctx, a, nc, e, req)
+		if err == nil || !again(e.Verb, err) || time.Since(began) >= limit {
+			return reply, err
 		}
 		if time.Since(began) > time.Second {
 			a.notice()
 		}
 		select {
 		case <-ctx.Done():
-			return err
+			return reply, err
 		case <-time.After(retryEvery):
 		}
 	}
 }
 
-// reads are the verbs that change nothing.
-var reads = map[string]bool{"list": true, "inspect": true, "explain": true, "revisions": true, "network": true, "state": true, "trace": true, "counters": true}
-
-func isRead(subj string) bool {
-	return subj == subject.API("plan", "service") || reads[subj[strings.LastIndexByte(subj, '.')+1:]]
-}
-
 // again: a request nobody heard may be repeated, and a read that was not answered.
-func again(subj string, err error) bool {
-	if !strings.HasPrefix(subj, strings.TrimSuffix(subject.AllAPI, ">")) {
+func again(v *api.Verb, err error) bool {
+	if v.Placed() {
 		return false // a node that does not answer is told at once
 	}
-	return errors.Is(err, rpc.ErrNobody) || fault.Is(err, fault.CodeUnavailable) && isRead(subj)
+	return errors.Is(err, rpc.ErrNobody) || fault.Is(err, fault.CodeUnavailable) && v.Effect == api.Reads
 }
 
 // ask is one request. It ends early when the broker refuses it, which a plain request would not notice, and when the
 // connection breaks while it is under way.
-func (a *app) ask(ctx context.Context, nc *nats.Conn, subj string, req, reply proto.Message) error {
-	ctx, stop := a.guard(ctx, subj)
+func ask[Q, R proto.Message](ctx context.Context, a *app, nc *nats.Conn, e api.Endpoint[Q, R], req Q) (R, error) {
+	ctx, stop := a.guard(ctx, e.Subject())
 	defer stop()
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
 	gone := nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	defer nc.RemoveStatusListener(gone)
-	if !nc.IsConnected() && isRead(subj) {
-		return fault.Unavailable("the connection to the manager is broken")
+	if !nc.IsConnected() && e.Effect == api.Reads {
+		var none R
+		return none, fault.Unavailable("the connection to the manager is broken")
 	}
 	go func() {
 		select {
@@ -97,21 +92,21 @@ func (a *app) ask(ctx context.Context, nc *nats.Conn, subj string, req, reply pr
 			if !ok {
 				return
 			}
-			if isRead(subj) {
+			if e.Effect == api.Reads {
 				cut(fault.Unavailable("the connection to the manager broke"))
 				return
 			}
 			cut(fault.Unavailable("the connection to the manager broke before it answered: the change may have been made or not, look before you repeat it"))
 		}
 	}()
-	return caused(ctx, rpc.Call(ctx, nc, subj, req, reply))
+	reply, err := api.Call(ctx, nc, e, req)
+	return reply, caused(ctx, err)
 }
 
 // dial opens a stream to a node, and says at once when the broker refuses it.
-func (a *app) dial(ctx context.Context, nc *nats.Conn, node, verb string, req proto.Message, opts ...stream.Option) (*stream.Session, error) {
-	subj := subject.Node(node, verb)
-	gctx, stop := a.guard(ctx, subj)
-	s, err := stream.Dial(gctx, nc, subj, node, req, opts...)
+func dial[Q, R proto.Message](ctx context.Context, a *app, nc *nats.Conn, e api.Endpoint[Q, R], req Q, opts ...stream.Option) (*stream.Session, error) {
+	gctx, stop := a.guard(ctx, e.Subject())
+	s, err := stream.Dial(gctx, nc, e.Subject(), e.Node(), req, opts...)
 	if err != nil {
 		err = caused(gctx, err)
 		stop()

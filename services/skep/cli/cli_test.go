@@ -10,7 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/golden"
@@ -405,10 +407,10 @@ func TestDecode(t *testing.T) {
 			t.Errorf("%s carries %s, want %s", subj, got, name)
 		}
 	}
-	for _, names := range []map[string]string{requests, replies} {
-		for _, n := range names {
-			if _, err := newMessage(n); err != nil {
-				t.Error(err)
+	for _, v := range api.All() {
+		for reply, want := range map[bool]protoreflect.MessageType{false: v.Request, true: v.Reply} {
+			if got := messageOf(v.Subject, reply); got != string(want.Descriptor().Name()) {
+				t.Errorf("%s, reply %v: carries %q, want %s", v.Subject, reply, got, want.Descriptor().Name())
 			}
 		}
 	}

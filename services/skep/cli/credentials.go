@@ -15,8 +15,8 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/pki"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/conn"
 	"skep.dev/services/skep/cli/plain"
@@ -78,8 +78,8 @@ func (a *app) issue(ctx context.Context, name, role string, expiry time.Duration
 	if err != nil {
 		return c, fmt.Errorf("make a key for user %s: %w", name, err)
 	}
-	var r skepv1.IssueUserReply
-	if err := a.call(ctx, subject.API("user", "issue"), &skepv1.IssueUserRequest{Name: name, Role: role, CsrDer: csr, Expiry: durationpb.New(expiry)}, &r); err != nil {
+	r, err := call(ctx, a, api.UserIssue, &skepv1.IssueUserRequest{Name: name, Role: role, CsrDer: csr, Expiry: durationpb.New(expiry)})
+	if err != nil {
 		return c, err
 	}
 	if len(r.ManagerAddrs) == 0 {

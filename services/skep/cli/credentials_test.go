@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/pki"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -29,7 +30,7 @@ func (c *cluster) withVault() *pki.CA {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	serve(c, c.rs, "user", "issue", func(r *skepv1.IssueUserRequest) (*skepv1.IssueUserReply, error) {
+	serve(c, c.rs, api.UserIssue, func(r *skepv1.IssueUserRequest) (*skepv1.IssueUserReply, error) {
 		cert, err := ca.Sign(r.CsrDer, pki.Identity{NodeID: "user-" + r.Name, Role: pki.User, UserRole: r.Role}, r.Expiry.AsDuration())
 		return &skepv1.IssueUserReply{CertPem: cert, CaPem: ca.CertPEM(), ManagerAddrs: []string{"10.0.0.1:2377", "10.0.0.2:2377"}}, err
 	})
@@ -122,10 +123,10 @@ func TestIssuedRevoke(t *testing.T) {
 	serial, heir := "0123456789abcdef0123456789abcdef", "1123456789abcdef0123456789abcdef"
 	ada := &skepv1.UserCertificate{Serial: serial, Name: "ada", Role: "admin", IssuedBy: "root", IssuedAt: timestamppb.New(now.Add(-time.Hour)), NotAfter: timestamppb.New(now.Add(time.Hour))}
 	eve := &skepv1.UserCertificate{Serial: heir, Name: "eve", Role: "admin", IssuedBy: "user-ada", IssuedAt: timestamppb.New(now), NotAfter: timestamppb.New(now.Add(time.Hour))}
-	serve(c, c.rs, "user", "issued", func(*skepv1.Empty) (*skepv1.IssuedUsersReply, error) {
+	serve(c, c.rs, api.UserIssued, func(*skepv1.Empty) (*skepv1.IssuedUsersReply, error) {
 		return &skepv1.IssuedUsersReply{Certificates: []*skepv1.UserCertificate{ada, eve}}, nil
 	})
-	serve(c, c.rs, "user", "revoke", func(r *skepv1.RevokeUserRequest) (*skepv1.RevokeUserReply, error) {
+	serve(c, c.rs, api.UserRevoke, func(r *skepv1.RevokeUserRequest) (*skepv1.RevokeUserReply, error) {
 		switch {
 		case r.Ref != "ada":
 			return nil, fault.NotFound("revoke %s: no certificate of that name is recorded", r.Ref)

@@ -11,6 +11,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"skep.dev/libs/api"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/plain"
 	"skep.dev/services/skep/cli/render"
@@ -85,105 +87,20 @@ func messageNames() []string {
 	return out
 }
 
-// replies to requests whose reply is not named after the request.
-var replies = map[string]string{
-	"service.create": "ServiceReply", "service.update": "ServiceReply", "service.scale": "ServiceReply", "service.inspect": "ServiceReply", "service.rm": "ServiceReply",
-	"service.list": "ListServicesReply", "service.revisions": "ListRevisionsReply", "service.explain": "ExplainReply", "plan.service": "PlanReply",
-	"task.list": "ListTasksReply", "task.inspect": "TaskReply", "node.list": "ListNodesReply", "node.inspect": "NodeReply", "node.update": "NodeReply", "node.rm": "Empty",
-	"node.admit": "NodeReply", "cluster.init": "ClusterReply", "cluster.inspect": "ClusterReply", "cluster.update": "ClusterReply", "event.list": "ListEventsReply",
-	"token.get": "JoinTokenReply", "user.issue": "IssueUserReply", "user.issued": "IssuedUsersReply", "user.revoke": "RevokeUserReply", "image.resolve": "ResolveImageReply",
-	"network.create": "NetworkReply", "network.inspect": "NetworkReply", "network.rm": "NetworkReply", "network.list": "ListNetworksReply", "mesh.network": "MeshNetworkReply",
-}
-
-var requests = map[string]string{
-	"service.create": "CreateServiceRequest", "service.update": "UpdateServiceRequest", "service.scale": "ScaleServiceRequest", "service.inspect": "Ref", "service.rm": "RemoveServiceRequest",
-	"service.list": "ListServicesRequest", "service.revisions": "ListRevisionsRequest", "service.explain": "ExplainRequest", "plan.service": "PlanRequest",
-	"task.list": "ListTasksRequest", "task.inspect": "Ref", "node.list": "ListNodesRequest", "node.inspect": "Ref", "node.update": "UpdateNodeRequest", "node.rm": "RemoveNodeRequest",
-	"node.admit": "AdmitNodeRequest", "cluster.init": "InitClusterRequest", "cluster.inspect": "Empty", "cluster.update": "UpdateClusterRequest", "event.list": "ListEventsRequest",
-	"token.get": "JoinTokenRequest", "user.issue": "IssueUserRequest", "user.issued": "Empty", "user.revoke": "RevokeUserRequest", "image.resolve": "ResolveImageRequest",
-	"network.create": "CreateNetworkRequest", "network.inspect": "Ref", "network.rm": "Ref", "network.list": "ListNetworksRequest", "mesh.network": "MeshNetworkRequest",
-}
-
 // messageOf names the message that travels on a subject, or "".
 func messageOf(subj string, reply bool) string {
-	pick := func(req, rep string) string {
-		if reply {
-			return rep
-		}
-		return req
-	}
-	t := strings.Split(subj, ".")
-	if len(t) >= 3 && t[0] == "$KV" {
+	if t := strings.Split(subj, "."); len(t) >= 3 && t[0] == "$KV" {
 		return valueOf(t[1], strings.Join(t[2:], "."))
 	}
-	if len(t) < 3 || t[0] != "skep" {
-		return ""
+	if v := api.Of(subj); v != nil {
+		if reply {
+			return string(v.Reply.Descriptor().Name())
+		}
+		return string(v.Request.Descriptor().Name())
 	}
-	rest := strings.Join(t[3:], ".")
-	switch t[2] {
-	case "api":
-		return pick(requests[rest], replies[rest])
-	case "join":
-		return pick("JoinRequest", "JoinReply")
-	case "hb":
-		return "Heartbeat"
-	case "push":
-		return "NodeTasks"
-	case "event":
-		return "Event"
-	case "net":
-		return "MeshRecord"
-	case "svc":
-		if len(t) < 5 {
-			return ""
-		}
-		switch t[3] + "." + t[4] {
-		case "state.snapshot":
-			return pick("SnapshotRequest", "SnapshotReply")
-		case "state.specs":
-			return pick("SpecsRequest", "SpecsReply")
-		case "state.status":
-			return pick("NodeStatus", "StatusReply")
-		case "state.describe":
-			return pick("DescribeRequest", "DescribeReply")
-		case "health.path":
-			return "MeshPathReport"
-		case "vault.renew":
-			return pick("RenewRequest", "RenewReply")
-		case "mesh.sync":
-			return pick("MeshSyncRequest", "MeshSyncReply")
-		case "mesh.lease":
-			return pick("LeaseBlockRequest", "LeaseBlockReply")
-		case "mesh.return":
-			return pick("ReturnBlocksRequest", "ReturnBlocksReply")
-		case "mesh.drain":
-			return pick("DrainRequest", "DrainReply")
-		}
-	case "node":
-		if len(t) < 5 {
-			return ""
-		}
-		switch strings.Join(t[4:], ".") {
-		case "exec.open":
-			return pick("ExecRequest", "StreamOpenReply")
-		case "logs.open":
-			return pick("LogsRequest", "StreamOpenReply")
-		case "image.load.open":
-			return pick("LoadImageRequest", "StreamOpenReply")
-		case "image.ls":
-			return pick("ListImagesRequest", "ListImagesReply")
-		case "image.rm":
-			return pick("RemoveImageRequest", "RemoveImageReply")
-		case "image.pull":
-			return pick("PullImageRequest", "PullImageReply")
-		case "stats":
-			return pick("StatsRequest", "StatsReply")
-		case "mesh.state":
-			return pick("MeshStateRequest", "MeshStateReply")
-		case "mesh.counters":
-			return pick("MeshCountersRequest", "MeshCountersReply")
-		case "mesh.trace":
-			return pick("MeshTraceRequest", "MeshTraceReply")
+	for _, a := range api.Announcements {
+		if subject.Matches(a.Subject, subj) {
+			return string(a.Message.Descriptor().Name())
 		}
 	}
 	return ""

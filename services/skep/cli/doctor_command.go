@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/doctor"
 	"skep.dev/services/skep/cli/render"
@@ -65,8 +65,7 @@ func (a *app) examine(ctx context.Context) ([]doctor.Check, error) {
 	}
 	ask, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
-	p.Mesh = &skepv1.MeshNetworkReply{}
-	p.MeshErr = a.call(ask, subject.API("mesh", "network"), &skepv1.MeshNetworkRequest{}, p.Mesh)
+	p.Mesh, p.MeshErr = call(ask, a, api.MeshNetwork, &skepv1.MeshNetworkRequest{})
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
@@ -129,9 +130,9 @@ func (a *app) events(ctx context.Context, req *skepv1.ListEventsRequest, show fu
 	seen := map[string]bool{}
 	if req.Since != nil || past {
 		for after := ""; ; {
-			var r skepv1.ListEventsReply
 			req.Page = &skepv1.Page{After: after}
-			if err := a.call(ctx, subject.API("event", "list"), req, &r); err != nil {
+			r, err := call(ctx, a, api.EventList, req)
+			if err != nil {
 				return err
 			}
 			for _, e := range r.Events {

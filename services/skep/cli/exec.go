@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/stream"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -65,7 +66,7 @@ func (a *app) exec(ctx context.Context, ref string, req *skepv1.ExecRequest) err
 	// Signals are the command's, not ours: they do not end the session.
 	sctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	s, err := a.dial(sctx, nc, t.NodeId, "exec.open", req)
+	s, err := dial(sctx, a, nc, api.ExecOpen.At(t.NodeId), req)
 	if err != nil {
 		return err
 	}

@@ -13,10 +13,10 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/event"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/rpc"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/conn"
 )
@@ -82,16 +82,16 @@ func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
 	}
 	t.Cleanup(func() { _ = rs.Close() })
 	c.rs = rs
-	serve(c, rs, "service", "create", c.create)
-	serve(c, rs, "service", "update", c.update)
-	serve(c, rs, "service", "scale", func(r *skepv1.ScaleServiceRequest) (*skepv1.ServiceReply, error) {
+	serve(c, rs, api.ServiceCreate, c.create)
+	serve(c, rs, api.ServiceUpdate, c.update)
+	serve(c, rs, api.ServiceScale, func(r *skepv1.ScaleServiceRequest) (*skepv1.ServiceReply, error) {
 		s, err := c.find(r.Ref)
 		if err == nil {
 			s.Spec.Mode.GetReplicated().Replicas = r.Replicas
 		}
 		return &skepv1.ServiceReply{Service: s}, err
 	})
-	serve(c, rs, "service", "rm", func(r *skepv1.RemoveServiceRequest) (*skepv1.ServiceReply, error) {
+	serve(c, rs, api.ServiceRemove, func(r *skepv1.RemoveServiceRequest) (*skepv1.ServiceReply, error) {
 		s, err := c.find(r.Ref)
 		if err == nil && !r.DryRun {
 			c.services = nil
@@ -101,29 +101,29 @@ func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
 		}
 		return &skepv1.ServiceReply{Service: s}, err
 	})
-	serve(c, rs, "service", "inspect", func(r *skepv1.Ref) (*skepv1.ServiceReply, error) {
+	serve(c, rs, api.ServiceInspect, func(r *skepv1.Ref) (*skepv1.ServiceReply, error) {
 		s, err := c.find(r.Ref)
 		return &skepv1.ServiceReply{Service: s}, err
 	})
-	serve(c, rs, "service", "list", func(*skepv1.ListServicesRequest) (*skepv1.ListServicesReply, error) {
+	serve(c, rs, api.ServiceList, func(*skepv1.ListServicesRequest) (*skepv1.ListServicesReply, error) {
 		return &skepv1.ListServicesReply{Services: c.services}, nil
 	})
-	serve(c, rs, "service", "revisions", func(*skepv1.ListRevisionsRequest) (*skepv1.ListRevisionsReply, error) {
+	serve(c, rs, api.ServiceRevisions, func(*skepv1.ListRevisionsRequest) (*skepv1.ListRevisionsReply, error) {
 		return &skepv1.ListRevisionsReply{Revisions: c.revs}, nil
 	})
-	serve(c, rs, "service", "explain", func(r *skepv1.ExplainRequest) (*skepv1.ExplainReply, error) {
+	serve(c, rs, api.ServiceExplain, func(r *skepv1.ExplainRequest) (*skepv1.ExplainReply, error) {
 		s, err := c.find(r.Ref)
 		return &skepv1.ExplainReply{Service: s, Placing: &skepv1.Placing{Summary: "1 of 1 nodes suit"}}, err
 	})
-	serve(c, rs, "plan", "service", func(r *skepv1.PlanRequest) (*skepv1.PlanReply, error) {
+	serve(c, rs, api.PlanService, func(r *skepv1.PlanRequest) (*skepv1.PlanReply, error) {
 		verb := "create"
 		if r.Removed {
 			verb = "remove"
 		}
 		return &skepv1.PlanReply{Operations: []*skepv1.Operation{{Verb: verb, Text: verb + " web.1 on w1"}}}, nil
 	})
-	serve(c, rs, "task", "list", c.listTasks)
-	serve(c, rs, "task", "inspect", func(r *skepv1.Ref) (*skepv1.TaskReply, error) {
+	serve(c, rs, api.TaskList, c.listTasks)
+	serve(c, rs, api.TaskInspect, func(r *skepv1.Ref) (*skepv1.TaskReply, error) {
 		for _, t := range c.tasks {
 			if strings.HasPrefix(t.Meta.Id, r.Ref) {
 				return &skepv1.TaskReply{Task: t}, nil
@@ -131,7 +131,7 @@ func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
 		}
 		return nil, fault.NotFound("no such task: %s", r.Ref)
 	})
-	serve(c, rs, "node", "list", func(r *skepv1.ListNodesRequest) (*skepv1.ListNodesReply, error) {
+	serve(c, rs, api.NodeList, func(r *skepv1.ListNodesRequest) (*skepv1.ListNodesReply, error) {
 		// One node a page: clients must follow.
 		for i, n := range c.nodes {
 			if r.GetPage().GetAfter() == "" || i > 0 && c.nodes[i-1].Meta.Id == r.Page.After {
@@ -144,7 +144,7 @@ func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
 		}
 		return &skepv1.ListNodesReply{}, nil
 	})
-	serve(c, rs, "node", "inspect", func(r *skepv1.Ref) (*skepv1.NodeReply, error) {
+	serve(c, rs, api.NodeInspect, func(r *skepv1.Ref) (*skepv1.NodeReply, error) {
 		for _, n := range c.nodes {
 			if n.Meta.Id == r.Ref || n.Description.Hostname == r.Ref {
 				return &skepv1.NodeReply{Node: n}, nil
@@ -152,16 +152,16 @@ func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
 		}
 		return nil, fault.NotFound("no such node: %s", r.Ref)
 	})
-	serve(c, rs, "node", "update", func(*skepv1.UpdateNodeRequest) (*skepv1.NodeReply, error) { return &skepv1.NodeReply{}, nil })
-	serve(c, rs, "node", "rm", func(*skepv1.RemoveNodeRequest) (*skepv1.Empty, error) { return &skepv1.Empty{}, nil })
-	serve(c, rs, "token", "get", func(r *skepv1.JoinTokenRequest) (*skepv1.JoinTokenReply, error) {
+	serve(c, rs, api.NodeUpdate, func(*skepv1.UpdateNodeRequest) (*skepv1.NodeReply, error) { return &skepv1.NodeReply{}, nil })
+	serve(c, rs, api.NodeRemove, func(*skepv1.RemoveNodeRequest) (*skepv1.Empty, error) { return &skepv1.Empty{}, nil })
+	serve(c, rs, api.TokenGet, func(r *skepv1.JoinTokenRequest) (*skepv1.JoinTokenReply, error) {
 		return &skepv1.JoinTokenReply{Token: "SKEP-1-x", ManagerAddrs: []string{"10.0.0.1:2377"}}, nil
 	})
-	serve(c, rs, "cluster", "inspect", func(*skepv1.Empty) (*skepv1.ClusterReply, error) {
+	serve(c, rs, api.ClusterInspect, func(*skepv1.Empty) (*skepv1.ClusterReply, error) {
 		return &skepv1.ClusterReply{Cluster: &skepv1.Cluster{Meta: &skepv1.Meta{Version: 5}, Spec: &skepv1.ClusterSpec{Name: "default", TaskHistoryLimit: 5}}}, nil
 	})
-	serve(c, rs, "cluster", "update", func(*skepv1.UpdateClusterRequest) (*skepv1.ClusterReply, error) { return &skepv1.ClusterReply{}, nil })
-	serve(c, rs, "event", "list", func(*skepv1.ListEventsRequest) (*skepv1.ListEventsReply, error) {
+	serve(c, rs, api.ClusterUpdate, func(*skepv1.UpdateClusterRequest) (*skepv1.ClusterReply, error) { return &skepv1.ClusterReply{}, nil })
+	serve(c, rs, api.EventList, func(*skepv1.ListEventsRequest) (*skepv1.ListEventsReply, error) {
 		return &skepv1.ListEventsReply{Events: []*skepv1.Event{{Kind: "service", Id: webID, Name: "web", Verb: "create", Time: timestamppb.New(testNow), Attributes: map[string]string{"image.new": "httpd"}}}}, nil
 	})
 	c.serveNetworks(rs)
@@ -178,26 +178,21 @@ func (c *cluster) flush() {
 }
 
 // serve answers one endpoint under the cluster's lock and remembers the request.
-func serve[Q, R any, PQ interface {
-	*Q
-	proto.Message
-}, PR interface {
-	*R
-	proto.Message
-}](c *cluster, rs *rpc.Server, kind, verb string, h func(PQ) (PR, error)) {
+func serve[Q, R proto.Message](c *cluster, rs *rpc.Server, e api.Endpoint[Q, R], h func(Q) (R, error)) {
 	c.t.Helper()
-	err := rpc.Handle(rs, subject.API(kind, verb), func(_ context.Context, r PQ) (PR, error) {
+	var none R
+	err := api.Handle(rs, e, func(_ context.Context, r Q) (R, error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.calls = append(c.calls, r)
 		if c.on != nil {
 			if err := c.on(r); err != nil {
-				return nil, err
+				return none, err
 			}
 		}
 		out, err := h(r)
 		if err != nil {
-			return nil, err
+			return out, err
 		}
 		out = proto.CloneOf(out) // it is encoded outside the lock
 		if c.poison != nil {

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/stream"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -74,37 +75,37 @@ func hostileCluster(t *testing.T) *cluster {
 	web.Run = &skepv1.RunControl{Iteration: 1}
 	c.tasks = append(c.tasks, webTask("t2", 2, skepv1.TaskState_TASK_STATE_FAILED))
 	reply := func(*skepv1.Ref) (*skepv1.ServiceReply, error) { return &skepv1.ServiceReply{Service: web}, nil }
-	serve(c, c.rs, "service", "run", func(*skepv1.RunServiceRequest) (*skepv1.ServiceReply, error) { return reply(nil) })
-	serve(c, c.rs, "service", "rollout", func(*skepv1.RolloutRequest) (*skepv1.ServiceReply, error) { return reply(nil) })
-	serve(c, c.rs, "user", "issue", func(*skepv1.IssueUserRequest) (*skepv1.IssueUserReply, error) { return &skepv1.IssueUserReply{}, nil })
+	serve(c, c.rs, api.ServiceRun, func(*skepv1.RunServiceRequest) (*skepv1.ServiceReply, error) { return reply(nil) })
+	serve(c, c.rs, api.ServiceRollout, func(*skepv1.RolloutRequest) (*skepv1.ServiceReply, error) { return reply(nil) })
+	serve(c, c.rs, api.UserIssue, func(*skepv1.IssueUserRequest) (*skepv1.IssueUserReply, error) { return &skepv1.IssueUserReply{}, nil })
 	certificates := []*skepv1.UserCertificate{{Serial: "s", NotAfter: timestamppb.Now(), IssuedAt: timestamppb.Now()}, {Serial: "t", NotAfter: timestamppb.Now(), IssuedBy: "user-" + hostile, RevokedAt: timestamppb.Now()}}
-	serve(c, c.rs, "user", "issued", func(*skepv1.Empty) (*skepv1.IssuedUsersReply, error) {
+	serve(c, c.rs, api.UserIssued, func(*skepv1.Empty) (*skepv1.IssuedUsersReply, error) {
 		return &skepv1.IssuedUsersReply{Certificates: certificates}, nil
 	})
-	serve(c, c.rs, "user", "revoke", func(*skepv1.RevokeUserRequest) (*skepv1.RevokeUserReply, error) {
+	serve(c, c.rs, api.UserRevoke, func(*skepv1.RevokeUserRequest) (*skepv1.RevokeUserReply, error) {
 		return &skepv1.RevokeUserReply{Revoked: certificates}, nil
 	})
 	for _, id := range []string{nodeID, node2} {
-		onNode(c, id, "image.ls", func(*skepv1.ListImagesRequest) (*skepv1.ListImagesReply, error) {
+		onNode(c, api.ImageList.At(id), func(*skepv1.ListImagesRequest) (*skepv1.ListImagesReply, error) {
 			return &skepv1.ListImagesReply{}, nil
 		})
-		onNode(c, id, "image.pull", func(*skepv1.PullImageRequest) (*skepv1.PullImageReply, error) { return &skepv1.PullImageReply{}, nil })
-		onNode(c, id, "image.rm", func(*skepv1.RemoveImageRequest) (*skepv1.RemoveImageReply, error) {
+		onNode(c, api.ImagePull.At(id), func(*skepv1.PullImageRequest) (*skepv1.PullImageReply, error) { return &skepv1.PullImageReply{}, nil })
+		onNode(c, api.ImageRemove.At(id), func(*skepv1.RemoveImageRequest) (*skepv1.RemoveImageReply, error) {
 			return &skepv1.RemoveImageReply{}, nil
 		})
 	}
-	c.onNode("logs.open", func(_ context.Context, s *stream.Session, _ []byte) {
+	c.onNode(api.LogsOpen.At(nodeID).Subject(), func(_ context.Context, s *stream.Session, _ []byte) {
 		w := s.Writer(stream.Out)
 		logLine(w, 1, "\x1b[31mred\x1b[0m "+hostile+"\xff\r\n", false)
 		logLine(w, 2, hostile, true)
 		_ = w.Close()
 		_ = s.Exit(0, nil)
 	})
-	c.onNode("exec.open", func(_ context.Context, s *stream.Session, _ []byte) {
+	c.onNode(api.ExecOpen.At(nodeID).Subject(), func(_ context.Context, s *stream.Session, _ []byte) {
 		_ = s.Accept()
 		_ = s.Exit(127, fault.Invalid("exec: %s", hostile))
 	})
-	c.onNode("image.load.open", func(_ context.Context, s *stream.Session, _ []byte) {
+	c.onNode(api.ImageOpen.At(nodeID).Subject(), func(_ context.Context, s *stream.Session, _ []byte) {
 		_ = s.Accept()
 		_ = s.Exit(1, fault.Invalid("load: %s", hostile))
 	})

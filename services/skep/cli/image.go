@@ -15,9 +15,9 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protodelim"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/stream"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
 )
@@ -127,8 +127,8 @@ func (a *app) imageList() *cobra.Command {
 			by := map[string][]*skepv1.Image{}
 			var all []*skepv1.Image
 			ferr := a.onNodes(ctx, on, func(n *skepv1.Node) error {
-				var r skepv1.ListImagesReply
-				if err := a.call(ctx, subject.Node(n.GetMeta().GetId(), "image.ls"), &skepv1.ListImagesRequest{}, &r); err != nil {
+				r, err := call(ctx, a, api.ImageList.At(n.GetMeta().GetId()), &skepv1.ListImagesRequest{})
+				if err != nil {
 					return err
 				}
 				mu.Lock()
@@ -159,8 +159,8 @@ func (a *app) imagePull() *cobra.Command {
 				// A pull takes as long as the network does.
 				ctx, cancel := context.WithTimeout(cmd.Context(), time.Hour)
 				defer cancel()
-				var r skepv1.PullImageReply
-				if err := a.ask(ctx, a.nc, subject.Node(n.GetMeta().GetId(), "image.pull"), &skepv1.PullImageRequest{Ref: args[0]}, &r); err != nil {
+				r, err := ask(ctx, a, a.nc, api.ImagePull.At(n.GetMeta().GetId()), &skepv1.PullImageRequest{Ref: args[0]})
+				if err != nil {
 					return err
 				}
 				a.printf("%s: %s %s\n", render.Hostname(n), r.Name, r.Digest)
@@ -183,8 +183,8 @@ func (a *app) imageRemove() *cobra.Command {
 			}
 			return a.onNodes(ctx, on, func(n *skepv1.Node) error {
 				return a.each(ctx, args, func(ref string) error {
-					var r skepv1.RemoveImageReply
-					if err := a.call(ctx, subject.Node(n.GetMeta().GetId(), "image.rm"), &skepv1.RemoveImageRequest{Ref: ref, Force: force}, &r); err != nil {
+					r, err := call(ctx, a, api.ImageRemove.At(n.GetMeta().GetId()), &skepv1.RemoveImageRequest{Ref: ref, Force: force})
+					if err != nil {
 						return err
 					}
 					for _, name := range r.Removed {
@@ -279,7 +279,7 @@ func (a *app) archive(path string, times int) (open func() (io.ReadCloser, error
 // load sends one archive to one node. The node answers on "out" with a LoadImageReply led by its length.
 func (a *app) load(ctx context.Context, n *skepv1.Node, archive io.Reader) ([]string, error) {
 	id := n.GetMeta().GetId()
-	s, err := a.dial(ctx, a.nc, id, "image.load.open", &skepv1.LoadImageRequest{NodeId: id})
+	s, err := dial(ctx, a, a.nc, api.ImageOpen.At(id), &skepv1.LoadImageRequest{NodeId: id})
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"skep.dev/libs/subject"
+	"skep.dev/libs/api"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
 )
@@ -45,8 +45,8 @@ func (a *app) contextRevoke() *cobra.Command {
 		Long: "Refuse certificates of users elsewhere from now on, and end their connections. NAME is all certificates of that user, SERIAL is one;\n`skep context issued` lists them. Nothing takes it back: `skep context issue` makes a new certificate.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(cmd.Context(), args, func(ref string) error {
-				var r skepv1.RevokeUserReply
-				if err := a.call(cmd.Context(), subject.API("user", "revoke"), &skepv1.RevokeUserRequest{Ref: ref}, &r); err != nil {
+				r, err := call(cmd.Context(), a, api.UserRevoke, &skepv1.RevokeUserRequest{Ref: ref})
+				if err != nil {
 					return err
 				}
 				for _, c := range r.Revoked {
@@ -86,8 +86,7 @@ func (a *app) warnOfHeirs(ctx context.Context, revoked []*skepv1.UserCertificate
 }
 
 func (a *app) issued(ctx context.Context) ([]*skepv1.UserCertificate, error) {
-	var r skepv1.IssuedUsersReply
-	err := a.call(ctx, subject.API("user", "issued"), &skepv1.Empty{}, &r)
+	r, err := call(ctx, a, api.UserIssued, &skepv1.Empty{})
 	return r.Certificates, err
 }
 

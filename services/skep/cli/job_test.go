@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -21,7 +22,7 @@ func jobCluster(t *testing.T) *cluster {
 	s.Spec.Mode = &skepv1.ServiceMode{Mode: &skepv1.ServiceMode_ReplicatedJob{ReplicatedJob: &skepv1.ReplicatedJobMode{MaxConcurrent: 1, TotalCompletions: 1}}}
 	s.JobIteration, s.Run = 1, &skepv1.RunControl{Iteration: 1, Started: timestamppb.New(testNow.Add(-5 * time.Minute)), Due: timestamppb.New(testNow.Add(-5 * time.Minute))}
 	c.services = []*skepv1.Service{s}
-	serve(c, c.rs, "service", "run", func(r *skepv1.RunServiceRequest) (*skepv1.ServiceReply, error) {
+	serve(c, c.rs, api.ServiceRun, func(r *skepv1.RunServiceRequest) (*skepv1.ServiceReply, error) {
 		v, err := c.find(r.Ref)
 		if err != nil {
 			return nil, err

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/stream"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -165,7 +166,7 @@ func (r *logRun) open(ctx context.Context, t *skepv1.Task, follow bool, after ..
 	if len(after) > 0 && after[0] > 0 { // what came up to then was shown
 		req.Since, req.Tail = timestamppb.New(time.Unix(0, after[0]+1)), -1
 	}
-	s, err := r.a.dial(ctx, nc, t.NodeId, "logs.open", req, stream.WithOpenTimeout(5*time.Second))
+	s, err := dial(ctx, r.a, nc, api.LogsOpen.At(t.NodeId), req, stream.WithOpenTimeout(5*time.Second))
 	if fault.Is(err, fault.CodeNotFound) {
 		return nil, nil
 	}

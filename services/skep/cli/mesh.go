@@ -10,8 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
 )
@@ -172,13 +172,13 @@ func (a *app) trace(ctx context.Context, nodes []*skepv1.Node, req *skepv1.MeshT
 	ferr := a.onNodes(ctx, nodes, func(n *skepv1.Node) error {
 		ctx, cancel := context.WithTimeout(ctx, a.NodeTimeout)
 		defer cancel()
-		var r skepv1.MeshTraceReply
-		if err := a.call(ctx, subject.Node(n.GetMeta().GetId(), "mesh.trace"), req, &r); err != nil {
+		r, err := call(ctx, a, api.MeshTrace.At(n.GetMeta().GetId()), req)
+		if err != nil {
 			return err
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		got[n.GetMeta().GetId()] = &r
+		got[n.GetMeta().GetId()] = r
 		return nil
 	})
 	var traces []render.NodeTrace

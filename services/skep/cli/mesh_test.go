@@ -9,8 +9,8 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
-	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/golden"
@@ -27,22 +27,17 @@ func textOf[M proto.Message](t *testing.T, m M, text string) M {
 }
 
 // onNode answers a command to a node.
-func onNode[Q, R any, PQ interface {
-	*Q
-	proto.Message
-}, PR interface {
-	*R
-	proto.Message
-}](c *cluster, node, verb string, h func(PQ) (PR, error)) {
+func onNode[Q, R proto.Message](c *cluster, e api.Endpoint[Q, R], h func(Q) (R, error)) {
 	c.t.Helper()
-	err := rpc.HandleDirect(c.rs, subject.Node(node, verb), func(_ context.Context, r PQ) (PR, error) {
+	var none R
+	err := api.Handle(c.rs, e, func(_ context.Context, r Q) (R, error) {
 		c.mu.Lock()
 		c.calls = append(c.calls, r)
 		poison, on := c.poison, c.on
 		c.mu.Unlock()
 		if on != nil {
 			if err := on(r); err != nil {
-				return nil, err
+				return none, err
 			}
 		}
 		out, err := h(r)
@@ -71,14 +66,14 @@ func meshCluster(t *testing.T) *cluster {
 		n.Number, n.Subnet = uint32(i+1), "100.64.0.0/23"
 	}
 	for _, id := range []string{nodeID, node2} {
-		onNode(c, id, "mesh.state", func(*skepv1.MeshStateRequest) (*skepv1.MeshStateReply, error) {
+		onNode(c, api.MeshState.At(id), func(*skepv1.MeshStateRequest) (*skepv1.MeshStateReply, error) {
 			return textOf(t, &skepv1.MeshStateReply{}, `
 				ports { protocol: "udp" port: 53 service_id: "dnsdnsdnsdnsdnsdnsdnsdns1" host_mode: true connections: 2 backends { addr: "100.64.0.9" port: 53 } }
 				ports { protocol: "tcp" port: 8080 service_id: "`+webID+`" service_name: "web" connections: 12 backends { addr: "100.64.0.5" port: 80 task_id: "t1" connections: 7 } backends { addr: "100.64.2.5" port: 80 task_id: "t2" connections: 5 } }
 				networks { id: "`+frontID+`" name: "front" vni: 4097 mtu: 1450 local: 1 remote: 3 encrypted: true }
 				peers { node_id: "x" hostname: "w9" reachable: true }`), nil
 		})
-		onNode(c, id, "mesh.trace", func(r *skepv1.MeshTraceRequest) (*skepv1.MeshTraceReply, error) {
+		onNode(c, api.MeshTrace.At(id), func(r *skepv1.MeshTraceRequest) (*skepv1.MeshTraceReply, error) {
 			if r.Target == "9999/tcp" {
 				return nil, fault.NotFound("nothing is published on port 9999/tcp")
 			}
@@ -149,7 +144,7 @@ func TestDoctor(t *testing.T) {
 	fifth := proto.CloneOf(third)
 	fifth.Meta.Id, fifth.Description.Hostname = "nodenodenodenodenodenode5", "w5"
 	c.nodes = append(c.nodes, third, fourth, fifth)
-	onNode(c, fifth.Meta.Id, "mesh.state", func(*skepv1.MeshStateRequest) (*skepv1.MeshStateReply, error) {
+	onNode(c, api.MeshState.At(fifth.Meta.Id), func(*skepv1.MeshStateRequest) (*skepv1.MeshStateReply, error) {
 		return textOf(t, &skepv1.MeshStateReply{}, `ports { protocol: "tcp" port: 9090 }
 			findings { severity: "warning" subject: "peer w4" text: "does not answer" } findings { severity: "warning" subject: "peer w2" text: "does not answer through the data path" } findings { severity: "error" subject: "network front" text: "an address is missing" }`), nil
 	})

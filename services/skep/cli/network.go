@@ -11,9 +11,9 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/spec"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
 	"skep.dev/services/skep/cli/specflag"
@@ -39,8 +39,8 @@ func (a *app) networkCreate() *cobra.Command {
 			if err := spec.ValidateNetwork(s, nil); err != nil {
 				return &Failure{ExitUsage, err}
 			}
-			var r skepv1.NetworkReply
-			if err := a.call(cmd.Context(), subject.API("network", "create"), &skepv1.CreateNetworkRequest{Spec: s}, &r); err != nil {
+			r, err := call(cmd.Context(), a, api.NetworkCreate, &skepv1.CreateNetworkRequest{Spec: s})
+			if err != nil {
 				return err
 			}
 			a.warnings(r.Warnings)
@@ -120,11 +120,10 @@ func (a *app) meshOf(ctx context.Context, n *skepv1.Network, must bool) (*skepv1
 		ask, cancel = context.WithTimeout(impatient(ctx), meshPatience)
 		defer cancel()
 	}
-	var r skepv1.MeshNetworkReply
-	err := a.call(ask, subject.API("mesh", "network"), &skepv1.MeshNetworkRequest{NetworkId: id}, &r)
+	r, err := call(ask, a, api.MeshNetwork, &skepv1.MeshNetworkRequest{NetworkId: id})
 	switch {
 	case err == nil:
-		return &r, nil
+		return r, nil
 	case must || ctx.Err() != nil:
 		return nil, err
 	case !fault.Is(err, fault.CodeNotFound):
@@ -138,7 +137,7 @@ func (a *app) networkRemove() *cobra.Command {
 	cmd := &cobra.Command{Use: "rm [OPTIONS] NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove networks", Args: minArgs(1), ValidArgsFunction: a.completeNetworks,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(cmd.Context(), args, func(ref string) error {
-				err := a.call(cmd.Context(), subject.API("network", "rm"), &skepv1.Ref{Ref: ref}, &skepv1.NetworkReply{})
+				_, err := call(cmd.Context(), a, api.NetworkRemove, &skepv1.Ref{Ref: ref})
 				if force && fault.Is(err, fault.CodeNotFound) {
 					return nil
 				}
@@ -176,8 +175,7 @@ func (a *app) networkPrune() *cobra.Command {
 			list = slices.DeleteFunc(list, func(n *skepv1.Network) bool { return !p.takes(n) })
 			told := false
 			err = a.each(ctx, networkIDs(list), func(id string) error {
-				var r skepv1.NetworkReply
-				err := a.call(ctx, subject.API("network", "rm"), &skepv1.Ref{Ref: id}, &r)
+				r, err := call(ctx, a, api.NetworkRemove, &skepv1.Ref{Ref: id})
 				switch {
 				case fault.Is(err, fault.CodeNotFound):
 					return nil // somebody else removed it

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/rpc"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -31,12 +32,12 @@ func (c *cluster) serveNetworks(rs *rpc.Server) {
 		}
 		return nil, fault.NotFound("network %s not found", ref)
 	}
-	serve(c, rs, "network", "create", func(r *skepv1.CreateNetworkRequest) (*skepv1.NetworkReply, error) {
+	serve(c, rs, api.NetworkCreate, func(r *skepv1.CreateNetworkRequest) (*skepv1.NetworkReply, error) {
 		n := &skepv1.Network{Meta: &skepv1.Meta{Id: frontID}, Spec: r.Spec, Scope: "swarm"}
 		c.networks = append(c.networks, n)
 		return &skepv1.NetworkReply{Network: n, Warnings: []string{"subnet 10.0.9.0/24 covers 10.0.9.4, the address of a node"}}, nil
 	})
-	serve(c, rs, "network", "list", func(r *skepv1.ListNetworksRequest) (*skepv1.ListNetworksReply, error) {
+	serve(c, rs, api.NetworkList, func(r *skepv1.ListNetworksRequest) (*skepv1.ListNetworksReply, error) {
 		// One network a page: clients must follow.
 		for i, n := range c.networks {
 			if r.GetPage().GetAfter() == "" || i > 0 && c.networks[i-1].Spec.Name == r.Page.After {
@@ -49,18 +50,18 @@ func (c *cluster) serveNetworks(rs *rpc.Server) {
 		}
 		return &skepv1.ListNetworksReply{}, nil
 	})
-	serve(c, rs, "network", "inspect", func(r *skepv1.Ref) (*skepv1.NetworkReply, error) {
+	serve(c, rs, api.NetworkInspect, func(r *skepv1.Ref) (*skepv1.NetworkReply, error) {
 		n, err := find(r.Ref)
 		return &skepv1.NetworkReply{Network: n}, err
 	})
-	serve(c, rs, "network", "rm", func(r *skepv1.Ref) (*skepv1.NetworkReply, error) {
+	serve(c, rs, api.NetworkRemove, func(r *skepv1.Ref) (*skepv1.NetworkReply, error) {
 		n, err := find(r.Ref)
 		if err == nil && n.Services > 0 {
 			err = fault.Conflict("network %s is in use by service web", n.Spec.Name)
 		}
 		return &skepv1.NetworkReply{Network: n}, err
 	})
-	serve(c, rs, "mesh", "network", func(r *skepv1.MeshNetworkRequest) (*skepv1.MeshNetworkReply, error) {
+	serve(c, rs, api.MeshNetwork, func(r *skepv1.MeshNetworkRequest) (*skepv1.MeshNetworkReply, error) {
 		if m := c.mesh[r.NetworkId]; m != nil {
 			return m, nil
 		}

@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"skep.dev/libs/subject"
+	"skep.dev/libs/api"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
 	"skep.dev/services/skep/cli/specflag"
@@ -119,7 +119,7 @@ func (a *app) nodeUpdate() *cobra.Command {
 				return err
 			}
 			req.Ref = ref
-			if err := a.call(ctx, subject.API("node", "update"), req, &skepv1.NodeReply{}); err != nil {
+			if _, err := call(ctx, a, api.NodeUpdate, req); err != nil {
 				return err
 			}
 			a.printf("%s\n", args[0])
@@ -179,7 +179,7 @@ func (a *app) nodeRole(verb, short string, role skepv1.NodeRole) *cobra.Command 
 					a.printf("Node %s is already a %s.\n", name, what)
 					return nil
 				}
-				if err := a.call(ctx, subject.API("node", "update"), &skepv1.UpdateNodeRequest{Ref: n.GetMeta().GetId(), Version: n.GetMeta().GetVersion(), Role: &role}, &skepv1.NodeReply{}); err != nil {
+				if _, err := call(ctx, a, api.NodeUpdate, &skepv1.UpdateNodeRequest{Ref: n.GetMeta().GetId(), Version: n.GetMeta().GetVersion(), Role: &role}); err != nil {
 					return err
 				}
 				if manager {
@@ -197,7 +197,7 @@ func (a *app) nodeRemove() *cobra.Command {
 	cmd := &cobra.Command{Use: "rm [OPTIONS] NODE [NODE...]", Aliases: []string{"remove"}, Short: "Remove nodes that are down from the cluster", Args: minArgs(1), ValidArgsFunction: a.completeNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(cmd.Context(), args, func(ref string) error {
-				if err := a.call(cmd.Context(), subject.API("node", "rm"), &skepv1.RemoveNodeRequest{Ref: ref, Force: force}, &skepv1.Empty{}); err != nil {
+				if _, err := call(cmd.Context(), a, api.NodeRemove, &skepv1.RemoveNodeRequest{Ref: ref, Force: force}); err != nil {
 					return err
 				}
 				a.printf("%s\n", ref)

@@ -7,9 +7,9 @@ import (
 	"sync"
 	"time"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/rpc"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
 )
@@ -52,8 +52,8 @@ func (a *app) meshStates(ctx context.Context, nodes []*skepv1.Node) ([]render.No
 func (a *app) meshState(ctx context.Context, n *skepv1.Node) render.NodeMesh {
 	ctx, cancel := context.WithTimeout(ctx, a.NodeTimeout)
 	defer cancel()
-	out := render.NodeMesh{Node: n, State: &skepv1.MeshStateReply{}}
-	err := a.call(ctx, subject.Node(n.GetMeta().GetId(), "mesh.state"), &skepv1.MeshStateRequest{}, out.State)
+	state, err := call(ctx, a, api.MeshState.At(n.GetMeta().GetId()), &skepv1.MeshStateRequest{})
+	out := render.NodeMesh{Node: n, State: state}
 	switch {
 	case err == nil:
 	case errors.Is(err, rpc.ErrNobody):

@@ -5,19 +5,19 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
 )
 
 // printPlan asks the scheduler what it would do about a service as the state service would store it.
 func (a *app) printPlan(ctx context.Context, s *skepv1.Service, removed bool) error {
-	var r skepv1.PlanReply
-	if err := a.call(ctx, subject.API("plan", "service"), &skepv1.PlanRequest{Service: s, Removed: removed}, &r); err != nil {
+	r, err := call(ctx, a, api.PlanService, &skepv1.PlanRequest{Service: s, Removed: removed})
+	if err != nil {
 		return err
 	}
-	render.Plan(a.Out, s.GetSpec().GetName(), &r)
+	render.Plan(a.Out, s.GetSpec().GetName(), r)
 	return nil
 }
 
@@ -25,8 +25,8 @@ func (a *app) serviceExplain() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{Use: "explain [OPTIONS] SERVICE", Short: "Say why a service's tasks run where they do, or why they do not", Args: exactArgs(1), ValidArgsFunction: a.completeServices,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var r skepv1.ExplainReply
-			if err := a.call(cmd.Context(), subject.API("service", "explain"), &skepv1.ExplainRequest{Ref: args[0]}, &r); err != nil {
+			r, err := call(cmd.Context(), a, api.ServiceExplain, &skepv1.ExplainRequest{Ref: args[0]})
+			if err != nil {
 				if fault.Is(err, fault.CodeNotFound) {
 					// The state service knows which name was probably meant.
 					if _, serr := a.service(cmd.Context(), args[0]); serr != nil {
@@ -44,9 +44,9 @@ func (a *app) serviceExplain() *cobra.Command {
 				r.Service = s
 			}
 			if asJSON {
-				return render.JSONObject(a.Out, &r)
+				return render.JSONObject(a.Out, r)
 			}
-			render.Explain(a.Out, &r)
+			render.Explain(a.Out, r)
 			return nil
 		}}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "Print the answer as JSON (a stable form)")

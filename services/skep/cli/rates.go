@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
 )
@@ -58,8 +58,7 @@ func (r *rates) look(ctx context.Context, a *app, nodes []*skepv1.Node) {
 			defer func() { <-slot }()
 			ctx, cancel := context.WithTimeout(ctx, countersTimeout)
 			defer cancel()
-			reply := &skepv1.MeshCountersReply{}
-			err := a.call(ctx, subject.Node(n.GetMeta().GetId(), "mesh.counters"), &skepv1.MeshCountersRequest{}, reply)
+			reply, err := call(ctx, a, api.MeshCounters.At(n.GetMeta().GetId()), &skepv1.MeshCountersRequest{})
 			switch {
 			case err == nil:
 				replies[i] = reply

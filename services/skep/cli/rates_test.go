@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -13,7 +14,7 @@ import (
 // counting makes a node's mesh answer with a port that gets so many connections a second, by the node's own clock.
 func counting(c *cluster, node string, perSecond uint64) {
 	var asked atomic.Uint64
-	onNode(c, node, "mesh.counters", func(*skepv1.MeshCountersRequest) (*skepv1.MeshCountersReply, error) {
+	onNode(c, api.MeshCounters.At(node), func(*skepv1.MeshCountersRequest) (*skepv1.MeshCountersReply, error) {
 		n := asked.Add(1)
 		return &skepv1.MeshCountersReply{ReadUnixMs: int64(n) * 2000, Services: []*skepv1.MeshServiceCounter{{ServiceId: webID, Connections: 1000 + n*2*perSecond}}}, nil
 	})
@@ -76,7 +77,7 @@ func TestTopWithoutANode(t *testing.T) {
 func TestTopOfOneWhoMayNotAskNodes(t *testing.T) {
 	c := publishedCluster(t)
 	for _, n := range []string{nodeID, node2} {
-		onNode(c, n, "mesh.counters", func(*skepv1.MeshCountersRequest) (*skepv1.MeshCountersReply, error) {
+		onNode(c, api.MeshCounters.At(n), func(*skepv1.MeshCountersRequest) (*skepv1.MeshCountersReply, error) {
 			return nil, fault.Denied("no")
 		})
 	}

@@ -10,9 +10,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/spec"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -65,8 +65,8 @@ func (a *app) steerRollout(ctx context.Context, ref string, action skepv1.Rollou
 	if err != nil {
 		return err
 	}
-	var r skepv1.ServiceReply
-	if err := a.call(ctx, subject.API("service", "rollout"), &skepv1.RolloutRequest{Ref: before.GetMeta().GetId(), Action: action}, &r); err != nil {
+	r, err := call(ctx, a, api.ServiceRollout, &skepv1.RolloutRequest{Ref: before.GetMeta().GetId(), Action: action})
+	if err != nil {
 		return err
 	}
 	a.printf("%s\n", ref)

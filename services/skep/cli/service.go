@@ -6,8 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
 )
@@ -116,8 +116,8 @@ func (a *app) serviceRemove() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			return a.each(ctx, args, func(ref string) error {
-				var r skepv1.ServiceReply
-				if err := a.call(ctx, subject.API("service", "rm"), &skepv1.RemoveServiceRequest{Ref: ref, DryRun: dry}, &r); err != nil {
+				r, err := call(ctx, a, api.ServiceRemove, &skepv1.RemoveServiceRequest{Ref: ref, DryRun: dry})
+				if err != nil {
 					return err
 				}
 				if dry {

@@ -12,9 +12,9 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/spec"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/specflag"
 )
@@ -60,9 +60,9 @@ func (a *app) serviceCreate() *cobra.Command {
 			if err := a.registryAuth(flags, s); err != nil {
 				return err
 			}
-			var r skepv1.ServiceReply
 			req := &skepv1.CreateServiceRequest{Spec: s, DryRun: dry, NoResolveImage: flags.NoResolve()}
-			if err := a.call(ctx, subject.API("service", "create"), req, &r); err != nil {
+			r, err := call(ctx, a, api.ServiceCreate, req)
+			if err != nil {
 				return err
 			}
 			a.warnings(r.Warnings)
@@ -184,12 +184,11 @@ func (a *app) update(ctx context.Context, ref string, change func(*skepv1.Servic
 			return nil, nil, err
 		}
 		req.Ref, req.Version = s.GetMeta().GetId(), s.GetMeta().GetVersion()
-		var r skepv1.ServiceReply
-		err = a.call(ctx, subject.API("service", "update"), req, &r)
+		r, err := call(ctx, a, api.ServiceUpdate, req)
 		if fault.Is(err, fault.CodeConflict) && strings.Contains(err.Error(), "out of sequence") && try < 5 {
 			continue
 		}
-		return &r, s, err
+		return r, s, err
 	}
 }
 
@@ -218,9 +217,9 @@ func (a *app) rollBack(ctx context.Context, ref string, to uint64, dry bool, w *
 	if err != nil {
 		return err
 	}
-	var r skepv1.ServiceReply
 	req := &skepv1.UpdateServiceRequest{Ref: before.GetMeta().GetId(), Version: before.GetMeta().GetVersion(), Rollback: true, RollbackRevision: to, DryRun: dry}
-	if err := a.call(ctx, subject.API("service", "update"), req, &r); err != nil {
+	r, err := call(ctx, a, api.ServiceUpdate, req)
+	if err != nil {
 		return err
 	}
 	a.warnings(r.Warnings)
@@ -280,9 +279,9 @@ func (a *app) serviceScale() *cobra.Command {
 			var before []*skepv1.UpdateStatus
 			err := a.each(ctx, order, func(ref string) error {
 				old := found[ref]
-				var r skepv1.ServiceReply
 				req := &skepv1.ScaleServiceRequest{Ref: old.GetMeta().GetId(), Replicas: want[ref], DryRun: dry}
-				if err := a.call(ctx, subject.API("service", "scale"), req, &r); err != nil {
+				r, err := call(ctx, a, api.ServiceScale, req)
+				if err != nil {
 					return fmt.Errorf("%s: %w", ref, err)
 				}
 				a.warnings(r.Warnings)

@@ -6,11 +6,11 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/cron"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/job"
 	"skep.dev/libs/spec"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
 )
@@ -23,8 +23,8 @@ func (a *app) serviceRun() *cobra.Command {
 			"Exit status 1 means that the run failed or was stopped. Ctrl-C stops the waiting, not the run.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			var r skepv1.ServiceReply
-			if err := a.call(ctx, subject.API("service", "run"), &skepv1.RunServiceRequest{Ref: args[0]}, &r); err != nil {
+			r, err := call(ctx, a, api.ServiceRun, &skepv1.RunServiceRequest{Ref: args[0]})
+			if err != nil {
 				return err
 			}
 			a.printf("%d\n", r.Service.GetJobIteration())

@@ -11,16 +11,17 @@ import (
 	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/stream"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
-// onNode serves a stream verb of the test's node.
-func (c *cluster) onNode(verb string, h func(ctx context.Context, s *stream.Session, body []byte)) {
+// onNode serves a stream of the test's node.
+func (c *cluster) onNode(subj string, h func(ctx context.Context, s *stream.Session, body []byte)) {
 	c.t.Helper()
-	srv, err := stream.Serve(c.nc, subject.Node(nodeID, verb), nodeID, h)
+	srv, err := stream.Serve(c.nc, subj, nodeID, h)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -38,7 +39,7 @@ func TestLogs(t *testing.T) {
 	lost := webTask("t3cccccccccccccccccccccccc", 3, running)
 	lost.NodeId, lost.NodeHostname = "gone", "w9"
 	c.tasks = []*skepv1.Task{webTask("t1aaaaaaaaaaaaaaaaaaaaaaa", 1, running), webTask("t2bbbbbbbbbbbbbbbbbbbbbbb", 2, running), lost}
-	c.onNode("logs.open", func(_ context.Context, s *stream.Session, body []byte) {
+	c.onNode(api.LogsOpen.At(nodeID).Subject(), func(_ context.Context, s *stream.Session, body []byte) {
 		var r skepv1.LogsRequest
 		if err := proto.Unmarshal(body, &r); err != nil {
 			t.Error(err)
@@ -73,7 +74,7 @@ func TestLogsFollowGoesOn(t *testing.T) {
 	c := newCluster(t)
 	c.services = []*skepv1.Service{webService()}
 	c.tasks = []*skepv1.Task{webTask("t1aaaaaaaaaaaaaaaaaaaaaaa", 1, running)}
-	c.onNode("logs.open", func(ctx context.Context, s *stream.Session, body []byte) {
+	c.onNode(api.LogsOpen.At(nodeID).Subject(), func(ctx context.Context, s *stream.Session, body []byte) {
 		var r skepv1.LogsRequest
 		if err := proto.Unmarshal(body, &r); err != nil {
 			t.Error(err)
@@ -113,7 +114,7 @@ func TestLogsFollow(t *testing.T) {
 	c := newCluster(t)
 	c.services = []*skepv1.Service{webService()}
 	c.tasks = []*skepv1.Task{webTask("t1aaaaaaaaaaaaaaaaaaaaaaa", 1, running)}
-	c.onNode("logs.open", func(ctx context.Context, s *stream.Session, body []byte) {
+	c.onNode(api.LogsOpen.At(nodeID).Subject(), func(ctx context.Context, s *stream.Session, body []byte) {
 		var r skepv1.LogsRequest
 		if err := proto.Unmarshal(body, &r); err != nil || !r.Follow {
 			t.Errorf("request %v %v", &r, err)
@@ -160,7 +161,7 @@ func TestExec(t *testing.T) {
 	c := newCluster(t)
 	old := webTask("t0aaaaaaaaaaaaaaaaaaaaaaa", 1, skepv1.TaskState_TASK_STATE_FAILED)
 	c.tasks = []*skepv1.Task{old, webTask("t1aaaaaaaaaaaaaaaaaaaaaaa", 1, running)}
-	c.onNode("exec.open", func(_ context.Context, s *stream.Session, body []byte) {
+	c.onNode(api.ExecOpen.At(nodeID).Subject(), func(_ context.Context, s *stream.Session, body []byte) {
 		var r skepv1.ExecRequest
 		if err := proto.Unmarshal(body, &r); err != nil {
 			t.Error(err)
@@ -202,7 +203,7 @@ func TestExec(t *testing.T) {
 func TestImageLoad(t *testing.T) {
 	c := newCluster(t)
 	archive := bytes.Repeat([]byte("layer"), 200_000)
-	c.onNode("image.load.open", func(_ context.Context, s *stream.Session, _ []byte) {
+	c.onNode(api.ImageOpen.At(nodeID).Subject(), func(_ context.Context, s *stream.Session, _ []byte) {
 		got, err := io.ReadAll(s.Reader(stream.In))
 		if err != nil || !bytes.Equal(got, archive) {
 			t.Errorf("%d bytes arrived, %v", len(got), err)

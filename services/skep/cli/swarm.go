@@ -6,8 +6,8 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/spec"
-	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -28,8 +28,8 @@ func (a *app) joinTokenCommand() *cobra.Command {
 			default:
 				return Usagef("unknown role %s: it must be worker or manager", args[0])
 			}
-			var r skepv1.JoinTokenReply
-			if err := a.call(cmd.Context(), subject.API("token", "get"), &skepv1.JoinTokenRequest{Role: role, Rotate: rotate}, &r); err != nil {
+			r, err := call(cmd.Context(), a, api.TokenGet, &skepv1.JoinTokenRequest{Role: role, Rotate: rotate})
+			if err != nil {
 				return err
 			}
 			if quiet {
@@ -100,7 +100,7 @@ func (a *app) swarmUpdate() *cobra.Command {
 			if err := spec.ValidateCluster(s); err != nil {
 				return &Failure{ExitUsage, err}
 			}
-			if err := a.call(ctx, subject.API("cluster", "update"), &skepv1.UpdateClusterRequest{Version: c.GetMeta().GetVersion(), Spec: s}, &skepv1.ClusterReply{}); err != nil {
+			if _, err := call(ctx, a, api.ClusterUpdate, &skepv1.UpdateClusterRequest{Version: c.GetMeta().GetVersion(), Spec: s}); err != nil {
 				return err
 			}
 			a.printf("Swarm updated.\n")

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/stream"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -65,7 +66,7 @@ func TestExecOnATerminal(t *testing.T) {
 	}
 	before := x.mode(t)
 	asked, resized := make(chan *skepv1.ExecRequest, 1), make(chan *skepv1.Resize, 8)
-	c.onNode("exec.open", func(_ context.Context, s *stream.Session, body []byte) {
+	c.onNode(api.ExecOpen.At(nodeID).Subject(), func(_ context.Context, s *stream.Session, body []byte) {
 		r := &skepv1.ExecRequest{}
 		if err := proto.Unmarshal(body, r); err != nil {
 			t.Error(err)

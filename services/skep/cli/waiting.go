@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/plain"
@@ -111,9 +112,7 @@ func (w waitAPI) Revisions(ctx context.Context, id string) ([]*skepv1.Revision, 
 }
 
 func (w waitAPI) Explain(ctx context.Context, id string) (*skepv1.ExplainReply, error) {
-	var r skepv1.ExplainReply
-	err := w.a.call(impatient(ctx), subject.API("service", "explain"), &skepv1.ExplainRequest{Ref: id}, &r)
-	return &r, err
+	return call(impatient(ctx), w.a, api.ServiceExplain, &skepv1.ExplainRequest{Ref: id})
 }
 
 // watch wakes whenever an event names the service, or a node changes.

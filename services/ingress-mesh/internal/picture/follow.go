@@ -17,7 +17,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
-	"skep.dev/libs/rpc"
+	"skep.dev/libs/api"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -116,9 +116,8 @@ func (f *Follower) Compare(ctx context.Context) error {
 	defer f.askMu.Unlock()
 	for {
 		req := &skepv1.MeshSyncRequest{NodeId: f.cfg.NodeID, Networks: f.networksWanted(), Known: f.Known()}
-		var reply skepv1.MeshSyncReply
 		try, cancel := context.WithTimeout(ctx, askFor)
-		err := rpc.Call(try, f.cfg.NC, subject.Svc("mesh", "sync", f.cfg.NodeID), req, &reply)
+		reply, err := api.Call(try, f.cfg.NC, api.MeshSync.At(f.cfg.NodeID), req)
 		cancel()
 		if err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
@@ -124,7 +125,7 @@ func newWorld(t *testing.T) (*world, func(path string) (*Follower, func())) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = srv.Close() })
-	if err := rpc.HandleNode(srv, "mesh", "sync", w.sync); err != nil {
+	if err := api.HandleNode(srv, api.MeshSync, w.sync); err != nil {
 		t.Fatal(err)
 	}
 	return w, func(path string) (*Follower, func()) {

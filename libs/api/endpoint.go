@@ -1,0 +1,144 @@
+// Package api is the list of everything one part of skep may ask of another: for each verb its subject, who answers, the
+// messages that go to and fro, whether it changes something, and who may ask.
+//
+// Handlers are bound to the list (Handle, HandleNode), callers ask through it (Call), and what has to know all verbs
+// ranges over it: the rights of people at the broker, the command line's rule for asking again, `skep decode`, and the
+// table in docs/contracts.md. So a new verb is a line here, a handler and a caller.
+package api
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
+)
+
+// Effect says what a request does, and with that whether it may be repeated.
+type Effect int
+
+// A read may be repeated whenever it was not answered. A write may be repeated only if nobody heard it (rpc.ErrNobody):
+// one that was heard and not answered may have been carried out.
+const (
+	Reads Effect = iota + 1
+	Writes
+)
+
+func (e Effect) String() string {
+	if e == Reads {
+		return "reads"
+	}
+	return "writes"
+}
+
+// Callers says who may ask. The broker holds it (services/bus/permissions.go); managers may ask everything.
+type Callers int
+
+// The callers of a verb.
+const (
+	Viewers  Callers = iota + 1 // every person: those who may only look, too
+	Admins                      // people who may change things
+	Managers                    // the services of a manager
+	Nodes                       // each node, with its own id as the subject's last token
+	Joiners                     // who has no certificate yet
+)
+
+func (c Callers) String() string {
+	return [...]string{"", "viewers", "admins", "managers", "the node", "joiners"}[c]
+}
+
+// Verb is what an endpoint is, whatever the types of its messages.
+type Verb struct {
+	// Subject has a * where the id of a node (or the name of a joiner) stands.
+	Subject string
+	// Service answers: the name of its directory, without what it shares with others.
+	Service string
+	Effect  Effect
+	Callers Callers
+	// Request and Reply are the types of the messages.
+	Request, Reply protoreflect.MessageType
+}
+
+// Placed reports whether the subject has a place for the id of a node or joiner.
+func (v *Verb) Placed() bool { return strings.Contains(v.Subject, "*") }
+
+// Endpoint is a verb and the types of its messages, which are pointers to generated ones.
+type Endpoint[Q, R proto.Message] struct {
+	*Verb
+	at string // the node's id, "" for a verb without one
+}
+
+// At is the endpoint of one node.
+func (e Endpoint[Q, R]) At(node string) Endpoint[Q, R] {
+	e.at = node
+	return e
+}
+
+// Node is the node that was named by At, "" when none was.
+func (e Endpoint[Q, R]) Node() string { return e.at }
+
+// Subject is where requests go. It has a * while no node was named: the pattern of all of them.
+func (e Endpoint[Q, R]) Subject() string {
+	if e.at == "" {
+		return e.Verb.Subject
+	}
+	return strings.Replace(e.Verb.Subject, "*", e.at, 1)
+}
+
+// Call asks an endpoint. Errors are *fault.Error: what the service said, or unavailable when nobody answers
+// (rpc.ErrNobody is in the chain then) or ctx ends first.
+func Call[Q, R proto.Message](ctx context.Context, nc *nats.Conn, e Endpoint[Q, R], req Q) (R, error) {
+	reply := e.Verb.Reply.New().Interface().(R)
+	if e.Placed() && e.at == "" {
+		return reply, fault.Invalid("ask %s: no node was named", e.Verb.Subject)
+	}
+	return reply, rpc.Call(ctx, nc, e.Subject(), req, reply)
+}
+
+// Handle answers an endpoint: any instance of the service, or, when the endpoint is one node's, this one alone.
+func Handle[Q, R proto.Message](s *rpc.Server, e Endpoint[Q, R], h func(context.Context, Q) (R, error)) error {
+	if e.at != "" {
+		return rpc.HandleDirect(s, e.Subject(), h)
+	}
+	return rpc.Handle(s, e.Subject(), h)
+}
+
+// HandleNode answers an endpoint that nodes ask. h gets the id of the node that asks: the broker lets a node publish under
+// its own only.
+func HandleNode[Q, R proto.Message](s *rpc.Server, e Endpoint[Q, R], h func(ctx context.Context, node string, q Q) (R, error)) error {
+	if e.Callers != Nodes {
+		return fmt.Errorf("serve %s: nodes do not ask it", e.Verb.Subject)
+	}
+	return rpc.HandleNode(s, e.Subject(), h)
+}
+
+// verbs are all that were defined, in the order of the list.
+var verbs []*Verb
+
+// define adds a verb to the list.
+func define[Q, R proto.Message](subj, service string, effect Effect, callers Callers) Endpoint[Q, R] {
+	var q Q
+	var r R
+	v := &Verb{Subject: subj, Service: service, Effect: effect, Callers: callers, Request: q.ProtoReflect().Type(), Reply: r.ProtoReflect().Type()}
+	verbs = append(verbs, v)
+	return Endpoint[Q, R]{Verb: v}
+}
+
+// All are the verbs, in the order of the list.
+func All() []*Verb { return verbs }
+
+// Of finds the verb that a subject belongs to, nil when it is none.
+func Of(subj string) *Verb {
+	for _, v := range verbs {
+		if subject.Matches(v.Subject, subj) {
+			return v
+		}
+	}
+	return nil
+}

@@ -1,0 +1,114 @@
+package api
+
+import (
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"skep.dev/libs/subject"
+	pb "skep.dev/proto/skep/v1"
+)
+
+// What people ask of state: skep.v1.api.service.create.
+var (
+	ServiceCreate    = ForPeople[*pb.CreateServiceRequest, *pb.ServiceReply]("state", "service.create", Writes, Admins)
+	ServiceUpdate    = ForPeople[*pb.UpdateServiceRequest, *pb.ServiceReply]("state", "service.update", Writes, Admins)
+	ServiceScale     = ForPeople[*pb.ScaleServiceRequest, *pb.ServiceReply]("state", "service.scale", Writes, Admins)
+	ServiceRollout   = ForPeople[*pb.RolloutRequest, *pb.ServiceReply]("state", "service.rollout", Writes, Admins)
+	ServiceRun       = ForPeople[*pb.RunServiceRequest, *pb.ServiceReply]("state", "service.run", Writes, Admins)
+	ServiceRemove    = ForPeople[*pb.RemoveServiceRequest, *pb.ServiceReply]("state", "service.rm", Writes, Admins)
+	ServiceInspect   = ForPeople[*pb.Ref, *pb.ServiceReply]("state", "service.inspect", Reads, Viewers)
+	ServiceList      = ForPeople[*pb.ListServicesRequest, *pb.ListServicesReply]("state", "service.list", Reads, Viewers)
+	ServiceRevisions = ForPeople[*pb.ListRevisionsRequest, *pb.ListRevisionsReply]("state", "service.revisions", Reads, Viewers)
+	TaskInspect      = ForPeople[*pb.Ref, *pb.TaskReply]("state", "task.inspect", Reads, Viewers)
+	TaskList         = ForPeople[*pb.ListTasksRequest, *pb.ListTasksReply]("state", "task.list", Reads, Viewers)
+	NodeInspect      = ForPeople[*pb.Ref, *pb.NodeReply]("state", "node.inspect", Reads, Viewers)
+	NodeList         = ForPeople[*pb.ListNodesRequest, *pb.ListNodesReply]("state", "node.list", Reads, Viewers)
+	NodeUpdate       = ForPeople[*pb.UpdateNodeRequest, *pb.NodeReply]("state", "node.update", Writes, Admins)
+	NodeRemove       = ForPeople[*pb.RemoveNodeRequest, *pb.Empty]("state", "node.rm", Writes, Admins)
+	NodeAdmit        = ForPeople[*pb.AdmitNodeRequest, *pb.NodeReply]("state", "node.admit", Writes, Managers)
+	NetworkCreate    = ForPeople[*pb.CreateNetworkRequest, *pb.NetworkReply]("state", "network.create", Writes, Admins)
+	NetworkRemove    = ForPeople[*pb.Ref, *pb.NetworkReply]("state", "network.rm", Writes, Admins)
+	NetworkInspect   = ForPeople[*pb.Ref, *pb.NetworkReply]("state", "network.inspect", Reads, Viewers)
+	NetworkList      = ForPeople[*pb.ListNetworksRequest, *pb.ListNetworksReply]("state", "network.list", Reads, Viewers)
+	ClusterInit      = ForPeople[*pb.InitClusterRequest, *pb.ClusterReply]("state", "cluster.init", Writes, Managers)
+	ClusterInspect   = ForPeople[*pb.Empty, *pb.ClusterReply]("state", "cluster.inspect", Reads, Viewers)
+	ClusterUpdate    = ForPeople[*pb.UpdateClusterRequest, *pb.ClusterReply]("state", "cluster.update", Writes, Admins)
+	EventList        = ForPeople[*pb.ListEventsRequest, *pb.ListEventsReply]("state", "event.list", Reads, Viewers)
+)
+
+// What people ask of the others.
+var (
+	ServiceExplain = ForPeople[*pb.ExplainRequest, *pb.ExplainReply]("scheduler", "service.explain", Reads, Viewers)
+	PlanService    = ForPeople[*pb.PlanRequest, *pb.PlanReply]("scheduler", "plan.service", Reads, Viewers)
+	TokenGet       = ForPeople[*pb.JoinTokenRequest, *pb.JoinTokenReply]("secrets-vault", "token.get", Writes, Admins)
+	UserIssue      = ForPeople[*pb.IssueUserRequest, *pb.IssueUserReply]("secrets-vault", "user.issue", Writes, Admins)
+	UserIssued     = ForPeople[*pb.Empty, *pb.IssuedUsersReply]("secrets-vault", "user.issued", Reads, Admins)
+	UserRevoke     = ForPeople[*pb.RevokeUserRequest, *pb.RevokeUserReply]("secrets-vault", "user.revoke", Writes, Admins)
+	MeshNetwork    = ForPeople[*pb.MeshNetworkRequest, *pb.MeshNetworkReply]("ingress-mesh", "mesh.network", Reads, Viewers)
+	ImageResolve   = ForPeople[*pb.ResolveImageRequest, *pb.ResolveImageReply]("node-agent", "image.resolve", Reads, Admins)
+)
+
+// What nodes ask: skep.v1.svc.state.status.<node>.
+var (
+	StateDescribe = node[*pb.DescribeRequest, *pb.DescribeReply]("state", "state", "describe", Writes)
+	StateSnapshot = node[*pb.SnapshotRequest, *pb.SnapshotReply]("state", "state", "snapshot", Reads)
+	StateSpecs    = node[*pb.SpecsRequest, *pb.SpecsReply]("state", "state", "specs", Reads)
+	StateStatus   = node[*pb.NodeStatus, *pb.StatusReply]("state", "state", "status", Writes)
+	VaultRenew    = node[*pb.RenewRequest, *pb.RenewReply]("secrets-vault", "vault", "renew", Writes)
+	MeshSync      = node[*pb.MeshSyncRequest, *pb.MeshSyncReply]("ingress-mesh", "mesh", "sync", Reads)
+	MeshLease     = node[*pb.LeaseBlockRequest, *pb.LeaseBlockReply]("ingress-mesh", "mesh", "lease", Writes)
+	MeshReturn    = node[*pb.ReturnBlocksRequest, *pb.ReturnBlocksReply]("ingress-mesh", "mesh", "return", Writes)
+	MeshDrain     = node[*pb.DrainRequest, *pb.DrainReply]("ingress-mesh", "mesh", "drain", Writes)
+)
+
+// Join is what a connection without a certificate asks: skep.v1.join.<joiner>.
+var Join = define[*pb.JoinRequest, *pb.JoinReply](subject.Join("*"), "secrets-vault", Writes, Joiners)
+
+// What is asked of one node: skep.v1.node.<id>.image.ls. Those called Open begin a stream of bytes (libs/stream).
+var (
+	ImageList    = atNode[*pb.ListImagesRequest, *pb.ListImagesReply]("node-agent", "image.ls", Reads)
+	ImageRemove  = atNode[*pb.RemoveImageRequest, *pb.RemoveImageReply]("node-agent", "image.rm", Writes)
+	ImagePull    = atNode[*pb.PullImageRequest, *pb.PullImageReply]("node-agent", "image.pull", Writes)
+	ImageOpen    = atNode[*pb.LoadImageRequest, *pb.StreamOpenReply]("node-agent", "image.load.open", Writes)
+	ExecOpen     = atNode[*pb.ExecRequest, *pb.StreamOpenReply]("node-agent", "exec.open", Writes)
+	LogsOpen     = atNode[*pb.LogsRequest, *pb.StreamOpenReply]("node-agent", "logs.open", Reads)
+	Stats        = atNode[*pb.StatsRequest, *pb.StatsReply]("node-agent", "stats", Reads)
+	MeshState    = atNode[*pb.MeshStateRequest, *pb.MeshStateReply]("ingress-mesh", "mesh.state", Reads)
+	MeshTrace    = atNode[*pb.MeshTraceRequest, *pb.MeshTraceReply]("ingress-mesh", "mesh.trace", Reads)
+	MeshCounters = atNode[*pb.MeshCountersRequest, *pb.MeshCountersReply]("ingress-mesh", "mesh.counters", Reads)
+	MeshApplied  = atNode[*pb.MeshAppliedRequest, *pb.Empty]("ingress-mesh", "mesh.applied", Reads)
+)
+
+// Announcement is a message that is published and not answered.
+type Announcement struct {
+	Subject string // with * and >
+	From    string // who publishes it: a service, or the broker when a key is written
+	Message protoreflect.MessageType
+}
+
+// Announcements are all of them.
+var Announcements = []Announcement{
+	{subject.AllHeartbeats, "node-agent", (*pb.Heartbeat)(nil).ProtoReflect().Type()},
+	{subject.Path("*"), "ingress-mesh", (*pb.MeshPathReport)(nil).ProtoReflect().Type()},
+	{subject.Push("*"), "the broker, of task.<node>", (*pb.NodeTasks)(nil).ProtoReflect().Type()},
+	{subject.AllNet, "the broker, of endpoint.<scope>.<item>", (*pb.MeshRecord)(nil).ProtoReflect().Type()},
+	{subject.AllEvents, "everybody", (*pb.Event)(nil).ProtoReflect().Type()},
+}
+
+// ForPeople adds to the list what people ask.
+func ForPeople[Q, R proto.Message](service, verb string, effect Effect, callers Callers) Endpoint[Q, R] {
+	kind, verb, _ := strings.Cut(verb, ".")
+	return define[Q, R](subject.API(kind, verb), service, effect, callers)
+}
+
+// node defines what nodes ask of a service, whose first name in subjects is short.
+func node[Q, R proto.Message](service, short, verb string, effect Effect) Endpoint[Q, R] {
+	return define[Q, R](subject.Svc(short, verb, "*"), service, effect, Nodes)
+}
+
+// atNode defines what is asked of one node.
+func atNode[Q, R proto.Message](service, verb string, effect Effect) Endpoint[Q, R] {
+	return define[Q, R](subject.Node("*", verb), service, effect, Admins)
+}
