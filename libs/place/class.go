@@ -73,7 +73,7 @@ func (e *Engine) class(r *Request) *class {
 	cs := e.compile(r.Constraints)
 	for i := range e.nodes {
 		n := &e.nodes[i]
-		if n.Ready && pluginsOK(n, r) && matches(cs, n) && platformOK(n, r) {
+		if n.Ready && pluginsOK(n, r) && matches(cs, n) && r.RunsOn(&n.Node) {
 			c.members = append(c.members, int32(i))
 			if e.portsFree(int32(i), r) {
 				c.heap = append(c.heap, e.keys[i])
@@ -110,20 +110,6 @@ func matches(cs []*compiled, n *Node) bool {
 		}
 	}
 	return true
-}
-
-func platformOK(n *Node, r *Request) bool {
-	if len(r.Platforms) == 0 {
-		return true
-	}
-	for i := range r.Platforms {
-		p := &r.Platforms[i]
-		if (p.OS == "" || n.OS == "" || strings.EqualFold(p.OS, n.OS)) &&
-			(p.Arch == "" || n.Arch == "" || strings.EqualFold(constraint.Arch(p.Arch), constraint.Arch(n.Arch))) {
-			return true
-		}
-	}
-	return false
 }
 
 // pluginsOK: a node that lists no plugin of a type does not tell, and passes.

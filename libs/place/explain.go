@@ -62,7 +62,7 @@ func (e *Engine) check(r *Request, i int32, have int32) Filter {
 		return Plugins
 	case !matches(e.compile(r.Constraints), n):
 		return Constraints
-	case !platformOK(n, r):
+	case !r.RunsOn(&n.Node):
 		return Platforms
 	case !e.portsFree(i, r):
 		return HostPorts

@@ -1,6 +1,11 @@
 package place
 
-import "skep.dev/libs/constraint"
+import (
+	"slices"
+	"strings"
+
+	"skep.dev/libs/constraint"
+)
 
 // FailureLimit is how many failures of a service within five minutes make a node its last choice.
 const FailureLimit = 5
@@ -77,4 +82,13 @@ type Count struct {
 type Placement struct {
 	Node     int32
 	Assigned []Generic
+}
+
+// RunsOn reports whether one of the platforms that the image exists for is the node's. A part that is not known, on
+// either side, matches. Case does not count, and architectures have several names (constraint.Arch).
+func (r *Request) RunsOn(n *constraint.Node) bool {
+	return len(r.Platforms) == 0 || slices.ContainsFunc(r.Platforms, func(p Platform) bool {
+		return (p.OS == "" || n.OS == "" || strings.EqualFold(p.OS, n.OS)) &&
+			(p.Arch == "" || n.Arch == "" || strings.EqualFold(constraint.Arch(p.Arch), constraint.Arch(n.Arch)))
+	})
 }

@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"skep.dev/libs/constraint"
-	"skep.dev/libs/place"
 )
 
 func (p *planner) replicated() {
@@ -143,10 +142,4 @@ func (p *planner) global() {
 }
 
 // platform: a global service makes no task for a node its image does not run on.
-func (p *planner) platform(n *Node) bool {
-	ps := p.v.request(p.standing).Platforms
-	return len(ps) == 0 || slices.ContainsFunc(ps, func(x place.Platform) bool {
-		return (x.OS == "" || n.attrs.OS == "" || x.OS == n.attrs.OS) &&
-			(x.Arch == "" || n.attrs.Arch == "" || constraint.Arch(x.Arch) == constraint.Arch(n.attrs.Arch))
-	})
-}
+func (p *planner) platform(n *Node) bool { return p.v.request(p.standing).RunsOn(&n.attrs) }

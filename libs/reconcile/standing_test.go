@@ -464,3 +464,21 @@ func (m *sim) onlyGood(p *Plan) {
 		}
 	}
 }
+
+// What an image runs on is compared in one way, whatever the service's mode: registries write any case, and more than one name.
+func TestPlatformsAreReadAlikeInEveryMode(t *testing.T) {
+	m := cluster(t, 2)
+	m.nodes["n2"].desc.Platform.Arch = "arm64"
+	m.putNode("n2")
+	on := func(name string, set func(*skepv1.ServiceSpec)) {
+		m.service(name, func(s *skepv1.ServiceSpec) {
+			set(s)
+			s.Task.Placement = &skepv1.Placement{Platforms: []*skepv1.Platform{{Os: "Linux", Arch: "X86_64"}}}
+		})
+	}
+	on("g", func(s *skepv1.ServiceSpec) { setGlobal(s) })
+	on("r", func(s *skepv1.ServiceSpec) { setReplicas(s, 2) })
+	m.converge()
+	is(t, m.wanted("g"), "[0@n1]")
+	is(t, m.wanted("r"), "[1@n1 2@n1]")
+}
