@@ -2,6 +2,8 @@ package reconcile
 
 import (
 	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/keys"
 )
 
 // spareRecords is how many unplaced tasks one page holds.
@@ -79,7 +81,7 @@ func (b *Batches) Next(maxWrites, maxBytes int) *Batch {
 	}
 	for b.at == len(b.p.Changes) && b.rollouts < len(b.p.Rollouts) && len(out.Writes) < maxWrites {
 		r := b.p.Rollouts[b.rollouts]
-		w := Write{Key: rolloutPrefix + r.Service.ID, Delete: r.Rollout == nil}
+		w := Write{Key: keys.Rollout.Key(r.Service.ID), Delete: r.Rollout == nil}
 		if r.Rollout != nil {
 			w.Value, _ = proto.Marshal(r.Rollout)
 		}
@@ -179,7 +181,7 @@ func (b *Batches) take(pages map[*Page]*edit, out *Batch, c *Change) {
 // spare is a page of the service's unplaced tasks with room.
 func (b *Batches) spare(pages map[*Page]*edit, v *Service) *Page {
 	for n := 0; ; n++ {
-		p := b.s.page(sparePage(v.ID, n))
+		p := b.s.page(keys.UnplacedKey(v.ID, n))
 		used := len(p.Tasks)
 		if e := pages[p]; e != nil {
 			used += len(e.adds)

@@ -2,8 +2,8 @@ package reconcile
 
 import (
 	"fmt"
-	"strings"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -14,16 +14,15 @@ func (s *State) page(key string) *Page {
 		return p
 	}
 	p := &Page{Key: key}
-	if rest, ok := strings.CutPrefix(key, unplacedPrefix); ok {
-		id, _, ok := strings.Cut(rest, ".")
-		if !ok {
-			return nil
-		}
-		p.Service = s.service(id)
+	switch node, service := keys.PageOwner(key); {
+	case service != "":
+		p.Service = s.service(service)
 		p.Service.spare = append(p.Service.spare, p)
-	} else {
+	case node != "":
 		p.Node = s.node(key)
 		p.Node.page = p
+	default:
+		return nil
 	}
 	s.pages[key] = p
 	return p

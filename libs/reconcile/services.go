@@ -3,7 +3,6 @@ package reconcile
 import (
 	"hash/fnv"
 	"slices"
-	"strconv"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -314,6 +313,3 @@ func (v *Service) failed(n *Node, rev uint64, at int64) {
 		v.fails = append(v.fails, failure{node: n, at: at, rev: rev})
 	}
 }
-
-// sparePage is the page of unplaced tasks with that number.
-func sparePage(service string, n int) string { return unplacedPrefix + service + "." + strconv.Itoa(n) }

@@ -3,12 +3,12 @@ package reconcile
 import (
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/keys"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -44,15 +44,6 @@ type Page struct {
 	size     int    // of that content, encoded
 	exists   bool   // the key holds a value
 }
-
-// unplacedPrefix begins the keys of pages that belong to no node.
-const unplacedPrefix = "_."
-
-// rolloutPrefix begins the keys of rollouts, FenceKey is the fence: neither is a page.
-const (
-	rolloutPrefix = "rollout."
-	FenceKey      = "fence"
-)
 
 // NewState is an empty cluster.
 func NewState() *State {
@@ -141,50 +132,28 @@ func (s *State) Known() bool { return s.cluster }
 
 // PutSpec applies a key of bucket spec; nil deletes it, here and in the other Puts.
 func (s *State) PutSpec(key string, val []byte) error {
-	kind, id, ok := strings.Cut(key, ".")
-	if key == "cluster" {
-		var c skepv1.Cluster
-		if err := proto.Unmarshal(val, &c); err != nil {
-			return fmt.Errorf("decode spec/%s: %w", key, err)
-		}
-		s.cluster = val != nil
+	f, id := keys.Of(subject.Spec, key)
+	if f == nil {
+		return nil
+	}
+	m, err := f.Decode(val)
+	if err != nil {
+		return fmt.Errorf("decode spec/%s: %w", key, err)
+	}
+	switch f {
+	case keys.Cluster:
+		c, _ := m.(*skepv1.Cluster)
+		s.cluster = c != nil
 		s.putCluster(c.GetSpec())
-		return nil
-	}
-	if !ok {
-		return nil
-	}
-	switch kind {
-	case "service":
-		if val == nil {
-			s.putService(id, nil)
-			return nil
-		}
-		var v skepv1.Service
-		if err := proto.Unmarshal(val, &v); err != nil {
-			return fmt.Errorf("decode spec/%s: %w", key, err)
-		}
-		s.putService(id, &v)
-	case "node":
-		if val == nil {
-			s.putNode(id, nil)
-			return nil
-		}
-		var v skepv1.NodeObject
-		if err := proto.Unmarshal(val, &v); err != nil {
-			return fmt.Errorf("decode spec/%s: %w", key, err)
-		}
-		s.putNode(id, &v)
-	case "network":
-		if val == nil {
-			s.putNetwork(id, nil)
-			return nil
-		}
-		var v skepv1.Network
-		if err := proto.Unmarshal(val, &v); err != nil {
-			return fmt.Errorf("decode spec/%s: %w", key, err)
-		}
-		s.putNetwork(id, &v)
+	case keys.Service:
+		v, _ := m.(*skepv1.Service)
+		s.putService(id, v)
+	case keys.Node:
+		v, _ := m.(*skepv1.NodeObject)
+		s.putNode(id, v)
+	case keys.Network:
+		v, _ := m.(*skepv1.Network)
+		s.putNetwork(id, v)
 	}
 	return nil
 }
@@ -199,12 +168,12 @@ func (s *State) putCluster(c *skepv1.ClusterSpec) {
 
 // PutRevision applies a key of bucket rev: service.<id>.<number>.
 func (s *State) PutRevision(key string, val []byte) error {
-	rest, ok := strings.CutPrefix(key, "service.")
+	service, number, ok := keys.ParseRevision(key)
 	if !ok {
 		return nil
 	}
 	if val == nil {
-		s.dropRevision(rest)
+		s.dropRevision(service, number)
 		return nil
 	}
 	var r skepv1.Revision
@@ -220,13 +189,11 @@ func (s *State) PutRevision(key string, val []byte) error {
 	return nil
 }
 
-// dropRevision forgets <service>.<number>, unless a task still reserves what it says. A service that is known by its
+// dropRevision forgets a revision, unless a task still reserves what it says. A service that is known by its
 // revision alone was never stored, or is gone.
-func (s *State) dropRevision(key string) {
-	id, number, _ := strings.Cut(key, ".")
-	v := s.services[id]
-	n, err := strconv.ParseUint(number, 10, 64)
-	if v == nil || err != nil || len(v.tasks) > 0 && !v.Exists {
+func (s *State) dropRevision(service string, n uint64) {
+	v := s.services[service]
+	if v == nil || len(v.tasks) > 0 && !v.Exists {
 		return
 	}
 	switch r := v.revs[n]; {
@@ -244,13 +211,13 @@ func (s *State) dropRevision(key string) {
 
 // PutNodeBucket applies a key of bucket node: desc.<id> or live.<id>.
 func (s *State) PutNodeBucket(key string, val []byte) error {
-	what, id, ok := strings.Cut(key, ".")
-	if !ok {
+	f, id := keys.Of(subject.NodeB, key)
+	if f == nil {
 		return nil
 	}
 	n := s.node(id)
-	switch what {
-	case "desc":
+	switch f {
+	case keys.Description:
 		var d skepv1.NodeDescription
 		if err := proto.Unmarshal(val, &d); err != nil {
 			return fmt.Errorf("decode node/%s: %w", key, err)
@@ -258,7 +225,7 @@ func (s *State) PutNodeBucket(key string, val []byte) error {
 		if n.describe(&d) {
 			s.nodeChanged(n)
 		}
-	case "live":
+	case keys.Live:
 		var l skepv1.NodeLive
 		if err := proto.Unmarshal(val, &l); err != nil {
 			return fmt.Errorf("decode node/%s: %w", key, err)
@@ -284,15 +251,15 @@ func (s *State) PutStatus(node string, val []byte, at time.Time) error {
 
 // PutTask applies a key of bucket task at its revision; anything not newer than what is known is ignored.
 func (s *State) PutTask(key string, val []byte, rev uint64) error {
-	switch {
-	case key == FenceKey:
+	switch f, id := keys.Of(subject.Task, key); f {
+	case keys.TaskFence:
 		s.fence.Reset()
 		if err := proto.Unmarshal(val, &s.fence); err != nil {
 			return fmt.Errorf("decode task/%s: %w", key, err)
 		}
 		return nil
-	case strings.HasPrefix(key, rolloutPrefix):
-		return s.putRollout(strings.TrimPrefix(key, rolloutPrefix), val, rev)
+	case keys.Rollout:
+		return s.putRollout(id, val, rev)
 	}
 	p := s.page(key)
 	if p == nil || rev <= p.Revision {
@@ -310,7 +277,7 @@ func (s *State) ResetTasks(keep map[string]bool, upTo uint64) {
 		}
 	}
 	for _, v := range s.services {
-		if v.rollout != nil && !keep[rolloutPrefix+v.ID] && v.rollout.key <= upTo {
+		if v.rollout != nil && !keep[keys.Rollout.Key(v.ID)] && v.rollout.key <= upTo {
 			v.rollout = nil
 			s.mark(v)
 		}
@@ -320,17 +287,17 @@ func (s *State) ResetTasks(keep map[string]bool, upTo uint64) {
 // ResetSpecs forgets services, nodes and networks that are not in keep.
 func (s *State) ResetSpecs(keep map[string]bool) {
 	for id, v := range s.services {
-		if v.Exists && !keep["service."+id] {
+		if v.Exists && !keep[keys.Service.Key(id)] {
 			s.putService(id, nil)
 		}
 	}
 	for id, n := range s.nodes {
-		if n.Exists && !keep["node."+id] {
+		if n.Exists && !keep[keys.Node.Key(id)] {
 			s.putNode(id, nil)
 		}
 	}
 	for id := range s.networks {
-		if !keep["network."+id] {
+		if !keep[keys.Network.Key(id)] {
 			s.putNetwork(id, nil)
 		}
 	}

@@ -165,9 +165,6 @@ const (
 	Lease    Bucket = "lease"    // each leader
 )
 
-// UserCertificates begins the keys of bucket secret that hold users' certificates, by serial number.
-const UserCertificates = "user."
-
 // Buckets lists them all in creation order.
 var Buckets = []Bucket{Spec, Rev, Task, Status, NodeB, Endpoint, Secret, Lease}
 

@@ -101,7 +101,7 @@ func (a *clientAuth) certified(c server.ClientAuthentication, leaf *x509.Certifi
 // who holds the certificate; that one may ask for everything.
 func managerRole(user string) (account string, role Role, ok bool) {
 	role = Role(user)
-	if _, service := owns[role]; service || role == RoleAgent || role == RoleManager {
+	if isService(role) || role == RoleAgent || role == RoleManager {
 		return accountName, role, true
 	}
 	switch user {

@@ -393,12 +393,12 @@ func TestInProcessConnections(t *testing.T) {
 	ca := newCA(t)
 	b := run(t, lone(t, ca, id.New()))
 	_, js := inProcessJS(t, b, "manager")
-	for _, n := range []string{"spec", "task", "secret", "node"} {
+	for _, n := range []string{"spec", "task", "secret", "node", "lease"} {
 		if _, err := js.CreateStream(within(t), bucket(n)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	may := map[string]string{"state": "$KV.spec.x", "scheduler": "$KV.task.x", "vault": "$KV.secret.x", "health": "$KV.node.live.x"}
+	may := map[string]string{"state": "$KV.spec.x", "scheduler": "$KV.task.x", "vault": "$KV.secret.x", "health": "$KV.node.live.x", "mesh": "$KV.lease.mesh"}
 	for name := range may {
 		nc, err := b.InProcess(name)
 		if err != nil {

@@ -14,7 +14,7 @@ import (
 
 var errStopped = errors.New("the bus does not run")
 
-// InProcess connects one of the manager's own parts: state, scheduler, health, vault, mesh, engine (each may write only
+// InProcess connects one of the manager's own parts: state, scheduler, health, vault, mesh (each may write only
 // the keys it owns), agent (the node's own agent), manager (everything: the assembly that makes the streams), admin (what
 // local root may do), sys (the system account). The caller closes the connection. The inbox prefix of a connection that
 // is not made here would not be permitted; use the one this returns.
@@ -27,7 +27,7 @@ func (b *Bus) connect(_ context.Context, name string) (*nats.Conn, error) {
 	if role == RoleAdmin {
 		role = RoleLocal
 	}
-	if _, service := owns[role]; !service && role != RoleManager && role != RoleAgent && role != RoleLocal && role != RoleDoor && name != systemUser && name != doorUser {
+	if !isService(role) && role != RoleManager && role != RoleAgent && role != RoleLocal && role != RoleDoor && name != systemUser && name != doorUser {
 		return nil, fmt.Errorf("connect %s to the bus: no such service", name)
 	}
 	nc, err := nats.Connect("", nats.InProcessServer(inProcess{b}), nats.Name("skep-"+name),

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/subject"
 )
@@ -26,7 +27,7 @@ func (m *Members) Follow(ctx context.Context, js jetstream.JetStream, b *Bus) (*
 	m.removed = func(id string) { b.Disconnect(id) }
 	// A removed node may have connected before the members were known: Sweep closes such connections.
 	m.loaded = func() { b.Sweep() }
-	return kv.Follow(ctx, js, subject.Spec, m.apply, "node.*")
+	return kv.Follow(ctx, js, subject.Spec, m.apply, keys.Node.Key("*"))
 }
 
 func (m *Members) apply(d kv.Delta) {
@@ -37,7 +38,7 @@ func (m *Members) apply(d kv.Delta) {
 	}
 	var gone []string
 	for _, e := range d.Entries {
-		id := strings.TrimPrefix(e.Key, "node.")
+		id := strings.TrimPrefix(e.Key, keys.Node.Prefix())
 		if e.Deleted {
 			delete(m.known, id)
 			gone = append(gone, id)

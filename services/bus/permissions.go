@@ -1,16 +1,19 @@
 package bus
 
 import (
+	"slices"
+
 	"github.com/nats-io/nats-server/v2/server"
 
 	"skep.dev/libs/api"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/subject"
 )
 
 // Role decides what a connection may do.
 type Role string
 
-// Roles of connections. Those of services are their in-process names (see owns).
+// Roles of connections. Those of services are their in-process names: the writers of libs/keys.
 const (
 	RoleManager Role = "manager" // certificate OU=skep-manager, and the node's own assembly
 	RoleWorker  Role = "worker"  // certificate OU=skep-worker
@@ -21,19 +24,6 @@ const (
 	RoleJoiner  Role = "joiner"  // no certificate
 	RoleDoor    Role = "door"    // in process: carries what joiners ask to the vault
 )
-
-// owns names, for every service, the keys it may write; ARCHITECTURE §3: one writer per key. The broker holds it.
-var owns = map[Role][]string{
-	"state":     {"spec.", "rev.", "status.", "node.desc."},
-	"scheduler": {"task.", "lease."},
-	"health":    {"node.live.", "lease."},
-	"vault":     {"secret."},
-	"mesh":      {"endpoint.", "lease."},
-	"engine":    {},
-}
-
-// keyspaces are the parts of the store that have a writer.
-var keyspaces = []string{"spec.", "rev.", "task.", "status.", "node.desc.", "node.live.", "endpoint.", "secret.", "lease."}
 
 // Permissions is what the connection of a role and identity may publish and subscribe; nil means everything in the
 // account. Nothing else in the tree decides that.
@@ -111,8 +101,8 @@ func Permissions(role Role, id string) *server.Permissions {
 		}
 	}
 
-	if own, ok := owns[role]; ok {
-		return &server.Permissions{Publish: &server.SubjectPermission{Allow: []string{">"}, Deny: foreign(own)}}
+	if isService(role) {
+		return &server.Permissions{Publish: &server.SubjectPermission{Allow: []string{">"}, Deny: foreign(role)}}
 	}
 	return nobody()
 }
@@ -127,20 +117,36 @@ func asked(by api.Callers) (out []string) {
 	return out
 }
 
-// foreign is what a service must not do: write keys it does not own, or destroy a stream.
-func foreign(own []string) []string {
+// isService reports whether a role is the in-process name of a service: of one that writes to the store.
+func isService(role Role) bool {
+	return slices.ContainsFunc(keys.All(), func(f *keys.Family) bool { return f.Writer == keys.Writer(role) && f.Writer != keys.Bus })
+}
+
+// foreign is what a service must not do: write keys it does not own (ARCHITECTURE §3: one writer per key), or destroy a
+// stream.
+func foreign(role Role) []string {
 	deny := []string{
 		"$JS.API.STREAM.DELETE.>", "$JS.API.STREAM.PURGE.>", "$JS.API.STREAM.RESTORE.>", "$JS.API.STREAM.MSG.DELETE.>",
-		subject.Join("*"),
+		subject.Join("*"), subject.Bucket("*").Key(keys.Checkpoint.Key()),
 	}
-next:
-	for _, k := range keyspaces {
-		for _, o := range own {
-			if k == o {
-				continue next
+	for _, b := range subject.Buckets {
+		var others []string
+		writes := false
+		for _, f := range keys.All() {
+			switch {
+			case f.Bucket != b:
+			case f.Writer == keys.Writer(role):
+				writes = true
+			case f.Alone():
+				others = append(others, b.Key(f.Key()))
+			default:
+				others = append(others, b.Key(f.Key(">")))
 			}
 		}
-		deny = append(deny, "$KV."+k+">")
+		if !writes {
+			others = []string{b.Key(">")}
+		}
+		deny = append(deny, others...)
 	}
 	return deny
 }

@@ -18,6 +18,7 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/subject"
@@ -80,7 +81,7 @@ func (u *Users) Follow(ctx context.Context, js jetstream.JetStream, b *Bus) (*kv
 		if u.apply(d) {
 			b.SweepUsers()
 		}
-	}, subject.UserCertificates+"*")
+	}, keys.User.Key("*"))
 }
 
 // apply reports whether the list changed.
@@ -91,7 +92,7 @@ func (u *Users) apply(d kv.Delta) (changed bool) {
 		u.revoked, u.unknown, changed = map[string]bool{}, false, true
 	}
 	for _, e := range d.Entries {
-		serial := strings.TrimPrefix(e.Key, subject.UserCertificates)
+		serial := strings.TrimPrefix(e.Key, keys.User.Prefix())
 		var c skepv1.UserCertificate
 		err := proto.Unmarshal(e.Value, &c)
 		on := u.revoked[serial]

@@ -19,6 +19,7 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 
 	"skep.dev/libs/id"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/subject"
@@ -65,7 +66,7 @@ func TestRevokedUser(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := secret.Put(within(t), subject.UserCertificates+c.Serial, body); err != nil {
+		if _, err := secret.Put(within(t), keys.User.Key(c.Serial), body); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -119,14 +120,14 @@ func TestUnreadableList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.apply(kv.Delta{Reset: true, Entries: []kv.Entry{{Key: subject.UserCertificates + one, Value: body}, {Key: subject.UserCertificates + two, Value: []byte{0xff}}}})
+	u.apply(kv.Delta{Reset: true, Entries: []kv.Entry{{Key: keys.User.Key(one), Value: body}, {Key: keys.User.Key(two), Value: []byte{0xff}}}})
 	if !u.Revoked(one) || !u.Revoked(two) || u.Revoked("2123456789abcdef0123456789abcdef") {
 		t.Error("refused: the revoked one, the unreadable record's, nobody else's")
 	}
 	if again := OpenUsers(dir, zap.NewNop()); !again.Revoked(one) || again.Revoked("2123456789abcdef0123456789abcdef") {
 		t.Error("the list was not kept")
 	}
-	u.apply(kv.Delta{Entries: []kv.Entry{{Key: subject.UserCertificates + one, Deleted: true}}})
+	u.apply(kv.Delta{Entries: []kv.Entry{{Key: keys.User.Key(one), Deleted: true}}})
 	if u.Revoked(one) || OpenUsers(dir, zap.NewNop()).Revoked(one) {
 		t.Error("a forgotten certificate is still on the list")
 	}

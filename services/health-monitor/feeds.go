@@ -9,7 +9,9 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/subject"
 )
 
 func lastToken(s string) string { return s[strings.LastIndexByte(s, '.')+1:] }
@@ -33,7 +35,7 @@ func (s *Service) applyCluster(d kv.Delta) {
 func (s *Service) applyMembers(d kv.Delta) {
 	seen := map[string]bool{}
 	for _, e := range d.Entries {
-		id := lastToken(e.Key)
+		id, _ := keys.Node.ID(e.Key)
 		if e.Deleted {
 			s.drop(id)
 			continue
@@ -76,16 +78,15 @@ func (s *Service) applyNodes(d kv.Delta) {
 		clear(s.record)
 	}
 	for _, e := range d.Entries {
-		kind, id, _ := strings.Cut(e.Key, ".")
-		switch {
-		case kind == "desc" && e.Deleted:
+		switch f, id := keys.Of(subject.NodeB, e.Key); {
+		case f == keys.Description && e.Deleted:
 			delete(s.hosts, id)
-		case kind == "desc":
+		case f == keys.Description:
 			var n skepv1.NodeDescription
 			if proto.Unmarshal(e.Value, &n) == nil {
 				s.hosts[id] = n.Hostname
 			}
-		case kind == "live":
+		case f == keys.Live:
 			s.note(id, e)
 		}
 	}

@@ -29,6 +29,7 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/lease"
 	"skep.dev/libs/rpc"
@@ -151,7 +152,7 @@ func (s *Service) Run(ctx context.Context) error {
 		// Records first: a member is admitted with its recorded verdict.
 		{subject.NodeB, ">", s.applyNodes},
 		{subject.Spec, "cluster", s.applyCluster},
-		{subject.Spec, "node.*", s.applyMembers},
+		{subject.Spec, keys.Node.Key("*"), s.applyMembers},
 	} {
 		feed, err := kv.Follow(ctx, s.js, f.bucket, hand(f.apply), f.filter)
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 
 	"skep.dev/libs/event"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/subject"
 )
@@ -294,7 +295,7 @@ func (p *probes) name(ctx context.Context, id string) string {
 		return n
 	}
 	var v skepv1.Service
-	e, err := p.spec.Get(ctx, "service."+id)
+	e, err := p.spec.Get(ctx, keys.Service.Key(id))
 	if err != nil || e.Deleted || proto.Unmarshal(e.Value, &v) != nil {
 		return id
 	}
@@ -308,7 +309,7 @@ func (p *probes) name(ctx context.Context, id string) string {
 // host is a node's name for people.
 func (p *probes) host(ctx context.Context, id string) string {
 	var n skepv1.NodeDescription
-	if e, err := p.s.live.Get(ctx, "desc."+id); err == nil && proto.Unmarshal(e.Value, &n) == nil && n.Hostname != "" {
+	if e, err := p.s.live.Get(ctx, keys.Description.Key(id)); err == nil && proto.Unmarshal(e.Value, &n) == nil && n.Hostname != "" {
 		return n.Hostname
 	}
 	return id

@@ -13,6 +13,7 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 
 	"skep.dev/libs/event"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 )
 
@@ -26,8 +27,6 @@ type change struct {
 	old  stored
 	had  bool
 }
-
-func liveKey(id string) string { return "live." + id }
 
 // same compares what a record says. The time alone is no change.
 func same(a, b *skepv1.NodeLive) bool {
@@ -79,7 +78,7 @@ func (s *Service) commit(ctx context.Context, changes []change) (uint64, error) 
 	b := s.live.Batch()
 	for _, c := range changes {
 		if c.live == nil {
-			b.Delete(liveKey(c.id), c.old.rev)
+			b.Delete(keys.Live.Key(c.id), c.old.rev)
 			continue
 		}
 		val, err := proto.Marshal(c.live)
@@ -87,9 +86,9 @@ func (s *Service) commit(ctx context.Context, changes []change) (uint64, error) 
 			return 0, err
 		}
 		if c.had {
-			b.Update(liveKey(c.id), val, c.old.rev)
+			b.Update(keys.Live.Key(c.id), val, c.old.rev)
 		} else {
-			b.Create(liveKey(c.id), val)
+			b.Create(keys.Live.Key(c.id), val)
 		}
 	}
 	if _, err := b.Commit(ctx); err != nil {

@@ -2,11 +2,11 @@ package mesh
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"time"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -45,7 +45,7 @@ func (s *Service) appliedRecords(ctx context.Context, r *skepv1.MeshAppliedReque
 	defer cancel()
 	var upTo uint64
 	for key, rev := range r.Records {
-		scope, _, _ := strings.Cut(key, ".")
+		scope, _, _ := keys.ParseEndpoint(key)
 		if s.follow.Follows(scope) {
 			upTo = max(upTo, rev)
 		}

@@ -21,10 +21,10 @@ import (
 	"skep.dev/libs/attach"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
+	"skep.dev/libs/keys"
 	"skep.dev/services/ingress-mesh/internal/antispoof"
 	"skep.dev/services/ingress-mesh/internal/nsfs"
 	"skep.dev/services/ingress-mesh/internal/overlay"
-	"skep.dev/services/ingress-mesh/internal/picture"
 )
 
 // taskDevice is the task's interface on skep0, as the task sees it.
@@ -100,7 +100,7 @@ func (s *Service) Attach(ctx context.Context, r attach.Request) (attach.Attachme
 		}
 		return attach.Attachment{}, err
 	}
-	s.dirty.add(picture.ScopeIngress) // its link is a new port of the bridge, and it may publish ports of the host
+	s.dirty.add(keys.ScopeIngress) // its link is a new port of the bridge, and it may publish ports of the host
 	return s.attachment(rec), nil
 }
 
@@ -401,7 +401,7 @@ func (s *Service) dismantle(ctx context.Context, rec record) error {
 		}
 	}
 	if len(rec.Ports) > 0 {
-		s.dirty.add(picture.ScopeIngress)
+		s.dirty.add(keys.ScopeIngress)
 	}
 	return nil
 }

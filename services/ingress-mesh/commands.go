@@ -13,6 +13,7 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/sctp"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -55,7 +56,7 @@ func (s *Service) state(ctx context.Context, _ *skepv1.MeshStateRequest) (*skepv
 		return nil, err
 	}
 	owners := s.owners()
-	services := s.follow.Scope(picture.ScopeIngress).Services
+	services := s.follow.Scope(keys.ScopeIngress).Services
 	for _, p := range ports {
 		st := &skepv1.MeshPortState{Protocol: p.Protocol, Port: uint32(p.Port), ServiceId: p.Service, HostMode: p.HostMode, Connections: p.Connections,
 			ServiceName: services[p.Service].GetName()}
@@ -133,7 +134,7 @@ func (s *Service) owners() map[netip.Addr]string {
 	if s.follow == nil {
 		return out
 	}
-	for node, eps := range s.follow.Scope(picture.ScopeIngress).Endpoints {
+	for node, eps := range s.follow.Scope(keys.ScopeIngress).Endpoints {
 		for _, e := range eps.GetEndpoints() {
 			out[address(e.GetAddr())] = node
 		}
@@ -146,7 +147,7 @@ const probesAt = 32
 
 // probePeers asks every node's gateway address over the data path.
 func (s *Service) probePeers(ctx context.Context, out *skepv1.MeshStateReply) {
-	nodes := s.follow.Scope(picture.ScopeNodes).Nodes
+	nodes := s.follow.Scope(keys.ScopeNodes).Nodes
 	slots := make(chan struct{}, probesAt)
 	var mu sync.Mutex
 	var wg sync.WaitGroup

@@ -12,9 +12,9 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/services/ingress-mesh/internal/ingress"
 	"skep.dev/services/ingress-mesh/internal/nsfs"
-	"skep.dev/services/ingress-mesh/internal/picture"
 	"skep.dev/services/ingress-mesh/internal/vip"
 )
 
@@ -110,14 +110,14 @@ func (s *Service) apply(ctx context.Context, scopes map[string]bool) {
 		return
 	}
 	var failed []string
-	if scopes[picture.ScopeIngress] || scopes[picture.ScopeNodes] {
+	if scopes[keys.ScopeIngress] || scopes[keys.ScopeNodes] {
 		if err := s.applyPorts(ctx); err != nil {
 			s.log.Error("publish ports", zap.Error(err))
-			failed = append(failed, picture.ScopeIngress)
+			failed = append(failed, keys.ScopeIngress)
 		}
 	}
 	for _, id := range s.networksHere() {
-		if !scopes[id] && !scopes[picture.ScopeNodes] || s.leaving(id) {
+		if !scopes[id] && !scopes[keys.ScopeNodes] || s.leaving(id) {
 			continue
 		}
 		if err := s.applyNetwork(ctx, id); err != nil {
@@ -189,8 +189,8 @@ func (s *Service) applyPorts(ctx context.Context) error {
 	draining := s.drainingNow()
 	st := ingress.State{HostPorts: hostPorts(s.liveTasks(), draining)}
 	if s.follow != nil {
-		st.Peers = peers(s.follow.Scope(picture.ScopeNodes).Nodes, s.node)
-		st.Services = published(s.follow.Scope(picture.ScopeIngress), draining)
+		st.Peers = peers(s.follow.Scope(keys.ScopeNodes).Nodes, s.node)
+		st.Services = published(s.follow.Scope(keys.ScopeIngress), draining)
 	}
 	s.host.Lock()
 	defer s.host.Unlock()

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/ingress-mesh/internal/dns"
@@ -26,17 +27,17 @@ func known() *picture.Picture {
 		}}}
 	}
 	for key, rec := range map[[2]string]*skepv1.MeshRecord{
-		{picture.ScopeNodes, "n2"}: {Record: &skepv1.MeshRecord_Node{Node: &skepv1.MeshNode{Id: "n2", Number: 2, Subnet: "100.64.4.0/23", Addr: "10.90.0.2"}}},
-		{"net", picture.ItemInfo}: {Record: &skepv1.MeshRecord_Network{Network: &skepv1.MeshNetwork{Network: &skepv1.Network{
+		{keys.ScopeNodes, "n2"}: {Record: &skepv1.MeshRecord_Node{Node: &skepv1.MeshNode{Id: "n2", Number: 2, Subnet: "100.64.4.0/23", Addr: "10.90.0.2"}}},
+		{"net", keys.ItemInfo}: {Record: &skepv1.MeshRecord_Network{Network: &skepv1.MeshNetwork{Network: &skepv1.Network{
 			Meta: &skepv1.Meta{Id: "net"}, Spec: &skepv1.NetworkSpec{Name: "net", DriverOpts: map[string]string{spec.OptEncrypted: ""}}, Vni: 5000,
 			Ipam: []*skepv1.IPAMConfig{{Subnet: "10.7.0.0/16"}, {Subnet: "fd07::/64"}},
 		}}}},
-		{"net", picture.ServicePrefix + "s"}: {Record: &skepv1.MeshRecord_Service{Service: &skepv1.MeshService{Id: "s", Name: "svc", Vip: "10.7.240.1"}}},
-		{picture.ScopeIngress, picture.ServicePrefix + "s"}: {Record: &skepv1.MeshRecord_Service{Service: &skepv1.MeshService{
+		{"net", keys.ServiceItem("s")}: {Record: &skepv1.MeshRecord_Service{Service: &skepv1.MeshService{Id: "s", Name: "svc", Vip: "10.7.240.1"}}},
+		{keys.ScopeIngress, keys.ServiceItem("s")}: {Record: &skepv1.MeshRecord_Service{Service: &skepv1.MeshService{
 			Id: "s", Ports: []*skepv1.PortConfig{{Protocol: "tcp", PublishedPort: 8080, TargetPort: 80, PublishMode: skepv1.PublishMode_PUBLISH_MODE_INGRESS}},
 		}}},
-		{"net", "n2"}:                endpoint("10.7.0.17", "fd07::a07:11"),
-		{picture.ScopeIngress, "n2"}: endpoint("100.64.4.2", ""),
+		{"net", "n2"}:             endpoint("10.7.0.17", "fd07::a07:11"),
+		{keys.ScopeIngress, "n2"}: endpoint("100.64.4.2", ""),
 	} {
 		p.Apply(key[0], key[1], 1, rec)
 	}
@@ -54,10 +55,10 @@ type made struct {
 }
 
 func madeOf(p *picture.Picture) (m made) {
-	net, nodes := p.Scope("net"), p.Scope(picture.ScopeNodes).Nodes
+	net, nodes := p.Scope("net"), p.Scope(keys.ScopeNodes).Nodes
 	m.remotes = plain(net, nodes, "n1").Remotes
 	m.tunnels = tunnel(net, nodes, "n1", 1420)
-	m.ports = published(p.Scope(picture.ScopeIngress), nil)
+	m.ports = published(p.Scope(keys.ScopeIngress), nil)
 	m.peers = peers(nodes, "n1")
 	m.names, _ = dns.NewTable([]dns.Network{names(net, nil)}).A("tasks.svc")
 	m.vips = len(virtual(net, nil))
@@ -86,7 +87,7 @@ func FuzzMeshRecord(f *testing.F) {
 		}
 		p := known()
 		before := madeOf(p)
-		for _, scope := range []string{"net", picture.ScopeNodes, picture.ScopeIngress} {
+		for _, scope := range []string{"net", keys.ScopeNodes, keys.ScopeIngress} {
 			p.Apply(scope, "w", 1, rec)
 		}
 		after := madeOf(p)

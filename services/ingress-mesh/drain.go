@@ -7,8 +7,8 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	skepv1 "skep.dev/proto/skep/v1"
-	"skep.dev/services/ingress-mesh/internal/picture"
 )
 
 const (
@@ -37,7 +37,7 @@ func (s *Service) Drain(ctx context.Context, task string) error {
 	s.liveMu.Lock()
 	s.draining[task] = true
 	s.liveMu.Unlock()
-	s.dirty.add(append(rec.networks(), picture.ScopeIngress)...)
+	s.dirty.add(append(rec.networks(), keys.ScopeIngress)...)
 	if !elsewhere || s.follow == nil {
 		return nil
 	}

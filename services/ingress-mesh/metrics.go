@@ -8,10 +8,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/metrics"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/ingress-mesh/internal/ingress"
-	"skep.dev/services/ingress-mesh/internal/picture"
 )
 
 // meter counts what the mesh does. With no registry nobody sees it.
@@ -84,7 +84,7 @@ func (s *Service) measurePorts(m *metrics.Sample) {
 	}
 	owners, nodes, names := s.owners(), map[string]*skepv1.MeshNode{}, s.serviceNames()
 	if s.follow != nil {
-		nodes = s.follow.Scope(picture.ScopeNodes).Nodes
+		nodes = s.follow.Scope(keys.ScopeNodes).Nodes
 	}
 	for _, p := range ports {
 		mode, port, service := "ingress", strconv.Itoa(int(p.Port)), names(p)
@@ -138,7 +138,7 @@ func (s *Service) serviceOf(p ingress.PortState) string {
 func (s *Service) serviceNames() func(ingress.PortState) string {
 	known := map[string]*skepv1.MeshService{}
 	if s.follow != nil {
-		known = s.follow.Scope(picture.ScopeIngress).Services
+		known = s.follow.Scope(keys.ScopeIngress).Services
 	}
 	return func(p ingress.PortState) string {
 		id := s.serviceOf(p)

@@ -15,6 +15,7 @@ import (
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/ipam"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/ingress-mesh/internal/picture"
@@ -227,7 +228,7 @@ func (s *Service) applyNetworkLocked(ctx context.Context, id string) error {
 
 // ensureNetwork makes the network's own kernel objects.
 func (s *Service) ensureNetwork(ctx context.Context, scope picture.Scope) error {
-	nodes := s.follow.Scope(picture.ScopeNodes).Nodes
+	nodes := s.follow.Scope(keys.ScopeNodes).Nodes
 	var err error
 	if encrypted(scope.Info.GetNetwork()) {
 		err = s.ensureEncrypted(ctx, scope, nodes)
@@ -242,7 +243,7 @@ func (s *Service) ensureNetwork(ctx context.Context, scope picture.Scope) error 
 
 // verifyNetwork says where the kernel differs from what is known of a network.
 func (s *Service) verifyNetwork(ctx context.Context, scope picture.Scope) ([]string, error) {
-	nodes := s.follow.Scope(picture.ScopeNodes).Nodes
+	nodes := s.follow.Scope(keys.ScopeNodes).Nodes
 	n := plain(scope, nodes, s.node)
 	if encrypted(scope.Info.GetNetwork()) {
 		n.VNI, n.Remotes, n.MTU = 0, nil, min(cmp.Or(n.MTU, s.tunnels.MTU()), s.tunnels.MTU())

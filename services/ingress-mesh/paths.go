@@ -13,10 +13,10 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/ingress-mesh/internal/ingress"
-	"skep.dev/services/ingress-mesh/internal/picture"
 )
 
 const (
@@ -140,7 +140,7 @@ func (s *Service) watch(ctx context.Context) {
 		if s.cleaned.Load() {
 			return
 		}
-		nodes := s.follow.Scope(picture.ScopeNodes).Nodes
+		nodes := s.follow.Scope(keys.ScopeNodes).Nodes
 		var wg sync.WaitGroup
 		for _, p := range s.paths.pick(peers(nodes, s.node)) {
 			wg.Go(func() {

@@ -8,6 +8,7 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/reconcile"
 	"skep.dev/libs/rpc"
@@ -46,7 +47,7 @@ func (s *Service) explain(ctx context.Context, r *skepv1.ExplainRequest) (*skepv
 	if err != nil {
 		return nil, err
 	}
-	e, err := kv.Open(s.js, subject.Spec).Get(ctx, "service."+id)
+	e, err := kv.Open(s.js, subject.Spec).Get(ctx, keys.Service.Key(id))
 	if err != nil {
 		return nil, fault.Unavailable("read service %s: %v", id, err)
 	}

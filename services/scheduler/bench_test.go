@@ -10,8 +10,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kvtest"
-	"skep.dev/libs/reconcile"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -82,7 +82,7 @@ func (s *Service) moveFenceForBench(ctx context.Context) (fence, error) {
 	if err != nil {
 		return fence{}, err
 	}
-	rev, err := s.tasks.Put(ctx, reconcile.FenceKey, val)
+	rev, err := s.tasks.Put(ctx, keys.TaskFence.Key(), val)
 	return fence{rev: rev, epoch: 1}, err
 }
 

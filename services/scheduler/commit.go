@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/reconcile"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -69,7 +70,7 @@ func (s *Service) write(ctx context.Context, b *reconcile.Batch, fence *fence) (
 		if !w.Delete && w.Value == nil {
 			w.Value = []byte{}
 		}
-		rev, err := s.tasks.WriteFenced(ctx, w.Key, w.Value, reconcile.FenceKey, fence.rev)
+		rev, err := s.tasks.WriteFenced(ctx, w.Key, w.Value, keys.TaskFence.Key(), fence.rev)
 		if err != nil {
 			return nil, fmt.Errorf("write task/%s: %w", w.Key, err)
 		}
@@ -80,7 +81,7 @@ func (s *Service) write(ctx context.Context, b *reconcile.Batch, fence *fence) (
 		return nil, err
 	}
 	batch := s.tasks.Batch()
-	batch.Update(reconcile.FenceKey, val, fence.rev)
+	batch.Update(keys.TaskFence.Key(), val, fence.rev)
 	for _, w := range b.Writes {
 		if w.Delete {
 			batch.Delete(w.Key, 0)

@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/subject"
 )
@@ -26,10 +27,10 @@ func (s *Service) follow(ctx context.Context) error {
 			for _, e := range d.Entries {
 				upTo = max(upTo, e.Revision)
 			}
-			s.state.ResetTasks(keys(d), upTo)
+			s.state.ResetTasks(keySet(d), upTo)
 		}},
 		{subject.Spec, func(e kv.Entry) error { return s.state.PutSpec(e.Key, e.Stored()) }, func(d kv.Delta) {
-			if k := keys(d); k["cluster"] {
+			if k := keySet(d); k[keys.Cluster.Key()] {
 				s.state.ResetSpecs(k)
 			}
 		}},
@@ -62,7 +63,7 @@ func (s *Service) apply(bucket subject.Bucket, put func(kv.Entry) error, reset f
 	}
 }
 
-func keys(d kv.Delta) map[string]bool {
+func keySet(d kv.Delta) map[string]bool {
 	out := make(map[string]bool, len(d.Entries))
 	for _, e := range d.Entries {
 		out[e.Key] = !e.Deleted

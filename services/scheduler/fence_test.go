@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/lease"
@@ -32,7 +33,7 @@ func TestDeposedLeaderCannotWrite(t *testing.T) {
 	}
 	defer b.feeds.Close()
 	<-b.feeds.Of(subject.Task).Ready()
-	e, err := a.tasks.Get(ctx, reconcile.FenceKey)
+	e, err := a.tasks.Get(ctx, keys.TaskFence.Key())
 	if err != nil {
 		t.Fatal(err)
 	}

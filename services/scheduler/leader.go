@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/event"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/lease"
 	"skep.dev/libs/reconcile"
@@ -165,7 +166,7 @@ func (s *Service) takeFence(ctx context.Context, epoch uint64) (fence, error) {
 func (s *Service) moveFence(ctx context.Context, epoch uint64) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	return lease.MoveFence(ctx, s.tasks, reconcile.FenceKey, s.cfg.NodeID, epoch)
+	return lease.MoveFence(ctx, s.tasks, keys.TaskFence.Key(), s.cfg.NodeID, epoch)
 }
 
 // tell publishes what users follow of a rollout.

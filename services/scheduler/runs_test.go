@@ -19,6 +19,7 @@ import (
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/job"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/rpc"
@@ -39,7 +40,7 @@ func (f *fake) serveRuns(id string, reply func() error) (due func() []time.Time)
 	var all []time.Time
 	err = api.Handle(srv, api.ServiceRun, func(ctx context.Context, r *skepv1.RunServiceRequest) (*skepv1.ServiceReply, error) {
 		for {
-			e, err := f.spec.Get(ctx, "service."+id)
+			e, err := f.spec.Get(ctx, keys.Service.Key(id))
 			if err != nil {
 				return nil, fault.Unavailable("read: %v", err)
 			}

@@ -9,26 +9,20 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/subject"
 )
 
-// Keys of the bucket.
-const keyCA = "ca"
+var keyCA = keys.CA.Key()
 
-func tokenKey(r pki.Role) string {
-	if r == pki.Manager {
-		return "token.manager"
-	}
-	return "token.worker"
-}
+func tokenKey(r pki.Role) string { return keys.Token.Key(short(r)) }
 
 // caRecord and tokenRecord are what stands sealed in the bucket.
 type caRecord struct {
@@ -95,8 +89,11 @@ func (x *index) apply(d kv.Delta) {
 }
 
 func (x *index) entryLocked(e kv.Entry) error {
-	switch {
-	case e.Key == keyCA && !e.Deleted:
+	switch f, id := keys.Of(subject.Secret, e.Key); f {
+	case keys.CA:
+		if e.Deleted {
+			return nil
+		}
 		var r caRecord
 		if err := x.seal.open(e.Key, e.Value, &r); err != nil {
 			return err
@@ -106,7 +103,7 @@ func (x *index) entryLocked(e kv.Entry) error {
 			return err
 		}
 		x.ca = ca
-	case e.Key == tokenKey(pki.Worker), e.Key == tokenKey(pki.Manager):
+	case keys.Token:
 		if e.Deleted {
 			delete(x.tokens, e.Key)
 			return nil
@@ -116,8 +113,8 @@ func (x *index) entryLocked(e kv.Entry) error {
 			return err
 		}
 		x.tokens[e.Key] = token{r, e.Revision}
-	case strings.HasPrefix(e.Key, subject.UserCertificates):
-		return x.userLocked(e)
+	case keys.User:
+		return x.userLocked(id, e)
 	}
 	return nil
 }

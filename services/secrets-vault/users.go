@@ -17,10 +17,10 @@ import (
 
 	"skep.dev/libs/event"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/rpc"
-	"skep.dev/libs/subject"
 )
 
 const (
@@ -38,11 +38,8 @@ type user struct {
 	revision uint64
 }
 
-func userKey(serial string) string { return subject.UserCertificates + serial }
-
 // userLocked takes in an entry of the bucket.
-func (x *index) userLocked(e kv.Entry) error {
-	serial := strings.TrimPrefix(e.Key, subject.UserCertificates)
+func (x *index) userLocked(serial string, e kv.Entry) error {
 	if e.Deleted {
 		delete(x.users, serial)
 		return nil
@@ -91,9 +88,9 @@ func (s *Service) write(ctx context.Context, c *skepv1.UserCertificate, over uin
 		return 0, err
 	}
 	if over == 0 {
-		return s.bucket.Create(ctx, userKey(c.Serial), body)
+		return s.bucket.Create(ctx, keys.User.Key(c.Serial), body)
 	}
-	return s.bucket.Update(ctx, userKey(c.Serial), body, over)
+	return s.bucket.Update(ctx, keys.User.Key(c.Serial), body, over)
 }
 
 // issuedUsers lists what is recorded: certificates that have not expired, good and revoked ones.
@@ -196,7 +193,7 @@ func (s *Service) pruneUsers(ctx context.Context) {
 func (s *Service) prune(ctx context.Context) error {
 	end := s.cfg.Now().Add(-keptAfterExpiry)
 	for _, u := range s.idx.certificates(func(c *skepv1.UserCertificate) bool { return c.NotAfter.AsTime().Before(end) }) {
-		err := s.bucket.Delete(ctx, userKey(u.Serial), u.revision)
+		err := s.bucket.Delete(ctx, keys.User.Key(u.Serial), u.revision)
 		if err != nil && !errors.Is(err, kv.ErrConflict) && !errors.Is(err, kv.ErrNotFound) {
 			return fmt.Errorf("forget certificate %s of user %s: %w", u.Serial, u.Name, err)
 		}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -37,7 +38,7 @@ func (s *Service) ownNode(ctx context.Context, node, claimed string) error {
 	if catchUp(ctx, s.specFeed) && s.ix.HasNode(node) {
 		return nil
 	}
-	if !s.gone(ctx, nodeKey(node)) {
+	if !s.gone(ctx, keys.Node.Key(node)) {
 		return fault.Unavailable("this manager does not know node %s yet: try again", node)
 	}
 	return notPart(node)
@@ -70,9 +71,9 @@ func (s *Service) describeNode(ctx context.Context, node string, r *skepv1.Descr
 		}
 		var rev uint64
 		if at == 0 {
-			rev, err = s.nodes.Create(ctx, descKey(node), body)
+			rev, err = s.nodes.Create(ctx, keys.Description.Key(node), body)
 		} else {
-			rev, err = s.nodes.Update(ctx, descKey(node), body, at)
+			rev, err = s.nodes.Update(ctx, keys.Description.Key(node), body, at)
 		}
 		switch {
 		case errors.Is(err, kv.ErrConflict):

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -27,16 +28,15 @@ type stray struct {
 
 // ownerKinds are the objects that index keys name.
 var ownerKinds = []struct {
-	prefix string
-	key    func(string) string
-	there  func(*index.Index, string) bool
+	taken, owner *keys.Family
+	there        func(*index.Index, string) bool
 }{
-	{"idx.network.", networkKey, hasNetwork},
-	{"idx.vni.", networkKey, hasNetwork},
-	{"idx.wgport.", networkKey, hasNetwork},
-	{"idx.subnet.", networkKey, hasNetwork},
-	{"idx.vip.", serviceKey, hasService},
-	{"idx.port.", serviceKey, hasService},
+	{keys.NetworkName, keys.Network, hasNetwork},
+	{keys.VNI, keys.Network, hasNetwork},
+	{keys.Tunnel, keys.Network, hasNetwork},
+	{keys.Subnet, keys.Network, hasNetwork},
+	{keys.VIP, keys.Service, hasService},
+	{keys.Port, keys.Service, hasService},
 }
 
 func hasNetwork(x *index.Index, id string) bool { _, ok := x.NetworkState(id); return ok }
@@ -46,10 +46,10 @@ func hasService(x *index.Index, id string) bool { return x.ServiceName(id) != ""
 func strays(x *index.Index) []stray {
 	var out []stray
 	for _, kind := range ownerKinds {
-		for key, k := range x.Keys(kind.prefix) {
+		for key, k := range x.Keys(kind.taken.Prefix()) {
 			for _, id := range owners(key, k.Value) {
 				if !kind.there(x, id) {
-					out = append(out, stray{key: key, as: k, owner: id, of: kind.key(id)})
+					out = append(out, stray{key: key, as: k, owner: id, of: kind.owner.Key(id)})
 				}
 			}
 		}
@@ -59,7 +59,7 @@ func strays(x *index.Index) []stray {
 }
 
 func owners(key, value string) []string {
-	if !strings.HasPrefix(key, "idx.port.") {
+	if _, isPort := keys.Port.ID(key); !isPort {
 		return []string{value}
 	}
 	h := parseHolder(value)
@@ -77,7 +77,8 @@ func (s *Service) sweepStrays(ctx context.Context, before time.Time) {
 			continue
 		}
 		var err error
-		if rest := parseHolder(x.as.Value).without(x.owner).String(); strings.HasPrefix(x.key, "idx.port.") && rest != "" {
+		_, isPort := keys.Port.ID(x.key)
+		if rest := parseHolder(x.as.Value).without(x.owner).String(); isPort && rest != "" {
 			_, err = s.spec.Update(ctx, x.key, []byte(rest), x.as.Revision)
 		} else {
 			err = s.spec.Delete(ctx, x.key, x.as.Revision)
@@ -112,10 +113,10 @@ func audit(x *index.Index) []string {
 	}
 	for _, n := range x.Networks() {
 		if o := x.Network(n.ID); o != nil {
-			claim("the name of network "+n.Name, networkName(n.Name), n.ID)
-			claim("the VXLAN id of network "+n.Name, vniKey(o.Vni), n.ID)
+			claim("the name of network "+n.Name, keys.Name(keys.NetworkName, n.Name), n.ID)
+			claim("the VXLAN id of network "+n.Name, keys.Number(keys.VNI, o.Vni), n.ID)
 			if spec.Encrypted(o.Spec) {
-				claim("the UDP port of encrypted network "+n.Name, tunnelKey(o.Vni), n.ID)
+				claim("the UDP port of encrypted network "+n.Name, keys.Number(keys.Tunnel, spec.EncryptedPort(o.Vni)), n.ID)
 			}
 		}
 	}
@@ -124,21 +125,24 @@ func audit(x *index.Index) []string {
 		if o == nil {
 			continue
 		}
-		claim("the name of service "+n.Name, nameKey("service", n.Name), n.ID)
+		claim("the name of service "+n.Name, keys.Name(keys.ServiceName, n.Name), n.ID)
 		for key := range vip4s(o.Endpoint.GetVirtualIps()) {
 			claim("a virtual address of service "+n.Name, key, n.ID)
 		}
 		for _, p := range o.Endpoint.GetPorts() {
 			if p.PublishedPort != 0 {
-				claim("a published port of service "+n.Name, portKey(p.Protocol, p.PublishedPort), n.ID)
+				claim("a published port of service "+n.Name, keys.PortKey(p.Protocol, p.PublishedPort), n.ID)
 			}
 		}
 	}
-	for _, prefix := range []string{"idx.network.", "idx.vni.", "idx.wgport.", "idx.vip.", "idx.port."} {
-		keys := x.Keys(prefix)
-		for _, key := range slices.Sorted(maps.Keys(keys)) {
-			if !claimed[key] && anyThere(x, key, keys[key].Value) {
-				add("%s is taken by %s, which does not use it", key, keys[key].Value)
+	for _, kind := range ownerKinds {
+		if kind.taken == keys.Subnet {
+			continue // only subnets that nobody named have a key, and which those are is not stored
+		}
+		taken := x.Keys(kind.taken.Prefix())
+		for _, key := range slices.Sorted(maps.Keys(taken)) {
+			if !claimed[key] && anyThere(x, key, taken[key].Value) {
+				add("%s is taken by %s, which does not use it", key, taken[key].Value)
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/subject"
 	"skep.dev/services/state/internal/index"
@@ -22,7 +23,7 @@ const claimStands = 2 * time.Second
 
 // createByClaim is the two steps.
 func (s *Service) createByClaim(ctx context.Context, id, name string, body []byte) error {
-	key := nameKey("service", name)
+	key := keys.Name(keys.ServiceName, name)
 	var claim uint64
 	if k, ok := s.ix.Key(key); ok && k.Value == id {
 		claim = k.Revision // of an attempt before this one
@@ -36,7 +37,7 @@ func (s *Service) createByClaim(ctx context.Context, id, name string, body []byt
 			return fault.Unavailable("claim the name %s: %v", name, err)
 		}
 	}
-	rev, err := s.spec.WriteFenced(ctx, serviceKey(id), body, key, claim)
+	rev, err := s.spec.WriteFenced(ctx, keys.Service.Key(id), body, key, claim)
 	switch {
 	case err == nil:
 		return seen(ctx, s.specFeed, rev)
@@ -49,7 +50,7 @@ func (s *Service) createByClaim(ctx context.Context, id, name string, body []byt
 
 // freeStaleClaim releases a name whose claimant, other than except, has not come back with its object.
 func (s *Service) freeStaleClaim(ctx context.Context, name, except string) error {
-	key := nameKey("service", name)
+	key := keys.Name(keys.ServiceName, name)
 	k, ok := s.ix.Key(key)
 	if !ok || k.Value == except || s.ix.Service(k.Value) != nil {
 		return nil
@@ -71,7 +72,7 @@ func (s *Service) freeStaleClaim(ctx context.Context, name, except string) error
 // the name anew, and if its object did not come.
 func (s *Service) release(ctx context.Context, key string, claim index.Key) (uint64, error) {
 	batch := s.spec.Batch()
-	batch.Bar(serviceKey(claim.Value))
+	batch.Bar(keys.Service.Key(claim.Value))
 	batch.Delete(key, claim.Revision)
 	return batch.Commit(ctx)
 }

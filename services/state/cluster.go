@@ -10,12 +10,11 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
-
-const clusterKey = "cluster"
 
 func errNoCluster() error {
 	return fault.Unavailable("there is no cluster yet: run skep init first")
@@ -50,7 +49,7 @@ func (s *Service) initCluster(ctx context.Context, r *skepv1.InitClusterRequest)
 			}
 			return fault.Conflict("the cluster is initialised already, its id is %s", cur.Meta.Id)
 		}
-		rev, err := s.spec.Create(ctx, clusterKey, body)
+		rev, err := s.spec.Create(ctx, keys.Cluster.Key(), body)
 		switch {
 		case errors.Is(err, kv.ErrConflict):
 			return err
@@ -105,7 +104,7 @@ func (s *Service) updateCluster(ctx context.Context, r *skepv1.UpdateClusterRequ
 		if err != nil {
 			return fmt.Errorf("encode the cluster: %w", err)
 		}
-		rev, err := s.spec.Update(ctx, clusterKey, body, version)
+		rev, err := s.spec.Update(ctx, keys.Cluster.Key(), body, version)
 		switch {
 		case errors.Is(err, kv.ErrConflict):
 			return err

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -16,7 +17,7 @@ import (
 // since it looked. Two updates that are each right alone and would close a circle together are so made one after the
 // other, and the second is refused. A service that is being created needs it not: nothing can depend on it yet. Its value
 // is the service that was given a dependency last.
-const dependsKey = "idx.depends"
+var dependsKey = keys.Depends.Key()
 
 // dependOps adds to a batch what an update that adds dependencies writes besides its service. It goes last in the batch:
 // an index that shows the key shows the dependencies too. at is the revision of the key before mayDepend looked.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
@@ -66,7 +67,7 @@ func TestBrokerLeaderDies(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if k, ok := r.s.ix.Key(nameKey("service", name)); !ok || k.Value != svc.Meta.Id {
+		if k, ok := r.s.ix.Key(keys.Name(keys.ServiceName, name)); !ok || k.Value != svc.Meta.Id {
 			t.Errorf("%s is named by %v", name, k)
 		}
 		if r.s.ix.Revision(svc.Meta.Id, 1) == nil {

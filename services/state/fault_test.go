@@ -13,6 +13,7 @@ import (
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/rpc"
@@ -144,7 +145,7 @@ func TestRevisionRetention(t *testing.T) {
 func TestStaleClaim(t *testing.T) {
 	r := newRig(t, kvtest.Server(t))
 	dead := id.New()
-	claim, err := r.s.spec.Create(r.ctx(), nameKey("service", "web"), []byte(dead))
+	claim, err := r.s.spec.Create(r.ctx(), keys.Name(keys.ServiceName, "web"), []byte(dead))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +157,7 @@ func TestStaleClaim(t *testing.T) {
 		return err == nil
 	})
 	// The dead one wakes up: it must not make a second service of that name.
-	if _, err := r.s.spec.WriteFenced(r.ctx(), serviceKey(dead), []byte("x"), nameKey("service", "web"), claim); err == nil {
+	if _, err := r.s.spec.WriteFenced(r.ctx(), keys.Service.Key(dead), []byte("x"), keys.Name(keys.ServiceName, "web"), claim); err == nil {
 		t.Fatal("a lost claim was used")
 	}
 }
@@ -170,7 +171,7 @@ func TestStaleClaimIsReleasedOnce(t *testing.T) {
 				n = func(t testing.TB) *kvtest.NATS { return kvtest.Cluster(t, size) }
 			}
 			r := newRig(t, n(t))
-			dead, key := id.New(), nameKey("service", "web")
+			dead, key := id.New(), keys.Name(keys.ServiceName, "web")
 			claim, err := r.s.spec.Create(r.ctx(), key, []byte(dead))
 			if err != nil {
 				t.Fatal(err)
@@ -217,14 +218,14 @@ func TestSweep(t *testing.T) {
 	if err := r.s.statusFeed.Wait(r.ctx(), rev); err != nil {
 		t.Fatal(err)
 	}
-	claim := nameKey("service", "never")
+	claim := keys.Name(keys.ServiceName, "never")
 	if rev, err = r.s.spec.Create(r.ctx(), claim, []byte(id.New())); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.s.specFeed.Wait(r.ctx(), rev); err != nil {
 		t.Fatal(err)
 	}
-	if rev, err = r.s.nodes.Put(r.ctx(), descKey(id.New()), nil); err != nil {
+	if rev, err = r.s.nodes.Put(r.ctx(), keys.Description.Key(id.New()), nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.s.nodeFeed.Wait(r.ctx(), rev); err != nil {
@@ -235,7 +236,7 @@ func TestSweep(t *testing.T) {
 		if _, ok := r.s.ix.Key(claim); ok {
 			return false
 		}
-		if _, ok := r.s.ix.Key(nameKey("service", "web")); !ok {
+		if _, ok := r.s.ix.Key(keys.Name(keys.ServiceName, "web")); !ok {
 			t.Fatal("the name of a service was released")
 		}
 		return len(r.s.ix.Revisions(orphan.Meta.Id)) == 0 && len(r.s.ix.Revisions(svc.Meta.Id)) == 1 && len(r.s.ix.OrphanReports()) == 0 && len(r.s.ix.OrphanDescriptions()) == 0
@@ -286,7 +287,7 @@ func TestPagesOf20k(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		batch.Put(serviceKey(id.New()), body)
+		batch.Put(keys.Service.Key(id.New()), body)
 		if batch.Len() == 1000 {
 			if last, err = batch.Commit(r.ctx()); err != nil {
 				t.Fatal(err)

@@ -12,18 +12,11 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
-
-func networkKey(id string) string { return "network." + id }
-func vniKey(vni uint32) string    { return fmt.Sprintf("idx.vni.%d", vni) }
-func tunnelKey(vni uint32) string { return fmt.Sprintf("idx.wgport.%d", spec.EncryptedPort(vni)) }
-func networkName(n string) string { return nameKey("network", n) }
-func subnetKey(p netip.Prefix) string {
-	return "idx.subnet." + strings.Replace(p.String(), "/", "-", 1)
-}
 
 // networkNotFound is Docker's text; all (nil: none) are the names to suggest one of.
 func networkNotFound(ref string, all []index.Named) error {
@@ -139,14 +132,14 @@ func (s *Service) createNetwork(ctx context.Context, r *skepv1.CreateNetworkRequ
 		}
 		nid := []byte(n.Meta.Id)
 		batch := s.spec.Batch()
-		batch.Create(networkKey(n.Meta.Id), body)
-		batch.Create(networkName(want.Name), nid)
-		batch.Create(vniKey(n.Vni), nid)
+		batch.Create(keys.Network.Key(n.Meta.Id), body)
+		batch.Create(keys.Name(keys.NetworkName, want.Name), nid)
+		batch.Create(keys.Number(keys.VNI, n.Vni), nid)
 		if spec.Encrypted(n.Spec) {
-			batch.Create(tunnelKey(n.Vni), nid)
+			batch.Create(keys.Number(keys.Tunnel, spec.EncryptedPort(n.Vni)), nid)
 		}
 		if auto.IsValid() {
-			batch.Create(subnetKey(auto), nid)
+			batch.Create(keys.SubnetKey(auto), nid)
 		}
 		return s.commit(ctx, batch, func() bool { return s.ix.Network(n.Meta.Id) != nil })
 	})
@@ -233,24 +226,24 @@ func (s *Service) allocateVNI(n *skepv1.Network, skip int) (uint32, error) {
 		return k.Value, taken
 	}
 	if asked != 0 {
-		if name, taken := holder(vniKey(asked)); taken {
+		if name, taken := holder(keys.Number(keys.VNI, asked)); taken {
 			return 0, fault.Conflict("VXLAN id %d is in use by network %s: name another, or none for a free one", asked, name)
 		}
-		if name, taken := holder(tunnelKey(asked)); encrypted && taken {
+		if name, taken := holder(keys.Number(keys.Tunnel, spec.EncryptedPort(asked))); encrypted && taken {
 			return 0, fault.Conflict("an encrypted network with VXLAN id %d needs %d/udp of every node, which is in use by network %s: name another, or none for a free one",
 				asked, spec.EncryptedPort(asked), name)
 		}
 		return asked, nil
 	}
-	if most := spec.LastEncryptedPort - spec.FirstEncryptedPort + 1; encrypted && len(s.ix.Keys("idx.wgport.")) >= most {
+	if most := spec.LastEncryptedPort - spec.FirstEncryptedPort + 1; encrypted && len(s.ix.Keys(keys.Tunnel.Prefix())) >= most {
 		return 0, fault.Exhausted("there are %d encrypted networks, and each has one of the UDP ports %d-%d: remove networks that nobody needs",
 			most, spec.FirstEncryptedPort, spec.LastEncryptedPort)
 	}
 	for vni := uint32(spec.FirstVNI); vni <= spec.MaxVNI; vni++ {
-		if _, taken := s.ix.Key(vniKey(vni)); taken {
+		if _, taken := s.ix.Key(keys.Number(keys.VNI, vni)); taken {
 			continue
 		}
-		if _, taken := s.ix.Key(tunnelKey(vni)); encrypted && taken {
+		if _, taken := s.ix.Key(keys.Number(keys.Tunnel, spec.EncryptedPort(vni))); encrypted && taken {
 			continue
 		}
 		if skip == 0 {

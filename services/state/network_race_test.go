@@ -11,6 +11,7 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/subject"
@@ -37,7 +38,7 @@ func TestFiftyClientsOneNetworkName(t *testing.T) {
 		wantErr(t, err, "network with name one already exists")
 	}
 	r.caughtUp()
-	if won != 1 || len(r.s.ix.Networks()) != 1 || len(r.s.ix.Keys("idx.vni.")) != 1 || len(r.s.ix.Keys("idx.subnet.")) != 1 {
+	if won != 1 || len(r.s.ix.Networks()) != 1 || len(r.s.ix.Keys(keys.VNI.Prefix())) != 1 || len(r.s.ix.Keys(keys.Subnet.Prefix())) != 1 {
 		t.Fatalf("%d won: %v", won, r.s.ix.Keys("idx."))
 	}
 }
@@ -293,7 +294,7 @@ func TestSweepOfNetworks(t *testing.T) {
 	const gone = "0123456789abcdefghijklmno"
 	var last uint64
 	for key, value := range map[string]string{
-		"idx.vni.9999": gone, "idx.wgport.52000": gone, "idx.subnet.10.77.0.0-24": gone, networkName("ghost"): gone, "idx.vip." + used.Meta.Id + ".10-0-12-9": gone,
+		"idx.vni.9999": gone, "idx.wgport.52000": gone, "idx.subnet.10.77.0.0-24": gone, keys.Name(keys.NetworkName, "ghost"): gone, "idx.vip." + used.Meta.Id + ".10-0-12-9": gone,
 		"idx.port.tcp.81": gone, "idx.port.tcp.82": hostPrefix + gone + " " + svc.Meta.Id, "idx.vip." + used.Meta.Id + ".10-0-12-8": svc.Meta.Id,
 	} {
 		rev, err := s.spec.Create(r.ctx(), key, []byte(value))
@@ -309,7 +310,7 @@ func TestSweepOfNetworks(t *testing.T) {
 		t.Errorf("%d findings: %s", len(found), strings.Join(found, "\n"))
 	}
 	s.sweepOnce(r.ctx(), time.Now().Add(-leaveFor))
-	if len(s.ix.Keys("idx.vni.")) != 2 {
+	if len(s.ix.Keys(keys.VNI.Prefix())) != 2 {
 		t.Error("the sweep does not wait")
 	}
 	s.sweepOnce(r.ctx(), time.Now().Add(time.Minute))
@@ -328,7 +329,7 @@ func TestSweepOfNetworks(t *testing.T) {
 	if !strings.Contains(found, "10-0-12-8 is taken by "+svc.Meta.Id+", which does not use it") {
 		t.Errorf("audit: %s", found)
 	}
-	if err := s.spec.Delete(r.ctx(), networkKey(used.Meta.Id), 0); err != nil {
+	if err := s.spec.Delete(r.ctx(), keys.Network.Key(used.Meta.Id), 0); err != nil {
 		t.Fatal(err)
 	}
 	r.caughtUp()

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -106,14 +107,14 @@ func (s *Service) finishRemoval(ctx context.Context, id string) error {
 		return inUse
 	}
 	batch := s.spec.Batch()
-	batch.Delete(networkKey(id), cur.Meta.Version)
-	keys := []string{networkName(cur.Spec.Name), vniKey(cur.Vni), tunnelKey(cur.Vni)}
+	batch.Delete(keys.Network.Key(id), cur.Meta.Version)
+	taken := []string{keys.Name(keys.NetworkName, cur.Spec.Name), keys.Number(keys.VNI, cur.Vni), keys.Number(keys.Tunnel, spec.EncryptedPort(cur.Vni))}
 	for _, c := range cur.Ipam {
 		if p, err := netip.ParsePrefix(c.Subnet); err == nil && p.Addr().Is4() {
-			keys = append(keys, subnetKey(p))
+			taken = append(taken, keys.SubnetKey(p))
 		}
 	}
-	for _, key := range keys {
+	for _, key := range taken {
 		if k, ok := s.ix.Key(key); ok && k.Value == id {
 			batch.Delete(key, k.Revision)
 		}
@@ -129,7 +130,7 @@ func (s *Service) markRemoving(ctx context.Context, n *skepv1.Network, on bool) 
 	if err != nil {
 		return err
 	}
-	rev, err := s.spec.Update(ctx, networkKey(n.Meta.Id), body, version)
+	rev, err := s.spec.Update(ctx, keys.Network.Key(n.Meta.Id), body, version)
 	switch {
 	case errors.Is(err, kv.ErrConflict):
 		return err

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"go.uber.org/zap"
@@ -15,14 +14,12 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
-func nodeKey(id string) string  { return "node." + id }
-func descKey(id string) string  { return "desc." + id }
-func numberKey(n uint32) string { return "idx.nodenum." + strconv.FormatUint(uint64(n), 10) }
 func notPart(node string) error {
 	return fault.NotFound("node %s is not part of this cluster (it may have been removed)", node)
 }
@@ -77,8 +74,8 @@ func (s *Service) admitNode(ctx context.Context, r *skepv1.AdmitNodeRequest) (*s
 			return fmt.Errorf("encode node %s: %w", r.NodeId, err)
 		}
 		batch := s.spec.Batch()
-		batch.Create(nodeKey(r.NodeId), body)
-		batch.Create(numberKey(number), []byte(r.NodeId))
+		batch.Create(keys.Node.Key(r.NodeId), body)
+		batch.Create(keys.Number(keys.NodeNumber, number), []byte(r.NodeId))
 		created = true
 		return s.commit(ctx, batch, func() bool { return s.ix.HasNode(r.NodeId) })
 	})
@@ -100,7 +97,7 @@ func (s *Service) firstDescription(ctx context.Context, r *skepv1.AdmitNodeReque
 	body, err := proto.Marshal(&skepv1.NodeDescription{Hostname: r.Hostname, Addr: r.Addr})
 	if err == nil {
 		var rev uint64
-		if rev, err = s.nodes.Create(ctx, descKey(r.NodeId), body); err == nil {
+		if rev, err = s.nodes.Create(ctx, keys.Description.Key(r.NodeId), body); err == nil {
 			err = seen(ctx, s.nodeFeed, rev)
 		}
 	}
@@ -117,9 +114,9 @@ func (s *Service) freeNumber(c *skepv1.ClusterSpec) (uint32, string, error) {
 	}
 	size := int(c.NodeSubnetSize)
 	most := uint32(1) << (size - pool.Bits())
-	taken := s.ix.Keys("idx.nodenum.")
+	taken := s.ix.Keys(keys.NodeNumber.Prefix())
 	for n := uint32(1); n <= most; n++ {
-		if _, used := taken[numberKey(n)]; used {
+		if _, used := taken[keys.Number(keys.NodeNumber, n)]; used {
 			continue
 		}
 		b := pool.Addr().As4()
@@ -140,7 +137,7 @@ func (s *Service) putNode(ctx context.Context, o *skepv1.NodeObject) error {
 	if err != nil {
 		return fmt.Errorf("encode node %s: %w", o.Meta.Id, err)
 	}
-	rev, err := s.spec.Update(ctx, nodeKey(o.Meta.Id), body, version)
+	rev, err := s.spec.Update(ctx, keys.Node.Key(o.Meta.Id), body, version)
 	switch {
 	case errors.Is(err, kv.ErrConflict):
 		return err
@@ -315,9 +312,9 @@ func (s *Service) removeNode(ctx context.Context, r *skepv1.RemoveNodeRequest) (
 			return fault.Invalid("node %s is not down and can't be removed", id)
 		}
 		batch := s.spec.Batch()
-		batch.Delete(nodeKey(id), n.Meta.Version)
-		if k, ok := s.ix.Key(numberKey(n.Number)); ok && k.Value == id {
-			batch.Delete(numberKey(n.Number), k.Revision)
+		batch.Delete(keys.Node.Key(id), n.Meta.Version)
+		if k, ok := s.ix.Key(keys.Number(keys.NodeNumber, n.Number)); ok && k.Value == id {
+			batch.Delete(keys.Number(keys.NodeNumber, n.Number), k.Revision)
 		}
 		tried = true
 		return s.commit(ctx, batch, func() bool { return !s.ix.HasNode(id) })
@@ -326,7 +323,7 @@ func (s *Service) removeNode(ctx context.Context, r *skepv1.RemoveNodeRequest) (
 		return nil, err
 	}
 	// What it said of itself goes too; its status goes with the last of its tasks (sweep).
-	if err := s.nodes.Delete(ctx, descKey(id), 0); err != nil {
+	if err := s.nodes.Delete(ctx, keys.Description.Key(id), 0); err != nil {
 		s.log.Warn("description of a removed node left behind", zap.String("node", id), zap.Error(err))
 	}
 	s.events.send(&skepv1.Event{Kind: "node", Id: id, Name: name, Verb: "remove", Attributes: map[string]string{"name": name}})

@@ -9,6 +9,7 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kvtest"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -64,7 +65,7 @@ func TestPublishedPorts(t *testing.T) {
 		t.Fatalf("dynamic port moved from %d to %d", dynamic, got)
 	}
 	rm("a")
-	if _, ok := r.s.ix.Key(portKey("tcp", dynamic)); ok {
+	if _, ok := r.s.ix.Key(keys.PortKey("tcp", dynamic)); ok {
 		t.Fatal("a removed service keeps its port")
 	}
 }
@@ -93,7 +94,7 @@ func TestRaceForOnePort(t *testing.T) {
 		t.Fatalf("%d won", won)
 	}
 	r.caughtUp()
-	if k := r.s.ix.Keys("idx.port."); len(k) != 2 {
+	if k := r.s.ix.Keys(keys.Port.Prefix()); len(k) != 2 {
 		t.Fatalf("ports left behind: %v", k)
 	}
 }

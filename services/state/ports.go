@@ -1,7 +1,6 @@
 package state
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -9,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -24,10 +24,6 @@ const (
 // hostPrefix begins the value of a port's index key when services publish it on their hosts: any number of services
 // may, the scheduler keeps them apart. Otherwise the value is the one service that has it on the mesh.
 const hostPrefix = "host "
-
-func portKey(protocol string, port uint32) string {
-	return fmt.Sprintf("idx.port.%s.%d", protocol, port)
-}
 
 // holder is who has a port.
 type holder struct {
@@ -73,7 +69,7 @@ func (s *Service) allocatePorts(id string, spec *skepv1.ServiceSpec, had *skepv1
 		if p.PublishedPort == 0 {
 			continue
 		}
-		key := portKey(p.Protocol, p.PublishedPort)
+		key := keys.PortKey(p.Protocol, p.PublishedPort)
 		taken[key] = true
 		if err := own.refuse(p); err != nil {
 			return nil, err
@@ -92,7 +88,7 @@ func (s *Service) allocatePorts(id string, spec *skepv1.ServiceSpec, had *skepv1
 				return nil, err
 			}
 		}
-		taken[portKey(p.Protocol, p.PublishedPort)] = true
+		taken[keys.PortKey(p.Protocol, p.PublishedPort)] = true
 	}
 	return out, nil
 }
@@ -121,7 +117,7 @@ func (s *Service) portTaken(port uint32, id, how string) error {
 func keptPort(p *skepv1.PortConfig, had *skepv1.Endpoint, taken map[string]bool) uint32 {
 	for _, o := range had.GetPorts() {
 		if o.TargetPort == p.TargetPort && o.Protocol == p.Protocol && o.PublishMode == p.PublishMode &&
-			o.PublishedPort != 0 && !taken[portKey(o.Protocol, o.PublishedPort)] {
+			o.PublishedPort != 0 && !taken[keys.PortKey(o.Protocol, o.PublishedPort)] {
 			return o.PublishedPort
 		}
 	}
@@ -134,7 +130,7 @@ func (s *Service) dynamicPort(protocol string, taken map[string]bool, own ownPor
 	start := rand.IntN(span)
 	for i := range span {
 		port := uint32(firstDynamic + (start+i)%span)
-		key := portKey(protocol, port)
+		key := keys.PortKey(protocol, port)
 		if _, used := s.ix.Key(key); !used && !taken[key] && !own.has(protocol, port) {
 			return port, nil
 		}
@@ -145,18 +141,18 @@ func (s *Service) dynamicPort(protocol string, taken map[string]bool, own ownPor
 // portOps adds to a batch what moves a service from its old published ports to the new ones.
 func (s *Service) portOps(b *kv.Batch, id string, old, new []*skepv1.PortConfig) error {
 	mode := map[string]skepv1.PublishMode{}
-	var keys []string
+	var touched []string
 	for _, p := range slices.Concat(old, new) {
-		if p.PublishedPort != 0 && !slices.Contains(keys, portKey(p.Protocol, p.PublishedPort)) {
-			keys = append(keys, portKey(p.Protocol, p.PublishedPort))
+		if p.PublishedPort != 0 && !slices.Contains(touched, keys.PortKey(p.Protocol, p.PublishedPort)) {
+			touched = append(touched, keys.PortKey(p.Protocol, p.PublishedPort))
 		}
 	}
 	for _, p := range new {
 		if p.PublishedPort != 0 {
-			mode[portKey(p.Protocol, p.PublishedPort)] = p.PublishMode
+			mode[keys.PortKey(p.Protocol, p.PublishedPort)] = p.PublishMode
 		}
 	}
-	for _, key := range keys {
+	for _, key := range touched {
 		k, exists := s.ix.Key(key)
 		h := parseHolder(k.Value).without(id)
 		m, wanted := mode[key]

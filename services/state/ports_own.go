@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/sctp"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -25,7 +26,7 @@ func (s *Service) ownPorts() ownPorts {
 	if dataPath == 0 {
 		dataPath = spec.DefaultDataPathPort
 	}
-	out := ownPorts{portKey("udp", dataPath): "the traffic between the nodes' containers"}
+	out := ownPorts{keys.PortKey("udp", dataPath): "the traffic between the nodes' containers"}
 	addrs := s.managerAddrs()
 	if len(addrs) == 0 {
 		addrs = []string{net.JoinHostPort("", busPort)}
@@ -39,8 +40,8 @@ func (s *Service) ownPorts() ownPorts {
 		if err != nil {
 			continue
 		}
-		out[portKey("tcp", uint32(n))] = "the connections of nodes and clients to the managers"
-		out[portKey("tcp", uint32(n)+1)] = "the connections of managers to one another"
+		out[keys.PortKey("tcp", uint32(n))] = "the connections of nodes and clients to the managers"
+		out[keys.PortKey("tcp", uint32(n)+1)] = "the connections of managers to one another"
 	}
 	return out
 }
@@ -52,7 +53,7 @@ func encrypted(protocol string, port uint32) bool {
 }
 
 func (o ownPorts) has(protocol string, port uint32) bool {
-	_, ours := o[portKey(protocol, port)]
+	_, ours := o[keys.PortKey(protocol, port)]
 	return ours || encrypted(protocol, port)
 }
 
@@ -62,7 +63,7 @@ func (o ownPorts) refuse(p *skepv1.PortConfig) error {
 		return fault.Invalid("port '%d' cannot be published: skep itself uses %d-%d/udp, for the traffic of encrypted networks, one port each on every node; publish another port",
 			p.PublishedPort, spec.FirstEncryptedPort, spec.LastEncryptedPort)
 	}
-	if what, ours := o[portKey(p.Protocol, p.PublishedPort)]; ours {
+	if what, ours := o[keys.PortKey(p.Protocol, p.PublishedPort)]; ours {
 		return fault.Invalid("port '%d' cannot be published: skep itself uses %d/%s, for %s; publish another port", p.PublishedPort, p.PublishedPort, p.Protocol, what)
 	}
 	return nil

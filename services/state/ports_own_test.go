@@ -9,6 +9,7 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/sctp"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -90,7 +91,7 @@ func TestDynamicPortsAreNobodysOwn(t *testing.T) {
 				wantErr(t, err, "all dynamic ports 30000-32767/"+protocol+" are in use: publish a port by number")
 				break
 			}
-			taken[portKey(protocol, p)] = true
+			taken[keys.PortKey(protocol, p)] = true
 			if encrypted(protocol, p) || protocol == "tcp" && p <= 30001 {
 				t.Errorf("%d/%s was picked, which is skep's own", p, protocol)
 			}

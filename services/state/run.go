@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"skep.dev/libs/job"
+	"skep.dev/libs/keys"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -40,7 +41,7 @@ func (s *Service) runService(ctx context.Context, r *skepv1.RunServiceRequest) (
 			return err
 		}
 		batch := s.spec.Batch()
-		batch.Update(serviceKey(id), body, cur.Meta.Version)
+		batch.Update(keys.Service.Key(id), body, cur.Meta.Version)
 		return s.commit(ctx, batch, func() bool {
 			now := s.ix.Service(id)
 			return now != nil && now.JobIteration == after.JobIteration && proto.Equal(now.ScheduleDecided, after.ScheduleDecided) && len(now.Runs) == len(after.Runs)

@@ -2,7 +2,6 @@ package state
 
 import (
 	"context"
-	"encoding/base32"
 	"errors"
 	"fmt"
 	"strings"
@@ -15,11 +14,11 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/job"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
-	"skep.dev/services/state/internal/index"
 )
 
 // maxObject keeps a service, and a list reply that holds nothing else, well below the broker's payload limit.
@@ -27,14 +26,6 @@ const maxObject = 256 << 10
 
 // lostAckWait is how long to look for a write whose acknowledgement did not come.
 const lostAckWait = 2 * time.Second
-
-func serviceKey(id string) string { return "service." + id }
-
-// nameKey is the key whose creation makes a name unique among objects of a kind.
-func nameKey(kind, name string) string {
-	enc := base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString([]byte(strings.ToLower(name)))
-	return "idx." + kind + "." + strings.ToLower(enc)
-}
 
 func nameTaken(name string) error {
 	return fault.Conflict("name conflicts with an existing object: service %s already exists", name)
@@ -108,8 +99,8 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 			return s.createByClaim(ctx, svc.Meta.Id, want.Name, body)
 		}
 		batch := s.spec.Batch()
-		batch.Create(serviceKey(svc.Meta.Id), body)
-		batch.Create(nameKey("service", want.Name), []byte(svc.Meta.Id))
+		batch.Create(keys.Service.Key(svc.Meta.Id), body)
+		batch.Create(keys.Name(keys.ServiceName, want.Name), []byte(svc.Meta.Id))
 		if err := s.portOps(batch, svc.Meta.Id, nil, ports); err != nil {
 			return err
 		}
@@ -226,7 +217,7 @@ func (s *Service) putRevisionNumber(ctx context.Context, svc *skepv1.Service, nu
 	if err != nil {
 		return fmt.Errorf("encode revision %d of service %s: %w", number, svc.Meta.Id, err)
 	}
-	rev, err := s.rev.Create(ctx, index.RevKey(svc.Meta.Id, number), body)
+	rev, err := s.rev.Create(ctx, keys.RevisionKey(svc.Meta.Id, number), body)
 	switch {
 	case errors.Is(err, kv.ErrConflict):
 		return err
@@ -240,7 +231,7 @@ func (s *Service) putRevisionNumber(ctx context.Context, svc *skepv1.Service, nu
 func (s *Service) dropRevision(service string, number uint64) {
 	ctx, cancel := context.WithTimeout(context.Background(), catchUpWait*8)
 	defer cancel()
-	if err := s.rev.Delete(ctx, index.RevKey(service, number), 0); err != nil {
+	if err := s.rev.Delete(ctx, keys.RevisionKey(service, number), 0); err != nil {
 		s.log.Debug("unused revision left for the sweep", zap.String("service", service), zap.Uint64("rev", number), zap.Error(err))
 	}
 }
@@ -342,8 +333,8 @@ func (s *Service) removeService(ctx context.Context, r *skepv1.RemoveServiceRequ
 func (s *Service) commitRemoval(ctx context.Context, cur *skepv1.Service) error {
 	id := cur.Meta.Id
 	batch := s.spec.Batch()
-	batch.Delete(serviceKey(id), cur.Meta.Version)
-	name := nameKey("service", cur.Spec.Name)
+	batch.Delete(keys.Service.Key(id), cur.Meta.Version)
+	name := keys.Name(keys.ServiceName, cur.Spec.Name)
 	if k, ok := s.ix.Key(name); ok && k.Value == id {
 		batch.Delete(name, k.Revision)
 	}
@@ -363,7 +354,7 @@ func (s *Service) dropRevisions(ctx context.Context, service string) error {
 		batch := s.rev.Batch()
 		n := min(len(revs), kv.MaxBatch)
 		for _, r := range revs[:n] {
-			batch.Delete(index.RevKey(service, r.Number), 0)
+			batch.Delete(keys.RevisionKey(service, r.Number), 0)
 		}
 		if _, err := batch.Commit(ctx); err != nil {
 			return err

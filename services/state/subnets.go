@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -42,8 +43,8 @@ func (s *Service) autoSubnet(c *skepv1.ClusterSpec, skip int) (netip.Prefix, err
 	for _, o := range s.ix.Subnets() {
 		taken = append(taken, o.Prefix)
 	}
-	for key := range s.ix.Keys("idx.subnet.") {
-		if p, ok := parseSubnetKey(key); ok {
+	for key := range s.ix.Keys(keys.Subnet.Prefix()) {
+		if p, ok := keys.ParseSubnet(key); ok {
 			taken = append(taken, p)
 		}
 	}
@@ -66,12 +67,6 @@ func (s *Service) autoSubnet(c *skepv1.ClusterSpec, skip int) (netip.Prefix, err
 	}
 	return last, fault.Exhausted("the default address pool %s holds %d subnets of /%d and each is in use by a network or holds a node's address (%d networks): remove networks, or name a subnet elsewhere",
 		strings.Join(c.DefaultAddrPools, ", "), total, c.SubnetSize, len(s.ix.Networks()))
-}
-
-func parseSubnetKey(key string) (netip.Prefix, bool) {
-	addr, bits, _ := strings.Cut(strings.TrimPrefix(key, "idx.subnet."), "-")
-	p, err := netip.ParsePrefix(addr + "/" + bits)
-	return p, err == nil
 }
 
 // span is a closed interval of IPv4 addresses.

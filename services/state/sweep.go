@@ -8,8 +8,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
-	"skep.dev/services/state/internal/index"
 )
 
 const (
@@ -56,7 +56,7 @@ func (s *Service) sweepOnce(ctx context.Context, before time.Time) {
 	s.sweepRemovals(ctx, before)
 	s.sweepStrays(ctx, before)
 	for _, svc := range s.ix.OrphanRevisions(before.UnixMilli()) {
-		if !s.gone(ctx, serviceKey(svc)) {
+		if !s.gone(ctx, keys.Service.Key(svc)) {
 			continue
 		}
 		if err := s.dropRevisions(ctx, svc); err != nil {
@@ -70,13 +70,13 @@ func (s *Service) sweepOnce(ctx context.Context, before time.Time) {
 		}
 		for _, r := range s.ix.Revisions(n.ID) {
 			if r.Number > svc.Revision && r.WrittenMs < before.UnixMilli() && s.unused(ctx, n.ID, r.Number) {
-				if err := s.rev.Delete(ctx, index.RevKey(n.ID, r.Number), r.KeyRevision); err != nil && !errors.Is(err, kv.ErrConflict) {
+				if err := s.rev.Delete(ctx, keys.RevisionKey(n.ID, r.Number), r.KeyRevision); err != nil && !errors.Is(err, kv.ErrConflict) {
 					s.log.Warn("unused revision stays for now", zap.String("service", n.ID), zap.Uint64("rev", r.Number), zap.Error(err))
 				}
 			}
 		}
 	}
-	for key, k := range s.ix.Keys("idx.service.") {
+	for key, k := range s.ix.Keys(keys.ServiceName.Prefix()) {
 		if s.ix.Service(k.Value) != nil || !k.Seen.Before(before) {
 			continue
 		}
@@ -85,7 +85,7 @@ func (s *Service) sweepOnce(ctx context.Context, before time.Time) {
 		}
 	}
 	for node, rev := range s.ix.OrphanReports() {
-		if !s.gone(ctx, nodeKey(node)) {
+		if !s.gone(ctx, keys.Node.Key(node)) {
 			continue
 		}
 		if err := s.status.Delete(ctx, node, rev); err != nil && !errors.Is(err, kv.ErrConflict) {
@@ -93,10 +93,10 @@ func (s *Service) sweepOnce(ctx context.Context, before time.Time) {
 		}
 	}
 	for node, rev := range s.ix.OrphanDescriptions() {
-		if !s.gone(ctx, nodeKey(node)) {
+		if !s.gone(ctx, keys.Node.Key(node)) {
 			continue
 		}
-		if err := s.nodes.Delete(ctx, descKey(node), rev); err != nil && !errors.Is(err, kv.ErrConflict) {
+		if err := s.nodes.Delete(ctx, keys.Description.Key(node), rev); err != nil && !errors.Is(err, kv.ErrConflict) {
 			s.log.Warn("description of a removed node stays for now", zap.String("node", node), zap.Error(err))
 		}
 	}
@@ -110,7 +110,7 @@ func (s *Service) gone(ctx context.Context, key string) bool {
 
 // unused asks the leader whether a service has not come to a revision.
 func (s *Service) unused(ctx context.Context, service string, number uint64) bool {
-	e, err := s.spec.Get(ctx, serviceKey(service))
+	e, err := s.spec.Get(ctx, keys.Service.Key(service))
 	if err != nil {
 		return false
 	}

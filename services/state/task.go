@@ -12,6 +12,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
+	"skep.dev/libs/keys"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -29,7 +30,7 @@ func (s *Service) composer() *composer {
 }
 
 func (c *composer) revision(service string, number uint64) *skepv1.Revision {
-	key := index.RevKey(service, number)
+	key := keys.RevisionKey(service, number)
 	r, ok := c.specs[key]
 	if !ok {
 		r = c.s.ix.Revision(service, number)

@@ -14,10 +14,10 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/job"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
-	"skep.dev/services/state/internal/index"
 )
 
 var errOutOfSequence = fault.Conflict("update out of sequence")
@@ -274,7 +274,7 @@ func (s *Service) commitChange(ctx context.Context, before, after *skepv1.Servic
 		return err
 	}
 	batch := s.spec.Batch()
-	batch.Update(serviceKey(id), body, before.Meta.Version)
+	batch.Update(keys.Service.Key(id), body, before.Meta.Version)
 	if err := s.portOps(batch, id, before.Endpoint.GetPorts(), after.Endpoint.Ports); err != nil {
 		return err
 	}
@@ -325,7 +325,7 @@ func (s *Service) trimRevisions(ctx context.Context, svc *skepv1.Service) error 
 		if used[r.Number] || r.Number == svc.PreviousRevision || r.Number == svc.Revision {
 			continue
 		}
-		batch.Delete(index.RevKey(svc.Meta.Id, r.Number), r.KeyRevision)
+		batch.Delete(keys.RevisionKey(svc.Meta.Id, r.Number), r.KeyRevision)
 	}
 	if batch.Len() == 0 {
 		return nil

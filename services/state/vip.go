@@ -4,18 +4,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"strings"
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/ipam"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
-
-func vipKey(network string, a netip.Addr) string {
-	return "idx.vip." + network + "." + strings.ReplaceAll(a.String(), ".", "-")
-}
 
 // allocateVIPs gives a service a virtual address on each of its networks, and keeps those it has. With IPv6 a second
 // one follows from the first.
@@ -64,7 +60,7 @@ func vip4s(vips []*skepv1.VirtualIP) map[string]netip.Addr {
 	out := map[string]netip.Addr{}
 	for _, v := range vips {
 		if p, err := netip.ParsePrefix(v.Addr); err == nil && p.Addr().Is4() {
-			out[vipKey(v.NetworkId, p.Addr())] = p.Addr()
+			out[keys.VIPKey(v.NetworkId, p.Addr())] = p.Addr()
 		}
 	}
 	return out
@@ -72,7 +68,7 @@ func vip4s(vips []*skepv1.VirtualIP) map[string]netip.Addr {
 
 func (s *Service) keptVIP(id, network string, l ipam.Layout, had *skepv1.Endpoint) (netip.Addr, bool) {
 	for key, a := range vip4s(had.GetVirtualIps()) {
-		if k, taken := s.ix.Key(key); key == vipKey(network, a) && l.Subnet.Contains(a) && (!taken || k.Value == id) {
+		if k, taken := s.ix.Key(key); key == keys.VIPKey(network, a) && l.Subnet.Contains(a) && (!taken || k.Value == id) {
 			return a, true
 		}
 	}
@@ -82,7 +78,7 @@ func (s *Service) keptVIP(id, network string, l ipam.Layout, had *skepv1.Endpoin
 func (s *Service) freeVIP(n *skepv1.Network, l ipam.Layout) (netip.Addr, error) {
 	// From a random one on: several instances that allocate at once rarely meet.
 	for a := range l.VIPs(rand.Uint32()) {
-		if _, taken := s.ix.Key(vipKey(n.Meta.Id, a)); !taken {
+		if _, taken := s.ix.Key(keys.VIPKey(n.Meta.Id, a)); !taken {
 			return a, nil
 		}
 	}

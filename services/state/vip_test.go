@@ -11,6 +11,7 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kvtest"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -101,7 +102,7 @@ func TestServicesOnNetworks(t *testing.T) {
 	// dnsrr gives them up, vip brings new ones.
 	sp = proto.CloneOf(scaled.Spec)
 	sp.Endpoint.Mode = skepv1.EndpointSpec_MODE_DNSRR
-	if got = r.mustUpdate("web", sp); len(got.Endpoint.VirtualIps) != 0 || len(r.s.ix.Keys("idx.vip.")) != 0 {
+	if got = r.mustUpdate("web", sp); len(got.Endpoint.VirtualIps) != 0 || len(r.s.ix.Keys(keys.VIP.Prefix())) != 0 {
 		t.Errorf("dnsrr keeps %v", got.Endpoint.VirtualIps)
 	}
 	sp.Endpoint.Mode = skepv1.EndpointSpec_MODE_VIP
@@ -156,7 +157,7 @@ func TestServiceNetworkRefusals(t *testing.T) {
 			t.Errorf("%s: code %s", want, c)
 		}
 	}
-	if r.s.ix.ServiceCount() != 0 || len(r.s.ix.Keys("idx.vip.")) != 0 {
+	if r.s.ix.ServiceCount() != 0 || len(r.s.ix.Keys(keys.VIP.Prefix())) != 0 {
 		t.Error("something was stored")
 	}
 	// The words are kept, whatever their case, and take up nothing.

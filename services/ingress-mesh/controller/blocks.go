@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/ingress-mesh/internal/derive"
@@ -53,7 +54,7 @@ func (s *Service) look(ctx context.Context) error {
 }
 
 func (s *Service) tryLease(ctx context.Context, node string, r *skepv1.LeaseBlockRequest) (*skepv1.LeaseBlockReply, error) {
-	key := derive.Key(r.NetworkId, node)
+	key := keys.Endpoint.Key(r.NetworkId, node)
 	var given string // by a try whose answer was lost
 	paced := false
 	out := &skepv1.LeaseBlockReply{}
@@ -88,7 +89,7 @@ func (s *Service) giveBack(ctx context.Context, node string, r *skepv1.ReturnBlo
 	if err := ownNode(node, r.NodeId); err != nil {
 		return nil, err
 	}
-	key := derive.Key(r.NetworkId, node)
+	key := keys.Endpoint.Key(r.NetworkId, node)
 	paced := false
 	out := &skepv1.ReturnBlocksReply{}
 	err := s.decide(ctx, func() (*derive.Change, error) {

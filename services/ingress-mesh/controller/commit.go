@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/lease"
 	"skep.dev/libs/subject"
@@ -45,7 +46,7 @@ func (s *Service) takeFence(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, writeFor)
 	defer cancel()
 	for {
-		rev, err := lease.MoveFence(ctx, s.bucket, derive.FenceKey, s.cfg.NodeID, s.fence.epoch)
+		rev, err := lease.MoveFence(ctx, s.bucket, keys.EndpointFence.Key(), s.cfg.NodeID, s.fence.epoch)
 		switch {
 		case errors.Is(err, kv.ErrConflict) && ctx.Err() == nil:
 			continue // somebody moved it: look who
@@ -160,7 +161,7 @@ func (s *Service) write(ctx context.Context, changes []derive.Change) (uint64, e
 func (s *Service) put(ctx context.Context, changes []derive.Change) ([]uint64, error) {
 	if len(changes) == 1 {
 		c := changes[0]
-		rev, err := s.bucket.WriteFenced(ctx, c.Key, c.Value, derive.FenceKey, s.fence.rev)
+		rev, err := s.bucket.WriteFenced(ctx, c.Key, c.Value, keys.EndpointFence.Key(), s.fence.rev)
 		return []uint64{rev}, err
 	}
 	val, err := proto.Marshal(&skepv1.Fence{Holder: s.cfg.NodeID, Epoch: s.fence.epoch})
@@ -168,7 +169,7 @@ func (s *Service) put(ctx context.Context, changes []derive.Change) ([]uint64, e
 		return nil, err
 	}
 	b := s.bucket.Batch()
-	b.Update(derive.FenceKey, val, s.fence.rev)
+	b.Update(keys.EndpointFence.Key(), val, s.fence.rev)
 	for _, c := range changes {
 		switch {
 		case c.Value == nil:

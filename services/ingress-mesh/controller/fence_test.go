@@ -15,6 +15,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/lease"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -49,7 +50,7 @@ func while(t testing.TB) context.Context {
 
 func (w *world) fence() *skepv1.Fence {
 	w.t.Helper()
-	e, err := w.b[subject.Endpoint].Get(context.Background(), derive.FenceKey)
+	e, err := w.b[subject.Endpoint].Get(context.Background(), keys.EndpointFence.Key())
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -248,7 +249,7 @@ func TestSomebodyElseWrites(t *testing.T) {
 	w.await("it leads", func() bool { return w.get(net+".info") != nil })
 	for i := range 3 {
 		w.put(subject.Endpoint, "node."+n1, &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Node{Node: &skepv1.MeshNode{Id: "forged"}}})
-		w.put(subject.Endpoint, derive.FenceKey, &skepv1.Fence{Holder: "nobody"}) // of no epoch
+		w.put(subject.Endpoint, keys.EndpointFence.Key(), &skepv1.Fence{Holder: "nobody"}) // of no epoch
 		w.put(subject.Endpoint, net+".svc_x", &skepv1.MeshRecord{})
 		w.await(fmt.Sprint("the records are right again, time ", i), func() bool {
 			return w.get("node."+n1).GetNode().GetId() == n1 && w.get(net+".svc_x") == nil

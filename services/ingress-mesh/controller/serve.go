@@ -11,10 +11,10 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
-	"skep.dev/services/ingress-mesh/internal/derive"
 )
 
 const (
@@ -63,7 +63,7 @@ func (s *Service) sync(ctx context.Context, node string, r *skepv1.MeshSyncReque
 	if err := s.syncs.share(now, s.feeds.Of(subject.Endpoint).Current); err != nil {
 		return nil, fault.Unavailable("this manager may not know the newest records of the networks: try again (%v)", err)
 	}
-	scopes := append([]string{derive.ScopeNodes, derive.ScopeIngress}, r.Networks...)
+	scopes := append([]string{keys.ScopeNodes, keys.ScopeIngress}, r.Networks...)
 	slices.Sort(scopes)
 	scopes = slices.Compact(scopes)
 	// How far the feed is says more than the newest record: what was deleted last has left nothing to see.
@@ -82,7 +82,7 @@ func (s *Service) sync(ctx context.Context, node string, r *skepv1.MeshSyncReque
 	}
 	for _, scope := range scopes {
 		for _, item := range s.pic.Items(scope) {
-			key := derive.Key(scope, item)
+			key := keys.Endpoint.Key(scope, item)
 			e, _ := s.pic.Get(key)
 			if r.Known[key] >= e.Revision {
 				continue
@@ -94,7 +94,7 @@ func (s *Service) sync(ctx context.Context, node string, r *skepv1.MeshSyncReque
 		}
 	}
 	for key, rev := range r.Known {
-		scope, _, _ := strings.Cut(key, ".")
+		scope, _, _ := keys.ParseEndpoint(key)
 		if _, ok := slices.BinarySearch(scopes, scope); !ok || rev > out.Revision {
 			continue
 		}
@@ -113,11 +113,11 @@ func (s *Service) sync(ctx context.Context, node string, r *skepv1.MeshSyncReque
 func (s *Service) network(_ context.Context, r *skepv1.MeshNetworkRequest) (*skepv1.MeshNetworkReply, error) {
 	scope := r.NetworkId
 	if scope == "" {
-		scope = derive.ScopeIngress
+		scope = keys.ScopeIngress
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if scope != derive.ScopeIngress && s.pic.Network(scope) == nil {
+	if scope != keys.ScopeIngress && s.pic.Network(scope) == nil {
 		return nil, fault.NotFound("network %s not found", scope)
 	}
 	out := &skepv1.MeshNetworkReply{}
@@ -125,7 +125,7 @@ func (s *Service) network(_ context.Context, r *skepv1.MeshNetworkRequest) (*ske
 	parts := map[string]*skepv1.MeshEndpoints{}
 	items := s.pic.Items(scope)
 	for _, item := range items {
-		e, _ := s.pic.Get(derive.Key(scope, item))
+		e, _ := s.pic.Get(keys.Endpoint.Key(scope, item))
 		rec := e.Record()
 		if svc := rec.GetService(); svc != nil {
 			byID[svc.Id] = &skepv1.MeshNetworkService{Service: svc}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"skep.dev/libs/api"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/plain"
@@ -90,7 +91,7 @@ func messageNames() []string {
 // messageOf names the message that travels on a subject, or "".
 func messageOf(subj string, reply bool) string {
 	if t := strings.Split(subj, "."); len(t) >= 3 && t[0] == "$KV" {
-		return valueOf(t[1], strings.Join(t[2:], "."))
+		return valueOf(subject.Bucket(t[1]), strings.Join(t[2:], "."))
 	}
 	if v := api.Of(subj); v != nil {
 		if reply {
@@ -106,31 +107,10 @@ func messageOf(subj string, reply bool) string {
 	return ""
 }
 
-// valueOf names the message stored under a key.
-func valueOf(bucket, key string) string {
-	kind, _, _ := strings.Cut(key, ".")
-	switch bucket {
-	case "spec":
-		return map[string]string{"cluster": "Cluster", "service": "Service", "node": "NodeObject", "network": "Network"}[kind]
-	case "rev":
-		return "Revision"
-	case "endpoint":
-		if kind == "fence" {
-			return "Fence"
-		}
-		return "MeshRecord"
-	case "task":
-		switch kind {
-		case "fence":
-			return "Fence"
-		case "rollout":
-			return "Rollout"
-		}
-		return "NodeTasks"
-	case "status":
-		return "NodeStatus"
-	case "node":
-		return map[string]string{"desc": "NodeDescription", "live": "NodeLive"}[kind]
+// valueOf names the message stored under a key, "" for what is no message.
+func valueOf(bucket subject.Bucket, key string) string {
+	if f, _ := keys.Of(bucket, key); f != nil && f.Value != nil {
+		return string(f.Value.Descriptor().Name())
 	}
 	return ""
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"skep.dev/libs/keys"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -57,7 +58,7 @@ func Audit(e Evidence) []string {
 	a := &auditor{Evidence: e}
 	scopes := map[string]map[string]*skepv1.MeshEndpoints{}
 	for key, s := range e.records {
-		scope, item, _ := strings.Cut(key, ".")
+		scope, item, _ := keys.ParseEndpoint(key)
 		if eps := s.Record().GetEndpoints(); eps != nil {
 			if scopes[scope] == nil {
 				scopes[scope] = map[string]*skepv1.MeshEndpoints{}
@@ -67,7 +68,7 @@ func Audit(e Evidence) []string {
 	}
 	for scope, nodes := range scopes {
 		a.addresses(scope, nodes)
-		if scope != ScopeIngress {
+		if scope != keys.ScopeIngress {
 			a.blocks(scope, nodes)
 		}
 	}
@@ -82,7 +83,7 @@ func (a *auditor) add(format string, args ...any) {
 
 // name is a scope as people know it.
 func (a *auditor) name(scope string) string {
-	if scope == ScopeIngress {
+	if scope == keys.ScopeIngress {
 		return "published ports"
 	}
 	if n := a.networks[scope].GetSpec().GetName(); n != "" {
@@ -107,7 +108,7 @@ func (a *auditor) addresses(scope string, nodes map[string]*skepv1.MeshEndpoints
 	}
 	for _, node := range slices.Sorted(maps.Keys(nodes)) {
 		mine, where := nodes[node].GetBlocks(), "in no block"
-		if scope == ScopeIngress {
+		if scope == keys.ScopeIngress {
 			mine, where = []string{a.subnets[node]}, "not in the subnet"
 		}
 		inside := make([]netip.Prefix, 0, len(mine))
@@ -169,7 +170,7 @@ func (a *auditor) reports(scopes map[string]map[string]*skepv1.MeshEndpoints) {
 		}
 		recorded := map[place]string{}
 		for scope, nodes := range scopes {
-			if scope == ScopeIngress {
+			if scope == keys.ScopeIngress {
 				continue
 			}
 			for _, t := range nodes[node].GetEndpoints() {

@@ -3,11 +3,11 @@ package derive
 import (
 	"net/netip"
 	"slices"
-	"strings"
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"skep.dev/libs/ipam"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -25,7 +25,7 @@ type part struct {
 
 // part is what a node was given on a network: nothing while it has no blocks there.
 func (p *Picture) part(network, node string) (out part) {
-	n, s := p.networks[network], p.stored[Key(network, node)]
+	n, s := p.networks[network], p.stored[keys.Endpoint.Key(network, node)]
 	if n == nil || len(s.Blocks) == 0 {
 		return out
 	}
@@ -120,7 +120,7 @@ func (p *Picture) tasksOn(network, node string) (n int) {
 
 // holds reports whether a node was given anything of a network.
 func (p *Picture) holds(network, node string) bool {
-	return len(p.stored[Key(network, node)].Blocks) > 0
+	return len(p.stored[keys.Endpoint.Key(network, node)].Blocks) > 0
 }
 
 // keyOf is a node's key of a network as stored, "" for one that is none.
@@ -140,7 +140,7 @@ func isKey(text string) bool {
 // keyOwner is the other node that has a key on a network, "" if none has.
 func (p *Picture) keyOwner(network, node, key string) string {
 	for item := range p.scopes[network] {
-		if item != node && !strings.HasPrefix(item, servicePrefix) && p.stored[Key(network, item)].wgKey == key {
+		if _, isService := keys.ParseServiceItem(item); !isService && item != node && p.stored[keys.Endpoint.Key(network, item)].wgKey == key {
 			return item
 		}
 	}

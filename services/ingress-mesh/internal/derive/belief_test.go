@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -75,8 +76,8 @@ func TestANodeSpeaksForWhatItWasGiven(t *testing.T) {
 		"words":                         {on("net", "10.1.0.17.5", ""), ""},
 		"a network it is not on":        {on("other", "10.2.0.2/20", ""), ""},
 		"a network there is not":        {on("nowhere", "10.1.0.17/20", ""), ""},
-		"the published ports' scope":    {on(ScopeIngress, "100.64.2.5", ""), ""},
-		"the nodes' scope":              {on(ScopeNodes, "10.0.0.1", ""), ""},
+		"the published ports' scope":    {on(keys.ScopeIngress, "100.64.2.5", ""), ""},
+		"the nodes' scope":              {on(keys.ScopeNodes, "10.0.0.1", ""), ""},
 	} {
 		c.says(nil, tc.say)
 		if got := c.listed("net.w"); got != tc.want {

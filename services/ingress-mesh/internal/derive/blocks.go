@@ -4,12 +4,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/ipam"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -31,7 +31,7 @@ func (p *Picture) Lease(node string, r *skepv1.LeaseBlockRequest) (c *Change, bl
 	if p.known(node) == nil {
 		return nil, "", fault.Unavailable("node %s is not known yet: try again", node)
 	}
-	key := Key(r.GetNetworkId(), node)
+	key := keys.Endpoint.Key(r.GetNetworkId(), node)
 	was := p.stored[key].Record().GetEndpoints()
 	tasks := p.tasksOn(r.GetNetworkId(), node)
 	if tasks == 0 && len(was.GetBlocks()) == 0 {
@@ -82,7 +82,7 @@ func (p *Picture) checkKey(n *skepv1.Network, node string, r *skepv1.LeaseBlockR
 // Return is a node's part of a network without blocks it gives back, those excepted that its tasks have addresses of.
 // No change: it has none of them.
 func (p *Picture) Return(node string, r *skepv1.ReturnBlocksRequest) (*Change, error) {
-	key := Key(r.GetNetworkId(), node)
+	key := keys.Endpoint.Key(r.GetNetworkId(), node)
 	now := p.stored[key].Record().GetEndpoints()
 	if now == nil {
 		return nil, nil
@@ -129,7 +129,7 @@ func (p *Picture) Idle() (keys []string) {
 }
 
 func (p *Picture) idle(key string) bool {
-	network, node, _ := strings.Cut(key, ".")
+	network, node, _ := keys.ParseEndpoint(key)
 	s, ok := p.stored[key]
 	return ok && s.tasks == 0 && len(s.Blocks)+len(s.wgKey) > 0 && p.networks[network] != nil && p.tasksOn(network, node) == 0 && len(p.inUse(network, node)) == 0
 }
@@ -186,7 +186,7 @@ func usableIn(l ipam.Layout, b netip.Prefix) (n int) {
 func (p *Picture) held(network string) (blocks map[netip.Prefix]bool, nodes int) {
 	blocks = map[netip.Prefix]bool{}
 	for item := range p.scopes[network] {
-		s := p.stored[Key(network, item)]
+		s := p.stored[keys.Endpoint.Key(network, item)]
 		for _, b := range s.Blocks {
 			if block, err := netip.ParsePrefix(b); err == nil {
 				blocks[block] = true

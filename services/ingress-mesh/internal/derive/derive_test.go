@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -120,7 +121,7 @@ func (c *cluster) one(revision uint64, desired, state skepv1.TaskState, health s
 // hold leases a node blocks of a network, as an earlier leader did.
 func (c *cluster) hold(node, network string, blocks ...string) {
 	c.rev++
-	c.must(c.p.PutStored(Key(network, node), enc(c.t, &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Endpoints{Endpoints: &skepv1.MeshEndpoints{Blocks: blocks}}}), c.rev))
+	c.must(c.p.PutStored(keys.Endpoint.Key(network, node), enc(c.t, &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Endpoints{Endpoints: &skepv1.MeshEndpoints{Blocks: blocks}}}), c.rev))
 }
 
 // load gives a node n tasks on a network, of which it has not reported yet.

@@ -14,26 +14,13 @@ package derive
 
 import (
 	"fmt"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/keys"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
-
-// Scopes that are no networks, and the names of items in them (proto/skep/v1/mesh.proto has the table).
-const (
-	ScopeNodes    = "node"
-	ScopeIngress  = "ingress"
-	itemInfo      = "info"
-	servicePrefix = "svc_"
-)
-
-// FenceKey is the one key of the bucket that is no record: what every write of a leader is conditional on.
-const FenceKey = "fence"
-
-// Key joins a scope and an item.
-func Key(scope, item string) string { return scope + "." + item }
 
 type node struct {
 	object   *skepv1.NodeObject // nil: the cluster has no such node
@@ -104,11 +91,11 @@ func mark[V any](dirty map[string]bool, what map[string]V) {
 
 // markKey makes the next Plan look at whom a stored record belongs to.
 func (p *Picture) markKey(key string) {
-	scope, item, _ := strings.Cut(key, ".")
-	switch id, isService := strings.CutPrefix(item, servicePrefix); {
+	scope, item, _ := keys.ParseEndpoint(key)
+	switch id, isService := keys.ParseServiceItem(item); {
 	case isService:
 		p.dirtyServices[id] = true
-	case item == itemInfo && scope != ScopeNodes && scope != ScopeIngress:
+	case item == keys.ItemInfo && scope != keys.ScopeNodes && scope != keys.ScopeIngress:
 		p.dirtyNetworks[scope] = true
 	default:
 		p.dirtyNodes[item] = true
@@ -144,9 +131,8 @@ func (p *Picture) ResetSpec() {
 
 // PutSpec takes a key of bucket spec; nil: it was deleted.
 func (p *Picture) PutSpec(key string, val []byte) error {
-	kind, id, _ := strings.Cut(key, ".")
-	switch kind {
-	case "cluster":
+	switch f, id := keys.Of(subject.Spec, key); f {
+	case keys.Cluster:
 		var c skepv1.Cluster
 		if err := decode(key, val, &c); err != nil {
 			return err
@@ -155,9 +141,9 @@ func (p *Picture) PutSpec(key string, val []byte) error {
 			p.port = port
 			mark(p.dirtyNetworks, p.networks)
 		}
-	case "network":
+	case keys.Network:
 		return p.putNetwork(id, key, val)
-	case "node":
+	case keys.Node:
 		var o skepv1.NodeObject
 		if err := decode(key, val, &o); err != nil {
 			return err
@@ -167,7 +153,7 @@ func (p *Picture) PutSpec(key string, val []byte) error {
 		if val != nil {
 			p.node(id).object = &skepv1.NodeObject{Number: o.Number, Subnet: o.Subnet}
 		}
-	case "service":
+	case keys.Service:
 		return p.putService(id, key, val)
 	}
 	return nil
@@ -189,7 +175,7 @@ func (p *Picture) putNetwork(id, key string, val []byte) error {
 		return nil
 	}
 	for item := range p.scopes[id] {
-		p.markKey(Key(id, item))
+		p.markKey(keys.Endpoint.Key(id, item))
 	}
 	for svc := range p.services {
 		if p.everOn(svc, id) {
@@ -210,9 +196,9 @@ func (p *Picture) putNetwork(id, key string, val []byte) error {
 
 // PutNode takes a key of bucket node: desc.<id> or live.<id>; nil: it was deleted.
 func (p *Picture) PutNode(key string, val []byte) error {
-	kind, id, _ := strings.Cut(key, ".")
-	switch kind {
-	case "desc":
+	f, id := keys.Of(subject.NodeB, key)
+	switch f {
+	case keys.Description:
 		var d skepv1.NodeDescription
 		if err := decode(key, val, &d); err != nil {
 			return err
@@ -221,7 +207,7 @@ func (p *Picture) PutNode(key string, val []byte) error {
 		if n.hostname, n.address = d.GetHostname(), d.GetDataPathAddr(); n.address == "" {
 			n.address = d.GetAddr()
 		}
-	case "live":
+	case keys.Live:
 		var l skepv1.NodeLive
 		if err := decode(key, val, &l); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/keys"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -23,7 +24,7 @@ type Change struct {
 
 // Item is whose change it is: a node's, a service's (svc_…), or a network's own (info).
 func (c Change) Item() string {
-	_, item, _ := strings.Cut(c.Key, ".")
+	_, item, _ := keys.ParseEndpoint(c.Key)
 	return item
 }
 
@@ -48,10 +49,10 @@ func (p *Picture) Plan(held func(node string) bool) (changes []Change, problems 
 		want := map[string]*skepv1.MeshRecord{}
 		have := map[string]bool{}
 		if info := p.Info(id); info != nil {
-			want[Key(id, itemInfo)] = &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Network{Network: info}}
+			want[keys.Endpoint.Key(id, keys.ItemInfo)] = &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Network{Network: info}}
 		} else {
 			for item := range p.scopes[id] { // nothing below a network outlives it
-				have[Key(id, item)] = true
+				have[keys.Endpoint.Key(id, item)] = true
 			}
 		}
 		changes, problems = p.compare(changes, problems, want, have)
@@ -155,7 +156,7 @@ func (p *Picture) nodeRecords(id string) map[string]*skepv1.MeshRecord {
 		return out
 	}
 	if addr := underlay(n.address); addr != "" {
-		out[Key(ScopeNodes, id)] = &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Node{Node: &skepv1.MeshNode{
+		out[keys.Endpoint.Key(keys.ScopeNodes, id)] = &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Node{Node: &skepv1.MeshNode{
 			Id: id, Hostname: clip(n.hostname), Number: n.object.GetNumber(), Subnet: n.object.GetSubnet(), Addr: addr,
 		}}}
 	}
@@ -169,7 +170,7 @@ func (p *Picture) nodeRecords(id string) map[string]*skepv1.MeshRecord {
 	}
 	// Blocks and keys were given by a node's request: they stand until it gives them back, or goes.
 	for key := range p.ofNode[id] {
-		scope, _, _ := strings.Cut(key, ".")
+		scope, _, _ := keys.ParseEndpoint(key)
 		s := p.stored[key]
 		wgKey, port := keyOf(p.networks[scope], s)
 		if p.networks[scope] != nil && (len(s.Blocks) > 0 || wgKey != "") {
@@ -196,13 +197,13 @@ func (p *Picture) nodeRecords(id string) map[string]*skepv1.MeshRecord {
 			}
 		}
 		if v4, v6, ok := bridged(n.object, st); ok && p.services[t.service].published() {
-			x := part(ScopeIngress)
+			x := part(keys.ScopeIngress)
 			x.Endpoints = append(x.Endpoints, e(v4, v6))
 		}
 	}
 	for scope, x := range parts {
 		slices.SortFunc(x.Endpoints, func(a, b *skepv1.MeshEndpoint) int { return strings.Compare(a.TaskId, b.TaskId) })
-		out[Key(scope, id)] = &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Endpoints{Endpoints: x}}
+		out[keys.Endpoint.Key(scope, id)] = &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Endpoints{Endpoints: x}}
 	}
 	return out
 }

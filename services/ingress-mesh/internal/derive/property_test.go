@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -81,7 +82,7 @@ func (w *world) settle() {
 		late := w.pick("n", 3)
 		changes, _ := w.p.Plan(func(node string) bool { return node == late })
 		for _, c := range changes {
-			if !strings.HasPrefix(c.Item(), servicePrefix) && c.Item() == late && w.p.networks[strings.Split(c.Key, ".")[0]] != nil {
+			if _, isService := keys.ParseServiceItem(c.Item()); !isService && c.Item() == late && w.p.networks[strings.Split(c.Key, ".")[0]] != nil {
 				w.t.Fatalf("%s is written of a node that is held", c.Key)
 			}
 			w.write(c)
@@ -144,7 +145,7 @@ func (w *world) tasks() *skepv1.NodeTasks {
 func (w *world) status(node string) *skepv1.NodeStatus {
 	ids := map[string]bool{}
 	for key, m := range w.buckets["task"] {
-		if owner, _, _ := strings.Cut(key, "."); owner == node {
+		if owner, _, _ := keys.ParseEndpoint(key); owner == node {
 			for _, r := range m.(*skepv1.NodeTasks).Tasks {
 				ids[r.Id] = true
 			}
@@ -153,7 +154,7 @@ func (w *world) status(node string) *skepv1.NodeStatus {
 	st := &skepv1.NodeStatus{}
 	for _, id := range slices.Sorted(maps.Keys(ids)) {
 		network, addr := w.pick("net", 2), fmt.Sprintf("10.1.0.%d", rapid.IntRange(0, 63).Draw(w.t, "addr"))
-		if s, _ := w.p.Get(Key(network, node)); len(s.Blocks) > 0 && !w.chance("it lies") {
+		if s, _ := w.p.Get(keys.Endpoint.Key(network, node)); len(s.Blocks) > 0 && !w.chance("it lies") {
 			addr = bare(rapid.SampledFrom(s.Blocks).Draw(w.t, "block")) // of one address
 		}
 		st.Tasks = append(st.Tasks, &skepv1.TaskStatus{
@@ -190,13 +191,13 @@ func (w *world) lease(node, network string) {
 		return
 	}
 	w.write(*c)
-	if s, _ := w.p.Get(Key(network, node)); !slices.Contains(s.Blocks, block) {
+	if s, _ := w.p.Get(keys.Endpoint.Key(network, node)); !slices.Contains(s.Blocks, block) {
 		w.t.Fatalf("leased %s, and the record has %v", block, s.Blocks)
 	}
 }
 
 func (w *world) giveBack(node, network string) {
-	s, _ := w.p.Get(Key(network, node))
+	s, _ := w.p.Get(keys.Endpoint.Key(network, node))
 	if len(s.Blocks) == 0 {
 		return
 	}
@@ -305,7 +306,7 @@ func TestStepByStepIsTheSameAsAtOnce(t *testing.T) {
 			if _, ok := fresh.p.stored[k]; !ok {
 				t.Errorf("%s is left over", k)
 			}
-			scope, item, _ := strings.Cut(k, ".")
+			scope, item, _ := keys.ParseEndpoint(k)
 			if strings.HasPrefix(scope, "net") && w.buckets["spec"]["network."+scope] == nil {
 				t.Errorf("%s is of a network that is gone", k)
 			}
@@ -319,9 +320,9 @@ func TestStepByStepIsTheSameAsAtOnce(t *testing.T) {
 // nothingBeyond: whatever nodes report, a record has addresses of its node's blocks and subnet alone.
 func (w *world) nothingBeyond() {
 	for key, s := range w.p.stored {
-		scope, node, _ := strings.Cut(key, ".")
+		scope, node, _ := keys.ParseEndpoint(key)
 		given := s.Blocks
-		if scope == ScopeIngress {
+		if scope == keys.ScopeIngress {
 			given = []string{"100.64.0.0/23"}
 		}
 		for _, e := range s.Record().GetEndpoints().GetEndpoints() {
@@ -337,7 +338,7 @@ func (w *world) nothingBeyond() {
 func (w *world) noBlockTwice() {
 	holder := map[string]map[netip.Prefix]string{}
 	for key, s := range w.p.stored {
-		network, node, _ := strings.Cut(key, ".")
+		network, node, _ := keys.ParseEndpoint(key)
 		for _, b := range s.Blocks {
 			if holder[network] == nil {
 				holder[network] = map[netip.Prefix]string{}

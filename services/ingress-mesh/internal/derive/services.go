@@ -3,9 +3,9 @@ package derive
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
+	"skep.dev/libs/keys"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -99,14 +99,12 @@ func (p *Picture) markTasks(r taskRev) {
 
 // PutRevision takes a key of bucket rev, service.<id>.<number>; nil: it was deleted.
 func (p *Picture) PutRevision(key string, val []byte) error {
-	parts := strings.Split(key, ".")
-	if len(parts) != 3 || parts[0] != "service" {
+	id, number, ok := keys.ParseRevision(key)
+	if !ok {
+		if _, ours := keys.Revision.ID(key); ours {
+			return fmt.Errorf("read key %s: it does not end with a service's id and a number", key)
+		}
 		return nil
-	}
-	id := parts[1]
-	number, err := strconv.ParseUint(parts[2], 10, 64)
-	if err != nil {
-		return fmt.Errorf("read key %s: %w", key, err)
 	}
 	var r skepv1.Revision
 	if err := decode(key, val, &r); err != nil {
@@ -142,7 +140,7 @@ func (p *Picture) serviceRecords(id string) map[string]*skepv1.MeshRecord {
 	}
 	put := func(scope string, m *skepv1.MeshService) {
 		m.Id, m.Name, m.Dnsrr = id, s.name, s.dnsrr
-		out[Key(scope, servicePrefix+id)] = &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Service{Service: m}}
+		out[keys.Endpoint.Key(scope, keys.ServiceItem(id))] = &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Service{Service: m}}
 	}
 	on := func(network string) {
 		if p.networks[network] != nil { // neither a word such as host nor one that is gone
@@ -150,7 +148,7 @@ func (p *Picture) serviceRecords(id string) map[string]*skepv1.MeshRecord {
 		}
 	}
 	if s.published() {
-		put(ScopeIngress, &skepv1.MeshService{Ports: s.ports})
+		put(keys.ScopeIngress, &skepv1.MeshService{Ports: s.ports})
 	}
 	for n := range s.networks {
 		on(n)

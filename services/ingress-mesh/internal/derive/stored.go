@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/keys"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -67,7 +67,7 @@ func (p *Picture) ResetStored() {
 // is passed over; what is, and was not written here, is looked at by the next Plan.
 func (p *Picture) PutStored(key string, val []byte, rev uint64) error {
 	p.revision, p.fed = max(p.revision, rev), max(p.fed, rev)
-	if key == FenceKey {
+	if key == keys.EndpointFence.Key() {
 		return nil
 	}
 	if own, ok := p.unseen[key]; ok {
@@ -121,21 +121,21 @@ func (p *Picture) Written(key string, val []byte, rev uint64) error {
 func (p *Picture) Resign() { clear(p.unseen) }
 
 func (p *Picture) set(key string, s Stored) {
-	scope, item, _ := strings.Cut(key, ".")
+	scope, item, _ := keys.ParseEndpoint(key)
 	p.stored[key] = s
 	add(p.scopes, scope, item)
-	if svc, ok := strings.CutPrefix(item, servicePrefix); ok {
+	if svc, ok := keys.ParseServiceItem(item); ok {
 		add(p.ofSvc, svc, key)
-	} else if item != itemInfo {
+	} else if item != keys.ItemInfo {
 		add(p.ofNode, item, key)
 	}
 }
 
 func (p *Picture) unset(key string) {
-	scope, item, _ := strings.Cut(key, ".")
+	scope, item, _ := keys.ParseEndpoint(key)
 	delete(p.stored, key)
 	remove(p.scopes, scope, item)
-	if svc, ok := strings.CutPrefix(item, servicePrefix); ok {
+	if svc, ok := keys.ParseServiceItem(item); ok {
 		remove(p.ofSvc, svc, key)
 	} else {
 		remove(p.ofNode, item, key)
@@ -166,7 +166,7 @@ func (p *Picture) Get(key string) (Stored, bool) {
 func (p *Picture) Endpoints(node string) map[string]uint64 {
 	out := map[string]uint64{}
 	for key := range p.ofNode[node] {
-		if scope, _, _ := strings.Cut(key, "."); scope != ScopeNodes {
+		if scope, _, _ := keys.ParseEndpoint(key); scope != keys.ScopeNodes {
 			out[key] = p.stored[key].Revision
 		}
 	}

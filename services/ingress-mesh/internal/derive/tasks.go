@@ -3,8 +3,8 @@ package derive
 import (
 	"maps"
 	"slices"
-	"strings"
 
+	"skep.dev/libs/keys"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -69,14 +69,14 @@ func (p *Picture) ResetTasks() {
 
 // PutTasks takes a key of bucket task: a node's task set, or a page of it (<node>.<n>); nil: it was deleted.
 func (p *Picture) PutTasks(key string, val []byte) error {
-	if key == "fence" || strings.HasPrefix(key, "_.") || strings.HasPrefix(key, "rollout.") {
+	owner, _ := keys.PageOwner(key)
+	if owner == "" {
 		return nil
 	}
 	var set skepv1.NodeTasks
 	if err := decode(key, val, &set); err != nil {
 		return err
 	}
-	owner, _, _ := strings.Cut(key, ".")
 	p.dirtyNodes[owner] = true
 	for _, t := range p.tasks[owner][key] {
 		p.count(t.service, owner, -1)

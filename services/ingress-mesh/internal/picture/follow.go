@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/api"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -73,7 +74,7 @@ func Follow(cfg Config) (*Follower, error) {
 
 // Run follows until ctx ends.
 func (f *Follower) Run(ctx context.Context) error {
-	for _, scope := range []string{ScopeNodes, ScopeIngress} {
+	for _, scope := range []string{keys.ScopeNodes, keys.ScopeIngress} {
 		if err := f.subscribe(scope); err != nil {
 			return err
 		}
@@ -124,12 +125,12 @@ func (f *Follower) Compare(ctx context.Context) error {
 		}
 		changed := map[string]bool{}
 		for _, e := range reply.Changed {
-			if scope, item, ok := strings.Cut(e.Key, "."); ok && f.Apply(scope, item, e.Revision, e.Record) {
+			if scope, item, ok := keys.ParseEndpoint(e.Key); ok && f.Apply(scope, item, e.Revision, e.Record) {
 				changed[scope] = true
 			}
 		}
 		for _, key := range reply.Gone {
-			if scope, _, ok := strings.Cut(key, "."); ok && f.Gone(key, reply.Revision) {
+			if scope, _, ok := keys.ParseEndpoint(key); ok && f.Gone(key, reply.Revision) {
 				changed[scope] = true
 			}
 		}
@@ -160,7 +161,7 @@ func (f *Follower) networksWanted() []string {
 	defer f.mu.Unlock()
 	var out []string
 	for s := range f.wanted {
-		if s != ScopeNodes && s != ScopeIngress {
+		if s != keys.ScopeNodes && s != keys.ScopeIngress {
 			out = append(out, s)
 		}
 	}

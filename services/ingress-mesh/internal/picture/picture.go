@@ -10,24 +10,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/keys"
 	skepv1 "skep.dev/proto/skep/v1"
-)
-
-// The scopes every node follows. All others are ids of networks.
-const (
-	ScopeNodes   = "node"
-	ScopeIngress = "ingress"
-)
-
-// Items of a network's scope: its own record, and the prefix of its services'. All others are ids of nodes.
-const (
-	ItemInfo      = "info"
-	ServicePrefix = "svc_"
 )
 
 // Scope is everything known of one scope. The records are shared: read them, do not change them.
@@ -107,7 +95,7 @@ func (p *Picture) Known() map[string]uint64 {
 // Gone takes a key that the controller, whose knowledge goes to upTo, says does not exist. A record that was written
 // later stays. It reports whether that was news.
 func (p *Picture) Gone(key string, upTo uint64) bool {
-	scope, item, ok := strings.Cut(key, ".")
+	scope, item, ok := keys.ParseEndpoint(key)
 	if !ok {
 		return false
 	}
@@ -145,7 +133,7 @@ func (p *Picture) Scope(scope string) Scope {
 func (p *Picture) Network(id string) *skepv1.MeshNetwork {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	return p.scopes[id][ItemInfo].rec.GetNetwork()
+	return p.scopes[id][keys.ItemInfo].rec.GetNetwork()
 }
 
 // Endpoints is one node's part of a scope, nil when it has none.
@@ -159,7 +147,7 @@ func (p *Picture) Endpoints(scope, node string) *skepv1.MeshEndpoints {
 func (p *Picture) Publishes(service string) bool {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	return p.scopes[ScopeIngress][ServicePrefix+service].rec != nil
+	return p.scopes[keys.ScopeIngress][keys.ServiceItem(service)].rec != nil
 }
 
 // Networks are the ids of the networks something is known of, sorted.
@@ -167,7 +155,7 @@ func (p *Picture) Networks() []string {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	out := slices.Sorted(maps.Keys(p.scopes))
-	return slices.DeleteFunc(out, func(s string) bool { return s == ScopeNodes || s == ScopeIngress })
+	return slices.DeleteFunc(out, func(s string) bool { return s == keys.ScopeNodes || s == keys.ScopeIngress })
 }
 
 // Marshal encodes the live records for the disk, as a MeshSyncReply.
@@ -177,7 +165,7 @@ func (p *Picture) Marshal() ([]byte, error) {
 	for scope, items := range p.scopes {
 		for item, e := range items {
 			if e.rec != nil {
-				r.Changed = append(r.Changed, &skepv1.MeshEntry{Key: scope + "." + item, Revision: e.rev, Record: e.rec})
+				r.Changed = append(r.Changed, &skepv1.MeshEntry{Key: keys.Endpoint.Key(scope, item), Revision: e.rev, Record: e.rec})
 			}
 		}
 	}
@@ -196,7 +184,7 @@ func (p *Picture) Unmarshal(b []byte) error {
 		return fmt.Errorf("read the picture of the networks: %w", err)
 	}
 	for _, e := range r.Changed {
-		if scope, item, ok := strings.Cut(e.Key, "."); ok {
+		if scope, item, ok := keys.ParseEndpoint(e.Key); ok {
 			p.Apply(scope, item, e.Revision, e.Record)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +13,7 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/rpc"
@@ -98,8 +98,8 @@ func (w *world) sync(_ context.Context, _ string, r *skepv1.MeshSyncRequest) (*s
 	}
 	out := &skepv1.MeshSyncReply{Revision: w.rev}
 	for key, e := range w.keys {
-		scope, _, _ := strings.Cut(key, ".")
-		if r.Known[key] == e.Revision || scope != ScopeNodes && scope != ScopeIngress && !slices.Contains(r.Networks, scope) {
+		scope, _, _ := keys.ParseEndpoint(key)
+		if r.Known[key] == e.Revision || scope != keys.ScopeNodes && scope != keys.ScopeIngress && !slices.Contains(r.Networks, scope) {
 			continue
 		}
 		if len(out.Changed) == 1 { // one a page: the least convenient size
@@ -164,7 +164,7 @@ func TestFollow(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mesh", "picture.pb")
 	f, stop := start(path)
 	defer stop()
-	await(t, "nodes are known", func() bool { return len(f.Scope(ScopeNodes).Nodes) == 2 })
+	await(t, "nodes are known", func() bool { return len(f.Scope(keys.ScopeNodes).Nodes) == 2 })
 	if got := f.Networks(); len(got) != 0 {
 		t.Fatalf("it knows networks nobody here is on: %v", got)
 	}
@@ -190,14 +190,14 @@ func TestFollow(t *testing.T) {
 	w.delete("node.n2")
 	g, stopG := start(path)
 	defer stopG()
-	if g.Endpoints("neta", "n3") == nil || len(g.Scope(ScopeNodes).Nodes) != 2 {
+	if g.Endpoints("neta", "n3") == nil || len(g.Scope(keys.ScopeNodes).Nodes) != 2 {
 		t.Fatal("the kept picture is not what was known")
 	}
 	w.mu.Lock()
 	w.deaf = false
 	w.mu.Unlock()
 	await(t, "what changed meanwhile is known", func() bool {
-		n := g.Scope(ScopeNodes).Nodes
+		n := g.Scope(keys.ScopeNodes).Nodes
 		return n["n3"] != nil && n["n2"] == nil
 	})
 	g.Drop("neta")

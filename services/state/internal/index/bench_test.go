@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"skep.dev/libs/id"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -27,7 +28,7 @@ func filled(b *testing.B) (x *Index, services []string) {
 	for i, s := range services {
 		sp := &skepv1.ServiceSpec{Name: fmt.Sprintf("service-%d", i), Task: &skepv1.TaskSpec{Container: &skepv1.ContainerSpec{Image: "httpd:latest", Env: []string{"A=b"}}}}
 		spec = append(spec, entry(b, "service."+s, 1, &skepv1.Service{Meta: &skepv1.Meta{Id: s}, Spec: sp}))
-		revs = append(revs, entry(b, RevKey(s, 1), 1, &skepv1.Revision{ServiceId: s, Number: 1, Spec: sp}))
+		revs = append(revs, entry(b, keys.RevisionKey(s, 1), 1, &skepv1.Revision{ServiceId: s, Number: 1, Spec: sp}))
 	}
 	now := time.Now().UnixMilli()
 	for n := range benchNodes {

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/id"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -148,9 +149,9 @@ func TestResetForgets(t *testing.T) {
 func TestRevisions(t *testing.T) {
 	x := New()
 	for _, n := range []uint64{2, 10, 1} {
-		x.ApplyRev(delta(entry(t, RevKey("s", n), n, &skepv1.Revision{Number: n})))
+		x.ApplyRev(delta(entry(t, keys.RevisionKey("s", n), n, &skepv1.Revision{Number: n})))
 	}
-	x.ApplyRev(delta(entry(t, RevKey("s", 2), 20, nil)))
+	x.ApplyRev(delta(entry(t, keys.RevisionKey("s", 2), 20, nil)))
 	var got []uint64
 	for _, r := range x.Revisions("s") {
 		got = append(got, r.Number)

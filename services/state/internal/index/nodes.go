@@ -6,7 +6,9 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -34,8 +36,8 @@ func (x *Index) ApplyNode(d kv.Delta) {
 		x.resetNodes()
 	}
 	for _, e := range d.Entries {
-		kind, id, _ := strings.Cut(e.Key, ".")
-		if id == "" {
+		f, id := keys.Of(subject.NodeB, e.Key)
+		if f == nil {
 			continue
 		}
 		n := x.nodeLocked(id)
@@ -43,14 +45,14 @@ func (x *Index) ApplyNode(d kv.Delta) {
 		if !e.Deleted {
 			s = keep(e)
 		}
-		switch kind {
-		case "desc":
+		switch f {
+		case keys.Description:
 			n.desc, n.hostname = s, ""
 			var desc skepv1.NodeDescription
 			if s.rev != 0 && proto.Unmarshal(s.raw, &desc) == nil {
 				n.hostname = strings.Clone(desc.Hostname)
 			}
-		case "live":
+		case keys.Live:
 			n.live = s
 		}
 		x.dropNodeLocked(id)

@@ -2,11 +2,11 @@ package index
 
 import (
 	"slices"
-	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -30,7 +30,7 @@ func (x *Index) ApplyRev(d kv.Delta) {
 		x.resetRevs()
 	}
 	for _, e := range d.Entries {
-		id, number, ok := parseRevKey(e.Key)
+		id, number, ok := keys.ParseRevision(e.Key)
 		if !ok {
 			continue
 		}
@@ -65,24 +65,6 @@ func (x *Index) ApplyRev(d kv.Delta) {
 		}
 	}
 	x.notifyLocked()
-}
-
-// RevKey is the key of a service's revision.
-func RevKey(service string, number uint64) string {
-	return "service." + service + "." + strconv.FormatUint(number, 10)
-}
-
-func parseRevKey(key string) (service string, number uint64, ok bool) {
-	rest, ok := strings.CutPrefix(key, "service.")
-	if !ok {
-		return "", 0, false
-	}
-	i := strings.LastIndexByte(rest, '.')
-	if i < 0 {
-		return "", 0, false
-	}
-	number, err := strconv.ParseUint(rest[i+1:], 10, 64)
-	return rest[:i], number, err == nil
 }
 
 // Revision is one revision of a service, nil when it is not kept.

@@ -8,7 +8,9 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -61,18 +63,18 @@ func (x *Index) ApplySpec(d kv.Delta) {
 	}
 	now := time.Now()
 	for _, e := range d.Entries {
-		kind, id, _ := strings.Cut(e.Key, ".")
-		switch kind {
-		case "cluster":
+		switch f, id := keys.Of(subject.Spec, e.Key); f {
+		case nil:
+		case keys.Cluster:
 			x.cluster = stored{}
 			if !e.Deleted {
 				x.cluster = keep(e)
 			}
-		case "service":
+		case keys.Service:
 			x.applyServiceLocked(id, e, d.Reset)
-		case "network":
+		case keys.Network:
 			x.nets.apply(id, e, d.Reset)
-		case "node":
+		case keys.Node:
 			n := x.nodeLocked(id)
 			n.stored, n.name, n.role = stored{}, "", 0
 			if !e.Deleted {
@@ -82,7 +84,7 @@ func (x *Index) ApplySpec(d kv.Delta) {
 				}
 			}
 			x.dropNodeLocked(id)
-		case "idx":
+		default: // what belongs to one object at a time
 			if e.Deleted {
 				delete(x.keys, e.Key)
 			} else {

@@ -8,12 +8,13 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
 // Unplaced begins the group of a service's tasks that have no node: "_.<service>".
-const Unplaced = "_."
+var Unplaced = keys.Unplaced.Prefix()
 
 // group is the tasks of one node, or the unplaced ones of one service: usually one key, several when it is large.
 type group struct {
@@ -64,12 +65,11 @@ func (x *Index) resetStatus() {
 
 // groupOf turns a key of the task bucket into its group.
 func groupOf(key string) string {
-	if rest, ok := strings.CutPrefix(key, Unplaced); ok {
-		svc, _, _ := strings.Cut(rest, ".")
-		return Unplaced + svc
+	node, service := keys.PageOwner(key)
+	if service != "" {
+		return Unplaced + service
 	}
-	n, _, _ := strings.Cut(key, ".")
-	return n
+	return node
 }
 
 // ApplyTask takes a step of the task bucket's feed.
@@ -80,10 +80,7 @@ func (x *Index) ApplyTask(d kv.Delta) {
 		x.resetTasks()
 	}
 	for _, e := range d.Entries {
-		if e.Key == "fence" {
-			continue
-		}
-		if svc, ok := strings.CutPrefix(e.Key, "rollout."); ok {
+		if svc, ok := keys.Rollout.ID(e.Key); ok {
 			if e.Deleted {
 				delete(x.rollouts, svc)
 			} else {
@@ -92,6 +89,9 @@ func (x *Index) ApplyTask(d kv.Delta) {
 			continue
 		}
 		name := groupOf(e.Key)
+		if name == "" {
+			continue // the fence
+		}
 		g := x.groups[name]
 		if g == nil {
 			g = &group{keys: map[string]stored{}}

@@ -1,0 +1,71 @@
+package keys
+
+import (
+	"skep.dev/libs/subject"
+	pb "skep.dev/proto/skep/v1"
+)
+
+// Objects that people make, and the nodes of the cluster.
+var (
+	Cluster = add(subject.Spec, "cluster", State, &pb.Cluster{}, "")
+	Service = add(subject.Spec, "service.<service>", State, &pb.Service{}, "without its status")
+	Node    = add(subject.Spec, "node.<node>", State, &pb.NodeObject{}, "")
+	Network = add(subject.Spec, "network.<network>", State, &pb.Network{}, "")
+)
+
+// What belongs to one object at a time: whoever creates the key has it. index.go builds those that are no plain ids.
+var (
+	ServiceName = add(subject.Spec, "idx.service.<name, lower case, base32hex>", State, nil, "the service's id: its creation makes the name unique")
+	NetworkName = add(subject.Spec, "idx.network.<name, lower case, base32hex>", State, nil, "the network's id")
+	NodeNumber  = add(subject.Spec, "idx.nodenum.<number>", State, nil, "the node's id")
+	Port        = add(subject.Spec, "idx.port.<protocol>.<port>", State, nil,
+		"the id of the service that has it on the mesh, or `host <id> <id>…` of those that have it on their nodes (any number)")
+	VNI    = add(subject.Spec, "idx.vni.<VXLAN id>", State, nil, "the network's id")
+	Tunnel = add(subject.Spec, "idx.wgport.<UDP port>", State, nil, "the id of the encrypted network whose nodes use it")
+	Subnet = add(subject.Spec, "idx.subnet.<address>-<bits>", State, nil, "the network's id; only subnets that nobody named are exclusive")
+	VIP    = add(subject.Spec, "idx.vip.<network>.<a-b-c-d>", State, nil, "the service's id")
+	// Depends is written by every update that adds a dependency, so that two of them notice each other.
+	Depends = add(subject.Spec, "idx.depends", State, nil, "the id of the service that was given a dependency last")
+)
+
+// Revision is one of a service: RevisionKey.
+var Revision = add(subject.Rev, "service.<service>.<number>", State, &pb.Revision{}, "")
+
+// What should run where. A node's tasks may be spread over pages <node>.<n>.
+var (
+	TaskFence = add(subject.Task, "fence", Scheduler, &pb.Fence{}, "every write of the leading scheduler is conditional on it")
+	Rollout   = add(subject.Task, "rollout.<service>", Scheduler, &pb.Rollout{}, "")
+	Unplaced  = add(subject.Task, "_.<service>.<n>", Scheduler, &pb.NodeTasks{}, "tasks without a node, at most 1,000 records each")
+	NodeTasks = add(subject.Task, "<node>", Scheduler, &pb.NodeTasks{}, "")
+)
+
+// What is observed.
+var (
+	Status      = add(subject.Status, "<node>", State, &pb.NodeStatus{}, "as the node reported it")
+	Description = add(subject.NodeB, "desc.<node>", State, &pb.NodeDescription{}, "")
+	Live        = add(subject.NodeB, "live.<node>", Health, &pb.NodeLive{}, "")
+)
+
+// What nodes are told of the network: endpoint.go has scopes and items.
+var (
+	EndpointFence = add(subject.Endpoint, "fence", Mesh, &pb.Fence{}, "every write of the leading mesh controller is conditional on it")
+	Endpoint      = add(subject.Endpoint, "<scope>.<item>", Mesh, &pb.MeshRecord{}, "")
+)
+
+// What the vault keeps.
+var (
+	CA    = add(subject.Secret, "ca", Vault, nil, "sealed under the master key")
+	Token = add(subject.Secret, "token.<role>", Vault, nil, "sealed under the master key")
+	User  = add(subject.Secret, "user.<serial>", Vault, &pb.UserCertificate{},
+		"in clear: brokers follow it and refuse what is revoked; it goes two hours after the certificate's end")
+)
+
+// Checkpoint is a key of every bucket but lease (kv.CheckpointKey): feeds do not show it.
+var Checkpoint = add("", "checkpoint", Bus, &pb.Checkpoint{}, "which messages were live when: deletions rest on it (libs/kv)")
+
+// Who leads: the holder, a plain value that expires.
+var (
+	LeaseScheduler = add(subject.Lease, "scheduler", Scheduler, nil, "its holder")
+	LeaseHealth    = add(subject.Lease, "health", Health, nil, "its holder")
+	LeaseMesh      = add(subject.Lease, "mesh", Mesh, nil, "its holder")
+)
