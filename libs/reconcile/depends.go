@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	"skep.dev/libs/constraint"
-	"skep.dev/libs/spec"
+	"skep.dev/libs/record"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -187,5 +187,5 @@ func (s *State) incomplete(v *Service, now int64) string {
 
 // condition is what a report says of a task to those that wait for it. Without a health check a task that runs is well.
 func condition(r *skepv1.TaskStatus) (up, well bool) {
-	return r.GetState() == skepv1.TaskState_TASK_STATE_RUNNING, spec.Serves(r)
+	return r.GetState() == skepv1.TaskState_TASK_STATE_RUNNING, record.ConditionOf(r).Serves()
 }

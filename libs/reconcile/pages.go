@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	"skep.dev/libs/keys"
-	"skep.dev/libs/spec"
+	"skep.dev/libs/record"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -152,7 +152,7 @@ func (p *Page) left() bool { return p.Node != nil && !p.Node.Exists && p.exists 
 // observed is the state a report says for planning, of a task seen as was before: one that runs and has never served has
 // not replaced anything.
 func observed(r *skepv1.TaskStatus, was TaskState) TaskState {
-	if spec.Begins(r) && was < Running {
+	if record.ConditionOf(r).Begins() && was < Running {
 		return Starting
 	}
 	return TaskState(r.GetState())

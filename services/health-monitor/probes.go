@@ -17,6 +17,7 @@ import (
 	"skep.dev/libs/event"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/record"
 	"skep.dev/libs/subject"
 )
 
@@ -96,12 +97,9 @@ func (p *probes) apply(d kv.Delta) {
 			delete(p.known, e.Key)
 			continue
 		}
-		st := &skepv1.NodeStatus{}
-		if err := proto.Unmarshal(e.Value, st); err != nil {
+		if err := p.report(strings.Clone(e.Key), e.Value, e.Revision, d.Reset); err != nil {
 			p.s.log.Error("unreadable status", zap.String("node", e.Key), zap.Error(err))
-			continue
 		}
-		p.report(strings.Clone(e.Key), st, e.Revision, d.Reset)
 	}
 	p.forget(time.Now())
 	if p.leading && len(p.turns) > 0 {
@@ -111,17 +109,17 @@ func (p *probes) apply(d kv.Delta) {
 
 // report compares a node's tasks with what was known of them. Of one seen for the first time only what a probe decided
 // is news, and not even that when the feed begins: it may be long ago.
-func (p *probes) report(node string, st *skepv1.NodeStatus, rev uint64, first bool) {
+func (p *probes) report(node string, raw []byte, rev uint64, first bool) error {
 	was := p.known[node]
 	var now map[uint64]probed
-	var told int
+	told, begun := 0, len(p.turns)
 	together := map[string]int{}
-	for _, t := range st.GetTasks() {
-		key := maphash.String(p.seed, t.GetTaskId())
+	err := record.EachStatus(raw, func(t *record.Status) {
+		key := maphash.Bytes(p.seed, t.ID)
 		old, known := was[key]
-		is := probed{t.GetHealth(), t.GetNotReady()}
-		if is == (probed{}) && !known || t.GetState() > skepv1.TaskState_TASK_STATE_RUNNING {
-			continue
+		is := probed{t.Health, t.NotReady}
+		if is == (probed{}) && !known || t.State > skepv1.TaskState_TASK_STATE_RUNNING {
+			return
 		}
 		if now == nil {
 			now = map[uint64]probed{}
@@ -131,8 +129,8 @@ func (p *probes) report(node string, st *skepv1.NodeStatus, rev uint64, first bo
 			if !known && first {
 				continue
 			}
-			c.node, c.task, c.rev, c.tasks, c.at = node, t.GetTaskId(), rev, 1, time.Now()
-			c.output = tail(t.GetHealthOutput())
+			c.node, c.task, c.rev, c.tasks, c.at = node, string(t.ID), rev, 1, time.Now()
+			c.output = tail(string(t.HealthOutput))
 			if told++; told > eventsPerReport {
 				if i, ok := together[c.verb]; ok {
 					p.turns[i].tasks++
@@ -142,12 +140,17 @@ func (p *probes) report(node string, st *skepv1.NodeStatus, rev uint64, first bo
 			}
 			p.turns = append(p.turns, c)
 		}
+	})
+	if err != nil {
+		p.turns = p.turns[:begun] // what is only partly known is not told
+		return err
 	}
 	if now == nil {
 		delete(p.known, node)
 	} else {
 		p.known[node] = now
 	}
+	return nil
 }
 
 // turns are the events a change amounts to.

@@ -191,12 +191,21 @@ func TestOneTellsAndNothingIsLost(t *testing.T) {
 
 func TestManyTurnsShareAnEvent(t *testing.T) {
 	p := newProbes(&Service{js: kvtest.Server(t).JS(t)})
+	put := func(rev uint64, st *skepv1.NodeStatus) {
+		raw, err := proto.Marshal(st)
+		if err == nil {
+			err = p.report("n1", raw, rev, false)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	report := func(rev uint64, h skepv1.HealthState) {
 		st := &skepv1.NodeStatus{}
 		for i := range 100 {
 			st.Tasks = append(st.Tasks, task(fmt.Sprint("t", i), h, false, ""))
 		}
-		p.report("n1", st, rev, false)
+		put(rev, st)
 	}
 	report(1, starting)
 	report(2, unhealthy)
@@ -211,7 +220,7 @@ func TestManyTurnsShareAnEvent(t *testing.T) {
 	if len(p.turns) != 0 || len(p.known["n1"]) != 100 {
 		t.Fatal(len(p.turns), len(p.known["n1"]))
 	}
-	p.report("n1", &skepv1.NodeStatus{}, 4, false)
+	put(4, &skepv1.NodeStatus{})
 	if len(p.known) != 0 {
 		t.Fatal("tasks that are gone are kept")
 	}

@@ -1,10 +1,12 @@
 package derive
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
 	"skep.dev/libs/keys"
+	"skep.dev/libs/record"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -18,9 +20,7 @@ type task struct {
 
 // status is what matters of what is observed of a task. There are up to a million of them.
 type status struct {
-	state    skepv1.TaskState
-	health   skepv1.HealthState
-	unready  bool
+	record.Condition
 	addr     string // on skep0
 	addr6    string // there too, "" where its node has no IPv6
 	networks []address
@@ -32,23 +32,18 @@ const maxNetworks = 256
 type address struct{ network, v4, v6 string }
 
 // ended: it runs no more and never will.
-func (s status) ended() bool { return s.state >= skepv1.TaskState_TASK_STATE_COMPLETE }
+func (s status) ended() bool { return s.State >= skepv1.TaskState_TASK_STATE_COMPLETE }
 
 // placed: it has its addresses, and they lead to it. Peers have to know the way before the first packet.
-func (s status) placed() bool { return s.state >= skepv1.TaskState_TASK_STATE_READY && !s.ended() }
+func (s status) placed() bool { return s.State >= skepv1.TaskState_TASK_STATE_READY && !s.ended() }
 
 func (s status) on(network string) bool {
 	return slices.ContainsFunc(s.networks, func(a address) bool { return a.network == network })
 }
 
-// serves: it runs, it is meant to, and nothing says that it is not well.
+// serves: it is well, and meant to run.
 func serves(t task, st status) bool {
-	switch st.health {
-	case skepv1.HealthState_HEALTH_STATE_STARTING, skepv1.HealthState_HEALTH_STATE_UNHEALTHY:
-		return false
-	}
-	return st.state == skepv1.TaskState_TASK_STATE_RUNNING && !st.unready &&
-		(t.desired == skepv1.TaskState_TASK_STATE_RUNNING || t.desired == skepv1.TaskState_TASK_STATE_COMPLETE)
+	return st.Serves() && (t.desired == skepv1.TaskState_TASK_STATE_RUNNING || t.desired == skepv1.TaskState_TASK_STATE_COMPLETE)
 }
 
 // taskRev is a revision of a service.
@@ -73,9 +68,11 @@ func (p *Picture) PutTasks(key string, val []byte) error {
 	if owner == "" {
 		return nil
 	}
-	var set skepv1.NodeTasks
-	if err := decode(key, val, &set); err != nil {
-		return err
+	page := map[string]task{}
+	if err := record.EachTask(val, func(r *record.Task[[]byte]) {
+		page[string(r.ID)] = task{string(r.Service), r.Slot, r.Revision, r.Desired}
+	}); err != nil {
+		return fmt.Errorf("read key %s: %w", key, err)
 	}
 	p.dirtyNodes[owner] = true
 	for _, t := range p.tasks[owner][key] {
@@ -87,10 +84,6 @@ func (p *Picture) PutTasks(key string, val []byte) error {
 			delete(p.tasks, owner)
 		}
 		return nil
-	}
-	page := make(map[string]task, len(set.Tasks))
-	for _, r := range set.Tasks {
-		page[r.GetId()] = task{r.GetServiceId(), r.GetSlot(), r.GetRevision(), r.GetDesired()}
 	}
 	for _, t := range page {
 		p.count(t.service, owner, 1)
@@ -119,35 +112,37 @@ func (p *Picture) count(service, node string, by int) {
 
 // PutStatus takes a key of bucket status: a node's report; nil: it was deleted.
 func (p *Picture) PutStatus(key string, val []byte) error {
-	var st skepv1.NodeStatus
-	if err := decode(key, val, &st); err != nil {
-		return err
+	m := map[string]status{}
+	if err := record.EachStatus(val, func(r *record.Status) { m[string(r.ID)] = newStatus(r) }); err != nil {
+		return fmt.Errorf("read key %s: %w", key, err)
 	}
 	p.dirtyNodes[key] = true
 	if val == nil {
 		delete(p.statuses, key)
 		return nil
 	}
-	m := make(map[string]status, len(st.Tasks))
-	for _, t := range st.Tasks {
-		s := status{state: t.GetState(), health: t.GetHealth(), unready: t.GetNotReady()}
-		if s.placed() {
-			if len(t.GetAddresses()) > 0 {
-				s.addr = bare(t.Addresses[0])
-				if len(t.Addresses) > 1 {
-					s.addr6 = bare(t.Addresses[1])
-				}
-			}
-			for _, n := range t.GetNetworks() {
-				if len(s.networks) < maxNetworks && !s.on(n.GetNetworkId()) {
-					s.networks = append(s.networks, address{n.GetNetworkId(), bare(n.GetAddr()), bare(n.GetAddr6())})
-				}
-			}
-		}
-		m[t.GetTaskId()] = s
-	}
 	p.statuses[key] = m
 	return nil
+}
+
+// newStatus keeps what matters of a report.
+func newStatus(r *record.Status) status {
+	s := status{Condition: r.Condition}
+	if !s.placed() {
+		return s
+	}
+	if len(r.Addresses) > 0 {
+		s.addr = bare(string(r.Addresses[0]))
+	}
+	if len(r.Addresses) > 1 {
+		s.addr6 = bare(string(r.Addresses[1]))
+	}
+	for _, n := range r.Networks {
+		if network := string(n.Network); len(s.networks) < maxNetworks && !s.on(network) {
+			s.networks = append(s.networks, address{network, bare(string(n.V4)), bare(string(n.V6))})
+		}
+	}
+	return s
 }
 
 // Drain takes tasks of a node out of service ahead of their end, and says how many of them the node has.

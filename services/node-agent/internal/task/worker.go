@@ -11,7 +11,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
-	"skep.dev/libs/spec"
+	"skep.dev/libs/record"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -121,7 +121,7 @@ func (w *worker) setStatus(f func(*skepv1.TaskStatus)) {
 	if st.State < before {
 		st.State = before // states only grow
 	}
-	if st.ServedUnixMs == 0 && spec.Serves(st) {
+	if st.ServedUnixMs == 0 && record.ConditionOf(st).Serves() {
 		st.ServedUnixMs = time.Now().UnixMilli()
 	}
 	if proto.Equal(st, w.status) {

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/record"
 	"skep.dev/libs/restart"
 	specs "skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -217,7 +218,7 @@ func judge(s *skepv1.Service, ts []*skepv1.Task, upToDate map[uint64]bool) Slot 
 	fresh := upToDate[pick.Revision]
 	switch {
 	case live(pick):
-		out.Done = fresh && st.GetState() == skepv1.TaskState_TASK_STATE_RUNNING && !specs.Begins(st) && pick.Desired == skepv1.TaskState_TASK_STATE_RUNNING
+		out.Done = fresh && st.GetState() == skepv1.TaskState_TASK_STATE_RUNNING && !record.ConditionOf(st).Begins() && pick.Desired == skepv1.TaskState_TASK_STATE_RUNNING
 		if !out.Done && out.Reason == "" && st.GetState() < skepv1.TaskState_TASK_STATE_RUNNING {
 			for _, t := range ts {
 				if t != pick && t.Revision == pick.Revision && terminal(t.GetStatus().GetState()) {
@@ -249,7 +250,7 @@ func why(st *skepv1.TaskStatus) string {
 	if e := strings.TrimSpace(st.GetErr()); e != "" {
 		return e
 	}
-	if !specs.Begins(st) {
+	if !record.ConditionOf(st).Begins() {
 		return ""
 	}
 	waits := "waiting until it is ready"

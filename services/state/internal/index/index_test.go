@@ -6,10 +6,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
-	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -31,51 +29,6 @@ func entry(t testing.TB, key string, rev uint64, m proto.Message) kv.Entry {
 }
 
 func delta(e ...kv.Entry) kv.Delta { return kv.Delta{Entries: e} }
-
-// The walkers must see what the real decoder sees.
-func TestScan(t *testing.T) {
-	set := &skepv1.NodeTasks{}
-	rep := &skepv1.NodeStatus{NodeId: "n", Session: "s", Report: 3, AppliedGeneration: 9}
-	for i := range 50 {
-		code := int32(i)
-		set.Tasks = append(set.Tasks, &skepv1.TaskRecord{
-			Id: id.New(), ServiceId: id.New(), Slot: uint64(i), Revision: uint64(i) << 20, Desired: running, Verdict: shutdown, Message: "m",
-			Assigned: []*skepv1.GenericResource{{Kind: "GPU", Value: 1}}, Replaces: id.New(), JobIteration: 3, NotBeforeUnixMs: -1, Failures: uint32(i) << 20, ForHealth: true,
-		})
-		rep.Tasks = append(rep.Tasks, &skepv1.TaskStatus{TaskId: set.Tasks[i].Id, State: running, ExitCode: &code, Addresses: []string{"10.0.0.1/8"}, Pid: 7,
-			Health: skepv1.HealthState(i % 4), NotReady: i%3 == 0, ServedUnixMs: int64(i % 2)})
-	}
-	raw, err := proto.Marshal(set)
-	if err != nil {
-		t.Fatal(err)
-	}
-	i := 0
-	eachRecord(raw, func(v recordView) {
-		w := set.Tasks[i]
-		if string(v.id) != w.Id || string(v.service) != w.ServiceId || v.revision != w.Revision || v.desired != w.Desired || v.verdict != w.Verdict || v.failures != uint64(w.Failures) {
-			t.Errorf("record %d: %v, want %v", i, v, w)
-		}
-		i++
-	})
-	if raw, err = proto.Marshal(rep); err != nil || i != 50 {
-		t.Fatal(err, i)
-	}
-	i = 0
-	eachStatus(raw, func(v statusView) {
-		if string(v.id) != rep.Tasks[i].TaskId || v.state != running || v.begins() != spec.Begins(rep.Tasks[i]) {
-			t.Errorf("status %d: %v", i, v)
-		}
-		i++
-	})
-	if i != 50 {
-		t.Fatal(i)
-	}
-	// Nonsense ends the walk, it does not crash.
-	for n := range len(raw) {
-		eachStatus(raw[n:], func(statusView) {})
-		eachRecord(raw[:n], func(recordView) {})
-	}
-}
 
 func TestCountsFollowRecordsAndReports(t *testing.T) {
 	x := New()

@@ -10,6 +10,7 @@ import (
 
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/record"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -131,30 +132,30 @@ func (x *Index) countLocked(name string) {
 	if g := x.groups[name]; g != nil {
 		states := map[string]skepv1.TaskState{}
 		if r := x.statuses[name]; r != nil {
-			eachStatus(r.raw, func(v statusView) {
-				if states[string(v.id)] = v.state; v.begins() {
-					states[string(v.id)] = skepv1.TaskState_TASK_STATE_STARTING
+			_ = record.EachStatus(r.raw, func(v *record.Status) {
+				if states[string(v.ID)] = v.State; v.Begins() {
+					states[string(v.ID)] = skepv1.TaskState_TASK_STATE_STARTING
 				}
 			})
 		}
 		for _, k := range g.keys {
-			eachRecord(k.raw, func(v recordView) {
-				t := fresh[string(v.service)]
+			_ = record.EachTask(k.raw, func(v *record.Task[[]byte]) {
+				t := fresh[string(v.Service)]
 				if t == nil {
 					t = &tally{}
-					fresh[string(v.service)] = t
+					fresh[string(v.Service)] = t
 				}
-				state := v.verdict
+				state := v.Verdict
 				if state == skepv1.TaskState_TASK_STATE_NEW {
-					state = states[string(v.id)]
+					state = states[string(v.ID)]
 				}
-				if v.desired <= skepv1.TaskState_TASK_STATE_COMPLETE {
+				if v.Desired <= skepv1.TaskState_TASK_STATE_COMPLETE {
 					// A job's task that is complete is not one of those still to come.
-					done := state == skepv1.TaskState_TASK_STATE_COMPLETE && v.desired == skepv1.TaskState_TASK_STATE_COMPLETE
+					done := state == skepv1.TaskState_TASK_STATE_COMPLETE && v.Desired == skepv1.TaskState_TASK_STATE_COMPLETE
 					if state <= skepv1.TaskState_TASK_STATE_COMPLETE && !done {
 						t.active++
 					}
-					if state < skepv1.TaskState_TASK_STATE_RUNNING && v.failures >= loopFrom {
+					if state < skepv1.TaskState_TASK_STATE_RUNNING && v.Failures >= loopFrom {
 						t.looping++
 					}
 					if state == skepv1.TaskState_TASK_STATE_RUNNING {
@@ -162,10 +163,10 @@ func (x *Index) countLocked(name string) {
 					}
 				}
 				// Of a job only the newest run's completions count.
-				if s := x.services[string(v.service)]; s != nil && s.run != v.run && (s.run > 0 || v.run > 0) {
+				if s := x.services[string(v.Service)]; s != nil && s.run != v.Run && (s.run > 0 || v.Run > 0) {
 					return
 				}
-				if state == skepv1.TaskState_TASK_STATE_COMPLETE && v.desired <= skepv1.TaskState_TASK_STATE_SHUTDOWN {
+				if state == skepv1.TaskState_TASK_STATE_COMPLETE && v.Desired <= skepv1.TaskState_TASK_STATE_SHUTDOWN {
 					t.completed++
 				}
 			})
@@ -375,7 +376,7 @@ func (x *Index) TaskIDs(name string) []string {
 	var out []string
 	if g := x.groups[name]; g != nil {
 		for _, k := range g.keys {
-			eachRecord(k.raw, func(v recordView) { out = append(out, string(v.id)) })
+			_ = record.EachTask(k.raw, func(v *record.Task[[]byte]) { out = append(out, string(v.ID)) })
 		}
 	}
 	return out
@@ -394,9 +395,9 @@ func (x *Index) RevisionsInUse(service string) map[uint64]bool {
 	for _, t := range of.groups {
 		if g := x.groups[x.named[t.group]]; g != nil {
 			for _, k := range g.keys {
-				eachRecord(k.raw, func(v recordView) {
-					if string(v.service) == service {
-						out[v.revision] = true
+				_ = record.EachTask(k.raw, func(v *record.Task[[]byte]) {
+					if string(v.Service) == service {
+						out[v.Revision] = true
 					}
 				})
 			}
@@ -412,13 +413,13 @@ func (x *Index) Assigned(node string) map[string]map[uint64]bool {
 	out := map[string]map[uint64]bool{}
 	if g := x.groups[node]; g != nil {
 		for _, k := range g.keys {
-			eachRecord(k.raw, func(v recordView) {
-				m := out[string(v.service)]
+			_ = record.EachTask(k.raw, func(v *record.Task[[]byte]) {
+				m := out[string(v.Service)]
 				if m == nil {
 					m = map[uint64]bool{}
-					out[string(v.service)] = m
+					out[string(v.Service)] = m
 				}
-				m[v.revision] = true
+				m[v.Revision] = true
 			})
 		}
 	}
