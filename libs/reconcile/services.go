@@ -176,20 +176,8 @@ func (s *State) putService(id string, o *skepv1.Service) {
 // newRevision boils a spec down; it shares like's request when nothing in it differs.
 func newRevision(spec *skepv1.ServiceSpec, like *revision) *revision {
 	req := place.FromSpec(spec)
-	r := &revision{request: &req, networks: overlays(spec)}
-	t := proto.CloneOf(spec.GetTask())
-	if t == nil {
-		t = &skepv1.TaskSpec{}
-	}
-	r.place = sum(t.GetPlacement())
-	t.Placement = nil
-	if t.Container != nil {
-		t.Container.RegistryAuth = nil // new credentials need no new task
-	}
-	if t.Restart != nil {
-		t.Restart.MaxDelay = nil // nor does another patience with those that fail
-	}
-	r.core = sum(t) ^ sum(&skepv1.EndpointSpec{Ports: specs.HostPorts(spec)})*31
+	r := &revision{request: &req, networks: specs.Overlays(spec)}
+	r.place, r.core = sum(spec.GetTask().GetPlacement()), sum(specs.Core(spec))
 	if like != nil && like.core == r.core && like.place == r.place {
 		return like
 	}

@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"skep.dev/libs/place"
-	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -81,17 +80,6 @@ func (s *State) putNetwork(id string, o *skepv1.Network) {
 			s.mark(v)
 		}
 	}
-}
-
-// overlays are the networks by id that a spec's tasks join.
-func overlays(o *skepv1.ServiceSpec) []string {
-	var out []string
-	for _, n := range o.GetTask().GetNetworks() {
-		if spec.Predefined(n.GetTarget()) == "" {
-			out = append(out, n.GetTarget())
-		}
-	}
-	return out
 }
 
 // same: both ask for the same container, placed by the same rules.

@@ -6,29 +6,11 @@ import (
 	"sort"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	skepv1 "skep.dev/proto/skep/v1"
 )
-
-// TaskSpecEqual reports whether tasks made from a are as good as tasks made from b. Registry credentials are not
-// part of what runs.
-func TaskSpecEqual(a, b *skepv1.TaskSpec) bool {
-	if len(a.GetContainer().GetRegistryAuth()) > 0 || len(b.GetContainer().GetRegistryAuth()) > 0 {
-		a, b = withoutAuth(a), withoutAuth(b)
-	}
-	return proto.Equal(a, b)
-}
-
-func withoutAuth(t *skepv1.TaskSpec) *skepv1.TaskSpec {
-	t = proto.CloneOf(t)
-	if t.GetContainer() != nil {
-		t.Container.RegistryAuth = nil
-	}
-	return t
-}
 
 // Diff says in words what differs between two specs, "" when nothing does: the summary of a revision. Values of
 // environment variables are left out, they are often credentials.

@@ -82,7 +82,7 @@ func validateMount(m *skepv1.Mount) error {
 }
 
 func validateMountOptions(m *skepv1.Mount) error {
-	typ := strings.ToLower(strings.TrimPrefix(m.Type.String(), "TYPE_"))
+	typ := Word(m.Type)
 	refuse := func(option, wants string, set bool) error {
 		if set {
 			return fault.Invalid("cannot mix '%s' with mount type '%s': it belongs to type %s", option, typ, wants)

@@ -356,12 +356,12 @@ func TestDiff(t *testing.T) {
 			t.Errorf("got %s, want %s", got, x.want)
 		}
 	}
-	if TaskSpecEqual(a.Task, b.Task) {
+	if proto.Equal(Core(a), Core(b)) {
 		t.Fatal("different task specs are equal")
 	}
 	c := proto.CloneOf(b)
 	c.Task.Container.RegistryAuth = []byte("x")
-	if !TaskSpecEqual(b.Task, c.Task) {
+	if !proto.Equal(Core(b), Core(c)) {
 		t.Fatal("credentials make task specs differ")
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
+	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
 	"skep.dev/services/health-monitor/internal/verdict"
 )
@@ -50,7 +51,7 @@ func blocked(ids ...string) *skepv1.MeshPathReport {
 // row is what the record of a node says.
 func (s *Service) row(id string) string {
 	live := s.verdict(id)
-	out := stateName(live.GetState())
+	out := spec.Word(live.GetState())
 	for _, b := range live.GetBlocked() {
 		out += " " + b.NodeId + "=" + b.Hostname
 	}

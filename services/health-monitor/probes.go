@@ -18,6 +18,7 @@ import (
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/record"
+	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
 )
 
@@ -157,7 +158,7 @@ func (p *probes) report(node string, raw []byte, rev uint64, first bool) error {
 func turns(old, is probed, known bool) []turn {
 	var out []turn
 	if is.state != old.state && (is.state == skepv1.HealthState_HEALTH_STATE_HEALTHY || is.state == skepv1.HealthState_HEALTH_STATE_UNHEALTHY) {
-		out = append(out, turn{verb: healthName(is.state), old: healthName(old.state), new: healthName(is.state)})
+		out = append(out, turn{verb: spec.Word(is.state), old: spec.Word(old.state), new: spec.Word(is.state)})
 	}
 	if known && is.notReady != old.notReady { // one that was just made is not ready yet, which is no news
 		t := turn{verb: "ready", old: "not-ready", new: "ready"}
@@ -167,10 +168,6 @@ func turns(old, is probed, known bool) []turn {
 		out = append(out, t)
 	}
 	return out
-}
-
-func healthName(h skepv1.HealthState) string {
-	return strings.ToLower(strings.TrimPrefix(h.String(), "HEALTH_STATE_"))
 }
 
 // tail is the end of an output, as long as an event may be.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sort"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,6 +14,7 @@ import (
 	"skep.dev/libs/event"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/spec"
 )
 
 // retryAfter is the pause after a write that failed or met another writer's: the feed tells in between.
@@ -132,11 +132,11 @@ func (s *Service) tell(c change) {
 		if c.old.live.State == c.live.State {
 			return
 		}
-		old = stateName(c.old.live.State)
+		old = spec.Word(c.old.live.State)
 	} else if c.live.State == skepv1.NodeState_NODE_STATE_UNKNOWN {
 		return // admitted, not heard yet
 	}
-	state := stateName(c.live.State)
+	state := spec.Word(c.live.State)
 	s.log.Info("node "+state, zap.String("node", c.id), zap.String("name", name), zap.String("was", old), zap.String("message", c.live.Message))
 	err := event.Publish(s.cfg.NC, &skepv1.Event{
 		Kind: "node", Id: c.id, Name: name, Verb: state, Message: c.live.Message, Actor: "skep-health",
@@ -145,8 +145,4 @@ func (s *Service) tell(c change) {
 	if err != nil {
 		s.log.Warn("publish an event", zap.String("node", c.id), zap.Error(err))
 	}
-}
-
-func stateName(n skepv1.NodeState) string {
-	return strings.ToLower(strings.TrimPrefix(n.String(), "NODE_STATE_"))
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"skep.dev/libs/metrics"
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/node-agent/internal/task"
 )
@@ -46,7 +47,7 @@ func newMeter(reg prometheus.Registerer, tasks func() map[skepv1.TaskState]int) 
 	if reg != nil {
 		reg.MustRegister(metrics.NewFamily(func(s *metrics.Sample) {
 			for state, n := range tasks() {
-				s.Set("skep_agent_tasks", float64(n), strings.ToLower(strings.TrimPrefix(state.String(), "TASK_STATE_")))
+				s.Set("skep_agent_tasks", float64(n), spec.Word(state))
 			}
 		}).Gauge("skep_agent_tasks", "Tasks of this node, by state as `skep node ps` shows it.", "state"))
 	}

@@ -9,6 +9,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/typo"
 	"skep.dev/services/state/internal/index"
 )
 
@@ -140,7 +141,7 @@ func suggest(ref string, all []index.Named) string {
 		}
 		cost := 1 << 30
 		limit := 1 + len(ref)/4
-		if d := distance(ref, name, limit); d <= limit {
+		if d := typo.Distance(ref, name, limit); d <= limit {
 			cost = d
 		} else if len(ref) >= 2 && (strings.HasPrefix(name, ref) || len(name) >= 3 && strings.HasPrefix(ref, name)) {
 			cost = 100 + max(len(name)-len(ref), len(ref)-len(name))
@@ -150,37 +151,4 @@ func suggest(ref string, all []index.Named) string {
 		}
 	}
 	return best
-}
-
-// distance is the edit distance with swaps of neighbours, cut off above limit.
-func distance(a, b string, limit int) int {
-	if d := len(a) - len(b); d > limit || -d > limit {
-		return limit + 1
-	}
-	var before []int
-	prev := make([]int, len(b)+1)
-	for j := range prev {
-		prev[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		cur := make([]int, len(b)+1)
-		cur[0] = i
-		least := i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			cur[j] = min(prev[j]+1, cur[j-1]+1, prev[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				cur[j] = min(cur[j], before[j-2]+1)
-			}
-			least = min(least, cur[j])
-		}
-		if least > limit {
-			return limit + 1
-		}
-		before, prev = prev, cur
-	}
-	return prev[len(b)]
 }

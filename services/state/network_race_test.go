@@ -14,6 +14,7 @@ import (
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
+	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -87,7 +88,7 @@ func TestFiftyClientsOnePool(t *testing.T) {
 func (r *rig) onlyWhatExists() {
 	r.t.Helper()
 	for _, n := range r.s.ix.ServicesAfter("") {
-		for _, id := range overlays(r.s.ix.Service(n.ID).GetSpec()) {
+		for _, id := range spec.Overlays(r.s.ix.Service(n.ID).GetSpec()) {
 			if st, ok := r.s.ix.NetworkState(id); !ok || st.Removing {
 				r.t.Errorf("service %s is on network %s: %v", n.Name, id, st)
 			}
@@ -137,7 +138,7 @@ func TestNetworkRemovalMeetsServices(t *testing.T) {
 		default:
 			t.Errorf("remove: %v", gone)
 		}
-		if mover := r.s.ix.Service(must[*skepv1.Service](t)(r.inspect("mover")).Meta.Id); len(overlays(mover.Spec)) != 1 {
+		if mover := r.s.ix.Service(must[*skepv1.Service](t)(r.inspect("mover")).Meta.Id); len(spec.Overlays(mover.Spec)) != 1 {
 			t.Errorf("mover is on %v", mover.Spec.Task.Networks)
 		}
 		if created == nil {

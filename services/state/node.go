@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
@@ -22,12 +21,6 @@ import (
 
 func notPart(node string) error {
 	return fault.NotFound("node %s is not part of this cluster (it may have been removed)", node)
-}
-func roleWord(r skepv1.NodeRole) string {
-	return strings.ToLower(strings.TrimPrefix(r.String(), "NODE_ROLE_"))
-}
-func availabilityWord(a skepv1.Availability) string {
-	return strings.ToLower(strings.TrimPrefix(a.String(), "AVAILABILITY_"))
 }
 
 // admitNode makes the node object of a node the vault has certified: its number and with it the subnet of its
@@ -84,7 +77,7 @@ func (s *Service) admitNode(ctx context.Context, r *skepv1.AdmitNodeRequest) (*s
 	}
 	if created {
 		s.firstDescription(ctx, r)
-		s.events.send(&skepv1.Event{Kind: "node", Id: r.NodeId, Name: r.Hostname, Verb: "create", Attributes: map[string]string{"name": r.Hostname, "role": roleWord(r.Role)}})
+		s.events.send(&skepv1.Event{Kind: "node", Id: r.NodeId, Name: r.Hostname, Verb: "create", Attributes: map[string]string{"name": r.Hostname, "role": spec.Word(r.Role)}})
 	}
 	return &skepv1.NodeReply{Node: s.ix.Node(r.NodeId)}, nil
 }
@@ -174,7 +167,7 @@ func (s *Service) listNodes(_ context.Context, r *skepv1.ListNodesRequest) (*ske
 			continue
 		}
 		n := s.ix.Node(id)
-		if n == nil || !f.prefix("name", n.Description.Hostname, n.Spec.Name) || !f.exact("role", roleWord(n.Role)) ||
+		if n == nil || !f.prefix("name", n.Description.Hostname, n.Spec.Name) || !f.exact("role", spec.Word(n.Role)) ||
 			!f.exact("membership", "accepted") || !f.labels("label", n.Description.EngineLabels) || !f.labels("node.label", n.Spec.Labels) {
 			continue
 		}
@@ -275,8 +268,8 @@ func nodeEvent(id, name string, before, after *skepv1.NodeSpec) *skepv1.Event {
 			attr[key+".old"], attr[key+".new"] = a, b
 		}
 	}
-	differ("availability", availabilityWord(before.Availability), availabilityWord(after.Availability))
-	differ("role", roleWord(before.Role), roleWord(after.Role))
+	differ("availability", spec.Word(before.Availability), spec.Word(after.Availability))
+	differ("role", spec.Word(before.Role), spec.Word(after.Role))
 	for k, v := range after.Labels {
 		if old, ok := before.Labels[k]; !ok || old != v {
 			attr["label."+k+".new"] = v

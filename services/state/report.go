@@ -11,6 +11,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -280,7 +281,7 @@ func (s *Service) taskEvents(node string, was, now *skepv1.NodeStatus) []taskSte
 			out = append(out, taskStep{s.taskEvent(node, host, rec, t), t.State < skepv1.TaskState_TASK_STATE_RUNNING})
 			continue
 		}
-		key := rec.ServiceId + stateWord(t.State)
+		key := rec.ServiceId + spec.Word(t.State)
 		if together[key] == nil {
 			together[key] = s.taskEvent(node, host, rec, t)
 		}
@@ -309,5 +310,5 @@ func (s *Service) taskEvent(node, host string, rec *skepv1.TaskRecord, t *skepv1
 	if t.Err != "" {
 		attr["error"] = cut(t.Err, eventText)
 	}
-	return &skepv1.Event{Kind: "task", Id: t.TaskId, Name: name, Verb: stateWord(t.State), Attributes: attr, Message: cut(t.Message, eventText)}
+	return &skepv1.Event{Kind: "task", Id: t.TaskId, Name: name, Verb: spec.Word(t.State), Attributes: attr, Message: cut(t.Message, eventText)}
 }

@@ -95,7 +95,7 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 		if err != nil {
 			return err
 		}
-		if len(ports) == 0 && len(overlays(want)) == 0 && s.lone(ctx) {
+		if len(ports) == 0 && len(spec.Overlays(want)) == 0 && s.lone(ctx) {
 			return s.createByClaim(ctx, svc.Meta.Id, want.Name, body)
 		}
 		batch := s.spec.Batch()

@@ -22,17 +22,6 @@ const maxNetworks = 40
 // undoFor bounds taking a service off a network again, whatever is left of the client's patience.
 const undoFor = 15 * time.Second
 
-// overlays are the networks a resolved spec names, without the words for predefined ones.
-func overlays(s *skepv1.ServiceSpec) []string {
-	var out []string
-	for _, n := range s.GetTask().GetNetworks() {
-		if spec.Predefined(n.Target) == "" {
-			out = append(out, n.Target)
-		}
-	}
-	return out
-}
-
 // resolveNetworks replaces what a spec calls its networks by their ids, and returns what it called them. Words stay
 // words.
 func (s *Service) resolveNetworks(ctx context.Context, want *skepv1.ServiceSpec) (called map[string]string, err error) {
@@ -67,11 +56,11 @@ func (s *Service) serviceNetwork(ctx context.Context, ref string) (string, error
 
 // mayJoin refuses networks that are gone or going, except those a service is on already, and such that overlap.
 func (s *Service) mayJoin(want, had *skepv1.ServiceSpec, called map[string]string) error {
-	ids := overlays(want)
+	ids := spec.Overlays(want)
 	if len(ids) > maxNetworks {
 		return fault.Invalid("service %s would be on %d networks: at most %d for one service", want.Name, len(ids), maxNetworks)
 	}
-	on := overlays(had)
+	on := spec.Overlays(had)
 	var seen []index.Subnet
 	for _, id := range ids {
 		st, ok := s.ix.NetworkState(id)
@@ -110,8 +99,8 @@ func (s *Service) networkCalled(id string, called map[string]string) string {
 // had begun before the service was written (network_remove.go has the argument). Networks the service was on before
 // are the remover's affair.
 func (s *Service) lostNetwork(svc *skepv1.Service, before *skepv1.ServiceSpec) string {
-	on := overlays(before)
-	for _, id := range overlays(svc.GetSpec()) {
+	on := spec.Overlays(before)
+	for _, id := range spec.Overlays(svc.GetSpec()) {
 		if slices.Contains(on, id) {
 			continue
 		}
@@ -194,7 +183,7 @@ func (s *Service) putBack(ctx context.Context, before, after *skepv1.Service, lo
 		})
 		kept = nil // what the service came back to it joined anew
 		switch {
-		case errors.Is(err, errSettled) && slices.Contains(overlays(s.ix.Service(after.Meta.Id).GetSpec()), lost):
+		case errors.Is(err, errSettled) && slices.Contains(spec.Overlays(s.ix.Service(after.Meta.Id).GetSpec()), lost):
 			return nil
 		case errors.Is(err, errSettled), fault.Is(err, fault.CodeNotFound) && s.ix.Service(after.Meta.Id) == nil:
 			return s.notThere(lost, called)
@@ -227,7 +216,7 @@ func (s *Service) back(cur, before, after *skepv1.Service, lost string) step {
 
 // withNames is a spec with its networks' names for their ids, for people to read.
 func (s *Service) withNames(in *skepv1.ServiceSpec) *skepv1.ServiceSpec {
-	if len(overlays(in)) == 0 {
+	if len(spec.Overlays(in)) == 0 {
 		return in
 	}
 	out := proto.CloneOf(in)
@@ -242,7 +231,7 @@ func (s *Service) withNames(in *skepv1.ServiceSpec) *skepv1.ServiceSpec {
 // networkNames are what a spec's networks are called now, by id: a revision keeps them for the day one of them is gone.
 func (s *Service) networkNames(in *skepv1.ServiceSpec) map[string]string {
 	out := map[string]string{}
-	for _, id := range overlays(in) {
+	for _, id := range spec.Overlays(in) {
 		if st, ok := s.ix.NetworkState(id); ok {
 			out[id] = st.Name
 		}
@@ -252,7 +241,7 @@ func (s *Service) networkNames(in *skepv1.ServiceSpec) map[string]string {
 
 // rejoin makes a spec of an earlier revision one of today: a network that was removed and made anew is joined by its name.
 func (s *Service) rejoin(next *skepv1.ServiceSpec, from *skepv1.Revision) error {
-	overlay := overlays(next)
+	overlay := spec.Overlays(next)
 	for _, n := range next.GetTask().GetNetworks() {
 		if _, ok := s.ix.NetworkState(n.Target); ok || !slices.Contains(overlay, n.Target) {
 			continue

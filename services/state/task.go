@@ -13,6 +13,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -118,10 +119,6 @@ func composeStatus(rec *skepv1.TaskRecord, st *skepv1.TaskStatus, placed bool) *
 	return out
 }
 
-func stateWord(t skepv1.TaskState) string {
-	return strings.ToLower(strings.TrimPrefix(t.String(), "TASK_STATE_"))
-}
-
 // taskQuery is a task listing's filters with names turned into ids.
 type taskQuery struct {
 	f        filters
@@ -182,7 +179,7 @@ func (f filters) desired(d skepv1.TaskState) bool {
 	if _, ok := f["desired-state"]; !ok {
 		return true
 	}
-	words := []string{stateWord(d)}
+	words := []string{spec.Word(d)}
 	if d == skepv1.TaskState_TASK_STATE_READY {
 		words = append(words, "accepted")
 	}

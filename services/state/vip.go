@@ -20,7 +20,7 @@ func (s *Service) allocateVIPs(id string, want *skepv1.ServiceSpec, had *skepv1.
 		return nil, nil
 	}
 	var out []*skepv1.VirtualIP
-	for _, network := range overlays(want) {
+	for _, network := range spec.Overlays(want) {
 		n := s.ix.Network(network)
 		if n == nil {
 			return nil, networkNotFound(network, nil)

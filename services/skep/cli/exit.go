@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/typo"
 	"skep.dev/services/skep/cli/plain"
 	"skep.dev/services/skep/cli/render"
 	"skep.dev/services/skep/cli/specflag"
@@ -130,7 +131,7 @@ func closestFlag(cmd *cobra.Command, name string) string {
 		if f.Hidden {
 			return
 		}
-		d := distance(name, f.Name)
+		d := typo.Distance(name, f.Name, 2)
 		if strings.HasPrefix(f.Name, name) {
 			d = min(d, 1)
 		}
@@ -143,28 +144,6 @@ func closestFlag(cmd *cobra.Command, name string) string {
 		}
 	})
 	return best
-}
-
-// distance is the number of edits between two words (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		prev := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cur := row[j]
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			row[j] = min(row[j]+1, row[j-1]+1, prev+cost)
-			prev = cur
-		}
-	}
-	return row[len(b)]
 }
 
 // unknownCommand is the argument check of a command that only groups others.
@@ -186,7 +165,7 @@ func closestCommand(cmd *cobra.Command, name string) string {
 			continue
 		}
 		for _, n := range append([]string{c.Name()}, c.Aliases...) {
-			d := distance(name, n)
+			d := typo.Distance(name, n, 2)
 			if strings.HasPrefix(n, name) {
 				d = min(d, 1)
 			}

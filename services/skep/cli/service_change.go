@@ -52,7 +52,7 @@ func (a *app) serviceCreate() *cobra.Command {
 				return err
 			}
 			if s.Name == "" {
-				s.Name = randomName()
+				s.Name = spec.RandomName()
 			}
 			if err := check(s); err != nil {
 				return err

@@ -8,11 +8,11 @@ import (
 	"path"
 	"path/filepath"
 	"sort"
-	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/node-agent/internal/ocispec"
 	"skep.dev/services/node-agent/internal/task"
@@ -55,7 +55,7 @@ func (r *Runtime) mounts(ctx context.Context, j *task.Job, names ocispec.Names, 
 		case skepv1.Mount_TYPE_VOLUME:
 			sm, err = r.volume(ctx, j, m, source, target, root, &anon)
 		default:
-			err = fmt.Errorf("mounts of type %s are not supported on this node", strings.ToLower(strings.TrimPrefix(m.GetType().String(), "TYPE_")))
+			err = fmt.Errorf("mounts of type %s are not supported on this node", spec.Word(m.GetType()))
 		}
 		if err != nil {
 			return nil, err

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	"skep.dev/libs/record"
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -30,13 +32,13 @@ func Health(st *skepv1.TaskStatus) string {
 
 // unwell: it runs and its checks keep it from serving, so that what they said explains it.
 func unwell(st *skepv1.TaskStatus) bool {
-	return st.GetState() == skepv1.TaskState_TASK_STATE_RUNNING &&
-		(st.GetNotReady() || st.GetHealth() == skepv1.HealthState_HEALTH_STATE_UNHEALTHY || st.GetHealth() == skepv1.HealthState_HEALTH_STATE_STARTING)
+	c := record.ConditionOf(st)
+	return c.State == skepv1.TaskState_TASK_STATE_RUNNING && !c.Serves()
 }
 
 // HealthWord is the health of a task in Docker's API: none, starting, healthy or unhealthy.
 func HealthWord(h skepv1.HealthState) string {
-	return strings.ToLower(strings.TrimPrefix(h.String(), "HEALTH_STATE_"))
+	return spec.Word(h)
 }
 
 // checkWords is what a check asks, in the form of Docker's Test: the way, then what. Empty when only the image says.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/plain"
 )
@@ -144,12 +145,12 @@ func Hostname(n *skepv1.Node) string {
 
 // NodeState is a node's state as people read it: Ready.
 func NodeState(s skepv1.NodeState) string {
-	return title(strings.ToLower(strings.TrimPrefix(s.String(), "NODE_STATE_")))
+	return title(spec.Word(s))
 }
 
 // Availability is a node's availability as people read it: Active.
 func Availability(a skepv1.Availability) string {
-	return title(strings.ToLower(strings.TrimPrefix(a.String(), "AVAILABILITY_")))
+	return title(spec.Word(a))
 }
 
 // ManagerStatus is empty on workers.

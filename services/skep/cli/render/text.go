@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -91,7 +92,7 @@ func State(s skepv1.TaskState) string { return title(StateWord(s)) }
 
 // StateWord is a task state in lower case, as filters and events use it.
 func StateWord(s skepv1.TaskState) string {
-	return strings.ToLower(strings.TrimPrefix(s.String(), "TASK_STATE_"))
+	return spec.Word(s)
 }
 
 // Image drops the digest of a reference that has a tag, or leaves the name alone with it: docker.io/library/ goes too.

@@ -90,25 +90,9 @@ func live(t *skepv1.Task) bool {
 // A change of placement alone replaces only tasks that no longer fit, so it does not count.
 func current(s *skepv1.Service, revs []*skepv1.Revision) map[uint64]bool {
 	ok := map[uint64]bool{s.Revision: true}
-	seen := func(spec *skepv1.ServiceSpec) proto.Message {
-		c := &skepv1.ServiceSpec{Task: proto.Clone(spec.GetTask()).(*skepv1.TaskSpec)}
-		if c.Task != nil {
-			c.Task.Placement = nil
-			if c.Task.Restart != nil {
-				c.Task.Restart.MaxDelay = nil
-			}
-			if c.Task.Container != nil {
-				c.Task.Container.RegistryAuth = nil
-			}
-		}
-		if p := specs.HostPorts(spec); len(p) > 0 {
-			c.Endpoint = &skepv1.EndpointSpec{Ports: p}
-		}
-		return c
-	}
-	want := seen(s.Spec)
+	want := specs.Core(s.Spec)
 	for _, r := range revs {
-		if proto.Equal(want, seen(r.Spec)) {
+		if proto.Equal(want, specs.Core(r.Spec)) {
 			ok[r.Number] = true
 		}
 	}
