@@ -1,5 +1,4 @@
-// Package fault is skep's wire error: a small set of codes, a sentence for a person, and whether trying again
-// can help. It travels in the micro service error headers.
+// Package fault is skep's wire error: a small set of codes and a sentence for a person. It travels in the micro service error headers.
 package fault
 
 import (
@@ -14,6 +13,7 @@ type Code string
 const (
 	CodeNotFound    Code = "not_found"
 	CodeConflict    Code = "conflict"    // somebody else changed it, or it exists already
+	CodeSequence    Code = "sequence"    // it was changed since the version that was named: read it again, then repeat
 	CodeInvalid     Code = "invalid"     // the request can never succeed as it is
 	CodeUnavailable Code = "unavailable" // nobody answers, or not now: retryable
 	CodeDenied      Code = "denied"
@@ -28,9 +28,6 @@ type Error struct {
 }
 
 func (e *Error) Error() string { return e.Message }
-
-// Retryable reports whether the same request may succeed later unchanged.
-func (e *Error) Retryable() bool { return e.Code == CodeUnavailable }
 
 // New makes an error of the given code.
 func New(c Code, format string, a ...any) *Error {

@@ -20,7 +20,7 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
-var errOutOfSequence = fault.Conflict("update out of sequence")
+var errOutOfSequence = fault.New(fault.CodeSequence, "update out of sequence")
 
 func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequest) (*skepv1.ServiceReply, error) {
 	id, err := s.findService(ctx, r.Ref)

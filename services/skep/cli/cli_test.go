@@ -158,7 +158,7 @@ func TestUpdateRetries(t *testing.T) {
 	c.on = func(r proto.Message) error {
 		if _, ok := r.(*skepv1.UpdateServiceRequest); ok {
 			if n++; n < 3 {
-				return fault.Conflict("update out of sequence")
+				return fault.New(fault.CodeSequence, "update out of sequence")
 			}
 		}
 		return nil

@@ -185,7 +185,7 @@ func (a *app) update(ctx context.Context, ref string, change func(*skepv1.Servic
 		}
 		req.Ref, req.Version = s.GetMeta().GetId(), s.GetMeta().GetVersion()
 		r, err := call(ctx, a, api.ServiceUpdate, req)
-		if fault.Is(err, fault.CodeConflict) && strings.Contains(err.Error(), "out of sequence") && try < 5 {
+		if fault.Is(err, fault.CodeSequence) && try < 5 {
 			continue
 		}
 		return r, s, err
