@@ -6,6 +6,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"skep.dev/libs/event"
 	"skep.dev/libs/fault"
@@ -20,9 +21,8 @@ type eventWriter struct {
 	ch  chan *skepv1.Event
 
 	// Steps on the way to running are told only while there are few of them.
-	tokens float64
-	filled time.Time
-	tasks  chan taskStep
+	steps *rate.Limiter
+	tasks chan taskStep
 
 	nodes perNode // what a node causes
 }
@@ -40,7 +40,7 @@ const (
 )
 
 func newEventWriter(nc *nats.Conn, log *zap.Logger) *eventWriter {
-	return &eventWriter{nc: nc, log: log, ch: make(chan *skepv1.Event, eventBacklog), tasks: make(chan taskStep, eventBacklog), tokens: stepsAtOnce, filled: time.Now(),
+	return &eventWriter{nc: nc, log: log, ch: make(chan *skepv1.Event, eventBacklog), tasks: make(chan taskStep, eventBacklog), steps: rate.NewLimiter(stepsPerSec, stepsAtOnce),
 		nodes: perNode{rate: nodeEventsPerSec, burst: nodeEventsAtOnce}}
 }
 
@@ -92,14 +92,8 @@ func (w *eventWriter) run(ctx context.Context) {
 }
 
 func (w *eventWriter) publishTask(t taskStep) {
-	now := time.Now()
-	w.tokens = min(stepsAtOnce, w.tokens+now.Sub(w.filled).Seconds()*stepsPerSec)
-	w.filled = now
-	if t.step {
-		if w.tokens < 1 {
-			return
-		}
-		w.tokens--
+	if t.step && !w.steps.Allow() {
+		return
 	}
 	w.publish(t.e)
 }

@@ -258,22 +258,31 @@ const (
 // taskEvents are the changes between two reports of a node, of tasks the scheduler gave to it: what a node says of
 // others is nobody's news.
 func (s *Service) taskEvents(node string, was, now *skepv1.NodeStatus) []taskStep {
+	old := map[string]skepv1.TaskState{}
+	for _, t := range was.GetTasks() {
+		old[t.TaskId] = t.State
+	}
+	var changed []*skepv1.TaskStatus
+	for _, t := range now.GetTasks() {
+		if state, known := old[t.TaskId]; !known || state != t.State {
+			changed = append(changed, t)
+		}
+	}
+	if len(changed) == 0 {
+		return nil // as of most reports: then the records need not be read
+	}
 	records, _, _ := s.ix.Tasks(node)
 	byID := make(map[string]*skepv1.TaskRecord, len(records))
 	for _, r := range records {
 		byID[r.Id] = r
 	}
-	old := map[string]skepv1.TaskState{}
-	for _, t := range was.GetTasks() {
-		old[t.TaskId] = t.State
-	}
 	var out []taskStep
 	together := map[string]*skepv1.Event{}
 	count := map[string]int{}
 	host := s.ix.Hostname(node)
-	for _, t := range now.GetTasks() {
+	for _, t := range changed {
 		rec := byID[t.TaskId]
-		if state, known := old[t.TaskId]; rec == nil || known && state == t.State {
+		if rec == nil {
 			continue
 		}
 		if len(out) < eventsPerReport {
