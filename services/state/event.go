@@ -10,6 +10,7 @@ import (
 
 	"skep.dev/libs/event"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/limit"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -24,7 +25,7 @@ type eventWriter struct {
 	steps *rate.Limiter
 	tasks chan taskStep
 
-	nodes perNode // what a node causes
+	nodes *limit.PerKey // what a node causes
 }
 
 type taskStep struct {
@@ -41,7 +42,7 @@ const (
 
 func newEventWriter(nc *nats.Conn, log *zap.Logger) *eventWriter {
 	return &eventWriter{nc: nc, log: log, ch: make(chan *skepv1.Event, eventBacklog), tasks: make(chan taskStep, eventBacklog), steps: rate.NewLimiter(stepsPerSec, stepsAtOnce),
-		nodes: perNode{rate: nodeEventsPerSec, burst: nodeEventsAtOnce}}
+		nodes: limit.New(nodeEventsPerSec, nodeEventsAtOnce)}
 }
 
 func (w *eventWriter) send(e *skepv1.Event) {
@@ -55,7 +56,7 @@ func (w *eventWriter) send(e *skepv1.Event) {
 // sendTasks is send for what a node's report changed, as far as the node has events left.
 func (w *eventWriter) sendTasks(node string, steps []taskStep) {
 	for i, t := range steps {
-		if !w.nodes.allow(node, time.Now()) {
+		if !w.nodes.Allow(node, time.Now()) {
 			w.log.Warn("task events dropped: their node changes too much", zap.String("node", node), zap.Int("events", len(steps)-i))
 			return
 		}

@@ -64,7 +64,7 @@ func (s *Service) tryLease(ctx context.Context, node string, r *skepv1.LeaseBloc
 		c, block, err := s.pic.Lease(node, r)
 		given = block
 		if c != nil && block == "" && !paced { // a new key
-			if paced = true; !s.paces.allow(key) {
+			if paced = true; !s.paces.Allow(key, time.Now()) {
 				return nil, tooOften(node, r.NetworkId)
 			}
 		}
@@ -94,7 +94,7 @@ func (s *Service) giveBack(ctx context.Context, node string, r *skepv1.ReturnBlo
 	err := s.decide(ctx, func() (*derive.Change, error) {
 		c, err := s.pic.Return(node, r)
 		if c != nil && !paced {
-			if paced = true; !s.paces.allow(key) {
+			if paced = true; !s.paces.Allow(key, time.Now()) {
 				return nil, tooOften(node, r.NetworkId)
 			}
 		}
