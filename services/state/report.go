@@ -11,6 +11,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/printable"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -316,7 +317,7 @@ func (s *Service) taskEvent(node, host string, rec *skepv1.TaskRecord, t *skepv1
 		attr["exitCode"] = fmt.Sprint(*t.ExitCode)
 	}
 	if t.Err != "" {
-		attr["error"] = cut(t.Err, eventText)
+		attr["error"] = printable.Cut(t.Err, eventText)
 	}
-	return &skepv1.Event{Kind: "task", Id: t.TaskId, Name: name, Verb: stateWord(t.State), Attributes: attr, Message: cut(t.Message, eventText)}
+	return &skepv1.Event{Kind: "task", Id: t.TaskId, Name: name, Verb: stateWord(t.State), Attributes: attr, Message: printable.Cut(t.Message, eventText)}
 }
