@@ -6,13 +6,13 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"skep.dev/libs/logfile"
+	"skep.dev/libs/printable"
 	"skep.dev/libs/quiet"
 )
 
@@ -111,19 +111,12 @@ func textOf(say func() string) (text string, ok bool) {
 // cut keeps the beginning of s, and drops what would move a terminal's cursor or turn text around.
 func cut(s string) string {
 	n := len(s)
-	if n > maxText {
-		end := maxText
-		for end > 0 && !utf8.RuneStart(s[end]) {
-			end--
-		}
-		s = s[:end]
-	}
 	s = strings.Map(func(r rune) rune {
-		if r != '\n' && r != '\t' && unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Other_Default_Ignorable_Code_Point) {
+		if r != '\n' && r != '\t' && printable.Hidden(r) {
 			return utf8.RuneError
 		}
 		return r
-	}, s)
+	}, printable.Cut(s, maxText))
 	if n > maxText {
 		s += fmt.Sprintf("… (%d bytes)", n)
 	}

@@ -132,6 +132,11 @@ func Unicast(a netip.Addr) bool {
 	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
+// Elsewhere reports whether an address may be one other host's than that at own.
+func Elsewhere(a, own netip.Addr) bool {
+	return a != own && Unicast(a) && (!a.IsLoopback() || own.IsLoopback())
+}
+
 // MAC is the hardware address that goes with an IPv4 address on every link of ours: 02:42 and the address.
 func MAC(a netip.Addr) [6]byte {
 	b := a.As4()

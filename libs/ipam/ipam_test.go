@@ -93,3 +93,17 @@ func TestLayoutRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestElsewhere(t *testing.T) {
+	for _, c := range []struct {
+		a, own string
+		want   bool
+	}{
+		{"10.0.0.2", "10.0.0.1", true}, {"10.0.0.1", "10.0.0.1", false}, {"127.0.0.1", "10.0.0.1", false}, {"127.0.0.2", "127.0.0.1", true},
+		{"224.0.0.1", "10.0.0.1", false}, {"0.0.0.0", "10.0.0.1", false}, {"::1", "fd00::1", false}, {"fd00::2", "fd00::1", true},
+	} {
+		if got := Elsewhere(netip.MustParseAddr(c.a), netip.MustParseAddr(c.own)); got != c.want {
+			t.Errorf("%s for %s: %v", c.a, c.own, got)
+		}
+	}
+}

@@ -16,6 +16,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/subject"
 )
 
 // DefaultPort is where managers listen.
@@ -137,7 +138,7 @@ func ask(ctx context.Context, addr, digest string, req *skepv1.JoinRequest, now 
 func attempt(ctx context.Context, addr, digest string, req *skepv1.JoinRequest, now func() time.Time) (*skepv1.JoinReply, error) {
 	name := "join-" + id.New()
 	nc, err := nats.Connect("tls://"+addr, nats.Name("skep join "+req.Hostname), nats.NoReconnect(), nats.Timeout(dialWithin),
-		nats.Secure(pki.JoinTLS(digest)), nats.TLSHandshakeFirst(), nats.UserInfo(name, ""), nats.CustomInboxPrefix("_INBOX_"+name))
+		nats.Secure(pki.JoinTLS(digest)), nats.TLSHandshakeFirst(), nats.UserInfo(name, ""), nats.CustomInboxPrefix(subject.Inbox(name)))
 	switch {
 	case errors.Is(err, nats.ErrAuthorization):
 		return nil, fault.Exhausted("join %s: the manager refuses more attempts from this address; wait a minute and join again", addr)

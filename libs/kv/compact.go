@@ -31,8 +31,6 @@ type Compactor struct {
 	log   *zap.Logger
 	after time.Duration
 	known map[subject.Bucket]*progress
-
-	halfway error // of tests: a pass ends with it once the checkpoint is written
 }
 
 // progress is what is remembered of a bucket between two passes, while its stream is led here.
@@ -126,44 +124,82 @@ func (c *Compactor) pass(ctx context.Context, b subject.Bucket) {
 
 // Pass looks at one bucket: removes ghosts, and retires markers that are old enough. What it did not get to, the next pass does.
 func (c *Compactor) Pass(ctx context.Context, bucket subject.Bucket) (Report, error) {
-	r := Report{Bucket: bucket}
-	b := Open(c.js, bucket)
-	st, err := c.js.Stream(ctx, bucket.Stream())
-	if err != nil {
-		return r, fmt.Errorf("look at the stream of bucket %s: %w", bucket, err)
+	p, err := c.begin(ctx, bucket)
+	if err == nil && p.Skipped == "" {
+		if err = p.mark(ctx); err == nil {
+			err = p.sweep(ctx)
+		}
 	}
-	info := st.CachedInfo()
+	return p.Report, err
+}
+
+// pass is one look at a bucket.
+type pass struct {
+	Report
+	b     *Bucket
+	st    jetstream.Stream
+	known *progress
+	prior checkpoint
+	found finding
+}
+
+// begin reads the bucket and judges it; it changes nothing.
+func (c *Compactor) begin(ctx context.Context, bucket subject.Bucket) (*pass, error) {
+	p := &pass{Report: Report{Bucket: bucket}, b: Open(c.js, bucket)}
+	var err error
+	if p.st, err = c.js.Stream(ctx, bucket.Stream()); err != nil {
+		return p, fmt.Errorf("look at the stream of bucket %s: %w", bucket, err)
+	}
+	info := p.st.CachedInfo()
 	if info.Cluster != nil && info.Cluster.Leader != c.js.Conn().ConnectedServerName() {
 		delete(c.known, bucket)
-		r.Skipped = "another server leads it"
-		return r, nil
+		p.Skipped = "another server leads it"
+		return p, nil
 	}
-	p := c.known[bucket]
-	if p == nil {
-		p = &progress{}
-		c.known[bucket] = p
+	if p.known = c.known[bucket]; p.known == nil {
+		p.known = &progress{}
+		c.known[bucket] = p.known
 	}
-	p.at = time.Now()
-	if p.last == info.State.LastSeq && p.last != 0 && !p.owes {
-		r.Skipped = "unchanged"
-		return r, nil
+	p.known.at = time.Now()
+	if p.known.last == info.State.LastSeq && p.known.last != 0 && !p.known.owes {
+		p.Skipped = "unchanged"
+		return p, nil
 	}
-	prior, err := b.checkpoint(ctx)
+	if p.prior, err = p.b.checkpoint(ctx); err != nil {
+		return p, err
+	}
+	now, err := scan(ctx, p.st)
 	if err != nil {
-		return r, err
+		return p, fmt.Errorf("read bucket %s: %w", bucket, err)
 	}
-	picture, err := scan(ctx, st)
-	if err != nil {
-		return r, fmt.Errorf("read bucket %s: %w", bucket, err)
+	if now.through < p.prior.through {
+		return p, fmt.Errorf("the store of bucket %s ends at sequence %d, before its checkpoint (%d): it has lost messages", bucket, now.through, p.prior.through)
 	}
-	if picture.through < prior.through {
-		return r, fmt.Errorf("the store of bucket %s ends at sequence %d, before its checkpoint (%d): it has lost messages", bucket, picture.through, prior.through)
+	p.found = judge(p.prior, now, p.known.settled(c.after))
+	p.Live, p.Markers = len(p.found.next.live), p.found.markers
+	if p.found.lost > 0 {
+		return p, fmt.Errorf("the store of bucket %s lacks %d keys that it had at sequence %d, with no deletion to tell why: it is damaged; not compacting it",
+			bucket, p.found.lost, p.prior.through)
 	}
-	next := checkpoint{through: picture.through}
-	settled := p.settled(c.after)
-	var ghosts, retire []message
+	return p, nil
+}
+
+// finding is what a bucket amounts to beside its last checkpoint.
+type finding struct {
+	next    checkpoint // of it as it is
+	ghosts  []message
+	retire  []message // markers that are old enough
+	markers int       // all of them
+	// lost is how many live keys of the last checkpoint are neither there nor have a newer message: the disk lost them, and
+	// they may still be on another replica. A checkpoint made now would bury them.
+	lost int
+}
+
+// judge compares a picture with the last checkpoint; markers up to settled are old enough to go.
+func judge(prior checkpoint, now picture, settled uint64) finding {
+	f := finding{next: checkpoint{through: now.through}}
 	newer, kept := 0, 0
-	for _, m := range picture.newest {
+	for _, m := range now.newest {
 		if m.key == CheckpointKey {
 			continue
 		}
@@ -172,48 +208,51 @@ func (c *Compactor) Pass(ctx context.Context, bucket subject.Bucket) (Report, er
 		}
 		switch {
 		case m.marker:
-			r.Markers++
+			f.markers++
 			if m.seq <= settled {
-				retire = append(retire, m)
+				f.retire = append(f.retire, m)
 			}
 		case prior.ghost(m.seq):
-			ghosts = append(ghosts, m)
+			f.ghosts = append(f.ghosts, m)
 		default:
 			if m.seq <= prior.through {
 				kept++
 			}
-			next.live = append(next.live, m.seq)
+			f.next.live = append(f.next.live, m.seq)
 		}
 	}
-	r.Live = len(next.live)
-	// A live key of the last checkpoint is still there, or has a newer message: what is missing beyond that was lost by the
-	// disk, and may still be on another replica. A checkpoint made now would bury it.
-	if lost := len(prior.live) - kept - newer; lost > 0 {
-		return r, fmt.Errorf("the store of bucket %s lacks %d keys that it had at sequence %d, with no deletion to tell why: it is damaged; not compacting it", bucket, lost, prior.through)
+	f.lost = max(0, len(prior.live)-kept-newer)
+	return f
+}
+
+// mark writes the checkpoint that has to stand before a marker goes, and the first one of a bucket.
+func (p *pass) mark(ctx context.Context) error {
+	if len(p.found.retire) == 0 && (p.prior.revision > 0 || p.found.next.through == 0) {
+		return nil
 	}
-	if len(retire) > 0 || prior.revision == 0 && picture.through > 0 {
-		if err := b.store(ctx, next, prior.revision); err != nil {
-			return r, fmt.Errorf("write the checkpoint of bucket %s: %w", bucket, err)
-		}
-		if c.halfway != nil {
-			return r, c.halfway
-		}
+	if err := p.b.store(ctx, p.found.next, p.prior.revision); err != nil {
+		return fmt.Errorf("write the checkpoint of bucket %s: %w", p.Bucket, err)
 	}
-	for _, m := range ghosts {
-		if err := purge(ctx, st, b, m); err != nil {
-			return r, err
+	return nil
+}
+
+// sweep removes what the checkpoint makes up for.
+func (p *pass) sweep(ctx context.Context) error {
+	for _, m := range p.found.ghosts {
+		if err := purge(ctx, p.st, p.b, m); err != nil {
+			return err
 		}
-		r.Ghosts = append(r.Ghosts, m.key)
+		p.Ghosts = append(p.Ghosts, m.key)
 	}
-	for _, m := range retire {
-		if err := purge(ctx, st, b, m); err != nil {
-			return r, err
+	for _, m := range p.found.retire {
+		if err := purge(ctx, p.st, p.b, m); err != nil {
+			return err
 		}
-		r.Retired++
-		r.Markers--
+		p.Retired++
+		p.Markers--
 	}
-	p.seen(picture.through, r.Markers > 0)
-	return r, nil
+	p.known.seen(p.found.next.through, p.Markers > 0)
+	return nil
 }
 
 // settled is the sequence up to which everything was there at least the given time ago.

@@ -1,4 +1,16 @@
 package kv
 
-// HalfWay makes the next passes end with an error before they remove anything: after the checkpoint was written.
-func (c *Compactor) HalfWay(err error) { c.halfway = err }
+import (
+	"context"
+
+	"skep.dev/libs/subject"
+)
+
+// HalfPass is a Pass that ends before it removes anything: after the checkpoint was written.
+func (c *Compactor) HalfPass(ctx context.Context, bucket subject.Bucket) error {
+	p, err := c.begin(ctx, bucket)
+	if err == nil && p.Skipped == "" {
+		err = p.mark(ctx)
+	}
+	return err
+}

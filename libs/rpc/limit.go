@@ -32,12 +32,12 @@ type nodeLimit struct {
 	turns    chan struct{} // held by those in work
 }
 
-// begin takes a request of size bytes from a node, before anything of it is read. Refused, it says whether the node is to
-// be told. Who is taken waits for a turn, and ends.
-func (l *nodeLimits) begin(node string, size int, now time.Time) (ok, tell bool) {
+// begin takes a request of size bytes from a node, before anything of it is read. Refused (nil), it says whether the node is
+// to be told. Who is taken waits for a turn, and ends.
+func (l *nodeLimits) begin(node string, size int, now time.Time) (n *nodeLimit, tell bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.nodes[node]
+	n = l.nodes[node]
 	if n == nil {
 		if len(l.nodes) >= nodesKept {
 			l.forget(now)
@@ -49,16 +49,16 @@ func (l *nodeLimits) begin(node string, size int, now time.Time) (ok, tell bool)
 		l.nodes[node] = n
 	}
 	if n.present >= nodeInFlight+nodeWaiting || !n.requests.AllowN(now, 1+size/nodeUnit) {
-		return false, n.answers.AllowN(now, 1)
+		return nil, n.answers.AllowN(now, 1)
 	}
 	n.present++
-	return true, false
+	return n, false
 }
 
 // turn waits until fewer than nodeInFlight requests of the node are in work; false: ctx ended first.
-func (l *nodeLimits) turn(ctx context.Context, node string) bool {
+func (n *nodeLimit) turn(ctx context.Context) bool {
 	select {
-	case l.of(node).turns <- struct{}{}:
+	case n.turns <- struct{}{}:
 		return true
 	case <-ctx.Done():
 		return false
@@ -66,21 +66,14 @@ func (l *nodeLimits) turn(ctx context.Context, node string) bool {
 }
 
 // end says that a request that had its turn is answered.
-func (l *nodeLimits) end(node string) {
+func (l *nodeLimits) end(n *nodeLimit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.nodes[node]
 	n.present--
 	select {
 	case <-n.turns:
 	default: // the server closes
 	}
-}
-
-func (l *nodeLimits) of(node string) *nodeLimit {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.nodes[node]
 }
 
 func (l *nodeLimits) forget(now time.Time) {

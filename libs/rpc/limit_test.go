@@ -13,10 +13,10 @@ func TestNodeLimits(t *testing.T) {
 	now := time.Unix(1000, 0)
 	took := func(node string, n, size int) (taken, told int) {
 		for range n {
-			ok, tell := l.begin(node, size, now)
-			if ok {
+			b, tell := l.begin(node, size, now)
+			if b != nil {
 				taken++
-				l.end(node)
+				l.end(b)
 			}
 			if tell {
 				told++
@@ -35,27 +35,29 @@ func TestNodeLimits(t *testing.T) {
 		t.Fatalf("%d requests of 1 MiB are taken, want %d", taken, nodeBurst/33)
 	}
 	present := 0
+	var slow *nodeLimit
 	for range 1000 {
 		now = now.Add(10 * time.Millisecond)
-		if ok, _ := l.begin("slow", 10, now); ok {
+		if b, _ := l.begin("slow", 10, now); b != nil {
+			slow = b
 			present++
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range nodeInFlight {
-		if !l.turn(t.Context(), "slow") {
+		if !slow.turn(t.Context()) {
 			t.Fatal("no turn")
 		}
 	}
-	if present != nodeInFlight+nodeWaiting || len(l.of("slow").turns) != nodeInFlight {
-		t.Fatalf("%d requests of one node are taken and %d in work at once, want %d and %d", present, len(l.of("slow").turns), nodeInFlight+nodeWaiting, nodeInFlight)
+	if present != nodeInFlight+nodeWaiting || len(slow.turns) != nodeInFlight {
+		t.Fatalf("%d requests of one node are taken and %d in work at once, want %d and %d", present, len(slow.turns), nodeInFlight+nodeWaiting, nodeInFlight)
 	}
-	if l.turn(ctx, "slow") {
+	if slow.turn(ctx) {
 		t.Fatal("one request more is in work")
 	}
-	l.end("slow")
-	if !l.turn(t.Context(), "slow") {
+	l.end(slow)
+	if !slow.turn(t.Context()) {
 		t.Fatal("who waits does not get the place that is free")
 	}
 }
@@ -67,8 +69,8 @@ func TestNodeLimitsForget(t *testing.T) {
 	for i := range 3 * nodesKept {
 		now = now.Add(50 * time.Millisecond)
 		node := fmt.Sprint(i)
-		if ok, _ := l.begin(node, 1, now); ok {
-			l.end(node)
+		if b, _ := l.begin(node, 1, now); b != nil {
+			l.end(b)
 		}
 	}
 	if n := len(l.nodes); n > nodesKept {

@@ -14,7 +14,6 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
-	"skep.dev/libs/subject"
 )
 
 // monitor answers `nats micro ls, info, stats`: the $SRV subjects of NATS' micro services. micro.AddService would do that too,
@@ -67,8 +66,7 @@ func newMonitor(nc *nats.Conn, cfg Config) (*monitor, error) {
 
 func (m *monitor) listen(subj string, answer func() any) error {
 	sub, err := m.nc.Subscribe(subj, func(q *nats.Msg) {
-		if !subject.MayHear(q.Subject, q.Reply) {
-			m.log.Warn("refused a request: who may ask has no such inbox", zap.String("subject", q.Subject), zap.String("reply", q.Reply))
+		if !mayHear(m.log, q) {
 			return
 		}
 		body, err := json.Marshal(answer())

@@ -156,10 +156,7 @@ func handle[Q, R proto.Message](s *Server, subj string, limits *nodeLimits, h fu
 		"response": string(r.ProtoReflect().Descriptor().FullName()),
 	}}
 	fn := func(e *endpoint, req *nats.Msg) {
-		// The broker does not check where a request wants its reply: published with our rights, it could go to a key, to
-		// another service's endpoint or into somebody else's inbox.
-		if req.Reply != "" && !subject.MayHear(req.Subject, req.Reply) {
-			s.log.Warn("refused a request: who may ask has no such inbox", zap.String("subject", req.Subject), zap.String("reply", req.Reply))
+		if req.Reply != "" && !mayHear(s.log, req) {
 			return
 		}
 		answer := func() {
@@ -177,16 +174,16 @@ func handle[Q, R proto.Message](s *Server, subj string, limits *nodeLimits, h fu
 			return
 		}
 		node := lastToken(req.Subject)
-		ok, tell := limits.begin(node, len(req.Data), time.Now())
+		n, tell := limits.begin(node, len(req.Data), time.Now())
 		if tell {
 			s.fail(req, fault.Unavailable("node %s asks too much of this manager: it reads %d requests a second from a node", node, nodeRate))
 		}
-		if !ok {
+		if n == nil {
 			return
 		}
 		go func() {
-			defer limits.end(node)
-			if limits.turn(s.ctx, node) && s.take() {
+			defer limits.end(n)
+			if n.turn(s.ctx) && s.take() {
 				answer()
 			}
 		}()
@@ -202,6 +199,16 @@ func handle[Q, R proto.Message](s *Server, subj string, limits *nodeLimits, h fu
 		}
 	}
 	return nil
+}
+
+// mayHear reports whether a request may be answered where it asks, and logs it if not. The broker does not check that:
+// published with our rights, an answer could go to a key, to another service's endpoint or into somebody else's inbox.
+func mayHear(log *zap.Logger, req *nats.Msg) bool {
+	may := subject.MayHear(req.Subject, req.Reply)
+	if !may {
+		log.Warn("refused a request: who may ask has no such inbox", zap.String("subject", req.Subject), zap.String("reply", req.Reply))
+	}
+	return may
 }
 
 const flushWithin = 2 * time.Second
@@ -262,10 +269,10 @@ func (s *Server) reply(req *nats.Msg, m *nats.Msg) {
 	}
 }
 
-// ErrorReply is an answer in micro's form of an error.
+// ErrorReply is an answer in micro's form of an error. Header values end at the line, so the text is made one.
 func ErrorReply(code fault.Code, text string) *nats.Msg {
 	m := nats.NewMsg("")
-	m.Header.Set(micro.ErrorHeader, text)
+	m.Header.Set(micro.ErrorHeader, strings.ReplaceAll(text, "\n", "; "))
 	m.Header.Set(micro.ErrorCodeHeader, string(code))
 	return m
 }
@@ -279,10 +286,9 @@ func (s *Server) fail(req *nats.Msg, err error) (fault.Code, string) {
 	if code == fault.CodeInternal {
 		s.log.Error("request failed", zap.String("subject", req.Subject), zap.Error(err))
 	}
-	// Header values end at the line.
-	text := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
-	s.reply(req, ErrorReply(code, text))
-	return code, text
+	m := ErrorReply(code, strings.TrimSpace(err.Error()))
+	s.reply(req, m)
+	return code, m.Header.Get(micro.ErrorHeader)
 }
 
 // endpointName turns skep.v1.api.service.create into service-create: micro allows no dots in names.

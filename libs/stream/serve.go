@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/nats-io/nats.go"
@@ -222,5 +221,5 @@ func (s *Session) Exit(code int, err error) error {
 
 func refuse(m *nats.Msg, e *fault.Error) {
 	// A refusal that cannot be sent ends as the client's timeout.
-	_ = m.RespondMsg(rpc.ErrorReply(e.Code, strings.ReplaceAll(e.Message, "\n", "; ")))
+	_ = m.RespondMsg(rpc.ErrorReply(e.Code, e.Message))
 }

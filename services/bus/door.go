@@ -42,14 +42,13 @@ func accounts() ([]*server.Account, error) {
 // door carries requests to join from the joiners' account to the vault, and the answers back. What floods it floods
 // nobody's connection but its own: it passes one request at a time of each joiner, five in all, and cuts off who sends more.
 type door struct {
-	b        *Bus
-	outside  *nats.Conn
-	inside   *nats.Conn
-	admitted *guests
+	b       *Bus
+	outside *nats.Conn
+	inside  *nats.Conn
 }
 
 func (b *Bus) openDoor(ctx context.Context) (*door, error) {
-	d := &door{b: b, admitted: b.guests}
+	d := &door{b: b}
 	var err error
 	if d.outside, err = b.connect(ctx, doorUser); err != nil {
 		return nil, err
@@ -75,7 +74,7 @@ func (b *Bus) openDoor(ctx context.Context) (*door, error) {
 
 func (d *door) pass(m *nats.Msg) {
 	name := m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]
-	ctx, end, ok := d.admitted.ask(name, admitWithin)
+	ctx, end, ok := d.b.guests.ask(name, admitWithin)
 	if !ok {
 		return
 	}

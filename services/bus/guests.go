@@ -44,7 +44,7 @@ func allowanceOf(role Role) allowance {
 	case RoleAdmin, RoleViewer:
 		return allowance{conns: 64, pending: 64 << 20} // one a command in work
 	case RoleJoiner:
-		return allowance{conns: 1, pending: 256 << 10}
+		return allowance{pending: 256 << 10} // how many connections: joinersPerSource, joinersMost
 	}
 	return allowance{} // a manager's services are trusted, and their first look at the store takes room
 }

@@ -35,13 +35,6 @@ func (b *blocks) set(have []netip.Prefix) {
 	b.have = slices.Clone(have)
 }
 
-// held are the blocks the node holds.
-func (b *blocks) held() []netip.Prefix {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return slices.Clone(b.have)
-}
-
 // claim marks an address that a record names as its task's; false when another task has it.
 func (b *blocks) claim(a netip.Addr, task string) bool {
 	b.mu.Lock()

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/node-agent/internal/inroot/inroottest"
 )
 
 // over is an image with one more layer: headers whose files hold as many zeros as they have bytes.
@@ -159,21 +160,7 @@ func TestSubpathUnderSwaps(t *testing.T) {
 	if out, _ := n.exec(still[0], "sh", "-c", "cat /s/f; echo > /r/x || echo denied"); !strings.Contains(out, "mine\n") || !strings.Contains(out, "denied\n") {
 		t.Errorf("what a subpath shows: %s", out)
 	}
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				if err := unix.Renameat2(unix.AT_FDCWD, data+"/a", unix.AT_FDCWD, data+"/b", unix.RENAME_EXCHANGE); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		}
-	}()
+	stop := inroottest.Swap(t, data+"/a", data+"/b")
 	s.Task.Container.Mounts = s.Task.Container.Mounts[:1]
 	ids := n.put(12, s)
 	n.await("all tasks to run", func(m map[string]*skepv1.TaskStatus) bool {
@@ -184,8 +171,7 @@ func TestSubpathUnderSwaps(t *testing.T) {
 		}
 		return true
 	})
-	close(stop)
-	<-stopped
+	stop()
 	for _, id := range ids {
 		if out, _ := n.exec(id, "ls", "/s"); out != "f\nin\n" && out != "a\nb\n" { // the link's "/" is the volume's own
 			t.Errorf("a task was given the host's root: %s", out)

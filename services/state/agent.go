@@ -62,7 +62,7 @@ func (s *Service) describeNode(ctx context.Context, node string, r *skepv1.Descr
 		if cur != nil && proto.Equal(cur, r.Description) {
 			return nil
 		}
-		if !s.describes.allow(node, time.Now()) {
+		if !s.describes.Allow(node, time.Now()) {
 			return fault.Unavailable("node %s describes itself anew too often: once a second is read", node)
 		}
 		body, err := proto.Marshal(r.Description)
@@ -124,7 +124,7 @@ func (s *Service) mayBeCalled(node string, cur *skepv1.NodeDescription, said str
 	}
 	if was, _ := s.claimed.Swap(node, said); was != said {
 		s.log.Warn("a node calls itself what another is called", zap.String("node", node), zap.String("hostname", said), zap.String("other", holder))
-		if s.events.nodes.allow(node, time.Now()) {
+		if s.events.nodes.Allow(node, time.Now()) {
 			s.events.send(&skepv1.Event{Kind: "node", Id: node, Name: had, Verb: "describe", Attributes: map[string]string{"name": had, "name.taken": said},
 				Message: fmt.Sprintf("it says it is called %s, which is node %s: give one of them another host name", said, holder)})
 		}

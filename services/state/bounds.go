@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/printable"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -44,7 +45,7 @@ func checkDescription(d *skepv1.NodeDescription) error {
 			host = ap.Addr().String()
 		}
 		if _, err := netip.ParseAddr(host); err != nil {
-			return fault.Invalid("the node's address %q is no IP address", cut(a, maxWord))
+			return fault.Invalid("the node's address %q is no IP address", printable.Cut(a, maxWord))
 		}
 	}
 	r := d.Resources
@@ -58,7 +59,7 @@ func checkDescription(d *skepv1.NodeDescription) error {
 	}
 	for k, v := range d.EngineLabels {
 		if k == "" || !plain(k) || !plain(v) {
-			return fault.Invalid("the node's label %q is not printable text of at most %d bytes", cut(k, maxWord), maxWord)
+			return fault.Invalid("the node's label %q is not printable text of at most %d bytes", printable.Cut(k, maxWord), maxWord)
 		}
 	}
 	words := []string{d.EngineVersion, d.RuntimeVersion, d.Platform.GetOs(), d.Platform.GetArch()}
@@ -67,7 +68,7 @@ func checkDescription(d *skepv1.NodeDescription) error {
 	}
 	for _, w := range words {
 		if !plain(w) {
-			return fault.Invalid("the node says %q of itself, which is not printable text of at most %d bytes", cut(w, maxWord), maxWord)
+			return fault.Invalid("the node says %q of itself, which is not printable text of at most %d bytes", printable.Cut(w, maxWord), maxWord)
 		}
 	}
 	return nil
@@ -79,7 +80,7 @@ func checkHostname(h string) error {
 		return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '.' && c != '_'
 	}
 	if len(h) > 253 || strings.ContainsFunc(h, bad) {
-		return fault.Invalid("the node's host name %q is not made of letters, digits, dots and hyphens, at most 253", cut(h, maxWord))
+		return fault.Invalid("the node's host name %q is not made of letters, digits, dots and hyphens, at most 253", printable.Cut(h, maxWord))
 	}
 	return nil
 }
@@ -101,7 +102,7 @@ func boundStatus(r *skepv1.NodeStatus) error {
 		id := t.GetTaskId()
 		switch {
 		case id == "" || len(id) > maxTaskID || strings.ContainsFunc(id, func(c rune) bool { return c <= ' ' || c > '~' || strings.ContainsRune(".*>", c) }):
-			return fault.Invalid("the report names a task %q, which is no task's id", cut(id, maxTaskID))
+			return fault.Invalid("the report names a task %q, which is no task's id", printable.Cut(id, maxTaskID))
 		case seen[id]:
 			return fault.Invalid("the report names task %s twice", id)
 		case skepv1.TaskState_name[int32(t.State)] == "" || skepv1.HealthState_name[int32(t.Health)] == "":
@@ -110,19 +111,8 @@ func boundStatus(r *skepv1.NodeStatus) error {
 			return fault.Invalid("the report gives task %s %d ports, %d addresses and %d networks: at most %d each", id, len(t.Ports), len(t.Addresses), len(t.Networks), maxPerTask)
 		}
 		seen[id] = true
-		t.Message, t.Err, t.ContainerId = cut(t.Message, maxText), cut(t.Err, maxText), cut(t.ContainerId, maxWord)
-		t.HealthOutput = cut(t.HealthOutput, maxOutput)
+		t.Message, t.Err, t.ContainerId = printable.Cut(t.Message, maxText), printable.Cut(t.Err, maxText), printable.Cut(t.ContainerId, maxWord)
+		t.HealthOutput = printable.Cut(t.HealthOutput, maxOutput)
 	}
 	return nil
-}
-
-// cut shortens a text to at most n bytes without breaking a character.
-func cut(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
 }

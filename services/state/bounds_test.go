@@ -12,6 +12,7 @@ import (
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kvtest"
+	"skep.dev/libs/limit"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -89,15 +90,15 @@ func TestEventsOnlyOfTheNodesOwnTasks(t *testing.T) {
 
 // A node whose tasks flap without end has its share of events and no more.
 func TestEventsOfOneNodeAreLimited(t *testing.T) {
-	l := perNode{rate: nodeEventsPerSec, burst: nodeEventsAtOnce}
+	l := limit.New(nodeEventsPerSec, nodeEventsAtOnce)
 	now := time.Unix(1000, 0)
 	n := 0
 	for range 100_000 {
-		if l.allow("liar", now) {
+		if l.Allow("liar", now) {
 			n++
 		}
 	}
-	if n != nodeEventsAtOnce || !l.allow("good", now) {
+	if n != nodeEventsAtOnce || !l.Allow("good", now) {
 		t.Fatalf("%d events of a flood are told, want %d, and all of the other node's", n, nodeEventsAtOnce)
 	}
 }

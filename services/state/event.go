@@ -6,9 +6,11 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"skep.dev/libs/event"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/limit"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -20,11 +22,10 @@ type eventWriter struct {
 	ch  chan *skepv1.Event
 
 	// Steps on the way to running are told only while there are few of them.
-	tokens float64
-	filled time.Time
-	tasks  chan taskStep
+	steps *rate.Limiter
+	tasks chan taskStep
 
-	nodes perNode // what a node causes
+	nodes *limit.PerKey // what a node causes
 }
 
 type taskStep struct {
@@ -40,8 +41,8 @@ const (
 )
 
 func newEventWriter(nc *nats.Conn, log *zap.Logger) *eventWriter {
-	return &eventWriter{nc: nc, log: log, ch: make(chan *skepv1.Event, eventBacklog), tasks: make(chan taskStep, eventBacklog), tokens: stepsAtOnce, filled: time.Now(),
-		nodes: perNode{rate: nodeEventsPerSec, burst: nodeEventsAtOnce}}
+	return &eventWriter{nc: nc, log: log, ch: make(chan *skepv1.Event, eventBacklog), tasks: make(chan taskStep, eventBacklog), steps: rate.NewLimiter(stepsPerSec, stepsAtOnce),
+		nodes: limit.New(nodeEventsPerSec, nodeEventsAtOnce)}
 }
 
 func (w *eventWriter) send(e *skepv1.Event) {
@@ -55,7 +56,7 @@ func (w *eventWriter) send(e *skepv1.Event) {
 // sendTasks is send for what a node's report changed, as far as the node has events left.
 func (w *eventWriter) sendTasks(node string, steps []taskStep) {
 	for i, t := range steps {
-		if !w.nodes.allow(node, time.Now()) {
+		if !w.nodes.Allow(node, time.Now()) {
 			w.log.Warn("task events dropped: their node changes too much", zap.String("node", node), zap.Int("events", len(steps)-i))
 			return
 		}
@@ -92,14 +93,8 @@ func (w *eventWriter) run(ctx context.Context) {
 }
 
 func (w *eventWriter) publishTask(t taskStep) {
-	now := time.Now()
-	w.tokens = min(stepsAtOnce, w.tokens+now.Sub(w.filled).Seconds()*stepsPerSec)
-	w.filled = now
-	if t.step {
-		if w.tokens < 1 {
-			return
-		}
-		w.tokens--
+	if t.step && !w.steps.Allow() {
+		return
 	}
 	w.publish(t.e)
 }

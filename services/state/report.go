@@ -11,6 +11,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/printable"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
@@ -259,22 +260,31 @@ const (
 // taskEvents are the changes between two reports of a node, of tasks the scheduler gave to it: what a node says of
 // others is nobody's news.
 func (s *Service) taskEvents(node string, was, now *skepv1.NodeStatus) []taskStep {
+	old := map[string]skepv1.TaskState{}
+	for _, t := range was.GetTasks() {
+		old[t.TaskId] = t.State
+	}
+	var changed []*skepv1.TaskStatus
+	for _, t := range now.GetTasks() {
+		if state, known := old[t.TaskId]; !known || state != t.State {
+			changed = append(changed, t)
+		}
+	}
+	if len(changed) == 0 {
+		return nil // as of most reports: then the records need not be read
+	}
 	records, _, _ := s.ix.Tasks(node)
 	byID := make(map[string]*skepv1.TaskRecord, len(records))
 	for _, r := range records {
 		byID[r.Id] = r
 	}
-	old := map[string]skepv1.TaskState{}
-	for _, t := range was.GetTasks() {
-		old[t.TaskId] = t.State
-	}
 	var out []taskStep
 	together := map[string]*skepv1.Event{}
 	count := map[string]int{}
 	host := s.ix.Hostname(node)
-	for _, t := range now.GetTasks() {
+	for _, t := range changed {
 		rec := byID[t.TaskId]
-		if state, known := old[t.TaskId]; rec == nil || known && state == t.State {
+		if rec == nil {
 			continue
 		}
 		if len(out) < eventsPerReport {
@@ -308,7 +318,7 @@ func (s *Service) taskEvent(node, host string, rec *skepv1.TaskRecord, t *skepv1
 		attr["exitCode"] = fmt.Sprint(*t.ExitCode)
 	}
 	if t.Err != "" {
-		attr["error"] = cut(t.Err, eventText)
+		attr["error"] = printable.Cut(t.Err, eventText)
 	}
-	return &skepv1.Event{Kind: "task", Id: t.TaskId, Name: name, Verb: spec.Word(t.State), Attributes: attr, Message: cut(t.Message, eventText)}
+	return &skepv1.Event{Kind: "task", Id: t.TaskId, Name: name, Verb: spec.Word(t.State), Attributes: attr, Message: printable.Cut(t.Message, eventText)}
 }

@@ -27,6 +27,7 @@ import (
 	"skep.dev/libs/api"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/life"
+	"skep.dev/libs/limit"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 	"skep.dev/services/state/internal/index"
@@ -67,7 +68,7 @@ type Service struct {
 	reports *reportWriter
 	events  *eventWriter
 
-	describes perNode
+	describes *limit.PerKey
 	claimed   sync.Map // by node, the host name of another that it says is its own
 
 	admitMu   sync.Mutex // node numbers are handed out one after the other
@@ -99,7 +100,7 @@ func New(cfg Config) (*Service, error) {
 		cfg: cfg, log: cfg.Log, js: js, ix: index.New(),
 		spec: kv.Open(js, subject.Spec), rev: kv.Open(js, subject.Rev),
 		status: kv.Open(js, subject.Status), nodes: kv.Open(js, subject.NodeB),
-		Span: life.New(), describes: perNode{rate: describesPerSec, burst: describesAtOnce},
+		Span: life.New(), describes: limit.New(describesPerSec, describesAtOnce),
 	}
 	s.reports = newReportWriter(s)
 	s.events = newEventWriter(cfg.NC, cfg.Log)

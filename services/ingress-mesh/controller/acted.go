@@ -142,6 +142,19 @@ func (a *acted) waiting(node string) *rounds {
 	return a.waits[node]
 }
 
+// hasReached reports whether the others were waited for already, up to a record of a node that drains; reach notes it.
+func (a *acted) hasReached(node string, newest uint64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.reached[node] >= newest
+}
+
+func (a *acted) reach(node string, newest uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.reached[node] = newest
+}
+
 // awaitActed returns when every node that is up, and not silent, has brought its kernel to a node's records as they are
 // now. Drains of one node share a wait, and what was waited for once is not again: a node may drain as often as it likes.
 func (s *Service) awaitActed(ctx context.Context, node string) {
@@ -152,10 +165,7 @@ func (s *Service) awaitActed(ctx context.Context, node string) {
 		nodes := s.pic.Up()
 		s.mu.Unlock()
 		newest := slices.Max(append(slices.Collect(maps.Values(req.Records)), 0))
-		s.acted.mu.Lock()
-		done := s.acted.reached[node] >= newest
-		s.acted.mu.Unlock()
-		if done {
+		if s.acted.hasReached(node, newest) {
 			return nil
 		}
 		if len(nodes) > askAll {
@@ -167,9 +177,7 @@ func (s *Service) awaitActed(ctx context.Context, node string) {
 			s.askWhetherActed(ctx, node, nodes, req)
 		}
 		if ctx.Err() == nil {
-			s.acted.mu.Lock()
-			s.acted.reached[node] = newest
-			s.acted.mu.Unlock()
+			s.acted.reach(node, newest)
 		}
 		return ctx.Err()
 	})

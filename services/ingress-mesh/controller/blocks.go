@@ -56,7 +56,7 @@ func (s *Service) look(ctx context.Context) error {
 func (s *Service) tryLease(ctx context.Context, node string, r *skepv1.LeaseBlockRequest) (*skepv1.LeaseBlockReply, error) {
 	key := keys.Endpoint.Key(r.NetworkId, node)
 	var given string // by a try whose answer was lost
-	paced := false
+	paced := s.paced(node, r.NetworkId)
 	out := &skepv1.LeaseBlockReply{}
 	err := s.decide(ctx, func() (*derive.Change, error) {
 		if stored, _ := s.pic.Get(key); given != "" && slices.Contains(stored.Blocks, given) {
@@ -64,10 +64,8 @@ func (s *Service) tryLease(ctx context.Context, node string, r *skepv1.LeaseBloc
 		}
 		c, block, err := s.pic.Lease(node, r)
 		given = block
-		if c != nil && block == "" && !paced { // a new key
-			if paced = true; !s.paces.allow(key) {
-				return nil, tooOften(node, r.NetworkId)
-			}
+		if c != nil && block == "" { // a new key
+			return paced(c)
 		}
 		return c, err
 	}, func() {
@@ -80,8 +78,17 @@ func (s *Service) tryLease(ctx context.Context, node string, r *skepv1.LeaseBloc
 	return out, nil
 }
 
-func tooOften(node, network string) error {
-	return fault.Unavailable("node %s changes its part of network %s too often: try again in %s", node, network, paceEvery)
+// paced refuses a change of a node's part of a network that comes too soon after others. It counts one request as one,
+// however often that is tried.
+func (s *Service) paced(node, network string) func(*derive.Change) (*derive.Change, error) {
+	counted := false
+	return func(c *derive.Change) (*derive.Change, error) {
+		if !counted && !s.paces.Allow(keys.Endpoint.Key(network, node), time.Now()) {
+			return nil, fault.Unavailable("node %s changes its part of network %s too often: try again in %s", node, network, paceEvery)
+		}
+		counted = true
+		return c, nil
+	}
 }
 
 // giveBack takes blocks of a node back, but those its tasks have addresses of.
@@ -89,19 +96,16 @@ func (s *Service) giveBack(ctx context.Context, node string, r *skepv1.ReturnBlo
 	if err := ownNode(node, r.NodeId); err != nil {
 		return nil, err
 	}
-	key := keys.Endpoint.Key(r.NetworkId, node)
-	paced := false
+	paced := s.paced(node, r.NetworkId)
 	out := &skepv1.ReturnBlocksReply{}
 	err := s.decide(ctx, func() (*derive.Change, error) {
 		c, err := s.pic.Return(node, r)
-		if c != nil && !paced {
-			if paced = true; !s.paces.allow(key) {
-				return nil, tooOften(node, r.NetworkId)
-			}
+		if c != nil {
+			return paced(c)
 		}
 		return c, err
 	}, func() {
-		stored, _ := s.pic.Get(key)
+		stored, _ := s.pic.Get(keys.Endpoint.Key(r.NetworkId, node))
 		out.Blocks = stored.Blocks
 	})
 	if err != nil {

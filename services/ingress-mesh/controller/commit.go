@@ -70,7 +70,7 @@ func (s *Service) commit(ctx context.Context, urgent string) (uint64, error) {
 		return 0, err
 	}
 	s.mu.Lock()
-	changes, problems := s.pic.Plan(func(node string) bool { return node != urgent && s.told.spent(node) })
+	changes, problems := s.pic.Plan(func(node string) bool { return node != urgent && s.told.Spent(node, time.Now()) })
 	rev, held := s.pic.Revision(), s.pic.Dirty()
 	s.mu.Unlock()
 	if held {
@@ -80,7 +80,7 @@ func (s *Service) commit(ctx context.Context, urgent string) (uint64, error) {
 	for _, c := range changes {
 		if item := c.Item(); !charged[item] {
 			charged[item] = true
-			s.told.allow(item)
+			s.told.Allow(item, time.Now())
 		}
 	}
 	for _, p := range problems {

@@ -24,10 +24,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"skep.dev/libs/kv"
 	"skep.dev/libs/lease"
 	"skep.dev/libs/life"
+	"skep.dev/libs/limit"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 	"skep.dev/services/ingress-mesh/internal/derive"
@@ -68,10 +70,10 @@ type Service struct {
 	wake chan struct{}
 
 	acted *acted
-	looks *rounds // at the newest tasks, for requests that seem to ask for too much
-	syncs *rounds // at the newest records
-	paces *paces  // of changes that nodes ask for, by key of the record
-	told  *paces  // of changes after nodes' reports, by node
+	looks *rounds       // at the newest tasks, for requests that seem to ask for too much
+	syncs *rounds       // at the newest records
+	paces *limit.PerKey // of changes that nodes ask for, by key of the record
+	told  *limit.PerKey // of changes after nodes' reports, by node
 
 	actFor, idleFor time.Duration // the constants; tests have less patience
 }
@@ -93,7 +95,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	return &Service{
 		cfg: cfg, js: js, bucket: kv.Open(js, subject.Endpoint), pic: derive.New(), meter: newMeter(cfg.Metrics),
-		wake: make(chan struct{}, 1), Span: life.New(), acted: newActed(), looks: newRounds(), syncs: newRounds(), paces: newPaces(paceEvery, paceBurst), told: newPaces(reportEvery, reportBurst), actFor: actFor, idleFor: idleFor,
+		wake: make(chan struct{}, 1), Span: life.New(), acted: newActed(), looks: newRounds(), syncs: newRounds(), paces: limit.New(rate.Every(paceEvery), paceBurst), told: limit.New(rate.Every(reportEvery), reportBurst), actFor: actFor, idleFor: idleFor,
 	}, nil
 }
 

@@ -409,8 +409,8 @@ func TestReportsHaveAPace(t *testing.T) {
 	if most := reportBurst + 2 + int(time.Since(began)/reportEvery); writes < reportBurst/2 || writes > most {
 		t.Errorf("%d reports were written %d times, want %d at most", reports, writes, most)
 	}
-	for !s.told.spent(n1) {
-		s.told.allow(n1)
+	for !s.told.Spent(n1, time.Now()) {
+		s.told.Allow(n1, time.Now())
 	}
 	report(1) // it serves
 	if _, err := s.drain(while(t), n1, &skepv1.DrainRequest{TaskIds: []string{svc + "-" + n1 + "-0"}}); err != nil || len(serving(w.get(net+"."+n1))) != 0 {

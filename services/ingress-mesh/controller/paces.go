@@ -1,12 +1,6 @@
 package controller
 
-import (
-	"maps"
-	"sync"
-	"time"
-
-	"golang.org/x/time/rate"
-)
+import "time"
 
 const (
 	// A node's part of a network changes by its request when it comes, goes, or renews its key: paceBurst times at once,
@@ -17,42 +11,4 @@ const (
 	// every node that follows the network. An honest node reports ten times a second at most, and not for long.
 	reportEvery = 50 * time.Millisecond
 	reportBurst = 100
-	// manyPaces is from how many on those are forgotten that are rested.
-	manyPaces = 10_000
 )
-
-// paces bounds how often something is done for each key.
-type paces struct {
-	every time.Duration
-	burst int
-
-	mu  sync.Mutex
-	all map[string]*rate.Limiter
-}
-
-func newPaces(every time.Duration, burst int) *paces {
-	return &paces{every: every, burst: burst, all: map[string]*rate.Limiter{}}
-}
-
-// allow takes one time; false: there were too many.
-func (p *paces) allow(key string) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	l := p.all[key]
-	if l == nil {
-		if len(p.all) >= manyPaces {
-			maps.DeleteFunc(p.all, func(_ string, l *rate.Limiter) bool { return l.Tokens() >= float64(p.burst) })
-		}
-		l = rate.NewLimiter(rate.Every(p.every), p.burst)
-		p.all[key] = l
-	}
-	return l.Allow()
-}
-
-// spent reports whether allow would say no.
-func (p *paces) spent(key string) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	l := p.all[key]
-	return l != nil && l.Tokens() < 1
-}

@@ -21,9 +21,9 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/printable"
 	"skep.dev/libs/stream"
 	skepv1 "skep.dev/proto/skep/v1"
-	"skep.dev/services/skep/cli/plain"
 )
 
 // hostile is what a node, a container or a user may put into any text: a title for the terminal, a line and a cell of
@@ -139,7 +139,7 @@ var variants = []string{"--json", "--no-trunc", "--pretty", "--quiet", "--verbos
 func clean(t *testing.T, line, text string) {
 	t.Helper()
 	for _, l := range strings.Split(text, "\n") {
-		if strings.HasPrefix(strings.TrimSpace(l), "FORGED") || strings.Contains(l, "\tFORGED") || strings.ContainsFunc(strings.ReplaceAll(l, "\t", ""), plain.Hidden) {
+		if strings.HasPrefix(strings.TrimSpace(l), "FORGED") || strings.Contains(l, "\tFORGED") || strings.ContainsFunc(strings.ReplaceAll(l, "\t", ""), printable.Hidden) {
 			t.Errorf("skep %s prints %q", line, l)
 			return
 		}
@@ -262,7 +262,7 @@ func TestHostileLogs(t *testing.T) {
 			}
 			continue
 		}
-		if !strings.Contains(text, "| red x") || strings.ContainsFunc(strings.NewReplacer("\n", "", "\t", "").Replace(text), plain.Hidden) {
+		if !strings.Contains(text, "| red x") || strings.ContainsFunc(strings.NewReplacer("\n", "", "\t", "").Replace(text), printable.Hidden) {
 			t.Errorf("%s: %q", x.args, text)
 		}
 		for _, l := range strings.Split(strings.TrimSpace(text), "\n") {

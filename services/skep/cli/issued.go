@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -91,18 +92,15 @@ func (a *app) issued(ctx context.Context) ([]*skepv1.UserCertificate, error) {
 }
 
 // issuedNames completes users whose certificates can be revoked.
-func (a *app) issuedNames(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	list, err := a.issued(cmd.Context())
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var out []string
-	seen := map[string]bool{}
-	for _, c := range list {
-		if c.RevokedAt == nil && c.Name != "" && !seen[c.Name] {
-			seen[c.Name] = true
-			out = append(out, c.Name)
+func (a *app) issuedNames(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.completion(func(ctx context.Context) ([]string, error) {
+		list, err := a.issued(ctx)
+		var out []string
+		for _, c := range list {
+			if c.RevokedAt == nil && c.Name != "" && !slices.Contains(out, c.Name) {
+				out = append(out, c.Name)
+			}
 		}
-	}
-	return out, cobra.ShellCompDirectiveNoFileComp
+		return out, err
+	}, args)
 }

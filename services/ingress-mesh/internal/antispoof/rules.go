@@ -1,17 +1,14 @@
 package antispoof
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
 	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
 	"skep.dev/libs/ipam"
+	"skep.dev/services/ingress-mesh/internal/ruleset"
 )
 
 const (
@@ -133,7 +130,7 @@ func rules(fabric string) map[*nftables.Chain][]rule {
 		// The device itself answers for the tasks of other nodes, so none of their questions and answers is ever on the
 		// wire. Its own answers come in by it too, marked as for this host, which what comes by the wire for a task is not.
 		wire := join([]expr.Any{&expr.Meta{Key: expr.MetaKeyPKTTYPE, Register: 1}, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{unix.PACKET_HOST}}},
-			iif(expr.CmpOpEq, padded(fabric)))
+			iif(expr.CmpOpEq, ruleset.IfName(fabric)))
 		out[others] = []rule{
 			{"packets", join(kind(unix.ETH_P_IP), accept())},
 			{"nobody elsewhere says who has an address", join(kind(unix.ETH_P_ARP), wire, drop())},
@@ -143,32 +140,14 @@ func rules(fabric string) map[*nftables.Chain][]rule {
 	return out
 }
 
-// userData is the rule's comment with a hash of what it does: a rule that somebody put in its place is recognised
-// without understanding it.
-func (r rule) userData() []byte {
-	h := sha256.New()
-	for _, e := range r.exprs {
-		b, err := expr.Marshal(byte(table.Family), e)
-		if err != nil {
-			panic(fmt.Sprintf("antispoof: rule %q cannot be encoded: %v", r.text, err)) // all rules are made in this file
-		}
-		h.Write(b)
-	}
-	return userdata.AppendString(nil, userdata.TypeComment, r.text+" (skep:"+hex.EncodeToString(h.Sum(nil)[:6])+")")
-}
-
-func padded(name string) []byte {
-	b := make([]byte, unix.IFNAMSIZ)
-	copy(b, name)
-	return b
-}
+func (r rule) userData() []byte { return ruleset.Comment(table.Family, r.text, r.exprs) }
 
 // elements are the keys of both sets for some ports.
 func elements(ports map[string]Port) map[string]map[string]bool {
 	out := map[string]map[string]bool{setOwn: {}, setOwn6: {}}
 	for _, p := range ports {
 		mac := ipam.MAC(p.Addr)
-		key := string(padded(p.Link)) + string(mac[:]) + "\x00\x00"
+		key := string(ruleset.IfName(p.Link)) + string(mac[:]) + "\x00\x00"
 		out[setOwn][key+string(p.Addr.AsSlice())] = true
 		if p.Addr6.IsValid() {
 			link := linkLocal(mac)

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/keys"
+	"skep.dev/libs/printable"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -136,16 +137,8 @@ func encode(r *skepv1.MeshRecord) ([]byte, error) {
 	return raw, nil
 }
 
-// maxHostname is what a host name may have in DNS.
+// maxHostname is what a host name may have in DNS; every node is told of it.
 const maxHostname = 253
-
-// clip shortens a name to what a host may have: every node is told of it.
-func clip(name string) string {
-	if len(name) > maxHostname {
-		name = strings.ToValidUTF8(name[:maxHostname], "")
-	}
-	return name
-}
 
 // nodeRecords are what a node should have: its own record, and its part of every network it has addresses of. What it
 // reports beyond what it was given is left out (belief.go), and Audit tells.
@@ -157,7 +150,7 @@ func (p *Picture) nodeRecords(id string) map[string]*skepv1.MeshRecord {
 	}
 	if addr := underlay(n.address); addr != "" {
 		out[keys.Endpoint.Key(keys.ScopeNodes, id)] = &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Node{Node: &skepv1.MeshNode{
-			Id: id, Hostname: clip(n.hostname), Number: n.object.GetNumber(), Subnet: n.object.GetSubnet(), Addr: addr,
+			Id: id, Hostname: printable.Cut(n.hostname, maxHostname), Number: n.object.GetNumber(), Subnet: n.object.GetSubnet(), Addr: addr,
 		}}}
 	}
 	given := map[string]part{} // by network

@@ -8,6 +8,8 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"skep.dev/services/ingress-mesh/internal/ruleset"
 )
 
 // Registers: 1 is the first of 16 bytes, 9… its 4-byte parts from the second on. Concatenated keys are laid out in them.
@@ -31,23 +33,17 @@ func isNot(data []byte) expr.Any { return &expr.Cmp{Op: expr.CmpOpNeq, Register:
 func native(v uint32) []byte { return binaryutil.NativeEndian.PutUint32(v) }
 func port(v uint16) []byte   { return binary.BigEndian.AppendUint16(nil, v) }
 
-func ifname(name string) []byte {
-	b := make([]byte, unix.IFNAMSIZ)
-	copy(b, name)
-	return b
-}
-
 func iif(name string) []expr.Any {
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg}, is(ifname(name))}
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg}, is(ruleset.IfName(name))}
 }
 func oif(name string) []expr.Any {
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg}, is(ifname(name))}
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg}, is(ruleset.IfName(name))}
 }
 func notIif(name string) []expr.Any {
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg}, isNot(ifname(name))}
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg}, isNot(ruleset.IfName(name))}
 }
 func notOif(name string) []expr.Any {
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg}, isNot(ifname(name))}
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg}, isNot(ruleset.IfName(name))}
 }
 
 func isFamily(f byte) []expr.Any {

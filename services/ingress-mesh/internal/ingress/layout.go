@@ -10,10 +10,10 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
 	"skep.dev/libs/spec"
+	"skep.dev/services/ingress-mesh/internal/ruleset"
 )
 
 const (
@@ -89,18 +89,9 @@ type chain struct {
 	rules []rule
 }
 
-// userData is the rule's comment: its text and a hash of what it does, so that a rule of another version, or one that
-// somebody put in its place, is recognised without understanding it.
+// userData is the rule's comment.
 func (r rule) userData(family nftables.TableFamily) []byte {
-	h := sha256.New()
-	for _, e := range r.exprs {
-		b, err := expr.Marshal(byte(family), e)
-		if err != nil {
-			panic(fmt.Sprintf("ingress: rule %q cannot be encoded: %v", r.text, err)) // all rules are made in this file
-		}
-		_, _ = h.Write(b)
-	}
-	return userdata.AppendString(nil, userdata.TypeComment, fmt.Sprintf("%s (skep:%s)", r.text, hex.EncodeToString(h.Sum(nil)[:6])))
+	return ruleset.Comment(family, r.text, r.exprs)
 }
 
 func hook(name string, h *nftables.ChainHook, kind nftables.ChainType, prio nftables.ChainPriority, rules ...rule) chain {

@@ -166,7 +166,7 @@ func (p *plan) planPeers(cfg *Config, peers []Peer) {
 			p.problems = append(p.problems, fmt.Sprintf("node %s has number %d and subnet %s, which cannot be: it is left out", e.ID, e.Number, e.Subnet))
 		case !e.Underlay.IsValid() || e.Underlay.Is4() != cfg.Underlay.Is4():
 			p.problems = append(p.problems, fmt.Sprintf("node %s has data path address %s, which this node (%s) cannot send to: it is left out", e.ID, e.Underlay, cfg.Underlay))
-		case !elsewhere(e.Underlay, cfg.Underlay):
+		case !ipam.Elsewhere(e.Underlay, cfg.Underlay):
 			p.problems = append(p.problems, fmt.Sprintf("node %s has data path address %s, which is no other host's: it is left out", e.ID, e.Underlay))
 		case seen[e.Number] != "":
 			p.problems = append(p.problems, fmt.Sprintf("nodes %s and %s both have number %d: the first has it", seen[e.Number], e.ID, e.Number))
@@ -175,11 +175,6 @@ func (p *plan) planPeers(cfg *Config, peers []Peer) {
 			p.peers = append(p.peers, e)
 		}
 	}
-}
-
-// elsewhere reports whether an address may be one other host's than that at own.
-func elsewhere(a, own netip.Addr) bool {
-	return a != own && ipam.Unicast(a) && (!a.IsLoopback() || own.IsLoopback())
 }
 
 // usable drops targets that are none or come twice, and orders the rest.

@@ -241,7 +241,6 @@ func TestQuietNetworksAreNotRead(t *testing.T) {
 	}
 	// A task that is on the network of another process' making, or of none.
 	ensure()
-	was = s.settled
 	must(t, h.plane.Attach(t.Context(), "front", a.a))
 	if ensure(); s.settled == nil {
 		t.Error("an attachment that changes nothing unsettles the network")

@@ -96,7 +96,7 @@ func (p *Plane) want(n Network) (w want, problems []string, err error) {
 		case node.Is6() != w.local.Is6(): // an unset local address means IPv4
 			problems = append(problems, fmt.Sprintf("node %s is not of the address family of this node's data path (%s)", node, family(w.local)))
 			continue
-		case node == w.local, node.IsLoopback() && !w.local.IsLoopback():
+		case !ipam.Elsewhere(node, w.local):
 			problems = append(problems, fmt.Sprintf("%s is said to be at another node, which has an address of this node, %s", addr, node))
 			continue
 		}

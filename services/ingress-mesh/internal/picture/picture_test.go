@@ -54,9 +54,8 @@ func TestNewestWins(t *testing.T) {
 
 // world is a broker with a controller that knows what is in the bucket.
 type world struct {
-	t   *testing.T
-	b   *kv.Bucket
-	srv *rpc.Server
+	t *testing.T
+	b *kv.Bucket
 
 	mu   sync.Mutex
 	deaf bool // answers nobody

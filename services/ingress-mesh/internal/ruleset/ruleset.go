@@ -1,11 +1,17 @@
-// Package ruleset asks for the version of a network namespace's nftables ruleset. It changes nothing.
+// Package ruleset is what the packages that own an nftables table have in common: the version of a namespace's ruleset, and
+// how a rule is known again. It changes nothing.
 package ruleset
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -33,4 +39,26 @@ func Version(c *netlink.Conn) (uint32, error) {
 		}
 	}
 	return 0, errors.New("read the version of the nftables ruleset: the kernel did not say")
+}
+
+// Comment is a rule's comment in the kernel: its text and a hash of what it does, so that a rule of another version, or one
+// that somebody put in its place, is recognised without understanding it. Expressions that cannot be encoded are a mistake
+// of the program's.
+func Comment(family nftables.TableFamily, text string, exprs []expr.Any) []byte {
+	h := sha256.New()
+	for _, e := range exprs {
+		b, err := expr.Marshal(byte(family), e)
+		if err != nil {
+			panic(fmt.Sprintf("nftables rule %q cannot be encoded: %v", text, err))
+		}
+		h.Write(b)
+	}
+	return userdata.AppendString(nil, userdata.TypeComment, fmt.Sprintf("%s (skep:%s)", text, hex.EncodeToString(h.Sum(nil)[:6])))
+}
+
+// IfName is the name of a link as the kernel compares it: of its full length.
+func IfName(name string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, name)
+	return b
 }

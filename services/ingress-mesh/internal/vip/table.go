@@ -9,8 +9,9 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
+
+	"skep.dev/services/ingress-mesh/internal/ruleset"
 )
 
 // tableName is the table's, of family inet.
@@ -72,19 +73,8 @@ type rule struct {
 	exprs []expr.Any
 }
 
-// tag is the rule's comment: its text and a hash of what it does, so that a rule of another version, or one that
-// somebody put in its place, is recognised without understanding it.
-func (r rule) tag() string {
-	h := sha256.New()
-	for _, e := range r.exprs {
-		b, err := expr.Marshal(byte(table.Family), e)
-		if err != nil {
-			panic(fmt.Sprintf("vip: rule %q cannot be encoded: %v", r.text, err)) // all rules are made in this file
-		}
-		_, _ = h.Write(b)
-	}
-	return string(userdata.AppendString(nil, userdata.TypeComment, fmt.Sprintf("%s (skep:%s)", r.text, hex.EncodeToString(h.Sum(nil)[:6]))))
-}
+// tag is the rule's comment.
+func (r rule) tag() string { return string(ruleset.Comment(table.Family, r.text, r.exprs)) }
 
 // chain is one chain as it should be.
 type chain struct {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"skep.dev/services/node-agent/internal/inroot/inroottest"
 )
 
 func must(t testing.TB, errs ...error) {
@@ -94,22 +96,7 @@ func TestBindUnderSwaps(t *testing.T) {
 	vol, host := filepath.Join(base, "vol"), filepath.Join(base, "host")
 	must(t, os.MkdirAll(filepath.Join(vol, "a"), 0o755), os.Mkdir(host, 0o755),
 		os.WriteFile(filepath.Join(host, "secret"), nil, 0o600), os.Symlink(host, filepath.Join(vol, "b")))
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			if err := unix.Renameat2(unix.AT_FDCWD, filepath.Join(vol, "a"), unix.AT_FDCWD, filepath.Join(vol, "b"), unix.RENAME_EXCHANGE); err != nil {
-				t.Error(err)
-				return
-			}
-		}
-	}()
-	defer func() { close(stop); <-stopped }()
+	inroottest.Swap(t, filepath.Join(vol, "a"), filepath.Join(vol, "b"))
 	target := filepath.Join(base, "mounts/0")
 	t.Cleanup(func() { must(t, Unbind(target)) })
 	bound := 0

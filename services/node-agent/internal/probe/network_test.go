@@ -54,8 +54,12 @@ func TestHTTP(t *testing.T) {
 		w.WriteHeader(http.StatusEarlyHints)
 		fmt.Fprint(w, "fine ", r.URL.RawQuery)
 	})
-	mux.HandleFunc("/moved", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://nowhere.invalid/", 302) })
-	mux.HandleFunc("/sick", func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no database", 503) })
+	mux.HandleFunc("/moved", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://nowhere.invalid/", http.StatusFound)
+	})
+	mux.HandleFunc("/sick", func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "no database", http.StatusServiceUnavailable)
+	})
 	mux.HandleFunc("/long", func(w http.ResponseWriter, r *http.Request) {
 		for i := 0; i < 10<<20; i += 1024 {
 			if _, err := w.Write(make([]byte, 1024)); err != nil {

@@ -14,20 +14,10 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
-)
 
-// Hidden tells whether a character has no look of its own but an effect on others: a control character (C0, DEL, C1;
-// tab and newline too), a format character (bidi overrides and isolates, zero-width ones, tags, the byte order mark), a
-// letter or mark for which nothing is drawn (Hangul fillers, the grapheme joiner) or a separator of lines or paragraphs.
-// Other letters, marks, symbols and spaces of every script are none, nor are the variation selectors emoji have.
-func Hidden(r rune) bool {
-	if r < 0x7f {
-		return r < ' '
-	}
-	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Other_Default_Ignorable_Code_Point)
-}
+	"skep.dev/libs/printable"
+)
 
 // Cell is s for a place of its own: a cell, a field, a part of a sentence. Hidden characters and bytes that are no
 // UTF-8 are written out, ends of lines and tabs too. Other text stays as it is.
@@ -71,7 +61,7 @@ func next(s, keep string) int {
 			if _, n := utf8.DecodeRuneInString(s[i:]); n == 1 {
 				return i
 			}
-		case Hidden(r) && !strings.ContainsRune(keep, r):
+		case printable.Hidden(r) && !strings.ContainsRune(keep, r):
 			return i
 		}
 	}
@@ -101,7 +91,7 @@ func JSON(text []byte) []byte {
 	var b strings.Builder
 	last := 0
 	for i, r := range s {
-		if r < 0x7f || !Hidden(r) {
+		if r < 0x7f || !printable.Hidden(r) {
 			continue
 		}
 		b.WriteString(s[last:i])

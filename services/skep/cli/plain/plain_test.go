@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"skep.dev/libs/printable"
 )
 
 func TestCell(t *testing.T) {
@@ -131,10 +133,10 @@ func FuzzPlain(f *testing.F) {
 	f.Add("\x1b]0;\u202e\x9b\xe2\x82", 5)
 	f.Fuzz(func(t *testing.T, s string, cut int) {
 		c := Cell(s)
-		if strings.ContainsFunc(c, Hidden) || !utf8.ValidString(c) || Cell(c) != c {
+		if strings.ContainsFunc(c, printable.Hidden) || !utf8.ValidString(c) || Cell(c) != c {
 			t.Fatalf("cell %q of %q", c, s)
 		}
-		if utf8.ValidString(s) && !strings.ContainsFunc(s, Hidden) && c != s {
+		if utf8.ValidString(s) && !strings.ContainsFunc(s, printable.Hidden) && c != s {
 			t.Fatalf("%q was changed to %q", s, c)
 		}
 		if cut > 0 && cut < 1<<16 && utf8.RuneCountInString(Cut(c, cut)) > cut {
@@ -147,7 +149,7 @@ func FuzzPlain(f *testing.F) {
 		_, _ = w.Write([]byte(s[at:]))
 		_ = w.Flush()
 		seen := strings.NewReplacer("\t", "", "\n", "").Replace(b.String())
-		if strings.ContainsFunc(seen, Hidden) || !utf8.ValidString(seen) {
+		if strings.ContainsFunc(seen, printable.Hidden) || !utf8.ValidString(seen) {
 			t.Fatalf("%q was written of %q", b.String(), s)
 		}
 		text, err := json.Marshal(s)
@@ -156,7 +158,7 @@ func FuzzPlain(f *testing.F) {
 		}
 		var was, is string
 		out := JSON(text)
-		if strings.ContainsFunc(string(out), Hidden) || json.Unmarshal(text, &was) != nil || json.Unmarshal(out, &is) != nil || was != is {
+		if strings.ContainsFunc(string(out), printable.Hidden) || json.Unmarshal(text, &was) != nil || json.Unmarshal(out, &is) != nil || was != is {
 			t.Fatalf("%s of %s", out, text)
 		}
 	})
@@ -175,7 +177,7 @@ func TestErrorf(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	for _, e := range []error{gone, fmt.Errorf("w1: %v", err), fmt.Errorf("w1: %w", gone)} {
-		if got := Lines(e); len(got) != 1 || strings.ContainsFunc(got[0], Hidden) {
+		if got := Lines(e); len(got) != 1 || strings.ContainsFunc(got[0], printable.Hidden) {
 			t.Errorf("%q", got)
 		}
 	}

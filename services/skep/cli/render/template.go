@@ -31,7 +31,7 @@ var functions = template.FuncMap{
 	"print":   func(a ...reflect.Value) string { return fmt.Sprint(cells(a)...) },
 	"println": func(a ...reflect.Value) string { return fmt.Sprintln(cells(a)...) },
 	"printf":  func(format string, a ...reflect.Value) string { return fmt.Sprintf(format, cells(a)...) },
-	cellFunc:  func(v reflect.Value) string { return plain.Cell(fmt.Sprint(printable(v))) },
+	cellFunc:  func(v reflect.Value) string { return plain.Cell(fmt.Sprint(printed(v))) },
 }
 
 // composers are the functions whose result holds ends of lines that the template asked for, or is exact as it is.
@@ -90,8 +90,8 @@ func guard(tree *parse.Tree, n parse.Node) {
 	}
 }
 
-// printable is the value a template prints: what a pointer points at, unless it describes itself.
-func printable(v reflect.Value) any {
+// printed is the value a template prints: what a pointer points at, unless it describes itself.
+func printed(v reflect.Value) any {
 	for v.IsValid() && (v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface) && !v.IsNil() {
 		switch v.Interface().(type) {
 		case error, fmt.Stringer:
@@ -118,7 +118,7 @@ func printable(v reflect.Value) any {
 func cells(vs []reflect.Value) []any {
 	out := make([]any, len(vs))
 	for i, v := range vs {
-		out[i] = plain.Arg(printable(v))
+		out[i] = plain.Arg(printed(v))
 	}
 	return out
 }

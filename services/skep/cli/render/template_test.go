@@ -8,6 +8,7 @@ import (
 	"testing"
 	"text/template"
 
+	"skep.dev/libs/printable"
 	"skep.dev/services/skep/cli/plain"
 )
 
@@ -139,7 +140,7 @@ func FuzzTemplate(f *testing.F) {
 			return
 		}
 		seen := strings.NewReplacer("\t", "", "\n", "").Replace(b.String())
-		if strings.ContainsFunc(seen, plain.Hidden) {
+		if strings.ContainsFunc(seen, printable.Hidden) {
 			t.Fatalf("%q makes %q", text, b.String())
 		}
 		if !strings.ContainsAny(text, "\n\\`") && !strings.Contains(text, "println") && !strings.Contains(text, "printf") && strings.Count(b.String(), "\n") > 1 {
