@@ -10,8 +10,9 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"skep.dev/libs/keys"
+	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -60,14 +61,17 @@ func benchmarkCommit(b *testing.B, n *kvtest.NATS) {
 			id := fmt.Sprintf("s%024d", i)
 			put(s.state.PutSpec("service."+id, enc(&skepv1.Service{Meta: &skepv1.Meta{Id: id}, Spec: service(id, replicas, "v1"), Revision: 1})))
 		}
-		f, err := s.moveFenceForBench(ctx)
+		feed, err := kv.Follow(ctx, s.js, subject.Task, func(kv.Delta) {})
 		put(err)
+		s.fence.Lead(1)
+		put(s.fence.Hold(ctx, feed))
+		feed.Close()
 		b.StartTimer()
 		begin := time.Now()
 		all := true
 		plan := s.plan(time.Now(), &all, map[string]int64{})
 		planned := time.Since(begin)
-		done, err := s.commit(ctx, plan, &f)
+		done, err := s.commit(ctx, plan)
 		put(err)
 		if done != tasks {
 			b.Fatalf("committed %d of %d", done, tasks)
@@ -75,15 +79,6 @@ func benchmarkCommit(b *testing.B, n *kvtest.NATS) {
 		b.ReportMetric(float64(planned.Milliseconds()), "plan-ms")
 	}
 	b.ReportMetric(float64(tasks)*float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
-}
-
-func (s *Service) moveFenceForBench(ctx context.Context) (fence, error) {
-	val, err := proto.Marshal(&skepv1.Fence{Holder: "bench", Epoch: 1})
-	if err != nil {
-		return fence{}, err
-	}
-	rev, err := s.tasks.Put(ctx, keys.TaskFence.Key(), val)
-	return fence{rev: rev, epoch: 1}, err
 }
 
 func BenchmarkCommit5kNodes(b *testing.B)          { benchmarkCommit(b, kvtest.Server(b)) }

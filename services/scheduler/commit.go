@@ -3,24 +3,16 @@ package scheduler
 import (
 	"context"
 	"errors"
-	"fmt"
-	"time"
 
-	"google.golang.org/protobuf/proto"
-
-	"skep.dev/libs/keys"
+	"skep.dev/libs/lease"
 	"skep.dev/libs/reconcile"
-	skepv1 "skep.dev/proto/skep/v1"
 )
 
 // errFailpoint is what a test's failpoint returns.
 var errFailpoint = errors.New("failpoint")
 
-// fence is what a leader's commits are conditional on: the revision of the key, and its leadership's epoch.
-type fence struct{ rev, epoch uint64 }
-
 // commit writes a plan, batch by batch, and returns how many changes stand.
-func (s *Service) commit(ctx context.Context, p *reconcile.Plan, fence *fence) (int, error) {
+func (s *Service) commit(ctx context.Context, p *reconcile.Plan) (int, error) {
 	done := 0
 	batches := s.state.Batches(p)
 	for {
@@ -34,7 +26,7 @@ func (s *Service) commit(ctx context.Context, p *reconcile.Plan, fence *fence) (
 		if err := s.fail("before"); err != nil {
 			return done, err
 		}
-		revs, err := s.write(ctx, b, fence)
+		revs, err := s.fence.Write(ctx, ops(b)...)
 		s.meter.committed(b, err)
 		if err != nil {
 			return done, err
@@ -60,42 +52,14 @@ func (s *Service) fail(at string) error {
 	return s.cfg.failpoint(at)
 }
 
-// write commits one batch under the fence: a single key as one message conditional on it, several as an atomic batch
-// that moves it.
-func (s *Service) write(ctx context.Context, b *reconcile.Batch, fence *fence) ([]uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if len(b.Writes) == 1 {
-		w := b.Writes[0]
-		if !w.Delete && w.Value == nil {
-			w.Value = []byte{}
-		}
-		rev, err := s.tasks.WriteFenced(ctx, w.Key, w.Value, keys.TaskFence.Key(), fence.rev)
-		if err != nil {
-			return nil, fmt.Errorf("write task/%s: %w", w.Key, err)
-		}
-		return []uint64{rev}, nil
-	}
-	val, err := proto.Marshal(&skepv1.Fence{Holder: s.cfg.NodeID, Epoch: fence.epoch})
-	if err != nil {
-		return nil, err
-	}
-	batch := s.tasks.Batch()
-	batch.Update(keys.TaskFence.Key(), val, fence.rev)
-	for _, w := range b.Writes {
-		if w.Delete {
-			batch.Delete(w.Key, 0)
-		} else {
-			batch.Put(w.Key, w.Value)
+// ops are a batch's writes. The scheduler is their keys' only writer: under the fence they need no other condition.
+func ops(b *reconcile.Batch) []lease.Op {
+	out := make([]lease.Op, len(b.Writes))
+	for i, w := range b.Writes {
+		out[i] = lease.Op{Key: w.Key, Value: w.Value}
+		if w.Value == nil && !w.Delete {
+			out[i].Value = []byte{} // a page without records
 		}
 	}
-	if _, err := batch.Commit(ctx); err != nil {
-		return nil, err
-	}
-	revs := make([]uint64, len(b.Writes))
-	for i := range revs {
-		revs[i] = batch.Revision(i + 1)
-	}
-	fence.rev = batch.Revision(0)
-	return revs, nil
+	return out
 }

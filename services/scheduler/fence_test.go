@@ -23,7 +23,6 @@ func TestDeposedLeaderCannotWrite(t *testing.T) {
 	f.putService("svc1", 1, service("web", 4, "v1"))
 	f.awaitRunning("svc1", 4)
 
-	// b takes the fence over a's head, as if a's lease had run out while a was suspended.
 	b, err := New(Config{NC: f.n.Conn(t), NodeID: "b"})
 	if err != nil {
 		t.Fatal(err)
@@ -33,26 +32,30 @@ func TestDeposedLeaderCannotWrite(t *testing.T) {
 	}
 	defer b.feeds.Close()
 	<-b.feeds.Of(subject.Task).Ready()
-	e, err := a.tasks.Get(ctx, keys.TaskFence.Key())
-	if err != nil {
-		t.Fatal(err)
-	}
-	old := fence{rev: e.Revision, epoch: 1}
-	if _, err := b.takeFence(ctx, 1<<40); err != nil {
-		t.Fatal(err)
-	}
 	one := &reconcile.Batch{Writes: []reconcile.Write{{Key: "node1", Value: []byte{}}}}
 	two := &reconcile.Batch{Writes: []reconcile.Write{{Key: "node1", Value: []byte{}}, {Key: "node2", Value: []byte{}}}}
-	for _, x := range []*reconcile.Batch{one, two} {
-		if _, err := a.write(ctx, x, &old); !errors.Is(err, kv.ErrConflict) {
+	for i, x := range []*reconcile.Batch{one, two} {
+		// b takes the fence over its head, as if its lease had run out while it was suspended.
+		epoch := uint64(1<<40 + 2*i)
+		late := lease.NewWriter(kv.Open(a.js, subject.Task), keys.TaskFence.Key(), "late")
+		late.Lead(epoch)
+		if err := late.Hold(ctx, a.feeds.Of(subject.Task)); err != nil {
+			t.Fatal(err)
+		}
+		b.fence.Lead(epoch + 1)
+		if err := b.hold(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := late.Write(ctx, ops(x)...); !errors.Is(err, kv.ErrConflict) {
 			t.Fatalf("a deposed leader wrote %d keys: %v", len(x.Writes), err)
 		}
+		// An older epoch cannot take the fence back.
+		if err := late.Hold(ctx, a.feeds.Of(subject.Task)); !errors.Is(err, lease.ErrDeposed) {
+			t.Fatalf("an older epoch took the fence: %v", err)
+		}
 	}
-	// And what a does by itself now changes nothing: an older epoch cannot take the fence back.
+	// And what a does by itself now changes nothing.
 	f.putService("svc1", 1, service("web", 6, "v1"))
-	if _, err := a.takeFence(ctx, 1); !errors.Is(err, lease.ErrDeposed) {
-		t.Fatalf("an older epoch took the fence: %v", err)
-	}
 	time.Sleep(300 * time.Millisecond) // give a the time to try
 	f.mu.Lock()
 	defer f.mu.Unlock()

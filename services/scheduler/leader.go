@@ -9,7 +9,6 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/event"
-	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/lease"
 	"skep.dev/libs/reconcile"
@@ -22,8 +21,8 @@ const (
 	minPause = 2 * time.Millisecond
 	maxPause = 50 * time.Millisecond
 
-	// Limits of a batch; a message more is the fence.
-	maxWrites = kv.MaxBatch - 1
+	// Limits of a batch.
+	maxWrites = lease.MaxOps
 	maxBytes  = 900 << 10
 
 	clockStep = 10 * time.Second
@@ -31,9 +30,10 @@ const (
 
 // lead plans and commits until the lease may be lost.
 func (s *Service) lead(ctx context.Context, epoch uint64) error {
-	f, err := s.takeFence(ctx, epoch)
-	if err != nil {
-		return fmt.Errorf("take the fence: %w", err)
+	s.fence.Lead(epoch)
+	defer s.fence.Resign()
+	if err := s.hold(ctx); err != nil {
+		return err
 	}
 	s.refused.forget()
 	s.meter.leading.Set(1)
@@ -52,7 +52,7 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 		}
 		now = false
 		if plan != nil && !plan.Empty() {
-			n, err := s.commit(ctx, plan, &f)
+			n, err := s.commit(ctx, plan)
 			switch {
 			case err == nil:
 			case ctx.Err() != nil:
@@ -62,8 +62,8 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 			default:
 				// The answer was lost: the batch may stand or not. A fence moved again decides which, and the feed tells.
 				s.cfg.Log.Warn("commit without an answer, looking again", zap.Error(err))
-				if f, err = s.takeFence(ctx, epoch); err != nil {
-					return fmt.Errorf("take the fence again: %w", err)
+				if err := s.hold(ctx); err != nil {
+					return err
 				}
 				all, now = true, true
 			}
@@ -143,30 +143,20 @@ func (s *Service) plan(now time.Time, all *bool, wakes map[string]int64) *reconc
 	return p
 }
 
-// takeFence writes the fence, which makes every earlier leader's commits fail from then on, and waits until the picture
-// holds everything that was written before it.
-func (s *Service) takeFence(ctx context.Context, epoch uint64) (fence, error) {
+// hold takes the fence, however long the store does not answer.
+func (s *Service) hold(ctx context.Context) error {
 	for {
-		rev, err := s.moveFence(ctx, epoch)
-		if err == nil {
-			return fence{rev: rev, epoch: epoch}, s.feeds.Of(subject.Task).Wait(ctx, rev)
-		}
-		if errors.Is(err, lease.ErrDeposed) || ctx.Err() != nil {
-			return fence{}, err
+		err := s.fence.Hold(ctx, s.feeds.Of(subject.Task))
+		if err == nil || errors.Is(err, lease.ErrDeposed) || ctx.Err() != nil {
+			return err
 		}
 		s.cfg.Log.Warn("fence not taken yet", zap.Error(err))
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
-			return fence{}, ctx.Err()
+			return ctx.Err()
 		}
 	}
-}
-
-func (s *Service) moveFence(ctx context.Context, epoch uint64) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	return lease.MoveFence(ctx, s.tasks, keys.TaskFence.Key(), s.cfg.NodeID, epoch)
 }
 
 // tell publishes what users follow of a rollout.

@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/id"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/lease"
 	"skep.dev/libs/life"
@@ -58,7 +59,7 @@ type Service struct {
 
 	cfg   Config
 	js    jetstream.JetStream
-	tasks *kv.Bucket
+	fence *lease.Writer // of bucket task; only the leading loop uses it
 	ids   *reconcile.IDs
 	meter *meter
 
@@ -100,7 +101,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("scheduler: seed the task identifiers: %w", err)
 	}
 	return &Service{
-		cfg: cfg, js: js, tasks: kv.Open(js, subject.Task), ids: reconcile.NewIDs(seed), state: reconcile.NewState(), meter: newMeter(cfg.Metrics),
+		cfg: cfg, js: js, fence: lease.NewWriter(kv.Open(js, subject.Task), keys.TaskFence.Key(), cfg.NodeID), ids: reconcile.NewIDs(seed), state: reconcile.NewState(), meter: newMeter(cfg.Metrics),
 		refused:  refusals{first: cfg.firstPause},
 		question: make(chan struct{}, 1),
 		wake:     make(chan struct{}, 1), Span: life.New(),

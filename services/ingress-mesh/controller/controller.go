@@ -26,6 +26,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/lease"
 	"skep.dev/libs/life"
@@ -55,17 +56,16 @@ type Config struct {
 type Service struct {
 	*life.Span // ready, leading or not, once the picture is complete and the endpoints answer
 
-	cfg    Config
-	js     jetstream.JetStream
-	bucket *kv.Bucket
-	meter  *meter
-	feeds  kv.Feeds // of the buckets the records depend on, and of the records
+	cfg   Config
+	js    jetstream.JetStream
+	meter *meter
+	feeds kv.Feeds // of the buckets the records depend on, and of the records
 
 	mu  sync.Mutex // over pic
 	pic *derive.Picture
 
-	writing sync.Mutex // held by who plans and commits, taken before mu
-	fence   fence      // over which this instance writes; under writing
+	writing sync.Mutex    // held by who plans and commits, taken before mu
+	fence   *lease.Writer // of the records; under writing
 
 	wake chan struct{}
 
@@ -94,7 +94,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("mesh controller: use JetStream: %w", err)
 	}
 	return &Service{
-		cfg: cfg, js: js, bucket: kv.Open(js, subject.Endpoint), pic: derive.New(), meter: newMeter(cfg.Metrics),
+		cfg: cfg, js: js, fence: lease.NewWriter(kv.Open(js, subject.Endpoint), keys.EndpointFence.Key(), cfg.NodeID), pic: derive.New(), meter: newMeter(cfg.Metrics),
 		wake: make(chan struct{}, 1), Span: life.New(), acted: newActed(), looks: newRounds(), syncs: newRounds(), paces: limit.New(rate.Every(paceEvery), paceBurst), told: limit.New(rate.Every(reportEvery), reportBurst), actFor: actFor, idleFor: idleFor,
 	}, nil
 }

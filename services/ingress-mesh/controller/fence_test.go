@@ -266,10 +266,10 @@ func TestBatchesKeepANodeTogether(t *testing.T) {
 			many = append(many, change(fmt.Sprintf("%s.n%d", scope, i), 10))
 		}
 	}
-	if n := chunk(many); n != maxWrites || maxWrites%3 != 0 {
+	if n := chunk(many); n != lease.MaxOps || lease.MaxOps%3 != 0 {
 		t.Errorf("a batch of %d", n)
 	}
-	if n := chunk(many[1:]); n != maxWrites-1 { // two of the first node, and 332 whole ones
+	if n := chunk(many[1:]); n != lease.MaxOps-1 { // two of the first node, and 332 whole ones
 		t.Errorf("a batch of %d", n)
 	}
 	large := []derive.Change{change("a.n1", maxBytes-5), change("a.n2", 3), change("b.n2", 3)}

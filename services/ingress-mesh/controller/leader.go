@@ -83,8 +83,8 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 func (s *Service) takeOver(ctx context.Context, epoch uint64) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	s.fence = fence{epoch: epoch}
-	if err := s.takeFence(ctx); err != nil {
+	s.fence.Lead(epoch)
+	if err := s.hold(ctx); err != nil {
 		return err
 	}
 	for _, b := range []subject.Bucket{subject.Spec, subject.Rev, subject.NodeB, subject.Status, subject.Task} {
@@ -99,7 +99,7 @@ func (s *Service) takeOver(ctx context.Context, epoch uint64) error {
 func (s *Service) resign() {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	s.fence = fence{}
+	s.fence.Resign()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pic.Resign()
@@ -110,7 +110,7 @@ func (s *Service) resign() {
 func (s *Service) Audit() []string {
 	s.writing.Lock() // nothing is planned and not yet written
 	s.mu.Lock()
-	if s.fence.epoch == 0 {
+	if !s.fence.Leads() {
 		s.pic.MarkAll()
 	}
 	e := s.pic.Evidence()

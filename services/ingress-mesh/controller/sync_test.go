@@ -120,7 +120,7 @@ func TestWhatWasDeletedLastIsGone(t *testing.T) {
 	}
 	// Nor does it answer from a picture that stands still, as after a restart of the broker.
 	two.feeds.Of(subject.Endpoint).Close()
-	if _, err := two.bucket.Put(while(t), "node.young", nil); err != nil {
+	if _, err := w.b[subject.Endpoint].Put(while(t), "node.young", nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err = two.sync(while(t), n1, &skepv1.MeshSyncRequest{}); !fault.Is(err, fault.CodeUnavailable) {
