@@ -11,24 +11,15 @@ import (
 	"skep.dev/libs/id"
 	"skep.dev/libs/member"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
 )
 
 // One process of a node renews the certificate, the others use it soon after.
 func TestARenewedCertificateIsReadAgain(t *testing.T) {
 	dir := t.TempDir()
-	ca, err := pki.NewCA(id.New())
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca := pkitest.NewCA(t)
 	issue := func(node string) (cert, key []byte) {
-		key, csr, err := pki.NewKeyAndCSR()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if cert, err = ca.Sign(csr, pki.Identity{NodeID: node, Role: pki.Worker}, time.Minute); err != nil {
-			t.Fatal(err)
-		}
-		return cert, key
+		return pkitest.Certify(t, ca, pki.Identity{NodeID: node, Role: pki.Worker}, time.Minute)
 	}
 	node := id.New()
 	cert, key := issue(node)
@@ -93,18 +84,8 @@ func TestUsage(t *testing.T) {
 
 // A manager's service on a worker says so, before it does anything.
 func TestManagersOnly(t *testing.T) {
-	ca, err := pki.NewCA(id.New())
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, csr, err := pki.NewKeyAndCSR()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := ca.Sign(csr, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca := pkitest.NewCA(t)
+	cert, key := pkitest.Certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour)
 	p := member.Paths{Data: t.TempDir()}
 	if _, err := pki.Create(p.Certs(), cert, key, ca.CertPEM()); err != nil {
 		t.Fatal(err)

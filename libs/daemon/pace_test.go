@@ -12,6 +12,7 @@ import (
 
 	"skep.dev/libs/id"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
 )
 
 func TestOnlyTheRefusedSlowDown(t *testing.T) {
@@ -50,24 +51,9 @@ func (r refuser) Check(server.ClientAuthentication) bool { r <- struct{}{}; retu
 
 // The broker's no is noticed from the first connection on.
 func TestARefusedConnectionSlowsDown(t *testing.T) {
-	ca, err := pki.NewCA(id.New())
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca := pkitest.NewCA(t)
 	certify := func(ident pki.Identity) *pki.Store {
-		key, csr, err := pki.NewKeyAndCSR()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cert, err := ca.Sign(csr, ident, time.Hour)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := pki.Memory(cert, key, ca.CertPEM())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
+		return pkitest.Store(t, ca, ident, time.Hour)
 	}
 	tries := make(refuser, 1000)
 	s, err := server.NewServer(&server.Options{

@@ -14,6 +14,7 @@ import (
 
 	"skep.dev/libs/id"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
 )
 
 // A token is what its text says, once and for all; an error never repeats its secret.
@@ -51,10 +52,7 @@ func csrOf(f *testing.F, key any, subject pkix.Name, names ...string) []byte {
 
 // Whatever a request says, the certificate says what the cluster wants; and its id is one.
 func FuzzCSR(f *testing.F) {
-	ca, err := pki.NewCA(id.New())
-	if err != nil {
-		f.Fatal(err)
-	}
+	ca := pkitest.NewCA(f)
 	good, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		f.Fatal(err)
@@ -104,10 +102,7 @@ func FuzzCSR(f *testing.F) {
 
 // Any certificate gives an identity that is safe in a subject, or none.
 func FuzzCertificate(f *testing.F) {
-	ca, err := pki.NewCA(id.New())
-	if err != nil {
-		f.Fatal(err)
-	}
+	ca := pkitest.NewCA(f)
 	_, csr, err := pki.NewKeyAndCSR()
 	if err != nil {
 		f.Fatal(err)

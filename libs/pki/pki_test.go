@@ -15,41 +15,16 @@ import (
 
 	"skep.dev/libs/id"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
 )
-
-func ca(t *testing.T) *pki.CA {
-	t.Helper()
-	c, err := pki.NewCA(id.New())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-func issue(t *testing.T, c *pki.CA, ident pki.Identity, life time.Duration) (cert, key []byte) {
-	t.Helper()
-	key, csr, err := pki.NewKeyAndCSR()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if cert, err = c.Sign(csr, ident, life); err != nil {
-		t.Fatal(err)
-	}
-	return cert, key
-}
 
 func memory(t *testing.T, c *pki.CA, ident pki.Identity) *pki.Store {
 	t.Helper()
-	cert, key := issue(t, c, ident, time.Hour)
-	s, err := pki.Memory(cert, key, c.CertPEM())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return pkitest.Store(t, c, ident, time.Hour)
 }
 
 func TestTokenRoundTripAndErrors(t *testing.T) {
-	want := pki.Token{Digest: pki.Digest(ca(t).Cert), Secret: pki.NewSecret()}
+	want := pki.Token{Digest: pki.Digest(pkitest.NewCA(t).Cert), Secret: pki.NewSecret()}
 	if s := want.String(); len(s) != 83 {
 		t.Fatalf("a token has %d characters", len(s))
 	}
@@ -81,7 +56,7 @@ func TestTokenRoundTripAndErrors(t *testing.T) {
 }
 
 func TestIdentityComesFromTheCANotTheRequest(t *testing.T) {
-	c := ca(t)
+	c := pkitest.NewCA(t)
 	for _, want := range []pki.Identity{
 		{NodeID: id.New(), Role: pki.Manager}, {NodeID: id.New(), Role: pki.Worker}, {NodeID: "user-ada", Role: pki.User, UserRole: pki.Viewer},
 	} {
@@ -110,7 +85,7 @@ func TestIdentityComesFromTheCANotTheRequest(t *testing.T) {
 
 // An hour of difference between two clocks, either way and right after init, is no obstacle.
 func TestCertificatesAreDatedBack(t *testing.T) {
-	c := ca(t)
+	c := pkitest.NewCA(t)
 	s := memory(t, c, pki.Identity{NodeID: id.New(), Role: pki.Manager})
 	pool := x509.NewCertPool()
 	pool.AddCert(c.Cert)
@@ -153,7 +128,7 @@ func handshake(t *testing.T, server, client *tls.Config) (serverErr, clientErr e
 }
 
 func TestWhoTrustsWhom(t *testing.T) {
-	c, other := ca(t), ca(t)
+	c, other := pkitest.NewCA(t), pkitest.NewCA(t)
 	m, w := memory(t, c, pki.Identity{NodeID: id.New(), Role: pki.Manager}), memory(t, c, pki.Identity{NodeID: id.New(), Role: pki.Worker})
 	x := memory(t, other, pki.Identity{NodeID: id.New(), Role: pki.Manager})
 	none := &tls.Config{InsecureSkipVerify: true}
@@ -193,13 +168,13 @@ func TestWhoTrustsWhom(t *testing.T) {
 }
 
 func TestStoreSwapsAndSurvivesATornSave(t *testing.T) {
-	c := ca(t)
+	c := pkitest.NewCA(t)
 	dir := filepath.Join(t.TempDir(), "certs")
 	if _, err := pki.Open(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
 	ident := pki.Identity{NodeID: id.New(), Role: pki.Worker}
-	cert, key := issue(t, c, ident, time.Hour)
+	cert, key := pkitest.Certify(t, c, ident, time.Hour)
 	s, err := pki.Create(dir, cert, key, c.CertPEM())
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +184,7 @@ func TestStoreSwapsAndSurvivesATornSave(t *testing.T) {
 			t.Errorf("%q: %v, %v", path, st.Mode(), err)
 		}
 	}
-	next, nextKey := issue(t, c, ident, 2*time.Hour)
+	next, nextKey := pkitest.Certify(t, c, ident, 2*time.Hour)
 	if err := s.Save(next, key, c.CertPEM()); err == nil {
 		t.Fatal("a certificate was saved with another's key")
 	}
@@ -218,7 +193,7 @@ func TestStoreSwapsAndSurvivesATornSave(t *testing.T) {
 		t.Fatalf("not swapped: %v", err)
 	}
 	// The power fails between the renames: the certificate is the third's, the key still the second's.
-	third, thirdKey := issue(t, c, ident, 3*time.Hour)
+	third, thirdKey := pkitest.Certify(t, c, ident, 3*time.Hour)
 	for name, text := range map[string][]byte{pki.CertFile: third, pki.KeyFile + ".new": thirdKey} {
 		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
 			t.Fatal(err)
@@ -237,7 +212,7 @@ func TestStoreSwapsAndSurvivesATornSave(t *testing.T) {
 }
 
 func TestParseCAKeepsPairsTogether(t *testing.T) {
-	a, b := ca(t), ca(t)
+	a, b := pkitest.NewCA(t), pkitest.NewCA(t)
 	key, err := a.KeyPEM()
 	if err != nil {
 		t.Fatal(err)

@@ -14,11 +14,12 @@ import (
 
 	"skep.dev/libs/id"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
 	"skep.dev/libs/subject"
 )
 
 func TestWorkerCannotEscalate(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	b := run(t, lone(t, ca, id.New()))
 	mgr, js := inProcessJS(t, b, "manager")
 	for _, n := range []string{"spec", "status", "task"} {
@@ -30,7 +31,7 @@ func TestWorkerCannotEscalate(t *testing.T) {
 	if _, err := js.Publish(within(t), "$KV.status."+other, []byte("theirs")); err != nil {
 		t.Fatal(err)
 	}
-	w := dial(t, b, certify(t, ca, pki.Identity{NodeID: me, Role: pki.Worker}, time.Hour), nats.Name("worker"))
+	w := dial(t, b, pkitest.Store(t, ca, pki.Identity{NodeID: me, Role: pki.Worker}, time.Hour), nats.Name("worker"))
 
 	// The three escalations, as they were done.
 	w.mustNotPublish("$KV.status."+me+".x", &nats.Msg{Header: nats.Header{"Nats-Rollup": {"all"}}})
@@ -118,21 +119,21 @@ func (p *peer) mustNotSys(b *Bus, ca *pki.CA) {
 	for _, ident := range []pki.Identity{
 		{NodeID: id.New(), Role: pki.Worker}, {NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin},
 	} {
-		q := dial(p.t, b, certify(p.t, ca, ident, time.Hour), nats.UserInfo(systemUser, ""), nats.Name(string(ident.Role)))
+		q := dial(p.t, b, pkitest.Store(p.t, ca, ident, time.Hour), nats.UserInfo(systemUser, ""), nats.Name(string(ident.Role)))
 		q.mustNotPublish("$SYS.REQ.SERVER.PING", nil)
 		q.subscribe("$SYS.>", false)
 	}
-	m := dial(p.t, b, certify(p.t, ca, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour), nats.UserInfo(systemUser, ""))
+	m := dial(p.t, b, pkitest.Store(p.t, ca, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour), nats.UserInfo(systemUser, ""))
 	if _, err := m.Request("$SYS.REQ.SERVER.PING", nil, 10*time.Second); err != nil {
 		p.t.Errorf("a manager has no system account: %v", err)
 	}
 }
 
 func TestUsers(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	b := run(t, lone(t, ca, id.New()))
 	user := func(name, role string) *peer {
-		return dial(t, b, certify(t, ca, pki.Identity{NodeID: "user-" + name, Role: pki.User, UserRole: role}, time.Hour), nats.Name(role))
+		return dial(t, b, pkitest.Store(t, ca, pki.Identity{NodeID: "user-" + name, Role: pki.User, UserRole: role}, time.Hour), nats.Name(role))
 	}
 	admin, viewer := user("ada", pki.Admin), user("vic", pki.Viewer)
 	node := id.New()
@@ -169,13 +170,13 @@ func TestUsers(t *testing.T) {
 // TestWhoMayLookAtNetworks: a viewer sees what is stored of networks and what the mesh made of them, and the traffic
 // counters of no node; nodes and strangers see neither and cannot answer in the managers' place.
 func TestWhoMayLookAtNetworks(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	b := run(t, lone(t, ca, id.New()))
 	me, other := id.New(), id.New()
 	peers := map[string]*peer{
-		"admin":  dial(t, b, certify(t, ca, pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}, time.Hour), nats.Name("admin")),
-		"viewer": dial(t, b, certify(t, ca, pki.Identity{NodeID: "user-vic", Role: pki.User, UserRole: pki.Viewer}, time.Hour), nats.Name("viewer")),
-		"worker": dial(t, b, certify(t, ca, pki.Identity{NodeID: me, Role: pki.Worker}, time.Hour), nats.Name("worker")),
+		"admin":  dial(t, b, pkitest.Store(t, ca, pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}, time.Hour), nats.Name("admin")),
+		"viewer": dial(t, b, pkitest.Store(t, ca, pki.Identity{NodeID: "user-vic", Role: pki.User, UserRole: pki.Viewer}, time.Hour), nats.Name("viewer")),
+		"worker": dial(t, b, pkitest.Store(t, ca, pki.Identity{NodeID: me, Role: pki.Worker}, time.Hour), nats.Name("worker")),
 		"joiner": stranger(t, b, ca),
 	}
 	for _, c := range []struct {
@@ -262,7 +263,7 @@ func tryStranger(t testing.TB, b *Bus, ca *pki.CA, name string, opts ...nats.Opt
 }
 
 func TestConnectionsWithoutACertificate(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	b := run(t, lone(t, ca, id.New()))
 	for _, name := range []string{"", "sys", "local", "door", doorUser, "join-", "join-abc", "join-*", id.New(), "join-" + id.New() + ".>", "manager"} {
 		if _, err := tryStranger(t, b, ca, name); !errors.Is(err, nats.ErrAuthorization) {
@@ -294,16 +295,16 @@ func TestConnectionsWithoutACertificate(t *testing.T) {
 }
 
 func TestForeignAndExpiredCertificates(t *testing.T) {
-	ca, foreign := newCA(t), newCA(t)
+	ca, foreign := pkitest.NewCA(t), pkitest.NewCA(t)
 	b := run(t, lone(t, ca, id.New()))
 	node := pki.Identity{NodeID: id.New(), Role: pki.Worker}
 
 	// Another cluster's node: neither side trusts the other.
-	if _, err := tryDial(t, b, certify(t, foreign, node, time.Hour)); err == nil {
+	if _, err := tryDial(t, b, pkitest.Store(t, foreign, node, time.Hour)); err == nil {
 		t.Error("a node of another cluster was let in")
 	}
 	// The same, by a client that does not care who the server is.
-	creds := certify(t, foreign, node, time.Hour)
+	creds := pkitest.Store(t, foreign, node, time.Hour)
 	blind := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*creds.Certificate()}}
 	if _, err := tryDial(t, b, creds, nats.Secure(blind)); err == nil {
 		t.Error("a certificate of another CA was let in")
@@ -313,23 +314,23 @@ func TestForeignAndExpiredCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	creds = certify(t, forged, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour)
+	creds = pkitest.Store(t, forged, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour)
 	blind = &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{*creds.Certificate()}}
 	if _, err := tryDial(t, b, creds, nats.Secure(blind)); err == nil {
 		t.Error("a forged CA was let in")
 	}
 	// TLS below 1.3.
-	old := pki.ClientTLS(certify(t, ca, node, time.Hour))
+	old := pki.ClientTLS(pkitest.Store(t, ca, node, time.Hour))
 	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
-	if _, err := tryDial(t, b, certify(t, ca, node, time.Hour), nats.Secure(old)); err == nil {
+	if _, err := tryDial(t, b, pkitest.Store(t, ca, node, time.Hour), nats.Secure(old)); err == nil {
 		t.Error("TLS 1.2 was let in")
 	}
 
 	// An expired one is not let in, and one that expires is closed.
-	if _, err := tryDial(t, b, certify(t, ca, node, -time.Minute)); err == nil {
+	if _, err := tryDial(t, b, pkitest.Store(t, ca, node, -time.Minute)); err == nil {
 		t.Error("an expired certificate was let in")
 	}
-	p := dial(t, b, certify(t, ca, node, 4*time.Second))
+	p := dial(t, b, pkitest.Store(t, ca, node, 4*time.Second))
 	select {
 	case <-p.closed:
 	case <-time.After(30 * time.Second):
@@ -347,18 +348,18 @@ func TestRemovedNodeIsDisconnected(t *testing.T) {
 }
 
 func removedNode(t *testing.T, end func(*Bus, string) int) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	cfg := lone(t, ca, id.New())
 	gone, stays := id.New(), id.New()
 	var removed atomic.Bool
 	// As from a list of nodes: whoever is not on it is revoked. Users are not on it.
 	cfg.Revoked = func(n string) bool { return n != cfg.NodeID && n != stays && (n != gone || removed.Load()) }
 	b := run(t, cfg)
-	creds := certify(t, ca, pki.Identity{NodeID: gone, Role: pki.Worker}, time.Hour)
+	creds := pkitest.Store(t, ca, pki.Identity{NodeID: gone, Role: pki.Worker}, time.Hour)
 	p, q := dial(t, b, creds), dial(t, b, creds)
 	others := []*peer{
-		dial(t, b, certify(t, ca, pki.Identity{NodeID: stays, Role: pki.Worker}, time.Hour)),
-		dial(t, b, certify(t, ca, pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}, time.Hour)),
+		dial(t, b, pkitest.Store(t, ca, pki.Identity{NodeID: stays, Role: pki.Worker}, time.Hour)),
+		dial(t, b, pkitest.Store(t, ca, pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}, time.Hour)),
 	}
 	agent, err := b.InProcess("agent")
 	if err != nil {
@@ -390,7 +391,7 @@ func removedNode(t *testing.T, end func(*Bus, string) int) {
 }
 
 func TestInProcessConnections(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	b := run(t, lone(t, ca, id.New()))
 	_, js := inProcessJS(t, b, "manager")
 	for _, n := range []string{"spec", "task", "secret", "node", "lease"} {

@@ -17,36 +17,10 @@ import (
 
 	"skep.dev/libs/id"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
 )
 
 const patience = 60 * time.Second
-
-// certify makes a credential of the CA.
-func certify(t testing.TB, ca *pki.CA, ident pki.Identity, expiry time.Duration) *pki.Store {
-	t.Helper()
-	key, csr, err := pki.NewKeyAndCSR()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := ca.Sign(csr, ident, expiry)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := pki.Memory(cert, key, ca.CertPEM())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-func newCA(t testing.TB) *pki.CA {
-	t.Helper()
-	ca, err := pki.NewCA(id.New())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ca
-}
 
 // freePorts finds n ports that nobody listens on.
 func freePorts(t testing.TB, n int) []int {
@@ -70,7 +44,7 @@ func lone(t testing.TB, ca *pki.CA, nodeID string) Config {
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(p[0]))
 	return Config{
 		NodeID: nodeID, DataDir: filepath.Join(t.TempDir(), "bus"), Listen: addr, Advertise: addr, RoutePort: p[1],
-		TLS: certify(t, ca, pki.Identity{NodeID: nodeID, Role: pki.Manager}, time.Hour), Witness: nodeID + "-w1",
+		TLS: pkitest.Store(t, ca, pki.Identity{NodeID: nodeID, Role: pki.Manager}, time.Hour), Witness: nodeID + "-w1",
 	}
 }
 
@@ -130,7 +104,7 @@ func bucket(name string) jetstream.StreamConfig {
 }
 
 func TestSingleManagerStartsStopsAndRestarts(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	cfg := lone(t, ca, id.New())
 	began := time.Now()
 	b := run(t, cfg)
@@ -165,7 +139,7 @@ func TestSingleManagerStartsStopsAndRestarts(t *testing.T) {
 }
 
 func TestPortInUseIsSaid(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	cfg := lone(t, ca, id.New())
 	l, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
@@ -184,7 +158,7 @@ func TestPortInUseIsSaid(t *testing.T) {
 }
 
 func TestRunEndsWithItsContext(t *testing.T) {
-	cfg := lone(t, newCA(t), id.New())
+	cfg := lone(t, pkitest.NewCA(t), id.New())
 	b, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)

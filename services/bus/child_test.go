@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
 )
 
 // A kill -9 needs a process: the test binary runs itself again as a manager and takes orders on its standard input.
@@ -136,14 +137,7 @@ func newChild(t *testing.T, ca *pki.CA, name string) *child {
 	cfg := lone(t, ca, name)
 	dir := t.TempDir()
 	cfg.DataDir, cfg.Witness = filepath.Join(dir, "bus"), ""
-	key, csr, err := pki.NewKeyAndCSR()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := ca.Sign(csr, pki.Identity{NodeID: name, Role: pki.Manager}, time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cert, key := pkitest.Certify(t, ca, pki.Identity{NodeID: name, Role: pki.Manager}, time.Hour)
 	if _, err := pki.Create(filepath.Join(dir, "certs"), cert, key, ca.CertPEM()); err != nil {
 		t.Fatal(err)
 	}

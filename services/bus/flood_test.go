@@ -25,6 +25,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 )
@@ -82,7 +83,7 @@ func mustJoin(t testing.TB, b *Bus, ca *pki.CA) {
 
 // One connection, 25,000 requests with inboxes of all names: nobody joined for two minutes.
 func TestAFloodOfJoinRequests(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	b := run(t, lone(t, ca, id.New()))
 	asked, vault := serveJoins(t, b)
 	// The answer, the vault's no included, reaches the joiner.
@@ -125,7 +126,7 @@ func TestAFloodOfJoinRequests(t *testing.T) {
 
 // A container's packets come from its node's address. What it does there keeps out neither the node nor who joins.
 func TestAFloodBehindANodesAddress(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	b := run(t, lone(t, ca, id.New()))
 	serveJoins(t, b)
 	ctx, stop := context.WithCancel(t.Context())
@@ -148,7 +149,7 @@ func TestAFloodBehindANodesAddress(t *testing.T) {
 	})
 	for range 5 {
 		mustJoin(t, b, ca)
-		w := dial(t, b, certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour))
+		w := dial(t, b, pkitest.Store(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour))
 		if err := w.FlushTimeout(patience); err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +195,7 @@ func observed(t *testing.T, ca *pki.CA, change func(*Config)) (b *Bus, log func(
 
 // Forbidden subjects of 3.5 KB went into the log at 16 MiB/s.
 func TestViolatorsAreCutOffAndSoIsTheirText(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	b, log := observed(t, ca, nil)
 	before, _ := log()
 	long := "x." + strings.Repeat("y", 3500)
@@ -207,7 +208,7 @@ func TestViolatorsAreCutOffAndSoIsTheirText(t *testing.T) {
 		}
 	}
 	w := pki.Identity{NodeID: id.New(), Role: pki.Worker}
-	creds, honest := certify(t, ca, w, time.Hour), dial(t, b, certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour))
+	creds, honest := pkitest.Store(t, ca, w, time.Hour), dial(t, b, pkitest.Store(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour))
 	r := rawDial(t, b, pki.ClientTLS(creds), map[string]any{"verbose": false, "name": long})
 	for i := 0; i < 10_000 && r.say("PUB %s 0\r\n\r\n", long); i++ {
 	}
@@ -227,11 +228,11 @@ func TestViolatorsAreCutOffAndSoIsTheirText(t *testing.T) {
 
 // Twenty connections that do not read: 1.45 GiB in six seconds.
 func TestDeafConnectionsAreCutOff(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	b := run(t, lone(t, ca, id.New()))
 	w := pki.Identity{NodeID: id.New(), Role: pki.Worker}
-	creds := certify(t, ca, w, time.Hour)
-	honest := dial(t, b, certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour))
+	creds := pkitest.Store(t, ca, w, time.Hour)
+	honest := dial(t, b, pkitest.Store(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour))
 	boss, err := b.InProcess("manager")
 	if err != nil {
 		t.Fatal(err)
@@ -286,12 +287,12 @@ func TestDeafConnectionsAreCutOff(t *testing.T) {
 
 // A removed node tries again for as long as it runs: said once, then counted.
 func TestRetriesOfARemovedNode(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	gone := id.New()
 	b, log := observed(t, ca, func(c *Config) { c.Revoked = func(n string) bool { return n == gone } })
 	before, _ := log()
-	creds := certify(t, ca, pki.Identity{NodeID: gone, Role: pki.Worker}, time.Hour)
-	foreign := certify(t, newCA(t), pki.Identity{NodeID: gone, Role: pki.Worker}, time.Hour)
+	creds := pkitest.Store(t, ca, pki.Identity{NodeID: gone, Role: pki.Worker}, time.Hour)
+	foreign := pkitest.Store(t, pkitest.NewCA(t), pki.Identity{NodeID: gone, Role: pki.Worker}, time.Hour)
 	for range 200 {
 		if _, err := tryDial(t, b, creds); !errors.Is(err, nats.ErrAuthorization) {
 			t.Fatal(err)
@@ -312,11 +313,11 @@ func TestRetriesOfARemovedNode(t *testing.T) {
 
 // Garbage, and a worker's certificate, at the port of the managers' routes.
 func TestKnocksAtTheRoutePort(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	var addr string
 	b, log := observed(t, ca, func(c *Config) { addr = c.RouteAddr() })
 	before, _ := log()
-	worker := pki.ClientTLS(certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour))
+	worker := pki.ClientTLS(pkitest.Store(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour))
 	for range 200 {
 		c := dialTCP(t, addr)
 		fmt.Fprint(c, "GET / HTTP/1.0\r\n\r\n") // the answer is what is tested
@@ -352,9 +353,9 @@ func dialTCP(t testing.TB, addr string) net.Conn {
 
 // What a connection may say of itself, ask for and let wait is bounded before anybody looks at it.
 func TestBoundsOfAConnection(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	b := run(t, lone(t, ca, id.New()))
-	admin := certify(t, ca, pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}, time.Hour)
+	admin := pkitest.Store(t, ca, pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}, time.Hour)
 	join := pki.JoinTLS(pki.Digest(ca.Cert))
 	big := strings.Repeat("x", 1<<20)
 
@@ -409,7 +410,7 @@ func TestBoundsOfAConnection(t *testing.T) {
 		for range 1000 {
 			dialTCP(t, b.ClientAddr().String())
 		}
-		w := dial(t, b, certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour))
+		w := dial(t, b, pkitest.Store(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour))
 		if err := w.FlushTimeout(patience); err != nil {
 			t.Errorf("beside a thousand who say nothing: %v", err)
 		}

@@ -14,6 +14,7 @@ import (
 	"skep.dev/libs/id"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
 	"skep.dev/libs/subject"
 )
 
@@ -38,7 +39,7 @@ func runManager(t *testing.T, m *Manager) (cancel context.CancelFunc, ended chan
 // A manager's broker in a process of its own: it makes the streams, lets the services of its own node found the cluster,
 // gives each its own permissions, and refuses who was removed.
 func TestManager(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	cfg := lone(t, ca, id.New())
 	sock := filepath.Join(t.TempDir(), "run", "skep.sock")
 	m, err := NewManager(cfg, sock)
@@ -80,7 +81,7 @@ func TestManager(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	worker := certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour)
+	worker := pkitest.Store(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour)
 	spec := kv.Open(js, subject.Spec)
 	for _, n := range []string{cfg.NodeID, worker.Identity().NodeID} {
 		if _, err := spec.Put(within(t), "node."+n, []byte("x")); err != nil {
@@ -88,7 +89,7 @@ func TestManager(t *testing.T) {
 		}
 	}
 	p := dial(t, m.Bus, worker)
-	stranger := certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour)
+	stranger := pkitest.Store(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour)
 	if err := await(within(t), 10*time.Millisecond, patience, func() bool {
 		_, err := tryDial(t, m.Bus, stranger)
 		return errors.Is(err, nats.ErrAuthorization)

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
 )
 
 // ledger writes and remembers what was acknowledged, at which revision.
@@ -189,7 +190,7 @@ func (l *ledger) read() (map[string]uint64, error) {
 // Managers join and leave, 1→3→1, with writers running and a kill -9 at every size; no acknowledged write is lost and
 // none changes its revision.
 func TestManagersComeAndGo(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	m1, m2, m3 := newChild(t, ca, "m1"), newChild(t, ca, "m2"), newChild(t, ca, "m3")
 	route := func(c *child) string { return c.cfg.RouteAddr() }
 	step := func(l *ledger, name string, f func()) {
@@ -201,7 +202,7 @@ func TestManagersComeAndGo(t *testing.T) {
 
 	m1.cfg.Witness = "m1-w1"
 	m1.start()
-	creds := certify(t, ca, pki.Identity{NodeID: "writer", Role: pki.Manager}, time.Hour)
+	creds := pkitest.Store(t, ca, pki.Identity{NodeID: "writer", Role: pki.Manager}, time.Hour)
 	l := startWriters(t, creds, 4, m1.cfg.Advertise, m2.cfg.Advertise, m3.cfg.Advertise)
 	if _, err := l.js.CreateStream(within(t), bucket("a")); err != nil {
 		t.Fatal(err)

@@ -14,10 +14,11 @@ import (
 
 	"skep.dev/libs/id"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
 )
 
 func TestRoutesAreForManagersOfThisCluster(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	cfg := lone(t, ca, id.New())
 	b := run(t, cfg)
 	before, err := b.Members()
@@ -26,10 +27,10 @@ func TestRoutesAreForManagersOfThisCluster(t *testing.T) {
 	}
 	routes := b.running().NumRoutes()
 	for name, creds := range map[string]*pki.Store{
-		"worker":  certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour),
-		"admin":   certify(t, ca, pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}, time.Hour),
-		"foreign": certify(t, newCA(t), pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour),
-		"manager": certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour), // the counter-proof
+		"worker":  pkitest.Store(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Worker}, time.Hour),
+		"admin":   pkitest.Store(t, ca, pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}, time.Hour),
+		"foreign": pkitest.Store(t, pkitest.NewCA(t), pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour),
+		"manager": pkitest.Store(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour), // the counter-proof
 	} {
 		tc := pki.RouteTLS(creds)
 		tc.InsecureSkipVerify = true // a rogue does not mind whom it talks to
@@ -89,12 +90,12 @@ func (l *turnedAway) Debugf(f string, a ...any)  { l.note(f, a...) }
 func (l *turnedAway) Tracef(string, ...any)      {}
 
 func TestTheWitnessTakesNoClients(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	b := run(t, lone(t, ca, id.New()))
 	b.mu.Lock()
 	addr := b.witness.Addr().String()
 	b.mu.Unlock()
-	creds := certify(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour)
+	creds := pkitest.Store(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour)
 	// Nobody is sent there either: clients are told of the managers only.
 	for _, u := range dial(t, b, creds).DiscoveredServers() {
 		if strings.HasSuffix(u, addr) {

@@ -22,6 +22,7 @@ import (
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
 	"skep.dev/libs/subject"
 )
 
@@ -37,7 +38,7 @@ func (p *peer) mustEnd(within time.Duration) {
 // TestRevokedUser: a revoked certificate's connections end and it is refused, also by a manager that starts again and cannot
 // read the store; another certificate of the same person goes on.
 func TestRevokedUser(t *testing.T) {
-	ca := newCA(t)
+	ca := pkitest.NewCA(t)
 	cfg := lone(t, ca, id.New())
 	m, err := NewManager(cfg, filepath.Join(t.TempDir(), "skep.sock"))
 	if err != nil {
@@ -46,7 +47,7 @@ func TestRevokedUser(t *testing.T) {
 	cancel, ended := runManager(t, m)
 	defer cancel()
 	ada := pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}
-	lost, good := certify(t, ca, ada, time.Hour), certify(t, ca, ada, time.Hour)
+	lost, good := pkitest.Store(t, ca, ada, time.Hour), pkitest.Store(t, ca, ada, time.Hour)
 	serial := pki.Serial(lost.Leaf())
 	p, q, still := dial(t, m.Bus, lost), dial(t, m.Bus, lost), dial(t, m.Bus, good)
 

@@ -30,6 +30,7 @@ import (
 	"skep.dev/libs/join"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 )
@@ -342,22 +343,8 @@ func silent(t *testing.T, f func(net.Conn)) string {
 // The token must not reach a server that is not of its cluster, whatever it shows.
 func TestTokenIsNotSentToAnotherCluster(t *testing.T) {
 	c := start(t)
-	ca, err := pki.NewCA(id.New())
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, csr, err := pki.NewKeyAndCSR()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := ca.Sign(csr, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rogue, err := pki.Memory(cert, key, ca.CertPEM())
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca := pkitest.NewCA(t)
+	rogue := pkitest.Store(t, ca, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour)
 	// It appends the true CA, which is public, to its own chain.
 	show := *rogue.Certificate()
 	trueCA, err := pki.ParseCertificate(c.boot.CA)

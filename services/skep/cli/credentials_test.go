@@ -19,6 +19,7 @@ import (
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/conn"
 )
@@ -198,14 +199,7 @@ func TestBrokerRefuses(t *testing.T) {
 		}}}
 	})
 	ca := c.withVault()
-	key, csr, err := pki.NewKeyAndCSR()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := ca.Sign(csr, pki.Identity{NodeID: "user-bob", Role: pki.User, UserRole: pki.Viewer}, time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cert, key := pkitest.Certify(t, ca, pki.Identity{NodeID: "user-bob", Role: pki.User, UserRole: pki.Viewer}, time.Hour)
 	var out, errs safeBuffer
 	env := c.env(&out, &errs)
 	if err := conn.DefaultStore(env.Getenv).Create(conn.Context{Name: "prod", Addr: "h:2377", Cert: string(cert), Key: string(key), CA: string(ca.CertPEM())}); err != nil {
