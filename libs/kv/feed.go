@@ -41,7 +41,7 @@ type Feed struct {
 
 // Follow starts a feed. apply runs on one goroutine, never concurrently, and should only update an index.
 // An optional key filter (such as "live.*") narrows it.
-func Follow(ctx context.Context, js jetstream.JetStream, bucket subject.Bucket, apply func(Delta), filter ...string) (*Feed, error) {
+func Follow(ctx context.Context, js jetstream.JetStream, bucket subject.Bucket, apply func(Delta), filter ...string) *Feed {
 	ctx, cancel := context.WithCancel(ctx)
 	f := &Feed{
 		js: js, bucket: bucket, filter: ">", apply: apply, cancel: cancel,
@@ -51,7 +51,7 @@ func Follow(ctx context.Context, js jetstream.JetStream, bucket subject.Bucket, 
 		f.filter = filter[0]
 	}
 	go f.run(ctx)
-	return f, nil
+	return f
 }
 
 // Ready is closed once the first Reset was applied.

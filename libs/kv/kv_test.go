@@ -139,10 +139,7 @@ func TestFeedReadsYourWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	x := &index{}
-	f, err := kv.Follow(c, js, subject.Spec, x.apply)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := kv.Follow(c, js, subject.Spec, x.apply)
 	defer f.Close()
 	<-f.Ready()
 	if f.Revision() != 2 {

@@ -21,15 +21,11 @@ type rig struct {
 func newRig(t *testing.T) *rig {
 	js := kvtest.Server(t).JS(t)
 	r := &rig{t: t, b: kv.Open(js, subject.Task), seen: map[string]string{}}
-	var err error
-	r.feed, err = kv.Follow(t.Context(), js, subject.Task, func(d kv.Delta) {
+	r.feed = kv.Follow(t.Context(), js, subject.Task, func(d kv.Delta) {
 		for _, e := range d.Entries {
 			r.seen[e.Key] = string(e.Value)
 		}
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(r.feed.Close)
 	return r
 }

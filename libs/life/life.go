@@ -4,28 +4,37 @@ package life
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 )
 
-// Span is the life of one service, from New over Begin and Begun to Close. A service embeds it for Ready and Close.
+// Span is the life of one service, from New over Begin and Begun to its end. A service embeds it for Ready and Close.
 type Span struct {
-	ready, closed chan struct{}
-	begun, ended  sync.Once
+	life  context.Context
+	end   context.CancelFunc
+	began atomic.Bool
+	ready chan struct{}
+	begun sync.Once
 }
 
 // New is the life of a service that has not begun.
-func New() *Span { return &Span{ready: make(chan struct{}), closed: make(chan struct{})} }
+func New() *Span {
+	life, end := context.WithCancel(context.Background())
+	return &Span{life: life, end: end, ready: make(chan struct{})}
+}
 
-// Begin is the context of what the service does: it ends with ctx, with Close, and when end is called.
-func (s *Span) Begin(ctx context.Context) (life context.Context, end context.CancelFunc) {
-	life, end = context.WithCancel(ctx)
-	go func() {
-		select {
-		case <-s.closed:
-			end()
-		case <-life.Done():
-		}
-	}()
-	return life, end
+// Begin is for the first lines of Run: ctx is that of what the service does, and ends with the one given and with Close.
+// Run defers end. A service runs once; a second Begin is a mistake of the program's, and panics.
+func (s *Span) Begin(ctx context.Context) (_ context.Context, end context.CancelFunc) {
+	if s.began.Swap(true) {
+		panic("life: a service is run a second time")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(s.life, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+		s.end()
+	}
 }
 
 // Begun says that the service serves.
@@ -34,8 +43,22 @@ func (s *Span) Begun() { s.begun.Do(func() { close(s.ready) }) }
 // Ready is closed once the service serves: its picture is complete and its endpoints answer.
 func (s *Span) Ready() <-chan struct{} { return s.ready }
 
-// Close ends the service, as the end of its context does. It may be called more than once and always returns nil.
+// Serves reports whether the service serves: Ready is closed, and it has not ended.
+func (s *Span) Serves() bool {
+	select {
+	case <-s.ready:
+		return s.life.Err() == nil
+	default:
+		return false
+	}
+}
+
+// Life is the context of what others ask of the service beside Run. It ends with Run and with Close.
+func (s *Span) Life() context.Context { return s.life }
+
+// Close ends the service, as the end of its context does, and does not wait for it: Run has ended when it returns. It may be
+// called more than once and always returns nil.
 func (s *Span) Close() error {
-	s.ended.Do(func() { close(s.closed) })
+	s.end()
 	return nil
 }

@@ -21,13 +21,22 @@ func TestEndsWithEither(t *testing.T) {
 			t.Errorf("%s: ready before it says so", what)
 		default:
 		}
+		if s.Serves() {
+			t.Errorf("%s: serves before it is ready", what)
+		}
 		s.Begun()
 		s.Begun()
 		<-s.Ready()
+		if !s.Serves() {
+			t.Errorf("%s: does not serve", what)
+		}
 		end(s, cancel)
 		<-ctx.Done()
 		stop()
 		cancel()
+		if s.Serves() || s.Life().Err() == nil {
+			t.Errorf("%s: serves after its end", what)
+		}
 	}
 }
 
@@ -37,4 +46,16 @@ func TestClosedBeforeItBegins(t *testing.T) {
 	ctx, stop := s.Begin(t.Context())
 	defer stop()
 	<-ctx.Done()
+}
+
+func TestRunsOnce(t *testing.T) {
+	s := New()
+	_, stop := s.Begin(t.Context())
+	stop()
+	defer func() {
+		if recover() == nil {
+			t.Error("it begins again")
+		}
+	}()
+	s.Begin(t.Context())
 }

@@ -3,7 +3,6 @@ package bus
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -16,10 +15,13 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/id"
+	"skep.dev/libs/life"
 )
 
 // Bus is a manager's broker.
 type Bus struct {
+	*life.Span // ready once the JetStream API answers
+
 	cfg    Config
 	log    *zap.Logger
 	guests *guests
@@ -29,15 +31,11 @@ type Bus struct {
 	unhush          func()
 
 	serving chan struct{} // closed once the listener serves
-	ready   chan struct{} // closed once the JetStream API answers
-	done    chan struct{} // closed by Close
 
 	mu      sync.Mutex
 	main    *instance
 	witness *instance
 	sys     *nats.Conn
-	ran     bool
-	closed  bool
 	memberM sync.Mutex // one membership operation at a time
 }
 
@@ -48,7 +46,7 @@ func New(cfg Config) (*Bus, error) {
 	}
 	b := &Bus{
 		cfg: cfg, log: cfg.Log, secret: rand.Text(),
-		serving: make(chan struct{}), ready: make(chan struct{}), done: make(chan struct{}),
+		serving: make(chan struct{}), Span: life.New(),
 	}
 	b.guests = newGuests(b.kick, b.alive)
 	b.hush()
@@ -59,27 +57,13 @@ func New(cfg Config) (*Bus, error) {
 // but the JetStream API may still wait for a leader.
 func (b *Bus) Serving() <-chan struct{} { return b.serving }
 
-// Ready is closed once the JetStream API answers as well.
-func (b *Bus) Ready() <-chan struct{} { return b.ready }
-
 // Run starts the broker and blocks until ctx ends (nil), Close is called (nil) or the broker fails.
 func (b *Bus) Run(ctx context.Context) error {
-	b.mu.Lock()
-	if b.ran || b.closed {
-		b.mu.Unlock()
-		return errors.New("the bus can run only once")
+	ctx, end := b.Begin(ctx)
+	defer end()
+	if ctx.Err() != nil {
+		return nil
 	}
-	b.ran = true
-	b.mu.Unlock()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		select {
-		case <-b.done:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	defer b.stop()
 
 	began := time.Now()
@@ -119,7 +103,7 @@ func (b *Bus) Run(ctx context.Context) error {
 	go func() {
 		if b.WaitAPI(ctx) == nil {
 			b.log.Info("broker ready", zap.String("addr", b.cfg.Listen), zap.Duration("dur", time.Since(began)))
-			close(b.ready)
+			b.Begun()
 		}
 	}()
 	select {
@@ -276,16 +260,8 @@ func (b *Bus) revoked(nodeID string) bool { return b.cfg.Revoked != nil && b.cfg
 
 // Close stops the broker; Run then returns. It may be called more than once.
 func (b *Bus) Close() error {
-	b.mu.Lock()
-	ran := b.ran
-	if !b.closed {
-		b.closed = true
-		close(b.done)
-	}
-	b.mu.Unlock()
-	if ran {
-		b.stop()
-	}
+	_ = b.Span.Close() // it returns nil
+	b.stop()
 	return nil
 }
 

@@ -82,14 +82,9 @@ func (m *Manager) prepare(ctx context.Context) (release func(), err error) {
 		compactor.Go(func() { c.Run(compacting) })
 	}
 	var feeds kv.Feeds
-	for _, follow := range []func(context.Context, jetstream.JetStream, *Bus) (*kv.Feed, error){m.nodes.Follow, m.users.Follow} {
-		var f *kv.Feed
-		if err == nil {
-			f, err = follow(context.WithoutCancel(ctx), js, m.Bus)
-		}
-		if f != nil {
-			feeds = append(feeds, f)
-		}
+	if err == nil {
+		life := context.WithoutCancel(ctx)
+		feeds = kv.Feeds{m.nodes.Follow(life, js, m.Bus), m.users.Follow(life, js, m.Bus)}
 	}
 	var local *Relay
 	if err == nil {

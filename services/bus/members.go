@@ -23,7 +23,7 @@ type Members struct {
 }
 
 // Follow keeps the list, and ends the connections of those that leave it, until ctx ends or the feed is closed.
-func (m *Members) Follow(ctx context.Context, js jetstream.JetStream, b *Bus) (*kv.Feed, error) {
+func (m *Members) Follow(ctx context.Context, js jetstream.JetStream, b *Bus) *kv.Feed {
 	m.removed = func(id string) { b.Disconnect(id) }
 	// A removed node may have connected before the members were known: Sweep closes such connections.
 	m.loaded = func() { b.Sweep() }

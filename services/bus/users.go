@@ -76,7 +76,7 @@ func parseRevoked(text []byte) (map[string]bool, error) {
 }
 
 // Follow keeps the list, and ends the connections of those that come on it, until ctx ends or the feed is closed.
-func (u *Users) Follow(ctx context.Context, js jetstream.JetStream, b *Bus) (*kv.Feed, error) {
+func (u *Users) Follow(ctx context.Context, js jetstream.JetStream, b *Bus) *kv.Feed {
 	return kv.Follow(ctx, js, subject.Secret, func(d kv.Delta) {
 		if u.apply(d) {
 			b.SweepUsers()

@@ -32,6 +32,7 @@ import (
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/lease"
+	"skep.dev/libs/life"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 	"skep.dev/services/health-monitor/internal/verdict"
@@ -59,12 +60,12 @@ const beats = 16384
 
 // Service is one instance.
 type Service struct {
-	cfg   Config
-	log   *zap.Logger
-	js    jetstream.JetStream
-	live  *kv.Bucket
-	ready chan struct{}
-	once  sync.Once
+	*life.Span // ready once the instance knows the members and hears heartbeats
+
+	cfg  Config
+	log  *zap.Logger
+	js   jetstream.JetStream
+	live *kv.Bucket
 
 	// Everything below belongs to the loop's goroutine.
 	core    *verdict.Core
@@ -102,27 +103,19 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("health: %w", err)
 	}
 	return &Service{
-		cfg: cfg, log: cfg.Log, js: js, live: kv.Open(js, subject.NodeB), ready: make(chan struct{}),
+		cfg: cfg, log: cfg.Log, js: js, live: kv.Open(js, subject.NodeB), Span: life.New(),
 		members: map[string]string{}, hosts: map[string]string{}, record: map[string]stored{}, dirty: map[string]bool{}, paths: map[string]path{}, pathLife: pathLife, pathEvery: pathEvery, settles: settles,
 	}, nil
 }
 
-// Ready is closed once the instance knows the members and hears heartbeats.
-func (s *Service) Ready() <-chan struct{} { return s.ready }
-
-// Close has nothing to free: Run ends with its context.
-func (s *Service) Close() error { return nil }
-
 // Run listens, and decides while it holds the lease, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := s.Begin(ctx)
 	var wg sync.WaitGroup
-	var feeds []*kv.Feed
+	var feeds kv.Feeds
 	defer func() {
 		cancel() // first: a feed may be waiting to hand something over
-		for _, f := range feeds {
-			f.Close()
-		}
+		feeds.Close()
 		wg.Wait()
 	}()
 
@@ -144,36 +137,21 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	s.core = verdict.New(s.cfg.Limits, time.Now())
 	s.period = time.Second
-	for _, f := range []struct {
-		bucket subject.Bucket
-		filter string
-		apply  func(kv.Delta)
-	}{
-		// Records first: a member is admitted with its recorded verdict.
-		{subject.NodeB, ">", s.applyNodes},
-		{subject.Spec, "cluster", s.applyCluster},
-		{subject.Spec, keys.Node.Key("*"), s.applyMembers},
-	} {
-		feed, err := kv.Follow(ctx, s.js, f.bucket, hand(f.apply), f.filter)
-		if err != nil {
-			return fmt.Errorf("follow %s: %w", f.bucket, err)
-		}
-		feeds = append(feeds, feed)
-		if err := s.drain(ctx, do, feed.Ready()); err != nil {
-			return nil // ctx ended
-		}
-	}
-
 	probes := newProbes(s)
 	wg.Go(func() { probes.run(ctx) })
-	// Not through the loop: thousands of reports must not hold up heartbeats.
-	feed, err := kv.Follow(ctx, s.js, subject.Status, probes.apply)
-	if err != nil {
-		return fmt.Errorf("follow %s: %w", subject.Status, err)
-	}
-	feeds = append(feeds, feed)
-	if err := s.drain(ctx, do, feed.Ready()); err != nil {
-		return nil // ctx ended
+	for _, src := range []kv.Source{
+		// Records first: a member is admitted with its recorded verdict.
+		{Bucket: subject.NodeB, Apply: hand(s.applyNodes)},
+		{Bucket: subject.Spec, Filter: keys.Cluster.Key(), Apply: hand(s.applyCluster)},
+		{Bucket: subject.Spec, Filter: keys.Node.Key("*"), Apply: hand(s.applyMembers)},
+		// Not through the loop: thousands of reports must not hold up heartbeats.
+		{Bucket: subject.Status, Apply: probes.apply},
+	} {
+		feed := kv.FollowAll(ctx, s.js, src)
+		feeds = append(feeds, feed...)
+		if err := s.drain(ctx, do, feed[0].Ready()); err != nil {
+			return nil // ctx ended
+		}
 	}
 
 	hb := newGate("heartbeats", s.log, beats)
@@ -192,7 +170,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if err := s.register(ctx, do); err != nil {
 		return err
 	}
-	s.once.Do(func() { close(s.ready) })
+	s.Begun()
 
 	l := lease.New(s.js, lease.Config{Name: "health", Holder: s.cfg.NodeID, TTL: s.cfg.LeaseTTL, Log: s.log})
 	wg.Go(func() {

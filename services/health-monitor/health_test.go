@@ -52,7 +52,7 @@ func newField(t *testing.T) *field {
 	f := &field{t: t, n: n, nc: n.Conn(t), js: n.JS(t), live: map[string]*skepv1.NodeLive{}, writes: map[string]int{}, beats: map[string]context.CancelFunc{}, metrics: prometheus.NewRegistry()}
 	f.spec = kv.Open(f.js, subject.Spec)
 	f.put("cluster", &skepv1.Cluster{Spec: &skepv1.ClusterSpec{HeartbeatPeriod: durationpb.New(period)}})
-	feed, err := kv.Follow(context.Background(), f.js, subject.NodeB, func(d kv.Delta) {
+	feed := kv.Follow(context.Background(), f.js, subject.NodeB, func(d kv.Delta) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		for _, e := range d.Entries {
@@ -69,9 +69,6 @@ func newField(t *testing.T) *field {
 			f.writes[id]++
 		}
 	}, "live.*")
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(feed.Close)
 	sub, err := f.nc.Subscribe(subject.AllEvents, func(m *nats.Msg) {
 		var e skepv1.Event

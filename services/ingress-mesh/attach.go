@@ -142,7 +142,7 @@ func (s *Service) claim(rec record) error {
 		return fmt.Errorf("%s: %w", rec.Address, errHeld)
 	}
 	for _, m := range rec.Networks {
-		n, err := s.enter(s.life, m.Network)
+		n, err := s.enter(s.Life(), m.Network)
 		if err != nil {
 			return err
 		}

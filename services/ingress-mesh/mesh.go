@@ -30,6 +30,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/attach"
+	"skep.dev/libs/life"
 	"skep.dev/services/ingress-mesh/internal/dns"
 	"skep.dev/services/ingress-mesh/internal/ingress"
 	"skep.dev/services/ingress-mesh/internal/overlay"
@@ -65,6 +66,8 @@ type Config struct {
 
 // Service implements attach.Attacher on this host.
 type Service struct {
+	*life.Span // ready once tasks can be attached
+
 	log     *zap.Logger
 	nc      *nats.Conn
 	node    string
@@ -77,11 +80,9 @@ type Service struct {
 	records records
 	nl      *netlink.Handle
 
-	ready     chan struct{}
-	readyOnce sync.Once
-	bridge    atomic.Int64 // index of skep0
-	mtu       atomic.Int64
-	ipv6      atomic.Bool // tasks get IPv6 addresses on skep0
+	bridge atomic.Int64 // index of skep0
+	mtu    atomic.Int64
+	ipv6   atomic.Bool // tasks get IPv6 addresses on skep0
 
 	host sync.Mutex // held by who changes the host's own objects
 	// ipv6Trouble is what was said last about IPv6 that does not work.
@@ -91,8 +92,6 @@ type Service struct {
 	pool  *pool
 	tasks keyedMutex
 
-	life     context.Context // ends with Run
-	endLife  context.CancelFunc
 	follow   *picture.Follower // nil without NC
 	overlays *overlay.Plane
 	tunnels  *wgnet.Plane
@@ -154,7 +153,7 @@ func New(cfg Config) (*Service, error) {
 		log: cfg.Log, nc: cfg.NC, node: cfg.NodeID, version: cfg.Version, subnet: p, gateway: gw, under: under, port: port,
 		netns:    filepath.Join(cfg.RunDir, "netns"),
 		records:  records{dir: filepath.Join(cfg.DataDir, "mesh")},
-		ready:    make(chan struct{}),
+		Span:     life.New(),
 		pool:     newPool(p, gw),
 		tables:   newTables(),
 		dirty:    newDirty(),
@@ -167,7 +166,6 @@ func New(cfg Config) (*Service, error) {
 		draining: map[string]bool{},
 		backends: map[string]map[netip.Addr]bool{},
 	}
-	s.life, s.endLife = context.WithCancel(context.Background())
 	mtuOf := func() int { return int(s.mtu.Load()) }
 	s.overlays = overlay.New(overlay.Config{
 		Log: cfg.Log, Dir: filepath.Join(cfg.RunDir, "overlays"), Underlay: under, Port: port, UnderlayMTU: mtuOf,
@@ -194,14 +192,10 @@ func New(cfg Config) (*Service, error) {
 	return s, nil
 }
 
-// Ready is closed once tasks can be attached.
-func (s *Service) Ready() <-chan struct{} { return s.ready }
-
 // Run sets the host up, then keeps it so until ctx ends. What it made stays: see Cleanup.
 func (s *Service) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := s.Begin(ctx)
 	defer cancel()
-	defer s.endLife()
 	defer s.resolver.Shutdown()
 	if err := s.setup(ctx); err != nil {
 		return err
@@ -218,7 +212,7 @@ func (s *Service) Run(ctx context.Context) error {
 		defer srv.Close() //nolint:errcheck // the connection is closing with us
 		wg.Go(func() { failed <- s.follow.Run(ctx) })
 	}
-	s.readyOnce.Do(func() { close(s.ready) })
+	s.Begun()
 	if s.follow != nil {
 		wg.Go(func() { s.watch(ctx) })
 	}
@@ -231,11 +225,12 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// Close frees what the process holds. The network of the tasks stays as it is.
+// Close frees what the process holds, once Run has ended. The network of the tasks stays as it is.
 func (s *Service) Close() (err error) {
 	s.closeOnce.Do(func() {
+		_ = s.Span.Close() // it returns nil
 		select {
-		case <-s.ready:
+		case <-s.Ready():
 			s.nl.Close()
 		default:
 		}
@@ -292,7 +287,7 @@ func (s *Service) repair() error {
 	if err := s.ensureHost(); err != nil {
 		return err
 	}
-	if err := s.plane.Repair(s.life); err != nil {
+	if err := s.plane.Repair(s.Life()); err != nil {
 		return err
 	}
 	if s.bridge.Load() == before {
@@ -305,7 +300,7 @@ func (s *Service) repair() error {
 	}
 	var errs []error
 	for _, task := range tasks {
-		errs = append(errs, s.reconnect(s.life, task))
+		errs = append(errs, s.reconnect(s.Life(), task))
 	}
 	return errors.Join(errs...)
 }
@@ -313,7 +308,7 @@ func (s *Service) repair() error {
 // awaitReady blocks until the host is set up.
 func (s *Service) awaitReady(ctx context.Context) error {
 	select {
-	case <-s.ready:
+	case <-s.Ready():
 		if s.cleaned.Load() {
 			return errCleaned
 		}

@@ -111,15 +111,10 @@ func (s *Service) measurePorts(m *metrics.Sample) {
 
 // counters reads them from the kernel. A node without managers has none.
 func (s *Service) counters() ([]ingress.PortState, error) {
-	select {
-	case <-s.ready:
-	default:
-		return nil, nil // the host is not set up yet
+	if !s.Serves() {
+		return nil, nil // the host is not set up yet, or not looked after any more
 	}
-	if s.life.Err() != nil {
-		return nil, nil // nor looked after any more
-	}
-	ctx, cancel := context.WithTimeout(s.life, countersFor)
+	ctx, cancel := context.WithTimeout(s.Life(), countersFor)
 	defer cancel()
 	return s.plane.Counters(ctx)
 }

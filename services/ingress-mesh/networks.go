@@ -154,7 +154,7 @@ func (s *Service) leaseAhead(n *network) {
 	if n.pool.spare() >= spareLow {
 		return
 	}
-	ctx, cancel := context.WithTimeout(s.life, askController)
+	ctx, cancel := context.WithTimeout(s.Life(), askController)
 	defer cancel()
 	if err := s.leaseBlock(ctx, n); err != nil && ctx.Err() == nil {
 		s.log.Debug("no further address block yet", zap.String("network", n.id), zap.Error(err))

@@ -138,7 +138,7 @@ func (s *Service) Cleanup() error {
 	networks, err := s.overlays.List()
 	errs = append(errs, err)
 	for _, id := range networks {
-		errs = append(errs, s.tunnels.Remove(s.life, id))
+		errs = append(errs, s.tunnels.Remove(s.Life(), id))
 	}
 	errs = append(errs, s.plane.Cleanup(), s.overlays.Cleanup())
 	for _, d := range []string{s.netns, s.records.dir} {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"skep.dev/libs/id"
+	"skep.dev/libs/life"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/node-agent/internal/ctrd"
 	"skep.dev/services/node-agent/internal/logs"
@@ -24,11 +24,11 @@ import (
 
 // Service is a node's agent.
 type Service struct {
+	*life.Span // ready once the containers there are have been taken over and the node answers
+
 	cfg     Config
 	log     *zap.Logger
 	session string
-	ready   chan struct{}
-	once    sync.Once
 
 	daemon  *ctrd.Daemon // nil with a containerd of somebody else's
 	runtime *ctrd.Runtime
@@ -45,8 +45,6 @@ type Service struct {
 	cluster atomic.Pointer[skepv1.ClusterSpec]
 	leaving atomic.Bool
 	running atomic.Bool
-	quit    chan struct{} // closed by Close
-	stopped chan struct{}
 }
 
 // New checks the configuration. Nothing is started.
@@ -55,7 +53,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		cfg: cfg, log: cfg.Log, session: id.New(), ready: make(chan struct{}), quit: make(chan struct{}), stopped: make(chan struct{}),
+		cfg: cfg, log: cfg.Log, session: id.New(), Span: life.New(),
 		ask: make(chan struct{}, 1), desc: make(chan struct{}, 1),
 	}
 	s.meter = newMeter(cfg.Metrics, s.runsTasks)
@@ -74,24 +72,12 @@ func New(cfg Config) (*Service, error) {
 	return s, nil
 }
 
-// Ready is closed once the containers there are have been taken over and the node answers.
-func (s *Service) Ready() <-chan struct{} { return s.ready }
-
 // Run works until ctx ends. Containers run on after it.
 func (s *Service) Run(ctx context.Context) (err error) {
-	if !s.running.CompareAndSwap(false, true) {
-		return errors.New("agent: it runs already")
-	}
-	defer close(s.stopped)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		select {
-		case <-ctx.Done():
-		case <-s.quit:
-			cancel()
-		}
-	}()
+	ctx, end := s.Begin(ctx)
+	defer end()
+	s.running.Store(true)
+	defer s.running.Store(false)
 	if err := s.start(ctx); err != nil {
 		return err
 	}
@@ -187,7 +173,7 @@ func (s *Service) resume(ctx context.Context) error {
 	if err := s.runtime.Sweep(ctx, s.set.Known); err != nil && ctx.Err() == nil {
 		s.log.Warn("sweep leftovers", zap.Error(err))
 	}
-	close(s.ready)
+	s.Begun()
 	s.askSnapshot()
 	return nil
 }
@@ -200,7 +186,7 @@ func (s *Service) tidy(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 		return
-	case <-s.ready:
+	case <-s.Ready():
 	}
 	for ctx.Err() == nil {
 		wait(ctx, tidyEvery)
@@ -231,24 +217,11 @@ func (s *Service) shutdown() error {
 // SetLeaving says whether the end of Run is reported as the node's leaving.
 func (s *Service) SetLeaving(leaving bool) { s.leaving.Store(leaving) }
 
-// Close ends Run and waits for it. Containers run on.
-func (s *Service) Close() error {
-	s.once.Do(func() { close(s.quit) })
-	if s.running.Load() {
-		<-s.stopped
-	}
-	return nil
-}
-
 // Leave removes every container, shim, network, mount and containerd itself from a node that left its cluster. Run must have ended. Named volumes
 // and images stay; they are under the data directory.
 func (s *Service) Leave(ctx context.Context) error {
 	if s.running.Load() {
-		select {
-		case <-s.stopped:
-		default:
-			return errors.New("leave: the agent still runs")
-		}
+		return errors.New("leave: the agent still runs")
 	}
 	if err := s.start(ctx); err != nil {
 		return fmt.Errorf("leave: %w", err)

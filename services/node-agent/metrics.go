@@ -69,15 +69,8 @@ func (m *meter) pulled(took time.Duration, err error) {
 
 // runsTasks counts the tasks by state; running ones are always among them, so that a graph of them has no gap.
 func (s *Service) runsTasks() map[skepv1.TaskState]int {
-	select {
-	case <-s.ready:
-	default:
-		return nil // the set is not opened yet
-	}
-	select {
-	case <-s.stopped:
-		return nil
-	default:
+	if !s.Serves() {
+		return nil // the set is not opened yet, or closed
 	}
 	out := map[skepv1.TaskState]int{skepv1.TaskState_TASK_STATE_RUNNING: 0}
 	for _, st := range s.set.Statuses() {

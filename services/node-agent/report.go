@@ -44,7 +44,7 @@ func (r *reporter) run(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 		return
-	case <-r.s.ready: // an incomplete status would read as tasks lost
+	case <-r.s.Ready(): // an incomplete status would read as tasks lost
 	}
 	r.changed()
 	backoff := firstRetry
@@ -113,7 +113,7 @@ func (s *Service) heartbeats(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 		return
-	case <-s.ready:
+	case <-s.Ready():
 	}
 	for {
 		s.beat(false)

@@ -41,7 +41,7 @@ func (s *Service) sync(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
-	case <-s.ready: // before what runs is known, nothing new is begun
+	case <-s.Ready(): // before what runs is known, nothing new is begun
 	}
 	status := s.cfg.NC.StatusChanged(nats.CONNECTED)
 	defer s.cfg.NC.RemoveStatusListener(status)

@@ -61,8 +61,7 @@ func benchmarkCommit(b *testing.B, n *kvtest.NATS) {
 			id := fmt.Sprintf("s%024d", i)
 			put(s.state.PutSpec("service."+id, enc(&skepv1.Service{Meta: &skepv1.Meta{Id: id}, Spec: service(id, replicas, "v1"), Revision: 1})))
 		}
-		feed, err := kv.Follow(ctx, s.js, subject.Task, func(kv.Delta) {})
-		put(err)
+		feed := kv.Follow(ctx, s.js, subject.Task, func(kv.Delta) {})
 		s.fence.Lead(1)
 		put(s.fence.Hold(ctx, feed))
 		feed.Close()

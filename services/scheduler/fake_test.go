@@ -61,10 +61,7 @@ func newFake(t testing.TB, n *kvtest.NATS, nodes int) *fake {
 	for i := range nodes {
 		f.addNode(fmt.Sprintf("node%d", i+1))
 	}
-	feed, err := kv.Follow(ctx, js, subject.Task, f.tasks)
-	if err != nil {
-		t.Fatal(err)
-	}
+	feed := kv.Follow(ctx, js, subject.Task, f.tasks)
 	t.Cleanup(feed.Close)
 	go f.agents()
 	return f

@@ -27,9 +27,7 @@ func TestDeposedLeaderCannotWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.follow(ctx); err != nil {
-		t.Fatal(err)
-	}
+	b.feeds = kv.FollowAll(ctx, b.js, b.sources()...)
 	defer b.feeds.Close()
 	<-b.feeds.Of(subject.Task).Ready()
 	one := &reconcile.Batch{Writes: []reconcile.Write{{Key: "node1", Value: []byte{}}}}

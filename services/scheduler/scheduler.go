@@ -112,11 +112,8 @@ func New(cfg Config) (*Service, error) {
 func (s *Service) Run(ctx context.Context) error {
 	ctx, cancel := s.Begin(ctx)
 	defer cancel()
-	err := s.follow(ctx)
-	defer func() { s.feeds.Close() }()
-	if err != nil {
-		return err
-	}
+	s.feeds = kv.FollowAll(ctx, s.js, s.sources()...)
+	defer s.feeds.Close()
 	if !s.feeds.Caught(ctx) {
 		return nil
 	}

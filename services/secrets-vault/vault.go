@@ -124,10 +124,7 @@ func (s *Service) serve(ctx context.Context) error {
 	if err := s.install(ctx); err != nil {
 		return err
 	}
-	feed, err := kv.Follow(ctx, s.js, subject.Secret, s.idx.apply)
-	if err != nil {
-		return fmt.Errorf("follow the secret bucket: %w", err)
-	}
+	feed := kv.Follow(ctx, s.js, subject.Secret, s.idx.apply)
 	defer feed.Close()
 	s.feed = feed
 	select {

@@ -9,6 +9,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/subject"
 	"skep.dev/libs/typo"
 	"skep.dev/services/state/internal/index"
 )
@@ -32,7 +33,7 @@ func (s *Service) serviceID(ref string) (string, error) {
 // instance.
 func (s *Service) findService(ctx context.Context, ref string) (string, error) {
 	id, err := s.serviceID(ref)
-	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.specFeed) {
+	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.feeds.Of(subject.Spec)) {
 		return s.serviceID(ref)
 	}
 	return id, err
@@ -44,8 +45,8 @@ func (s *Service) findNode(ctx context.Context, ref string) (string, error) {
 	if !fault.Is(err, fault.CodeNotFound) {
 		return id, err
 	}
-	catchUp(ctx, s.specFeed)
-	catchUp(ctx, s.nodeFeed)
+	catchUp(ctx, s.feeds.Of(subject.Spec))
+	catchUp(ctx, s.feeds.Of(subject.NodeB))
 	return s.nodeID(ref)
 }
 
@@ -63,10 +64,10 @@ func catchUp(ctx context.Context, f *kv.Feed) bool {
 // atLeast waits for a version that a client has seen from another instance. If it never comes the version was made
 // up, and the comparison says so.
 func (s *Service) atLeast(ctx context.Context, version uint64) {
-	if version <= s.specFeed.Revision() {
+	if version <= s.feeds.Of(subject.Spec).Revision() {
 		return
 	}
-	catchUp(ctx, s.specFeed)
+	catchUp(ctx, s.feeds.Of(subject.Spec))
 }
 
 // nodeID finds a node by id, host name or unique beginning of its id.

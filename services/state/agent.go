@@ -14,6 +14,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -35,7 +36,7 @@ func (s *Service) ownNode(ctx context.Context, node, claimed string) error {
 		return nil
 	}
 	// An agent that hears this cleans up: be sure.
-	if catchUp(ctx, s.specFeed) && s.ix.HasNode(node) {
+	if catchUp(ctx, s.feeds.Of(subject.Spec)) && s.ix.HasNode(node) {
 		return nil
 	}
 	if !s.gone(ctx, keys.Node.Key(node)) {
@@ -82,7 +83,7 @@ func (s *Service) describeNode(ctx context.Context, node string, r *skepv1.Descr
 			return fault.Unavailable("store the description of node %s: %v", node, err)
 		}
 		s.events.send(describeEvent(node, cur, r.Description))
-		return seen(ctx, s.nodeFeed, rev)
+		return seen(ctx, s.feeds.Of(subject.NodeB), rev)
 	})
 	if err != nil {
 		return nil, err
@@ -174,7 +175,7 @@ func (s *Service) snapshot(ctx context.Context, node string, r *skepv1.SnapshotR
 	}
 	now, cancel := context.WithTimeout(ctx, currentWithin)
 	defer cancel()
-	if err := s.taskFeed.Current(now); err != nil {
+	if err := s.feeds.Of(subject.Task).Current(now); err != nil {
 		return nil, fault.Unavailable("this manager may not know the newest tasks of node %s: try again (%v)", node, err)
 	}
 	records, _, gen := s.ix.Tasks(node)

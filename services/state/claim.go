@@ -40,7 +40,7 @@ func (s *Service) createByClaim(ctx context.Context, id, name string, body []byt
 	rev, err := s.spec.WriteFenced(ctx, keys.Service.Key(id), body, key, claim)
 	switch {
 	case err == nil:
-		return seen(ctx, s.specFeed, rev)
+		return seen(ctx, s.feeds.Of(subject.Spec), rev)
 	case errors.Is(err, kv.ErrConflict):
 		return err // the claim was released: we were too slow
 	}
@@ -65,7 +65,7 @@ func (s *Service) freeStaleClaim(ctx context.Context, name, except string) error
 	if err != nil {
 		return fault.Unavailable("release the name %s: %v", name, err)
 	}
-	return seen(ctx, s.specFeed, rev)
+	return seen(ctx, s.feeds.Of(subject.Spec), rev)
 }
 
 // release takes a claim back if it is the one that was seen, since another may have released it and a third claimed

@@ -13,6 +13,7 @@ import (
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/spec"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -57,7 +58,7 @@ func (s *Service) initCluster(ctx context.Context, r *skepv1.InitClusterRequest)
 			return fault.Unavailable("store the cluster: %v", err)
 		}
 		s.events.send(&skepv1.Event{Kind: "cluster", Id: cid, Name: c.Name, Verb: "create"})
-		return seen(ctx, s.specFeed, rev)
+		return seen(ctx, s.feeds.Of(subject.Spec), rev)
 	})
 	if err != nil {
 		return nil, err
@@ -112,7 +113,7 @@ func (s *Service) updateCluster(ctx context.Context, r *skepv1.UpdateClusterRequ
 			return fault.Unavailable("store the cluster: %v", err)
 		}
 		s.events.send(&skepv1.Event{Kind: "cluster", Id: cur.Meta.Id, Name: next.Name, Verb: "update"})
-		return seen(ctx, s.specFeed, rev)
+		return seen(ctx, s.feeds.Of(subject.Spec), rev)
 	})
 	if err != nil {
 		return nil, err

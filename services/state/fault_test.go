@@ -215,20 +215,20 @@ func TestSweep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.s.statusFeed.Wait(r.ctx(), rev); err != nil {
+	if err := r.s.feeds.Of(subject.Status).Wait(r.ctx(), rev); err != nil {
 		t.Fatal(err)
 	}
 	claim := keys.Name(keys.ServiceName, "never")
 	if rev, err = r.s.spec.Create(r.ctx(), claim, []byte(id.New())); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.s.specFeed.Wait(r.ctx(), rev); err != nil {
+	if err := r.s.feeds.Of(subject.Spec).Wait(r.ctx(), rev); err != nil {
 		t.Fatal(err)
 	}
 	if rev, err = r.s.nodes.Put(r.ctx(), keys.Description.Key(id.New()), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.s.nodeFeed.Wait(r.ctx(), rev); err != nil {
+	if err := r.s.feeds.Of(subject.NodeB).Wait(r.ctx(), rev); err != nil {
 		t.Fatal(err)
 	}
 	r.s.sweepOnce(r.ctx(), time.Now().Add(time.Hour))
@@ -295,7 +295,7 @@ func TestPagesOf20k(t *testing.T) {
 			batch = r.s.spec.Batch()
 		}
 	}
-	if err := r.s.specFeed.Wait(r.ctx(), last); err != nil {
+	if err := r.s.feeds.Of(subject.Spec).Wait(r.ctx(), last); err != nil {
 		t.Fatal(err)
 	}
 	first := r.s.ix.ServicesAfter("")[0]

@@ -14,6 +14,7 @@ import (
 	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/spec"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -87,7 +88,7 @@ func (s *Service) networkID(ref string) (string, error) {
 // findNetwork is networkID, looking twice before it says no.
 func (s *Service) findNetwork(ctx context.Context, ref string) (string, error) {
 	id, err := s.networkID(ref)
-	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.specFeed) {
+	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.feeds.Of(subject.Spec)) {
 		return s.networkID(ref)
 	}
 	return id, err

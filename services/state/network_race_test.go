@@ -172,7 +172,7 @@ func (r *rig) caughtUp() {
 	for _, f := range []struct {
 		bucket subject.Bucket
 		feed   *kv.Feed
-	}{{subject.Spec, r.s.specFeed}, {subject.Rev, r.s.revFeed}} {
+	}{{subject.Spec, r.s.feeds.Of(subject.Spec)}, {subject.Rev, r.s.feeds.Of(subject.Rev)}} {
 		st, err := r.s.js.Stream(r.ctx(), f.bucket.Stream())
 		if err == nil {
 			err = f.feed.Wait(r.ctx(), st.CachedInfo().State.LastSeq)
@@ -304,7 +304,7 @@ func TestSweepOfNetworks(t *testing.T) {
 		}
 		last = max(last, rev)
 	}
-	if err := s.specFeed.Wait(r.ctx(), last); err != nil {
+	if err := s.feeds.Of(subject.Spec).Wait(r.ctx(), last); err != nil {
 		t.Fatal(err)
 	}
 	if found := audit(s.ix); len(found) != 9 { // port 82 is two: one holder is gone, the other does not use it

@@ -15,6 +15,7 @@ import (
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/spec"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -50,7 +51,7 @@ func (s *Service) removeNetwork(ctx context.Context, r *skepv1.Ref) (*skepv1.Net
 		if !cur.Removing {
 			if inUse := s.networkInUse(id, cur.Spec.Name); inUse != nil {
 				// The service may have been removed a moment ago by another instance.
-				if !catchUp(ctx, s.specFeed) || s.networkInUse(id, cur.Spec.Name) != nil {
+				if !catchUp(ctx, s.feeds.Of(subject.Spec)) || s.networkInUse(id, cur.Spec.Name) != nil {
 					return inUse
 				}
 			}
@@ -137,7 +138,7 @@ func (s *Service) markRemoving(ctx context.Context, n *skepv1.Network, on bool) 
 	case err != nil:
 		return fault.Unavailable("begin the removal of network %s: %v", n.Spec.Name, err)
 	}
-	return seen(ctx, s.specFeed, rev)
+	return seen(ctx, s.feeds.Of(subject.Spec), rev)
 }
 
 // mostNamed is how many services one error names.

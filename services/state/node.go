@@ -16,6 +16,7 @@ import (
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/spec"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -91,7 +92,7 @@ func (s *Service) firstDescription(ctx context.Context, r *skepv1.AdmitNodeReque
 	if err == nil {
 		var rev uint64
 		if rev, err = s.nodes.Create(ctx, keys.Description.Key(r.NodeId), body); err == nil {
-			err = seen(ctx, s.nodeFeed, rev)
+			err = seen(ctx, s.feeds.Of(subject.NodeB), rev)
 		}
 	}
 	if err != nil && !errors.Is(err, kv.ErrConflict) {
@@ -137,7 +138,7 @@ func (s *Service) putNode(ctx context.Context, o *skepv1.NodeObject) error {
 	case err != nil:
 		return fault.Unavailable("store node %s: %v", o.Meta.Id, err)
 	}
-	return seen(ctx, s.specFeed, rev)
+	return seen(ctx, s.feeds.Of(subject.Spec), rev)
 }
 
 func (s *Service) inspectNode(ctx context.Context, r *skepv1.Ref) (*skepv1.NodeReply, error) {

@@ -209,7 +209,7 @@ func TestSnapshotIsNotOld(t *testing.T) {
 			t.Fatalf("a snapshot of generation %d after %d was written", s.Generation, gen)
 		}
 	}
-	r.s.taskFeed.Close()
+	r.s.feeds.Of(subject.Task).Close()
 	write(1000)
 	_, err := snap()
 	if !fault.Is(err, fault.CodeUnavailable) {

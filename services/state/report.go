@@ -13,6 +13,7 @@ import (
 	"skep.dev/libs/kv"
 	"skep.dev/libs/printable"
 	"skep.dev/libs/spec"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -201,7 +202,7 @@ func (w *reportWriter) write(ctx context.Context, round []*pending) {
 		w.commits.Add(1)
 		last, err := b.Commit(ctx)
 		if err == nil {
-			err = seen(ctx, w.s.statusFeed, last)
+			err = seen(ctx, w.s.feeds.Of(subject.Status), last)
 			for _, it := range items {
 				it.p.done <- err
 				w.s.events.sendTasks(it.p.node, it.tell)
@@ -247,7 +248,7 @@ func (w *reportWriter) writeOne(ctx context.Context, it item) error {
 			return fault.Unavailable("store the report of node %s: %v", it.p.node, err)
 		}
 		w.s.events.sendTasks(it.p.node, it.tell)
-		return seen(ctx, w.s.statusFeed, rev)
+		return seen(ctx, w.s.feeds.Of(subject.Status), rev)
 	})
 }
 

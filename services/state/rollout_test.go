@@ -25,7 +25,7 @@ func (r *rig) putRollout(service string, o *skepv1.Rollout) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if err := r.s.taskFeed.Wait(r.ctx(), rev); err != nil {
+	if err := r.s.feeds.Of(subject.Task).Wait(r.ctx(), rev); err != nil {
 		r.t.Fatal(err)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"skep.dev/libs/kv"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -186,7 +187,7 @@ func encodeService(svc *skepv1.Service) ([]byte, error) {
 func (s *Service) commit(ctx context.Context, b *kv.Batch, done func() bool) error {
 	last, err := b.Commit(ctx)
 	if err == nil {
-		return seen(ctx, s.specFeed, last)
+		return seen(ctx, s.feeds.Of(subject.Spec), last)
 	}
 	if errors.Is(err, kv.ErrConflict) {
 		return err
@@ -224,7 +225,7 @@ func (s *Service) putRevisionNumber(ctx context.Context, svc *skepv1.Service, nu
 	case err != nil:
 		return fault.Unavailable("store revision %d of service %s: %v", number, svc.Spec.Name, err)
 	}
-	return seen(ctx, s.revFeed, rev)
+	return seen(ctx, s.feeds.Of(subject.Rev), rev)
 }
 
 // dropRevision removes a revision that nothing came to refer to. The sweep does the same later if this fails.

@@ -12,6 +12,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/spec"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -49,7 +50,7 @@ func (s *Service) serviceNetwork(ctx context.Context, ref string) (string, error
 	}
 	if st, ok := s.ix.NetworkState(id); ok && st.Removing {
 		// Its removal may have been given up.
-		catchUp(ctx, s.specFeed)
+		catchUp(ctx, s.feeds.Of(subject.Spec))
 	}
 	return id, err
 }

@@ -60,10 +60,9 @@ type Service struct {
 	log *zap.Logger
 	js  jetstream.JetStream
 
-	ix                          *index.Index
-	spec, rev, status, nodes    *kv.Bucket
-	specFeed, revFeed, taskFeed *kv.Feed
-	statusFeed, nodeFeed        *kv.Feed
+	ix                       *index.Index
+	spec, rev, status, nodes *kv.Bucket
+	feeds                    kv.Feeds
 
 	reports *reportWriter
 	events  *eventWriter
@@ -111,12 +110,16 @@ func New(cfg Config) (*Service, error) {
 func (s *Service) Run(ctx context.Context) error {
 	ctx, cancel := s.Begin(ctx)
 	defer cancel()
-	feeds, err := s.follow(ctx)
-	defer func() { feeds.Close() }()
-	if err != nil {
-		return err
-	}
-	if !feeds.Caught(ctx) {
+	s.feeds = kv.FollowAll(ctx, s.js,
+		kv.Source{Bucket: subject.Spec, Apply: s.ix.ApplySpec},
+		kv.Source{Bucket: subject.Rev, Apply: s.ix.ApplyRev},
+		kv.Source{Bucket: subject.Task, Apply: s.ix.ApplyTask},
+		kv.Source{Bucket: subject.Status, Apply: s.ix.ApplyStatus},
+		kv.Source{Bucket: subject.NodeB, Apply: s.ix.ApplyNode},
+		kv.Source{Bucket: subject.Lease, Apply: s.ix.ApplyLease},
+	)
+	defer s.feeds.Close()
+	if !s.feeds.Caught(ctx) {
 		return nil
 	}
 
@@ -153,31 +156,6 @@ func flushContext(ctx context.Context) context.Context {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	context.AfterFunc(ctx, cancel)
 	return ctx
-}
-
-func (s *Service) follow(ctx context.Context) (kv.Feeds, error) {
-	var feeds kv.Feeds
-	var lease *kv.Feed
-	for _, f := range []struct {
-		to     **kv.Feed
-		bucket subject.Bucket
-		apply  func(kv.Delta)
-	}{
-		{&s.specFeed, subject.Spec, s.ix.ApplySpec},
-		{&s.revFeed, subject.Rev, s.ix.ApplyRev},
-		{&s.taskFeed, subject.Task, s.ix.ApplyTask},
-		{&s.statusFeed, subject.Status, s.ix.ApplyStatus},
-		{&s.nodeFeed, subject.NodeB, s.ix.ApplyNode},
-		{&lease, subject.Lease, s.ix.ApplyLease},
-	} {
-		feed, err := kv.Follow(ctx, s.js, f.bucket, f.apply)
-		if err != nil {
-			return feeds, fmt.Errorf("follow bucket %s: %w", f.bucket, err)
-		}
-		*f.to = feed
-		feeds = append(feeds, feed)
-	}
-	return feeds, nil
 }
 
 func (s *Service) endpoints(srv *rpc.Server) error {

@@ -191,7 +191,7 @@ func (r *rig) putTasks(key string, tasks ...*skepv1.TaskRecord) uint64 {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if err := r.s.taskFeed.Wait(r.ctx(), rev); err != nil {
+	if err := r.s.feeds.Of(subject.Task).Wait(r.ctx(), rev); err != nil {
 		r.t.Fatal(err)
 	}
 	return rev
@@ -207,7 +207,7 @@ func (r *rig) putLive(node string, st skepv1.NodeState) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if err := r.s.nodeFeed.Wait(r.ctx(), rev); err != nil {
+	if err := r.s.feeds.Of(subject.NodeB).Wait(r.ctx(), rev); err != nil {
 		r.t.Fatal(err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/subject"
 )
 
 const (
@@ -114,7 +115,7 @@ func (s *Service) unused(ctx context.Context, service string, number uint64) boo
 	if err != nil {
 		return false
 	}
-	if err := s.specFeed.Wait(ctx, e.Revision); err != nil {
+	if err := s.feeds.Of(subject.Spec).Wait(ctx, e.Revision); err != nil {
 		return false
 	}
 	svc := s.ix.Service(service)

@@ -14,6 +14,7 @@ import (
 	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/spec"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -245,7 +246,7 @@ func (s *Service) listTasks(ctx context.Context, r *skepv1.ListTasksRequest) (*s
 
 func (s *Service) inspectTask(ctx context.Context, r *skepv1.Ref) (*skepv1.TaskReply, error) {
 	group, taskID, err := s.findTask(r.Ref)
-	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.taskFeed) {
+	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.feeds.Of(subject.Task)) {
 		group, taskID, err = s.findTask(r.Ref)
 	}
 	if err != nil {

@@ -103,11 +103,8 @@ func New(cfg Config) (*Service, error) {
 func (s *Service) Run(ctx context.Context) error {
 	ctx, cancel := s.Begin(ctx)
 	defer cancel()
-	err := s.follow(ctx)
-	defer func() { s.feeds.Close() }()
-	if err != nil {
-		return err
-	}
+	s.feeds = kv.FollowAll(ctx, s.js, s.sources()...)
+	defer s.feeds.Close()
 	if !s.feeds.Caught(ctx) {
 		return nil
 	}
@@ -133,50 +130,34 @@ func (s *Service) serve(name, about string, endpoints func(*rpc.Server) error) (
 	return srv, nil
 }
 
-// follow starts one feed per bucket.
-func (s *Service) follow(ctx context.Context) error {
-	ignore := func(f func(string, []byte) error) func(kv.Entry) error {
-		return func(e kv.Entry) error { return f(e.Key, e.Stored()) }
-	}
-	for _, f := range []struct {
-		bucket subject.Bucket
-		put    func(kv.Entry) error
-		reset  func()
-	}{
-		{subject.Spec, ignore(s.pic.PutSpec), s.pic.ResetSpec},
-		// Revisions, reports and what nodes say of themselves are only ever replaced: a feed that begins anew needs no reset.
-		{subject.Rev, ignore(s.pic.PutRevision), nil},
-		{subject.NodeB, ignore(s.pic.PutNode), nil},
-		{subject.Status, ignore(s.pic.PutStatus), nil},
-		{subject.Task, ignore(s.pic.PutTasks), s.pic.ResetTasks},
-		{subject.Endpoint, func(e kv.Entry) error { return s.pic.PutStored(e.Key, e.Stored(), e.Revision) }, s.pic.ResetStored},
-	} {
-		feed, err := kv.Follow(ctx, s.js, f.bucket, func(d kv.Delta) { s.apply(f.bucket, f.put, f.reset, d) })
-		if err != nil {
-			return fmt.Errorf("mesh controller: follow bucket %s: %w", f.bucket, err)
+// sources are the buckets that the records depend on, and theirs. A step of theirs wakes the loop when it concerns one.
+func (s *Service) sources() []kv.Source {
+	fold := kv.Fold{Lock: &s.mu, Log: s.cfg.Log, Then: func() {
+		if s.pic.Dirty() {
+			s.nudge()
 		}
-		s.feeds = append(s.feeds, feed)
+	}}
+	source := func(bucket subject.Bucket, put func(string, []byte) error, reset func()) kv.Source {
+		return fold.Source(bucket, func(e kv.Entry) error { return put(e.Key, e.Stored()) }, func(kv.Delta) { reset() })
 	}
-	return nil
-}
-
-func (s *Service) apply(bucket subject.Bucket, put func(kv.Entry) error, reset func(), d kv.Delta) {
-	_ = s.fail("feed " + string(bucket)) // it may only take its time
-	s.mu.Lock()
-	if d.Reset && reset != nil {
-		reset()
+	// Revisions, reports and what nodes say of themselves are only ever replaced: a feed that begins anew needs no reset.
+	added := func() {}
+	stored := fold.Source(subject.Endpoint, func(e kv.Entry) error { return s.pic.PutStored(e.Key, e.Stored(), e.Revision) }, func(kv.Delta) { s.pic.ResetStored() })
+	sources := []kv.Source{
+		source(subject.Spec, s.pic.PutSpec, s.pic.ResetSpec),
+		source(subject.Rev, s.pic.PutRevision, added),
+		source(subject.NodeB, s.pic.PutNode, added),
+		source(subject.Status, s.pic.PutStatus, added),
+		source(subject.Task, s.pic.PutTasks, s.pic.ResetTasks),
+		stored,
 	}
-	for _, e := range d.Entries {
-		if err := put(e); err != nil {
-			// A value nobody can read is skipped, loudly: the rest of the cluster must go on.
-			s.cfg.Log.Error("unreadable value", zap.String("bucket", string(bucket)), zap.String("key", e.Key), zap.Error(err))
+	for i, src := range sources {
+		sources[i].Apply = func(d kv.Delta) {
+			_ = s.fail("feed " + string(src.Bucket)) // it may only take its time
+			src.Apply(d)
 		}
 	}
-	dirty := s.pic.Dirty()
-	s.mu.Unlock()
-	if dirty {
-		s.nudge()
-	}
+	return sources
 }
 
 // nudge wakes the loop; more nudges before it looks are one.

@@ -16,6 +16,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
+	"skep.dev/libs/kv"
 	"skep.dev/libs/lease"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -31,9 +32,7 @@ func (w *world) follower(name string, failpoint func(string) error) *Service {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w.t.Cleanup(cancel)
-	if err := s.follow(ctx); err != nil {
-		w.t.Fatal(err)
-	}
+	s.feeds = kv.FollowAll(ctx, s.js, s.sources()...)
 	for _, f := range s.feeds {
 		w.t.Cleanup(f.Close)
 		<-f.Ready()
