@@ -62,8 +62,14 @@ proto: ## generate the Go code of proto/
 fmt: ## format every Go file
 	@git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs gofmt -w
 
+.PHONY: proto-check
+proto-check: ## fail when the generated code is not that of proto/, or proto/ breaks its rules
+	@deploy/tools.sh proto
+	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; cd proto && buf lint && buf generate -o "$$tmp" && \
+		diff -r --exclude='*.proto' "$$tmp/skep" skep || { echo 'the code generated from proto/ is not this: run make proto' >&2; exit 1; }
+
 .PHONY: lint
-lint: ## gofmt, go vet and staticcheck over every module
+lint: proto-check ## proto-check, gofmt, go vet and staticcheck over every module
 	@bad=$$(git ls-files --cached --others --exclude-standard '*.go' | grep -v '\.pb\.go$$' | xargs gofmt -l); \
 		[ -z "$$bad" ] || { printf 'not formatted, run make fmt:\n%s\n' "$$bad"; exit 1; }
 	@deploy/tools.sh lint
@@ -116,6 +122,10 @@ bench: tools build ## measure, and print the table of bars (needs root, takes mi
 .PHONY: soak
 soak: ## a year's million deletions through the store (takes minutes)
 	cd libs && SKEP_DELETIONS=1000000 go test -count=1 -timeout 90m -v -run TestDeletionsCostNothing ./kv
+
+.PHONY: each
+each: ## check that every commit after SINCE=commit builds, with its tests
+	@e2e/each.sh '$(SINCE)'
 
 .PHONY: check
 check: lint test ## what a change must pass

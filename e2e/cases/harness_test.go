@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"skep.dev/e2e/lab"
+	"skep.dev/libs/leaktest"
 )
 
 func TestMain(m *testing.M) {
@@ -36,7 +37,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	leaktest.Main(m)
 }
 
 // cluster is a lab and the test that owns it.

@@ -17,7 +17,8 @@ import (
 
 // pkg is what `go list -json` says of a package.
 type pkg struct {
-	ImportPath                         string
+	ImportPath, Dir                    string
+	GoFiles, TestGoFiles, XTestGoFiles []string
 	Imports, TestImports, XTestImports []string
 	Deps                               []string
 }
@@ -26,7 +27,7 @@ const root = "skep.dev/"
 
 func list(t *testing.T, patterns ...string) []pkg {
 	t.Helper()
-	cmd := exec.Command("go", append([]string{"list", "-e", "-json=ImportPath,Imports,TestImports,XTestImports,Deps"}, patterns...)...)
+	cmd := exec.Command("go", append([]string{"list", "-e", "-json=ImportPath,Dir,GoFiles,TestGoFiles,XTestGoFiles,Imports,TestImports,XTestImports,Deps"}, patterns...)...)
 	cmd.Dir = filepath.Join("..", "..")
 	var errs bytes.Buffer
 	cmd.Stderr = &errs

@@ -16,6 +16,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"skep.dev/libs/leaktest"
 )
 
 // envServer holds the settings of a server that this test binary is to be, instead of running tests.
@@ -38,7 +40,7 @@ func Main(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	leaktest.Main(m)
 }
 
 func serve(raw string) error {

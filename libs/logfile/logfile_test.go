@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"skep.dev/libs/leaktest"
 )
 
 const child = "SKEP_LOGFILE_CHILD"
@@ -16,7 +18,7 @@ const child = "SKEP_LOGFILE_CHILD"
 func TestMain(m *testing.M) {
 	switch os.Getenv(child) {
 	case "":
-		os.Exit(m.Run())
+		leaktest.Main(m)
 	case "panic":
 		w := New(os.Stderr, 64<<10, 3)
 		for i := range 10_000 {

@@ -2,8 +2,9 @@ package reconcile
 
 import (
 	"flag"
-	"os"
 	"testing"
+
+	"skep.dev/libs/leaktest"
 )
 
 // The random cluster deserves more tries than rapid's default of 100; -rapid.checks and -rapid.steps still decide.
@@ -16,5 +17,5 @@ func TestMain(m *testing.M) {
 			}
 		}
 	}
-	os.Exit(m.Run())
+	leaktest.Main(m)
 }

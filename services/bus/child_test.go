@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"skep.dev/libs/leaktest"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/pki/pkitest"
 )
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	leaktest.Main(m)
 }
 
 // order is a line on the child's standard input; it answers each with a line: the error, or nothing.

@@ -22,6 +22,7 @@ import (
 	"skep.dev/libs/api"
 	"skep.dev/libs/id"
 	"skep.dev/libs/kvtest"
+	"skep.dev/libs/leaktest"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/stream"
 	"skep.dev/libs/subject"
@@ -80,7 +81,7 @@ func tools(t testing.TB) {
 
 // TestMain removes what the whole run shares.
 func TestMain(m *testing.M) {
-	code := m.Run()
+	code := leaktest.Run(m)
 	if initDir != "" {
 		_ = os.RemoveAll(initDir) // a leftover of a test run in the temporary directory
 	}

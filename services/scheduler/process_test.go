@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"skep.dev/libs/kvtest"
+	"skep.dev/libs/leaktest"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -27,7 +28,7 @@ const (
 func TestMain(m *testing.M) {
 	url := os.Getenv(childURL)
 	if url == "" {
-		os.Exit(m.Run())
+		leaktest.Main(m)
 	}
 	if err := childMain(url, os.Getenv(childName)); err != nil {
 		fmt.Fprintln(os.Stderr, "scheduler:", err)

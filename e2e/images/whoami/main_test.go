@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"skep.dev/libs/leaktest"
 )
 
 // start builds and runs whoami on a free port of loopback and waits until it answers.
@@ -127,3 +129,5 @@ func TestCrash(t *testing.T) {
 		t.Error("-crash exits 0")
 	}
 }
+
+func TestMain(m *testing.M) { leaktest.Main(m) }

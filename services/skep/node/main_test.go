@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+
+	"skep.dev/libs/leaktest"
 )
 
 const inside = "SKEP_NODE_TEST_INSIDE"
@@ -20,7 +22,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
-		os.Exit(m.Run())
+		leaktest.Main(m)
 	}
 	os.Setenv("PATH", os.Getenv("SKEP_TOOLS")+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	for _, tool := range []string{"iptables", "nft", "ip", "containerd", "runc"} {

@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc"
 	grpchealth "google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"skep.dev/libs/leaktest"
 )
 
 // A program in a network of its own: this binary with serverMark set.
@@ -33,7 +35,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	leaktest.Main(m)
 }
 
 func serve() error {

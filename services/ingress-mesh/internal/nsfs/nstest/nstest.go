@@ -21,6 +21,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"skep.dev/libs/leaktest"
 	"skep.dev/services/ingress-mesh/internal/nsfs"
 )
 
@@ -39,7 +40,7 @@ func Main(m *testing.M, before func() error, programs ...string) {
 			fmt.Fprintln(os.Stderr, "make namespaces of the tests' own:", err)
 			os.Exit(1)
 		}
-		os.Exit(m.Run())
+		leaktest.Main(m)
 	}
 	if os.Getuid() != 0 {
 		fmt.Fprintln(os.Stderr, "these tests make network namespaces: run them as root")
