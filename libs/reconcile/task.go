@@ -12,19 +12,18 @@ type TaskState int16
 
 // The states used here; their order is their meaning.
 const (
-	New       = TaskState(skepv1.TaskState_TASK_STATE_NEW)
-	Pending   = TaskState(skepv1.TaskState_TASK_STATE_PENDING)
-	Assigned  = TaskState(skepv1.TaskState_TASK_STATE_ASSIGNED)
-	Ready     = TaskState(skepv1.TaskState_TASK_STATE_READY)
-	Starting  = TaskState(skepv1.TaskState_TASK_STATE_STARTING)
-	Running   = TaskState(skepv1.TaskState_TASK_STATE_RUNNING)
-	Complete  = TaskState(skepv1.TaskState_TASK_STATE_COMPLETE)
-	Shutdown  = TaskState(skepv1.TaskState_TASK_STATE_SHUTDOWN)
-	Failed    = TaskState(skepv1.TaskState_TASK_STATE_FAILED)
-	Rejected  = TaskState(skepv1.TaskState_TASK_STATE_REJECTED)
-	Remove    = TaskState(skepv1.TaskState_TASK_STATE_REMOVE)
-	Orphaned  = TaskState(skepv1.TaskState_TASK_STATE_ORPHANED)
-	lastState = Orphaned
+	New      = TaskState(skepv1.TaskState_TASK_STATE_NEW)
+	Pending  = TaskState(skepv1.TaskState_TASK_STATE_PENDING)
+	Assigned = TaskState(skepv1.TaskState_TASK_STATE_ASSIGNED)
+	Ready    = TaskState(skepv1.TaskState_TASK_STATE_READY)
+	Starting = TaskState(skepv1.TaskState_TASK_STATE_STARTING)
+	Running  = TaskState(skepv1.TaskState_TASK_STATE_RUNNING)
+	Complete = TaskState(skepv1.TaskState_TASK_STATE_COMPLETE)
+	Shutdown = TaskState(skepv1.TaskState_TASK_STATE_SHUTDOWN)
+	Failed   = TaskState(skepv1.TaskState_TASK_STATE_FAILED)
+	Rejected = TaskState(skepv1.TaskState_TASK_STATE_REJECTED)
+	Remove   = TaskState(skepv1.TaskState_TASK_STATE_REMOVE)
+	Orphaned = TaskState(skepv1.TaskState_TASK_STATE_ORPHANED)
 )
 
 // Task is a TaskRecord and what the agent says of it, small: a cluster has up to a million.

@@ -79,7 +79,6 @@ const (
 	AllAPI        = prefix + "api.>"
 	AllHeartbeats = prefix + "hb.*"
 	AllEvents     = prefix + "event.>"
-	All           = prefix + ">"
 	PushPrefix    = prefix + "push."
 	NetPrefix     = prefix + "net."
 	AllNet        = NetPrefix + ">"

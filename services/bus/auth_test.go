@@ -53,7 +53,7 @@ func TestWorkerCannotEscalate(t *testing.T) {
 		subject.API("service", "create"), subject.API("service", "list"), subject.API("node", "admit"), subject.API("token", "get"),
 		subject.Join(me), subject.Join("join-" + other), subject.Svc("state", "status", other), subject.Svc("vault", "renew", other), subject.Heartbeat(other),
 		subject.Push(me), subject.Push(other), subject.Net("node", me), subject.Net("ingress", me), subject.Event("node", me, "ready"), subject.Node(other, "exec.open"), subject.Node(me, "exec.open"),
-		subject.IO(other, "s", "out"), subject.IO(me, "s", "in"), "_INBOX_" + other + ".x", "_INBOX.x", "anything",
+		subject.IO(other, "s", "out"), subject.IO(me, "s", "in"), "_INBOX_" + other + ".x", "_INBOX.x", "anything", "skep.v1.log." + me + ".task",
 	} {
 		w.mustNotPublish(s, nil)
 	}
@@ -67,7 +67,7 @@ func TestWorkerCannotEscalate(t *testing.T) {
 	// What it is for still works.
 	for _, s := range []string{
 		subject.Heartbeat(me), subject.Svc("state", "status", me), subject.Svc("vault", "renew", me), subject.IO(me, "s", "out"),
-		subject.IO(me, "s", "err"), subject.IO(me, "s", "ctl"), "skep.v1.log." + me + ".task",
+		subject.IO(me, "s", "err"), subject.IO(me, "s", "ctl"),
 	} {
 		w.mustPublish(s)
 	}

@@ -54,7 +54,6 @@ func Permissions(role Role, id string) *server.Permissions {
 			Publish: &server.SubjectPermission{Allow: []string{
 				subject.Heartbeat(id),
 				subject.Svc("*", "*", id),
-				logs(id),
 				subject.IO(id, "*", "out"), subject.IO(id, "*", "err"), subject.IO(id, "*", "ctl"),
 			}},
 			Subscribe: &server.SubjectPermission{Allow: sub},
@@ -63,7 +62,7 @@ func Permissions(role Role, id string) *server.Permissions {
 
 	case RoleAdmin, RoleLocal:
 		sub := []string{
-			inbox, subject.AllEvents, subject.AllHeartbeats, logs("*"),
+			inbox, subject.AllEvents, subject.AllHeartbeats,
 			subject.IO("*", "*", "out"), subject.IO("*", "*", "err"), subject.IO("*", "*", "ctl"),
 		}
 		if role == RoleLocal {
@@ -156,6 +155,3 @@ func nobody() *server.Permissions {
 	none := &server.SubjectPermission{Deny: []string{">"}}
 	return &server.Permissions{Publish: none, Subscribe: none}
 }
-
-// logs is where a node publishes log lines that somebody follows.
-func logs(id string) string { return "skep." + subject.Version + ".log." + id + ".>" }
