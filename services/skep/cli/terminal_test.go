@@ -32,7 +32,11 @@ func newTerminal(t *testing.T) *terminal {
 		t.Fatal(err)
 	}
 	x := &terminal{master: master, tty: tty}
-	t.Cleanup(func() { _ = tty.Close(); _ = master.Close() })
+	t.Cleanup(func() {
+		_, _ = master.WriteString("\n") // whoever still reads the terminal, as a command does until it ends, is let go
+		_ = tty.Close()
+		_ = master.Close()
+	})
 	go func() { _, _ = io.Copy(&x.out, master) }()
 	return x
 }

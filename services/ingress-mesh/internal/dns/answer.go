@@ -68,7 +68,7 @@ func (s *Server) answer(t *task, query []byte, udp bool, buf []byte) (out []byte
 	return nil, func() []byte {
 		defer release()
 		s.count.forwarded.Add(1)
-		if out := s.forward(v.nameservers, asked); out != nil {
+		if out := s.forward(t.life, v.nameservers, asked); out != nil {
 			s.count.answered.Add(1)
 			return s.fit(r, out)
 		}

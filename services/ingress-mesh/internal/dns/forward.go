@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"time"
 
 	"github.com/miekg/dns"
 	"go.uber.org/zap"
@@ -23,12 +22,12 @@ var datagrams = sync.Pool{New: func() any { b := make([]byte, maxDatagram+1); re
 var errTruncated = errors.New("the answer is longer than a datagram")
 
 // forward asks name servers one after the other until one answers, and gives its answer as it is; nil if none did.
-func (s *Server) forward(nameservers []netip.AddrPort, query []byte) []byte {
+func (s *Server) forward(ctx context.Context, nameservers []netip.AddrPort, query []byte) []byte {
 	if len(nameservers) == 0 && s.cfg.Upstreams != nil {
 		nameservers = s.cfg.Upstreams()
 	}
 	for _, server := range nameservers[:min(len(nameservers), maxUpstreams)] {
-		out, err := s.exchange(server, query)
+		out, err := s.exchange(ctx, server, query)
 		if err == nil {
 			return out
 		}
@@ -38,14 +37,15 @@ func (s *Server) forward(nameservers []netip.AddrPort, query []byte) []byte {
 }
 
 // exchange asks one name server, over UDP and, if the answer does not fit, over TCP.
-func (s *Server) exchange(server netip.AddrPort, query []byte) ([]byte, error) {
-	deadline := time.Now().Add(s.cfg.Timeout)
+func (s *Server) exchange(ctx context.Context, server netip.AddrPort, query []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+	defer cancel()
 	// The task's number for the query may be one that is easy to guess, and its port is not seen by the server.
 	number := rand.Uint32()
 	query[0], query[1] = byte(number>>8), byte(number)
-	short, err := overUDP(server, query, deadline)
+	short, err := overUDP(ctx, server, query)
 	if errors.Is(err, errTruncated) {
-		long, err := overTCP(server, query, deadline)
+		long, err := overTCP(ctx, server, query)
 		switch {
 		case err == nil:
 			return long, accepted(long)
@@ -70,13 +70,12 @@ func accepted(answer []byte) error {
 }
 
 // overUDP gives the answer. One that is cut comes with errTruncated, if it could be read at all.
-func overUDP(server netip.AddrPort, query []byte, deadline time.Time) ([]byte, error) {
-	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(server))
+func overUDP(ctx context.Context, server netip.AddrPort, query []byte) ([]byte, error) {
+	c, end, err := dial(ctx, "udp", server)
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
-	_ = c.SetDeadline(deadline)
+	defer end()
 	if _, err := c.Write(query); err != nil {
 		return nil, err
 	}
@@ -100,15 +99,12 @@ func overUDP(server netip.AddrPort, query []byte, deadline time.Time) ([]byte, e
 	}
 }
 
-func overTCP(server netip.AddrPort, query []byte, deadline time.Time) ([]byte, error) {
-	ctx, cancel := context.WithDeadline(context.Background(), deadline)
-	defer cancel()
-	c, err := new(net.Dialer).DialContext(ctx, "tcp", server.String())
+func overTCP(ctx context.Context, server netip.AddrPort, query []byte) ([]byte, error) {
+	c, end, err := dial(ctx, "tcp", server)
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
-	_ = c.SetDeadline(deadline)
+	defer end()
 	if err := writeMessage(c, query); err != nil {
 		return nil, err
 	}
@@ -121,6 +117,15 @@ func overTCP(server netip.AddrPort, query []byte, deadline time.Time) ([]byte, e
 		return nil, errors.New("it answered another question")
 	}
 	return b[:n:n], nil
+}
+
+// dial connects to a name server. The connection is closed by end, or when ctx ends.
+func dial(ctx context.Context, network string, server netip.AddrPort) (c net.Conn, end func(), err error) {
+	if c, err = new(net.Dialer).DialContext(ctx, network, server.String()); err != nil {
+		return nil, nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	return c, func() { stop(); _ = c.Close() }, nil
 }
 
 // answers reports whether b is an answer to the query: the number, and the question unless the server says that it

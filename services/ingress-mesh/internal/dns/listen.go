@@ -41,6 +41,8 @@ type task struct {
 	view     atomic.Pointer[view]
 	udp      *net.UDPConn
 	tcp      *net.TCPListener
+	life     context.Context // until it is closed: nothing is asked of a name server after it
+	end      context.CancelFunc
 	loops    sync.WaitGroup
 	closed   atomic.Bool
 	forwards atomic.Int32
@@ -102,6 +104,7 @@ func explain(err error) error {
 
 func (t *task) close() {
 	t.closed.Store(true)
+	t.end()
 	err := errors.Join(t.udp.Close(), t.tcp.Close())
 	t.mu.Lock()
 	for c := range t.conns {
@@ -135,11 +138,11 @@ func (t *task) serveUDP() {
 		}
 		buffers.Put(buf)
 		if forward != nil {
-			go func() {
+			t.loops.Go(func() {
 				if out := forward(); out != nil {
 					_, _ = t.udp.WriteToUDPAddrPort(out, from)
 				}
-			}()
+			})
 		}
 	}
 }
@@ -167,10 +170,10 @@ func (t *task) serveTCP() {
 			_ = c.Close()
 			continue
 		}
-		go func() { // not waited for: it may be waiting for a name server
+		t.loops.Go(func() {
 			t.serveConn(c)
 			t.untrack(c)
-		}()
+		})
 	}
 }
 

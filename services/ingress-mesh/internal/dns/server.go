@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -95,8 +96,10 @@ func (s *Server) Open(id, path string, z Zone, nameservers []netip.AddrPort) err
 		delete(s.tasks, id)
 	}
 	t := &task{s: s, id: id, ns: ns}
+	t.life, t.end = context.WithCancel(context.Background())
 	t.view.Store(v)
 	if err := t.listen(path); err != nil {
+		t.end()
 		return fmt.Errorf("open the resolver of task %s: %w", id, err)
 	}
 	s.tasks[id] = t

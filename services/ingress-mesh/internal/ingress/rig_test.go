@@ -152,26 +152,17 @@ func (s space) serve(port uint16) {
 	}); err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() { _, _ = l.Close(), u.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
+	nstest.Accept(s.t, l, func(c net.Conn) {
+		for r := bufio.NewReader(c); ; {
+			if _, err := r.ReadString('\n'); err != nil {
 				return
 			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				for r := bufio.NewReader(c); ; {
-					if _, err := r.ReadString('\n'); err != nil {
-						return
-					}
-					if _, err := fmt.Fprintf(c, "%s %s\n", s.name, c.RemoteAddr()); err != nil {
-						return
-					}
-				}
-			}()
+			if _, err := fmt.Fprintf(c, "%s %s\n", s.name, c.RemoteAddr()); err != nil {
+				return
+			}
 		}
-	}()
+	})
+	s.t.Cleanup(func() { _ = u.Close() })
 	go func() {
 		for b := make([]byte, 2048); ; {
 			_, from, err := u.ReadFrom(b)

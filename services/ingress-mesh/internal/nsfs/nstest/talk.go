@@ -2,10 +2,12 @@ package nstest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,20 +23,31 @@ func (n *NS) Serve(t testing.TB, addr netip.Addr, says string) {
 		l, err = net.Listen("tcp", netip.AddrPortFrom(addr, 80).String())
 		return err
 	})
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
+	Accept(t, l, func(c net.Conn) {
+		_, _ = io.WriteString(c, says)
+		_, _ = io.Copy(c, struct{ io.Reader }{c})
+	})
+}
+
+// Accept gives each of l's connections to serve until the test ends, and waits for them then.
+func Accept(t testing.TB, l net.Listener, serve func(net.Conn)) {
+	ctx, end := context.WithCancel(context.Background())
+	var loops sync.WaitGroup
+	t.Cleanup(func() { end(); loops.Wait() })
+	context.AfterFunc(ctx, func() { _ = l.Close() })
+	loops.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			go func() {
-				_, _ = io.WriteString(c, says)
-				_, _ = io.Copy(c, struct{ io.Reader }{c})
+			loops.Go(func() {
+				defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+				serve(c)
 				_ = c.Close()
-			}()
+			})
 		}
-	}()
+	})
 }
 
 func (n *NS) dial(addr netip.Addr, wait time.Duration) (c net.Conn, err error) {
