@@ -18,6 +18,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"skep.dev/libs/atomicfile"
 )
 
 // Role of a node in its record.
@@ -114,22 +116,7 @@ func (r *Record) Save(p Paths) error {
 	if err := os.MkdirAll(p.Data, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
-	tmp := p.Record() + ".new"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("write the node's record: %w", err)
-	}
-	_, err = f.Write(append(b, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp, p.Record())
-	}
-	if err != nil {
+	if err := atomicfile.WriteSync(p.Record(), append(b, '\n')); err != nil {
 		return fmt.Errorf("write the node's record: %w", err)
 	}
 	return nil

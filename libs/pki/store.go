@@ -5,10 +5,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync/atomic"
+
+	"skep.dev/libs/atomicfile"
 )
 
 // Files in a certificate directory (0700), each 0600.
@@ -83,7 +84,7 @@ func (s *Store) Save(cert, key, ca []byte) error {
 			text []byte
 		}{{CAFile, ca}, {CertFile, cert}, {KeyFile, key}}
 		for _, f := range files {
-			if err := WriteSync(filepath.Join(s.dir, f.name+".new"), f.text); err != nil {
+			if err := atomicfile.WriteSync(filepath.Join(s.dir, f.name+".new"), f.text); err != nil {
 				return fmt.Errorf("store the node's certificate: %w", err)
 			}
 		}
@@ -93,7 +94,7 @@ func (s *Store) Save(cert, key, ca []byte) error {
 				return fmt.Errorf("store the node's certificate: %w", err)
 			}
 		}
-		if err := syncDir(s.dir); err != nil {
+		if err := atomicfile.SyncDir(s.dir); err != nil {
 			return fmt.Errorf("store the node's certificate: %w", err)
 		}
 	}
@@ -168,29 +169,4 @@ func parse(certText, keyText, caText []byte) (*material, error) {
 		cert: tls.Certificate{Certificate: [][]byte{leaf.Raw, ca.Raw}, PrivateKey: key, Leaf: leaf},
 		ca:   ca, id: id,
 	}, nil
-}
-
-// WriteSync writes a new file of mode 0600 in the place of an old one; it is on disk when this returns.
-func WriteSync(path string, text []byte) (err error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.Write(text); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-func syncDir(dir string) (err error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, d.Close()) }()
-	return d.Sync()
 }

@@ -18,6 +18,7 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
+	"skep.dev/libs/atomicfile"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/pki"
@@ -123,10 +124,7 @@ func (u *Users) saveLocked() error {
 		err = os.MkdirAll(filepath.Dir(u.path), 0o700)
 	}
 	if err == nil {
-		err = pki.WriteSync(u.path+".new", text)
-	}
-	if err == nil {
-		err = os.Rename(u.path+".new", u.path)
+		err = atomicfile.WriteSync(u.path, text)
 	}
 	if err != nil {
 		return fmt.Errorf("write the revoked certificates: %w", err)

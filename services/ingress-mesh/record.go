@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"skep.dev/libs/atomicfile"
 	"skep.dev/libs/attach"
 )
 
@@ -72,33 +73,15 @@ func (r records) load(task string) (record, bool, error) {
 func (r records) save(rec record) error {
 	b, err := json.Marshal(rec)
 	if err == nil {
-		err = replaceFile(r.path(rec.Task), b)
+		err = atomicfile.Write(r.path(rec.Task), b)
 	}
 	if err == nil && rec.Address.IsValid() {
-		err = replaceFile(r.cursor(), []byte(rec.Address.String()))
+		err = atomicfile.Write(r.cursor(), []byte(rec.Address.String()))
 	}
 	if err != nil {
 		return fmt.Errorf("write the network record of task %s: %w", rec.Task, err)
 	}
 	return nil
-}
-
-func replaceFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }
 
 func (r records) remove(task string) error {

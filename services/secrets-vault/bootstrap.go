@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"skep.dev/libs/atomicfile"
 	"skep.dev/libs/id"
 	"skep.dev/libs/pki"
 )
@@ -86,7 +87,7 @@ func Bootstrap(p BootstrapParams) (*Bootstrapped, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store the new CA: %w", err)
 	}
-	if err := writeNew(filepath.Join(p.Dir, bootFile), text); err != nil {
+	if err := atomicfile.Create(filepath.Join(p.Dir, bootFile), text); err != nil {
 		return nil, fmt.Errorf("store the new CA: %w", err)
 	}
 	return b, nil

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"skep.dev/libs/atomicfile"
 )
 
 const (
@@ -65,7 +67,7 @@ func newMaster(dir string) ([]byte, error) {
 	if _, err := rand.Read(key); err != nil {
 		return nil, fmt.Errorf("make the master key: %w", err)
 	}
-	err := writeNew(filepath.Join(dir, masterFile), []byte(hex.EncodeToString(key)+"\n"))
+	err := atomicfile.Create(filepath.Join(dir, masterFile), []byte(hex.EncodeToString(key)+"\n"))
 	if errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("make the master key: %s exists: this machine holds a cluster's keys already; skep leave --force removes them",
 			filepath.Join(dir, masterFile))
@@ -86,25 +88,4 @@ func readMaster(dir string) ([]byte, error) {
 		return nil, fmt.Errorf("read the master key: %s does not hold 32 bytes in hexadecimal", filepath.Join(dir, masterFile))
 	}
 	return key, nil
-}
-
-// writeNew writes a file that must not exist yet, durably, 0600.
-func writeNew(path string, text []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.Write(text); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, d.Close()) }()
-	return d.Sync()
 }

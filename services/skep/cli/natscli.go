@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"skep.dev/libs/atomicfile"
 	"skep.dev/services/skep/cli/conn"
 )
 
@@ -84,19 +85,11 @@ func (a *app) writeNATS(c conn.Context) (string, error) {
 		path string
 		text []byte
 	}{{n.Cert, []byte(c.Cert)}, {n.Key, []byte(c.Key)}, {n.CA, []byte(c.CA)}, {file, append(b, '\n')}} {
-		if err := replaceFile(f.path, f.text); err != nil {
+		if err := atomicfile.Write(f.path, f.text); err != nil {
 			return "", err
 		}
 	}
 	return file, nil
-}
-
-// replaceFile writes a file of mode 0600, whatever was there.
-func replaceFile(path string, text []byte) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.WriteFile(path, text, 0o600)
 }
 
 // forgetNATS removes what contextNATS wrote, if it did.

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/api"
+	"skep.dev/libs/atomicfile"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -265,21 +266,12 @@ func (f *Follower) keep(ctx context.Context) {
 func (f *Follower) write() {
 	b, err := f.Marshal()
 	if err == nil {
-		err = replace(f.cfg.Path, b)
+		err = os.MkdirAll(filepath.Dir(f.cfg.Path), 0o700)
+	}
+	if err == nil {
+		err = atomicfile.Write(f.cfg.Path, b)
 	}
 	if err != nil {
 		f.cfg.Log.Warn("the picture of the networks is not kept on disk", zap.Error(err))
 	}
-}
-
-// replace leaves the old file or the new one, whatever happens in between to this process.
-func replace(path string, b []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"skep.dev/libs/atomicfile"
 )
 
 func keyPath(dir, id string) string  { return filepath.Join(dir, id+".key") }
@@ -40,7 +42,7 @@ func makeKey(dir, id string) (wgtypes.Key, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return key, fmt.Errorf("make the directory of the keys: %w", err)
 	}
-	if err := replaceFile(keyPath(dir, id), key.String()+"\n"); err != nil {
+	if err := atomicfile.WriteSync(keyPath(dir, id), []byte(key.String()+"\n")); err != nil {
 		return key, fmt.Errorf("keep the node's key: %w", err)
 	}
 	return key, nil
@@ -63,31 +65,10 @@ func savePort(dir, id string, port uint16) error {
 	if loadPort(dir, id) == port {
 		return nil
 	}
-	if err := replaceFile(portPath(dir, id), strconv.Itoa(int(port))+"\n"); err != nil {
+	if err := atomicfile.WriteSync(portPath(dir, id), []byte(strconv.Itoa(int(port))+"\n")); err != nil {
 		return fmt.Errorf("keep the node's port: %w", err)
 	}
 	return nil
-}
-
-// replaceFile writes a file that is there whole or not at all.
-func replaceFile(path, text string) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.WriteString(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
 
 func removeKey(dir, id string) error {

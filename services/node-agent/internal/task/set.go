@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"skep.dev/libs/atomicfile"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -169,7 +170,7 @@ func (s *Set) Apply(generation uint64, tasks *skepv1.NodeTasks) (applied bool, e
 	}
 	if failed == nil {
 		s.generation = generation
-		failed = WriteFile(s.generationFile(), []byte(strconv.FormatUint(generation, 10)))
+		failed = atomicfile.Write(s.generationFile(), []byte(strconv.FormatUint(generation, 10)))
 	}
 	s.mu.Unlock()
 	s.cfg.Changed()

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/atomicfile"
 	"skep.dev/libs/id"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -31,10 +32,10 @@ func (s *store) write(task, name string, m proto.Message) error {
 		return fmt.Errorf("encode %s of task %s: %w", name, task, err)
 	}
 	path := filepath.Join(s.dir(task), name)
-	if err := WriteFile(path, b); err != nil {
+	if err := atomicfile.Write(path, b); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			if err = os.MkdirAll(s.dir(task), 0o700); err == nil {
-				err = WriteFile(path, b)
+				err = atomicfile.Write(path, b)
 			}
 		}
 		if err != nil {
@@ -42,16 +43,6 @@ func (s *store) write(task, name string, m proto.Message) error {
 		}
 	}
 	return nil
-}
-
-// WriteFile replaces a file in one step, readable by its owner alone.
-func WriteFile(path string, b []byte) error {
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		_ = os.Remove(tmp) // a full disk leaves half a file; the next write makes its own
-		return err
-	}
-	return os.Rename(tmp, path)
 }
 
 func (s *store) read(task, name string, m proto.Message) error {

@@ -1,0 +1,65 @@
+// Package atomicfile replaces files in one step: who reads one, also after the writer has died half-way, finds the old
+// content or the new. Files are readable by their owner alone. Two writers of one file exclude each other themselves.
+package atomicfile
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Write replaces a file. A power cut may take the new content with it; WriteSync is for what must outlive that.
+func Write(path string, b []byte) error { return replace(path, b, false) }
+
+// WriteSync replaces a file; the new content is on disk when it returns.
+func WriteSync(path string, b []byte) error {
+	if err := replace(path, b, true); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// Create writes a file that must not exist yet, else it is fs.ErrExist; it is on disk when it returns.
+func Create(path string, b []byte) error {
+	if err := create(path, b, true); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// SyncDir makes names that were added to a directory, or taken from it, outlive a power cut.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func replace(path string, b []byte, sync bool) error {
+	next := path + ".new"
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a writer that died
+		return err
+	}
+	err := create(next, b, sync)
+	if err == nil {
+		err = os.Rename(next, path)
+	}
+	if err != nil {
+		_ = os.Remove(next) // what a full disk left of it; it may be absent
+	}
+	return err
+}
+
+func create(path string, b []byte, sync bool) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil && sync {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}

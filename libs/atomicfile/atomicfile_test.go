@@ -1,0 +1,69 @@
+package atomicfile
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// A file is replaced whatever a writer that died left beside it, is its owner's alone, and nothing stays beside it.
+func TestReplace(t *testing.T) {
+	for name, write := range map[string]func(string, []byte) error{"Write": Write, "WriteSync": WriteSync} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "record")
+			for _, text := range []string{"one, which is longer", "two"} {
+				if err := os.WriteFile(path+".new", []byte("half of"), 0o666); err != nil {
+					t.Fatal(err)
+				}
+				if err := write(path, []byte(text)); err != nil {
+					t.Fatal(err)
+				}
+				holds(t, path, text)
+			}
+		})
+	}
+}
+
+// A write that fails leaves what was there, and nothing else.
+func TestFailedReplace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "record")
+	if err := os.MkdirAll(filepath.Join(path, "occupied"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteSync(path, []byte("new")); err == nil {
+		t.Error("a directory was replaced")
+	}
+	if _, err := os.Stat(path + ".new"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the new content stays: %v", err)
+	}
+	if err := Write(filepath.Join(path, "nowhere", "record"), nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("in a directory that is none: %v", err)
+	}
+}
+
+func TestCreate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	if err := Create(path, []byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Create(path, []byte("second")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a second one: %v", err)
+	}
+	holds(t, path, "first")
+}
+
+func holds(t *testing.T, path, text string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil || string(b) != text {
+		t.Errorf("%q, %v; want %q", b, err, text)
+	}
+	if st, err := os.Stat(path); err != nil || st.Mode() != 0o600 {
+		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+	if all, err := os.ReadDir(filepath.Dir(path)); err != nil || len(all) != 1 {
+		t.Errorf("beside it: %v, %v", all, err)
+	}
+}
