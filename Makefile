@@ -96,11 +96,7 @@ test: test-unit test-fuzz test-lab ## everything: unit, component, fuzz and lab 
 
 .PHONY: test-unit
 test-unit: tools ## unit and component tests of every module, with the race detector
-	@for m in $(MODULES); do \
-		echo "== $$m"; \
-		if [ $$m = e2e ]; then pkgs=$$(cd $$m && go list ./... | grep -v /cases); else pkgs=./...; fi; \
-		(cd $$m && go test -race -shuffle=on -timeout 10m $$pkgs); \
-	done
+	go test -race -shuffle=on -timeout 15m -p 4 $$(go list $(MODULES:%=./%/...) | grep -v /e2e/cases)
 
 .PHONY: fuzz
 fuzz: ## feed every fuzz target of every module in turn: FUZZTIME=1m each, FUZZ=regexp picks some
