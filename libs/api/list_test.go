@@ -1,18 +1,14 @@
 package api
 
 import (
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
+	"skep.dev/libs/doctest"
 	"skep.dev/libs/subject"
 	pb "skep.dev/proto/skep/v1"
 )
-
-var update = flag.Bool("update", false, "write the table into docs/contracts.md")
 
 // table is the list as docs/contracts.md shows it.
 func table() string {
@@ -33,28 +29,7 @@ func table() string {
 	return b.String()
 }
 
-const begins, ends = "<!-- the list of libs/api: go test ./libs/api -update -->\n", "<!-- end of the list -->\n"
-
-func TestContractsShowTheList(t *testing.T) {
-	path := filepath.Join("..", "..", "docs", "contracts.md")
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, rest, found := strings.Cut(string(b), begins)
-	is, tail, closed := strings.Cut(rest, ends)
-	if !found || !closed {
-		t.Fatalf("%s has no place for the table", path)
-	}
-	if want := table(); is != want {
-		if !*update {
-			t.Fatalf("%s is not what the list says: go test ./libs/api -update", path)
-		}
-		if err := os.WriteFile(path, []byte(head+begins+want+ends+tail), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
+func TestContractsShowTheList(t *testing.T) { doctest.Table(t, "libs/api", table()) }
 
 func TestEachVerbOnce(t *testing.T) {
 	seen := map[string]bool{}

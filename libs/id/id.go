@@ -27,13 +27,15 @@ func New() string {
 
 // Valid reports whether s has the form of an identifier.
 func Valid(s string) bool {
-	if len(s) != Len {
-		return false
+	bad := func(c rune) bool { return (c < '0' || c > '9') && (c < 'a' || c > 'z') }
+	return len(s) == Len && !strings.ContainsFunc(s, bad)
+}
+
+// Safe reports whether a name that another program gave as an identifier can stand in a file name and a subject: 1 to 64
+// letters, digits, hyphens and underscores.
+func Safe(s string) bool {
+	bad := func(c rune) bool {
+		return (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c != '-' && c != '_'
 	}
-	for _, c := range s {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'z') {
-			return false
-		}
-	}
-	return true
+	return s != "" && len(s) <= 64 && !strings.ContainsFunc(s, bad)
 }

@@ -1,19 +1,15 @@
 package keys
 
 import (
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
+	"skep.dev/libs/doctest"
 	"skep.dev/libs/subject"
 	pb "skep.dev/proto/skep/v1"
 )
-
-var update = flag.Bool("update", false, "write the table into docs/contracts.md")
 
 // table is the list as docs/contracts.md shows it.
 func table() string {
@@ -32,28 +28,7 @@ func table() string {
 	return b.String()
 }
 
-const begins, ends = "<!-- the list of libs/keys: go test ./libs/keys -update -->\n", "<!-- end of the keys -->\n"
-
-func TestContractsShowTheKeys(t *testing.T) {
-	path := filepath.Join("..", "..", "docs", "contracts.md")
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, rest, found := strings.Cut(string(b), begins)
-	is, tail, closed := strings.Cut(rest, ends)
-	if !found || !closed {
-		t.Fatalf("%s has no place for the table", path)
-	}
-	if want := table(); is != want {
-		if !*update {
-			t.Fatalf("%s is not what the list says: go test ./libs/keys -update", path)
-		}
-		if err := os.WriteFile(path, []byte(head+begins+want+ends+tail), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
+func TestContractsShowTheKeys(t *testing.T) { doctest.Table(t, "libs/keys", table()) }
 
 // Each key leads back to its family and to what it was made of. The keys are spelled out here: clusters hold them.
 func TestKeysAreReadBack(t *testing.T) {

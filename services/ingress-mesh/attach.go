@@ -47,25 +47,12 @@ func vethName(task string) string {
 	return vethPrefix + hex.EncodeToString(h[:])[:13]
 }
 
-// validTask keeps task ids usable as file names.
-func validTask(task string) bool {
-	if task == "" || len(task) > 64 {
-		return false
-	}
-	for _, c := range task {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c != '-' && c != '_' {
-			return false
-		}
-	}
-	return true
-}
-
 // Attach implements attach.Attacher.
 func (s *Service) Attach(ctx context.Context, r attach.Request) (attach.Attachment, error) {
 	if r.HostNetwork {
 		return attach.Attachment{}, nil
 	}
-	if !validTask(r.TaskID) {
+	if !id.Safe(r.TaskID) {
 		return attach.Attachment{}, fault.Invalid("attach: %q is not a task id", r.TaskID)
 	}
 	if r.Isolated && len(r.Networks)+len(r.Ports) > 0 {
@@ -355,7 +342,7 @@ func (s *Service) configure(ns netns.NsHandle, h *netlink.Handle, rec record) er
 
 // Detach implements attach.Attacher.
 func (s *Service) Detach(ctx context.Context, task string) error {
-	if !validTask(task) {
+	if !id.Safe(task) {
 		return fault.Invalid("detach: %q is not a task id", task)
 	}
 	if err := s.awaitReady(ctx); err != nil {

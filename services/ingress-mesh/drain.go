@@ -7,6 +7,7 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -23,7 +24,7 @@ const (
 // Drain implements attach.Attacher. The task leaves this node's maps at once, and the controller answers when the other
 // nodes have taken it out of theirs.
 func (s *Service) Drain(ctx context.Context, task string) error {
-	if !validTask(task) {
+	if !id.Safe(task) {
 		return fault.Invalid("drain: %q is not a task id", task)
 	}
 	s.liveMu.Lock()

@@ -12,6 +12,7 @@ import (
 
 	"skep.dev/libs/atomicfile"
 	"skep.dev/libs/attach"
+	"skep.dev/libs/id"
 )
 
 // record is what the disk knows of a task's network. It is not synced: after a power failure the namespaces are gone
@@ -102,8 +103,8 @@ func (r records) list() ([]string, error) {
 	}
 	var ids []string
 	for _, e := range entries {
-		if id, ok := strings.CutSuffix(e.Name(), ".json"); ok && validTask(id) {
-			ids = append(ids, id)
+		if task, ok := strings.CutSuffix(e.Name(), ".json"); ok && id.Safe(task) {
+			ids = append(ids, task)
 		}
 	}
 	return ids, nil

@@ -39,6 +39,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/id"
 	"skep.dev/services/ingress-mesh/internal/nsfs"
 )
 
@@ -328,13 +329,10 @@ func (p *Plane) hostHandle() (*netlink.Handle, error) {
 	return p.host, nil
 }
 
-// validID keeps ids usable as file names.
-func validID(id string) error {
-	bad := func(c rune) bool {
-		return (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c != '-' && c != '_'
-	}
-	if id == "" || len(id) > 64 || strings.ContainsFunc(id, bad) {
-		return fault.Invalid("%q is not the id of a network or a task", id)
+// validID keeps names usable as file names.
+func validID(name string) error {
+	if !id.Safe(name) {
+		return fault.Invalid("%q is not the id of a network or a task", name)
 	}
 	return nil
 }

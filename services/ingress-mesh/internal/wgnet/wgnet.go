@@ -27,7 +27,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -37,6 +36,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/id"
 	"skep.dev/services/ingress-mesh/internal/nsfs"
 )
 
@@ -411,13 +411,10 @@ func gone(err error) bool {
 	return errors.As(err, &e) || errors.Is(err, unix.ENODEV)
 }
 
-// validID keeps ids usable as file names.
-func validID(id string) error {
-	bad := func(c rune) bool {
-		return (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c != '-' && c != '_'
-	}
-	if id == "" || len(id) > 64 || strings.ContainsFunc(id, bad) {
-		return fault.Invalid("%q is not the id of a network", id)
+// validID keeps names usable as file names.
+func validID(name string) error {
+	if !id.Safe(name) {
+		return fault.Invalid("%q is not the id of a network", name)
 	}
 	return nil
 }
