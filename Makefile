@@ -16,7 +16,9 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo none)
 LDFLAGS := -s -w -X skep.dev/libs/daemon.Version=$(VERSION) -X skep.dev/libs/daemon.Commit=$(COMMIT)
 
-export GOFLAGS  ?= -buildvcs=false
+# The same for every build, lint and test, so that nothing is compiled twice; what has the race detector needs cgo.
+export GOFLAGS  ?= -buildvcs=false -trimpath
+export CGO_ENABLED ?= 0
 export PATH     := $(BIN):$(BIN)/tools:$(PATH):/usr/sbin:/sbin
 export SKEP_BIN := $(BIN)
 export SKEP_TOOLS := $(BIN)/tools
@@ -39,13 +41,13 @@ help: ## list the targets
 build: ## build every binary into bin/; RACE=1: skep with the race detector into bin/race/
 ifdef RACE
 	@mkdir -p $(BIN)/race
-	go build -race -ldflags "-X skep.dev/libs/daemon.Version=$(VERSION)-race -X skep.dev/libs/daemon.Commit=$(COMMIT)" -o $(BIN)/race/ ./services/skep/cmd/skep
+	CGO_ENABLED=1 go build -race -ldflags "-X skep.dev/libs/daemon.Version=$(VERSION)-race -X skep.dev/libs/daemon.Commit=$(COMMIT)" -o $(BIN)/race/ ./services/skep/cmd/skep
 else
 	@mkdir -p $(BIN)
 	@for c in $(CMDS); do \
 		ls $$c/*.go >/dev/null 2>&1 || continue; \
 		echo "build bin/$${c##*/}"; \
-		CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./$$c; \
+		go build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./$$c; \
 	done
 endif
 
@@ -96,7 +98,7 @@ test: test-unit test-fuzz test-lab ## everything: unit, component, fuzz and lab 
 
 .PHONY: test-unit
 test-unit: tools ## unit and component tests of every module, with the race detector
-	go test -race -shuffle=on -timeout 15m -p 4 $$(go list $(MODULES:%=./%/...) | grep -v /e2e/cases)
+	CGO_ENABLED=1 go test -race -shuffle=on -timeout 15m -p 4 $$(go list $(MODULES:%=./%/...) | grep -v /e2e/cases)
 
 .PHONY: fuzz
 fuzz: ## feed every fuzz target of every module in turn: FUZZTIME=1m each, FUZZ=regexp picks some
@@ -109,7 +111,7 @@ test-fuzz: ## a few seconds of every fuzz target, without the race detector
 .PHONY: test-lab
 test-lab: tools build ## the tutorial and the faults, on real hosts: RUN=regexp picks cases
 	@$(MAKE) --no-print-directory build RACE=1
-	cd e2e && go test -count=1 -timeout 60m -parallel 2 $(if $(RUN),-run '$(RUN)') $(if $(V),-v) ./cases/...
+	cd e2e && go test -count=1 -timeout 60m -parallel 4 $(if $(RUN),-run '$(RUN)') $(if $(V),-v) ./cases/...
 
 .PHONY: bench
 bench: tools build ## measure, and print the table of bars (needs root, takes minutes)

@@ -57,8 +57,8 @@ tool() {
 			say "building $name $version (once; kept in $cache)"
 			local tmp
 			tmp=$(mktemp -d "$cache/.build-XXXXXX")
-			# GOFLAGS and GOWORK of the caller must not leak in; everything else (proxy, caches) should.
-			(cd "$tmp" && GOFLAGS=-buildvcs=false GOWORK=off GOBIN=$tmp go install -trimpath -ldflags '-s -w' "$@" "$pkg@$version") ||
+			# GOFLAGS, GOWORK and CGO_ENABLED of the caller must not leak in; everything else (proxy, caches) should.
+			(cd "$tmp" && GOFLAGS=-buildvcs=false GOWORK=off CGO_ENABLED=${cgo:-1} GOBIN=$tmp go install -trimpath -ldflags '-s -w' "$@" "$pkg@$version") ||
 				{ rm -rf "$tmp"; die "building $name $version did not work: see above"; }
 			mv "$tmp/$name" "$out"
 			rm -rf "$tmp"
@@ -74,9 +74,9 @@ runtime() {
 	local ctd=github.com/containerd/containerd/v2/cmd
 	tool containerd "$CONTAINERD_VERSION" $ctd/containerd
 	# Static: both are executed several times for every container, and the loader was a fifth of what runc costs.
-	variant=static CGO_ENABLED=0 tool containerd-shim-runc-v2 "$CONTAINERD_VERSION" $ctd/containerd-shim-runc-v2
+	variant=static cgo=0 tool containerd-shim-runc-v2 "$CONTAINERD_VERSION" $ctd/containerd-shim-runc-v2
 	tool ctr "$CONTAINERD_VERSION" $ctd/ctr
-	variant=static CGO_ENABLED=1 tool runc "$RUNC_VERSION" github.com/opencontainers/runc \
+	variant=static cgo=1 tool runc "$RUNC_VERSION" github.com/opencontainers/runc \
 		-tags=seccomp,netgo,osusergo '-ldflags=-s -w -extldflags "-static"'
 }
 

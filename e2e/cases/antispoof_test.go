@@ -17,6 +17,7 @@ import (
 // A container as any is started, with CAP_NET_RAW, does not speak to another node's data path, and not in another
 // container's name, on the node's bridge and on an overlay network.
 func TestContainersSendAsThemselves(t *testing.T) {
+	t.Parallel()
 	c := up(t, lab.Options{})
 	c.skep("network", "create", "back")
 	for _, name := range []string{"liar", "victim"} {

@@ -186,6 +186,7 @@ func TestBadInput(t *testing.T) {
 
 // Two `skep init` at once on one machine: one makes a cluster, the other is told.
 func TestTwoInits(t *testing.T) {
+	t.Parallel()
 	c := up(t, lab.Options{Hosts: 1, NoCluster: true})
 	out := c.on("m1", "sh", "-c", `for i in 1 2; do (skep init --advertise-addr 10.90.1.1 >/dev/null 2>/srv/err$i; echo "exit $?") & done; wait; cat /srv/err*`).Stdout
 	if strings.Count(out, "exit 0") != 1 || strings.Count(out, "exit 1") != 1 {
@@ -197,6 +198,7 @@ func TestTwoInits(t *testing.T) {
 
 // A clock an hour off, either way: a clear refusal or a member that works.
 func TestJoinWithWrongClock(t *testing.T) {
+	t.Parallel()
 	c := up(t, lab.Options{Hosts: 1})
 	token := c.skep("join-token", "-q", "worker")
 	for _, offset := range []string{"1h", "-1h"} {

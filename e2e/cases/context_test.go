@@ -10,6 +10,7 @@ import (
 
 // A user on a host outside the cluster: a certificate from a manager, one file, and everything the command can do.
 func TestRemoteUser(t *testing.T) {
+	t.Parallel()
 	c := up(t, lab.Options{Hosts: 2})
 	// give hands a file over as a person would; the hosts do not share their home.
 	give := func(name string, flags ...string) string {

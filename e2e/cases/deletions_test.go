@@ -12,6 +12,7 @@ import (
 // What was removed stays removed when the manager is killed after the deletions' markers were retired: a service with its
 // port and name, a network, a node that was expelled.
 func TestDeletionsOutliveACrash(t *testing.T) {
+	t.Parallel()
 	c := up(t, lab.Options{Env: []string{"SKEP_RETIRE_AFTER=2s"}})
 	c.skep("network", "create", "ghostnet")
 	c.skep("service", "create", "--name", "ghost", "-p", "8080:80", "--network", "ghostnet", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000")

@@ -11,6 +11,7 @@ import (
 
 // Every kind of process is killed while a service grows from 1 to 50; each time exactly 50 run in the end, and nothing else.
 func TestKillEachProcessDuringScale(t *testing.T) {
+	t.Parallel()
 	c := up(t, lab.Options{Race: true})
 	c.skep("service", "create", "--name", "web", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000")
 	for _, v := range []struct{ host, process string }{

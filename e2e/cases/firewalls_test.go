@@ -161,6 +161,7 @@ func (c *cluster) loadRules(host, rules string) {
 // docker and ufw beside skep, there first or started later: what skep carries goes on, their rules stay what they were, and
 // a node that leaves takes all of its own away.
 func TestForeignFirewalls(t *testing.T) {
+	t.Parallel()
 	c := up(t, lab.Options{Hosts: 2})
 	w2, err := c.Add(c.ctx)
 	if err != nil {

@@ -1,6 +1,6 @@
 // Package cases runs the tutorial and the faults against real hosts: one lab per case, real containers, nothing faked.
 //
-// Cases that mostly wait and measure no time of their own run two at once (t.Parallel), after the others.
+// Cases that mostly wait and measure no time of their own run side by side (t.Parallel), after the others.
 //
 // A case owns its lab and fails when a daemon's log holds a panic or a data race, or when anything of the lab is left on the machine.
 package cases

@@ -101,6 +101,7 @@ func (c *cluster) awaitPaths(limit time.Duration, want map[string]string) time.D
 
 // What a user did is what the numbers say, on every node that was asked to show them.
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	c := up(t, lab.Options{Race: true, NodeFlags: []string{"--metrics-addr", "0.0.0.0:9323"}})
 	c.skep("service", "create", "--name", "web", "--replicas=2", "--publish", "8080:80", "whoami:v1")
 	c.awaitRunning("web", 2, time.Minute)

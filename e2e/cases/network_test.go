@@ -262,6 +262,7 @@ func TestChapter8Overlay(t *testing.T) {
 
 // What an administrator breaks by hand comes back within seconds, and who uses it does not notice more than that.
 func TestNetworkHeals(t *testing.T) {
+	t.Parallel()
 	c := up(t, lab.Options{})
 	c.skep("network", "create", "net1")
 	c.skep("service", "create", "--name", "web", "--mode", "global", "--network", "net1", "--publish", "8080:80", "whoami:v1")

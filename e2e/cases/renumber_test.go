@@ -11,6 +11,7 @@ import (
 
 // A worker's machine gets another address: told so at its start, it takes it, and its peers follow, with the tasks it has.
 func TestRenumbered(t *testing.T) {
+	t.Parallel()
 	c := up(t, lab.Options{})
 	c.skep("network", "create", "net1")
 	c.skep("network", "create", "--opt", "encrypted", "vault")

@@ -11,6 +11,7 @@ import (
 
 // Every service in a process of its own: each is killed in turn while containers run, and each comes back alone.
 func TestSeparateBinaries(t *testing.T) {
+	t.Parallel()
 	c := up(t, lab.Options{Hosts: 2, Separate: true})
 	c.skep("service", "create", "--name", "still", "--replicas", "4", "--stop-signal", "SIGKILL", "busybox", "sleep", "200000")
 	c.skep("service", "create", "--name", "web", "--replicas", "2", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000")

@@ -103,6 +103,7 @@ func TestChapter9Updates(t *testing.T) {
 
 // A canary waits for a word, a pause for a resumption; a scale neither disturbs an update nor is undone by a rollback.
 func TestCanaryPauseResume(t *testing.T) {
+	t.Parallel()
 	c := up(t, lab.Options{})
 	c.skep("service", "create", "--name", "web", "--replicas", "4", "--update-monitor", "500ms", "--publish", "8080:80", "whoami:v1")
 	out := c.on("m1", "skep", "service", "update", "--canary", "1", "--image", "whoami:v2", "web")
@@ -142,6 +143,7 @@ func TestCanaryPauseResume(t *testing.T) {
 
 // An update whose image does not exist, or that no node can take, changes nothing that runs, and fails in time.
 func TestUpdateThatCannotBe(t *testing.T) {
+	t.Parallel()
 	c := up(t, lab.Options{Hosts: 2})
 	c.skep("service", "create", "--name", "web", "--replicas", "2", "--update-monitor", "500ms", "--update-timeout", "4s", "--update-failure-action", "rollback", "whoami:v1")
 	c.refused(3, []string{"service rolled back: update rolled back due to task", "does not serve after 4s", "no suitable node"},
