@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netns"
@@ -57,6 +58,24 @@ func (l *Lab) boot(ctx context.Context, h *Host) error {
 	return err
 }
 
+// inits are the hosts that this process started and that have not ended: the process id, and a channel that is closed then.
+var inits sync.Map
+
+// awaitEnd waits, for a limited time, until a host that this process started is gone. A killed one ends when the kernel
+// has taken its namespaces apart.
+func awaitEnd(pid int) error {
+	done, ok := inits.Load(pid)
+	if !ok {
+		return nil
+	}
+	select {
+	case <-done.(chan struct{}):
+		return nil
+	case <-time.After(20 * time.Second):
+		return fmt.Errorf("host process %d does not end", pid)
+	}
+}
+
 // startInit runs this program as the init of a host in the given network namespace and waits until it is ready.
 func startInit(ns, spec string, log, lifeline *os.File) (int, error) {
 	ready, said, err := os.Pipe()
@@ -93,7 +112,13 @@ func startInit(ns, spec string, log, lifeline *os.File) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	go func() { _ = cmd.Wait() }() // so that it is no zombie when it is killed; how it ended is known to who killed it
+	done := make(chan struct{})
+	inits.Store(cmd.Process.Pid, done)
+	go func() {
+		_ = cmd.Wait() // so that it is no zombie when it is killed; how it ended is known to who killed it
+		inits.Delete(cmd.Process.Pid)
+		close(done)
+	}()
 	if err := ready.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return 0, err
 	}

@@ -253,7 +253,11 @@ func (l *Lab) Down() error {
 		l.reader.Close()
 		l.lifeline, l.reader = nil, nil
 	}
-	return remove(l.Name)
+	err := remove(l.Name)
+	for _, h := range l.Hosts {
+		err = errors.Join(err, awaitEnd(h.PID))
+	}
+	return err
 }
 
 // Remove is Down for a lab known by name only, also for what is left of one that crashed.

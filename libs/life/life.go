@@ -56,8 +56,8 @@ func (s *Span) Serves() bool {
 // Life is the context of what others ask of the service beside Run. It ends with Run and with Close.
 func (s *Span) Life() context.Context { return s.life }
 
-// Close ends the service, as the end of its context does, and does not wait for it: Run has ended when it returns. It may be
-// called more than once and always returns nil.
+// Close ends the service as the end of its context does. It does not wait: that Run returns says that all has ended. It may
+// be called more than once and always returns nil.
 func (s *Span) Close() error {
 	s.end()
 	return nil
