@@ -74,18 +74,12 @@ type token struct {
 	revision uint64
 }
 
-func (x *index) apply(d kv.Delta) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if d.Reset {
+// source is the bucket, as FollowAll takes it. Of a record that cannot be read the last good content stays in use.
+func (x *index) source() kv.Source {
+	fold := kv.Fold{Lock: &x.mu, Log: x.log, Then: func() {}}
+	return fold.Source(subject.Secret, x.entryLocked, func(kv.Delta) {
 		x.tokens, x.users = map[string]token{}, map[string]user{}
-	}
-	for _, e := range d.Entries {
-		if err := x.entryLocked(e); err != nil {
-			// The last good content stays in use.
-			x.log.Error("unreadable record in the secret bucket", zap.String("key", e.Key), zap.Error(err))
-		}
-	}
+	})
 }
 
 func (x *index) entryLocked(e kv.Entry) error {

@@ -124,12 +124,10 @@ func (s *Service) serve(ctx context.Context) error {
 	if err := s.install(ctx); err != nil {
 		return err
 	}
-	feed := kv.Follow(ctx, s.js, subject.Secret, s.idx.apply)
-	defer feed.Close()
-	s.feed = feed
-	select {
-	case <-feed.Ready():
-	case <-ctx.Done():
+	feeds := kv.FollowAll(ctx, s.js, s.idx.source())
+	defer feeds.Close()
+	s.feed = feeds.Of(subject.Secret)
+	if !feeds.Caught(ctx) {
 		return nil
 	}
 	if s.idx.authority() == nil {
