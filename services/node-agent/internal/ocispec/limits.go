@@ -139,9 +139,6 @@ func limitText(n int64) string {
 	return fmt.Sprint(n)
 }
 
-// MemoryLimit is the limit a task runs under, 0 = none.
-func MemoryLimit(t *skepv1.TaskSpec) int64 { return t.GetResources().GetLimits().GetMemoryBytes() }
-
 func resources(s *oci.Spec, in Input) error {
 	r := in.Service.GetTask().GetResources()
 	lim, res := r.GetLimits(), s.Linux.Resources

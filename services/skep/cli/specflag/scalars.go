@@ -144,11 +144,6 @@ func ParseCPUs(s string) (int64, error) {
 	return nano.Num().Int64(), nil
 }
 
-// CPUs is the inverse of ParseCPUs.
-func CPUs(nano int64) string {
-	return strings.TrimRight(strings.TrimRight(big.NewRat(nano, 1e9).FloatString(9), "0"), ".")
-}
-
 // choice makes a parser of a closed set of words.
 func choice[T any](format string, words map[string]T) func(string) (T, error) {
 	return func(s string) (T, error) {
