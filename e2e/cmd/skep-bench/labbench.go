@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -77,8 +78,9 @@ func (r *rig) await(what string, began time.Time, done func() (bool, error)) (ti
 	}
 }
 
-// started is how long a service took from its creation to its n-th task running, by the cluster's own events: looking
-// every few milliseconds from outside would take the two cores away from what is measured.
+// started is how long a service took from its creation to its n-th task running, by the times that the nodes put into
+// the tasks' states: looking every few milliseconds from outside would take the two cores away from what is measured, and
+// of a crowd of tasks not every step is told as an event.
 func (r *rig) started(service string, n int) (time.Duration, error) {
 	_, err := r.await(service+" to run", time.Now(), func() (bool, error) {
 		time.Sleep(300 * time.Millisecond)
@@ -88,31 +90,44 @@ func (r *rig) started(service string, n int) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	out, err := r.skep("events", "--json", "--since", "3m", "--until", "0s")
+	var services []struct{ CreatedAt time.Time }
+	if err := r.inspect(&services, "service", service); err != nil {
+		return 0, err
+	}
+	ids, err := r.skep("service", "ps", "--quiet", "--no-trunc", "--filter", "desired-state=running", service)
 	if err != nil {
 		return 0, err
 	}
-	var began time.Time
-	var running []time.Time
-	for _, line := range strings.Split(out, "\n") {
-		var e struct {
-			Time             time.Time
-			Kind, Verb, Name string
-		}
-		if json.Unmarshal([]byte(line), &e) != nil {
-			continue
-		}
-		switch {
-		case e.Kind == "service" && e.Verb == "create" && e.Name == service:
-			began, running = e.Time, nil // the newest of that name
-		case e.Kind == "task" && e.Verb == "running" && strings.HasPrefix(e.Name, service+"."):
-			running = append(running, e.Time)
+	var tasks []struct {
+		Status struct {
+			State     string
+			Timestamp time.Time
 		}
 	}
-	if began.IsZero() || len(running) < n {
-		return 0, fmt.Errorf("the events tell of %d of %d tasks of %s", len(running), n, service)
+	if err := r.inspect(&tasks, "task", strings.Fields(ids)...); err != nil {
+		return 0, err
 	}
-	return running[n-1].Sub(began), nil
+	var last time.Time
+	running := 0
+	for _, t := range tasks {
+		if t.Status.State == "running" {
+			running++
+			last = slices.MaxFunc([]time.Time{last, t.Status.Timestamp}, time.Time.Compare)
+		}
+	}
+	if len(services) != 1 || running != n {
+		return 0, fmt.Errorf("%d of %d tasks of %s run", running, n, service)
+	}
+	return last.Sub(services[0].CreatedAt), nil
+}
+
+// inspect reads what skep says of objects of a kind.
+func (r *rig) inspect(into any, kind string, refs ...string) error {
+	out, err := r.skep(append([]string{kind, "inspect"}, refs...)...)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal([]byte(out), into)
 }
 
 func (r *rig) containers(hosts ...string) (int, error) {
