@@ -1,10 +1,10 @@
 // Package atomicfile replaces files in one step: who reads one, also after the writer has died half-way, finds the old
-// content or the new. Files are readable by their owner alone. Two writers of one file exclude each other themselves.
+// content or the new. Files are readable by their owner alone. Of several who write one file at once the last wins. One
+// that dies half-way may leave a file NAME.new-* beside it, which nobody reads.
 package atomicfile
 
 import (
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -22,7 +22,11 @@ func WriteSync(path string, b []byte) error {
 
 // Create writes a file that must not exist yet, else it is fs.ErrExist; it is on disk when it returns.
 func Create(path string, b []byte) error {
-	if err := create(path, b, true); err != nil {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := fill(f, b, true); err != nil {
 		return err
 	}
 	return SyncDir(filepath.Dir(path))
@@ -38,26 +42,23 @@ func SyncDir(dir string) error {
 }
 
 func replace(path string, b []byte, sync bool) error {
-	next := path + ".new"
-	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a writer that died
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*") // of mode 0600
+	if err != nil {
 		return err
 	}
-	err := create(next, b, sync)
+	err = fill(f, b, sync)
 	if err == nil {
-		err = os.Rename(next, path)
+		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		_ = os.Remove(next) // what a full disk left of it; it may be absent
+		_ = os.Remove(f.Name()) // a full disk leaves half a file
 	}
 	return err
 }
 
-func create(path string, b []byte, sync bool) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
+// fill writes all of a new file and closes it.
+func fill(f *os.File, b []byte, sync bool) error {
+	_, err := f.Write(b)
 	if err == nil && sync {
 		err = f.Sync()
 	}

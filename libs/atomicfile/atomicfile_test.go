@@ -5,23 +5,28 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 )
 
-// A file is replaced whatever a writer that died left beside it, is its owner's alone, and nothing stays beside it.
+// A file is replaced as a whole by any number of writers at once, is its owner's alone, and nothing stays beside it.
 func TestReplace(t *testing.T) {
 	for name, write := range map[string]func(string, []byte) error{"Write": Write, "WriteSync": WriteSync} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "record")
-			for _, text := range []string{"one, which is longer", "two"} {
-				if err := os.WriteFile(path+".new", []byte("half of"), 0o666); err != nil {
-					t.Fatal(err)
-				}
-				if err := write(path, []byte(text)); err != nil {
-					t.Fatal(err)
-				}
-				holds(t, path, text)
+			if err := os.WriteFile(path, []byte("what was there, and longer"), 0o666); err != nil {
+				t.Fatal(err)
 			}
+			var all sync.WaitGroup
+			for range 20 {
+				all.Go(func() {
+					if err := write(path, []byte("two")); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			all.Wait()
+			holds(t, path, "two")
 		})
 	}
 }
@@ -35,8 +40,8 @@ func TestFailedReplace(t *testing.T) {
 	if err := WriteSync(path, []byte("new")); err == nil {
 		t.Error("a directory was replaced")
 	}
-	if _, err := os.Stat(path + ".new"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the new content stays: %v", err)
+	if all, err := os.ReadDir(filepath.Dir(path)); err != nil || len(all) != 1 {
+		t.Errorf("the new content stays: %v, %v", all, err)
 	}
 	if err := Write(filepath.Join(path, "nowhere", "record"), nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("in a directory that is none: %v", err)
