@@ -34,7 +34,7 @@ func FollowAll(ctx context.Context, js jetstream.JetStream, sources ...Source) F
 type Fold struct {
 	Lock sync.Locker // of the picture, held over each step of a feed
 	Log  *zap.Logger
-	Then func() // at the end of each step, under the lock
+	Then func() // at the end of each step, under the lock; nil: nothing
 }
 
 // Source makes a source of a bucket whose entries put takes one by one. reset is called before those of a feed that begins
@@ -52,7 +52,9 @@ func (f Fold) Source(bucket subject.Bucket, put func(Entry) error, reset func(De
 				f.Log.Error("unreadable value", zap.String("bucket", string(bucket)), zap.String("key", e.Key), zap.Error(err))
 			}
 		}
-		f.Then()
+		if f.Then != nil {
+			f.Then()
+		}
 	}}
 }
 

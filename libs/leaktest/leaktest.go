@@ -9,9 +9,6 @@ import (
 	"go.uber.org/goleak"
 )
 
-// known are goroutines that libraries start once for the whole process and never end.
-var known = []goleak.Option{}
-
 // Main is TestMain of a package that starts goroutines.
 func Main(m *testing.M) { os.Exit(Run(m)) }
 
@@ -21,7 +18,7 @@ func Run(m *testing.M) int {
 	if code != 0 {
 		return code
 	}
-	if err := goleak.Find(known...); err != nil {
+	if err := goleak.Find(); err != nil {
 		fmt.Fprintf(os.Stderr, "the tests passed, and left goroutines behind: %v\n", err)
 		return 1
 	}

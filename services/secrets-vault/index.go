@@ -76,7 +76,7 @@ type token struct {
 
 // source is the bucket, as FollowAll takes it. Of a record that cannot be read the last good content stays in use.
 func (x *index) source() kv.Source {
-	fold := kv.Fold{Lock: &x.mu, Log: x.log, Then: func() {}}
+	fold := kv.Fold{Lock: &x.mu, Log: x.log}
 	return fold.Source(subject.Secret, x.entryLocked, func(kv.Delta) {
 		x.tokens, x.users = map[string]token{}, map[string]user{}
 	})

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -112,7 +111,9 @@ func (r *rig) started(service string, n int) (time.Duration, error) {
 	for _, t := range tasks {
 		if t.Status.State == "running" {
 			running++
-			last = slices.MaxFunc([]time.Time{last, t.Status.Timestamp}, time.Time.Compare)
+			if t.Status.Timestamp.After(last) {
+				last = t.Status.Timestamp
+			}
 		}
 	}
 	if len(services) != 1 || running != n {

@@ -44,7 +44,6 @@ type task struct {
 	life     context.Context // until it is closed: nothing is asked of a name server after it
 	end      context.CancelFunc
 	loops    sync.WaitGroup
-	closed   atomic.Bool
 	forwards atomic.Int32
 
 	mu    sync.Mutex
@@ -103,7 +102,6 @@ func explain(err error) error {
 }
 
 func (t *task) close() {
-	t.closed.Store(true)
 	t.end()
 	err := errors.Join(t.udp.Close(), t.tcp.Close())
 	t.mu.Lock()
@@ -149,7 +147,7 @@ func (t *task) serveUDP() {
 
 // over reports whether a socket is closed. After any other error it waits a little.
 func (t *task) over(err error, what string) bool {
-	if t.closed.Load() || errors.Is(err, net.ErrClosed) {
+	if t.life.Err() != nil || errors.Is(err, net.ErrClosed) {
 		return true
 	}
 	t.s.cfg.Log.Warn(what, zap.String("task", t.id), zap.Error(err))
@@ -180,7 +178,7 @@ func (t *task) serveTCP() {
 func (t *task) track(c net.Conn) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closed.Load() || len(t.conns) >= maxConns {
+	if t.life.Err() != nil || len(t.conns) >= maxConns {
 		return false
 	}
 	if t.conns == nil {
