@@ -26,18 +26,27 @@ func (c *cluster) lookup(from, name string) []string {
 	return out
 }
 
-// hosts are those that answer on a port of m1.
-func (c *cluster) hosts(port int) map[string]bool {
+// draws is how often a test asks to see every backend. Each request draws one at random: six requests to two backends
+// miss one of them once in 32 times, these once in eight million.
+const draws = 24
+
+// awaitHosts waits until a port of m1 leads to so many hosts, and says how long that took.
+func (c *cluster) awaitHosts(port, n int, limit time.Duration) time.Duration {
 	c.t.Helper()
-	out := map[string]bool{}
-	for range 6 {
-		a, err := c.ask("client", fmt.Sprintf("http://%s:%d/", fabric["m1"], port))
-		if err != nil {
-			a.host = err.Error()
+	return c.await(fmt.Sprintf("port %d to lead to %d", port, n), limit, func() string {
+		got := map[string]bool{}
+		for i := 0; i < draws && len(got) <= n; i++ {
+			a, err := c.ask("client", fmt.Sprintf("http://%s:%d/", fabric["m1"], port))
+			if err != nil {
+				a.host = err.Error()
+			}
+			got[a.host] = true
 		}
-		out[a.host] = true
-	}
-	return out
+		if len(got) != n {
+			return fmt.Sprint(got)
+		}
+		return ""
+	})
 }
 
 // awaitTask waits until the state of a task, as `service ps` shows it, ends like that.
@@ -109,9 +118,7 @@ func TestHealthChecks(t *testing.T) {
 		t.Errorf("why it is not replaced is not shown: %+v", ill)
 	}
 	addresses(1, leaveLimit)
-	if got := c.hosts(8080); len(got) != 1 {
-		t.Errorf("port 8080 leads to %v", got)
-	}
+	c.awaitHosts(8080, 1, leaveLimit)
 	var said, gone float64
 	fmt.Sscan(c.skep("exec", web[1].ID, "head", "-n", "1", "/tmp/when"), &said)
 	for line := range strings.Lines(c.skep("exec", look, "cat", "/tmp/seen")) {
@@ -154,30 +161,17 @@ func TestReadinessChecks(t *testing.T) {
 	c.skep("service", "create", "--name", "site", "--replicas", "2", "--publish", "8080:80",
 		"--ready-http", ":80/health", "--ready-interval", "200ms", "--ready-retries", "1", "whoami:v1")
 	site := c.only("site", 2)
-	c.awaitPort(8080)
-	if got := c.hosts(8080); len(got) != 2 {
-		t.Errorf("port 8080 leads to %v", got)
-	}
+	c.awaitHosts(8080, 2, 10*time.Second)
 	tell := func(path string) { c.skep("exec", site[0].ID, "wget", "-q", "-O", "-", "http://127.0.0.1"+path) }
 	tell("/sick")
 	off := c.awaitTask("site", site[0].ID, "(not ready)", 10*time.Second)
 	if !strings.HasPrefix(off.State, "Running") || !strings.Contains(off.Error, "503 Service Unavailable: sick") {
 		t.Errorf("not ready: %+v", off)
 	}
-	took := c.await("port 8080 to leave it out", leaveLimit, func() string {
-		if got := c.hosts(8080); len(got) != 1 {
-			return fmt.Sprint(got)
-		}
-		return ""
-	})
+	took := c.awaitHosts(8080, 1, leaveLimit)
 	t.Logf("out of traffic %d ms after it was seen not to be ready", took.Milliseconds())
 	tell("/well")
-	c.await("port 8080 to lead to both", 10*time.Second, func() string {
-		if got := c.hosts(8080); len(got) != 2 {
-			return fmt.Sprint(got)
-		}
-		return ""
-	})
+	c.awaitHosts(8080, 2, 10*time.Second)
 	if again := c.tasks("site"); len(again) != 2 {
 		t.Errorf("tasks were replaced: %v", again)
 	}

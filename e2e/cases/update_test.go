@@ -37,7 +37,7 @@ func (c *cluster) versions(port int) map[string]int {
 	c.t.Helper()
 	n := map[string]int{}
 	for _, h := range c.members() {
-		for range 4 {
+		for range draws / len(c.members()) {
 			a, err := c.ask("client", fmt.Sprintf("http://%s:%d/", fabric[h], port))
 			if err != nil {
 				c.t.Fatal(err)
