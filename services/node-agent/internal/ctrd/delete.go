@@ -2,7 +2,6 @@ package ctrd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"syscall"
@@ -37,7 +36,7 @@ func (r *Runtime) deleteTask(ctx context.Context, id string) error {
 		}
 		// runc's shim gives the second one no code.
 		runs := errdefs.IsFailedPrecondition(err) || strings.Contains(err.Error(), "cannot delete a running process")
-		hangs := ctx.Err() == nil && (errdefs.IsDeadlineExceeded(err) || errors.Is(err, context.DeadlineExceeded))
+		hangs := ctx.Err() == nil && timedOut(err)
 		if !runs && !hangs || try > 50 {
 			return trouble(fmt.Errorf("delete the process of container %s: %w", id, err))
 		}

@@ -153,13 +153,19 @@ func trouble(err error) error {
 		return nil
 	}
 	switch {
-	case errdefs.IsUnavailable(err), errdefs.IsDeadlineExceeded(err), strings.Contains(err.Error(), "ttrpc: closed"),
+	case errdefs.IsUnavailable(err), timedOut(err), strings.Contains(err.Error(), "ttrpc: closed"),
 		strings.Contains(err.Error(), "connection reset"), strings.Contains(err.Error(), "error reading from server"):
 		return task.Soon(fmt.Errorf("the container runtime is not answering: %w", err))
 	case strings.Contains(err.Error(), "no space left on device"):
 		return task.NoSpace(fmt.Errorf("no space left on this node's disk: %w", err))
 	}
 	return err
+}
+
+// timedOut: containerd or a shim did not answer in time. Where containerd notices that before we do, which is a race of two
+// clocks with one end, its answer has the words and no code.
+func timedOut(err error) bool {
+	return errdefs.IsDeadlineExceeded(err) || strings.Contains(err.Error(), context.DeadlineExceeded.Error())
 }
 
 // List returns all containers and how far they are.
