@@ -123,7 +123,8 @@ func (b *Bus) start(ctx context.Context, o *server.Options, routes []string, mad
 	}
 	in := &instance{Server: s, log: newServerLog(b.log.With(zap.String("server", o.ServerName)), peer)}
 	s.SetLoggerV2(in.log, false, false, false)
-	go s.Start() // recovers the store first
+	started := make(chan struct{})
+	go func() { defer close(started); s.Start() }() // recovers the store first
 	deadline := time.Now().Add(startWithin)
 	for !s.ReadyForConnections(20 * time.Millisecond) {
 		select {
@@ -136,6 +137,11 @@ func (b *Bus) start(ctx context.Context, o *server.Options, routes []string, mad
 			}
 		}
 		if err != nil {
+			// What a start opens after the shutdown stays open. One that hangs is left to it.
+			select {
+			case <-started:
+			case <-time.After(10 * time.Second):
+			}
 			s.Shutdown()
 			s.WaitForShutdown()
 			return nil, fmt.Errorf("start the broker %s: %w", o.ServerName, err)

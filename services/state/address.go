@@ -33,10 +33,11 @@ func (s *Service) serviceID(ref string) (string, error) {
 // instance.
 func (s *Service) findService(ctx context.Context, ref string) (string, error) {
 	id, err := s.serviceID(ref)
-	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.feeds.Of(subject.Spec)) {
-		return s.serviceID(ref)
+	if !fault.Is(err, fault.CodeNotFound) {
+		return id, err
 	}
-	return id, err
+	catchUp(ctx, s.feeds.Of(subject.Spec))
+	return s.serviceID(ref)
 }
 
 // findNode is nodeID, looking twice.
@@ -52,13 +53,12 @@ func (s *Service) findNode(ctx context.Context, ref string) (string, error) {
 
 const catchUpLimit = 2 * time.Second
 
-// catchUp waits until a feed has what its stream has now, and reports whether that was more than before.
-func catchUp(ctx context.Context, f *kv.Feed) bool {
+// catchUp waits until a feed has what its stream has now, or as much as comes within catchUpLimit. Who calls it looks again
+// whatever came: what was not there at the first look may have come before this one.
+func catchUp(ctx context.Context, f *kv.Feed) {
 	ctx, cancel := context.WithTimeout(ctx, catchUpLimit)
 	defer cancel()
-	had := f.Revision()
-	_ = f.Current(ctx) // as far as it came in that time
-	return f.Revision() > had
+	_ = f.Current(ctx)
 }
 
 // atLeast waits for a version that a client has seen from another instance. If it never comes the version was made

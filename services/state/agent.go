@@ -36,7 +36,7 @@ func (s *Service) ownNode(ctx context.Context, node, claimed string) error {
 		return nil
 	}
 	// An agent that hears this cleans up: be sure.
-	if catchUp(ctx, s.feeds.Of(subject.Spec)) && s.ix.HasNode(node) {
+	if catchUp(ctx, s.feeds.Of(subject.Spec)); s.ix.HasNode(node) {
 		return nil
 	}
 	if !s.gone(ctx, keys.Node.Key(node)) {

@@ -88,10 +88,11 @@ func (s *Service) networkID(ref string) (string, error) {
 // findNetwork is networkID, looking twice before it says no.
 func (s *Service) findNetwork(ctx context.Context, ref string) (string, error) {
 	id, err := s.networkID(ref)
-	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.feeds.Of(subject.Spec)) {
-		return s.networkID(ref)
+	if !fault.Is(err, fault.CodeNotFound) {
+		return id, err
 	}
-	return id, err
+	catchUp(ctx, s.feeds.Of(subject.Spec))
+	return s.networkID(ref)
 }
 
 func (s *Service) createNetwork(ctx context.Context, r *skepv1.CreateNetworkRequest) (*skepv1.NetworkReply, error) {

@@ -51,7 +51,8 @@ func (s *Service) removeNetwork(ctx context.Context, r *skepv1.Ref) (*skepv1.Net
 		if !cur.Removing {
 			if inUse := s.networkInUse(id, cur.Spec.Name); inUse != nil {
 				// The service may have been removed a moment ago by another instance.
-				if !catchUp(ctx, s.feeds.Of(subject.Spec)) || s.networkInUse(id, cur.Spec.Name) != nil {
+				catchUp(ctx, s.feeds.Of(subject.Spec))
+				if s.networkInUse(id, cur.Spec.Name) != nil {
 					return inUse
 				}
 			}

@@ -246,7 +246,8 @@ func (s *Service) listTasks(ctx context.Context, r *skepv1.ListTasksRequest) (*s
 
 func (s *Service) inspectTask(ctx context.Context, r *skepv1.Ref) (*skepv1.TaskReply, error) {
 	group, taskID, err := s.findTask(r.Ref)
-	if fault.Is(err, fault.CodeNotFound) && catchUp(ctx, s.feeds.Of(subject.Task)) {
+	if fault.Is(err, fault.CodeNotFound) {
+		catchUp(ctx, s.feeds.Of(subject.Task))
 		group, taskID, err = s.findTask(r.Ref)
 	}
 	if err != nil {
