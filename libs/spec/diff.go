@@ -110,7 +110,7 @@ func value(f protoreflect.FieldDescriptor, v protoreflect.Value) string {
 	switch f.Kind() {
 	case protoreflect.EnumKind:
 		if e := f.Enum().Values().ByNumber(v.Enum()); e != nil {
-			return enumWord(f.Enum(), e)
+			return strings.ReplaceAll(wordOf(f.Enum(), string(e.Name())), "_", "-")
 		}
 	case protoreflect.MessageKind:
 		if d, ok := v.Message().Interface().(*durationpb.Duration); ok {
@@ -133,19 +133,6 @@ func short(s string) string {
 		return s[:77] + "..."
 	}
 	return s
-}
-
-// enumWord turns UPDATE_ORDER_START_FIRST into start-first.
-func enumWord(e protoreflect.EnumDescriptor, v protoreflect.EnumValueDescriptor) string {
-	var prefix strings.Builder
-	for i, r := range string(e.Name()) {
-		if i > 0 && r >= 'A' && r <= 'Z' {
-			prefix.WriteByte('_')
-		}
-		prefix.WriteRune(r)
-	}
-	s := strings.TrimPrefix(string(v.Name()), strings.ToUpper(prefix.String())+"_")
-	return strings.ReplaceAll(strings.ToLower(s), "_", "-")
 }
 
 // item shows a list element: the fields that are set, in order, and lists of words such as a network's aliases.

@@ -13,12 +13,17 @@ func Word[E interface {
 	protoreflect.Enum
 	String() string
 }](e E) string {
+	return wordOf(e.Descriptor(), e.String())
+}
+
+// wordOf is Word for a value by its name.
+func wordOf(enum protoreflect.EnumDescriptor, name string) string {
 	var prefix strings.Builder
-	for i, r := range string(e.Descriptor().Name()) {
+	for i, r := range string(enum.Name()) {
 		if i > 0 && unicode.IsUpper(r) {
 			prefix.WriteByte('_')
 		}
 		prefix.WriteRune(unicode.ToUpper(r))
 	}
-	return strings.ToLower(strings.TrimPrefix(e.String(), prefix.String()+"_"))
+	return strings.ToLower(strings.TrimPrefix(name, prefix.String()+"_"))
 }

@@ -31,30 +31,34 @@ func (s *Service) serviceID(ref string) (string, error) {
 
 // findService is serviceID, looking twice before it says no: the object may have been made a moment ago by another
 // instance.
-func (s *Service) findService(ctx context.Context, ref string) (string, error) {
-	id, err := s.serviceID(ref)
-	if !fault.Is(err, fault.CodeNotFound) {
-		return id, err
-	}
-	catchUp(ctx, s.feeds.Of(subject.Spec))
-	return s.serviceID(ref)
+func (s *Service) findService(ctx context.Context, ref string) (id string, err error) {
+	err = s.lookTwice(ctx, func() (err error) { id, err = s.serviceID(ref); return err }, subject.Spec)
+	return id, err
 }
 
 // findNode is nodeID, looking twice.
-func (s *Service) findNode(ctx context.Context, ref string) (string, error) {
-	id, err := s.nodeID(ref)
+func (s *Service) findNode(ctx context.Context, ref string) (id string, err error) {
+	err = s.lookTwice(ctx, func() (err error) { id, err = s.nodeID(ref); return err }, subject.Spec, subject.NodeB)
+	return id, err
+}
+
+// lookTwice looks for something again, when it is not found, in what the streams of buckets have now: another instance may
+// have written it a moment ago. It does so whether or not that is more than before: what was not there at the first look
+// may have come before this one is asked for.
+func (s *Service) lookTwice(ctx context.Context, look func() error, buckets ...subject.Bucket) error {
+	err := look()
 	if !fault.Is(err, fault.CodeNotFound) {
-		return id, err
+		return err
 	}
-	catchUp(ctx, s.feeds.Of(subject.Spec))
-	catchUp(ctx, s.feeds.Of(subject.NodeB))
-	return s.nodeID(ref)
+	for _, b := range buckets {
+		catchUp(ctx, s.feeds.Of(b))
+	}
+	return look()
 }
 
 const catchUpLimit = 2 * time.Second
 
-// catchUp waits until a feed has what its stream has now, or as much as comes within catchUpLimit. Who calls it looks again
-// whatever came: what was not there at the first look may have come before this one.
+// catchUp waits until a feed has what its stream has now, or as much as comes within catchUpLimit.
 func catchUp(ctx context.Context, f *kv.Feed) {
 	ctx, cancel := context.WithTimeout(ctx, catchUpLimit)
 	defer cancel()

@@ -86,13 +86,9 @@ func (s *Service) networkID(ref string) (string, error) {
 }
 
 // findNetwork is networkID, looking twice before it says no.
-func (s *Service) findNetwork(ctx context.Context, ref string) (string, error) {
-	id, err := s.networkID(ref)
-	if !fault.Is(err, fault.CodeNotFound) {
-		return id, err
-	}
-	catchUp(ctx, s.feeds.Of(subject.Spec))
-	return s.networkID(ref)
+func (s *Service) findNetwork(ctx context.Context, ref string) (id string, err error) {
+	err = s.lookTwice(ctx, func() (err error) { id, err = s.networkID(ref); return err }, subject.Spec)
+	return id, err
 }
 
 func (s *Service) createNetwork(ctx context.Context, r *skepv1.CreateNetworkRequest) (*skepv1.NetworkReply, error) {

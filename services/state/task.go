@@ -245,11 +245,8 @@ func (s *Service) listTasks(ctx context.Context, r *skepv1.ListTasksRequest) (*s
 }
 
 func (s *Service) inspectTask(ctx context.Context, r *skepv1.Ref) (*skepv1.TaskReply, error) {
-	group, taskID, err := s.findTask(r.Ref)
-	if fault.Is(err, fault.CodeNotFound) {
-		catchUp(ctx, s.feeds.Of(subject.Task))
-		group, taskID, err = s.findTask(r.Ref)
-	}
+	var group, taskID string
+	err := s.lookTwice(ctx, func() (err error) { group, taskID, err = s.findTask(r.Ref); return err }, subject.Task)
 	if err != nil {
 		return nil, err
 	}
