@@ -18,8 +18,9 @@ const (
 	lookAfter = 4 << 20
 	lookEvery = 5 * time.Second
 	// lookShare bounds what looking costs under load: with thousands of connections it is done as much less often as it takes
-	// longer.
-	lookShare = 50
+	// longer, up to lookAtLeast. A single look on a busy machine may wait long for a lock: it must not blind the watch.
+	lookShare   = 50
+	lookAtLeast = time.Second
 )
 
 // watch cuts off identities that take too much, until ctx ends. nats-server bounds what a connection takes, with the same
@@ -38,7 +39,7 @@ func (b *Bus) watch(ctx context.Context, main *instance) {
 		if began := time.Now(); allocated()-allocs >= lookAfter || began.Sub(last) >= lookEvery {
 			b.look(main, began)
 			last, allocs = began, allocated()
-			wait = max(tick, lookShare*time.Since(began))
+			wait = min(lookAtLeast, max(tick, lookShare*time.Since(began)))
 		}
 		pause.Reset(wait)
 	}
