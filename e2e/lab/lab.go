@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"skep.dev/libs/atomicfile"
 )
 
 const (
@@ -284,10 +286,10 @@ func (l *Lab) save() error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(path+".new", append(b, '\n'), 0o644); err != nil {
+	if err := atomicfile.Write(path, append(b, '\n')); err != nil {
 		return fmt.Errorf("write down the lab: %w", err)
 	}
-	return os.Rename(path+".new", path)
+	return nil
 }
 
 func statePath(name string) string { return filepath.Join(runRoot, name, "state.json") }

@@ -5,6 +5,7 @@ package atomicfile
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -22,14 +23,19 @@ func WriteSync(path string, b []byte) error {
 
 // Create writes a file that must not exist yet, else it is fs.ErrExist; it is on disk when it returns.
 func Create(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	if err := fill(f, b, true); err != nil {
+	if err := create(path, b); err != nil {
 		return err
 	}
 	return SyncDir(filepath.Dir(path))
+}
+
+// Stage writes a file that is to be renamed together with others, in the place of one that an earlier attempt may have
+// left. Its content is on disk when it returns, its name is after SyncDir.
+func Stage(path string, b []byte) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return create(path, b)
 }
 
 // SyncDir makes names that were added to a directory, or taken from it, outlive a power cut.
@@ -54,6 +60,14 @@ func replace(path string, b []byte, sync bool) error {
 		_ = os.Remove(f.Name()) // a full disk leaves half a file
 	}
 	return err
+}
+
+func create(path string, b []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return fill(f, b, true)
 }
 
 // fill writes all of a new file and closes it.

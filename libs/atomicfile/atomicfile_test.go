@@ -59,6 +59,18 @@ func TestCreate(t *testing.T) {
 	holds(t, path, "first")
 }
 
+// What an attempt that died left behind is no content and no mode of the next.
+func TestStage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key.new")
+	if err := os.WriteFile(path, []byte("half of what was to be written"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := Stage(path, []byte("key")); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, path, "key")
+}
+
 func holds(t *testing.T, path, text string) {
 	t.Helper()
 	b, err := os.ReadFile(path)

@@ -84,9 +84,12 @@ func (s *Store) Save(cert, key, ca []byte) error {
 			text []byte
 		}{{CAFile, ca}, {CertFile, cert}, {KeyFile, key}}
 		for _, f := range files {
-			if err := atomicfile.WriteSync(filepath.Join(s.dir, f.name+".new"), f.text); err != nil {
+			if err := atomicfile.Stage(filepath.Join(s.dir, f.name+".new"), f.text); err != nil {
 				return fmt.Errorf("store the node's certificate: %w", err)
 			}
+		}
+		if err := atomicfile.SyncDir(s.dir); err != nil {
+			return fmt.Errorf("store the node's certificate: %w", err)
 		}
 		for _, f := range files {
 			p := filepath.Join(s.dir, f.name)
