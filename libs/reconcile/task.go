@@ -1,9 +1,8 @@
 package reconcile
 
 import (
-	"fmt"
-
 	"skep.dev/libs/place"
+	specs "skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -122,14 +121,4 @@ func (t *Task) stopped() bool {
 	return n == nil || !n.Exists || n.State == skepv1.NodeState_NODE_STATE_DOWN || t.Verdict == Orphaned || t.quiet()
 }
 
-var stateNames = map[TaskState]string{
-	New: "new", Pending: "pending", Assigned: "assigned", Ready: "ready", Running: "running", Complete: "complete",
-	Shutdown: "shutdown", Failed: "failed", Rejected: "rejected", Remove: "remove", Orphaned: "orphaned",
-}
-
-func (s TaskState) String() string {
-	if n := stateNames[s]; n != "" {
-		return n
-	}
-	return fmt.Sprint(int16(s))
-}
+func (s TaskState) String() string { return specs.Word(skepv1.TaskState(s)) }

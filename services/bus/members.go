@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"strings"
 	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -38,7 +37,7 @@ func (m *Members) apply(d kv.Delta) {
 	}
 	var gone []string
 	for _, e := range d.Entries {
-		id := strings.TrimPrefix(e.Key, keys.Node.Prefix())
+		id, _ := keys.Node.ID(e.Key)
 		if e.Deleted {
 			delete(m.known, id)
 			gone = append(gone, id)

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -93,7 +92,7 @@ func (u *Users) apply(d kv.Delta) (changed bool) {
 		u.revoked, u.unknown, changed = map[string]bool{}, false, true
 	}
 	for _, e := range d.Entries {
-		serial := strings.TrimPrefix(e.Key, keys.User.Prefix())
+		serial, _ := keys.User.ID(e.Key)
 		var c skepv1.UserCertificate
 		err := proto.Unmarshal(e.Value, &c)
 		on := u.revoked[serial]

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -27,16 +28,12 @@ func (s *Service) serve() (*rpc.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mesh: %w", err)
 	}
-	err = api.Handle(srv, api.MeshState.At(s.node), s.state)
-	if err == nil {
-		err = api.Handle(srv, api.MeshTrace.At(s.node), s.trace)
-	}
-	if err == nil {
-		err = api.Handle(srv, api.MeshApplied.At(s.node), s.appliedRecords)
-	}
-	if err == nil {
-		err = api.Handle(srv, api.MeshCounters.At(s.node), s.count)
-	}
+	err = errors.Join(
+		api.Handle(srv, api.MeshState.At(s.node), s.state),
+		api.Handle(srv, api.MeshTrace.At(s.node), s.trace),
+		api.Handle(srv, api.MeshApplied.At(s.node), s.appliedRecords),
+		api.Handle(srv, api.MeshCounters.At(s.node), s.count),
+	)
 	if err != nil {
 		_ = srv.Close()
 		return nil, fmt.Errorf("mesh: %w", err)

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -21,10 +22,7 @@ import (
 const replyOperations = 2000
 
 func (s *Service) serve(srv *rpc.Server) error {
-	if err := api.Handle(srv, api.ServiceExplain, s.explain); err != nil {
-		return err
-	}
-	return api.Handle(srv, api.PlanService, s.dryRun)
+	return errors.Join(api.Handle(srv, api.ServiceExplain, s.explain), api.Handle(srv, api.PlanService, s.dryRun))
 }
 
 // maxPlanned bounds the tasks a question may make the planner think about: it holds up the leader's own plans meanwhile

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -28,21 +29,16 @@ const (
 
 // endpoints are what every instance answers.
 func (s *Service) endpoints(srv *rpc.Server) error {
-	if err := api.HandleNode(srv, api.MeshSync, s.sync); err != nil {
-		return err
-	}
-	return api.Handle(srv, api.MeshNetwork, s.network)
+	return errors.Join(api.HandleNode(srv, api.MeshSync, s.sync), api.Handle(srv, api.MeshNetwork, s.network))
 }
 
 // leaderEndpoints are what writes.
 func (s *Service) leaderEndpoints(srv *rpc.Server) error {
-	if err := api.HandleNode(srv, api.MeshLease, s.lease); err != nil {
-		return err
-	}
-	if err := api.HandleNode(srv, api.MeshReturn, s.giveBack); err != nil {
-		return err
-	}
-	return api.HandleNode(srv, api.MeshDrain, s.drain)
+	return errors.Join(
+		api.HandleNode(srv, api.MeshLease, s.lease),
+		api.HandleNode(srv, api.MeshReturn, s.giveBack),
+		api.HandleNode(srv, api.MeshDrain, s.drain),
+	)
 }
 
 // ownNode refuses a message that speaks for another node than the one the broker let it come from.
