@@ -42,15 +42,16 @@ type Callers int
 
 // The callers of a verb.
 const (
-	Viewers  Callers = iota + 1 // every person: those who may only look, too
-	Admins                      // people who may change things
-	Managers                    // the services of a manager
-	Nodes                       // each node, with its own id as the subject's last token
-	Joiners                     // who has no certificate yet
+	Viewers   Callers = iota + 1 // every person: those who may only look, too
+	Operators                    // people who run services: everything but nodes, the CA, users and the unlock key
+	Admins                       // people who may change all of that
+	Managers                     // the services of a manager
+	Nodes                        // each node, with its own id as the subject's last token
+	Joiners                      // who has no certificate yet
 )
 
 func (c Callers) String() string {
-	return [...]string{"", "viewers", "admins", "managers", "the node", "joiners"}[c]
+	return [...]string{"", "viewers", "operators", "admins", "managers", "the node", "joiners"}[c]
 }
 
 // Verb is what an endpoint is, whatever the types of its messages.

@@ -12,12 +12,12 @@ import (
 
 // What people ask of state: skep.v1.api.service.create.
 var (
-	ServiceCreate    = ForPeople[*pb.CreateServiceRequest, *pb.ServiceReply]("state", "service.create", Writes, Admins)
-	ServiceUpdate    = ForPeople[*pb.UpdateServiceRequest, *pb.ServiceReply]("state", "service.update", Writes, Admins)
-	ServiceScale     = ForPeople[*pb.ScaleServiceRequest, *pb.ServiceReply]("state", "service.scale", Writes, Admins)
-	ServiceRollout   = ForPeople[*pb.RolloutRequest, *pb.ServiceReply]("state", "service.rollout", Writes, Admins)
-	ServiceRun       = ForPeople[*pb.RunServiceRequest, *pb.ServiceReply]("state", "service.run", Writes, Admins)
-	ServiceRemove    = ForPeople[*pb.RemoveServiceRequest, *pb.ServiceReply]("state", "service.rm", Writes, Admins)
+	ServiceCreate    = ForPeople[*pb.CreateServiceRequest, *pb.ServiceReply]("state", "service.create", Writes, Operators)
+	ServiceUpdate    = ForPeople[*pb.UpdateServiceRequest, *pb.ServiceReply]("state", "service.update", Writes, Operators)
+	ServiceScale     = ForPeople[*pb.ScaleServiceRequest, *pb.ServiceReply]("state", "service.scale", Writes, Operators)
+	ServiceRollout   = ForPeople[*pb.RolloutRequest, *pb.ServiceReply]("state", "service.rollout", Writes, Operators)
+	ServiceRun       = ForPeople[*pb.RunServiceRequest, *pb.ServiceReply]("state", "service.run", Writes, Operators)
+	ServiceRemove    = ForPeople[*pb.RemoveServiceRequest, *pb.ServiceReply]("state", "service.rm", Writes, Operators)
 	ServiceInspect   = ForPeople[*pb.Ref, *pb.ServiceReply]("state", "service.inspect", Reads, Viewers)
 	ServiceList      = ForPeople[*pb.ListServicesRequest, *pb.ListServicesReply]("state", "service.list", Reads, Viewers)
 	ServiceRevisions = ForPeople[*pb.ListRevisionsRequest, *pb.ListRevisionsReply]("state", "service.revisions", Reads, Viewers)
@@ -28,14 +28,35 @@ var (
 	NodeUpdate       = ForPeople[*pb.UpdateNodeRequest, *pb.NodeReply]("state", "node.update", Writes, Admins)
 	NodeRemove       = ForPeople[*pb.RemoveNodeRequest, *pb.Empty]("state", "node.rm", Writes, Admins)
 	NodeAdmit        = ForPeople[*pb.AdmitNodeRequest, *pb.NodeReply]("state", "node.admit", Writes, Managers)
-	NetworkCreate    = ForPeople[*pb.CreateNetworkRequest, *pb.NetworkReply]("state", "network.create", Writes, Admins)
-	NetworkRemove    = ForPeople[*pb.Ref, *pb.NetworkReply]("state", "network.rm", Writes, Admins)
+	NetworkCreate    = ForPeople[*pb.CreateNetworkRequest, *pb.NetworkReply]("state", "network.create", Writes, Operators)
+	NetworkRemove    = ForPeople[*pb.Ref, *pb.NetworkReply]("state", "network.rm", Writes, Operators)
 	NetworkInspect   = ForPeople[*pb.Ref, *pb.NetworkReply]("state", "network.inspect", Reads, Viewers)
 	NetworkList      = ForPeople[*pb.ListNetworksRequest, *pb.ListNetworksReply]("state", "network.list", Reads, Viewers)
 	ClusterInit      = ForPeople[*pb.InitClusterRequest, *pb.ClusterReply]("state", "cluster.init", Writes, Managers)
 	ClusterInspect   = ForPeople[*pb.Empty, *pb.ClusterReply]("state", "cluster.inspect", Reads, Viewers)
 	ClusterUpdate    = ForPeople[*pb.UpdateClusterRequest, *pb.ClusterReply]("state", "cluster.update", Writes, Admins)
 	EventList        = ForPeople[*pb.ListEventsRequest, *pb.ListEventsReply]("state", "event.list", Reads, Viewers)
+)
+
+// What people ask of the vault, and what it and state ask of each other.
+var (
+	VaultKey      = ForPeople[*pb.Empty, *pb.VaultKey]("secrets-vault", "vault.key", Reads, Operators)
+	SecretCreate  = ForPeople[*pb.CreateSecretRequest, *pb.SecretReply]("secrets-vault", "secret.create", Writes, Operators)
+	SecretUpdate  = ForPeople[*pb.UpdateSecretRequest, *pb.SecretReply]("secrets-vault", "secret.update", Writes, Operators)
+	SecretRemove  = ForPeople[*pb.RemoveSecretRequest, *pb.RemoveSecretReply]("secrets-vault", "secret.rm", Writes, Operators)
+	SecretInspect = ForPeople[*pb.InspectSecretRequest, *pb.InspectSecretReply]("secrets-vault", "secret.inspect", Reads, Viewers)
+	SecretList    = ForPeople[*pb.ListSecretsRequest, *pb.ListSecretsReply]("secrets-vault", "secret.list", Reads, Viewers)
+	ConfigCreate  = ForPeople[*pb.CreateSecretRequest, *pb.SecretReply]("secrets-vault", "config.create", Writes, Operators)
+	ConfigUpdate  = ForPeople[*pb.UpdateSecretRequest, *pb.SecretReply]("secrets-vault", "config.update", Writes, Operators)
+	ConfigRemove  = ForPeople[*pb.RemoveSecretRequest, *pb.RemoveSecretReply]("secrets-vault", "config.rm", Writes, Operators)
+	ConfigInspect = ForPeople[*pb.InspectSecretRequest, *pb.InspectSecretReply]("secrets-vault", "config.inspect", Reads, Viewers)
+	ConfigList    = ForPeople[*pb.ListSecretsRequest, *pb.ListSecretsReply]("secrets-vault", "config.list", Reads, Viewers)
+	// RegistryCreate keeps the credentials of an image registry for one service that is about to be made.
+	RegistryCreate = ForPeople[*pb.CreateSecretRequest, *pb.SecretReply]("secrets-vault", "registry.create", Writes, Operators)
+	FilesResolve   = ForPeople[*pb.ResolveFilesRequest, *pb.ResolveFilesReply]("secrets-vault", "files.resolve", Reads, Managers)
+	FilesUses      = ForPeople[*pb.SecretUsesRequest, *pb.SecretUsesReply]("state", "files.uses", Reads, Managers)
+	FilesOfTasks   = ForPeople[*pb.TaskFilesRequest, *pb.TaskFilesReply]("state", "files.tasks", Reads, Managers)
+	FilesRoll      = ForPeople[*pb.RollSecretRequest, *pb.RollSecretReply]("state", "files.roll", Writes, Managers)
 )
 
 // What people ask of the others.
@@ -47,7 +68,7 @@ var (
 	UserIssued     = ForPeople[*pb.Empty, *pb.IssuedUsersReply]("secrets-vault", "user.issued", Reads, Admins)
 	UserRevoke     = ForPeople[*pb.RevokeUserRequest, *pb.RevokeUserReply]("secrets-vault", "user.revoke", Writes, Admins)
 	MeshNetwork    = ForPeople[*pb.MeshNetworkRequest, *pb.MeshNetworkReply]("ingress-mesh", "mesh.network", Reads, Viewers)
-	ImageResolve   = ForPeople[*pb.ResolveImageRequest, *pb.ResolveImageReply]("node-agent", "image.resolve", Reads, Admins)
+	ImageResolve   = ForPeople[*pb.ResolveImageRequest, *pb.ResolveImageReply]("node-agent", "image.resolve", Reads, Operators)
 )
 
 // What nodes ask: skep.v1.svc.state.status.<node>.
@@ -57,6 +78,7 @@ var (
 	StateSpecs    = node[*pb.SpecsRequest, *pb.SpecsReply]("state", "state", "specs", Reads)
 	StateStatus   = node[*pb.NodeStatus, *pb.StatusReply]("state", "state", "status", Writes)
 	VaultRenew    = node[*pb.RenewRequest, *pb.RenewReply]("secrets-vault", "vault", "renew", Writes)
+	VaultDeliver  = node[*pb.DeliverRequest, *pb.DeliverReply]("secrets-vault", "vault", "deliver", Reads)
 	MeshSync      = node[*pb.MeshSyncRequest, *pb.MeshSyncReply]("ingress-mesh", "mesh", "sync", Reads)
 	MeshLease     = node[*pb.LeaseBlockRequest, *pb.LeaseBlockReply]("ingress-mesh", "mesh", "lease", Writes)
 	MeshReturn    = node[*pb.ReturnBlocksRequest, *pb.ReturnBlocksReply]("ingress-mesh", "mesh", "return", Writes)
@@ -93,6 +115,7 @@ var Announcements = []Announcement{
 	{subject.AllHeartbeats, "node-agent", (*pb.Heartbeat)(nil).ProtoReflect().Type()},
 	{subject.Path("*"), "ingress-mesh", (*pb.MeshPathReport)(nil).ProtoReflect().Type()},
 	{subject.Push("*"), "the broker, of task.<node>", (*pb.NodeTasks)(nil).ProtoReflect().Type()},
+	{subject.PushFiles("*"), "state", (*pb.Empty)(nil).ProtoReflect().Type()},
 	{subject.AllNet, "the broker, of endpoint.<scope>.<item>", (*pb.MeshRecord)(nil).ProtoReflect().Type()},
 	{subject.AllEvents, "everybody", (*pb.Event)(nil).ProtoReflect().Type()},
 }
@@ -110,5 +133,5 @@ func node[Q, R proto.Message](service, short, verb string, effect Effect) Endpoi
 
 // atNode defines what is asked of one node.
 func atNode[Q, R proto.Message](service, verb string, effect Effect) Endpoint[Q, R] {
-	return define[Q, R](subject.Node("*", verb), service, effect, Admins)
+	return define[Q, R](subject.Node("*", verb), service, effect, Operators)
 }

@@ -54,9 +54,13 @@ var (
 
 // What the vault keeps.
 var (
-	CA    = add(subject.Secret, "ca", Vault, nil, "sealed under the master key")
-	Token = add(subject.Secret, "token.<role>", Vault, nil, "sealed under the master key")
-	User  = add(subject.Secret, "user.<serial>", Vault, &pb.UserCertificate{},
+	CA     = add(subject.Secret, "ca", Vault, nil, "sealed under the master key")
+	Token  = add(subject.Secret, "token.<role>", Vault, nil, "sealed under the master key")
+	Curve  = add(subject.Secret, "curve", Vault, nil, "sealed under the master key: the key that clients seal values to")
+	Ledger = add(subject.Secret, "ledger", Vault, nil, "sealed under the master key (SecretLedger): which record of each object is the newest")
+	Object = add(subject.Secret, "object.<id>", Vault, nil, "sealed under the master key (SecretRecord): a secret, a config, a registry's credentials, without values")
+	Value  = add(subject.Value, "<id>.<random>", Vault, &pb.StoredValue{}, "sealed under a key of its own, which is sealed under the master key; the object's record says which version it is")
+	User   = add(subject.Secret, "user.<serial>", Vault, &pb.UserCertificate{},
 		"in clear: brokers follow it and refuse what is revoked; it goes two hours after the certificate's end")
 )
 

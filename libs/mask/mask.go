@@ -33,6 +33,9 @@ func ForViewer[M proto.Message](m M) M {
 
 func walk(m protoreflect.Message) {
 	switch x := m.Interface().(type) {
+	case *skepv1.Secret:
+		x.Spec = &skepv1.SecretSpec{Name: x.Spec.GetName()}
+		x.Meta, x.Versions, x.Uses = &skepv1.Meta{Id: x.Meta.GetId()}, nil, nil
 	case *skepv1.ServiceSpec:
 		labels(x.Labels)
 	case *skepv1.ContainerSpec:

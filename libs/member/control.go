@@ -25,6 +25,9 @@ type Info struct {
 
 // Control is the daemon's local HTTP interface for root on this machine: who are we, are we ready, leave.
 type Control struct {
+	// CA is the cluster's CA, PEM: what a command on this machine checks the vault's key against. Set before Serve.
+	CA func() []byte
+
 	srv   *http.Server
 	leave func(ctx context.Context, force bool) error
 
@@ -47,6 +50,13 @@ func (c *Control) Serve(path string) error {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /info", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, c.snapshot()) })
+	mux.HandleFunc("GET /ca", func(w http.ResponseWriter, _ *http.Request) {
+		if c.CA == nil {
+			http.Error(w, "the node has no certificate yet", http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = w.Write(c.CA()) // as in writeJSON
+	})
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-c.done:

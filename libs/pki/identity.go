@@ -5,6 +5,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -20,9 +21,13 @@ const (
 
 // What a user may do; it stands in the certificate's title.
 const (
-	Admin  = "admin"
-	Viewer = "viewer"
+	Admin    = "admin"
+	Operator = "operator"
+	Viewer   = "viewer"
 )
+
+// UserRoles are what a user may be.
+var UserRoles = []string{Admin, Operator, Viewer}
 
 // ServerName is the name every manager's certificate carries and every client asks for, whatever address it dialled.
 const ServerName = string(Manager)
@@ -32,7 +37,7 @@ type Identity struct {
 	NodeID    string // CN; for users user-<name>
 	Role      Role
 	ClusterID string
-	UserRole  string   // users only: Admin or Viewer
+	UserRole  string   // users only: one of UserRoles
 	Hosts     []string // managers only, when signing: extra names and addresses for clients that insist on them
 }
 
@@ -57,8 +62,8 @@ func (id Identity) check() error {
 			return fmt.Errorf("certify %s: only users have a user role", id.NodeID)
 		}
 	case User:
-		if id.UserRole != Admin && id.UserRole != Viewer {
-			return fmt.Errorf("certify %s: unknown user role %q: it is %s or %s", id.NodeID, id.UserRole, Admin, Viewer)
+		if !slices.Contains(UserRoles, id.UserRole) {
+			return fmt.Errorf("certify %s: unknown user role %q: it is %s", id.NodeID, id.UserRole, strings.Join(UserRoles, ", "))
 		}
 	default:
 		return fmt.Errorf("certify %s: unknown role %q", id.NodeID, id.Role)

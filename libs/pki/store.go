@@ -139,6 +139,9 @@ func (s *Store) Certificate() *tls.Certificate { return &s.cur.Load().cert }
 // CA is the cluster's authority.
 func (s *Store) CA() *x509.Certificate { return s.cur.Load().ca }
 
+// CAPEM is the cluster's authority as text.
+func (s *Store) CAPEM() []byte { return certPEM(s.CA().Raw) }
+
 // Leaf is the certificate itself.
 func (s *Store) Leaf() *x509.Certificate { return s.cur.Load().cert.Leaf }
 

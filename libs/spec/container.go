@@ -28,8 +28,7 @@ func validateContainer(c *skepv1.ContainerSpec) error {
 	}
 	checks := []func(*skepv1.ContainerSpec) error{
 		validateProcess, validateMounts, validateHealth, validateReady, validateNames, validateRights,
-		func(c *skepv1.ContainerSpec) error { return validateFiles("secret", c.Secrets) },
-		func(c *skepv1.ContainerSpec) error { return validateFiles("config", c.Configs) },
+		validateFiles,
 	}
 	for _, check := range checks {
 		if err := check(c); err != nil {
@@ -159,38 +158,6 @@ func validateRights(c *skepv1.ContainerSpec) error {
 			if scheme != "config" && scheme != "file" && scheme != "registry" {
 				return fault.Invalid("invalid credential spec %q: use config://, file:// or registry://", p.CredentialSpec)
 			}
-		}
-	}
-	return nil
-}
-
-func validateFiles(kind string, files []*skepv1.FileReference) error {
-	byTarget := map[string]string{}
-	for _, f := range files {
-		if f.Name == "" && f.Id == "" {
-			return fault.Invalid("%s: source is required", kind)
-		}
-		target := f.Target
-		if target == "" {
-			target = f.Name
-		}
-		if strings.Contains("/"+target+"/", "/../") {
-			return fault.Invalid("invalid %s target %q: it must not contain ..", kind, target)
-		}
-		if other, ok := byTarget[target]; ok {
-			return fault.Invalid("%s references '%s' and '%s' have a conflicting target: '%s'", kind, other, f.Name, target)
-		}
-		byTarget[target] = f.Name
-		for _, id := range []string{f.Uid, f.Gid} {
-			if id == "" {
-				continue
-			}
-			if _, err := strconv.ParseUint(id, 10, 32); err != nil {
-				return fault.Invalid("invalid owner %q of %s %s: use a numeric uid and gid", id, kind, f.Name)
-			}
-		}
-		if f.Mode > 0o7777 {
-			return fault.Invalid("invalid mode %o of %s %s: use an octal mode such as 0444", f.Mode, kind, f.Name)
 		}
 	}
 	return nil

@@ -98,6 +98,7 @@ func defaultTask(t *skepv1.TaskSpec) {
 			c.StopGracePeriod = durationpb.New(DefaultStopGrace)
 		}
 		c.StopSignal = strings.ToUpper(c.StopSignal)
+		c.SecretUpdateSignal, c.ConfigUpdateSignal = strings.ToUpper(c.SecretUpdateSignal), strings.ToUpper(c.ConfigUpdateSignal)
 		for i, v := range c.CapabilityAdd {
 			c.CapabilityAdd[i] = normalizeCapability(v)
 		}

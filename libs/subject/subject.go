@@ -59,6 +59,10 @@ func Node(id, verb string) string { return prefix + "node." + id + "." + verb }
 // Push is where a node's task set is re-published whenever it is committed: skep.v1.push.<id>.
 func Push(node string) string { return prefix + "push." + node }
 
+// PushFiles is where a node is told that newer versions of secrets or configs are there for tasks that run:
+// skep.v1.push.<id>.files. The message says no more: the node asks the vault.
+func PushFiles(node string) string { return Push(node) + ".files" }
+
 // Net is where a record of bucket endpoint is re-published whenever it is committed: skep.v1.net.<scope>.<item>.
 func Net(scope, item string) string { return NetPrefix + scope + "." + item }
 
@@ -161,11 +165,12 @@ const (
 	NodeB    Bucket = "node"     // desc.*: state; live.*: health-monitor
 	Endpoint Bucket = "endpoint" // ingress-mesh controller
 	Secret   Bucket = "secret"   // secrets-vault
+	Value    Bucket = "value"    // secrets-vault; nobody follows it: it may hold gigabytes
 	Lease    Bucket = "lease"    // each leader
 )
 
 // Buckets lists them all in creation order.
-var Buckets = []Bucket{Spec, Rev, Task, Status, NodeB, Endpoint, Secret, Lease}
+var Buckets = []Bucket{Spec, Rev, Task, Status, NodeB, Endpoint, Secret, Value, Lease}
 
 // Stream is the JetStream stream behind the bucket.
 func (b Bucket) Stream() string { return "KV_" + string(b) }

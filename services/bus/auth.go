@@ -73,6 +73,8 @@ func (a *clientAuth) certified(c server.ClientAuthentication, leaf *x509.Certifi
 		role = RoleWorker
 	case ident.Role == pki.User && ident.UserRole == pki.Admin:
 		role = RoleAdmin
+	case ident.Role == pki.User && ident.UserRole == pki.Operator:
+		role = RoleOperator
 	case ident.Role == pki.User && ident.UserRole == pki.Viewer:
 		role = RoleViewer
 	default:

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/id"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/pki/pkitest"
@@ -148,6 +149,18 @@ func TestUsers(t *testing.T) {
 		subject.API("service", "create"): false,
 	} {
 		admin.subscribe(s, want)
+	}
+	operator := user("ola", pki.Operator)
+	for _, v := range api.All() {
+		s := strings.Replace(v.Subject, "*", node, 1)
+		if v.Callers == api.Viewers || v.Callers == api.Operators {
+			operator.mustPublish(s)
+		} else {
+			operator.mustNotPublish(s, nil)
+		}
+	}
+	for s, want := range map[string]bool{subject.AllEvents: true, "_INBOX_user-ola.>": true, "_INBOX_user-ada.>": false, "$KV.>": false, ">": false} {
+		operator.subscribe(s, want)
 	}
 	for _, s := range []string{subject.API("service", "list"), subject.API("task", "inspect"), subject.API("service", "revisions"), subject.API("event", "list")} {
 		viewer.mustPublish(s)

@@ -41,7 +41,7 @@ func allowanceOf(role Role) allowance {
 	case RoleWorker:
 		// A node has two programs that connect; 1,024 streams take two subscriptions each, a network one.
 		return allowance{conns: 8, pending: 16 << 20, subs: 4096}
-	case RoleAdmin, RoleViewer:
+	case RoleAdmin, RoleOperator, RoleViewer:
 		return allowance{conns: 64, pending: 64 << 20} // one a command in work
 	case RoleJoiner:
 		return allowance{pending: 256 << 10} // how many connections: joinersPerSource, joinersMost

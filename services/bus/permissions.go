@@ -15,14 +15,15 @@ type Role string
 
 // Roles of connections. Those of services are their in-process names: the writers of libs/keys.
 const (
-	RoleManager Role = "manager" // certificate OU=skep-manager, and the node's own assembly
-	RoleWorker  Role = "worker"  // certificate OU=skep-worker
-	RoleAgent   Role = "agent"   // the agent of a manager, in process: a worker that also resolves images
-	RoleAdmin   Role = "admin"   // certificate OU=skep-user, title admin
-	RoleViewer  Role = "viewer"  // certificate OU=skep-user, title viewer
-	RoleLocal   Role = "local"   // root on a manager, through the socket: an admin
-	RoleJoiner  Role = "joiner"  // no certificate
-	RoleDoor    Role = "door"    // in process: carries what joiners ask to the vault
+	RoleManager  Role = "manager"  // certificate OU=skep-manager, and the node's own assembly
+	RoleWorker   Role = "worker"   // certificate OU=skep-worker
+	RoleAgent    Role = "agent"    // the agent of a manager, in process: a worker that also resolves images
+	RoleAdmin    Role = "admin"    // certificate OU=skep-user, title admin
+	RoleOperator Role = "operator" // certificate OU=skep-user, title operator
+	RoleViewer   Role = "viewer"   // certificate OU=skep-user, title viewer
+	RoleLocal    Role = "local"    // root on a manager, through the socket: an admin
+	RoleJoiner   Role = "joiner"   // no certificate
+	RoleDoor     Role = "door"     // in process: carries what joiners ask to the vault
 )
 
 // Permissions is what the connection of a role and identity may publish and subscribe; nil means everything in the
@@ -60,13 +61,17 @@ func Permissions(role Role, id string) *server.Permissions {
 			Response:  one,
 		}
 
-	case RoleAdmin, RoleLocal:
+	case RoleAdmin, RoleLocal, RoleOperator:
 		sub := []string{
 			inbox, subject.AllEvents, subject.AllHeartbeats,
 			subject.IO("*", "*", "out"), subject.IO("*", "*", "err"), subject.IO("*", "*", "ctl"),
 		}
-		if role == RoleLocal {
+		deny := asked(api.Managers)
+		switch role {
+		case RoleLocal:
 			sub = append(sub, "_INBOX.>")
+		case RoleOperator:
+			deny = append(deny, asked(api.Admins)...)
 		}
 		return &server.Permissions{
 			Publish: &server.SubjectPermission{
@@ -74,7 +79,7 @@ func Permissions(role Role, id string) *server.Permissions {
 					subject.AllAPI, subject.Node("*", ">"), "$SRV.>",
 					subject.IO("*", "*", "in"), subject.IO("*", "*", "cctl"),
 				},
-				Deny: asked(api.Managers),
+				Deny: deny,
 			},
 			Subscribe: &server.SubjectPermission{Allow: sub},
 		}

@@ -1981,7 +1981,8 @@ type TaskStatus struct {
 	StartedUnixMs int64                  `protobuf:"varint,16,opt,name=started_unix_ms,json=startedUnixMs,proto3" json:"started_unix_ms,omitempty"` // when it began to run, by the node's clock
 	// When it first ran, healthy and ready; 0 = it never has. What a rollout waits for: a task that is not ready any more
 	// has served before.
-	ServedUnixMs  int64 `protobuf:"varint,17,opt,name=served_unix_ms,json=servedUnixMs,proto3" json:"served_unix_ms,omitempty"`
+	ServedUnixMs  int64       `protobuf:"varint,17,opt,name=served_unix_ms,json=servedUnixMs,proto3" json:"served_unix_ms,omitempty"`
+	Files         []*HeldFile `protobuf:"bytes,18,rep,name=files,proto3" json:"files,omitempty"` // the secrets and configs it was given
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2135,6 +2136,66 @@ func (x *TaskStatus) GetServedUnixMs() int64 {
 	return 0
 }
 
+func (x *TaskStatus) GetFiles() []*HeldFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+// HeldFile is a version of a secret or config that stands in a task's files.
+type HeldFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldFile) Reset() {
+	*x = HeldFile{}
+	mi := &file_skep_v1_object_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldFile) ProtoMessage() {}
+
+func (x *HeldFile) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_object_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldFile.ProtoReflect.Descriptor instead.
+func (*HeldFile) Descriptor() ([]byte, []int) {
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *HeldFile) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *HeldFile) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 type NetworkAddress struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NetworkId     string                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
@@ -2146,7 +2207,7 @@ type NetworkAddress struct {
 
 func (x *NetworkAddress) Reset() {
 	*x = NetworkAddress{}
-	mi := &file_skep_v1_object_proto_msgTypes[22]
+	mi := &file_skep_v1_object_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2219,7 @@ func (x *NetworkAddress) String() string {
 func (*NetworkAddress) ProtoMessage() {}
 
 func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[22]
+	mi := &file_skep_v1_object_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2232,7 @@ func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
 func (*NetworkAddress) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{22}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NetworkAddress) GetNetworkId() string {
@@ -2209,7 +2270,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[23]
+	mi := &file_skep_v1_object_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2282,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[23]
+	mi := &file_skep_v1_object_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2295,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{23}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NodeStatus) GetNodeId() string {
@@ -2300,7 +2361,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_skep_v1_object_proto_msgTypes[24]
+	mi := &file_skep_v1_object_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2312,7 +2373,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[24]
+	mi := &file_skep_v1_object_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2325,7 +2386,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{24}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Task) GetMeta() *Meta {
@@ -2478,7 +2539,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_skep_v1_object_proto_msgTypes[25]
+	mi := &file_skep_v1_object_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2551,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[25]
+	mi := &file_skep_v1_object_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2564,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{25}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Network) GetMeta() *Meta {
@@ -2566,7 +2627,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_skep_v1_object_proto_msgTypes[26]
+	mi := &file_skep_v1_object_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2578,7 +2639,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[26]
+	mi := &file_skep_v1_object_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2591,7 +2652,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{26}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Cluster) GetMeta() *Meta {
@@ -2632,7 +2693,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_skep_v1_object_proto_msgTypes[27]
+	mi := &file_skep_v1_object_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2644,7 +2705,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[27]
+	mi := &file_skep_v1_object_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2657,7 +2718,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{27}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Event) GetKind() string {
@@ -2888,7 +2949,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	" \x01(\tR\x06reason\"5\n" +
 	"\x05Fence\x12\x16\n" +
 	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\xdf\x04\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\x88\x05\n" +
 	"\n" +
 	"TaskStatus\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12(\n" +
@@ -2909,9 +2970,13 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\tnot_ready\x18\x0e \x01(\bR\bnotReady\x12#\n" +
 	"\rhealth_output\x18\x0f \x01(\tR\fhealthOutput\x12&\n" +
 	"\x0fstarted_unix_ms\x18\x10 \x01(\x03R\rstartedUnixMs\x12$\n" +
-	"\x0eserved_unix_ms\x18\x11 \x01(\x03R\fservedUnixMsB\f\n" +
+	"\x0eserved_unix_ms\x18\x11 \x01(\x03R\fservedUnixMs\x12'\n" +
+	"\x05files\x18\x12 \x03(\v2\x11.skep.v1.HeldFileR\x05filesB\f\n" +
 	"\n" +
-	"_exit_code\"Y\n" +
+	"_exit_code\"4\n" +
+	"\bHeldFile\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\"Y\n" +
 	"\x0eNetworkAddress\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x12\n" +
@@ -3012,7 +3077,7 @@ func file_skep_v1_object_proto_rawDescGZIP() []byte {
 }
 
 var file_skep_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_skep_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_skep_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_skep_v1_object_proto_goTypes = []any{
 	(NodeState)(0),                // 0: skep.v1.NodeState
 	(TaskState)(0),                // 1: skep.v1.TaskState
@@ -3039,94 +3104,96 @@ var file_skep_v1_object_proto_goTypes = []any{
 	(*Rollout)(nil),               // 22: skep.v1.Rollout
 	(*Fence)(nil),                 // 23: skep.v1.Fence
 	(*TaskStatus)(nil),            // 24: skep.v1.TaskStatus
-	(*NetworkAddress)(nil),        // 25: skep.v1.NetworkAddress
-	(*NodeStatus)(nil),            // 26: skep.v1.NodeStatus
-	(*Task)(nil),                  // 27: skep.v1.Task
-	(*Network)(nil),               // 28: skep.v1.Network
-	(*Cluster)(nil),               // 29: skep.v1.Cluster
-	(*Event)(nil),                 // 30: skep.v1.Event
-	nil,                           // 31: skep.v1.Revision.NetworksEntry
-	nil,                           // 32: skep.v1.NodeDescription.EngineLabelsEntry
-	nil,                           // 33: skep.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),           // 35: skep.v1.ServiceSpec
-	(*PortConfig)(nil),            // 36: skep.v1.PortConfig
-	(*NodeSpec)(nil),              // 37: skep.v1.NodeSpec
-	(NodeRole)(0),                 // 38: skep.v1.NodeRole
-	(*Platform)(nil),              // 39: skep.v1.Platform
-	(*Resources)(nil),             // 40: skep.v1.Resources
-	(*GenericResource)(nil),       // 41: skep.v1.GenericResource
-	(*TaskSpec)(nil),              // 42: skep.v1.TaskSpec
-	(*NetworkSpec)(nil),           // 43: skep.v1.NetworkSpec
-	(*IPAMConfig)(nil),            // 44: skep.v1.IPAMConfig
-	(*ClusterSpec)(nil),           // 45: skep.v1.ClusterSpec
+	(*HeldFile)(nil),              // 25: skep.v1.HeldFile
+	(*NetworkAddress)(nil),        // 26: skep.v1.NetworkAddress
+	(*NodeStatus)(nil),            // 27: skep.v1.NodeStatus
+	(*Task)(nil),                  // 28: skep.v1.Task
+	(*Network)(nil),               // 29: skep.v1.Network
+	(*Cluster)(nil),               // 30: skep.v1.Cluster
+	(*Event)(nil),                 // 31: skep.v1.Event
+	nil,                           // 32: skep.v1.Revision.NetworksEntry
+	nil,                           // 33: skep.v1.NodeDescription.EngineLabelsEntry
+	nil,                           // 34: skep.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),           // 36: skep.v1.ServiceSpec
+	(*PortConfig)(nil),            // 37: skep.v1.PortConfig
+	(*NodeSpec)(nil),              // 38: skep.v1.NodeSpec
+	(NodeRole)(0),                 // 39: skep.v1.NodeRole
+	(*Platform)(nil),              // 40: skep.v1.Platform
+	(*Resources)(nil),             // 41: skep.v1.Resources
+	(*GenericResource)(nil),       // 42: skep.v1.GenericResource
+	(*TaskSpec)(nil),              // 43: skep.v1.TaskSpec
+	(*NetworkSpec)(nil),           // 44: skep.v1.NetworkSpec
+	(*IPAMConfig)(nil),            // 45: skep.v1.IPAMConfig
+	(*ClusterSpec)(nil),           // 46: skep.v1.ClusterSpec
 }
 var file_skep_v1_object_proto_depIdxs = []int32{
-	34, // 0: skep.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	34, // 1: skep.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	35, // 0: skep.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	35, // 1: skep.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	3,  // 2: skep.v1.Service.meta:type_name -> skep.v1.Meta
-	35, // 3: skep.v1.Service.spec:type_name -> skep.v1.ServiceSpec
+	36, // 3: skep.v1.Service.spec:type_name -> skep.v1.ServiceSpec
 	5,  // 4: skep.v1.Service.endpoint:type_name -> skep.v1.Endpoint
 	8,  // 5: skep.v1.Service.control:type_name -> skep.v1.RolloutControl
 	9,  // 6: skep.v1.Service.run:type_name -> skep.v1.RunControl
 	9,  // 7: skep.v1.Service.runs:type_name -> skep.v1.RunControl
-	34, // 8: skep.v1.Service.schedule_decided:type_name -> google.protobuf.Timestamp
+	35, // 8: skep.v1.Service.schedule_decided:type_name -> google.protobuf.Timestamp
 	7,  // 9: skep.v1.Service.status:type_name -> skep.v1.ServiceStatus
 	11, // 10: skep.v1.Service.update_status:type_name -> skep.v1.UpdateStatus
-	36, // 11: skep.v1.Endpoint.ports:type_name -> skep.v1.PortConfig
+	37, // 11: skep.v1.Endpoint.ports:type_name -> skep.v1.PortConfig
 	6,  // 12: skep.v1.Endpoint.virtual_ips:type_name -> skep.v1.VirtualIP
-	34, // 13: skep.v1.RunControl.due:type_name -> google.protobuf.Timestamp
-	34, // 14: skep.v1.RunControl.started:type_name -> google.protobuf.Timestamp
+	35, // 13: skep.v1.RunControl.due:type_name -> google.protobuf.Timestamp
+	35, // 14: skep.v1.RunControl.started:type_name -> google.protobuf.Timestamp
 	9,  // 15: skep.v1.JobRun.run:type_name -> skep.v1.RunControl
-	34, // 16: skep.v1.JobRun.ended:type_name -> google.protobuf.Timestamp
-	34, // 17: skep.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	34, // 18: skep.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	35, // 19: skep.v1.Revision.spec:type_name -> skep.v1.ServiceSpec
-	34, // 20: skep.v1.Revision.created_at:type_name -> google.protobuf.Timestamp
-	31, // 21: skep.v1.Revision.networks:type_name -> skep.v1.Revision.NetworksEntry
+	35, // 16: skep.v1.JobRun.ended:type_name -> google.protobuf.Timestamp
+	35, // 17: skep.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	35, // 18: skep.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	36, // 19: skep.v1.Revision.spec:type_name -> skep.v1.ServiceSpec
+	35, // 20: skep.v1.Revision.created_at:type_name -> google.protobuf.Timestamp
+	32, // 21: skep.v1.Revision.networks:type_name -> skep.v1.Revision.NetworksEntry
 	3,  // 22: skep.v1.NodeObject.meta:type_name -> skep.v1.Meta
-	37, // 23: skep.v1.NodeObject.spec:type_name -> skep.v1.NodeSpec
-	38, // 24: skep.v1.NodeObject.role:type_name -> skep.v1.NodeRole
-	39, // 25: skep.v1.NodeDescription.platform:type_name -> skep.v1.Platform
-	40, // 26: skep.v1.NodeDescription.resources:type_name -> skep.v1.Resources
-	32, // 27: skep.v1.NodeDescription.engine_labels:type_name -> skep.v1.NodeDescription.EngineLabelsEntry
+	38, // 23: skep.v1.NodeObject.spec:type_name -> skep.v1.NodeSpec
+	39, // 24: skep.v1.NodeObject.role:type_name -> skep.v1.NodeRole
+	40, // 25: skep.v1.NodeDescription.platform:type_name -> skep.v1.Platform
+	41, // 26: skep.v1.NodeDescription.resources:type_name -> skep.v1.Resources
+	33, // 27: skep.v1.NodeDescription.engine_labels:type_name -> skep.v1.NodeDescription.EngineLabelsEntry
 	15, // 28: skep.v1.NodeDescription.plugins:type_name -> skep.v1.Plugin
 	0,  // 29: skep.v1.NodeLive.state:type_name -> skep.v1.NodeState
 	17, // 30: skep.v1.NodeLive.blocked:type_name -> skep.v1.BlockedPeer
 	3,  // 31: skep.v1.Node.meta:type_name -> skep.v1.Meta
-	37, // 32: skep.v1.Node.spec:type_name -> skep.v1.NodeSpec
+	38, // 32: skep.v1.Node.spec:type_name -> skep.v1.NodeSpec
 	14, // 33: skep.v1.Node.description:type_name -> skep.v1.NodeDescription
 	16, // 34: skep.v1.Node.status:type_name -> skep.v1.NodeLive
 	19, // 35: skep.v1.Node.manager:type_name -> skep.v1.ManagerStatus
-	38, // 36: skep.v1.Node.role:type_name -> skep.v1.NodeRole
+	39, // 36: skep.v1.Node.role:type_name -> skep.v1.NodeRole
 	1,  // 37: skep.v1.TaskRecord.desired:type_name -> skep.v1.TaskState
 	1,  // 38: skep.v1.TaskRecord.verdict:type_name -> skep.v1.TaskState
-	41, // 39: skep.v1.TaskRecord.assigned:type_name -> skep.v1.GenericResource
+	42, // 39: skep.v1.TaskRecord.assigned:type_name -> skep.v1.GenericResource
 	20, // 40: skep.v1.NodeTasks.tasks:type_name -> skep.v1.TaskRecord
 	11, // 41: skep.v1.Rollout.status:type_name -> skep.v1.UpdateStatus
 	1,  // 42: skep.v1.TaskStatus.state:type_name -> skep.v1.TaskState
 	2,  // 43: skep.v1.TaskStatus.health:type_name -> skep.v1.HealthState
-	36, // 44: skep.v1.TaskStatus.ports:type_name -> skep.v1.PortConfig
-	25, // 45: skep.v1.TaskStatus.networks:type_name -> skep.v1.NetworkAddress
-	24, // 46: skep.v1.NodeStatus.tasks:type_name -> skep.v1.TaskStatus
-	3,  // 47: skep.v1.Task.meta:type_name -> skep.v1.Meta
-	1,  // 48: skep.v1.Task.desired:type_name -> skep.v1.TaskState
-	24, // 49: skep.v1.Task.status:type_name -> skep.v1.TaskStatus
-	42, // 50: skep.v1.Task.spec:type_name -> skep.v1.TaskSpec
-	41, // 51: skep.v1.Task.assigned:type_name -> skep.v1.GenericResource
-	1,  // 52: skep.v1.Task.verdict:type_name -> skep.v1.TaskState
-	3,  // 53: skep.v1.Network.meta:type_name -> skep.v1.Meta
-	43, // 54: skep.v1.Network.spec:type_name -> skep.v1.NetworkSpec
-	44, // 55: skep.v1.Network.ipam:type_name -> skep.v1.IPAMConfig
-	3,  // 56: skep.v1.Cluster.meta:type_name -> skep.v1.Meta
-	45, // 57: skep.v1.Cluster.spec:type_name -> skep.v1.ClusterSpec
-	34, // 58: skep.v1.Event.time:type_name -> google.protobuf.Timestamp
-	33, // 59: skep.v1.Event.attributes:type_name -> skep.v1.Event.AttributesEntry
-	60, // [60:60] is the sub-list for method output_type
-	60, // [60:60] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	37, // 44: skep.v1.TaskStatus.ports:type_name -> skep.v1.PortConfig
+	26, // 45: skep.v1.TaskStatus.networks:type_name -> skep.v1.NetworkAddress
+	25, // 46: skep.v1.TaskStatus.files:type_name -> skep.v1.HeldFile
+	24, // 47: skep.v1.NodeStatus.tasks:type_name -> skep.v1.TaskStatus
+	3,  // 48: skep.v1.Task.meta:type_name -> skep.v1.Meta
+	1,  // 49: skep.v1.Task.desired:type_name -> skep.v1.TaskState
+	24, // 50: skep.v1.Task.status:type_name -> skep.v1.TaskStatus
+	43, // 51: skep.v1.Task.spec:type_name -> skep.v1.TaskSpec
+	42, // 52: skep.v1.Task.assigned:type_name -> skep.v1.GenericResource
+	1,  // 53: skep.v1.Task.verdict:type_name -> skep.v1.TaskState
+	3,  // 54: skep.v1.Network.meta:type_name -> skep.v1.Meta
+	44, // 55: skep.v1.Network.spec:type_name -> skep.v1.NetworkSpec
+	45, // 56: skep.v1.Network.ipam:type_name -> skep.v1.IPAMConfig
+	3,  // 57: skep.v1.Cluster.meta:type_name -> skep.v1.Meta
+	46, // 58: skep.v1.Cluster.spec:type_name -> skep.v1.ClusterSpec
+	35, // 59: skep.v1.Event.time:type_name -> google.protobuf.Timestamp
+	34, // 60: skep.v1.Event.attributes:type_name -> skep.v1.Event.AttributesEntry
+	61, // [61:61] is the sub-list for method output_type
+	61, // [61:61] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_object_proto_init() }
@@ -3142,7 +3209,7 @@ func file_skep_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_object_proto_rawDesc), len(file_skep_v1_object_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

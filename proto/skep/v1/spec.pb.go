@@ -1253,9 +1253,12 @@ type ContainerSpec struct {
 	// Registry credentials sealed by the client; opaque to everyone but the node that pulls.
 	RegistryAuth []byte `protobuf:"bytes,29,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
 	// Gates traffic and never ends a task: what fails it is out of names, virtual addresses and published ports.
-	Ready         *HealthConfig `protobuf:"bytes,30,opt,name=ready,proto3" json:"ready,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Ready *HealthConfig `protobuf:"bytes,30,opt,name=ready,proto3" json:"ready,omitempty"`
+	// What a container is sent once newer versions stand in its files, such as SIGHUP. "": tasks are replaced instead.
+	SecretUpdateSignal string `protobuf:"bytes,31,opt,name=secret_update_signal,json=secretUpdateSignal,proto3" json:"secret_update_signal,omitempty"`
+	ConfigUpdateSignal string `protobuf:"bytes,32,opt,name=config_update_signal,json=configUpdateSignal,proto3" json:"config_update_signal,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *ContainerSpec) Reset() {
@@ -1496,6 +1499,20 @@ func (x *ContainerSpec) GetReady() *HealthConfig {
 		return x.Ready
 	}
 	return nil
+}
+
+func (x *ContainerSpec) GetSecretUpdateSignal() string {
+	if x != nil {
+		return x.SecretUpdateSignal
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetConfigUpdateSignal() string {
+	if x != nil {
+		return x.ConfigUpdateSignal
+	}
+	return ""
 }
 
 type Privileges struct {
@@ -2014,13 +2031,16 @@ func (x *DNSConfig) GetOptions() []string {
 
 // FileReference attaches a secret or a config as a file.
 type FileReference struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Target        string                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
-	Uid           string                 `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
-	Gid           string                 `protobuf:"bytes,5,opt,name=gid,proto3" json:"gid,omitempty"`
-	Mode          uint32                 `protobuf:"varint,6,opt,name=mode,proto3" json:"mode,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name   string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Target string                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"` // of a secret below /run/secrets, of a config below /, or absolute
+	Uid    string                 `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`       // a number, or a name that the image's /etc/passwd has
+	Gid    string                 `protobuf:"bytes,5,opt,name=gid,proto3" json:"gid,omitempty"`
+	Mode   uint32                 `protobuf:"varint,6,opt,name=mode,proto3" json:"mode,omitempty"`
+	// Filled in when the service is stored: a revision keeps the versions it ran with.
+	Version       uint64 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`
+	Pinned        bool   `protobuf:"varint,8,opt,name=pinned,proto3" json:"pinned,omitempty"` // this version was asked for (source=name@3): a newer one does not take its place
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2095,6 +2115,20 @@ func (x *FileReference) GetMode() uint32 {
 		return x.Mode
 	}
 	return 0
+}
+
+func (x *FileReference) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *FileReference) GetPinned() bool {
+	if x != nil {
+		return x.Pinned
+	}
+	return false
 }
 
 type Ulimit struct {
@@ -3339,7 +3373,8 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\bnetworks\x18\x05 \x03(\v2\x1a.skep.v1.NetworkAttachmentR\bnetworks\x121\n" +
 	"\n" +
 	"log_driver\x18\x06 \x01(\v2\x12.skep.v1.LogDriverR\tlogDriver\x12!\n" +
-	"\fforce_update\x18\a \x01(\x04R\vforceUpdate\"\xc4\t\n" +
+	"\fforce_update\x18\a \x01(\x04R\vforceUpdate\"\xa8\n" +
+	"\n" +
 	"\rContainerSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12:\n" +
 	"\x06labels\x18\x02 \x03(\v2\".skep.v1.ContainerSpec.LabelsEntryR\x06labels\x12\x18\n" +
@@ -3375,7 +3410,9 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"privileges\x18\x1c \x01(\v2\x13.skep.v1.PrivilegesR\n" +
 	"privileges\x12#\n" +
 	"\rregistry_auth\x18\x1d \x01(\fR\fregistryAuth\x12+\n" +
-	"\x05ready\x18\x1e \x01(\v2\x15.skep.v1.HealthConfigR\x05ready\x1a9\n" +
+	"\x05ready\x18\x1e \x01(\v2\x15.skep.v1.HealthConfigR\x05ready\x120\n" +
+	"\x14secret_update_signal\x18\x1f \x01(\tR\x12secretUpdateSignal\x120\n" +
+	"\x14config_update_signal\x18  \x01(\tR\x12configUpdateSignal\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
@@ -3446,14 +3483,16 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\tDNSConfig\x12 \n" +
 	"\vnameservers\x18\x01 \x03(\tR\vnameservers\x12\x16\n" +
 	"\x06search\x18\x02 \x03(\tR\x06search\x12\x18\n" +
-	"\aoptions\x18\x03 \x03(\tR\aoptions\"\x83\x01\n" +
+	"\aoptions\x18\x03 \x03(\tR\aoptions\"\xb5\x01\n" +
 	"\rFileReference\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06target\x18\x03 \x01(\tR\x06target\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\tR\x03uid\x12\x10\n" +
 	"\x03gid\x18\x05 \x01(\tR\x03gid\x12\x12\n" +
-	"\x04mode\x18\x06 \x01(\rR\x04mode\"D\n" +
+	"\x04mode\x18\x06 \x01(\rR\x04mode\x12\x18\n" +
+	"\aversion\x18\a \x01(\x04R\aversion\x12\x16\n" +
+	"\x06pinned\x18\b \x01(\bR\x06pinned\"D\n" +
 	"\x06Ulimit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04soft\x18\x02 \x01(\x03R\x04soft\x12\x12\n" +
