@@ -14,9 +14,12 @@ import (
 
 	"go.uber.org/zap"
 
+	skepv1 "skep.dev/proto/skep/v1"
+
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/seal"
 	"skep.dev/libs/subject"
 )
 
@@ -63,10 +66,13 @@ type index struct {
 	seal *sealer
 	log  *zap.Logger
 
-	mu     sync.Mutex
-	ca     *pki.CA
-	tokens map[string]token // by key
-	users  map[string]user  // by serial number
+	mu      sync.Mutex
+	ca      *pki.CA
+	curve   *seal.Key        // what clients seal values to
+	public  *skepv1.VaultKey // its public half, with the CA's word
+	tokens  map[string]token // by key
+	users   map[string]user  // by serial number
+	objects objects
 }
 
 type token struct {
@@ -78,7 +84,7 @@ type token struct {
 func (x *index) source() kv.Source {
 	fold := kv.Fold{Lock: &x.mu, Log: x.log}
 	return fold.Source(subject.Secret, x.entryLocked, func(kv.Delta) {
-		x.tokens, x.users = map[string]token{}, map[string]user{}
+		x.tokens, x.users, x.objects = map[string]token{}, map[string]user{}, newObjects()
 	})
 }
 
@@ -96,7 +102,24 @@ func (x *index) entryLocked(e kv.Entry) error {
 		if err != nil {
 			return err
 		}
-		x.ca = ca
+		x.ca, x.public = ca, nil
+	case keys.Curve:
+		if e.Deleted {
+			return nil
+		}
+		seed, err := x.seal.openBytes(e.Key, e.Value)
+		if err != nil {
+			return err
+		}
+		defer seal.Wipe(seed)
+		if x.curve, err = seal.ParseKey(seed); err != nil {
+			return err
+		}
+		x.public = nil
+	case keys.Ledger:
+		return x.objects.takeLedger(x.seal, e)
+	case keys.Object:
+		return x.objects.takeObject(x.seal, id, e)
 	case keys.Token:
 		if e.Deleted {
 			delete(x.tokens, e.Key)
@@ -119,6 +142,27 @@ func (x *index) authority() *pki.CA {
 	return x.ca
 }
 
+// curveKey is what clients seal values to. It is there once the vault serves.
+func (x *index) curveKey() *seal.Key {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.curve
+}
+
+// publicKey is its public half, with the CA's word for it.
+func (x *index) publicKey() (*skepv1.VaultKey, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.public == nil {
+		k, err := x.curve.Public(x.ca)
+		if err != nil {
+			return nil, err
+		}
+		x.public = k
+	}
+	return x.public, nil
+}
+
 func (x *index) token(r pki.Role) (token, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -128,6 +172,33 @@ func (x *index) token(r pki.Role) (token, bool) {
 
 // errForeign: trying again cannot help.
 var errForeign = errors.New("the broker holds another cluster's CA")
+
+// makeCurve sees to the key that clients seal values to. Of several vaults that start at once, one makes it.
+func (s *Service) makeCurve(ctx context.Context) error {
+	if s.idx.curveKey() != nil {
+		return nil
+	}
+	k, err := seal.NewKey()
+	if err != nil {
+		return err
+	}
+	seed, err := k.Seed()
+	if err != nil {
+		return err
+	}
+	defer seal.Wipe(seed)
+	_, err = s.bucket.Create(ctx, keys.Curve.Key(), s.idx.seal.sealBytes(keys.Curve.Key(), seed))
+	if err != nil && !errors.Is(err, kv.ErrConflict) {
+		return fmt.Errorf("store the vault's key: %w", err)
+	}
+	if err := s.feed.Current(ctx); err != nil {
+		return err
+	}
+	if s.idx.curveKey() == nil {
+		return errors.New("start the vault: the key that values are sealed to cannot be opened; was the master key in the data directory replaced?")
+	}
+	return nil
+}
 
 // install carries what Bootstrap left into the bucket. It may be repeated: what is there already stays.
 func install(ctx context.Context, b *kv.Bucket, dir string) error {

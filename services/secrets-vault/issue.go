@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -129,8 +131,8 @@ func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*s
 	if pki.IsSerial(r.Name) {
 		return nil, fault.Invalid("user %s: that could be the serial number of a certificate; choose another name", r.Name)
 	}
-	if r.Role != pki.Admin && r.Role != pki.Viewer {
-		return nil, fault.Invalid("user %s: unknown role %q: it is %s or %s", r.Name, printable(r.Role), pki.Admin, pki.Viewer)
+	if !slices.Contains(pki.UserRoles, r.Role) {
+		return nil, fault.Invalid("user %s: unknown role %q: it is %s", r.Name, printable(r.Role), strings.Join(pki.UserRoles, ", "))
 	}
 	expiry := pki.DefaultExpiry
 	if r.Expiry != nil {

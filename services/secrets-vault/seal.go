@@ -12,11 +12,14 @@ import (
 	"path/filepath"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	"skep.dev/libs/atomicfile"
 )
 
 const (
 	masterFile = "master.key"
+	masterSize = 32 // bytes
 	sealV1     = 1
 )
 
@@ -36,21 +39,55 @@ func newSealer(master []byte) (*sealer, error) {
 	return &sealer{aead}, nil
 }
 
+// sealBytes seals under a name, which is needed to open it again.
+func (s *sealer) sealBytes(name string, clear []byte) []byte {
+	return s.aead.Seal([]byte{sealV1}, nil, clear, []byte(name))
+}
+
+func (s *sealer) openBytes(name string, sealed []byte) ([]byte, error) {
+	if len(sealed) == 0 || sealed[0] != sealV1 {
+		return nil, fmt.Errorf("open %s: it is not sealed in a form this version knows", name)
+	}
+	clear, err := s.aead.Open(nil, nil, sealed[1:], []byte(name))
+	if err != nil {
+		return nil, fmt.Errorf("open %s: it was not sealed under this manager's master key, or it was altered", name)
+	}
+	return clear, nil
+}
+
+// sealMessage and openMessage are for messages.
+func (s *sealer) sealMessage(name string, m proto.Message) ([]byte, error) {
+	clear, err := proto.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("seal %s: %w", name, err)
+	}
+	return s.sealBytes(name, clear), nil
+}
+
+func (s *sealer) openMessage(name string, sealed []byte, m proto.Message) error {
+	clear, err := s.openBytes(name, sealed)
+	if err != nil {
+		return err
+	}
+	if err := proto.Unmarshal(clear, m); err != nil {
+		return fmt.Errorf("open %s: its content is not what this version writes", name)
+	}
+	return nil
+}
+
+// seal and open are for what is stored as JSON.
 func (s *sealer) seal(name string, v any) ([]byte, error) {
 	clear, err := json.Marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("seal %s: %w", name, err)
 	}
-	return s.aead.Seal([]byte{sealV1}, nil, clear, []byte(name)), nil
+	return s.sealBytes(name, clear), nil
 }
 
 func (s *sealer) open(name string, sealed []byte, v any) error {
-	if len(sealed) == 0 || sealed[0] != sealV1 {
-		return fmt.Errorf("open %s: it is not sealed in a form this version knows", name)
-	}
-	clear, err := s.aead.Open(nil, nil, sealed[1:], []byte(name))
+	clear, err := s.openBytes(name, sealed)
 	if err != nil {
-		return fmt.Errorf("open %s: it was not sealed under this manager's master key, or it was altered", name)
+		return err
 	}
 	if err := json.Unmarshal(clear, v); err != nil {
 		return fmt.Errorf("open %s: its content is not what this version writes", name)
@@ -63,7 +100,7 @@ func newMaster(dir string) ([]byte, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the master key: %w", err)
 	}
-	key := make([]byte, 32)
+	key := make([]byte, masterSize)
 	if _, err := rand.Read(key); err != nil {
 		return nil, fmt.Errorf("make the master key: %w", err)
 	}
@@ -84,7 +121,7 @@ func readMaster(dir string) ([]byte, error) {
 		return nil, fmt.Errorf("read the master key: %w", err)
 	}
 	key, err := hex.DecodeString(strings.TrimSpace(string(text)))
-	if err != nil || len(key) != 32 {
+	if err != nil || len(key) != masterSize {
 		return nil, fmt.Errorf("read the master key: %s does not hold 32 bytes in hexadecimal", filepath.Join(dir, masterFile))
 	}
 	return key, nil

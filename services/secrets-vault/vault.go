@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
 	"skep.dev/libs/api"
@@ -18,6 +19,7 @@ import (
 	"skep.dev/libs/quiet"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
+	skepv1 "skep.dev/proto/skep/v1"
 )
 
 // Config is everything a vault needs.
@@ -47,6 +49,7 @@ type Service struct {
 	// refusals logs what strangers try; repetitions are counted.
 	refusals *zap.Logger
 	bucket   *kv.Bucket
+	values   *kv.Bucket
 	js       jetstream.JetStream
 	idx      *index
 	wrong    *rate.Limiter // see wrongPerSecond
@@ -82,8 +85,8 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("configure the vault: %w", err)
 	}
 	return &Service{
-		cfg: cfg, log: cfg.Log, js: js, bucket: kv.Open(js, subject.Secret), wrong: rate.NewLimiter(wrongPerSecond, wrongBurst), issued: countIssued(cfg.Metrics),
-		idx:  &index{seal: s, log: cfg.Log, tokens: map[string]token{}, users: map[string]user{}},
+		cfg: cfg, log: cfg.Log, js: js, bucket: kv.Open(js, subject.Secret), values: kv.Open(js, subject.Value), wrong: rate.NewLimiter(wrongPerSecond, wrongBurst), issued: countIssued(cfg.Metrics),
+		idx:  &index{seal: s, log: cfg.Log, tokens: map[string]token{}, users: map[string]user{}, objects: newObjects()},
 		Span: life.New(),
 	}, nil
 }
@@ -133,9 +136,12 @@ func (s *Service) serve(ctx context.Context) error {
 	if s.idx.authority() == nil {
 		return errors.New("start the vault: the cluster has no CA this manager can open; was the master key in the data directory replaced?")
 	}
+	if err := s.makeCurve(ctx); err != nil {
+		return err
+	}
 
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
-		Name: "skep-vault", Version: s.cfg.Version, Description: "cluster CA, join tokens, certificates", Log: s.log, Metrics: s.cfg.Metrics,
+		Name: "skep-vault", Version: s.cfg.Version, Description: "secrets, configs, the cluster's CA, join tokens, certificates", Log: s.log, Metrics: s.cfg.Metrics,
 	})
 	if err != nil {
 		return err
@@ -145,6 +151,8 @@ func (s *Service) serve(ctx context.Context) error {
 			s.log.Warn("stop serving", zap.Error(err))
 		}
 	}()
+	secrets, configs := kind{s, skepv1.SecretKind_SECRET_KIND_SECRET}, kind{s, skepv1.SecretKind_SECRET_KIND_CONFIG}
+	registries := kind{s, skepv1.SecretKind_SECRET_KIND_REGISTRY}
 	err = errors.Join(
 		api.Handle(srv, api.Join, s.join),
 		api.HandleNode(srv, api.VaultRenew, s.renew),
@@ -152,6 +160,20 @@ func (s *Service) serve(ctx context.Context) error {
 		api.Handle(srv, api.UserIssue, s.issueUser),
 		api.Handle(srv, api.UserIssued, s.issuedUsers),
 		api.Handle(srv, api.UserRevoke, s.revokeUser),
+		api.Handle(srv, api.VaultKey, func(context.Context, *skepv1.Empty) (*skepv1.VaultKey, error) { return s.idx.publicKey() }),
+		api.Handle(srv, api.SecretCreate, secrets.create),
+		api.Handle(srv, api.SecretUpdate, secrets.update),
+		api.Handle(srv, api.SecretRemove, secrets.remove),
+		api.Handle(srv, api.SecretInspect, secrets.inspect),
+		api.Handle(srv, api.SecretList, secrets.list),
+		api.Handle(srv, api.ConfigCreate, configs.create),
+		api.Handle(srv, api.ConfigUpdate, configs.update),
+		api.Handle(srv, api.ConfigRemove, configs.remove),
+		api.Handle(srv, api.ConfigInspect, configs.inspect),
+		api.Handle(srv, api.ConfigList, configs.list),
+		api.Handle(srv, api.RegistryCreate, registries.create),
+		api.Handle(srv, api.FilesResolve, s.resolve),
+		api.HandleNode(srv, api.VaultDeliver, s.deliver),
 	)
 	if err != nil {
 		return err
@@ -161,6 +183,8 @@ func (s *Service) serve(ctx context.Context) error {
 		return fmt.Errorf("start the vault: %w", err)
 	}
 	s.Begun()
-	s.pruneUsers(ctx)
-	return nil
+	var g errgroup.Group
+	g.Go(func() error { s.pruneUsers(ctx); return nil })
+	g.Go(func() error { s.tend(ctx); return nil })
+	return g.Wait()
 }

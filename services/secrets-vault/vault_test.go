@@ -49,11 +49,13 @@ type cluster struct {
 	nodes  map[string]*skepv1.AdmitNodeRequest
 	expiry time.Duration
 	refuse error
+	files  files
 }
 
 func start(t testing.TB) *cluster {
 	t.Helper()
-	c := &cluster{dir: filepath.Join(t.TempDir(), "vault"), nodes: map[string]*skepv1.AdmitNodeRequest{}}
+	c := &cluster{dir: filepath.Join(t.TempDir(), "vault"), nodes: map[string]*skepv1.AdmitNodeRequest{},
+		files: files{uses: map[string][]*skepv1.SecretUse{}, tasks: map[string][]*skepv1.TaskFiles{}}}
 	var err error
 	if c.boot, err = Bootstrap(BootstrapParams{Dir: c.dir, Hosts: []string{"127.0.0.1"}}); err != nil {
 		t.Fatal(err)
@@ -149,6 +151,30 @@ func (c *cluster) serveState(t testing.TB) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			return &skepv1.ClusterReply{Cluster: &skepv1.Cluster{Spec: &skepv1.ClusterSpec{NodeCertExpiry: durationpb.New(c.expiry)}}}, nil
+		}),
+		api.Handle(srv, api.FilesUses, func(_ context.Context, r *skepv1.SecretUsesRequest) (*skepv1.SecretUsesReply, error) {
+			c.files.mu.Lock()
+			defer c.files.mu.Unlock()
+			out := &skepv1.SecretUsesReply{Uses: map[string]*skepv1.SecretUses{}}
+			for _, id := range r.Ids {
+				out.Uses[id] = &skepv1.SecretUses{Uses: c.files.uses[id]}
+			}
+			return out, nil
+		}),
+		api.Handle(srv, api.FilesOfTasks, func(_ context.Context, r *skepv1.TaskFilesRequest) (*skepv1.TaskFilesReply, error) {
+			c.files.mu.Lock()
+			defer c.files.mu.Unlock()
+			return &skepv1.TaskFilesReply{Tasks: c.files.tasks[r.NodeId]}, nil
+		}),
+		api.Handle(srv, api.FilesRoll, func(_ context.Context, r *skepv1.RollSecretRequest) (*skepv1.RollSecretReply, error) {
+			c.files.mu.Lock()
+			roll := c.files.roll
+			c.files.mu.Unlock()
+			if roll == nil {
+				return &skepv1.RollSecretReply{}, nil
+			}
+			services, err := roll(r)
+			return &skepv1.RollSecretReply{Services: services}, err
 		}),
 	)
 	if err != nil {
