@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -145,15 +146,10 @@ func prepare(want *skepv1.ServiceSpec) error {
 }
 
 // references turns the names in a spec into ids and refuses what the cluster does not have. It returns what the spec
-// called its networks. There are no secrets and configs to name yet; a task that ran without the secret it asked for
-// would be worse than one that does not run.
+// called its networks.
 func (s *Service) references(ctx context.Context, want *skepv1.ServiceSpec) (called map[string]string, err error) {
-	c := want.GetTask().GetContainer()
-	for _, r := range c.GetSecrets() {
-		return nil, fault.Invalid("secret not found: %s", r.GetName())
-	}
-	for _, r := range c.GetConfigs() {
-		return nil, fault.Invalid("config not found: %s", r.GetName())
+	if err := s.resolveFiles(ctx, want); err != nil {
+		return nil, err
 	}
 	if err := s.resolveDependencies(ctx, want); err != nil {
 		return nil, err
@@ -213,7 +209,7 @@ func (s *Service) putRevision(ctx context.Context, svc *skepv1.Service, summary 
 
 func (s *Service) putRevisionNumber(ctx context.Context, svc *skepv1.Service, number uint64, do step) error {
 	body, err := proto.Marshal(&skepv1.Revision{
-		ServiceId: svc.Meta.Id, Number: number, Spec: svc.Spec, CreatedAt: timestamppb.Now(), Summary: do.summary, RollbackTo: do.rollbackTo, Reason: do.reason, Author: rpc.Asker(ctx), Networks: s.networkNames(svc.Spec),
+		ServiceId: svc.Meta.Id, Number: number, Spec: svc.Spec, CreatedAt: timestamppb.Now(), Summary: do.summary, RollbackTo: do.rollbackTo, Reason: do.reason, Author: cmp.Or(do.author, rpc.Asker(ctx)), Networks: s.networkNames(svc.Spec),
 	})
 	if err != nil {
 		return fmt.Errorf("encode revision %d of service %s: %w", number, svc.Meta.Id, err)

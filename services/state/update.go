@@ -61,6 +61,8 @@ func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequ
 			return nil, errOutOfSequence
 		}
 		warnings = s.resolveImage(ctx, r.Spec, cur.Spec, r.NoResolveImage)
+	} else if err := s.mayGoBack(ctx, id, r.RollbackRevision); err != nil {
+		return nil, err
 	}
 	svc, err := s.change(ctx, id, r.DryRun, func(cur *skepv1.Service) (step, error) {
 		if r.Version != 0 && r.Version != cur.Meta.Version || r.ExpectRevision != 0 && r.ExpectRevision != cur.Revision {
@@ -86,6 +88,22 @@ func mayBecome(cur *skepv1.Service, next *skepv1.ServiceSpec) error {
 	}
 	if reflect.TypeOf(next.Mode.GetMode()) != reflect.TypeOf(cur.Spec.Mode.GetMode()) {
 		return fault.Invalid("service mode change is not allowed")
+	}
+	return nil
+}
+
+// mayGoBack refuses a revision whose secrets or configs are gone.
+func (s *Service) mayGoBack(ctx context.Context, id string, number uint64) error {
+	cur := s.ix.Service(id)
+	if number == 0 && cur != nil {
+		number = s.former(cur)
+	}
+	target := s.ix.Revision(id, number)
+	if target == nil {
+		return nil // rollback says what is wrong
+	}
+	if err := s.resolveFiles(ctx, proto.CloneOf(target.Spec)); err != nil {
+		return fmt.Errorf("go back to revision %d: %w", number, err)
 	}
 	return nil
 }
@@ -168,6 +186,7 @@ type step struct {
 	summary    string
 	rollbackTo uint64
 	reason     string // of a rollback that began by itself
+	author     string // "": who asks
 	canary     uint64
 	scaleOnly  bool
 	called     map[string]string // what the spec's networks were called, by id
@@ -192,6 +211,7 @@ func (s *Service) change(ctx context.Context, id string, dryRun bool, decide fun
 	}
 	if after.Revision != before.Revision || !proto.Equal(before.Spec, after.Spec) {
 		s.events.send(updateEvent(before, after))
+		s.pushFiles(before.Spec, after)
 	}
 	if err := s.trimRevisions(ctx, after); err != nil {
 		s.log.Warn("old revisions left for the next update", zap.String("service", id), zap.Error(err))
