@@ -36,11 +36,12 @@ type Service struct {
 	prober  *probe.Prober
 	set     *task.Set
 
-	specs  *specCache
-	report *reporter
-	meter  *meter
-	ask    chan struct{} // ask for a snapshot
-	desc   chan struct{} // describe the node again
+	specs   *specCache
+	courier *courier
+	report  *reporter
+	meter   *meter
+	ask     chan struct{} // ask for a snapshot
+	desc    chan struct{} // describe the node again
 
 	cluster atomic.Pointer[skepv1.ClusterSpec]
 	leaving atomic.Bool
@@ -67,7 +68,7 @@ func New(cfg Config) (*Service, error) {
 		}
 		s.daemon = d
 	}
-	s.specs = newSpecCache(s)
+	s.specs, s.courier = newSpecCache(s), newCourier(s)
 	s.report = newReporter(s)
 	return s, nil
 }
@@ -90,6 +91,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { s.runtime.Follow(gctx); return nil })
 	g.Go(func() error { return s.sync(gctx) })
+	g.Go(func() error { return s.refresh(gctx) })
 	g.Go(func() error { s.report.run(gctx); return nil })
 	g.Go(func() error { s.heartbeats(gctx); return nil })
 	g.Go(func() error { s.describeLoop(gctx); return nil })
@@ -121,7 +123,7 @@ func (s *Service) start(ctx context.Context) error {
 	}
 	s.runtime, err = ctrd.New(ctx, ctrd.Config{
 		Address: address, Daemon: s.daemon, NodeID: s.cfg.NodeID, Hostname: s.cfg.Hostname, RunDir: s.cfg.RunDir, BinDir: s.cfg.BinDir,
-		Attacher: s.cfg.Attacher, Registries: *s.cfg.Registries, Volumes: volumes, Logs: s.keeper,
+		Attacher: s.cfg.Attacher, Registries: *s.cfg.Registries, Volumes: volumes, Logs: s.keeper, Courier: s.courier.fetch,
 		Parallelism: s.cfg.StartParallelism, Log: s.log, Pulled: s.meter.pulled,
 	})
 	if err != nil {

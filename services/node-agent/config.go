@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/attach"
+	"skep.dev/libs/pki"
 	"skep.dev/services/node-agent/internal/registry"
 )
 
@@ -37,6 +38,8 @@ type Config struct {
 	// DataDir is the node's (default /var/lib/skep), RunDir its sockets' (default /run/skep).
 	DataDir, RunDir string
 	Version         string
+	// Certificate is the node's: the vault delivers secrets to who can sign with it.
+	Certificate pki.Source
 	// Attacher gives tasks their networks.
 	Attacher attach.Attacher
 

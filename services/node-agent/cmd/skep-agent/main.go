@@ -30,6 +30,7 @@ func (c controlled) Run(ctx context.Context) error {
 	ctl := member.NewControl(member.Info{
 		NodeID: c.env.NodeID, ClusterID: r.ClusterID, Role: r.Role, Hostname: r.Hostname, Addr: r.Host(), ManagerAddrs: r.ManagerAddrs(), Version: c.env.Version,
 	}, c.leave)
+	ctl.CA = c.env.Store.CAPEM
 	if err := ctl.Serve(c.env.Paths.Control()); err != nil {
 		return err
 	}
@@ -95,7 +96,7 @@ func main() {
 			}
 			a, err := agent.New(agent.Config{
 				NodeID: env.NodeID, NC: env.NC, Log: env.Log, DataDir: env.DataDir, RunDir: env.RunDir, Version: env.Version,
-				Attacher: net, ContainerdAddress: cmp.Or(containerd, r.Containerd), BinDir: binDir, StartParallelism: parallel,
+				Certificate: env.Store, Attacher: net, ContainerdAddress: cmp.Or(containerd, r.Containerd), BinDir: binDir, StartParallelism: parallel,
 				Hostname: r.Hostname, AdvertiseAddr: cmp.Or(advertise, r.Host()), DataPathAddr: cmp.Or(dataPath, r.DataPath),
 				MaxTasks: r.TaskLimit(), Manager: env.Store.Identity().Role == pki.Manager, Metrics: env.Metrics,
 			})

@@ -39,6 +39,11 @@ func (r *Runtime) Prepare(ctx context.Context, j *task.Job, progress func(string
 		return task.Prepared{}, err
 	}
 	defer r.slots.Release(1)
+	given, err := r.fetchFiles(ctx, j, progress)
+	if err != nil {
+		return task.Prepared{}, err
+	}
+	defer given.wipe()
 	names := ocispec.NamesOf(r.cfg.NodeID, r.cfg.Hostname, runtime.GOARCH, j.Record, j.Revision.GetSpec())
 	hostname, err := names.Hostname(c.GetHostname())
 	if err != nil {
@@ -48,18 +53,20 @@ func (r *Runtime) Prepare(ctx context.Context, j *task.Job, progress func(string
 	if err != nil {
 		return task.Prepared{}, err
 	}
-	if err := r.create(ctx, j, img, names, hostname, att); err != nil {
+	if err := r.create(ctx, j, img, names, hostname, att, given); err != nil {
 		if errdefs.IsNotFound(err) {
 			r.Images.forget() // the image went away under us: look again
 			err = task.Temporary(err)
 		}
 		return task.Prepared{}, trouble(err)
 	}
-	return prepared(j.ID(), img, att), nil
+	p := prepared(j.ID(), img, att)
+	p.Files = given.held()
+	return p, nil
 }
 
 // create makes snapshot, volumes, files and the container itself. What is left of an earlier try goes first.
-func (r *Runtime) create(ctx context.Context, j *task.Job, img *Image, names ocispec.Names, hostname string, att attach.Attachment) error {
+func (r *Runtime) create(ctx context.Context, j *task.Job, img *Image, names ocispec.Names, hostname string, att attach.Attachment, given *delivered) error {
 	id := j.ID()
 	return withLease(ctx, r.client, "task-"+id, func(ctx context.Context) error {
 		snap := r.client.SnapshotService(snapshotter)
@@ -87,7 +94,12 @@ func (r *Runtime) create(ctx context.Context, j *task.Job, img *Image, names oci
 		if in.Mounts, err = r.mounts(ctx, j, names, img, root); err != nil {
 			return err
 		}
-		if err := r.files(&in, j, hostname, att); err != nil {
+		secret, err := r.placeFiles(j, in, hostname, given)
+		if err != nil {
+			return err
+		}
+		in.Mounts = append(in.Mounts, secret...)
+		if err := r.etcFiles(&in, j, hostname, att); err != nil {
 			return err
 		}
 		spec, err := ocispec.Build(in)
@@ -118,8 +130,8 @@ func (r *Runtime) create(ctx context.Context, j *task.Job, img *Image, names oci
 	})
 }
 
-// files writes what is bind-mounted into /etc, and the files the shim writes the output to.
-func (r *Runtime) files(in *ocispec.Input, j *task.Job, hostname string, att attach.Attachment) error {
+// etcFiles writes what is bind-mounted into /etc, and the files the shim writes the output to.
+func (r *Runtime) etcFiles(in *ocispec.Input, j *task.Job, hostname string, att attach.Attachment) error {
 	c := j.Container()
 	etc := filepath.Join(j.Dir, "etc")
 	if err := os.MkdirAll(etc, 0o700); err != nil {

@@ -31,6 +31,7 @@ import (
 
 	"skep.dev/libs/attach"
 	"skep.dev/services/node-agent/internal/cgroup"
+	"skep.dev/services/node-agent/internal/files"
 	"skep.dev/services/node-agent/internal/logs"
 	"skep.dev/services/node-agent/internal/ocispec"
 	"skep.dev/services/node-agent/internal/registry"
@@ -55,6 +56,7 @@ type Config struct {
 	Registries  registry.Config
 	Volumes     *volume.Store
 	Logs        *logs.Keeper
+	Courier     task.Courier // nil: tasks with secrets or configs are rejected
 	Parallelism int
 	Log         *zap.Logger
 	// Pulled, if set, is told of every pull that ended, what it took and why it failed.
@@ -75,6 +77,7 @@ type Runtime struct {
 	exits    *exits
 	ears     *shimEars
 	subpaths subpaths
+	files    *files.Store
 	made     sync.Map // ids of tasks whose process was made and not begun yet
 }
 
@@ -114,6 +117,9 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	// The pipes of an agent that was killed lead nowhere any more.
 	if err := os.RemoveAll(r.execDir()); err != nil {
 		return nil, errors.Join(fmt.Errorf("clear the run directory: %w", err), c.Close())
+	}
+	if r.files, err = files.Open(filepath.Join(cfg.RunDir, "files")); err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
 	for _, dir := range []string{r.execDir(), filepath.Join(cfg.RunDir, "runc")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -256,6 +256,9 @@ func (r *Runtime) Release(ctx context.Context, id string) error {
 	}
 	r.exits.forget(id)
 	r.ears.forget(id)
+	if err := r.files.Remove(id); err != nil {
+		return err
+	}
 	if err := r.cfg.Attacher.Detach(ctx, id); err != nil {
 		return task.Temporary(fmt.Errorf("detach the network of %s: %w", id, err))
 	}

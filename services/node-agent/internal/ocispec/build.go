@@ -129,7 +129,7 @@ func process(s *oci.Spec, in Input, c *skepv1.ContainerSpec, hostname string) er
 	if !path.IsAbs(p.Cwd) {
 		return fmt.Errorf("the working directory %q is not an absolute path", p.Cwd)
 	}
-	p.Env, err = environment(in, c, hostname)
+	p.Env, err = Environment(in, hostname)
 	if err != nil {
 		return err
 	}
@@ -154,7 +154,9 @@ func process(s *oci.Spec, in Input, c *skepv1.ContainerSpec, hostname string) er
 	return nil
 }
 
-func environment(in Input, c *skepv1.ContainerSpec, hostname string) ([]string, error) {
+// Environment is the container's, NAME=value.
+func Environment(in Input, hostname string) ([]string, error) {
+	c := in.Service.GetTask().GetContainer()
 	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOSTNAME=" + hostname}
 	if c.GetTty() {
 		env = append(env, "TERM=xterm")
@@ -181,6 +183,16 @@ func environment(in Input, c *skepv1.ContainerSpec, hostname string) ([]string, 
 		env = SetEnv(env, kv)
 	}
 	return env, nil
+}
+
+// Getenv is a variable's value, "" when there is none.
+func Getenv(env []string, name string) string {
+	for _, kv := range env {
+		if k, v, _ := strings.Cut(kv, "="); k == name {
+			return v
+		}
+	}
+	return ""
 }
 
 // SetEnv replaces or adds KEY=value; a bare KEY removes it.

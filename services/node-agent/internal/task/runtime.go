@@ -42,6 +42,7 @@ type Prepared struct {
 	Networks    []*skepv1.NetworkAddress
 	Ports       []*skepv1.PortConfig
 	Health      *skepv1.HealthConfig // the image's HEALTHCHECK, nil = none
+	Files       []*skepv1.HeldFile   // the secrets and configs it was given
 }
 
 // Exit tells how a container ended.

@@ -207,6 +207,16 @@ func (s *Set) Job(id string) (*Job, *skepv1.TaskStatus) {
 	return w.job(), w.snapshot()
 }
 
+// SetFiles notes which versions of secrets and configs a running task was given.
+func (s *Set) SetFiles(id string, files []*skepv1.HeldFile) {
+	s.mu.Lock()
+	w := s.tasks[id]
+	s.mu.Unlock()
+	if w != nil {
+		w.setStatus(func(st *skepv1.TaskStatus) { st.Files = files })
+	}
+}
+
 // StopAll asks every task to end and forgets the set: for a node that leaves its cluster.
 func (s *Set) StopAll(ctx context.Context) error {
 	s.mu.Lock()

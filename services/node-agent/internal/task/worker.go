@@ -292,7 +292,7 @@ func (w *worker) prepare(ctx context.Context) error {
 	w.setStatus(func(st *skepv1.TaskStatus) {
 		st.State = max(st.State, skepv1.TaskState_TASK_STATE_READY)
 		st.Message, st.Err = "prepared", ""
-		st.ContainerId, st.Addresses, st.Networks, st.Ports = p.ContainerID, p.Addresses, p.Networks, p.Ports
+		st.ContainerId, st.Addresses, st.Networks, st.Ports, st.Files = p.ContainerID, p.Addresses, p.Networks, p.Ports, p.Files
 	})
 	return nil
 }
