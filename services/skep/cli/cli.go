@@ -7,6 +7,7 @@ package cli
 
 import (
 	"context"
+	"crypto/x509"
 	"io"
 	"os"
 	"path/filepath"
@@ -37,6 +38,7 @@ type Env struct {
 	// Tests override these; nil means the real thing.
 	Connect func(ctx context.Context) (*nats.Conn, error)
 	Info    func(ctx context.Context) (conn.Info, error)
+	CA      func(ctx context.Context) (*x509.Certificate, error)
 	Now     func() time.Time
 	// Patience is how long to wait for a manager that restarts (default 8 s).
 	Patience time.Duration
@@ -108,7 +110,7 @@ func build(env Env) (*cobra.Command, *app) {
 		}
 		return append(names, conn.Local), cobra.ShellCompDirectiveNoFileComp
 	})
-	root.AddCommand(a.serviceCommand(), a.networkCommand(), a.meshCommand(), a.nodeCommand(), a.taskCommand(), a.swarmCommand(), a.joinTokenCommand())
+	root.AddCommand(a.serviceCommand(), a.networkCommand(), a.meshCommand(), a.nodeCommand(), a.taskCommand(), a.secretCommand(aSecret), a.secretCommand(aConfig), a.swarmCommand(), a.joinTokenCommand())
 	root.AddCommand(a.extraCommands()...)
 	if env.NodeCommands != nil {
 		env.NodeCommands(root)

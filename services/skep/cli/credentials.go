@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,8 +34,8 @@ func (a *app) contextIssue() *cobra.Command {
 			"On the user's machine `skep context import FILE` takes it in. The key is made here and is in that file alone.",
 		Example: "  skep context issue alice\n  skep context issue --role viewer --expiry 24h -o - guest | ssh guest@host skep context import -",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if role != pki.Admin && role != pki.Viewer {
-				return Usagef("unknown role %q: it is admin or viewer", role)
+			if !slices.Contains(pki.UserRoles, role) {
+				return Usagef("unknown role %q: it is %s", role, strings.Join(pki.UserRoles, ", "))
 			}
 			if expiry <= 0 {
 				return Usagef("--expiry must be above 0")
@@ -62,12 +63,12 @@ func (a *app) contextIssue() *cobra.Command {
 			return nil
 		}}
 	f := cmd.Flags()
-	f.StringVar(&role, "role", pki.Admin, "What the user may do: admin (everything) or viewer (list and inspect)")
+	f.StringVar(&role, "role", pki.Admin, "What the user may do: admin (everything), operator (all but nodes, the CA, users and the unlock key), viewer (list and inspect)")
 	f.DurationVar(&expiry, "expiry", 30*24*time.Hour, "How long the certificate is valid")
 	f.StringVarP(&out, "output", "o", "", "File to write, or - for a pipe (default NAME"+contextExt+")")
 	f.StringVar(&addr, "addr", "", "Address at which the user reaches a manager: host[:port] (default: those the managers advertise)")
 	f.StringVar(&description, "description", "", "What this cluster is")
-	completeWords(cmd, "role", pki.Admin+"\tmay do everything", pki.Viewer+"\tmay list and inspect")
+	completeWords(cmd, "role", pki.Admin+"\tmay do everything", pki.Operator+"\tmay run services", pki.Viewer+"\tmay list and inspect")
 	return cmd
 }
 

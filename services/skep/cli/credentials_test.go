@@ -164,7 +164,7 @@ func TestIssueRefusals(t *testing.T) {
 		t.Errorf("a refused certificate left %v", left)
 	}
 	want(t, h.run("context", "issue", "a/b"), 2, "", "invalid name")
-	want(t, h.run("context", "issue", "--role", "root", "x"), 2, "", "it is admin or viewer")
+	want(t, h.run("context", "issue", "--role", "root", "x"), 2, "", "it is admin, operator, viewer")
 	want(t, h.run("context", "issue", "--expiry", "-1h", "x"), 2, "", "must be above 0")
 	h.in = `{"addr":"x"}`
 	want(t, h.run("context", "import", "-"), 1, "", "this is not a context")

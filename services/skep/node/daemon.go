@@ -91,6 +91,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		NodeID: d.rec.NodeID, ClusterID: d.rec.ClusterID, Role: d.rec.Role, Hostname: d.rec.Hostname,
 		Addr: d.rec.Host(), ManagerAddrs: d.rec.ManagerAddrs(), Version: d.version,
 	}, d.requestLeave)
+	d.control.CA = d.store.CAPEM
 	if err := d.control.Serve(d.paths.Control()); err != nil {
 		return err
 	}

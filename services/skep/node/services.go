@@ -149,7 +149,7 @@ func (l *localServices) startNode(ctx context.Context, nc *nats.Conn) error {
 	}
 	ag, err := agent.New(agent.Config{
 		NC: nc, Log: d.log.Named("agent"), NodeID: d.rec.NodeID, DataDir: d.paths.Data, RunDir: d.paths.Run,
-		Version: d.version, Attacher: me, Hostname: d.rec.Hostname, AdvertiseAddr: d.rec.Host(), DataPathAddr: d.rec.DataPath,
+		Version: d.version, Certificate: d.store, Attacher: me, Hostname: d.rec.Hostname, AdvertiseAddr: d.rec.Host(), DataPathAddr: d.rec.DataPath,
 		Manager: d.rec.Role == RoleManager, ContainerdAddress: d.rec.Containerd, MaxTasks: d.rec.TaskLimit(), Metrics: d.metrics,
 	})
 	if err != nil {

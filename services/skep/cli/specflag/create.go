@@ -176,7 +176,8 @@ func (f *Flags) containerScalars(c *skepv1.ContainerSpec) error {
 	for _, x := range []struct {
 		flag *scalar[string]
 		to   *string
-	}{{f.workdir, &c.Dir}, {f.user, &c.User}, {f.hostname, &c.Hostname}, {f.stopSignal, &c.StopSignal}, {f.isolation, &c.Isolation}} {
+	}{{f.workdir, &c.Dir}, {f.user, &c.User}, {f.hostname, &c.Hostname}, {f.stopSignal, &c.StopSignal}, {f.isolation, &c.Isolation},
+		{f.secretSignal, &c.SecretUpdateSignal}, {f.configSignal, &c.ConfigUpdateSignal}} {
 		if x.flag.set {
 			*x.to = x.flag.val
 		}

@@ -30,6 +30,7 @@ type Flags struct {
 	image, args, entrypoint                  *scalar[string]
 	workdir, user, hostname                  *scalar[string]
 	stopSignal, isolation, credential        *scalar[string]
+	secretSignal, configSignal               *scalar[string]
 	init, tty, readOnly                      *boolean
 	stopGrace                                *scalar[time.Duration]
 	oomScore                                 *scalar[int64]
@@ -154,6 +155,8 @@ func (f *Flags) registerContainer() {
 	f.init = addBool(f, "init", "", "Run an init in the container that forwards signals and reaps processes")
 	f.tty = addBool(f, "tty", "t", "Give the container a terminal")
 	f.readOnly = addBool(f, "read-only", "", "Mount the container's root file system read only")
+	f.secretSignal = addScalar(f, "secret-update-signal", "", "string", "Signal for tasks once newer versions of their secrets stand in their files (default: tasks are replaced)", text)
+	f.configSignal = addScalar(f, "config-update-signal", "", "string", "The same for configs", text)
 	f.stopSignal = addScalar(f, "stop-signal", "", "string", "Signal that asks the container to stop", text)
 	f.stopGrace = addScalar(f, "stop-grace-period", "", "duration", "Time from the stop signal to a kill (default 10s)", parseDuration("stop-grace-period"))
 	f.isolation = addScalar(f, "isolation", "", "string", "Container isolation (Windows; stored, not acted on)", text)

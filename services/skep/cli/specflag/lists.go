@@ -178,15 +178,15 @@ func checkNetwork(n *skepv1.NetworkAttachment) (*skepv1.NetworkAttachment, error
 	return n, nil
 }
 
-// parseFile reads --secret and --config: name or source=,target=,uid=,gid=,mode=.
+// parseFile reads --secret and --config: name or source=,target=,uid=,gid=,mode=. A name may end in @ and a version, which
+// it then keeps.
 func parseFile(s string) (*skepv1.FileReference, error) {
 	r := &skepv1.FileReference{Uid: "0", Gid: "0", Mode: 0o444}
 	if !strings.Contains(s, "=") {
 		if s == "" {
 			return nil, invalidf("source is required")
 		}
-		r.Name, r.Target = s, s
-		return r, nil
+		s = "source=" + s
 	}
 	parts, err := fields(s)
 	if err != nil {
@@ -215,6 +215,13 @@ func parseFile(s string) (*skepv1.FileReference, error) {
 		default:
 			return nil, invalidf("invalid field in secret or config request: %s", k)
 		}
+	}
+	if name, version, pinned := strings.Cut(r.Name, "@"); pinned {
+		n, err := strconv.ParseUint(version, 10, 64)
+		if err != nil || n == 0 {
+			return nil, invalidf("invalid version %q of %s: write it as %s@3", version, name, name)
+		}
+		r.Name, r.Version, r.Pinned = name, n, true
 	}
 	if r.Name == "" {
 		return nil, invalidf("source is required")
