@@ -290,8 +290,9 @@ func (r *Runtime) Refresh(ctx context.Context, j *task.Job, pid uint32, got *tas
 	if err != nil {
 		return nil, task.Temporary(err)
 	}
-	if err := files.Swap(int(pid), fresh); err != nil {
-		return nil, task.Temporary(err)
+	if fresh, err = files.Swap(int(pid), fresh, d.placed); err != nil {
+		// The next try writes them again: without this, a container whose files cannot be replaced fills the memory.
+		return nil, task.Temporary(errors.Join(err, r.files.Keep(j.ID(), d.placed)))
 	}
 	for _, p := range fresh {
 		old[p.Path] = p

@@ -41,6 +41,9 @@ type Placed struct {
 	Version uint64 `json:"version"`
 	// Template: it was filled in.
 	Template bool `json:"template,omitempty"`
+	// Below are older files of this place that new ones were mounted over, on a kernel that cannot take them away: to remove
+	// one would take away what is mounted on it.
+	Below []string `json:"below,omitempty"`
 }
 
 // Store is the folder of all tasks' file systems.
@@ -88,6 +91,7 @@ func (s *Store) Put(task string, files []File) ([]Placed, error) {
 	size := int64(reserve)
 	for _, f := range files {
 		size += (int64(len(f.Value)) + page - 1) / page * page
+		size += page // so that many small ones do not fill it either
 	}
 	dir := s.dir(task)
 	if err := s.mount(dir, size); err != nil {
@@ -127,6 +131,9 @@ func (s *Store) Keep(task string, files []Placed) error {
 	keep := map[string]bool{listName: true}
 	for _, f := range files {
 		keep[f.Name] = true
+		for _, name := range f.Below {
+			keep[name] = true
+		}
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -174,8 +181,10 @@ func (s *Store) Sweep(known func(task string) bool) error {
 }
 
 const (
-	page    = 4096
-	reserve = 64 << 10 // for the list and the folder
+	page = 4096
+	// reserve is for the list, twice while it is replaced: a service has at most spec.MaxFiles files, a path at most 1024
+	// bytes, each at most six of JSON. It bounds and takes up nothing.
+	reserve = 8 << 20
 )
 
 // mount gives the task's folder a file system of at least that much room beside what is in it.
