@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -97,6 +98,7 @@ func (c *courier) deliver(batch map[string]*errand) {
 		open[id] = e
 	}
 	values := map[task.FileKey]*skepv1.DeliveredValue{}
+	listed := map[string][]*skepv1.HeldFile{} // what a task is to have, once that was said
 	defer func() {
 		for _, v := range values {
 			seal.Wipe(v.Value)
@@ -107,7 +109,7 @@ func (c *courier) deliver(batch map[string]*errand) {
 		close(e.done)
 	}
 	for range askPieces {
-		d, err := c.ask(open, values)
+		d, err := c.ask(open, listed, values)
 		if err != nil {
 			for _, e := range open {
 				finish(e, err)
@@ -120,6 +122,10 @@ func (c *courier) deliver(batch map[string]*errand) {
 		progress := len(d.Values) > 0
 		for _, t := range d.Tasks {
 			e := open[t.TaskId]
+			if listed[t.TaskId] == nil && e != nil {
+				listed[t.TaskId] = t.Files
+				progress = true
+			}
 			switch {
 			case e == nil:
 			case t.Refused != "":
@@ -173,8 +179,12 @@ func (e *errand) complete(t *skepv1.DeliveredTask, values map[task.FileKey]*skep
 	return true
 }
 
+// askHeld bounds what a request says of values that came with earlier answers to tasks that were not listed yet. Those that
+// are left out may come once more; without a bound, many tasks with many files make a request that no broker takes.
+const askHeld = 5_000
+
 // ask makes one request.
-func (c *courier) ask(open map[string]*errand, values map[task.FileKey]*skepv1.DeliveredValue) (*skepv1.Delivery, error) {
+func (c *courier) ask(open map[string]*errand, listed map[string][]*skepv1.HeldFile, values map[task.FileKey]*skepv1.DeliveredValue) (*skepv1.Delivery, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*callTimeout)
 	defer cancel()
 	node := c.s.cfg.NodeID
@@ -184,10 +194,23 @@ func (c *courier) ask(open map[string]*errand, values map[task.FileKey]*skepv1.D
 	}
 	defer r.Close()
 	ask := &skepv1.DeliverAsk{NodeId: node, Generation: c.s.set.Generation(), Reader: r.Key()}
+	room := askHeld
 	for id, e := range open {
-		t := &skepv1.DeliverTask{TaskId: id, Held: e.held}
-		for k := range values {
-			t.Held = append(t.Held[:len(t.Held):len(t.Held)], &skepv1.HeldFile{Id: k.ID, Version: k.Version})
+		t := &skepv1.DeliverTask{TaskId: id, Held: slices.Clone(e.held)}
+		if files, ok := listed[id]; ok {
+			for _, f := range files {
+				if values[task.FileKey{ID: f.Id, Version: f.Version}] != nil {
+					t.Held = append(t.Held, f)
+				}
+			}
+		} else {
+			for k := range values {
+				if room == 0 {
+					break
+				}
+				room--
+				t.Held = append(t.Held, &skepv1.HeldFile{Id: k.ID, Version: k.Version})
+			}
 		}
 		ask.Tasks = append(ask.Tasks, t)
 	}
