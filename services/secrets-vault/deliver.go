@@ -140,7 +140,7 @@ func (p *parcel) task(ctx context.Context, t *skepv1.TaskFiles, held []*skepv1.H
 // registry adds credentials that a manager resolves an image's name with.
 func (p *parcel) registry(ctx context.Context, task, id string) {
 	if err := p.value(ctx, task, id, 1, "of a registry", skepv1.SecretKind_SECRET_KIND_REGISTRY); err != nil {
-		p.out.Tasks = append(p.out.Tasks, &skepv1.DeliveredTask{RegistryAuth: id, Refused: err.Error()})
+		p.out.Tasks = append(p.out.Tasks, &skepv1.DeliveredTask{RegistryAuth: id, Refused: err.Error(), Again: fault.Is(err, fault.CodeUnavailable)})
 	}
 }
 

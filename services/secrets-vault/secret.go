@@ -166,7 +166,7 @@ func (k kind) update(ctx context.Context, r *skepv1.UpdateSecretRequest) (*skepv
 }
 
 func errOutOfSequence(o *object) error {
-	return fault.Conflict("update out of sequence: %s %s has version %d by now; look, then try again", o.word(), o.name(), o.current())
+	return fault.New(fault.CodeSequence, "update out of sequence: %s %s has version %d by now; look, then try again", o.word(), o.name(), o.current())
 }
 
 // updated is the record after an update.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 
 	skepv1 "skep.dev/proto/skep/v1"
@@ -502,5 +503,49 @@ func TestRollIsGoneOnWith(t *testing.T) {
 	defer mu.Unlock()
 	if n < 2 || len(asked) != n || asked[1] != 2 {
 		t.Errorf("asked %v", asked)
+	}
+}
+
+// A broker that cannot be read now is no reason to end a task; a value that is gone is.
+func TestDeliveryOfWhatCannotBeReadNow(t *testing.T) {
+	c := start(t)
+	n := c.node(t, pki.Worker)
+	kept, gone := c.mustSecret(t, "kept", []byte("v")), c.mustSecret(t, "gone", []byte("v"))
+	c.assign(n, "t1", ref(kept, 1))
+	c.assign(n, "t2", ref(gone, 1))
+	c.vault.idx.mu.Lock()
+	place := c.vault.idx.objects.byID[gone.Meta.Id].Values[1]
+	c.vault.idx.mu.Unlock()
+	if err := c.vault.values.Delete(ctx(t), place, 0); err != nil {
+		t.Fatal(err)
+	}
+	d, err := c.deliver(t, n, &skepv1.DeliverTask{TaskId: "t1"}, &skepv1.DeliverTask{TaskId: "t2"})
+	if err != nil || len(d.Values) != 1 || len(d.Tasks) != 2 || d.Tasks[1].Again || d.Tasks[1].Refused != "version 1 of secret gone is not in the store any more" {
+		t.Errorf("a value that is gone: %v %v", d, err)
+	}
+	js, err := jetstream.New(c.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(ctx(t), subject.Value.Stream()); err != nil {
+		t.Fatal(err)
+	}
+	d, err = c.deliver(t, n, &skepv1.DeliverTask{TaskId: "t1"})
+	if err != nil || len(d.Tasks) != 1 || !d.Tasks[0].Again || !strings.HasPrefix(d.Tasks[0].Refused, "read version 1 of secret kept: ") {
+		t.Errorf("no broker to read from: %v %v", d, err)
+	}
+}
+
+// Who comes second is told so in the way of every other update, and clients read and try again.
+func TestUpdateOutOfSequence(t *testing.T) {
+	c := start(t)
+	s := c.mustSecret(t, "s", []byte("one"))
+	two := c.sealed(t, aSecret, "s", 2, []byte("two"))
+	if _, err := c.update(t, "s", 2, []byte("other")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := api.Call(ctx(t), c.nc, api.SecretUpdate, &skepv1.UpdateSecretRequest{Ref: "s", Version: s.Meta.Version, Sealed: two})
+	if !fault.Is(err, fault.CodeSequence) || err.Error() != "update out of sequence: secret s has version 2 by now; look, then try again" {
+		t.Errorf("%v", err)
 	}
 }

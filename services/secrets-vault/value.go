@@ -79,8 +79,8 @@ func (s *Service) value(ctx context.Context, o *object, version uint64) ([]byte,
 	e, err := s.values.Read(ctx, place)
 	switch {
 	case errors.Is(err, kv.ErrNotFound):
-		return nil, fmt.Errorf("read version %d of %s %s: %w", version, o.word(), o.name(), err)
-	case err != nil:
+		return nil, fmt.Errorf("version %d of %s %s is not in the store any more", version, o.word(), o.name())
+	case err != nil: // a broker that does not answer now
 		return nil, fault.Unavailable("read version %d of %s %s: %v", version, o.word(), o.name(), err)
 	}
 	value, err := s.idx.seal.openValue(place, e.Value)
