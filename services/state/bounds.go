@@ -2,6 +2,7 @@ package state
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -10,6 +11,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/printable"
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -109,6 +111,8 @@ func boundStatus(r *skepv1.NodeStatus) error {
 			return fault.Invalid("the report gives task %s state %d and health %d: there are none such", id, t.State, t.Health)
 		case len(t.Ports) > maxPerTask || len(t.Addresses) > maxPerTask || len(t.Networks) > maxPerTask:
 			return fault.Invalid("the report gives task %s %d ports, %d addresses and %d networks: at most %d each", id, len(t.Ports), len(t.Addresses), len(t.Networks), maxPerTask)
+		case len(t.Files) > spec.MaxFiles || slices.ContainsFunc(t.Files, func(f *skepv1.HeldFile) bool { return len(f.GetId()) > maxTaskID }):
+			return fault.Invalid("the report gives task %s %d secrets and configs, or ids that are none: at most %d", id, len(t.Files), spec.MaxFiles)
 		}
 		seen[id] = true
 		t.Message, t.Err, t.ContainerId = printable.Cut(t.Message, maxText), printable.Cut(t.Err, maxText), printable.Cut(t.ContainerId, maxWord)

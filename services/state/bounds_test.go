@@ -55,6 +55,8 @@ func TestReportsNoAgentMakes(t *testing.T) {
 		`names a task ""`: {{}},
 		"twice":           {{TaskId: "a"}, {TaskId: "a"}},
 		"state 99":        {{TaskId: "a", State: 99}},
+		"501 secrets":     {{TaskId: "a", Files: make([]*skepv1.HeldFile, 501)}},
+		"ids that are":    {{TaskId: "a", Files: []*skepv1.HeldFile{{Id: strings.Repeat("x", 65)}}}},
 		"at most 10000":   make([]*skepv1.TaskStatus, maxTasksOfNode+1),
 	} {
 		if err := boundStatus(&skepv1.NodeStatus{Tasks: tasks}); !fault.Is(err, fault.CodeInvalid) || !strings.Contains(err.Error(), want) {

@@ -36,17 +36,17 @@ func (s *Service) resolveFiles(ctx context.Context, want *skepv1.ServiceSpec) er
 	return nil
 }
 
-// fileOf finds a spec's reference to an object, nil if it has none.
-func fileOf(s *skepv1.ServiceSpec, object string) *skepv1.FileReference {
+// filesOf finds a spec's references to an object: it may stand in several places.
+func filesOf(s *skepv1.ServiceSpec, object string) (out []*skepv1.FileReference) {
 	c := s.GetTask().GetContainer()
 	for _, list := range [][]*skepv1.FileReference{c.GetSecrets(), c.GetConfigs()} {
 		for _, f := range list {
 			if f.Id == object {
-				return f
+				out = append(out, f)
 			}
 		}
 	}
-	return nil
+	return out
 }
 
 // secretUses tells who refers to objects, kept revisions and running tasks included.
@@ -84,20 +84,25 @@ func (s *Service) secretUse(id, object string) *skepv1.SecretUse {
 		return nil
 	}
 	u := &skepv1.SecretUse{ServiceId: id, ServiceName: svc.Spec.Name}
-	if f := fileOf(svc.Spec, object); f != nil {
-		u.Version, u.Pinned = f.Version, f.Pinned
-		u.Versions = append(u.Versions, f.Version)
-	}
-	for _, r := range s.ix.RevisionsReferring(id, object) {
-		f := fileOf(r.Spec, object)
-		if f == nil {
-			continue
-		}
-		if r.Number < svc.Revision {
-			u.Revisions = append(u.Revisions, r.Number)
-		}
+	note := func(f *skepv1.FileReference) {
 		if !slices.Contains(u.Versions, f.Version) {
 			u.Versions = append(u.Versions, f.Version)
+		}
+	}
+	for i, f := range filesOf(svc.Spec, object) {
+		note(f)
+		// In several places: the version that newer ones take the place of.
+		if i == 0 || u.Pinned && !f.Pinned {
+			u.Version, u.Pinned = f.Version, f.Pinned
+		}
+	}
+	for _, r := range s.ix.RevisionsReferring(id, object) {
+		list := filesOf(r.Spec, object)
+		for _, f := range list {
+			note(f)
+		}
+		if len(list) > 0 && r.Number < svc.Revision {
+			u.Revisions = append(u.Revisions, r.Number)
 		}
 	}
 	if len(u.Versions) == 0 {
@@ -232,8 +237,13 @@ func (s *Service) rollSecret(ctx context.Context, r *skepv1.RollSecretRequest) (
 				return step{}, errHasVersion
 			}
 			next := proto.CloneOf(cur.Spec)
-			fileOf(next, r.Id).Version = r.Version
-			return step{spec: next, summary: fmt.Sprintf("version %d of %s %s", r.Version, spec.KindWord(r.Kind), r.Name), author: r.Author}, nil
+			for _, f := range filesOf(next, r.Id) {
+				if follows(f, r.Version) {
+					f.Version = r.Version
+				}
+			}
+			// A canary that is being watched stays one: nobody said that it is good.
+			return step{spec: next, canary: cur.Control.GetCanary(), summary: fmt.Sprintf("version %d of %s %s", r.Version, spec.KindWord(r.Kind), r.Name), author: r.Author}, nil
 		})
 		switch {
 		case err == errHasVersion, fault.Is(err, fault.CodeNotFound):
@@ -248,16 +258,16 @@ func (s *Service) rollSecret(ctx context.Context, r *skepv1.RollSecretRequest) (
 
 var errHasVersion = fault.Conflict("the service has that version")
 
-// wantsVersion: its newest revision uses an older version, and none of its revisions has had this one.
+// wantsVersion: its newest revision follows the object in an older version, and none of its revisions has had this one.
 func (s *Service) wantsVersion(svc *skepv1.Service, r *skepv1.RollSecretRequest) bool {
-	f := fileOf(svc.Spec, r.Id)
-	if f == nil || f.Pinned || f.Version >= r.Version {
+	if !slices.ContainsFunc(filesOf(svc.Spec, r.Id), func(f *skepv1.FileReference) bool { return follows(f, r.Version) }) {
 		return false
 	}
-	for _, rev := range s.ix.RevisionsReferring(svc.Meta.Id, r.Id) {
-		if f := fileOf(rev.Spec, r.Id); f != nil && f.Version == r.Version && rev.Number <= svc.Revision {
-			return false
-		}
-	}
-	return true
+	had := func(f *skepv1.FileReference) bool { return !f.Pinned && f.Version == r.Version }
+	return !slices.ContainsFunc(s.ix.RevisionsReferring(svc.Meta.Id, r.Id), func(rev *skepv1.Revision) bool {
+		return rev.Number <= svc.Revision && slices.ContainsFunc(filesOf(rev.Spec, r.Id), had)
+	})
 }
+
+// follows: a version takes this reference's place.
+func follows(f *skepv1.FileReference, version uint64) bool { return !f.Pinned && f.Version < version }
