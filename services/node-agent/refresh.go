@@ -90,7 +90,8 @@ func (s *Service) refreshTask(ctx context.Context, j *task.Job, st *skepv1.TaskS
 	for _, v := range got.Values {
 		templates = templates || v.TemplateDriver != ""
 	}
-	if templates { // which may be filled in with values that it has already
+	// A template may be filled in with values that the task has already; so may one more place of the same secret.
+	if templates || repeated(got.Files) {
 		if got, err = s.courier.fetch(ctx, j.ID(), nil); err != nil {
 			return err
 		}
@@ -109,5 +110,20 @@ func same(a, b []*skepv1.HeldFile) bool {
 	has := func(list []*skepv1.HeldFile, f *skepv1.HeldFile) bool {
 		return slices.ContainsFunc(list, func(x *skepv1.HeldFile) bool { return x.Id == f.Id && x.Version == f.Version })
 	}
-	return !slices.ContainsFunc(a, func(f *skepv1.HeldFile) bool { return !has(b, f) })
+	lacks := func(a, b []*skepv1.HeldFile) bool {
+		return slices.ContainsFunc(a, func(f *skepv1.HeldFile) bool { return !has(b, f) })
+	}
+	return !lacks(a, b) && !lacks(b, a)
+}
+
+// repeated: an object stands in several places.
+func repeated(files []*skepv1.HeldFile) bool {
+	seen := map[string]bool{}
+	for _, f := range files {
+		if seen[f.Id] {
+			return true
+		}
+		seen[f.Id] = true
+	}
+	return false
 }

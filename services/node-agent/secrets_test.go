@@ -346,6 +346,51 @@ func TestNewerSecretsForATaskThatRuns(t *testing.T) {
 	}
 }
 
+// The old key beside the new one: one secret in two places and versions, of which one changes and comes back.
+func TestOneSecretInTwoVersions(t *testing.T) {
+	n, v := upWithVault(t)
+	versions := []uint64{1, 2}
+	v.set(func() {
+		v.tamper = func(ask *skepv1.DeliverAsk, d *skepv1.Delivery, _ *skepv1.DeliverReply) error {
+			d.Values = nil
+			given := map[uint64]bool{}
+			for i, id := range ask.Tasks {
+				d.Tasks[i].Files = nil
+				for _, n := range versions {
+					given[n] = true
+					d.Tasks[i].Files = append(d.Tasks[i].Files, &skepv1.HeldFile{Id: "id-key", Version: n})
+				}
+				for _, h := range id.Held {
+					delete(given, h.Version)
+				}
+			}
+			for n := range given {
+				d.Values = append(d.Values, &skepv1.DeliveredValue{Id: "id-key", Version: n, Kind: aSecret, Name: "key", Value: fmt.Append(nil, n)})
+			}
+			return nil
+		}
+	})
+	old, now := v.put(aSecret, "key", 1, "1"), v.put(aSecret, "key", 2, "2")
+	old.Target, old.Pinned, now.Target = "old", true, "new"
+	s := n.spec("sleep", "100000")
+	s.Task.Container.Secrets, s.Task.Container.SecretUpdateSignal = []*skepv1.FileReference{old, now}, "SIGWINCH"
+	ids := n.put(1, s)
+	n.state(running, ids...)
+	n.see(ids[0], "cat /run/secrets/old /run/secrets/new", "12")
+	for _, next := range [][]uint64{{1, 3}, {1, 1}, {1, 2}} {
+		v.set(func() { versions = next })
+		if err := n.nc.Publish(subject.PushFiles(n.id), nil); err != nil {
+			t.Fatal(err)
+		}
+		want := map[uint64]bool{next[0]: true, next[1]: true}
+		n.await("the versions to be reported", func(m map[string]*skepv1.TaskStatus) bool {
+			f := m[ids[0]].GetFiles()
+			return len(f) == len(want) && want[f[0].Version] && want[f[len(f)-1].Version]
+		})
+		n.see(ids[0], "cat /run/secrets/old /run/secrets/new", fmt.Sprint(next[0])+fmt.Sprint(next[1]))
+	}
+}
+
 // Answers that are not the vault's, not to this request, or not to this node give a task nothing.
 func TestAnswersThatAreNotTheVaults(t *testing.T) {
 	n, v := upWithVault(t)

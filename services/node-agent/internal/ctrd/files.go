@@ -96,22 +96,37 @@ func (r *Runtime) fetchFiles(ctx context.Context, j *task.Job, progress func(str
 	}
 	d.values = got.Values
 	// Newer versions than this task was made with come to those that run with a signal; a new one begins with them.
-	newest := map[string]uint64{}
-	for _, f := range got.Files {
-		newest[f.Id] = f.Version
-	}
-	for i, f := range d.refs {
-		v, ok := newest[f.Id]
-		if !ok {
-			return nil, task.Temporary(fmt.Errorf("the vault's delivery lacks the %s %s", spec.KindWord(f.kind), f.Name))
+	for i := range d.refs {
+		v, err := d.version(i, got)
+		if err != nil {
+			return nil, err
 		}
-		c := fileRef{&skepv1.FileReference{Id: f.Id, Name: f.Name, Target: f.Target, Uid: f.Uid, Gid: f.Gid, Mode: f.Mode, Version: v}, f.kind, f.path}
-		if d.values[c.key()] == nil {
-			return nil, task.Temporary(fmt.Errorf("the vault's delivery lacks version %d of the %s %s", v, spec.KindWord(f.kind), f.Name))
+		d.refs[i] = d.refs[i].at(v)
+		if d.values[d.refs[i].key()] == nil {
+			return nil, d.refs[i].lacks()
 		}
-		d.refs[i] = c
 	}
 	return d, nil
+}
+
+// version is what a delivery has for a reference. It names one for each, in their order: an object may stand in several
+// places, in as many versions.
+func (d *delivered) version(i int, got *task.Delivery) (uint64, error) {
+	if len(got.Files) != len(d.refs) || got.Files[i].Id != d.refs[i].Id {
+		return 0, task.Temporary(fmt.Errorf("the vault's delivery lacks the %s %s", spec.KindWord(d.refs[i].kind), d.refs[i].Name))
+	}
+	return got.Files[i].Version, nil
+}
+
+// at is the same reference to another version. The spec that it is of is shared, and stays as it is.
+func (f fileRef) at(version uint64) fileRef {
+	ref := proto.CloneOf(f.FileReference)
+	ref.Version = version
+	return fileRef{ref, f.kind, f.path}
+}
+
+func (f fileRef) lacks() error {
+	return task.Temporary(fmt.Errorf("the vault's delivery lacks version %d of the %s %s", f.Version, spec.KindWord(f.kind), f.Name))
 }
 
 // covered reports whether every file stands, in whatever version: newer ones than the task was made with may have come.
@@ -125,7 +140,7 @@ func (d *delivered) covered() bool {
 		if !ok || p.ID != f.Id {
 			return false
 		}
-		d.refs[i].FileReference = &skepv1.FileReference{Id: f.Id, Name: f.Name, Target: f.Target, Uid: f.Uid, Gid: f.Gid, Mode: f.Mode, Version: p.Version}
+		d.refs[i] = f.at(p.Version)
 	}
 	return true
 }
@@ -234,10 +249,6 @@ func (r *Runtime) Refresh(ctx context.Context, j *task.Job, pid uint32, got *tas
 	if !d.covered() {
 		return nil, errors.New("its files are not there any more")
 	}
-	newest := map[string]uint64{}
-	for _, f := range got.Files {
-		newest[f.Id] = f.Version
-	}
 	old := map[string]files.Placed{}
 	for _, p := range d.placed {
 		old[p.Path] = p
@@ -245,15 +256,16 @@ func (r *Runtime) Refresh(ctx context.Context, j *task.Job, pid uint32, got *tas
 	changed := &delivered{values: got.Values}
 	signals := map[string]bool{}
 	for i, f := range d.refs {
-		v, ok := newest[f.Id]
-		if !ok || v == f.Version {
+		v, err := d.version(i, got)
+		if err != nil {
+			return nil, err
+		}
+		if v == f.Version {
 			continue
 		}
-		ref := proto.CloneOf(f.FileReference)
-		ref.Version = v
-		d.refs[i].FileReference = ref
+		d.refs[i] = f.at(v)
 		if d.values[d.refs[i].key()] == nil {
-			return nil, task.Temporary(fmt.Errorf("the vault's delivery lacks version %d of the %s %s", v, spec.KindWord(f.kind), f.Name))
+			return nil, d.refs[i].lacks()
 		}
 		changed.refs = append(changed.refs, d.refs[i])
 		if f.kind == skepv1.SecretKind_SECRET_KIND_CONFIG {
