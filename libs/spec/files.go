@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -66,17 +67,14 @@ func validateFiles(c *skepv1.ContainerSpec) error {
 		}
 	}
 	// A file has nothing in it.
-	paths := make([]string, 0, len(taken))
-	for p, name := range taken {
-		if name != "a mount" {
-			paths = append(paths, p)
+	for _, p := range slices.Sorted(maps.Keys(taken)) {
+		what := "'" + taken[p] + "'"
+		if taken[p] == "a mount" {
+			what = taken[p]
 		}
-	}
-	slices.Sort(paths)
-	for _, p := range paths {
-		for dir := path.Dir(p); dir != "/"; dir = path.Dir(dir) {
+		for dir := path.Dir(p); dir != "/" && dir != "."; dir = path.Dir(dir) {
 			if name, ok := taken[dir]; ok && name != "a mount" {
-				return fault.Invalid("'%s' stands at %s, so '%s' cannot stand at %s", name, dir, taken[p], p)
+				return fault.Invalid("'%s' stands at %s, so %s cannot stand at %s", name, dir, what, p)
 			}
 		}
 	}
@@ -94,6 +92,8 @@ func validateFile(kind skepv1.SecretKind, f *skepv1.FileReference) error {
 	}
 	at := FilePath(kind, target)
 	switch {
+	case target == "":
+		return fault.Invalid("%s %s: a reference by id alone needs a target", word, f.Id)
 	case strings.Contains("/"+target+"/", "/../"):
 		return fault.Invalid("invalid %s target %q: it must not contain ..", word, target)
 	case strings.ContainsFunc(target, unicode.IsControl), len(at) > 1024, slices.ContainsFunc(strings.Split(at, "/"), func(s string) bool { return len(s) > 255 }):
