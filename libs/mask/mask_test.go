@@ -87,3 +87,26 @@ func FuzzText(f *testing.F) {
 		}
 	})
 }
+
+// Of secrets and configs a viewer is told that they are there, and what they are called.
+func TestViewersSeeNamesOfSecretsAlone(t *testing.T) {
+	s := &skepv1.Secret{
+		Meta: &skepv1.Meta{Id: "id", Version: 7}, Kind: skepv1.SecretKind_SECRET_KIND_SECRET, Spec: &skepv1.SecretSpec{Name: "pw", Labels: map[string]string{"k": secret}, TemplateDriver: "golang"},
+		Versions: []*skepv1.SecretVersion{{Number: 1, Author: "user-ann", Size: 7}}, Uses: []*skepv1.SecretUse{{ServiceName: "web"}},
+	}
+	want := &skepv1.Secret{Meta: &skepv1.Meta{Id: "id"}, Kind: s.Kind, Spec: &skepv1.SecretSpec{Name: "pw"}}
+	for _, got := range []*skepv1.Secret{
+		ForViewer(s), ForViewer(&skepv1.SecretReply{Secret: s}).Secret, ForViewer(&skepv1.InspectSecretReply{Secret: s}).Secret,
+		ForViewer(&skepv1.ListSecretsReply{Secrets: []*skepv1.Secret{s}}).Secrets[0],
+	} {
+		if !proto.Equal(got, want) {
+			t.Errorf("a viewer sees %v", got)
+		}
+	}
+	if s.Spec.Labels["k"] != secret || len(s.Versions) != 1 {
+		t.Error("what was masked is not a copy")
+	}
+	if got := ForViewer(&skepv1.Secret{}); got.Spec.GetName() != "" {
+		t.Errorf("an empty one: %v", got)
+	}
+}
