@@ -111,7 +111,15 @@ func hostileCluster(t *testing.T) *cluster {
 	})
 	c.revs = []*skepv1.Revision{{Number: 1, Spec: web.Spec}, {Number: 2, Spec: proto.CloneOf(web.Spec)}}
 	c.revs[1].Spec.Labels = map[string]string{"k" + hostile: hostile}
-	c.poison = func(m proto.Message) { poison(m.ProtoReflect(), 0) }
+	c.withSecrets()
+	c.vault.lost = []*skepv1.SecretUse{{ServiceName: "old", Revisions: []uint64{1}}}
+	c.poison = func(m proto.Message) {
+		poison(m.ProtoReflect(), 0)
+		if k, is := m.(*skepv1.VaultKey); is { // what is sealed to it is of no interest, that it is sealed is
+			proto.Reset(k)
+			proto.Merge(k, c.vault.public)
+		}
+	}
 	return c
 }
 
@@ -124,6 +132,8 @@ var commandLines = map[string]string{
 	"node ps": nodeID, "node rm": nodeID, "node update": "--availability drain " + nodeID, "service abort": "-d " + webID, "service create": "-d img", "service diff": webID + " 1 2",
 	"service explain": webID, "service history": webID, "service inspect": webID, "service logs": webID, "service ls": "", "service promote": "-d " + webID, "service ps": webID,
 	"service rm": "-d " + webID, "service rollback": "-d " + webID, "service run": "-d " + webID, "service runs": webID, "service scale": "-d " + webID + "=2", "service update": "-d --force " + webID,
+	"secret create": "--random 8 new", "secret history": "pw", "secret inspect": "pw", "secret ls": "", "secret rm": "tls", "secret rollback": "pw 1", "secret update": "--random 8 pw",
+	"config create": "--random 8 new", "config history": "web.conf", "config inspect": "web.conf", "config ls": "", "config rm": "web.conf", "config rollback": "web.conf 1", "config update": "--random 8 web.conf",
 	"swarm join-token": "worker", "swarm update": "--task-history-limit 3", "task inspect": "t1", "task ls": "", "top": "--once --interval 200ms",
 }
 
@@ -192,7 +202,8 @@ func TestHostileTexts(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"doctor", "events", "exec", "image ls", "image pull", "image rm", "image load", "mesh ls", "mesh trace", "network inspect", "network ls", "node inspect", "node ls", "node ps", "service diff",
-		"service explain", "service history", "service inspect", "service ls", "service ps", "service logs", "logs", "task inspect", "task ls", "top", "join-token", "network prune", "context issue"} {
+		"service explain", "service history", "service inspect", "service ls", "service ps", "service logs", "logs", "task inspect", "task ls", "top", "join-token", "network prune", "context issue",
+		"secret ls", "secret inspect", "secret history", "secret rm", "secret update", "secret rollback", "config ls", "config inspect", "config history"} {
 		if !shown[path] {
 			t.Errorf("skep %s shows none of it: the test does not reach what it prints", path)
 		}

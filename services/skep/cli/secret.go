@@ -61,7 +61,7 @@ func (v *valueFlags) add(cmd *cobra.Command) {
 
 // read reads the value. What comes from a file or a pipe is taken byte by byte as it is; what is typed ends before the
 // line's end.
-func (v *valueFlags) read(a *app, k secretKind, file string) ([]byte, error) {
+func (v *valueFlags) read(ctx context.Context, a *app, k secretKind, file string) ([]byte, error) {
 	limit := spec.SecretLimit(k.kind)
 	switch {
 	case v.random > 0 && file != "":
@@ -80,7 +80,7 @@ func (v *valueFlags) read(a *app, k secretKind, file string) ([]byte, error) {
 	}
 	if fd, is := terminalOf(a.In); is {
 		a.tellf("Value of the %s (it is not shown): ", k.word)
-		b, err := term.ReadPassword(fd)
+		b, err := typed(ctx, fd)
 		a.tellf("\n")
 		if err != nil {
 			return nil, fmt.Errorf("read the %s's value: %w", k.word, err)
@@ -92,6 +92,30 @@ func (v *valueFlags) read(a *app, k secretKind, file string) ([]byte, error) {
 		return nil, &Failure{ExitUsage, errors.New("error reading from STDIN: data is empty")}
 	}
 	return b, err
+}
+
+// typed is what somebody types without seeing it. Who interrupts the command does not wait for the line's end: what reads
+// goes on to it, the terminal is as it was.
+func typed(ctx context.Context, fd int) ([]byte, error) {
+	before, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	type line struct {
+		text []byte
+		err  error
+	}
+	read := make(chan line, 1)
+	go func() {
+		b, err := term.ReadPassword(fd)
+		read <- line{b, err}
+	}()
+	select {
+	case l := <-read:
+		return l.text, l.err
+	case <-ctx.Done():
+		return nil, errors.Join(ctx.Err(), term.Restore(fd, before))
+	}
 }
 
 func readValue(k secretKind, r io.Reader, limit int) ([]byte, error) {
@@ -153,6 +177,7 @@ func (a *app) secretCreate(k secretKind) *cobra.Command {
 			"Its bytes are taken as they are: a newline at the end of a file is part of the value. One that is typed has none.",
 		Example: "  printf %s \"$PASSWORD\" | skep " + k.word + " create db_password -\n  skep " + k.word + " create tls_key ./key.pem\n  skep " + k.word + " create --random 32 db_password",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
 			if driver != "" {
 				return Usagef("--driver: skep keeps secrets itself and has no secret drivers")
 			}
@@ -168,16 +193,16 @@ func (a *app) secretCreate(k secretKind) *cobra.Command {
 			if len(args) > 1 {
 				file = args[1]
 			}
-			value, err := v.read(a, k, file)
+			value, err := v.read(ctx, a, k, file)
 			if err != nil {
 				return err
 			}
 			defer seal.Wipe(value)
-			sealed, err := a.sealed(cmd.Context(), k, s.Name, 1, value)
+			sealed, err := a.sealed(ctx, k, s.Name, 1, value)
 			if err != nil {
 				return err
 			}
-			r, err := call(cmd.Context(), a, k.create, &skepv1.CreateSecretRequest{Spec: s, Sealed: sealed})
+			r, err := call(ctx, a, k.create, &skepv1.CreateSecretRequest{Spec: s, Sealed: sealed})
 			if err != nil {
 				return err
 			}
@@ -215,7 +240,7 @@ func (a *app) secretUpdate(k secretKind) *cobra.Command {
 				r.LabelAdd[key] = value
 			}
 			if file != "" || v.random > 0 || len(labelAdd)+len(labelRm) == 0 {
-				value, err := v.read(a, k, file)
+				value, err := v.read(ctx, a, k, file)
 				if err != nil {
 					return err
 				}
