@@ -72,7 +72,9 @@ func file(path, value string) File {
 	return File{Path: path, ID: "id-" + path, Version: 1, Mode: 0o444, Value: []byte(value)}
 }
 
-func TestFilesAsTheyWereAskedFor(t *testing.T) {
+func TestFilesAsTheyWereAskedFor(t *testing.T) { kernels(t, filesAsTheyWereAskedFor) }
+
+func filesAsTheyWereAskedFor(t *testing.T) {
 	s := open(t)
 	for _, umask := range []int{0, 0o777} {
 		old := syscall.Umask(umask)
@@ -103,7 +105,9 @@ func TestFilesAsTheyWereAskedFor(t *testing.T) {
 }
 
 // What is swapped out is on a disk; what others may list tells that it is there.
-func TestMemoryAloneAndRootAlone(t *testing.T) {
+func TestMemoryAloneAndRootAlone(t *testing.T) { kernels(t, memoryAloneAndRootAlone) }
+
+func memoryAloneAndRootAlone(t *testing.T) {
 	s := open(t)
 	s.mustKeep(t, taskID, s.mustPut(t, taskID, file("/a", "v")))
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
@@ -243,7 +247,9 @@ func TestFullIsSaid(t *testing.T) {
 	}
 }
 
-func TestRemoveAndSweep(t *testing.T) {
+func TestRemoveAndSweep(t *testing.T) { kernels(t, removeAndSweep) }
+
+func removeAndSweep(t *testing.T) {
 	s := open(t)
 	if err := s.Remove("none"); err != nil {
 		t.Error(err)

@@ -197,13 +197,13 @@ func countMounts(path string, n *int) error {
 	})
 }
 
-// kernels runs a test as on this kernel, and as on one that cannot mount beneath.
+// kernels runs a test as on this kernel, and as on one that can neither mount beneath nor keep a tmpfs from being swapped.
 func kernels(t *testing.T, f func(t *testing.T)) {
 	root(t)
 	t.Run("beneath", f)
-	t.Run("on top, before Linux 6.5", func(t *testing.T) {
-		beneath = false
-		defer func() { beneath = true }()
+	t.Run("on top and in ramfs, before Linux 6.4", func(t *testing.T) {
+		beneath, noswap = false, false
+		defer func() { beneath, noswap = true, true }()
 		f(t)
 	})
 }
