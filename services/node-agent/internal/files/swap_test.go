@@ -263,7 +263,7 @@ func TestSwap(t *testing.T) {
 		if got := s.Placed(taskID); fmt.Sprint(got) != fmt.Sprint(placed) {
 			t.Errorf("placed %v, want %v", got, placed)
 		}
-		placed = s.swap(t, c, s.Placed(taskID), file("/run/secrets/a", "five"), file("/b", "cinco"))
+		s.swap(t, c, s.Placed(taskID), file("/run/secrets/a", "five"), file("/b", "cinco"))
 		if a, b := c.tell("cat /run/secrets/a"), c.tell("cat /b"); a != "five" || b != "cinco" {
 			t.Errorf("reads %q and %q", a, b)
 		}
@@ -315,7 +315,7 @@ func TestSwapOfPathsThatLeadElsewhere(t *testing.T) {
 		if got := s.names(t, taskID); got != "0 1 list.json" {
 			t.Errorf("what was not put in place is left: %s", got)
 		}
-		placed = s.swap(t, c, placed, file("/b", "dos"), file("/run/secrets/a", "two"))
+		s.swap(t, c, placed, file("/b", "dos"), file("/run/secrets/a", "two"))
 		if got := c.tell("cat /b") + c.tell("cat /run/secrets/a"); got != "dostwo" {
 			t.Errorf("back where it was: %s", got)
 		}
