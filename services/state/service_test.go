@@ -132,6 +132,7 @@ func TestFiftyClientsOneName(t *testing.T) {
 func TestWhatIsNotThereIsRefused(t *testing.T) {
 	r := newRig(t, kvtest.Server(t))
 	r.init()
+	r.vault()
 	for want, change := range map[string]func(*skepv1.TaskSpec){
 		"secret not found: nope": func(x *skepv1.TaskSpec) {
 			x.Container.Secrets = []*skepv1.FileReference{{Name: "nope", Target: "nope"}}
