@@ -36,6 +36,7 @@ var (
 	ClusterInspect   = ForPeople[*pb.Empty, *pb.ClusterReply]("state", "cluster.inspect", Reads, Viewers)
 	ClusterUpdate    = ForPeople[*pb.UpdateClusterRequest, *pb.ClusterReply]("state", "cluster.update", Writes, Admins)
 	EventList        = ForPeople[*pb.ListEventsRequest, *pb.ListEventsReply]("state", "event.list", Reads, Viewers)
+	AuditList        = ForPeople[*pb.ListAuditRequest, *pb.ListEventsReply]("state", "audit.list", Reads, Operators)
 )
 
 // What people ask of the vault, and what it and state ask of each other.

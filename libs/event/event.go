@@ -3,6 +3,7 @@
 package event
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -15,6 +16,15 @@ import (
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 )
+
+// By is e with who asked for the change in work under ctx, and from where, unless e says who did it.
+func By(ctx context.Context, e *skepv1.Event) *skepv1.Event {
+	if e.Actor == "" {
+		a := rpc.ActorOf(ctx)
+		e.Actor, e.Address = a.Name, a.Address
+	}
+	return e
+}
 
 // Publish sends one event without waiting for the stream's acknowledgement: an event tells of a change that is
 // committed already and must never hold it up.

@@ -19,7 +19,7 @@ func Call(ctx context.Context, nc *nats.Conn, subject string, req, reply proto.M
 	if err != nil {
 		return fault.Invalid("encode the request to %s: %v", subject, err)
 	}
-	m := nats.NewMsg(subject)
+	m := nats.NewMsg(AskOn(nc, subject))
 	m.Data = body
 	m.Header.Set(HeaderContentType, TypeProto)
 	if t := Trace(ctx); t != "" {

@@ -33,7 +33,7 @@ type monitor struct {
 // endpoint is a subject the service answers on, and what it answered.
 type endpoint struct {
 	info micro.EndpointInfo
-	sub  *nats.Subscription
+	subs []*nats.Subscription
 
 	mu     sync.Mutex
 	stats  micro.EndpointStats
@@ -83,15 +83,23 @@ func (m *monitor) listen(subj string, answer func() any) error {
 	return err
 }
 
-// add serves a subject; an empty queue means that every instance answers.
-func (m *monitor) add(info micro.EndpointInfo, h func(*endpoint, *nats.Msg)) error {
+// add serves a subject, and another one unless it is empty; an empty queue means that every instance answers.
+func (m *monitor) add(info micro.EndpointInfo, h func(*endpoint, *nats.Msg), also string) error {
 	e := &endpoint{info: info, faults: map[fault.Code]uint64{}}
 	e.stats = micro.EndpointStats{Name: info.Name, Subject: info.Subject, QueueGroup: info.QueueGroup}
-	sub, err := m.nc.QueueSubscribe(info.Subject, info.QueueGroup, func(q *nats.Msg) { h(e, q) })
-	if err != nil {
-		return err
+	for _, subj := range []string{info.Subject, also} {
+		if subj == "" {
+			continue
+		}
+		sub, err := m.nc.QueueSubscribe(subj, info.QueueGroup, func(q *nats.Msg) { h(e, q) })
+		if err != nil {
+			for _, s := range e.subs {
+				_ = s.Unsubscribe() // err says what is wrong
+			}
+			return err
+		}
+		e.subs = append(e.subs, sub)
 	}
-	e.sub = sub
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.endpoints = append(m.endpoints, e)
@@ -156,7 +164,9 @@ func (m *monitor) close() error {
 		}
 	}
 	for _, e := range m.all() {
-		stop(e.sub)
+		for _, sub := range e.subs {
+			stop(sub)
+		}
 	}
 	for _, sub := range m.subs {
 		stop(sub)

@@ -119,7 +119,7 @@ func (s *Server) begin() bool {
 
 type replyKey struct{}
 
-// ReplyTo is the inbox the request in work is answered to; its first token names the asking connection.
+// ReplyTo is the inbox the request in work is answered to.
 func ReplyTo(ctx context.Context) string {
 	s, _ := ctx.Value(replyKey{}).(string)
 	return s
@@ -188,7 +188,8 @@ func handle[Q, R proto.Message](s *Server, subj string, limits *nodeLimits, h fu
 			}
 		}()
 	}
-	if err := s.mon.add(info, fn); err != nil {
+	// People ask on a subject of their own, which proves who they are (subject.By).
+	if err := s.mon.add(info, fn, subject.ByAnybody(subj)); err != nil {
 		return fmt.Errorf("serve %s: %w", subj, err)
 	}
 	// Whoever is told now that the service is ready must find it: the broker has the subscription when it has answered
@@ -219,6 +220,7 @@ func serve[Q, R proto.Message](s *Server, req *nats.Msg, h func(context.Context,
 	defer cancel()
 	ctx = WithTrace(ctx, req.Header.Get(HeaderTrace))
 	ctx = context.WithValue(ctx, replyKey{}, req.Reply)
+	ctx = WithActor(ctx, ActorFrom(req.Subject, req.Reply))
 	defer func() {
 		// One request must not take the service down; the stack is for us, the caller gets an internal fault.
 		if p := recover(); p != nil {

@@ -29,7 +29,7 @@ func Dial(ctx context.Context, nc *nats.Conn, openSubject, node string, req prot
 		s.release()
 		return nil, err
 	}
-	m := nats.NewMsg(openSubject)
+	m := nats.NewMsg(rpc.AskOn(nc, openSubject))
 	m.Data = body
 	m.Header.Set(rpc.HeaderContentType, rpc.TypeProto)
 	m.Header.Set(HeaderSession, s.id)

@@ -19,7 +19,7 @@ import (
 )
 
 // Handler serves one session. It refuses the stream by sess.Refuse (or sess.Exit with a *fault.Error) before it
-// used the session; the first use, or Accept, accepts it. ctx ends when the client is gone or the server closes.
+// used the session; the first use, or Accept, accepts it. ctx ends when the client is gone or the server closes; rpc.ActorOf(ctx) is who opened the stream.
 // A handler that returns without Exit ends the stream with exit code 0.
 type Handler func(ctx context.Context, sess *Session, req []byte)
 
@@ -29,7 +29,7 @@ type Server struct {
 	node    string
 	opt     options
 	handler Handler
-	sub     *nats.Subscription
+	subs    []*nats.Subscription
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -43,12 +43,18 @@ type Server struct {
 func Serve(nc *nats.Conn, subj, node string, h Handler, opts ...Option) (*Server, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	v := &Server{nc: nc, node: node, opt: defaults(opts), handler: h, ctx: ctx, cancel: cancel, sessions: map[string]*Session{}}
-	sub, err := nc.Subscribe(subj, v.open)
-	if err != nil {
-		cancel()
-		return nil, fmt.Errorf("serve streams on %s: %w", subj, err)
+	for _, on := range []string{subj, subject.ByAnybody(subj)} {
+		if on == "" {
+			continue
+		}
+		sub, err := nc.Subscribe(on, v.open)
+		if err != nil {
+			cancel()
+			_ = v.unsubscribe() // err says what is wrong
+			return nil, fmt.Errorf("serve streams on %s: %w", on, err)
+		}
+		v.subs = append(v.subs, sub)
 	}
-	v.sub = sub
 	return v, nil
 }
 
@@ -68,16 +74,23 @@ func (v *Server) Close() error {
 		open = append(open, s)
 	}
 	v.mu.Unlock()
-	err := v.sub.Unsubscribe()
-	if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrBadSubscription) {
-		err = nil
-	}
+	err := v.unsubscribe()
 	for _, s := range open {
 		s.abort(ErrClosed, "the node's agent is stopping")
 	}
 	v.cancel()
 	v.wg.Wait()
 	return err
+}
+
+func (v *Server) unsubscribe() error {
+	var errs []error
+	for _, sub := range v.subs {
+		if err := sub.Unsubscribe(); !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrBadSubscription) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (v *Server) open(m *nats.Msg) {
@@ -95,7 +108,7 @@ func (v *Server) open(m *nats.Msg) {
 		refuse(m, err)
 		return
 	}
-	ctx, cancel := context.WithCancelCause(rpc.WithTrace(v.ctx, m.Header.Get(rpc.HeaderTrace)))
+	ctx, cancel := context.WithCancelCause(rpc.WithActor(rpc.WithTrace(v.ctx, m.Header.Get(rpc.HeaderTrace)), rpc.ActorFrom(m.Subject, m.Reply)))
 	s.cancel = cancel
 	if err := s.listen(); err != nil {
 		cancel(err)

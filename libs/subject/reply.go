@@ -14,9 +14,13 @@ const maxReply = 256
 //	svc.*.*.<node>      the node's, or that of a service on it
 //	api.>               a person's, local root's, a service's; no node's
 //	node.>, $SRV.>      the same without viewers
+//	By(…, person, …)    that person's
 func MayHear(asked, reply string) bool {
 	owner, tail, viewer, ok := splitInbox(reply)
 	if !ok || !literal(tail) {
+		return false
+	}
+	if _, by, _, named := AskedBy(asked); named && owner != by {
 		return false
 	}
 	class, rest, _ := strings.Cut(strings.TrimPrefix(asked, prefix), ".")

@@ -3,6 +3,7 @@ package bus
 import (
 	"crypto/subtle"
 	"crypto/x509"
+	"net"
 	"strings"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"skep.dev/libs/id"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/subject"
 )
 
 const (
@@ -71,6 +73,9 @@ func (a *clientAuth) certified(c server.ClientAuthentication, leaf *x509.Certifi
 		}
 	case ident.Role == pki.Worker:
 		role = RoleWorker
+	case ident.Role == pki.User && !subject.IsPerson(ident.NodeID):
+		log.Warn("refused a connection: not the name of a user")
+		return false
 	case ident.Role == pki.User && ident.UserRole == pki.Admin:
 		role = RoleAdmin
 	case ident.Role == pki.User && ident.UserRole == pki.Operator:
@@ -94,7 +99,7 @@ func (a *clientAuth) certified(c server.ClientAuthentication, leaf *x509.Certifi
 		}
 	}
 	return a.register(c, account, &server.User{
-		Username: ident.NodeID, Permissions: Permissions(role, ident.NodeID), ConnectionDeadline: leaf.NotAfter,
+		Username: ident.NodeID, Permissions: Permissions(role, ident.NodeID, from(c.RemoteAddress())), ConnectionDeadline: leaf.NotAfter,
 	})
 }
 
@@ -127,7 +132,7 @@ func (a *clientAuth) joiner(c server.ClientAuthentication) bool {
 		return false
 	}
 	return a.register(c, joinAccount, &server.User{
-		Username: name, Permissions: Permissions(RoleJoiner, name), ConnectionDeadline: time.Now().Add(joinDeadline),
+		Username: name, Permissions: Permissions(RoleJoiner, name, subject.Local), ConnectionDeadline: time.Now().Add(joinDeadline),
 	})
 }
 
@@ -137,7 +142,7 @@ func (a *clientAuth) inProcess(c server.ClientAuthentication) bool {
 	o := c.GetOpts()
 	name := Role(o.Username)
 	if subtle.ConstantTimeCompare([]byte(o.Password), []byte(a.bus.secret)) != 1 {
-		return a.register(c, accountName, &server.User{Username: "local-root", Permissions: Permissions(RoleLocal, "local-root")})
+		return a.register(c, accountName, &server.User{Username: subject.LocalRoot, Permissions: Permissions(RoleLocal, subject.LocalRoot, subject.Local)})
 	}
 	switch name {
 	case systemUser:
@@ -145,7 +150,8 @@ func (a *clientAuth) inProcess(c server.ClientAuthentication) bool {
 	case doorUser:
 		return a.register(c, joinAccount, &server.User{Username: doorUser})
 	}
-	return a.register(c, accountName, &server.User{Username: inboxName(name, a.bus.cfg.NodeID), Permissions: Permissions(name, inboxName(name, a.bus.cfg.NodeID))})
+	me := inboxName(name, a.bus.cfg.NodeID)
+	return a.register(c, accountName, &server.User{Username: me, Permissions: Permissions(name, me, subject.Local)})
 }
 
 func (a *clientAuth) register(c server.ClientAuthentication, account string, u *server.User) bool {
@@ -157,6 +163,14 @@ func (a *clientAuth) register(c server.ClientAuthentication, account string, u *
 	u.Account = acc
 	c.RegisterUser(u)
 	return true
+}
+
+// from is the address of a connection as a token of subjects. The broker tells the client the same address.
+func from(a net.Addr) string {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return subject.From(t.AddrPort().Addr())
+	}
+	return subject.Local
 }
 
 // inboxName is the identity of an in-process connection. The agent's is the node's own.

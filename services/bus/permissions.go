@@ -27,12 +27,12 @@ const (
 )
 
 // Permissions is what the connection of a role and identity may publish and subscribe; nil means everything in the
-// account. Nothing else in the tree decides that.
+// account. Nothing else in the tree decides that. from is the address of the connection, as a subject's token (subject.From).
 //
 // Nodes never hold JetStream rights: three of them escalate (a rollup header on one's own key empties the bucket, a
 // consumer's deliver subject publishes anywhere, a consumer's name may be another's). Requests reach them by reply
 // permission alone.
-func Permissions(role Role, id string) *server.Permissions {
+func Permissions(role Role, id, from string) *server.Permissions {
 	inbox := subject.Inbox(id) + ".>"
 	one := &server.ResponsePermission{MaxMsgs: 1, Expires: replyWithin}
 	switch role {
@@ -66,21 +66,13 @@ func Permissions(role Role, id string) *server.Permissions {
 			inbox, subject.AllEvents, subject.AllHeartbeats,
 			subject.IO("*", "*", "out"), subject.IO("*", "*", "err"), subject.IO("*", "*", "ctl"),
 		}
-		deny := asked(api.Managers)
-		switch role {
-		case RoleLocal:
+		if role == RoleLocal {
 			sub = append(sub, "_INBOX.>")
-		case RoleOperator:
-			deny = append(deny, asked(api.Admins)...)
 		}
 		return &server.Permissions{
-			Publish: &server.SubjectPermission{
-				Allow: []string{
-					subject.AllAPI, subject.Node("*", ">"), "$SRV.>",
-					subject.IO("*", "*", "in"), subject.IO("*", "*", "cctl"),
-				},
-				Deny: deny,
-			},
+			Publish: &server.SubjectPermission{Allow: append(asks(role, id, from),
+				"$SRV.>", subject.IO("*", "*", "in"), subject.IO("*", "*", "cctl"),
+			)},
 			Subscribe: &server.SubjectPermission{Allow: sub},
 		}
 
@@ -88,7 +80,7 @@ func Permissions(role Role, id string) *server.Permissions {
 		// No commands to nodes, not even reading ones: a request lets the node answer at the subject the asker names, so a
 		// viewer and a dishonest worker together could write anywhere.
 		return &server.Permissions{
-			Publish:   &server.SubjectPermission{Allow: asked(api.Viewers)},
+			Publish:   &server.SubjectPermission{Allow: asks(role, id, from)},
 			Subscribe: &server.SubjectPermission{Allow: []string{subject.ViewerInbox(id) + ".>", subject.AllEvents}},
 		}
 
@@ -111,14 +103,35 @@ func Permissions(role Role, id string) *server.Permissions {
 	return nobody()
 }
 
-// asked are the subjects of the verbs that are for certain callers.
-func asked(by api.Callers) (out []string) {
+// asks are the subjects on which people of a role ask the verbs that are for them. A user's name who asks and from where,
+// and the broker lets the connection say nothing else there; on the bare ones users may ask what changes nothing, so that
+// `nats req` works by hand. Root on a manager is believed as it is.
+func asks(role Role, id, from string) (out []string) {
 	for _, v := range api.All() {
-		if v.Callers == by {
+		if !mayAsk(role, v.Callers) {
+			continue
+		}
+		if role != RoleLocal {
+			out = append(out, subject.By(v.Subject, id, from))
+		}
+		if role == RoleLocal || v.Effect == api.Reads {
 			out = append(out, v.Subject)
 		}
 	}
 	return out
+}
+
+// mayAsk reports whether people of a role may ask what is for certain callers.
+func mayAsk(role Role, by api.Callers) bool {
+	switch by {
+	case api.Viewers:
+		return role == RoleViewer || role == RoleOperator || role == RoleAdmin || role == RoleLocal
+	case api.Operators:
+		return role == RoleOperator || role == RoleAdmin || role == RoleLocal
+	case api.Admins:
+		return role == RoleAdmin || role == RoleLocal
+	}
+	return false
 }
 
 // isService reports whether a role is the in-process name of a service: of one that writes to the store.

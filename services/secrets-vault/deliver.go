@@ -65,7 +65,7 @@ func (s *Service) deliver(ctx context.Context, node string, r *skepv1.DeliverReq
 	for _, id := range ask.RegistryAuth {
 		p.registry(ctx, "", id)
 	}
-	p.tell()
+	p.tell(ctx)
 	key, err := s.idx.publicKey()
 	if err != nil {
 		return nil, err
@@ -175,9 +175,9 @@ func (p *parcel) value(ctx context.Context, task, id string, version uint64, nam
 }
 
 // tell says who gets what before it is sent: one event a value, whatever the number of tasks.
-func (p *parcel) tell() {
+func (p *parcel) tell(ctx context.Context) {
 	for at, g := range p.given {
-		p.s.publish(&skepv1.Event{Kind: g.o.word(), Id: at.id, Name: g.o.name(), Verb: "deliver", Actor: p.node, Attributes: map[string]string{
+		p.s.publish(ctx, &skepv1.Event{Kind: g.o.word(), Id: at.id, Name: g.o.name(), Verb: "deliver", Actor: p.node, Attributes: map[string]string{
 			"name": g.o.name(), "version": fmt.Sprint(at.version), "node": p.node, "tasks": short10(g.tasks),
 		}})
 	}

@@ -16,7 +16,6 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 
 	"skep.dev/libs/api"
-	"skep.dev/libs/event"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/pki"
@@ -116,10 +115,7 @@ func (s *Service) rotate(ctx context.Context, role pki.Role, t token) (tokenReco
 	}
 	s.log.Info("join token rotated", zap.String("role", short(role)))
 	ca := s.idx.authority()
-	e := &skepv1.Event{Kind: "cluster", Id: ca.ClusterID(), Name: "default", Verb: "token-rotate", Attributes: map[string]string{"role": short(role)}}
-	if err := event.Publish(s.cfg.NC, e); err != nil {
-		s.log.Warn("event not published", zap.Error(err))
-	}
+	s.publish(ctx, &skepv1.Event{Kind: "cluster", Id: ca.ClusterID(), Name: "default", Verb: "token-rotate", Attributes: map[string]string{"role": short(role)}})
 	return next, nil
 }
 
@@ -130,6 +126,9 @@ func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*s
 	}
 	if pki.IsSerial(r.Name) {
 		return nil, fault.Invalid("user %s: that could be the serial number of a certificate; choose another name", r.Name)
+	}
+	if r.Name == rpc.Root {
+		return nil, fault.Invalid("user %s: that is who uses a manager's socket; choose another name", r.Name)
 	}
 	if !slices.Contains(pki.UserRoles, r.Role) {
 		return nil, fault.Invalid("user %s: unknown role %q: it is %s", r.Name, printable(r.Role), strings.Join(pki.UserRoles, ", "))
@@ -144,6 +143,11 @@ func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*s
 	if len(r.CsrDer) > maxCSR {
 		return nil, fault.Invalid("user %s: the certificate request is too long", r.Name)
 	}
+	if r.First {
+		if err := s.firstOf(ctx, r.Name, ""); err != nil {
+			return nil, err
+		}
+	}
 	ca := s.idx.authority()
 	cert, err := ca.Sign(r.CsrDer, pki.Identity{NodeID: userPrefix + r.Name, Role: pki.User, UserRole: r.Role}, expiry)
 	if err != nil {
@@ -154,12 +158,19 @@ func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*s
 		return nil, fmt.Errorf("user %s: %w", r.Name, err)
 	}
 	c := &skepv1.UserCertificate{
-		Serial: pki.Serial(leaf), Name: r.Name, Role: r.Role, IssuedAt: timestamppb.New(s.cfg.Now()), NotAfter: timestamppb.New(leaf.NotAfter), IssuedBy: rpc.Asker(ctx),
+		Serial: pki.Serial(leaf), Name: r.Name, Role: r.Role, IssuedAt: timestamppb.New(s.cfg.Now()), NotAfter: timestamppb.New(leaf.NotAfter), IssuedBy: rpc.Asker(ctx), IssuedFrom: rpc.AskerAddress(ctx),
 	}
 	if err := s.record(ctx, c); err != nil {
 		return nil, err
 	}
-	s.tell("issue", c.IssuedBy, c)
+	if r.First {
+		// Two who ask at once both write before they look, so the second to write sees the first.
+		if err := s.firstOf(ctx, r.Name, c.Serial); err != nil {
+			s.unrecord(ctx, c)
+			return nil, err
+		}
+	}
+	s.tell(ctx, "issue", c)
 	s.issued.WithLabelValues("user").Inc()
 	s.log.Info("user certified", zap.String("user", r.Name), zap.String("role", r.Role), zap.Duration("expiry", expiry))
 	return &skepv1.IssueUserReply{CertPem: cert, CaPem: ca.CertPEM(), ManagerAddrs: s.cfg.ManagerAddrs()}, nil

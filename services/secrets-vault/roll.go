@@ -20,7 +20,7 @@ import (
 func (s *Service) roll(ctx context.Context, o *object) ([]string, error) {
 	v := o.version(o.Rolling)
 	r, err := askState(ctx, s, api.FilesRoll, &skepv1.RollSecretRequest{
-		Id: o.id(), Name: o.name(), Kind: o.Secret.Kind, Version: o.Rolling, Author: v.GetAuthor(),
+		Id: o.id(), Name: o.name(), Kind: o.Secret.Kind, Version: o.Rolling, Author: v.GetAuthor(), AuthorAddress: v.GetAuthorAddress(),
 	})
 	if err != nil {
 		return nil, err

@@ -68,7 +68,7 @@ func (k kind) create(ctx context.Context, r *skepv1.CreateSecretRequest) (*skepv
 		return nil, fault.Unavailable("store %s %s: %v", k.word(), r.Spec.Name, err)
 	}
 	now := timestamppb.New(k.cfg.Now())
-	version := &skepv1.SecretVersion{Number: 1, CreatedAt: now, Author: rpc.Asker(ctx), Size: uint64(len(value))}
+	version := &skepv1.SecretVersion{Number: 1, CreatedAt: now, Author: rpc.Asker(ctx), AuthorAddress: rpc.AskerAddress(ctx), Size: uint64(len(value))}
 	done, err := k.change(ctx, o, func(*object) (*skepv1.SecretRecord, error) {
 		if err := k.free(o, r.Spec.Name); err != nil {
 			return nil, err
@@ -189,7 +189,7 @@ func (k kind) updated(ctx context.Context, o *object, r *skepv1.UpdateSecretRequ
 	if err := spec.CheckSecretLabels(k.SecretKind, s.Spec); err != nil {
 		return nil, err
 	}
-	v := &skepv1.SecretVersion{Number: o.current() + 1, CreatedAt: now, Author: rpc.Asker(ctx), Size: size}
+	v := &skepv1.SecretVersion{Number: o.current() + 1, CreatedAt: now, Author: rpc.Asker(ctx), AuthorAddress: rpc.AskerAddress(ctx), Size: size}
 	switch {
 	case r.RollbackTo != 0:
 		old := o.offered(r.RollbackTo)
@@ -294,13 +294,14 @@ func (s *Service) said(ctx context.Context, o *object, verb string, version uint
 	if version != 0 {
 		attr["version"] = strconv.FormatUint(version, 10)
 	}
-	who := rpc.Asker(ctx)
-	s.log.Info(o.word()+" "+verb, zap.String("id", o.id()), zap.String("name", o.name()), zap.Uint64("version", version), zap.String("by", who))
-	s.publish(&skepv1.Event{Kind: o.word(), Id: o.id(), Name: o.name(), Verb: verb, Attributes: attr, Actor: who, Time: timestamppb.New(time.Now())})
+	who := rpc.ActorOf(ctx)
+	s.log.Info(o.word()+" "+verb, zap.String("id", o.id()), zap.String("name", o.name()), zap.Uint64("version", version), zap.String("by", who.Name), zap.String("from", who.Address))
+	s.publish(ctx, &skepv1.Event{Kind: o.word(), Id: o.id(), Name: o.name(), Verb: verb, Attributes: attr, Time: timestamppb.New(time.Now())})
 }
 
-func (s *Service) publish(e *skepv1.Event) {
-	if err := event.Publish(s.cfg.NC, e); err != nil {
+// publish tells of what was asked for under ctx.
+func (s *Service) publish(ctx context.Context, e *skepv1.Event) {
+	if err := event.Publish(s.cfg.NC, event.By(ctx, e)); err != nil {
 		s.log.Warn("event not published", zap.Error(err))
 	}
 }

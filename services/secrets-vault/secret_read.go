@@ -36,6 +36,8 @@ func (k kind) inspect(ctx context.Context, r *skepv1.InspectSecretRequest) (*ske
 		return nil, fault.Denied("%s %s: its value is shown to nobody", k.word(), o.name())
 	case subject.IsViewerInbox(rpc.ReplyTo(ctx)):
 		return nil, fault.Denied("config %s: viewers may not read its value", o.name())
+	case rpc.Asker(ctx) == rpc.Unknown:
+		return nil, fault.Denied("config %s: who reads its value is recorded, and this request does not prove who asks: use skep config inspect", o.name())
 	}
 	version := r.Version
 	if version == 0 {

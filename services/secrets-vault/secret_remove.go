@@ -173,7 +173,7 @@ func (s *Service) restore(ctx context.Context, o *object, uses []*skepv1.SecretU
 	for _, u := range uses {
 		services = append(services, u.ServiceName)
 	}
-	s.publish(&skepv1.Event{Kind: done.word(), Id: done.id(), Name: done.name(), Verb: "restore", Attributes: map[string]string{"name": done.name(), "services": strings.Join(services, ", ")},
+	s.publish(ctx, &skepv1.Event{Kind: done.word(), Id: done.id(), Name: done.name(), Verb: "restore", Attributes: map[string]string{"name": done.name(), "services": strings.Join(services, ", ")},
 		Message: fmt.Sprintf("it was removed as %s while a service that refers to it was being made", o.name())})
 	return nil
 }

@@ -15,7 +15,6 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
-	"skep.dev/libs/event"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
@@ -81,6 +80,33 @@ func (s *Service) record(ctx context.Context, c *skepv1.UserCertificate) error {
 	return s.feed.Wait(ctx, rev)
 }
 
+// firstOf refuses a user who has a certificate that is good and, with a serial number given, was recorded before that one.
+func (s *Service) firstOf(ctx context.Context, name, serial string) error {
+	if err := s.feed.Current(ctx); err != nil {
+		return fault.Unavailable("look for user %s: %v", name, err)
+	}
+	now := s.cfg.Now()
+	good := s.idx.certificates(func(c *skepv1.UserCertificate) bool {
+		return c.Name == name && c.RevokedAt == nil && c.NotAfter.AsTime().After(now)
+	})
+	if i := slices.IndexFunc(good, func(u user) bool { return u.Serial == serial }); i >= 0 {
+		this := good[i].revision
+		good = slices.DeleteFunc(good, func(u user) bool { return u.revision >= this })
+	}
+	if len(good) == 0 {
+		return nil
+	}
+	return fault.Conflict("user %s already exists: its certificate %s (%s) is good until %s; end it with skep user rm %s, or make another beside it with --renew",
+		name, good[0].Serial, good[0].Role, good[0].NotAfter.AsTime().UTC().Format(time.RFC3339), name)
+}
+
+// unrecord takes back the record of a certificate that was not given out.
+func (s *Service) unrecord(ctx context.Context, c *skepv1.UserCertificate) {
+	if err := s.bucket.Delete(ctx, keys.User.Key(c.Serial), 0); err != nil {
+		s.log.Warn("a certificate that nobody has stays recorded until it expires", zap.String("user", c.Name), zap.String("serial", c.Serial), zap.Error(err))
+	}
+}
+
 // write stores a record: a new one, or in the place of the revision.
 func (s *Service) write(ctx context.Context, c *skepv1.UserCertificate, over uint64) (uint64, error) {
 	body, err := proto.Marshal(c)
@@ -129,7 +155,7 @@ func (s *Service) revoke(ctx context.Context, ref string) (*skepv1.RevokeUserRep
 	if err := s.feed.Current(ctx); err != nil {
 		return nil, err
 	}
-	now, by := s.cfg.Now(), rpc.Asker(ctx)
+	now, by := s.cfg.Now(), rpc.ActorOf(ctx)
 	found := s.idx.certificates(func(c *skepv1.UserCertificate) bool {
 		return c.Serial == ref || c.Name == ref && c.NotAfter.AsTime().After(now)
 	})
@@ -149,7 +175,7 @@ func (s *Service) revoke(ctx context.Context, ref string) (*skepv1.RevokeUserRep
 			continue
 		}
 		c := proto.CloneOf(u.UserCertificate)
-		c.RevokedAt, c.RevokedBy = timestamppb.New(now), by
+		c.RevokedAt, c.RevokedBy, c.RevokedFrom = timestamppb.New(now), by.Name, by.Address
 		rev, err := s.write(ctx, c, u.revision)
 		if err == nil {
 			err = s.feed.Wait(ctx, rev)
@@ -157,21 +183,18 @@ func (s *Service) revoke(ctx context.Context, ref string) (*skepv1.RevokeUserRep
 		if err != nil {
 			return nil, fmt.Errorf("revoke certificate %s of user %s: %w", c.Serial, c.Name, err)
 		}
-		s.log.Info("user's certificate revoked", zap.String("user", c.Name), zap.String("serial", c.Serial), zap.String("by", by))
-		s.tell("revoke", by, c)
+		s.log.Info("user's certificate revoked", zap.String("user", c.Name), zap.String("serial", c.Serial), zap.String("by", by.Name), zap.String("from", by.Address))
+		s.tell(ctx, "revoke", c)
 		reply.Revoked = append(reply.Revoked, c)
 	}
 	return &reply, nil
 }
 
 // tell publishes an event of a user's certificate.
-func (s *Service) tell(verb, by string, c *skepv1.UserCertificate) {
-	e := &skepv1.Event{Kind: "user", Id: c.Serial, Name: c.Name, Verb: verb, Attributes: map[string]string{
-		"role": c.Role, "by": by, "expires": c.NotAfter.AsTime().UTC().Format(time.RFC3339),
-	}}
-	if err := event.Publish(s.cfg.NC, e); err != nil {
-		s.log.Warn("event not published", zap.Error(err))
-	}
+func (s *Service) tell(ctx context.Context, verb string, c *skepv1.UserCertificate) {
+	s.publish(ctx, &skepv1.Event{Kind: "user", Id: c.Serial, Name: c.Name, Verb: verb, Attributes: map[string]string{
+		"role": c.Role, "expires": c.NotAfter.AsTime().UTC().Format(time.RFC3339),
+	}})
 }
 
 // pruneUsers forgets expired certificates until ctx ends. Every instance does it: who comes second finds nothing.

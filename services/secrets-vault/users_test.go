@@ -1,6 +1,9 @@
 package vault
 
 import (
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -10,6 +13,7 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/rpc"
@@ -109,7 +113,7 @@ func TestUserCertificatesAreRevoked(t *testing.T) {
 			t.Fatalf("%s: %v", want, err)
 		}
 		var e skepv1.Event
-		if err := protojson.Unmarshal(m.Data, &e); err != nil || e.Verb+" "+e.Name != want || e.Attributes["by"] == "" {
+		if err := protojson.Unmarshal(m.Data, &e); err != nil || e.Verb+" "+e.Name != want || e.Actor == "" {
 			t.Errorf("event %v, want %s: %v", &e, want, err)
 		}
 	}
@@ -133,5 +137,80 @@ func TestUserCertificatesAreRevoked(t *testing.T) {
 		if err := v.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestOneUserOfAName: who makes a user is refused while the name has a certificate that is good, also when two ask at once;
+// who renews is not. Records and events name who asked and from where.
+func TestOneUserOfAName(t *testing.T) {
+	c := start(t)
+	admin, err := nats.Connect("", nats.InProcessServer(c.server), nats.CustomInboxPrefix(subject.Inbox("user-boss")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	create := func(name string, first bool, expiry time.Duration) error {
+		_, csr, err := pki.NewKeyAndCSR()
+		if err != nil {
+			t.Error(err)
+		}
+		_, err = api.Call(ctx(t), admin, api.UserIssue, &skepv1.IssueUserRequest{Name: name, Role: pki.Operator, CsrDer: csr, Expiry: durationpb.New(expiry), First: first})
+		return err
+	}
+	if err := create("ada", true, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if err := create("ada", true, time.Hour); !fault.Is(err, fault.CodeConflict) || !strings.Contains(err.Error(), "--renew") {
+		t.Errorf("a second ada: %v", err)
+	}
+	if err := create("root", true, time.Hour); !fault.Is(err, fault.CodeInvalid) {
+		t.Errorf("a user called root: %v", err)
+	}
+	if err := create("ada", false, 2*time.Hour); err != nil {
+		t.Errorf("renewal: %v", err)
+	}
+	if _, err := c.revoke(t, "ada"); err != nil {
+		t.Fatal(err)
+	}
+	if err := create("ada", true, time.Hour); err != nil {
+		t.Errorf("after the former ones were revoked: %v", err)
+	}
+	good := 0
+	for _, x := range c.issued(t) {
+		if x.RevokedAt == nil {
+			good++
+		}
+		if x.IssuedBy != "user-boss" || x.IssuedFrom != subject.Local {
+			t.Errorf("issued by %s from %q", x.IssuedBy, x.IssuedFrom)
+		}
+		if x.RevokedAt != nil && x.RevokedFrom != subject.Local && x.RevokedBy == rpc.Root {
+			t.Errorf("revoked by %s from %q", x.RevokedBy, x.RevokedFrom)
+		}
+	}
+	if good != 1 {
+		t.Errorf("%d good certificates of ada", good)
+	}
+	// Whatever the order: one of many who ask at once gets one, and what is refused is not recorded.
+	var wg sync.WaitGroup
+	var made atomic.Int32
+	for range 8 {
+		wg.Go(func() {
+			switch err := create("bob", true, time.Hour); {
+			case err == nil:
+				made.Add(1)
+			case !fault.Is(err, fault.CodeConflict):
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	bobs := 0
+	for _, x := range c.issued(t) {
+		if x.Name == "bob" {
+			bobs++
+		}
+	}
+	if made.Load() != 1 || bobs != 1 {
+		t.Errorf("%d were given a certificate, %d are recorded", made.Load(), bobs)
 	}
 }

@@ -59,7 +59,7 @@ func (s *Service) describeNode(ctx context.Context, node string, r *skepv1.Descr
 	said := r.Description.Hostname
 	err := s.retry(ctx, func() error {
 		cur, at := s.ix.Description(node)
-		r.Description.Hostname = s.mayBeCalled(node, cur, said)
+		r.Description.Hostname = s.mayBeCalled(ctx, node, cur, said)
 		if cur != nil && proto.Equal(cur, r.Description) {
 			return nil
 		}
@@ -82,7 +82,7 @@ func (s *Service) describeNode(ctx context.Context, node string, r *skepv1.Descr
 		case err != nil:
 			return fault.Unavailable("store the description of node %s: %v", node, err)
 		}
-		s.events.send(describeEvent(node, cur, r.Description))
+		s.events.send(ctx, describeEvent(node, cur, r.Description))
 		return seen(ctx, s.feeds.Of(subject.NodeB), rev)
 	})
 	if err != nil {
@@ -113,7 +113,7 @@ func describeEvent(node string, was, is *skepv1.NodeDescription) *skepv1.Event {
 
 // mayBeCalled is the host name a node is shown under: what it says, unless that is another node's name. Then it keeps
 // the one it had, or is called by its id.
-func (s *Service) mayBeCalled(node string, cur *skepv1.NodeDescription, said string) string {
+func (s *Service) mayBeCalled(ctx context.Context, node string, cur *skepv1.NodeDescription, said string) string {
 	had := cur.GetHostname()
 	holder := ""
 	if said != had {
@@ -126,7 +126,7 @@ func (s *Service) mayBeCalled(node string, cur *skepv1.NodeDescription, said str
 	if was, _ := s.claimed.Swap(node, said); was != said {
 		s.log.Warn("a node calls itself what another is called", zap.String("node", node), zap.String("hostname", said), zap.String("other", holder))
 		if s.events.nodes.Allow(node, time.Now()) {
-			s.events.send(&skepv1.Event{Kind: "node", Id: node, Name: had, Verb: "describe", Attributes: map[string]string{"name": had, "name.taken": said},
+			s.events.send(ctx, &skepv1.Event{Kind: "node", Id: node, Name: had, Verb: "describe", Attributes: map[string]string{"name": had, "name.taken": said},
 				Message: fmt.Sprintf("it says it is called %s, which is node %s: give one of them another host name", said, holder)})
 		}
 	}

@@ -57,7 +57,7 @@ func (s *Service) initCluster(ctx context.Context, r *skepv1.InitClusterRequest)
 		case err != nil:
 			return fault.Unavailable("store the cluster: %v", err)
 		}
-		s.events.send(&skepv1.Event{Kind: "cluster", Id: cid, Name: c.Name, Verb: "create"})
+		s.events.send(ctx, &skepv1.Event{Kind: "cluster", Id: cid, Name: c.Name, Verb: "create"})
 		return seen(ctx, s.feeds.Of(subject.Spec), rev)
 	})
 	if err != nil {
@@ -112,7 +112,7 @@ func (s *Service) updateCluster(ctx context.Context, r *skepv1.UpdateClusterRequ
 		case err != nil:
 			return fault.Unavailable("store the cluster: %v", err)
 		}
-		s.events.send(&skepv1.Event{Kind: "cluster", Id: cur.Meta.Id, Name: next.Name, Verb: "update"})
+		s.events.send(ctx, &skepv1.Event{Kind: "cluster", Id: cur.Meta.Id, Name: next.Name, Verb: "update"})
 		return seen(ctx, s.feeds.Of(subject.Spec), rev)
 	})
 	if err != nil {

@@ -45,7 +45,9 @@ func newEventWriter(nc *nats.Conn, log *zap.Logger) *eventWriter {
 		nodes: limit.New(nodeEventsPerSec, nodeEventsAtOnce)}
 }
 
-func (w *eventWriter) send(e *skepv1.Event) {
+// send tells of a change that was asked for under ctx.
+func (w *eventWriter) send(ctx context.Context, e *skepv1.Event) {
+	event.By(ctx, e)
 	select {
 	case w.ch <- e:
 	default:
@@ -117,15 +119,20 @@ func (s *Service) listEvents(ctx context.Context, r *skepv1.ListEventsRequest) (
 			delete(f, alias)
 		}
 	}
-	after, err := eventPage(r.Page.GetAfter())
-	if err != nil {
-		return nil, err
-	}
 	kind := ""
 	if kinds := f["kind"]; len(kinds) == 1 {
 		if kind = kinds[0]; !token(kind) {
 			return nil, fault.Invalid("invalid value '%s' of filter 'kind': use service, node, task, cluster, network, secret, config or image", kind)
 		}
+	}
+	return s.readEvents(ctx, r, kind, f.event)
+}
+
+// readEvents makes a page of the kept events of a kind, or with kind "" of all, that fit.
+func (s *Service) readEvents(ctx context.Context, r *skepv1.ListEventsRequest, kind string, fits func(*skepv1.Event) bool) (*skepv1.ListEventsReply, error) {
+	after, err := eventPage(r.Page.GetAfter())
+	if err != nil {
+		return nil, err
 	}
 	var in []*eventReader
 	defer func() {
@@ -145,7 +152,7 @@ func (s *Service) listEvents(ctx context.Context, r *skepv1.ListEventsRequest) (
 		}
 		in = append(in, e)
 	}
-	return mergeEvents(in, f, r)
+	return mergeEvents(in, fits, r)
 }
 
 func token(v string) bool {

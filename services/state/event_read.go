@@ -119,7 +119,7 @@ func (e *eventReader) done() {
 }
 
 // mergeEvents makes a page of both streams, in the order in which things happened.
-func mergeEvents(in []*eventReader, f filters, r *skepv1.ListEventsRequest) (*skepv1.ListEventsReply, error) {
+func mergeEvents(in []*eventReader, fits func(*skepv1.Event) bool, r *skepv1.ListEventsRequest) (*skepv1.ListEventsReply, error) {
 	out := &skepv1.ListEventsReply{}
 	p := newPage(r.Page)
 	for {
@@ -137,7 +137,7 @@ func mergeEvents(in []*eventReader, f filters, r *skepv1.ListEventsRequest) (*sk
 		if first == nil || r.Until != nil && first.at.After(r.Until.AsTime()) {
 			return out, nil
 		}
-		if first.event != nil && f.event(first.event) {
+		if first.event != nil && fits(first.event) {
 			if !p.takes(first.event) {
 				out.Next = fmt.Sprintf("%d.%d", in[0].last, in[1].last)
 				return out, nil

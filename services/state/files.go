@@ -12,6 +12,7 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -226,6 +227,8 @@ func (s *Service) rollSecret(ctx context.Context, r *skepv1.RollSecretRequest) (
 			return nil, fault.Unavailable("look who uses %s %s: %v", spec.KindWord(r.Kind), r.Name, err)
 		}
 	}
+	// Whoever asked the vault for the version changes the services.
+	ctx = rpc.WithActor(ctx, rpc.Actor{Name: r.Author, Address: r.AuthorAddress})
 	out := &skepv1.RollSecretReply{}
 	for _, id := range s.ix.Referring(r.Id) {
 		svc := s.ix.Service(id)
@@ -243,7 +246,7 @@ func (s *Service) rollSecret(ctx context.Context, r *skepv1.RollSecretRequest) (
 				}
 			}
 			// A canary that is being watched stays one: nobody said that it is good.
-			return step{spec: next, canary: cur.Control.GetCanary(), summary: fmt.Sprintf("version %d of %s %s", r.Version, spec.KindWord(r.Kind), r.Name), author: r.Author}, nil
+			return step{spec: next, canary: cur.Control.GetCanary(), summary: fmt.Sprintf("version %d of %s %s", r.Version, spec.KindWord(r.Kind), r.Name)}, nil
 		})
 		switch {
 		case err == errHasVersion, fault.Is(err, fault.CodeNotFound):

@@ -149,7 +149,7 @@ func (s *Service) createNetwork(ctx context.Context, r *skepv1.CreateNetworkRequ
 		n.Scope = "swarm"
 		return &skepv1.NetworkReply{Network: n, Warnings: warnings}, nil
 	}
-	s.events.send(networkEvent(n, "create"))
+	s.events.send(ctx, networkEvent(n, "create"))
 	if v := s.viewNetwork(n.Meta.Id); v != nil {
 		n = v
 	}

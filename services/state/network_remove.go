@@ -66,7 +66,7 @@ func (s *Service) removeNetwork(ctx context.Context, r *skepv1.Ref) (*skepv1.Net
 	if err != nil {
 		return nil, err
 	}
-	s.events.send(networkEvent(gone, "remove"))
+	s.events.send(ctx, networkEvent(gone, "remove"))
 	gone.Removing = true
 	return &skepv1.NetworkReply{Network: gone}, nil
 }
@@ -177,7 +177,7 @@ func (s *Service) sweepRemovals(ctx context.Context, before time.Time) {
 		switch err := s.finishRemoval(ctx, id); {
 		case err == nil:
 			log.Info("finished the removal of a network that was left half done")
-			s.events.send(networkEvent(n, "remove"))
+			s.events.send(ctx, networkEvent(n, "remove"))
 		case fault.Is(err, fault.CodeConflict):
 			log.Info("kept a network whose removal was left half done", zap.Error(err))
 		case !errors.Is(err, kv.ErrConflict):

@@ -78,7 +78,7 @@ func (s *Service) admitNode(ctx context.Context, r *skepv1.AdmitNodeRequest) (*s
 	}
 	if created {
 		s.firstDescription(ctx, r)
-		s.events.send(&skepv1.Event{Kind: "node", Id: r.NodeId, Name: r.Hostname, Verb: "create", Attributes: map[string]string{"name": r.Hostname, "role": spec.Word(r.Role)}})
+		s.events.send(ctx, &skepv1.Event{Kind: "node", Id: r.NodeId, Name: r.Hostname, Verb: "create", Attributes: map[string]string{"name": r.Hostname, "role": spec.Word(r.Role)}})
 	}
 	return &skepv1.NodeReply{Node: s.ix.Node(r.NodeId)}, nil
 }
@@ -219,7 +219,7 @@ func (s *Service) updateNode(ctx context.Context, r *skepv1.UpdateNodeRequest) (
 		return nil, err
 	}
 	if !proto.Equal(before, after) {
-		s.events.send(nodeEvent(id, s.ix.Hostname(id), before, after))
+		s.events.send(ctx, nodeEvent(id, s.ix.Hostname(id), before, after))
 	}
 	return &skepv1.NodeReply{Node: s.ix.Node(id)}, nil
 }
@@ -320,6 +320,6 @@ func (s *Service) removeNode(ctx context.Context, r *skepv1.RemoveNodeRequest) (
 	if err := s.nodes.Delete(ctx, keys.Description.Key(id), 0); err != nil {
 		s.log.Warn("description of a removed node left behind", zap.String("node", id), zap.Error(err))
 	}
-	s.events.send(&skepv1.Event{Kind: "node", Id: id, Name: name, Verb: "remove", Attributes: map[string]string{"name": name}})
+	s.events.send(ctx, &skepv1.Event{Kind: "node", Id: id, Name: name, Verb: "remove", Attributes: map[string]string{"name": name}})
 	return &skepv1.Empty{}, nil
 }

@@ -50,7 +50,7 @@ func (s *Service) steerRollout(ctx context.Context, r *skepv1.RolloutRequest) (*
 	verb := map[skepv1.RolloutRequest_Action]string{
 		skepv1.RolloutRequest_ACTION_PAUSE: "pause", skepv1.RolloutRequest_ACTION_RESUME: "resume", skepv1.RolloutRequest_ACTION_PROMOTE: "promote",
 	}[r.Action]
-	s.events.send(&skepv1.Event{Kind: "service", Id: id, Name: after.Spec.Name, Verb: "update", Attributes: map[string]string{"name": after.Spec.Name, "rollout": verb}})
+	s.events.send(ctx, &skepv1.Event{Kind: "service", Id: id, Name: after.Spec.Name, Verb: "update", Attributes: map[string]string{"name": after.Spec.Name, "rollout": verb}})
 	if v := s.viewService(id); v != nil {
 		after = v
 	}

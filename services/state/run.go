@@ -51,7 +51,7 @@ func (s *Service) runService(ctx context.Context, r *skepv1.RunServiceRequest) (
 		return nil, err
 	}
 	if e := runEvent(before, after, r.Decision); e != nil {
-		s.events.send(e)
+		s.events.send(ctx, e)
 	}
 	if v := s.viewService(id); v != nil && v.JobIteration == after.JobIteration {
 		after = v // else another run has begun already, and this reply is about the one that was asked for

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -125,7 +124,7 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 	if err := s.keepOffLost(ctx, svc.Meta.Id, called); err != nil {
 		return nil, err
 	}
-	s.events.send(&skepv1.Event{
+	s.events.send(ctx, &skepv1.Event{
 		Kind: "service", Id: svc.Meta.Id, Name: want.Name, Verb: "create",
 		Attributes: map[string]string{"name": want.Name, "image.new": want.Task.Container.Image},
 	})
@@ -209,7 +208,7 @@ func (s *Service) putRevision(ctx context.Context, svc *skepv1.Service, summary 
 
 func (s *Service) putRevisionNumber(ctx context.Context, svc *skepv1.Service, number uint64, do step) error {
 	body, err := proto.Marshal(&skepv1.Revision{
-		ServiceId: svc.Meta.Id, Number: number, Spec: svc.Spec, CreatedAt: timestamppb.Now(), Summary: do.summary, RollbackTo: do.rollbackTo, Reason: do.reason, Author: cmp.Or(do.author, rpc.Asker(ctx)), Networks: s.networkNames(svc.Spec),
+		ServiceId: svc.Meta.Id, Number: number, Spec: svc.Spec, CreatedAt: timestamppb.Now(), Summary: do.summary, RollbackTo: do.rollbackTo, Reason: do.reason, Author: rpc.Asker(ctx), AuthorAddress: rpc.AskerAddress(ctx), Networks: s.networkNames(svc.Spec),
 	})
 	if err != nil {
 		return fmt.Errorf("encode revision %d of service %s: %w", number, svc.Meta.Id, err)
@@ -318,7 +317,7 @@ func (s *Service) removeService(ctx context.Context, r *skepv1.RemoveServiceRequ
 	if err != nil || r.DryRun {
 		return &skepv1.ServiceReply{Service: gone, Warnings: warnings}, err
 	}
-	s.events.send(&skepv1.Event{Kind: "service", Id: id, Name: gone.Spec.Name, Verb: "remove", Attributes: map[string]string{"name": gone.Spec.Name}})
+	s.events.send(ctx, &skepv1.Event{Kind: "service", Id: id, Name: gone.Spec.Name, Verb: "remove", Attributes: map[string]string{"name": gone.Spec.Name}})
 	// The tasks still name these revisions, but an agent keeps what it needs to stop one.
 	if err := s.dropRevisions(ctx, id); err != nil {
 		s.log.Warn("revisions of a removed service left for the sweep", zap.String("service", id), zap.Error(err))

@@ -187,6 +187,7 @@ func (s *Service) endpoints(srv *rpc.Server) error {
 		api.Handle(srv, api.ClusterInspect, s.inspectCluster),
 		api.Handle(srv, api.ClusterUpdate, s.updateCluster),
 		api.Handle(srv, api.EventList, s.listEvents),
+		api.Handle(srv, api.AuditList, s.listAudit),
 		api.HandleNode(srv, api.StateDescribe, s.describeNode),
 		api.HandleNode(srv, api.StateSnapshot, s.snapshot),
 		api.HandleNode(srv, api.StateSpecs, s.specs),

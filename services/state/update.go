@@ -186,7 +186,6 @@ type step struct {
 	summary    string
 	rollbackTo uint64
 	reason     string // of a rollback that began by itself
-	author     string // "": who asks
 	canary     uint64
 	scaleOnly  bool
 	called     map[string]string // what the spec's networks were called, by id
@@ -210,7 +209,7 @@ func (s *Service) change(ctx context.Context, id string, dryRun bool, decide fun
 		return nil, err
 	}
 	if after.Revision != before.Revision || !proto.Equal(before.Spec, after.Spec) {
-		s.events.send(updateEvent(before, after))
+		s.events.send(ctx, updateEvent(before, after))
 		s.pushFiles(before.Spec, after)
 	}
 	if err := s.trimRevisions(ctx, after); err != nil {

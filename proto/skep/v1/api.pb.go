@@ -2601,6 +2601,83 @@ func (x *ListEventsReply) GetNext() string {
 	return ""
 }
 
+// ListAuditRequest asks for the events that people caused.
+type ListAuditRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"` // a user's name, or root; empty: anybody
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"` // service, secret, …; empty: any
+	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	Until         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=until,proto3" json:"until,omitempty"`
+	Page          *Page                  `protobuf:"bytes,5,opt,name=page,proto3" json:"page,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditRequest) Reset() {
+	*x = ListAuditRequest{}
+	mi := &file_skep_v1_api_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditRequest) ProtoMessage() {}
+
+func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_api_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
+func (*ListAuditRequest) Descriptor() ([]byte, []int) {
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ListAuditRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ListAuditRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ListAuditRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *ListAuditRequest) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *ListAuditRequest) GetPage() *Page {
+	if x != nil {
+		return x.Page
+	}
+	return nil
+}
+
 // ---- tokens, join and certificates (owner: vault)
 type JoinTokenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2612,7 +2689,7 @@ type JoinTokenRequest struct {
 
 func (x *JoinTokenRequest) Reset() {
 	*x = JoinTokenRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[43]
+	mi := &file_skep_v1_api_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2624,7 +2701,7 @@ func (x *JoinTokenRequest) String() string {
 func (*JoinTokenRequest) ProtoMessage() {}
 
 func (x *JoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[43]
+	mi := &file_skep_v1_api_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2637,7 +2714,7 @@ func (x *JoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*JoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{43}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *JoinTokenRequest) GetRole() NodeRole {
@@ -2664,7 +2741,7 @@ type JoinTokenReply struct {
 
 func (x *JoinTokenReply) Reset() {
 	*x = JoinTokenReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[44]
+	mi := &file_skep_v1_api_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +2753,7 @@ func (x *JoinTokenReply) String() string {
 func (*JoinTokenReply) ProtoMessage() {}
 
 func (x *JoinTokenReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[44]
+	mi := &file_skep_v1_api_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +2766,7 @@ func (x *JoinTokenReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokenReply.ProtoReflect.Descriptor instead.
 func (*JoinTokenReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{44}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *JoinTokenReply) GetToken() string {
@@ -2722,7 +2799,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[45]
+	mi := &file_skep_v1_api_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +2811,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[45]
+	mi := &file_skep_v1_api_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +2824,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{45}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -2814,7 +2891,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[46]
+	mi := &file_skep_v1_api_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2826,7 +2903,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[46]
+	mi := &file_skep_v1_api_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2839,7 +2916,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{46}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *JoinReply) GetNodeId() string {
@@ -2901,7 +2978,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[47]
+	mi := &file_skep_v1_api_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2913,7 +2990,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[47]
+	mi := &file_skep_v1_api_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2926,7 +3003,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{47}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RenewRequest) GetNodeId() string {
@@ -2953,7 +3030,7 @@ type RenewReply struct {
 
 func (x *RenewReply) Reset() {
 	*x = RenewReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[48]
+	mi := &file_skep_v1_api_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2965,7 +3042,7 @@ func (x *RenewReply) String() string {
 func (*RenewReply) ProtoMessage() {}
 
 func (x *RenewReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[48]
+	mi := &file_skep_v1_api_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2978,7 +3055,7 @@ func (x *RenewReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewReply.ProtoReflect.Descriptor instead.
 func (*RenewReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{48}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RenewReply) GetCertPem() []byte {
@@ -3002,13 +3079,14 @@ type IssueUserRequest struct {
 	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"` // admin, operator, viewer
 	CsrDer        []byte                 `protobuf:"bytes,3,opt,name=csr_der,json=csrDer,proto3" json:"csr_der,omitempty"`
 	Expiry        *durationpb.Duration   `protobuf:"bytes,4,opt,name=expiry,proto3" json:"expiry,omitempty"`
+	First         bool                   `protobuf:"varint,40,opt,name=first,proto3" json:"first,omitempty"` // refuse it while another certificate of that name is good
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IssueUserRequest) Reset() {
 	*x = IssueUserRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[49]
+	mi := &file_skep_v1_api_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3020,7 +3098,7 @@ func (x *IssueUserRequest) String() string {
 func (*IssueUserRequest) ProtoMessage() {}
 
 func (x *IssueUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[49]
+	mi := &file_skep_v1_api_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3033,7 +3111,7 @@ func (x *IssueUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueUserRequest.ProtoReflect.Descriptor instead.
 func (*IssueUserRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{49}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *IssueUserRequest) GetName() string {
@@ -3064,6 +3142,13 @@ func (x *IssueUserRequest) GetExpiry() *durationpb.Duration {
 	return nil
 }
 
+func (x *IssueUserRequest) GetFirst() bool {
+	if x != nil {
+		return x.First
+	}
+	return false
+}
+
 type IssueUserReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CertPem       []byte                 `protobuf:"bytes,1,opt,name=cert_pem,json=certPem,proto3" json:"cert_pem,omitempty"`
@@ -3075,7 +3160,7 @@ type IssueUserReply struct {
 
 func (x *IssueUserReply) Reset() {
 	*x = IssueUserReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[50]
+	mi := &file_skep_v1_api_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3087,7 +3172,7 @@ func (x *IssueUserReply) String() string {
 func (*IssueUserReply) ProtoMessage() {}
 
 func (x *IssueUserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[50]
+	mi := &file_skep_v1_api_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3100,7 +3185,7 @@ func (x *IssueUserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueUserReply.ProtoReflect.Descriptor instead.
 func (*IssueUserReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{50}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *IssueUserReply) GetCertPem() []byte {
@@ -3135,13 +3220,15 @@ type UserCertificate struct {
 	IssuedBy      string                 `protobuf:"bytes,6,opt,name=issued_by,json=issuedBy,proto3" json:"issued_by,omitempty"`    // root, or a user's identity: user-<name>
 	RevokedAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"` // unset: it is good
 	RevokedBy     string                 `protobuf:"bytes,8,opt,name=revoked_by,json=revokedBy,proto3" json:"revoked_by,omitempty"`
+	IssuedFrom    string                 `protobuf:"bytes,40,opt,name=issued_from,json=issuedFrom,proto3" json:"issued_from,omitempty"` // where that was asked from: an IP address, or "local"
+	RevokedFrom   string                 `protobuf:"bytes,41,opt,name=revoked_from,json=revokedFrom,proto3" json:"revoked_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UserCertificate) Reset() {
 	*x = UserCertificate{}
-	mi := &file_skep_v1_api_proto_msgTypes[51]
+	mi := &file_skep_v1_api_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3153,7 +3240,7 @@ func (x *UserCertificate) String() string {
 func (*UserCertificate) ProtoMessage() {}
 
 func (x *UserCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[51]
+	mi := &file_skep_v1_api_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3166,7 +3253,7 @@ func (x *UserCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCertificate.ProtoReflect.Descriptor instead.
 func (*UserCertificate) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{51}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *UserCertificate) GetSerial() string {
@@ -3225,6 +3312,20 @@ func (x *UserCertificate) GetRevokedBy() string {
 	return ""
 }
 
+func (x *UserCertificate) GetIssuedFrom() string {
+	if x != nil {
+		return x.IssuedFrom
+	}
+	return ""
+}
+
+func (x *UserCertificate) GetRevokedFrom() string {
+	if x != nil {
+		return x.RevokedFrom
+	}
+	return ""
+}
+
 type IssuedUsersReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Certificates  []*UserCertificate     `protobuf:"bytes,1,rep,name=certificates,proto3" json:"certificates,omitempty"` // by name, then by age
@@ -3234,7 +3335,7 @@ type IssuedUsersReply struct {
 
 func (x *IssuedUsersReply) Reset() {
 	*x = IssuedUsersReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[52]
+	mi := &file_skep_v1_api_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3246,7 +3347,7 @@ func (x *IssuedUsersReply) String() string {
 func (*IssuedUsersReply) ProtoMessage() {}
 
 func (x *IssuedUsersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[52]
+	mi := &file_skep_v1_api_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3259,7 +3360,7 @@ func (x *IssuedUsersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuedUsersReply.ProtoReflect.Descriptor instead.
 func (*IssuedUsersReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{52}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *IssuedUsersReply) GetCertificates() []*UserCertificate {
@@ -3279,7 +3380,7 @@ type RevokeUserRequest struct {
 
 func (x *RevokeUserRequest) Reset() {
 	*x = RevokeUserRequest{}
-	mi := &file_skep_v1_api_proto_msgTypes[53]
+	mi := &file_skep_v1_api_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3291,7 +3392,7 @@ func (x *RevokeUserRequest) String() string {
 func (*RevokeUserRequest) ProtoMessage() {}
 
 func (x *RevokeUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[53]
+	mi := &file_skep_v1_api_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3304,7 +3405,7 @@ func (x *RevokeUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeUserRequest.ProtoReflect.Descriptor instead.
 func (*RevokeUserRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{53}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RevokeUserRequest) GetRef() string {
@@ -3323,7 +3424,7 @@ type RevokeUserReply struct {
 
 func (x *RevokeUserReply) Reset() {
 	*x = RevokeUserReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[54]
+	mi := &file_skep_v1_api_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3335,7 +3436,7 @@ func (x *RevokeUserReply) String() string {
 func (*RevokeUserReply) ProtoMessage() {}
 
 func (x *RevokeUserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[54]
+	mi := &file_skep_v1_api_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3348,7 +3449,7 @@ func (x *RevokeUserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeUserReply.ProtoReflect.Descriptor instead.
 func (*RevokeUserReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{54}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RevokeUserReply) GetRevoked() []*UserCertificate {
@@ -3372,7 +3473,7 @@ type VersionReply struct {
 
 func (x *VersionReply) Reset() {
 	*x = VersionReply{}
-	mi := &file_skep_v1_api_proto_msgTypes[55]
+	mi := &file_skep_v1_api_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3384,7 +3485,7 @@ func (x *VersionReply) String() string {
 func (*VersionReply) ProtoMessage() {}
 
 func (x *VersionReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_api_proto_msgTypes[55]
+	mi := &file_skep_v1_api_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3397,7 +3498,7 @@ func (x *VersionReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionReply.ProtoReflect.Descriptor instead.
 func (*VersionReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_api_proto_rawDescGZIP(), []int{55}
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *VersionReply) GetVersion() string {
@@ -3626,7 +3727,13 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\x04page\x18\x04 \x01(\v2\r.skep.v1.PageR\x04page\"M\n" +
 	"\x0fListEventsReply\x12&\n" +
 	"\x06events\x18\x01 \x03(\v2\x0e.skep.v1.EventR\x06events\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\tR\x04next\"Q\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\"\xc1\x01\n" +
+	"\x10ListAuditRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12!\n" +
+	"\x04page\x18\x05 \x01(\v2\r.skep.v1.PageR\x04page\"Q\n" +
 	"\x10JoinTokenRequest\x12%\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\x12\x16\n" +
 	"\x06rotate\x18\x02 \x01(\bR\x06rotate\"K\n" +
@@ -3656,16 +3763,17 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\n" +
 	"RenewReply\x12\x19\n" +
 	"\bcert_pem\x18\x01 \x01(\fR\acertPem\x12\x15\n" +
-	"\x06ca_pem\x18\x02 \x01(\fR\x05caPem\"\x86\x01\n" +
+	"\x06ca_pem\x18\x02 \x01(\fR\x05caPem\"\x9c\x01\n" +
 	"\x10IssueUserRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x17\n" +
 	"\acsr_der\x18\x03 \x01(\fR\x06csrDer\x121\n" +
-	"\x06expiry\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06expiry\"g\n" +
+	"\x06expiry\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06expiry\x12\x14\n" +
+	"\x05first\x18( \x01(\bR\x05first\"g\n" +
 	"\x0eIssueUserReply\x12\x19\n" +
 	"\bcert_pem\x18\x01 \x01(\fR\acertPem\x12\x15\n" +
 	"\x06ca_pem\x18\x02 \x01(\fR\x05caPem\x12#\n" +
-	"\rmanager_addrs\x18\x03 \x03(\tR\fmanagerAddrs\"\xba\x02\n" +
+	"\rmanager_addrs\x18\x03 \x03(\tR\fmanagerAddrs\"\xfe\x02\n" +
 	"\x0fUserCertificate\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -3676,7 +3784,10 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\n" +
 	"revoked_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\x12\x1d\n" +
 	"\n" +
-	"revoked_by\x18\b \x01(\tR\trevokedBy\"P\n" +
+	"revoked_by\x18\b \x01(\tR\trevokedBy\x12\x1f\n" +
+	"\vissued_from\x18( \x01(\tR\n" +
+	"issuedFrom\x12!\n" +
+	"\frevoked_from\x18) \x01(\tR\vrevokedFrom\"P\n" +
 	"\x10IssuedUsersReply\x12<\n" +
 	"\fcertificates\x18\x01 \x03(\v2\x18.skep.v1.UserCertificateR\fcertificates\"%\n" +
 	"\x11RevokeUserRequest\x12\x10\n" +
@@ -3706,7 +3817,7 @@ func file_skep_v1_api_proto_rawDescGZIP() []byte {
 }
 
 var file_skep_v1_api_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_skep_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_skep_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_skep_v1_api_proto_goTypes = []any{
 	(RolloutRequest_Action)(0),    // 0: skep.v1.RolloutRequest.Action
 	(*Ref)(nil),                   // 1: skep.v1.Ref
@@ -3752,102 +3863,106 @@ var file_skep_v1_api_proto_goTypes = []any{
 	(*UpdateClusterRequest)(nil),  // 41: skep.v1.UpdateClusterRequest
 	(*ListEventsRequest)(nil),     // 42: skep.v1.ListEventsRequest
 	(*ListEventsReply)(nil),       // 43: skep.v1.ListEventsReply
-	(*JoinTokenRequest)(nil),      // 44: skep.v1.JoinTokenRequest
-	(*JoinTokenReply)(nil),        // 45: skep.v1.JoinTokenReply
-	(*JoinRequest)(nil),           // 46: skep.v1.JoinRequest
-	(*JoinReply)(nil),             // 47: skep.v1.JoinReply
-	(*RenewRequest)(nil),          // 48: skep.v1.RenewRequest
-	(*RenewReply)(nil),            // 49: skep.v1.RenewReply
-	(*IssueUserRequest)(nil),      // 50: skep.v1.IssueUserRequest
-	(*IssueUserReply)(nil),        // 51: skep.v1.IssueUserReply
-	(*UserCertificate)(nil),       // 52: skep.v1.UserCertificate
-	(*IssuedUsersReply)(nil),      // 53: skep.v1.IssuedUsersReply
-	(*RevokeUserRequest)(nil),     // 54: skep.v1.RevokeUserRequest
-	(*RevokeUserReply)(nil),       // 55: skep.v1.RevokeUserReply
-	(*VersionReply)(nil),          // 56: skep.v1.VersionReply
-	nil,                           // 57: skep.v1.UpdateNodeRequest.LabelAddEntry
-	(*ServiceSpec)(nil),           // 58: skep.v1.ServiceSpec
-	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
-	(*Service)(nil),               // 60: skep.v1.Service
-	(*Revision)(nil),              // 61: skep.v1.Revision
-	(*NetworkSpec)(nil),           // 62: skep.v1.NetworkSpec
-	(*Network)(nil),               // 63: skep.v1.Network
-	(*Task)(nil),                  // 64: skep.v1.Task
-	(*Node)(nil),                  // 65: skep.v1.Node
-	(*NodeSpec)(nil),              // 66: skep.v1.NodeSpec
-	(Availability)(0),             // 67: skep.v1.Availability
-	(NodeRole)(0),                 // 68: skep.v1.NodeRole
-	(*Cluster)(nil),               // 69: skep.v1.Cluster
-	(*ClusterSpec)(nil),           // 70: skep.v1.ClusterSpec
-	(*Event)(nil),                 // 71: skep.v1.Event
-	(*durationpb.Duration)(nil),   // 72: google.protobuf.Duration
+	(*ListAuditRequest)(nil),      // 44: skep.v1.ListAuditRequest
+	(*JoinTokenRequest)(nil),      // 45: skep.v1.JoinTokenRequest
+	(*JoinTokenReply)(nil),        // 46: skep.v1.JoinTokenReply
+	(*JoinRequest)(nil),           // 47: skep.v1.JoinRequest
+	(*JoinReply)(nil),             // 48: skep.v1.JoinReply
+	(*RenewRequest)(nil),          // 49: skep.v1.RenewRequest
+	(*RenewReply)(nil),            // 50: skep.v1.RenewReply
+	(*IssueUserRequest)(nil),      // 51: skep.v1.IssueUserRequest
+	(*IssueUserReply)(nil),        // 52: skep.v1.IssueUserReply
+	(*UserCertificate)(nil),       // 53: skep.v1.UserCertificate
+	(*IssuedUsersReply)(nil),      // 54: skep.v1.IssuedUsersReply
+	(*RevokeUserRequest)(nil),     // 55: skep.v1.RevokeUserRequest
+	(*RevokeUserReply)(nil),       // 56: skep.v1.RevokeUserReply
+	(*VersionReply)(nil),          // 57: skep.v1.VersionReply
+	nil,                           // 58: skep.v1.UpdateNodeRequest.LabelAddEntry
+	(*ServiceSpec)(nil),           // 59: skep.v1.ServiceSpec
+	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
+	(*Service)(nil),               // 61: skep.v1.Service
+	(*Revision)(nil),              // 62: skep.v1.Revision
+	(*NetworkSpec)(nil),           // 63: skep.v1.NetworkSpec
+	(*Network)(nil),               // 64: skep.v1.Network
+	(*Task)(nil),                  // 65: skep.v1.Task
+	(*Node)(nil),                  // 66: skep.v1.Node
+	(*NodeSpec)(nil),              // 67: skep.v1.NodeSpec
+	(Availability)(0),             // 68: skep.v1.Availability
+	(NodeRole)(0),                 // 69: skep.v1.NodeRole
+	(*Cluster)(nil),               // 70: skep.v1.Cluster
+	(*ClusterSpec)(nil),           // 71: skep.v1.ClusterSpec
+	(*Event)(nil),                 // 72: skep.v1.Event
+	(*durationpb.Duration)(nil),   // 73: google.protobuf.Duration
 }
 var file_skep_v1_api_proto_depIdxs = []int32{
-	58, // 0: skep.v1.CreateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
-	58, // 1: skep.v1.UpdateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
+	59, // 0: skep.v1.CreateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
+	59, // 1: skep.v1.UpdateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
 	0,  // 2: skep.v1.RolloutRequest.action:type_name -> skep.v1.RolloutRequest.Action
 	10, // 3: skep.v1.RunServiceRequest.decision:type_name -> skep.v1.RunDecision
-	59, // 4: skep.v1.RunDecision.decided:type_name -> google.protobuf.Timestamp
-	59, // 5: skep.v1.RunDecision.due:type_name -> google.protobuf.Timestamp
-	60, // 6: skep.v1.ServiceReply.service:type_name -> skep.v1.Service
+	60, // 4: skep.v1.RunDecision.decided:type_name -> google.protobuf.Timestamp
+	60, // 5: skep.v1.RunDecision.due:type_name -> google.protobuf.Timestamp
+	61, // 6: skep.v1.ServiceReply.service:type_name -> skep.v1.Service
 	3,  // 7: skep.v1.ListServicesRequest.filters:type_name -> skep.v1.Filter
 	2,  // 8: skep.v1.ListServicesRequest.page:type_name -> skep.v1.Page
-	60, // 9: skep.v1.ListServicesReply.services:type_name -> skep.v1.Service
+	61, // 9: skep.v1.ListServicesReply.services:type_name -> skep.v1.Service
 	2,  // 10: skep.v1.ListRevisionsRequest.page:type_name -> skep.v1.Page
-	61, // 11: skep.v1.ListRevisionsReply.revisions:type_name -> skep.v1.Revision
-	62, // 12: skep.v1.CreateNetworkRequest.spec:type_name -> skep.v1.NetworkSpec
-	63, // 13: skep.v1.NetworkReply.network:type_name -> skep.v1.Network
+	62, // 11: skep.v1.ListRevisionsReply.revisions:type_name -> skep.v1.Revision
+	63, // 12: skep.v1.CreateNetworkRequest.spec:type_name -> skep.v1.NetworkSpec
+	64, // 13: skep.v1.NetworkReply.network:type_name -> skep.v1.Network
 	3,  // 14: skep.v1.ListNetworksRequest.filters:type_name -> skep.v1.Filter
 	2,  // 15: skep.v1.ListNetworksRequest.page:type_name -> skep.v1.Page
-	63, // 16: skep.v1.ListNetworksReply.networks:type_name -> skep.v1.Network
-	60, // 17: skep.v1.PlanRequest.service:type_name -> skep.v1.Service
+	64, // 16: skep.v1.ListNetworksReply.networks:type_name -> skep.v1.Network
+	61, // 17: skep.v1.PlanRequest.service:type_name -> skep.v1.Service
 	23, // 18: skep.v1.PlanReply.operations:type_name -> skep.v1.Operation
 	25, // 19: skep.v1.PlanReply.placing:type_name -> skep.v1.Placing
 	26, // 20: skep.v1.Placing.filters:type_name -> skep.v1.FilterResult
 	28, // 21: skep.v1.Placing.candidates:type_name -> skep.v1.ScoredNode
 	27, // 22: skep.v1.FilterResult.removed:type_name -> skep.v1.RemovedNode
-	60, // 23: skep.v1.ExplainReply.service:type_name -> skep.v1.Service
+	61, // 23: skep.v1.ExplainReply.service:type_name -> skep.v1.Service
 	25, // 24: skep.v1.ExplainReply.placing:type_name -> skep.v1.Placing
-	64, // 25: skep.v1.ExplainReply.waiting:type_name -> skep.v1.Task
+	65, // 25: skep.v1.ExplainReply.waiting:type_name -> skep.v1.Task
 	23, // 26: skep.v1.ExplainReply.next:type_name -> skep.v1.Operation
 	3,  // 27: skep.v1.ListTasksRequest.filters:type_name -> skep.v1.Filter
 	2,  // 28: skep.v1.ListTasksRequest.page:type_name -> skep.v1.Page
-	64, // 29: skep.v1.ListTasksReply.tasks:type_name -> skep.v1.Task
-	64, // 30: skep.v1.TaskReply.task:type_name -> skep.v1.Task
-	65, // 31: skep.v1.NodeReply.node:type_name -> skep.v1.Node
+	65, // 29: skep.v1.ListTasksReply.tasks:type_name -> skep.v1.Task
+	65, // 30: skep.v1.TaskReply.task:type_name -> skep.v1.Task
+	66, // 31: skep.v1.NodeReply.node:type_name -> skep.v1.Node
 	3,  // 32: skep.v1.ListNodesRequest.filters:type_name -> skep.v1.Filter
 	2,  // 33: skep.v1.ListNodesRequest.page:type_name -> skep.v1.Page
-	65, // 34: skep.v1.ListNodesReply.nodes:type_name -> skep.v1.Node
-	66, // 35: skep.v1.UpdateNodeRequest.spec:type_name -> skep.v1.NodeSpec
-	67, // 36: skep.v1.UpdateNodeRequest.availability:type_name -> skep.v1.Availability
-	68, // 37: skep.v1.UpdateNodeRequest.role:type_name -> skep.v1.NodeRole
-	57, // 38: skep.v1.UpdateNodeRequest.label_add:type_name -> skep.v1.UpdateNodeRequest.LabelAddEntry
-	68, // 39: skep.v1.AdmitNodeRequest.role:type_name -> skep.v1.NodeRole
-	67, // 40: skep.v1.AdmitNodeRequest.availability:type_name -> skep.v1.Availability
-	69, // 41: skep.v1.ClusterReply.cluster:type_name -> skep.v1.Cluster
-	70, // 42: skep.v1.InitClusterRequest.spec:type_name -> skep.v1.ClusterSpec
-	70, // 43: skep.v1.UpdateClusterRequest.spec:type_name -> skep.v1.ClusterSpec
+	66, // 34: skep.v1.ListNodesReply.nodes:type_name -> skep.v1.Node
+	67, // 35: skep.v1.UpdateNodeRequest.spec:type_name -> skep.v1.NodeSpec
+	68, // 36: skep.v1.UpdateNodeRequest.availability:type_name -> skep.v1.Availability
+	69, // 37: skep.v1.UpdateNodeRequest.role:type_name -> skep.v1.NodeRole
+	58, // 38: skep.v1.UpdateNodeRequest.label_add:type_name -> skep.v1.UpdateNodeRequest.LabelAddEntry
+	69, // 39: skep.v1.AdmitNodeRequest.role:type_name -> skep.v1.NodeRole
+	68, // 40: skep.v1.AdmitNodeRequest.availability:type_name -> skep.v1.Availability
+	70, // 41: skep.v1.ClusterReply.cluster:type_name -> skep.v1.Cluster
+	71, // 42: skep.v1.InitClusterRequest.spec:type_name -> skep.v1.ClusterSpec
+	71, // 43: skep.v1.UpdateClusterRequest.spec:type_name -> skep.v1.ClusterSpec
 	3,  // 44: skep.v1.ListEventsRequest.filters:type_name -> skep.v1.Filter
-	59, // 45: skep.v1.ListEventsRequest.since:type_name -> google.protobuf.Timestamp
-	59, // 46: skep.v1.ListEventsRequest.until:type_name -> google.protobuf.Timestamp
+	60, // 45: skep.v1.ListEventsRequest.since:type_name -> google.protobuf.Timestamp
+	60, // 46: skep.v1.ListEventsRequest.until:type_name -> google.protobuf.Timestamp
 	2,  // 47: skep.v1.ListEventsRequest.page:type_name -> skep.v1.Page
-	71, // 48: skep.v1.ListEventsReply.events:type_name -> skep.v1.Event
-	68, // 49: skep.v1.JoinTokenRequest.role:type_name -> skep.v1.NodeRole
-	67, // 50: skep.v1.JoinRequest.availability:type_name -> skep.v1.Availability
-	59, // 51: skep.v1.JoinRequest.now:type_name -> google.protobuf.Timestamp
-	68, // 52: skep.v1.JoinReply.role:type_name -> skep.v1.NodeRole
-	59, // 53: skep.v1.JoinReply.now:type_name -> google.protobuf.Timestamp
-	72, // 54: skep.v1.IssueUserRequest.expiry:type_name -> google.protobuf.Duration
-	59, // 55: skep.v1.UserCertificate.issued_at:type_name -> google.protobuf.Timestamp
-	59, // 56: skep.v1.UserCertificate.not_after:type_name -> google.protobuf.Timestamp
-	59, // 57: skep.v1.UserCertificate.revoked_at:type_name -> google.protobuf.Timestamp
-	52, // 58: skep.v1.IssuedUsersReply.certificates:type_name -> skep.v1.UserCertificate
-	52, // 59: skep.v1.RevokeUserReply.revoked:type_name -> skep.v1.UserCertificate
-	60, // [60:60] is the sub-list for method output_type
-	60, // [60:60] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	72, // 48: skep.v1.ListEventsReply.events:type_name -> skep.v1.Event
+	60, // 49: skep.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	60, // 50: skep.v1.ListAuditRequest.until:type_name -> google.protobuf.Timestamp
+	2,  // 51: skep.v1.ListAuditRequest.page:type_name -> skep.v1.Page
+	69, // 52: skep.v1.JoinTokenRequest.role:type_name -> skep.v1.NodeRole
+	68, // 53: skep.v1.JoinRequest.availability:type_name -> skep.v1.Availability
+	60, // 54: skep.v1.JoinRequest.now:type_name -> google.protobuf.Timestamp
+	69, // 55: skep.v1.JoinReply.role:type_name -> skep.v1.NodeRole
+	60, // 56: skep.v1.JoinReply.now:type_name -> google.protobuf.Timestamp
+	73, // 57: skep.v1.IssueUserRequest.expiry:type_name -> google.protobuf.Duration
+	60, // 58: skep.v1.UserCertificate.issued_at:type_name -> google.protobuf.Timestamp
+	60, // 59: skep.v1.UserCertificate.not_after:type_name -> google.protobuf.Timestamp
+	60, // 60: skep.v1.UserCertificate.revoked_at:type_name -> google.protobuf.Timestamp
+	53, // 61: skep.v1.IssuedUsersReply.certificates:type_name -> skep.v1.UserCertificate
+	53, // 62: skep.v1.RevokeUserReply.revoked:type_name -> skep.v1.UserCertificate
+	63, // [63:63] is the sub-list for method output_type
+	63, // [63:63] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_api_proto_init() }
@@ -3864,7 +3979,7 @@ func file_skep_v1_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_api_proto_rawDesc), len(file_skep_v1_api_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   57,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -917,6 +917,7 @@ type Revision struct {
 	RollbackTo    uint64                 `protobuf:"varint,7,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`                                                    // made by a rollback to that revision
 	Reason        string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`                                                                               // why, when nobody asked for it
 	Networks      map[string]string      `protobuf:"bytes,9,rep,name=networks,proto3" json:"networks,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // what its networks were called, by id
+	AuthorAddress string                 `protobuf:"bytes,40,opt,name=author_address,json=authorAddress,proto3" json:"author_address,omitempty"`                                           // where that came from: an IP address, or "local"
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1012,6 +1013,13 @@ func (x *Revision) GetNetworks() map[string]string {
 		return x.Networks
 	}
 	return nil
+}
+
+func (x *Revision) GetAuthorAddress() string {
+	if x != nil {
+		return x.AuthorAddress
+	}
+	return ""
 }
 
 // NodeObject is stored at spec/node.<id>: what the cluster knows of a node it admitted.
@@ -2685,8 +2693,9 @@ type Event struct {
 	Verb          string                 `protobuf:"bytes,4,opt,name=verb,proto3" json:"verb,omitempty"` // create, update, remove, ready, down, running, failed, …
 	Time          *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
 	Attributes    map[string]string      `protobuf:"bytes,6,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // image.old, replicas.new, …
-	Actor         string                 `protobuf:"bytes,7,opt,name=actor,proto3" json:"actor,omitempty"`
+	Actor         string                 `protobuf:"bytes,7,opt,name=actor,proto3" json:"actor,omitempty"`                                                                                     // who did it: user-<name>, root, a service or a node
 	Message       string                 `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`
+	Address       string                 `protobuf:"bytes,40,opt,name=address,proto3" json:"address,omitempty"` // where a person did it from: an IP address, or "local"
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2777,6 +2786,13 @@ func (x *Event) GetMessage() string {
 	return ""
 }
 
+func (x *Event) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 var File_skep_v1_object_proto protoreflect.FileDescriptor
 
 const file_skep_v1_object_proto_rawDesc = "" +
@@ -2844,7 +2860,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12=\n" +
 	"\fcompleted_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vcompletedAt\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\x8b\x03\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\xb2\x03\n" +
 	"\bRevision\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x16\n" +
@@ -2857,7 +2873,8 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\vrollback_to\x18\a \x01(\x04R\n" +
 	"rollbackTo\x12\x16\n" +
 	"\x06reason\x18\b \x01(\tR\x06reason\x12;\n" +
-	"\bnetworks\x18\t \x03(\v2\x1f.skep.v1.Revision.NetworksEntryR\bnetworks\x1a;\n" +
+	"\bnetworks\x18\t \x03(\v2\x1f.skep.v1.Revision.NetworksEntryR\bnetworks\x12%\n" +
+	"\x0eauthor_address\x18( \x01(\tR\rauthorAddress\x1a;\n" +
 	"\rNetworksEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x01\n" +
@@ -3023,7 +3040,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\aCluster\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12(\n" +
 	"\x04spec\x18\x02 \x01(\v2\x14.skep.v1.ClusterSpecR\x04spec\x12\x1b\n" +
-	"\tca_digest\x18\x03 \x01(\tR\bcaDigest\"\xb2\x02\n" +
+	"\tca_digest\x18\x03 \x01(\tR\bcaDigest\"\xcc\x02\n" +
 	"\x05Event\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -3034,7 +3051,8 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"attributes\x18\x06 \x03(\v2\x1e.skep.v1.Event.AttributesEntryR\n" +
 	"attributes\x12\x14\n" +
 	"\x05actor\x18\a \x01(\tR\x05actor\x12\x18\n" +
-	"\amessage\x18\b \x01(\tR\amessage\x1a=\n" +
+	"\amessage\x18\b \x01(\tR\amessage\x12\x18\n" +
+	"\aaddress\x18( \x01(\tR\aaddress\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*k\n" +

@@ -219,10 +219,11 @@ type SecretVersion struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // from 1
 	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	Author        string                 `protobuf:"bytes,3,opt,name=author,proto3" json:"author,omitempty"`                            // identity that asked for it
-	Size          uint64                 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`                               // bytes
-	RollbackTo    uint64                 `protobuf:"varint,5,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"` // it has the value of that version, 0 = one of its own
-	DroppedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=dropped_at,json=droppedAt,proto3" json:"dropped_at,omitempty"`     // stored alone: it is old and nothing needed it; it goes soon
+	Author        string                 `protobuf:"bytes,3,opt,name=author,proto3" json:"author,omitempty"`                                     // identity that asked for it
+	Size          uint64                 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`                                        // bytes
+	RollbackTo    uint64                 `protobuf:"varint,5,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`          // it has the value of that version, 0 = one of its own
+	DroppedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=dropped_at,json=droppedAt,proto3" json:"dropped_at,omitempty"`              // stored alone: it is old and nothing needed it; it goes soon
+	AuthorAddress string                 `protobuf:"bytes,40,opt,name=author_address,json=authorAddress,proto3" json:"author_address,omitempty"` // where that came from: an IP address, or "local"
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -297,6 +298,13 @@ func (x *SecretVersion) GetDroppedAt() *timestamppb.Timestamp {
 		return x.DroppedAt
 	}
 	return nil
+}
+
+func (x *SecretVersion) GetAuthorAddress() string {
+	if x != nil {
+		return x.AuthorAddress
+	}
+	return ""
 }
 
 // SecretUse is a service that refers to it.
@@ -1755,6 +1763,7 @@ type RollSecretRequest struct {
 	Kind          SecretKind             `protobuf:"varint,3,opt,name=kind,proto3,enum=skep.v1.SecretKind" json:"kind,omitempty"`
 	Version       uint64                 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
 	Author        string                 `protobuf:"bytes,5,opt,name=author,proto3" json:"author,omitempty"`
+	AuthorAddress string                 `protobuf:"bytes,40,opt,name=author_address,json=authorAddress,proto3" json:"author_address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1820,6 +1829,13 @@ func (x *RollSecretRequest) GetVersion() uint64 {
 func (x *RollSecretRequest) GetAuthor() string {
 	if x != nil {
 		return x.Author
+	}
+	return ""
+}
+
+func (x *RollSecretRequest) GetAuthorAddress() string {
+	if x != nil {
+		return x.AuthorAddress
 	}
 	return ""
 }
@@ -2360,7 +2376,7 @@ const file_skep_v1_vault_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\x0e2\x13.skep.v1.SecretKindR\x04kind\x12'\n" +
 	"\x04spec\x18\x03 \x01(\v2\x13.skep.v1.SecretSpecR\x04spec\x122\n" +
 	"\bversions\x18\x04 \x03(\v2\x16.skep.v1.SecretVersionR\bversions\x12&\n" +
-	"\x04uses\x18\x05 \x03(\v2\x12.skep.v1.SecretUseR\x04uses\"\xea\x01\n" +
+	"\x04uses\x18\x05 \x03(\v2\x12.skep.v1.SecretUseR\x04uses\"\x91\x02\n" +
 	"\rSecretVersion\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x129\n" +
 	"\n" +
@@ -2370,7 +2386,8 @@ const file_skep_v1_vault_proto_rawDesc = "" +
 	"\vrollback_to\x18\x05 \x01(\x04R\n" +
 	"rollbackTo\x129\n" +
 	"\n" +
-	"dropped_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tdroppedAt\"\xea\x01\n" +
+	"dropped_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tdroppedAt\x12%\n" +
+	"\x0eauthor_address\x18( \x01(\tR\rauthorAddress\"\xea\x01\n" +
 	"\tSecretUse\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12!\n" +
@@ -2486,13 +2503,14 @@ const file_skep_v1_vault_proto_rawDesc = "" +
 	"\fservice_name\x18\x02 \x01(\tR\vserviceName\x120\n" +
 	"\asecrets\x18\x03 \x03(\v2\x16.skep.v1.FileReferenceR\asecrets\x120\n" +
 	"\aconfigs\x18\x04 \x03(\v2\x16.skep.v1.FileReferenceR\aconfigs\x12#\n" +
-	"\rregistry_auth\x18\x05 \x01(\tR\fregistryAuth\"\x92\x01\n" +
+	"\rregistry_auth\x18\x05 \x01(\tR\fregistryAuth\"\xb9\x01\n" +
 	"\x11RollSecretRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12'\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x13.skep.v1.SecretKindR\x04kind\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\x04R\aversion\x12\x16\n" +
-	"\x06author\x18\x05 \x01(\tR\x06author\"-\n" +
+	"\x06author\x18\x05 \x01(\tR\x06author\x12%\n" +
+	"\x0eauthor_address\x18( \x01(\tR\rauthorAddress\"-\n" +
 	"\x0fRollSecretReply\x12\x1a\n" +
 	"\bservices\x18\x01 \x03(\tR\bservices\"[\n" +
 	"\x0eDeliverRequest\x12\x10\n" +

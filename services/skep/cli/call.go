@@ -75,7 +75,7 @@ func again(v *api.Verb, err error) bool {
 // ask is one request. It ends early when the broker refuses it, which a plain request would not notice, and when the
 // connection breaks while it is under way.
 func ask[Q, R proto.Message](ctx context.Context, a *app, nc *nats.Conn, e api.Endpoint[Q, R], req Q) (R, error) {
-	ctx, stop := a.guard(ctx, e.Subject())
+	ctx, stop := a.guard(ctx, rpc.AskOn(nc, e.Subject()), e.Subject())
 	defer stop()
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
@@ -105,7 +105,7 @@ func ask[Q, R proto.Message](ctx context.Context, a *app, nc *nats.Conn, e api.E
 
 // dial opens a stream to a node, and says at once when the broker refuses it.
 func dial[Q, R proto.Message](ctx context.Context, a *app, nc *nats.Conn, e api.Endpoint[Q, R], req Q, opts ...stream.Option) (*stream.Session, error) {
-	gctx, stop := a.guard(ctx, e.Subject())
+	gctx, stop := a.guard(ctx, rpc.AskOn(nc, e.Subject()), e.Subject())
 	s, err := stream.Dial(gctx, nc, e.Subject(), e.Node(), req, opts...)
 	if err != nil {
 		err = caused(gctx, err)
@@ -127,14 +127,15 @@ func caused(ctx context.Context, err error) error {
 
 // refusal waits for the broker's refusal of one subject.
 type refusal struct {
-	subj string
+	subj string // as it is published on
+	verb string
 	end  context.CancelCauseFunc
 }
 
 // guard ends the returned context when the broker refuses what is published on subj.
-func (a *app) guard(ctx context.Context, subj string) (context.Context, func()) {
+func (a *app) guard(ctx context.Context, subj, verb string) (context.Context, func()) {
 	ctx, end := context.WithCancelCause(ctx)
-	r := &refusal{subj, end}
+	r := &refusal{subj, verb, end}
 	a.mu.Lock()
 	a.refusals[r] = true
 	a.mu.Unlock()
@@ -156,16 +157,21 @@ func (a *app) refused(_ *nats.Conn, _ *nats.Subscription, err error) {
 	defer a.mu.Unlock()
 	for r := range a.refusals {
 		if strings.Contains(text, fmt.Sprintf("publish to %q", strings.ToLower(r.subj))) {
-			r.end(a.denied(r.subj))
+			r.end(a.denied(r.verb))
 		}
 	}
 }
 
 func (a *app) denied(subj string) error {
 	if c, err := a.store.Load(a.contextName()); err == nil {
-		if user, role, _, err := c.User(); err == nil && role == pki.Viewer {
-			return fault.Denied("the certificate of user %s is a viewer's: it may look at the cluster, but not change anything or reach into tasks (refused: %s); "+
-				"on a manager, `skep context issue --role admin` makes another", user, subj)
+		if user, role, _, err := c.User(); err == nil {
+			may := map[string]string{
+				pki.Viewer:   "a viewer's: it may look at the cluster, but not change anything or reach into tasks",
+				pki.Operator: "an operator's: it may run services, but not change nodes, the cluster, its CA, users or tokens",
+			}[role]
+			if may != "" {
+				return fault.Denied("the certificate of user %s is %s (refused: %s); on a manager, `skep user create` makes another", user, may, subj)
+			}
 		}
 	}
 	return fault.Denied("the cluster does not let this user do that (refused: %s)", subj)

@@ -27,59 +27,74 @@ import (
 const contextExt = ".skepcontext"
 
 func (a *app) contextIssue() *cobra.Command {
-	var role, out, addr, description string
-	var expiry time.Duration
+	i := issue{role: pki.Admin}
 	cmd := &cobra.Command{Use: "issue [OPTIONS] NAME", Short: "Make a certificate for a user elsewhere", Args: exactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
 		Long: "Make a certificate for a user elsewhere, and write it with its key and the managers' addresses to one file that only you can read.\n" +
-			"On the user's machine `skep context import FILE` takes it in. The key is made here and is in that file alone.",
+			"On the user's machine `skep context import FILE` takes it in. The key is made here and is in that file alone.\n" +
+			"`skep user create` does the same and refuses a name that has a certificate already.",
 		Example: "  skep context issue alice\n  skep context issue --role viewer --expiry 24h -o - guest | ssh guest@host skep context import -",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !slices.Contains(pki.UserRoles, role) {
-				return Usagef("unknown role %q: it is %s", role, strings.Join(pki.UserRoles, ", "))
-			}
-			if expiry <= 0 {
-				return Usagef("--expiry must be above 0")
-			}
-			name := args[0]
-			if strings.ContainsRune(name, filepath.Separator) {
-				return Usagef("invalid name %q: it is a user's name, not a file's; --output names the file", name)
-			}
-			path, err := a.writeSecret(out, name, func() ([]byte, error) {
-				c, err := a.issue(cmd.Context(), name, role, expiry)
-				if err != nil {
-					return nil, err
-				}
-				if addr != "" {
-					c.Addr, c.Others = withPort(addr), nil
-				}
-				c.Description = description
-				return c.Encode()
-			})
-			if err != nil || path == "" {
-				return err
-			}
-			a.printf("%s\n", path)
-			a.tellf("The file holds a private key: move it to %s's machine, there run `skep context import %s`, and keep no copy.\n", name, path)
-			return nil
+			return a.issueTo(cmd.Context(), args[0], i)
 		}}
-	f := cmd.Flags()
-	f.StringVar(&role, "role", pki.Admin, "What the user may do: admin (everything), operator (all but nodes, the CA, users and the unlock key), viewer (list and inspect)")
-	f.DurationVar(&expiry, "expiry", 30*24*time.Hour, "How long the certificate is valid")
-	f.StringVarP(&out, "output", "o", "", "File to write, or - for a pipe (default NAME"+contextExt+")")
-	f.StringVar(&addr, "addr", "", "Address at which the user reaches a manager: host[:port] (default: those the managers advertise)")
-	f.StringVar(&description, "description", "", "What this cluster is")
-	completeWords(cmd, "role", pki.Admin+"\tmay do everything", pki.Operator+"\tmay run services", pki.Viewer+"\tmay list and inspect")
+	i.flags(cmd)
+	cmd.Flags().DurationVar(&i.expiry, "expiry", 30*24*time.Hour, "How long the certificate is valid")
 	return cmd
 }
 
+// issue is what a user's certificate is made with.
+type issue struct {
+	role, out, addr, description string
+	expiry                       time.Duration
+	first                        bool // refused while another certificate of the name is good
+}
+
+func (i *issue) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&i.role, "role", i.role, "What the user may do: admin (everything), operator (all but nodes, the CA, users and the unlock key), viewer (list and inspect)")
+	f.StringVarP(&i.out, "output", "o", "", "File to write, or - for a pipe (default NAME"+contextExt+")")
+	f.StringVar(&i.addr, "addr", "", "Address at which the user reaches a manager: host[:port] (default: those the managers advertise)")
+	f.StringVar(&i.description, "description", "", "What this cluster is")
+	completeWords(cmd, "role", pki.Admin+"\tmay do everything", pki.Operator+"\tmay run services", pki.Viewer+"\tmay list and inspect")
+}
+
+// issueTo makes a user's context and writes it to its file, or to a pipe.
+func (a *app) issueTo(ctx context.Context, name string, i issue) error {
+	if !slices.Contains(pki.UserRoles, i.role) {
+		return Usagef("unknown role %q: it is %s", i.role, strings.Join(pki.UserRoles, ", "))
+	}
+	if i.expiry <= 0 {
+		return Usagef("--expiry must be above 0")
+	}
+	if strings.ContainsRune(name, filepath.Separator) {
+		return Usagef("invalid name %q: it is a user's name, not a file's; --output names the file", name)
+	}
+	path, err := a.writeSecret(i.out, name, func() ([]byte, error) {
+		c, err := a.issue(ctx, name, i)
+		if err != nil {
+			return nil, err
+		}
+		if i.addr != "" {
+			c.Addr, c.Others = withPort(i.addr), nil
+		}
+		c.Description = i.description
+		return c.Encode()
+	})
+	if err != nil || path == "" {
+		return err
+	}
+	a.printf("%s\n", path)
+	a.tellf("The file holds a private key: move it to %s's machine, there run `skep context import %s`, and keep no copy.\n", name, path)
+	return nil
+}
+
 // issue makes a key, has it certified and puts the context together.
-func (a *app) issue(ctx context.Context, name, role string, expiry time.Duration) (conn.Context, error) {
+func (a *app) issue(ctx context.Context, name string, i issue) (conn.Context, error) {
 	c := conn.Context{Name: name}
 	key, csr, err := pki.NewKeyAndCSR()
 	if err != nil {
 		return c, fmt.Errorf("make a key for user %s: %w", name, err)
 	}
-	r, err := call(ctx, a, api.UserIssue, &skepv1.IssueUserRequest{Name: name, Role: role, CsrDer: csr, Expiry: durationpb.New(expiry)})
+	r, err := call(ctx, a, api.UserIssue, &skepv1.IssueUserRequest{Name: name, Role: i.role, CsrDer: csr, Expiry: durationpb.New(i.expiry), First: i.first})
 	if err != nil {
 		return c, err
 	}

@@ -85,6 +85,9 @@ func hostileCluster(t *testing.T) *cluster {
 	serve(c, c.rs, api.UserRevoke, func(*skepv1.RevokeUserRequest) (*skepv1.RevokeUserReply, error) {
 		return &skepv1.RevokeUserReply{Revoked: certificates}, nil
 	})
+	serve(c, c.rs, api.AuditList, func(*skepv1.ListAuditRequest) (*skepv1.ListEventsReply, error) {
+		return &skepv1.ListEventsReply{Events: []*skepv1.Event{{Kind: "service", Attributes: map[string]string{hostile: hostile}}}}, nil
+	})
 	for _, id := range []string{nodeID, node2} {
 		onNode(c, api.ImageList.At(id), func(*skepv1.ListImagesRequest) (*skepv1.ListImagesReply, error) {
 			return &skepv1.ListImagesReply{}, nil
@@ -126,6 +129,7 @@ func hostileCluster(t *testing.T) *cluster {
 // commandLines are one for every command of the tree that speaks of the cluster. A command that is not here fails the
 // test below: give it a line.
 var commandLines = map[string]string{
+	"audit": "--since 1h", "user create": "-o - --role viewer alice", "user ls": "", "user rm": "alice",
 	"context issue": "-o - alice", "context issued": "", "context revoke": "alice", "doctor": "", "events": "--since 1h --until 1s", "exec": "t1 sh", "image load": "--node " + nodeID, "image ls": "", "image pull": "--node " + nodeID + " img",
 	"image rm": "--node " + nodeID + " img", "info": "", "join-token": "worker", "logs": webID, "mesh ls": "--node all", "mesh trace": "--node all 8080", "network create": "other",
 	"network inspect": frontID, "network ls": "", "network prune": "-f", "network rm": frontID, "node demote": nodeID, "node inspect": nodeID, "node ls": "", "node promote": nodeID,

@@ -45,20 +45,7 @@ func (a *app) contextRevoke() *cobra.Command {
 	return &cobra.Command{Use: "revoke NAME|SERIAL [NAME|SERIAL...]", Short: "Refuse certificates of users elsewhere from now on", Args: minArgs(1), ValidArgsFunction: a.issuedNames,
 		Long: "Refuse certificates of users elsewhere from now on, and end their connections. NAME is all certificates of that user, SERIAL is one;\n`skep context issued` lists them. Nothing takes it back: `skep context issue` makes a new certificate.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.each(cmd.Context(), args, func(ref string) error {
-				r, err := call(cmd.Context(), a, api.UserRevoke, &skepv1.RevokeUserRequest{Ref: ref})
-				if err != nil {
-					return err
-				}
-				for _, c := range r.Revoked {
-					a.printf("%s\n", c.Serial)
-				}
-				if len(r.Revoked) == 0 {
-					a.tellf("Revoked before: %s.\n", ref)
-				}
-				a.warnOfHeirs(cmd.Context(), r.Revoked)
-				return nil
-			})
+			return a.each(cmd.Context(), args, func(ref string) error { return a.revoke(cmd.Context(), ref) })
 		}}
 }
 

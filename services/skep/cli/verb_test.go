@@ -52,7 +52,7 @@ func TestAVerbIsAdded(t *testing.T) {
 		t.Errorf("decode takes the reply for %q", got)
 	}
 	for role, want := range map[bus.Role]bool{bus.RoleViewer: true, bus.RoleAdmin: true, bus.RoleWorker: false} {
-		may := slices.ContainsFunc(bus.Permissions(role, "x").Publish.Allow, func(p string) bool { return subject.Matches(p, servicePolish.Subject()) })
+		may := slices.ContainsFunc(bus.Permissions(role, "x", subject.Local).Publish.Allow, func(p string) bool { return subject.Matches(p, servicePolish.Subject()) })
 		if may != want {
 			t.Errorf("%s may ask it: %v", role, may)
 		}
