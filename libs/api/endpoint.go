@@ -134,8 +134,9 @@ func define[Q, R proto.Message](subj, service string, effect Effect, callers Cal
 // All are the verbs, in the order of the list.
 func All() []*Verb { return verbs }
 
-// Of finds the verb that a subject belongs to, nil when it is none.
+// Of finds the verb that a subject belongs to, whoever asks on it; nil when it is none.
 func Of(subj string) *Verb {
+	subj, _, _, _ = subject.AskedBy(subj)
 	for _, v := range verbs {
 		if subject.Matches(v.Subject, subj) {
 			return v

@@ -78,6 +78,7 @@ var (
 	StateSnapshot = node[*pb.SnapshotRequest, *pb.SnapshotReply]("state", "state", "snapshot", Reads)
 	StateSpecs    = node[*pb.SpecsRequest, *pb.SpecsReply]("state", "state", "specs", Reads)
 	StateStatus   = node[*pb.NodeStatus, *pb.StatusReply]("state", "state", "status", Writes)
+	StateTold     = node[*pb.ToldRequest, *pb.Empty]("state", "state", "told", Writes)
 	VaultRenew    = node[*pb.RenewRequest, *pb.RenewReply]("secrets-vault", "vault", "renew", Writes)
 	VaultDeliver  = node[*pb.DeliverRequest, *pb.DeliverReply]("secrets-vault", "vault", "deliver", Reads)
 	MeshSync      = node[*pb.MeshSyncRequest, *pb.MeshSyncReply]("ingress-mesh", "mesh", "sync", Reads)
@@ -119,6 +120,7 @@ var Announcements = []Announcement{
 	{subject.PushFiles("*"), "state", (*pb.Empty)(nil).ProtoReflect().Type()},
 	{subject.AllNet, "the broker, of endpoint.<scope>.<item>", (*pb.MeshRecord)(nil).ProtoReflect().Type()},
 	{subject.AllEvents, "everybody", (*pb.Event)(nil).ProtoReflect().Type()},
+	{subject.AllSeen, "everybody, for viewers", (*pb.Event)(nil).ProtoReflect().Type()},
 }
 
 // ForPeople adds to the list what people ask.

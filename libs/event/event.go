@@ -1,5 +1,6 @@
 // Package event publishes what happened, as protojson, to skep.v1.event.<kind>.<id>.<verb>: the EVENTS stream
-// keeps it for a week and `nats sub 'skep.v1.event.>'` shows it live.
+// keeps it for a week and `nats sub 'skep.v1.event.>'` shows it live. Viewers hear it on skep.v1.seen.<kind>.<id>.<verb>, without
+// who did it and from where.
 package event
 
 import (
@@ -13,6 +14,7 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 
 	"skep.dev/libs/id"
+	"skep.dev/libs/mask"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 )
@@ -42,17 +44,24 @@ func PublishOnce(nc *nats.Conn, e *skepv1.Event, key string) error {
 	if e.Time == nil {
 		e.Time = timestamppb.Now()
 	}
+	if err := publish(nc, subject.Event(e.Kind, e.Id, e.Verb), e, key); err != nil {
+		return err
+	}
+	return publish(nc, subject.Seen(e.Kind, e.Id, e.Verb), mask.ForViewer(e), key)
+}
+
+func publish(nc *nats.Conn, subj string, e *skepv1.Event, key string) error {
 	body, err := rpc.Encode(e, true)
 	if err != nil {
-		return fmt.Errorf("encode event %s.%s.%s: %w", e.Kind, e.Id, e.Verb, err)
+		return fmt.Errorf("encode event %s: %w", subj, err)
 	}
-	m := nats.NewMsg(subject.Event(e.Kind, e.Id, e.Verb))
+	m := nats.NewMsg(subj)
 	m.Data = body
 	m.Header.Set(rpc.HeaderContentType, rpc.TypeJSON)
 	m.Header.Set(rpc.HeaderType, "skep.v1.Event")
 	m.Header.Set("Nats-Msg-Id", key)
 	if err := nc.PublishMsg(m); err != nil {
-		return fmt.Errorf("publish event %s: %w", m.Subject, err)
+		return fmt.Errorf("publish event %s: %w", subj, err)
 	}
 	return nil
 }

@@ -1,7 +1,7 @@
 // Package mask hides values that only those who may change services need to see, in what is answered to viewers: people who
 // look and change nothing.
 //
-// Hidden are: every value of a task's environment, options of volume and log drivers (they carry credentials), sealed registry
+// Hidden are: of secrets and configs everything but their names, of events who did it and from where, every value of a task's environment, options of volume and log drivers (they carry credentials), sealed registry
 // credentials, values of labels whose key says that they are secret, and in commands, arguments and checks what follows a word
 // that says so (--password=…, TOKEN=…, user:…@ in a URL). Names stay, and so does that a value changed: it is shown as
 // <hidden:tag>, where the tag depends on name and value. Tags of one process are comparable, those of two are not; nobody can
@@ -15,12 +15,14 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"regexp"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -36,6 +38,19 @@ func walk(m protoreflect.Message) {
 	case *skepv1.Secret:
 		x.Spec = &skepv1.SecretSpec{Name: x.Spec.GetName()}
 		x.Meta, x.Versions, x.Uses = &skepv1.Meta{Id: x.Meta.GetId()}, nil, nil
+	case *skepv1.Event:
+		// Who did it, and from where, is for those who may change things: skep audit.
+		x.Address = ""
+		if subject.IsPerson(x.Actor) || x.Actor == "root" {
+			x.Actor = ""
+		}
+		switch x.Kind {
+		case "secret", "config", "user":
+			maps.DeleteFunc(x.Attributes, func(k, _ string) bool { return k != "name" })
+			x.Message = ""
+		}
+	case *skepv1.Revision:
+		x.AuthorAddress = ""
 	case *skepv1.ServiceSpec:
 		labels(x.Labels)
 	case *skepv1.ContainerSpec:

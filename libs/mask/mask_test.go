@@ -110,3 +110,29 @@ func TestViewersSeeNamesOfSecretsAlone(t *testing.T) {
 		t.Errorf("an empty one: %v", got)
 	}
 }
+
+// Viewers are told what happened, not who did it and from where, and nothing of secrets and users but their names.
+func TestEventsForViewers(t *testing.T) {
+	for _, e := range []*skepv1.Event{
+		{Kind: "service", Name: "web", Verb: "update", Actor: "user-ada", Address: "192.0.2.7", Attributes: map[string]string{"name": "web", "replicas.new": "2"}},
+		{Kind: "secret", Name: "db", Verb: "update", Actor: "root", Address: "local", Attributes: map[string]string{"name": "db", "version": "2"}, Message: "x"},
+		{Kind: "user", Name: "ada", Verb: "issue", Actor: "user-boss", Address: "192.0.2.7", Attributes: map[string]string{"role": "admin"}},
+	} {
+		got := ForViewer(&skepv1.ListEventsReply{Events: []*skepv1.Event{e}}).Events[0]
+		if got.Actor != "" || got.Address != "" || got.Name != e.Name || got.Verb != e.Verb {
+			t.Errorf("%v is shown as %v", e, got)
+		}
+		if e.Kind != "service" && (got.Attributes["version"] != "" || got.Attributes["role"] != "" || got.Message != "") || e.Kind == "service" && got.Attributes["replicas.new"] != "2" {
+			t.Errorf("%v is shown as %v", e, got)
+		}
+		if e.Address == "" {
+			t.Error("the event itself was masked")
+		}
+	}
+	if got := ForViewer(&skepv1.Event{Kind: "service", Actor: "scheduler"}); got.Actor != "scheduler" {
+		t.Errorf("%v", got)
+	}
+	if got := ForViewer(&skepv1.Revision{Author: "user-ada", AuthorAddress: "192.0.2.7"}); got.AuthorAddress != "" {
+		t.Errorf("%v", got)
+	}
+}

@@ -72,6 +72,10 @@ func Heartbeat(node string) string { return prefix + "hb." + node }
 // Event names one event: skep.v1.event.<kind>.<id>.<verb>.
 func Event(kind, id, verb string) string { return prefix + "event." + kind + "." + id + "." + verb }
 
+// Seen is where an event is told without who did it and from where, to people who may only look: skep.v1.seen.<kind>.<id>.<verb>.
+// Nobody keeps these.
+func Seen(kind, id, verb string) string { return prefix + "seen." + kind + "." + id + "." + verb }
+
 // IO is one channel (in, out, err, ctl) of a byte stream: skep.v1.io.<node>.<session>.<channel>.
 // Channels "in" and "cctl" run towards the node; "out", "err" and "ctl" away from it.
 func IO(node, session, channel string) string {
@@ -83,6 +87,7 @@ const (
 	AllAPI        = prefix + "api.>"
 	AllHeartbeats = prefix + "hb.*"
 	AllEvents     = prefix + "event.>"
+	AllSeen       = prefix + "seen.>"
 	PushPrefix    = prefix + "push."
 	NetPrefix     = prefix + "net."
 	AllNet        = NetPrefix + ">"
@@ -99,7 +104,7 @@ const (
 var (
 	changedKinds = []string{"service", "network", "cluster", "secret", "config", "image", "volume", "user", "token"}
 	changedNode  = []string{"create", "update", "remove"}
-	nodeVerbs    = []string{"describe", "unknown", "ready", "down", "disconnected", "path-open", "path-blocked"}
+	nodeVerbs    = []string{"image-pull", "image-remove", "image-load", "describe", "unknown", "ready", "down", "disconnected", "path-open", "path-blocked"}
 )
 
 // EventSubjects are the subjects of one of the streams of events, those of one kind or, with kind "", all.

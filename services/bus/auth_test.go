@@ -156,7 +156,8 @@ func TestUsers(t *testing.T) {
 	for _, s := range []string{subject.IO(node, "s", "in"), "$KV.spec.x", "$JS.API.INFO", "$SRV.PING"} {
 		viewer.mustNotPublish(s, nil)
 	}
-	viewer.subscribe(subject.AllEvents, true)
+	viewer.subscribe(subject.AllSeen, true)
+	viewer.subscribe(subject.AllEvents, false)
 	viewer.subscribe(subject.IO("*", "*", "out"), false)
 	// Answers are masked by the inbox they go to: a viewer hears those of viewers only, also of his own name.
 	viewer.subscribe(subject.ViewerInbox("user-vic")+".>", true)

@@ -81,7 +81,7 @@ func Permissions(role Role, id, from string) *server.Permissions {
 		// viewer and a dishonest worker together could write anywhere.
 		return &server.Permissions{
 			Publish:   &server.SubjectPermission{Allow: asks(role, id, from)},
-			Subscribe: &server.SubjectPermission{Allow: []string{subject.ViewerInbox(id) + ".>", subject.AllEvents}},
+			Subscribe: &server.SubjectPermission{Allow: []string{subject.ViewerInbox(id) + ".>", subject.AllSeen}},
 		}
 
 	case RoleJoiner:

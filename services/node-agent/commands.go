@@ -97,6 +97,7 @@ func (s *Service) listImages(ctx context.Context, _ *skepv1.ListImagesRequest) (
 }
 
 func (s *Service) removeImage(ctx context.Context, r *skepv1.RemoveImageRequest) (*skepv1.RemoveImageReply, error) {
+	s.tell(ctx, &skepv1.ToldRequest{Verb: "image-remove", Subject: r.GetRef()})
 	gone, err := s.runtime.RemoveImage(ctx, r.GetRef(), r.GetForce(), s.imagesInUse())
 	if errdefs.IsNotFound(err) {
 		return nil, fault.NotFound("no such image: %s", r.GetRef())
@@ -108,6 +109,7 @@ func (s *Service) removeImage(ctx context.Context, r *skepv1.RemoveImageRequest)
 }
 
 func (s *Service) pullImage(ctx context.Context, r *skepv1.PullImageRequest) (*skepv1.PullImageReply, error) {
+	s.tell(ctx, &skepv1.ToldRequest{Verb: "image-pull", Subject: r.GetRef()})
 	name, digest, err := s.runtime.PullImage(ctx, r.GetRef(), r.GetRegistryAuth())
 	if err != nil {
 		return nil, fault.Invalid("%v", err)
@@ -166,6 +168,11 @@ func (s *Service) exec(ctx context.Context, sess *stream.Session, body []byte) {
 		refuse(sess, fault.Conflict("task %s is not running (%s)", req.GetTaskId(), stateName(st.State)))
 		return
 	}
+	told := &skepv1.ToldRequest{Verb: "exec", TaskId: req.GetTaskId()}
+	if len(req.GetArgs()) > 0 {
+		told.Subject = req.Args[0] // no arguments: passwords stand there
+	}
+	s.tell(ctx, told)
 	streams := ctrd.ExecIO{Stdout: sess.Writer(stream.Out), Stderr: sess.Writer(stream.Err), Control: sess.Control()}
 	if req.GetStdin() {
 		streams.Stdin = sess.Reader(stream.In)
@@ -247,6 +254,7 @@ func (s *Service) logs(ctx context.Context, sess *stream.Session, body []byte) {
 }
 
 func (s *Service) loadImage(ctx context.Context, sess *stream.Session, _ []byte) {
+	s.tell(ctx, &skepv1.ToldRequest{Verb: "image-load"})
 	names, err := s.runtime.Images.Load(s.runtime.Context(ctx), sess.Reader(stream.In))
 	if err != nil {
 		refuse(sess, fault.Invalid("%v", err))

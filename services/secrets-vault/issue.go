@@ -80,6 +80,8 @@ func (s *Service) token(ctx context.Context, r *skepv1.JoinTokenRequest) (*skepv
 				return nil, fmt.Errorf("rotate the join token for %s: %w", short(role), err)
 			}
 			t.tokenRecord = next
+		} else {
+			s.tellToken(ctx, "token-read", role)
 		}
 		text := pki.Token{Digest: pki.Digest(s.idx.authority().Cert), Secret: t.Secret}.String()
 		return &skepv1.JoinTokenReply{Token: text, ManagerAddrs: s.cfg.ManagerAddrs()}, nil
@@ -114,9 +116,13 @@ func (s *Service) rotate(ctx context.Context, role pki.Role, t token) (tokenReco
 		return next, err
 	}
 	s.log.Info("join token rotated", zap.String("role", short(role)))
-	ca := s.idx.authority()
-	s.publish(ctx, &skepv1.Event{Kind: "cluster", Id: ca.ClusterID(), Name: "default", Verb: "token-rotate", Attributes: map[string]string{"role": short(role)}})
+	s.tellToken(ctx, "token-rotate", role)
 	return next, nil
+}
+
+// tellToken tells who has seen a join token: it makes its holder a node.
+func (s *Service) tellToken(ctx context.Context, verb string, role pki.Role) {
+	s.publish(ctx, &skepv1.Event{Kind: "cluster", Id: s.idx.authority().ClusterID(), Name: "default", Verb: verb, Attributes: map[string]string{"role": short(role)}})
 }
 
 // issueUser certifies a person's key for the remote CLI. Admins ask; the broker lets nobody else.

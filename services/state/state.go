@@ -191,6 +191,7 @@ func (s *Service) endpoints(srv *rpc.Server) error {
 		api.HandleNode(srv, api.StateDescribe, s.describeNode),
 		api.HandleNode(srv, api.StateSnapshot, s.snapshot),
 		api.HandleNode(srv, api.StateSpecs, s.specs),
+		api.HandleNode(srv, api.StateTold, s.told),
 		api.HandleNode(srv, api.StateStatus, s.reportStatus),
 	)
 }

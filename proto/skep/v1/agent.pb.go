@@ -1980,6 +1980,84 @@ func (x *TaskStats) GetPids() uint64 {
 	return 0
 }
 
+// ---- skep.v1.svc.state.told.<node>
+// ToldRequest is what a person asked of a node, told by the node before it does it.
+type ToldRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Verb          string                 `protobuf:"bytes,1,opt,name=verb,proto3" json:"verb,omitempty"`                   // exec, image-pull, image-remove, image-load
+	Actor         string                 `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`                 // user-<name>, or root
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`             // where that came from: an IP address, or "local"
+	TaskId        string                 `protobuf:"bytes,4,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"` // of exec
+	Subject       string                 `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`             // which command, which image
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ToldRequest) Reset() {
+	*x = ToldRequest{}
+	mi := &file_skep_v1_agent_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ToldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ToldRequest) ProtoMessage() {}
+
+func (x *ToldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_agent_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ToldRequest.ProtoReflect.Descriptor instead.
+func (*ToldRequest) Descriptor() ([]byte, []int) {
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ToldRequest) GetVerb() string {
+	if x != nil {
+		return x.Verb
+	}
+	return ""
+}
+
+func (x *ToldRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *ToldRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ToldRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *ToldRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
 var File_skep_v1_agent_proto protoreflect.FileDescriptor
 
 const file_skep_v1_agent_proto_rawDesc = "" +
@@ -2119,7 +2197,13 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"\tcpu_nanos\x18\x02 \x01(\x04R\bcpuNanos\x12!\n" +
 	"\fmemory_bytes\x18\x03 \x01(\x04R\vmemoryBytes\x12!\n" +
 	"\fmemory_limit\x18\x04 \x01(\x04R\vmemoryLimit\x12\x12\n" +
-	"\x04pids\x18\x05 \x01(\x04R\x04pidsB\x1fZ\x1dskep.dev/proto/skep/v1;skepv1b\x06proto3"
+	"\x04pids\x18\x05 \x01(\x04R\x04pids\"\x84\x01\n" +
+	"\vToldRequest\x12\x12\n" +
+	"\x04verb\x18\x01 \x01(\tR\x04verb\x12\x14\n" +
+	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x17\n" +
+	"\atask_id\x18\x04 \x01(\tR\x06taskId\x12\x18\n" +
+	"\asubject\x18\x05 \x01(\tR\asubjectB\x1fZ\x1dskep.dev/proto/skep/v1;skepv1b\x06proto3"
 
 var (
 	file_skep_v1_agent_proto_rawDescOnce sync.Once
@@ -2133,7 +2217,7 @@ func file_skep_v1_agent_proto_rawDescGZIP() []byte {
 	return file_skep_v1_agent_proto_rawDescData
 }
 
-var file_skep_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_skep_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_skep_v1_agent_proto_goTypes = []any{
 	(*Heartbeat)(nil),             // 0: skep.v1.Heartbeat
 	(*SnapshotRequest)(nil),       // 1: skep.v1.SnapshotRequest
@@ -2167,35 +2251,36 @@ var file_skep_v1_agent_proto_goTypes = []any{
 	(*StatsRequest)(nil),          // 29: skep.v1.StatsRequest
 	(*StatsReply)(nil),            // 30: skep.v1.StatsReply
 	(*TaskStats)(nil),             // 31: skep.v1.TaskStats
-	nil,                           // 32: skep.v1.Ping.SentEntry
-	(*NodeTasks)(nil),             // 33: skep.v1.NodeTasks
-	(*ClusterSpec)(nil),           // 34: skep.v1.ClusterSpec
-	(*NodeObject)(nil),            // 35: skep.v1.NodeObject
-	(*Revision)(nil),              // 36: skep.v1.Revision
-	(*NodeDescription)(nil),       // 37: skep.v1.NodeDescription
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
-	(*Platform)(nil),              // 39: skep.v1.Platform
+	(*ToldRequest)(nil),           // 32: skep.v1.ToldRequest
+	nil,                           // 33: skep.v1.Ping.SentEntry
+	(*NodeTasks)(nil),             // 34: skep.v1.NodeTasks
+	(*ClusterSpec)(nil),           // 35: skep.v1.ClusterSpec
+	(*NodeObject)(nil),            // 36: skep.v1.NodeObject
+	(*Revision)(nil),              // 37: skep.v1.Revision
+	(*NodeDescription)(nil),       // 38: skep.v1.NodeDescription
+	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
+	(*Platform)(nil),              // 40: skep.v1.Platform
 }
 var file_skep_v1_agent_proto_depIdxs = []int32{
-	33, // 0: skep.v1.SnapshotReply.tasks:type_name -> skep.v1.NodeTasks
-	34, // 1: skep.v1.SnapshotReply.cluster:type_name -> skep.v1.ClusterSpec
-	35, // 2: skep.v1.SnapshotReply.node:type_name -> skep.v1.NodeObject
+	34, // 0: skep.v1.SnapshotReply.tasks:type_name -> skep.v1.NodeTasks
+	35, // 1: skep.v1.SnapshotReply.cluster:type_name -> skep.v1.ClusterSpec
+	36, // 2: skep.v1.SnapshotReply.node:type_name -> skep.v1.NodeObject
 	4,  // 3: skep.v1.SpecsRequest.keys:type_name -> skep.v1.RevisionKey
-	36, // 4: skep.v1.SpecsReply.revisions:type_name -> skep.v1.Revision
-	34, // 5: skep.v1.SpecsReply.cluster:type_name -> skep.v1.ClusterSpec
-	37, // 6: skep.v1.DescribeRequest.description:type_name -> skep.v1.NodeDescription
-	35, // 7: skep.v1.DescribeReply.node:type_name -> skep.v1.NodeObject
-	34, // 8: skep.v1.DescribeReply.cluster:type_name -> skep.v1.ClusterSpec
-	38, // 9: skep.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	38, // 10: skep.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	37, // 4: skep.v1.SpecsReply.revisions:type_name -> skep.v1.Revision
+	35, // 5: skep.v1.SpecsReply.cluster:type_name -> skep.v1.ClusterSpec
+	38, // 6: skep.v1.DescribeRequest.description:type_name -> skep.v1.NodeDescription
+	36, // 7: skep.v1.DescribeReply.node:type_name -> skep.v1.NodeObject
+	35, // 8: skep.v1.DescribeReply.cluster:type_name -> skep.v1.ClusterSpec
+	39, // 9: skep.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	39, // 10: skep.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
 	14, // 11: skep.v1.StreamControl.resize:type_name -> skep.v1.Resize
 	15, // 12: skep.v1.StreamControl.exit:type_name -> skep.v1.Exit
 	16, // 13: skep.v1.StreamControl.credit:type_name -> skep.v1.Credit
 	17, // 14: skep.v1.StreamControl.ping:type_name -> skep.v1.Ping
-	32, // 15: skep.v1.Ping.sent:type_name -> skep.v1.Ping.SentEntry
+	33, // 15: skep.v1.Ping.sent:type_name -> skep.v1.Ping.SentEntry
 	20, // 16: skep.v1.ListImagesReply.images:type_name -> skep.v1.Image
-	38, // 17: skep.v1.Image.created_at:type_name -> google.protobuf.Timestamp
-	39, // 18: skep.v1.ResolveImageReply.platforms:type_name -> skep.v1.Platform
+	39, // 17: skep.v1.Image.created_at:type_name -> google.protobuf.Timestamp
+	40, // 18: skep.v1.ResolveImageReply.platforms:type_name -> skep.v1.Platform
 	31, // 19: skep.v1.StatsReply.tasks:type_name -> skep.v1.TaskStats
 	20, // [20:20] is the sub-list for method output_type
 	20, // [20:20] is the sub-list for method input_type
@@ -2227,7 +2312,7 @@ func file_skep_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_agent_proto_rawDesc), len(file_skep_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

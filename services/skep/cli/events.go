@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sort"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"skep.dev/libs/api"
+	"skep.dev/libs/fault"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
@@ -102,7 +104,11 @@ func (a *app) events(ctx context.Context, req *skepv1.ListEventsRequest, show fu
 	dropped := make(chan struct{}, 1)
 	if !past {
 		// Listening begins before the past is read, so that nothing falls in between.
-		sub, err := nc.Subscribe(subject.AllEvents, func(m *nats.Msg) {
+		on := subject.AllEvents
+		if subject.IsViewerInbox(nc.Opts.InboxPrefix + ".") {
+			on = subject.AllSeen
+		}
+		sub, err := nc.Subscribe(on, func(m *nats.Msg) {
 			e := &skepv1.Event{}
 			if (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(m.Data, e) != nil {
 				return // not an event of ours
@@ -151,6 +157,12 @@ func (a *app) events(ctx context.Context, req *skepv1.ListEventsRequest, show fu
 	if past {
 		return nil
 	}
+	// The broker ends the connection of a user who is removed, and does not take it back.
+	gone := nc.StatusChanged(nats.CLOSED)
+	defer nc.RemoveStatusListener(gone)
+	if nc.IsClosed() {
+		return cutOff(nc)
+	}
 	var end <-chan time.Time
 	if req.Until != nil {
 		t := time.NewTimer(req.Until.AsTime().Sub(now))
@@ -163,6 +175,8 @@ func (a *app) events(ctx context.Context, req *skepv1.ListEventsRequest, show fu
 			return &Failure{Code: ExitCancelled}
 		case <-end:
 			return nil
+		case <-gone:
+			return cutOff(nc)
 		case <-dropped:
 			a.warnf("events come faster than they are read: some are missing here; --since shows them")
 		case e := <-live:
@@ -174,6 +188,15 @@ func (a *app) events(ctx context.Context, req *skepv1.ListEventsRequest, show fu
 			}
 		}
 	}
+}
+
+// cutOff says why a connection ended for good.
+func cutOff(nc *nats.Conn) error {
+	err := nc.LastError()
+	if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) {
+		return fault.Denied("the manager ended the connection and refuses this context's certificate (%v); on a manager, `skep user create` makes another", err)
+	}
+	return fault.Unavailable("the connection to the manager is closed: %v", err)
 }
 
 func eventKey(e *skepv1.Event) string {

@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"skep.dev/libs/atomicfile"
+	"skep.dev/libs/pki"
+	"skep.dev/libs/subject"
 	"skep.dev/services/skep/cli/conn"
 )
 
@@ -45,7 +47,11 @@ func (a *app) contextNATS() *cobra.Command {
 				return fmt.Errorf("write context %s for natscli: %w", c.Name, err)
 			}
 			a.printf("%s\n", path)
-			a.tellf("Try: nats --context %s%s sub 'skep.v1.event.>'\n", natsPrefix, c.Name)
+			events := subject.AllEvents
+			if _, role, _, err := c.User(); err == nil && role == pki.Viewer {
+				events = subject.AllSeen
+			}
+			a.tellf("Try: nats --context %s%s sub '%s'\n", natsPrefix, c.Name, events)
 			return nil
 		}}
 }
