@@ -49,7 +49,7 @@ func Permissions(role Role, id, from string) *server.Permissions {
 			"$SRV.>",
 		}
 		if role == RoleAgent {
-			sub = append(sub, api.ImageResolve.Subject())
+			sub = append(sub, api.ImageResolve.Subject(), subject.ByAnybody(api.ImageResolve.Subject()))
 		}
 		return &server.Permissions{
 			Publish: &server.SubjectPermission{Allow: []string{

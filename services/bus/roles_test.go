@@ -96,6 +96,23 @@ func TestRolesOfRoot(t *testing.T) {
 	}
 }
 
+// TestWhoAnswersMayListen: whoever answers what people ask may listen to both forms of it.
+func TestWhoAnswersMayListen(t *testing.T) {
+	node := id.New()
+	for _, v := range api.All() {
+		if mayAsk(RoleAdmin, v.Callers) {
+			role := map[string]Role{"state": "state", "scheduler": "scheduler", "secrets-vault": "vault", "ingress-mesh": "mesh", "node-agent": RoleAgent}[v.Service]
+			p := Permissions(role, node, subject.Local)
+			for _, s := range []string{v.Subject, subject.ByAnybody(v.Subject)} {
+				s = strings.Replace(s, "skep.v1.node.*", "skep.v1.node."+node, 1)
+				if p == nil || p.Subscribe != nil && !matches(p.Subscribe.Allow, strings.ReplaceAll(s, "*", "x")) {
+					t.Errorf("%s answers %s and may not listen to it", role, s)
+				}
+			}
+		}
+	}
+}
+
 // whoAsks serves a verb that answers who asked, and from where.
 func whoAsks(t testing.TB, b *Bus) {
 	t.Helper()

@@ -167,7 +167,7 @@ func (s *Service) revoke(ctx context.Context, ref string) (*skepv1.RevokeUserRep
 		found = []user{{&skepv1.UserCertificate{Serial: ref, NotAfter: timestamppb.New(now.Add(maxUserExpiry))}, 0}}
 	}
 	if len(found) == 0 {
-		return nil, fault.NotFound("revoke %s: no certificate of that name is recorded; skep context issued lists them. One from before there were records is revoked by its serial number: skep context inspect shows it", ref)
+		return nil, fault.NotFound("revoke %s: no certificate of that name is recorded; skep user ls lists them. One from before there were records is revoked by its serial number: skep context inspect shows it", ref)
 	}
 	var reply skepv1.RevokeUserReply
 	for _, u := range found {
