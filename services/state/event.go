@@ -26,6 +26,7 @@ type eventWriter struct {
 	tasks chan taskStep
 
 	nodes *limit.PerKey // what a node causes
+	told  *limit.PerKey // what a node tells of people's requests
 }
 
 type taskStep struct {
@@ -42,7 +43,7 @@ const (
 
 func newEventWriter(nc *nats.Conn, log *zap.Logger) *eventWriter {
 	return &eventWriter{nc: nc, log: log, ch: make(chan *skepv1.Event, eventBacklog), tasks: make(chan taskStep, eventBacklog), steps: rate.NewLimiter(stepsPerSec, stepsAtOnce),
-		nodes: limit.New(nodeEventsPerSec, nodeEventsAtOnce)}
+		nodes: limit.New(nodeEventsPerSec, nodeEventsAtOnce), told: limit.New(toldPerSec, toldAtOnce)}
 }
 
 // send tells of a change that was asked for under ctx.

@@ -46,8 +46,8 @@ func (s *Service) told(ctx context.Context, node string, r *skepv1.ToldRequest) 
 	default:
 		return nil, fault.Invalid("node %s tells of %q: there is no such thing", node, printable.Cut(r.Verb, nameMost))
 	}
-	if !s.events.nodes.Allow(node, time.Now()) {
-		return nil, fault.Exhausted("node %s tells too much", node)
+	if !s.events.told.Allow(node, time.Now()) {
+		return nil, fault.Exhausted("node %s tells of more than %d requests a second; its own log has them all", node, toldPerSec)
 	}
 	s.events.send(ctx, e)
 	return &skepv1.Empty{}, nil
