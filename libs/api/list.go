@@ -60,6 +60,18 @@ var (
 	FilesRoll      = ForPeople[*pb.RollSecretRequest, *pb.RollSecretReply]("state", "files.roll", Writes, Managers)
 )
 
+// How the vault's master key rests, and what opens it.
+var (
+	AutolockGet = ForPeople[*pb.Empty, *pb.AutolockState]("secrets-vault", "autolock.state", Reads, Viewers)
+	AutolockKey = ForPeople[*pb.UnlockKeyRequest, *pb.UnlockKeyReply]("secrets-vault", "autolock.key", Writes, Admins)
+	AutolockSet = ForPeople[*pb.SetAutolockRequest, *pb.AutolockState]("secrets-vault", "autolock.set", Writes, Managers)
+	// VaultOpen is answered by the vaults that are not locked.
+	VaultOpen = ForPeople[*pb.Empty, *pb.Empty]("secrets-vault", "vault.open", Reads, Managers)
+	// VaultDoor and VaultUnlock are answered by the vaults of one node that are locked.
+	VaultDoor   = define[*pb.VaultDoorRequest, *pb.VaultDoor](subject.Node("*", "vault.door"), "secrets-vault", Reads, Admins)
+	VaultUnlock = define[*pb.UnlockRequest, *pb.UnlockReply](subject.Node("*", "vault.unlock"), "secrets-vault", Writes, Admins)
+)
+
 // What people ask of the others.
 var (
 	ServiceExplain = ForPeople[*pb.ExplainRequest, *pb.ExplainReply]("scheduler", "service.explain", Reads, Viewers)

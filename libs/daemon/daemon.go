@@ -69,6 +69,8 @@ type Main struct {
 	Single bool
 	// Renews: it is the one that keeps the node's certificate alive; the others read it again when it has changed.
 	Renews bool
+	// Containers: it starts programs that run containers, whose limits are not to follow this process's own.
+	Containers bool
 	// Flags adds the service's own flags.
 	Flags func(*flag.FlagSet)
 	// New makes the service. It may wait for what it needs; an error after ctx ended counts for nothing.
@@ -132,6 +134,7 @@ func (m Main) run(ctx context.Context, args []string, stderr io.Writer) int {
 	}
 	log = log.Named(m.Name)
 	LimitMemory(log)
+	NoCores(log, !m.Containers)
 	env := Env{Log: log, NodeID: *node, Paths: member.Paths{Data: *dataDir, Run: *runDir}, DataDir: *dataDir, RunDir: *runDir, Version: Version, Commit: Commit}
 	if *show != "" {
 		reg := metrics.New(Version, Commit)

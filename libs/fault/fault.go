@@ -18,6 +18,7 @@ const (
 	CodeUnavailable Code = "unavailable" // nobody answers, or not now: retryable
 	CodeDenied      Code = "denied"
 	CodeExhausted   Code = "exhausted" // a pool, quota or limit is used up
+	CodeLocked      Code = "locked"    // the cluster's secrets are sealed until somebody unlocks a manager
 	CodeInternal    Code = "internal"
 )
 
@@ -51,6 +52,9 @@ func Denied(format string, a ...any) *Error { return New(CodeDenied, format, a..
 
 // Exhausted: a pool, quota or limit is used up.
 func Exhausted(format string, a ...any) *Error { return New(CodeExhausted, format, a...) }
+
+// Locked: not before somebody has unlocked a manager.
+func Locked(format string, a ...any) *Error { return New(CodeLocked, format, a...) }
 
 // Of returns the code of err: CodeInternal when it carries none, "" for nil.
 func Of(err error) Code {

@@ -60,7 +60,10 @@ var (
 	Ledger = add(subject.Secret, "ledger", Vault, nil, "sealed under the master key (SecretLedger): which record of each object is the newest")
 	Object = add(subject.Secret, "object.<id>", Vault, nil, "sealed under the master key (SecretRecord): a secret, a config, a registry's credentials, without values")
 	Value  = add(subject.Value, "<id>.<random>", Vault, &pb.StoredValue{}, "sealed under a key of its own, which is sealed under the master key; the object's record says which version it is")
-	User   = add(subject.Secret, "user.<serial>", Vault, &pb.UserCertificate{},
+	// Unlock is not of the form of the others: a manager that cannot open anything has to read part of it.
+	Unlock      = add(subject.Secret, "unlock", Vault, &pb.AutolockRecord{}, "the unlock key, sealed under the master key, and the master key, sealed under the unlock key")
+	ManagerLock = add(subject.Secret, "manager.<node>", Vault, &pb.ManagerLock{}, "in clear: whether a manager is locked, and which unlock key opens its disk")
+	User        = add(subject.Secret, "user.<serial>", Vault, &pb.UserCertificate{},
 		"in clear: brokers follow it and refuse what is revoked; it goes two hours after the certificate's end")
 )
 

@@ -7,9 +7,13 @@ import (
 	"path/filepath"
 	"time"
 
+	"go.uber.org/zap"
+
 	"skep.dev/libs/atomicfile"
 	"skep.dev/libs/id"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/unlockkey"
 )
 
 // bootFile holds what Bootstrap sealed until the first vault has put it into the bucket.
@@ -23,6 +27,8 @@ type BootstrapParams struct {
 	Hosts []string
 	// Expiry is the life of its certificate (0 = pki.DefaultExpiry).
 	Expiry time.Duration
+	// Autolock seals the master key from the beginning: it never stands on the disk in clear.
+	Autolock bool
 }
 
 // Bootstrapped is a new cluster.
@@ -35,6 +41,7 @@ type Bootstrapped struct {
 	CA           []byte // PEM
 	WorkerToken  string
 	ManagerToken string
+	UnlockKey    string // with Autolock; it is kept nowhere in clear
 }
 
 // Bootstrap makes a cluster: CA, master key, tokens, the first manager's certificate. It runs before there is a broker;
@@ -67,10 +74,11 @@ func Bootstrap(p BootstrapParams) (*Bootstrapped, error) {
 	b.WorkerToken = pki.Token{Digest: b.CADigest, Secret: worker.Secret}.String()
 	b.ManagerToken = pki.Token{Digest: b.CADigest, Secret: manager.Secret}.String()
 
-	master, err := newMaster(p.Dir)
+	master, err := newMaster()
 	if err != nil {
 		return nil, err
 	}
+	defer clear(master)
 	s, err := newSealer(master)
 	if err != nil {
 		return nil, err
@@ -83,6 +91,9 @@ func Bootstrap(p BootstrapParams) (*Bootstrapped, error) {
 			return nil, err
 		}
 	}
+	if err := p.keep(b, s, master, sealed); err != nil {
+		return nil, err
+	}
 	text, err := json.Marshal(sealed)
 	if err != nil {
 		return nil, fmt.Errorf("store the new CA: %w", err)
@@ -91,6 +102,33 @@ func Bootstrap(p BootstrapParams) (*Bootstrapped, error) {
 		return nil, fmt.Errorf("store the new CA: %w", err)
 	}
 	return b, nil
+}
+
+// keep stores the master key, in clear or sealed under an unlock key. It never replaces one: everything sealed under the
+// old key would be lost.
+func (p BootstrapParams) keep(b *Bootstrapped, s *sealer, master []byte, sealed map[string][]byte) error {
+	if err := os.MkdirAll(p.Dir, 0o700); err != nil {
+		return fmt.Errorf("make the master key: %w", err)
+	}
+	d := disk{dir: p.Dir, log: zap.NewNop()}
+	for _, name := range []string{masterFile, sealedFile} {
+		if _, err := os.Lstat(d.path(name)); err == nil {
+			return fmt.Errorf("make the master key: %s exists: this machine holds a cluster's keys already; skep leave --force removes them", d.path(name))
+		}
+	}
+	if !p.Autolock {
+		return d.writeClear(master)
+	}
+	k, err := unlockkey.New()
+	if err != nil {
+		return err
+	}
+	info := next(nil, nil, k.ID(), time.Now())
+	if sealed[keys.Unlock.Key()], err = newRecord(s, master, info, k); err != nil {
+		return err
+	}
+	b.UnlockKey = k.Text()
+	return d.writeSealed(k, info, master)
 }
 
 // bootstrapped reads what Bootstrap left, nil if nothing.

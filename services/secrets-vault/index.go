@@ -64,6 +64,7 @@ func (t tokenRecord) rotate(now time.Time) tokenRecord {
 // index is the opened content of the bucket, fed by its watcher.
 type index struct {
 	seal *sealer
+	lock *lockPicture
 	log  *zap.Logger
 
 	mu      sync.Mutex
@@ -85,6 +86,7 @@ func (x *index) source() kv.Source {
 	fold := kv.Fold{Lock: &x.mu, Log: x.log}
 	return fold.Source(subject.Secret, x.entryLocked, func(kv.Delta) {
 		x.tokens, x.users, x.objects = map[string]token{}, map[string]user{}, newObjects()
+		x.lock.reset()
 	})
 }
 
@@ -132,6 +134,8 @@ func (x *index) entryLocked(e kv.Entry) error {
 		x.tokens[e.Key] = token{r, e.Revision}
 	case keys.User:
 		return x.userLocked(id, e)
+	case keys.Unlock, keys.ManagerLock:
+		return x.lock.take(x.seal, e)
 	}
 	return nil
 }
@@ -206,7 +210,10 @@ func install(ctx context.Context, b *kv.Bucket, dir string) error {
 	if err != nil || sealed == nil {
 		return err
 	}
-	for _, k := range []string{keyCA, tokenKey(pki.Worker), tokenKey(pki.Manager)} {
+	for _, k := range []string{keyCA, tokenKey(pki.Worker), tokenKey(pki.Manager), keys.Unlock.Key()} {
+		if sealed[k] == nil {
+			continue
+		}
 		_, err := b.Create(ctx, k, sealed[k])
 		if errors.Is(err, kv.ErrConflict) {
 			have, gerr := b.Get(ctx, k)

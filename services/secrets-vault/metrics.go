@@ -15,3 +15,10 @@ func countIssued(reg prometheus.Registerer) *prometheus.CounterVec {
 	}
 	return v
 }
+
+// showLocked is whether this vault waits for the unlock key.
+func showLocked(reg prometheus.Registerer) prometheus.Gauge {
+	return promauto.With(reg).NewGauge(prometheus.GaugeOpts{
+		Name: "skep_vault_locked", Help: "1 while this manager's vault waits for the unlock key, else 0.",
+	})
+}

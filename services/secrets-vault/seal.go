@@ -4,21 +4,13 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
-
-	"skep.dev/libs/atomicfile"
 )
 
 const (
-	masterFile = "master.key"
 	masterSize = 32 // bytes
 	sealV1     = 1
 )
@@ -95,34 +87,11 @@ func (s *sealer) open(name string, sealed []byte, v any) error {
 	return nil
 }
 
-// newMaster makes the master key's file. It never replaces one: everything sealed under the old key would be lost.
-func newMaster(dir string) ([]byte, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the master key: %w", err)
-	}
+// newMaster makes a master key.
+func newMaster() ([]byte, error) {
 	key := make([]byte, masterSize)
 	if _, err := rand.Read(key); err != nil {
 		return nil, fmt.Errorf("make the master key: %w", err)
-	}
-	err := atomicfile.Create(filepath.Join(dir, masterFile), []byte(hex.EncodeToString(key)+"\n"))
-	if errors.Is(err, os.ErrExist) {
-		return nil, fmt.Errorf("make the master key: %s exists: this machine holds a cluster's keys already; skep leave --force removes them",
-			filepath.Join(dir, masterFile))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("make the master key: %w", err)
-	}
-	return key, nil
-}
-
-func readMaster(dir string) ([]byte, error) {
-	text, err := os.ReadFile(filepath.Join(dir, masterFile))
-	if err != nil {
-		return nil, fmt.Errorf("read the master key: %w", err)
-	}
-	key, err := hex.DecodeString(strings.TrimSpace(string(text)))
-	if err != nil || len(key) != masterSize {
-		return nil, fmt.Errorf("read the master key: %s does not hold 32 bytes in hexadecimal", filepath.Join(dir, masterFile))
 	}
 	return key, nil
 }

@@ -16,6 +16,7 @@ import (
 	"skep.dev/libs/api"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/life"
+	"skep.dev/libs/pki"
 	"skep.dev/libs/quiet"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
@@ -29,6 +30,9 @@ type Config struct {
 	// Dir holds the master key.
 	Dir    string
 	NodeID string
+	// Hostname and Certificate are this manager's: a locked vault says by them what to do where, and that it is itself.
+	Hostname    string
+	Certificate pki.Source
 	// ManagerAddrs lists where nodes reach the managers (host:port); it is handed to joiners and with tokens.
 	ManagerAddrs func() []string
 	Version      string
@@ -54,11 +58,14 @@ type Service struct {
 	idx      *index
 	wrong    *rate.Limiter // see wrongPerSecond
 	issued   *prometheus.CounterVec
+	lock     *lock
+	gauge    prometheus.Gauge // 1 while locked
 
 	feed *kv.Feed
 }
 
-// New checks the configuration and the master key, and starts nothing.
+// New checks the configuration and the master key, and starts nothing. Where the key is sealed the vault runs locked at
+// first (lock_door.go).
 func New(cfg Config) (*Service, error) {
 	if cfg.NC == nil || cfg.Dir == "" {
 		return nil, errors.New("configure the vault: the connection or the directory is missing")
@@ -72,11 +79,14 @@ func New(cfg Config) (*Service, error) {
 	if cfg.ManagerAddrs == nil {
 		cfg.ManagerAddrs = func() []string { return nil }
 	}
-	master, err := readMaster(cfg.Dir)
+	lock, err := readLock(cfg.Dir, cfg.Log, cfg.Now())
 	if err != nil {
 		return nil, err
 	}
-	s, err := newSealer(master)
+	if lock.locked() && cfg.Certificate == nil {
+		return nil, errors.New("configure the vault: its master key is sealed, and there is no certificate to be unlocked with")
+	}
+	s, err := lock.sealer()
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +96,8 @@ func New(cfg Config) (*Service, error) {
 	}
 	return &Service{
 		cfg: cfg, log: cfg.Log, js: js, bucket: kv.Open(js, subject.Secret), values: kv.Open(js, subject.Value), wrong: rate.NewLimiter(wrongPerSecond, wrongBurst), issued: countIssued(cfg.Metrics),
-		idx:  &index{seal: s, log: cfg.Log, tokens: map[string]token{}, users: map[string]user{}, objects: newObjects()},
+		lock: lock, gauge: showLocked(cfg.Metrics),
+		idx:  &index{seal: s, lock: &lock.picture, log: cfg.Log, tokens: map[string]token{}, users: map[string]user{}, objects: newObjects()},
 		Span: life.New(),
 	}, nil
 }
@@ -125,6 +136,9 @@ func (s *Service) install(ctx context.Context) error {
 
 func (s *Service) serve(ctx context.Context) error {
 	if err := s.install(ctx); err != nil {
+		return err
+	}
+	if open, err := s.awaitUnlock(ctx); !open {
 		return err
 	}
 	feeds := kv.FollowAll(ctx, s.js, s.idx.source())
@@ -174,6 +188,7 @@ func (s *Service) serve(ctx context.Context) error {
 		api.Handle(srv, api.RegistryCreate, registries.create),
 		api.Handle(srv, api.FilesResolve, s.resolve),
 		api.HandleNode(srv, api.VaultDeliver, s.deliver),
+		s.handleLock(srv),
 	)
 	if err != nil {
 		return err
@@ -186,5 +201,6 @@ func (s *Service) serve(ctx context.Context) error {
 	var g errgroup.Group
 	g.Go(func() error { s.pruneUsers(ctx); return nil })
 	g.Go(func() error { s.tend(ctx); return nil })
+	g.Go(func() error { s.tendLock(ctx); return nil })
 	return g.Wait()
 }

@@ -54,10 +54,19 @@ type cluster struct {
 
 func start(t testing.TB) *cluster {
 	t.Helper()
+	c := startWith(t, BootstrapParams{})
+	c.vault = c.runVault(t, nil)
+	return c
+}
+
+// startWith is all but the vault.
+func startWith(t testing.TB, p BootstrapParams) *cluster {
+	t.Helper()
 	c := &cluster{dir: filepath.Join(t.TempDir(), "vault"), nodes: map[string]*skepv1.AdmitNodeRequest{},
 		files: files{uses: map[string][]*skepv1.SecretUse{}, tasks: map[string][]*skepv1.TaskFiles{}}}
 	var err error
-	if c.boot, err = Bootstrap(BootstrapParams{Dir: c.dir, Hosts: []string{"127.0.0.1"}}); err != nil {
+	p.Dir, p.Hosts = c.dir, []string{"127.0.0.1"}
+	if c.boot, err = Bootstrap(p); err != nil {
 		t.Fatal(err)
 	}
 	store, err := pki.Memory(c.boot.Cert, c.boot.Key, c.boot.CA)
@@ -89,7 +98,6 @@ func start(t testing.TB) *cluster {
 		t.Fatal(err)
 	}
 	c.serveState(t)
-	c.vault = c.runVault(t, nil)
 	return c
 }
 
@@ -449,8 +457,8 @@ func TestNothingIsStoredInClear(t *testing.T) {
 	if !v.idx.authority().Cert.Equal(c.vault.idx.authority().Cert) {
 		t.Fatal("two vaults, two CAs")
 	}
-	dir := filepath.Join(t.TempDir(), "vault")
-	if _, err := newMaster(dir); err != nil {
+	dir := t.TempDir()
+	if err := (disk{dir: dir}).writeClear(bytes.Repeat([]byte{1}, masterSize)); err != nil {
 		t.Fatal(err)
 	}
 	w, err := New(Config{NC: c.nc, Dir: dir})

@@ -8,10 +8,12 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -99,6 +101,9 @@ func (s *Service) updateCluster(ctx context.Context, r *skepv1.UpdateClusterRequ
 		if proto.Equal(next, cur.Spec) {
 			return nil
 		}
+		if err := s.setAutolock(ctx, next, cur.Spec); err != nil {
+			return err
+		}
 		version := cur.Meta.Version
 		cur.Spec, cur.Meta.Version, cur.Meta.UpdatedAt = next, 0, timestamppb.Now()
 		body, err := proto.Marshal(cur)
@@ -119,6 +124,16 @@ func (s *Service) updateCluster(ctx context.Context, r *skepv1.UpdateClusterRequ
 		return nil, err
 	}
 	return &skepv1.ClusterReply{Cluster: s.ix.Cluster()}, nil
+}
+
+// setAutolock has the vault turn autolock on or off before the spec says so. The vault's own record is what counts: it is
+// sealed, and the spec could be altered by whoever can write the store's files.
+func (s *Service) setAutolock(ctx context.Context, next, cur *skepv1.ClusterSpec) error {
+	if next.Autolock == cur.Autolock {
+		return nil
+	}
+	_, err := api.Call(ctx, s.cfg.NC, api.AutolockSet, &skepv1.SetAutolockRequest{On: next.Autolock, By: rpc.Asker(ctx), ByAddress: rpc.AskerAddress(ctx)})
+	return err
 }
 
 // keepPools carries over what an update left open and could not change anyway.

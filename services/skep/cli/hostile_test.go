@@ -88,6 +88,11 @@ func hostileCluster(t *testing.T) *cluster {
 	serve(c, c.rs, api.AuditList, func(*skepv1.ListAuditRequest) (*skepv1.ListEventsReply, error) {
 		return &skepv1.ListEventsReply{Events: []*skepv1.Event{{Kind: "service", Attributes: map[string]string{hostile: hostile}}}}, nil
 	})
+	serve(c, c.rs, api.AutolockGet, func(*skepv1.Empty) (*skepv1.AutolockState, error) {
+		return &skepv1.AutolockState{On: true, Managers: []*skepv1.ManagerLock{{NodeId: nodeID, Locked: true}}}, nil
+	})
+	serve(c, c.rs, api.AutolockKey, func(*skepv1.UnlockKeyRequest) (*skepv1.UnlockKeyReply, error) { return &skepv1.UnlockKeyReply{}, nil })
+	onNode(c, api.VaultDoor.At(nodeID), func(*skepv1.VaultDoorRequest) (*skepv1.VaultDoor, error) { return &skepv1.VaultDoor{}, nil })
 	for _, id := range []string{nodeID, node2} {
 		onNode(c, api.ImageList.At(id), func(*skepv1.ListImagesRequest) (*skepv1.ListImagesReply, error) {
 			return &skepv1.ListImagesReply{}, nil
@@ -138,7 +143,7 @@ var commandLines = map[string]string{
 	"service rm": "-d " + webID, "service rollback": "-d " + webID, "service run": "-d " + webID, "service runs": webID, "service scale": "-d " + webID + "=2", "service update": "-d --force " + webID,
 	"secret create": "--random 8 new", "secret history": "pw", "secret inspect": "pw", "secret ls": "", "secret rm": "tls", "secret rollback": "pw 1", "secret update": "--random 8 pw",
 	"config create": "--random 8 new", "config history": "web.conf", "config inspect": "web.conf", "config ls": "", "config rm": "web.conf", "config rollback": "web.conf 1", "config update": "--random 8 web.conf",
-	"swarm join-token": "worker", "swarm update": "--task-history-limit 3", "task inspect": "t1", "task ls": "", "top": "--once --interval 200ms",
+	"swarm join-token": "worker", "swarm unlock": "", "swarm unlock-key": "", "unlock": "", "unlock-key": "", "swarm update": "--task-history-limit 3", "task inspect": "t1", "task ls": "", "top": "--once --interval 200ms",
 }
 
 // localCommands speak of this machine alone.

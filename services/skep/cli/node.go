@@ -34,6 +34,9 @@ func (a *app) nodeList() *cobra.Command {
 				self = a.info(cmd.Context()).NodeID
 			}
 			t := render.Nodes(list, self)
+			if !l.json && !l.quiet {
+				a.markLocked(cmd.Context(), t)
+			}
 			if l.json {
 				return render.JSONNodes(a.Out, list)
 			}

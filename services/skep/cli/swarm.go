@@ -9,10 +9,11 @@ import (
 	"skep.dev/libs/api"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/plain"
 )
 
 func (a *app) swarmCommand() *cobra.Command {
-	return group("swarm", "Manage the cluster (Docker's words for init, join, leave and join-token)", a.joinTokenCommand(), a.swarmUpdate())
+	return group("swarm", "Manage the cluster (Docker's words for init, join, leave and join-token)", a.joinTokenCommand(), a.swarmUpdate(), a.unlockCommand(), a.unlockKeyCommand())
 }
 
 func (a *app) joinTokenCommand() *cobra.Command {
@@ -89,7 +90,9 @@ func (a *app) swarmUpdate() *cobra.Command {
 				}
 				s.NodeCertExpiry = durationpb.New(expiry)
 			}
+			turnedOn := false
 			if f.Changed("autolock") {
+				turnedOn = autolock && !s.Autolock
 				s.Autolock = autolock
 			}
 			for _, n := range noEffect {
@@ -104,13 +107,20 @@ func (a *app) swarmUpdate() *cobra.Command {
 				return err
 			}
 			a.printf("Swarm updated.\n")
+			if turnedOn {
+				shown, err := a.shownUnlockKey(ctx, false)
+				if err != nil {
+					return plain.Errorf("autolock is on, but the unlock key could not be read: get it with `skep unlock-key` before this manager is restarted: %w", err)
+				}
+				a.printUnlock(shown.Text)
+			}
 			return nil
 		}}
 	f := cmd.Flags()
 	f.Int64Var(&history, "task-history-limit", 5, "Tasks kept per slot for history (negative = all)")
 	f.DurationVar(&heartbeat, "dispatcher-heartbeat", spec.DefaultHeartbeat, "Time between a node's signs of life")
 	f.DurationVar(&expiry, "cert-expiry", 90*24*time.Hour, "Life of node certificates")
-	f.BoolVar(&autolock, "autolock", false, "Require an unlock key to start a manager")
+	f.BoolVar(&autolock, "autolock", false, "Require an unlock key before a manager that was restarted gives out secrets")
 	f.Uint64Var(&snapshots, "snapshot-interval", 10000, "Accepted for Docker's sake; has no effect")
 	f.Uint64Var(&keep, "max-snapshots", 0, "Accepted for Docker's sake; has no effect")
 	f.StringArrayVar(&externalCA, "external-ca", nil, "Not supported")

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -59,6 +60,11 @@ func (a *app) infoCommand() *cobra.Command {
 					return err
 				}
 			}
+			var lock *skepv1.AutolockState
+			if manager {
+				lock = a.lockState(ctx)
+			}
+			locked := lockedNames(lock)
 			managers, ready := 0, 0
 			var running, desired uint64
 			for _, n := range nodes {
@@ -80,11 +86,16 @@ func (a *app) infoCommand() *cobra.Command {
 					state = i.State
 				}
 			}
+			for _, m := range lock.GetManagers() {
+				if m.Locked && m.NodeId == i.NodeID {
+					state = "locked"
+				}
+			}
 			if format != "" {
 				return render.Inspect(a.Out, []any{map[string]any{
 					"Name": i.Hostname, "ServerVersion": i.Version,
 					"Swarm": map[string]any{"NodeID": i.NodeID, "NodeAddr": i.Addr, "LocalNodeState": state, "ControlAvailable": manager, "Nodes": len(nodes), "Managers": managers,
-						"RemoteManagers": i.ManagerAddrs, "Cluster": map[string]any{"ID": i.ClusterID}},
+						"AutoLockManagers": lock.GetOn(), "LockedManagers": locked, "RemoteManagers": i.ManagerAddrs, "Cluster": map[string]any{"ID": i.ClusterID}},
 					"Services": len(services), "TasksRunning": running, "TasksDesired": desired,
 				}}, format)
 			}
@@ -108,6 +119,12 @@ func (a *app) infoCommand() *cobra.Command {
 			}
 			if manager {
 				a.printf(" Nodes: %d (%d ready, %s)\n Services: %d\n Tasks: %d running of %d desired\n", len(nodes), ready, count(managers, "manager"), len(services), running, desired)
+			}
+			if lock != nil {
+				a.printf(" Autolock Managers: %v\n", lock.On)
+			}
+			if len(locked) > 0 {
+				a.printf(" Locked: %s (no secrets, joins and certificates until `skep unlock`)\n", strings.Join(locked, ", "))
 			}
 			return nil
 		}}

@@ -50,6 +50,7 @@ func runCommand() *cobra.Command {
 				debug.SetGCPercent(50)
 			}
 			daemon.LimitMemory(log)
+			daemon.NoCores(log, false)
 			// The CLI's context ends at the first Ctrl-C and would make the second one deadly; the daemon wants
 			// its whole shutdown.
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

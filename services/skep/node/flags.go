@@ -118,6 +118,7 @@ type clusterFlags struct {
 	dataPort   uint32
 	nodePool   string
 	nodeMask   uint32
+	autolock   bool
 }
 
 func (c *clusterFlags) add(cmd *cobra.Command) {
@@ -130,13 +131,14 @@ func (c *clusterFlags) add(cmd *cobra.Command) {
 	f.Uint32Var(&c.dataPort, "data-path-port", spec.DefaultDataPathPort, "UDP port of the traffic between containers (1024-49151)")
 	f.StringVar(&c.nodePool, "node-subnet-pool", spec.DefaultNodeSubnetPool, "pool the nodes' own container subnets are cut from (CIDR)")
 	f.Uint32Var(&c.nodeMask, "node-subnet-mask-length", spec.DefaultNodeSubnetSize, "mask length of a node's container subnet")
+	f.BoolVar(&c.autolock, "autolock", false, "require an unlock key before a manager that was restarted gives out secrets")
 }
 
 func (c *clusterFlags) spec() (*skepv1.ClusterSpec, error) {
 	s := &skepv1.ClusterSpec{
 		Name: "default", TaskHistoryLimit: c.history, HeartbeatPeriod: durationpb.New(c.heartbeat),
 		NodeCertExpiry: durationpb.New(c.certExpiry), DefaultAddrPools: c.pools, SubnetSize: c.maskLength,
-		DataPathPort: c.dataPort, NodeSubnetPool: c.nodePool, NodeSubnetSize: c.nodeMask,
+		DataPathPort: c.dataPort, NodeSubnetPool: c.nodePool, NodeSubnetSize: c.nodeMask, Autolock: c.autolock,
 	}
 	spec.ClusterDefaults(s)
 	return s, spec.ValidateCluster(s)

@@ -52,14 +52,23 @@ func initCommand() *cobra.Command {
 			if err := m.checkMetrics(); err != nil {
 				return err
 			}
-			rec, token, err := found(&m, cs)
+			rec, boot, err := found(&m, cs)
 			if err != nil {
 				return err
 			}
+			token := boot.WorkerToken
 			ctx, cancel := context.WithTimeout(cmd.Context(), startLimit)
 			defer cancel()
 			if !m.noStart {
-				if err := launch(ctx, m.paths, m.logLevel); err != nil {
+				err := launch(ctx, m.paths, m.logLevel)
+				if err == nil && cs.Autolock {
+					err = firstUnlock(ctx, m.paths, rec.NodeID, boot)
+				}
+				if err != nil && cs.Autolock {
+					// The node is made, and nobody else knows its key.
+					keep(cmd, boot.UnlockKey)
+				}
+				if err != nil {
 					return fmt.Errorf("start the node: %w", err)
 				}
 			}
@@ -67,6 +76,10 @@ func initCommand() *cobra.Command {
 				"To add a worker to this swarm, run the following command:\n\n    skep join --token %s %s\n\n"+
 				"To add a manager to this swarm, run 'skep join-token manager' and follow the instructions.\n",
 				rec.NodeID, token, rec.Advertise)
+			if cs.Autolock {
+				plain.Fprintf(cmd.OutOrStdout(), "\n")
+				keep(cmd, boot.UnlockKey)
+			}
 			return nil
 		},
 	}
@@ -92,51 +105,51 @@ func outsider(p Paths) (release func(), err error) {
 	return nil, err
 }
 
-// found makes the cluster's authority and this node's identity on disk and returns the workers' join token. The record is written last: before it there
+// found makes the cluster's authority and this node's identity on disk and returns what was made. The record is written last: before it there
 // is no membership, and an attempt that died half-way is simply made again.
-func found(m *membership, cs *skepv1.ClusterSpec) (rec *Record, token string, err error) {
+func found(m *membership, cs *skepv1.ClusterSpec) (rec *Record, boot *vault.Bootstrapped, err error) {
 	advertise, listen, err := managerAddrs(m)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	if err := free(listen); err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	n, err := strconv.Atoi(port)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	if err := free(net.JoinHostPort(host, strconv.Itoa(n+1))); err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	if _, p, err := net.SplitHostPort(m.metrics); err == nil && (p == port || p == strconv.Itoa(n+1)) {
-		return nil, "", fault.Invalid("metrics address %q: port %s is for the nodes: name another with --metrics-addr", m.metrics, p)
+		return nil, nil, fault.Invalid("metrics address %q: port %s is for the nodes: name another with --metrics-addr", m.metrics, p)
 	}
 	if err := os.MkdirAll(m.paths.Data, 0o700); err != nil {
-		return nil, "", fmt.Errorf("make the data directory: %w", err)
+		return nil, nil, fmt.Errorf("make the data directory: %w", err)
 	}
 	spec, err := protojson.Marshal(cs)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	// What an attempt that died half-way left; without a record there is no cluster in it.
 	for _, dir := range []string{m.paths.Vault(), m.paths.Certs(), m.paths.Bus()} {
 		if err := os.RemoveAll(dir); err != nil {
-			return nil, "", fmt.Errorf("clear %s: %w", dir, err)
+			return nil, nil, fmt.Errorf("clear %s: %w", dir, err)
 		}
 	}
-	boot, err := vault.Bootstrap(vault.BootstrapParams{
-		Dir: m.paths.Vault(), Hosts: []string{member.HostOf(advertise)}, Expiry: cs.NodeCertExpiry.AsDuration(),
+	boot, err = vault.Bootstrap(vault.BootstrapParams{
+		Dir: m.paths.Vault(), Hosts: []string{member.HostOf(advertise)}, Expiry: cs.NodeCertExpiry.AsDuration(), Autolock: cs.Autolock,
 	})
 	if err != nil {
-		return nil, "", fmt.Errorf("make the cluster's authority: %w", err)
+		return nil, nil, fmt.Errorf("make the cluster's authority: %w", err)
 	}
 	if _, err := pki.Create(m.paths.Certs(), boot.Cert, boot.Key, boot.CA); err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	rec = &Record{
 		NodeID: boot.NodeID, ClusterID: boot.ClusterID, Role: RoleManager, Hostname: m.hostname, Joined: time.Now().UTC(),
@@ -144,7 +157,7 @@ func found(m *membership, cs *skepv1.ClusterSpec) (rec *Record, token string, er
 		Containerd: m.containerd, MaxTasks: m.maxTasks, MetricsAddr: m.metrics,
 		Init: &Initial{Cluster: spec, CADigest: boot.CADigest, Availability: strings.ToUpper(m.availability)},
 	}
-	return rec, boot.WorkerToken, rec.Save(m.paths)
+	return rec, boot, rec.Save(m.paths)
 }
 
 // managerAddrs resolves where a manager listens and how others reach it. A listen address of one interface is the

@@ -100,7 +100,7 @@ func (l *localServices) startServices(ctx context.Context, boss *nats.Conn) erro
 		return err
 	}
 	d.rec = rec
-	va, err := vault.New(vault.Config{NC: nc["vault"], Log: d.log.Named("vault"), Dir: d.paths.Vault(), NodeID: d.rec.NodeID, ManagerAddrs: addrs, Version: d.version, OneManager: true, Metrics: d.metrics})
+	va, err := vault.New(vault.Config{NC: nc["vault"], Log: d.log.Named("vault"), Dir: d.paths.Vault(), NodeID: d.rec.NodeID, Hostname: d.rec.Hostname, Certificate: d.store, ManagerAddrs: addrs, Version: d.version, OneManager: true, Metrics: d.metrics})
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func main() {
 		parallel                                      int
 	)
 	daemon.Exit(daemon.Main{
-		Name: "skep-agent", About: "runs this node's tasks on containerd", Role: "agent", Single: true, Renews: true,
+		Name: "skep-agent", Containers: true, About: "runs this node's tasks on containerd", Role: "agent", Single: true, Renews: true,
 		Flags: func(fs *flag.FlagSet) {
 			fs.StringVar(&containerd, "containerd", "", "socket of a containerd to use (default: run one)")
 			fs.StringVar(&binDir, "bin-dir", "", "folder with containerd, its shim, runc and skep-init, before PATH")

@@ -24,7 +24,7 @@ func main() {
 				addrs = strings.FieldsFunc(managers, func(r rune) bool { return r == ',' || r == ' ' })
 			}
 			return vault.New(vault.Config{
-				NC: env.NC, Log: env.Log, NodeID: env.NodeID, Version: env.Version, Dir: env.Paths.Vault(),
+				NC: env.NC, Log: env.Log, NodeID: env.NodeID, Version: env.Version, Dir: env.Paths.Vault(), Hostname: env.Record.Hostname, Certificate: env.Store,
 				ManagerAddrs: func() []string { return addrs }, OneManager: true, Metrics: env.Metrics,
 			})
 		},

@@ -47,6 +47,8 @@ type Picture struct {
 	// Mesh is who is behind published ports, as the mesh controller has it; MeshErr is why that is not known.
 	Mesh    *skepv1.MeshNetworkReply
 	MeshErr error
+	// Lock is which managers wait for the unlock key, nil when nobody said.
+	Lock *skepv1.AutolockState
 	// Kernels are the answers of the nodes that are ready.
 	Kernels []render.NodeMesh
 }
@@ -55,6 +57,7 @@ type Picture struct {
 func Examine(p Picture) []Check {
 	d := &exam{Picture: p, settled: settled(p)}
 	d.nodes()
+	d.lock()
 	d.services()
 	d.addresses()
 	d.mesh()

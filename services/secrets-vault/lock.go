@@ -1,0 +1,478 @@
+package vault
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	skepv1 "skep.dev/proto/skep/v1"
+
+	"skep.dev/libs/api"
+	"skep.dev/libs/fault"
+	"skep.dev/libs/keys"
+	"skep.dev/libs/kv"
+	"skep.dev/libs/pki"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/subject"
+	"skep.dev/libs/unlockkey"
+)
+
+// lock is the master key of this vault: in memory once it was read or unlocked, and as it rests on disk.
+type lock struct {
+	disk    disk
+	picture lockPicture
+
+	mu     sync.Mutex // of what follows, and of the directory
+	master []byte     // nil while locked
+	rests  resting
+	since  time.Time // when it was locked or opened
+}
+
+// readLock reads the vault's directory.
+func readLock(dir string, log *zap.Logger, now time.Time) (*lock, error) {
+	l := &lock{disk: disk{dir: dir, log: log}, since: now, picture: lockPicture{managers: map[string]*skepv1.ManagerLock{}, changed: make(chan struct{}, 1)}}
+	var err error
+	if l.rests, err = l.disk.read(); err != nil {
+		return nil, err
+	}
+	l.master = bytes.Clone(l.rests.master)
+	return l, nil
+}
+
+// sealer is nil while locked.
+func (l *lock) sealer() (*sealer, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.master == nil {
+		return nil, nil
+	}
+	return newSealer(l.master)
+}
+
+func (l *lock) locked() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.master == nil
+}
+
+// opened takes the master key that an unlock key gave.
+func (l *lock) opened(master []byte, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.master, l.since = master, now
+}
+
+// diskKey says which unlock key seals the disk, nil when the master key stands in clear.
+func (l *lock) diskKey() *skepv1.UnlockKeyInfo {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.diskKeyLocked()
+}
+
+func (l *lock) diskKeyLocked() *skepv1.UnlockKeyInfo {
+	if l.rests.sealed == nil || l.rests.master != nil {
+		return nil
+	}
+	return l.rests.sealed.info
+}
+
+// lockRecord is the cluster's, opened; or, while locked, as far as it can be read.
+type lockRecord struct {
+	info     *skepv1.UnlockKeyInfo
+	stored   *skepv1.AutolockRecord
+	key      unlockkey.Key // if info says on, and the vault is not locked
+	revision uint64
+}
+
+// lockPicture is what the bucket says of autolock.
+type lockPicture struct {
+	mu       sync.Mutex
+	record   *lockRecord
+	managers map[string]*skepv1.ManagerLock
+	changed  chan struct{}
+}
+
+func (p *lockPicture) reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.record, p.managers = nil, map[string]*skepv1.ManagerLock{}
+}
+
+func (p *lockPicture) now() *lockRecord {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.record
+}
+
+func (r *lockRecord) Info() *skepv1.UnlockKeyInfo {
+	if r == nil {
+		return nil
+	}
+	return r.info
+}
+
+// take takes in an entry of the bucket. Without a sealer, while locked, nobody vouches for the record: it is only good for
+// texts, and for what proves itself by opening.
+func (p *lockPicture) take(s *sealer, e kv.Entry) error {
+	f, node := keys.Of(subject.Secret, e.Key)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch f {
+	case keys.Unlock:
+		if e.Deleted {
+			return nil
+		}
+		r := &lockRecord{info: &skepv1.UnlockKeyInfo{}, stored: &skepv1.AutolockRecord{}, revision: e.Revision}
+		if err := proto.Unmarshal(e.Value, r.stored); err != nil {
+			return err
+		}
+		if err := proto.Unmarshal(r.stored.Info, r.info); err != nil {
+			return err
+		}
+		if s != nil {
+			text, err := s.openBytes(recordName(r.stored.Info), r.stored.SealedKey)
+			if err != nil {
+				return err
+			}
+			if r.info.On {
+				if r.key, err = unlockkey.Parse(string(text)); err != nil {
+					return err
+				}
+			}
+		}
+		p.record = r
+	case keys.ManagerLock:
+		if e.Deleted {
+			delete(p.managers, node)
+			break
+		}
+		m := &skepv1.ManagerLock{}
+		if err := proto.Unmarshal(e.Value, m); err != nil {
+			return err
+		}
+		p.managers[node] = m
+	}
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// recordName binds the record's sealed key to what the record says in clear.
+func recordName(info []byte) string { return keys.Unlock.Key() + "\n" + string(info) }
+
+func besideRecord(info []byte) []byte { return append([]byte(keys.Unlock.Key()+" master\n"), info...) }
+
+// newRecord is what is stored; k is the zero key when autolock is turned off.
+func newRecord(s *sealer, master []byte, info *skepv1.UnlockKeyInfo, k unlockkey.Key) ([]byte, error) {
+	text, err := proto.Marshal(info)
+	if err != nil {
+		return nil, err
+	}
+	r := &skepv1.AutolockRecord{Info: text}
+	var key []byte
+	if info.On {
+		key = []byte(k.Text())
+		defer clear(key)
+		if r.SealedMaster, err = k.Seal(master, besideRecord(text)); err != nil {
+			return nil, err
+		}
+	}
+	r.SealedKey = s.sealBytes(recordName(text), key)
+	return proto.Marshal(r)
+}
+
+// stale: the disk knows of a later key than the record.
+func (s *Service) stale(r *lockRecord) bool {
+	return s.lock.diskKey().GetGeneration() > r.Info().GetGeneration()
+}
+
+// setAutolock turns it on or off. State asks, when somebody updates the cluster; the cluster's spec follows, and decides
+// nothing: who can write the store's files could turn it off there.
+func (s *Service) setAutolock(ctx context.Context, r *skepv1.SetAutolockRequest) (*skepv1.AutolockState, error) {
+	if r.By != "" {
+		ctx = rpc.WithActor(ctx, rpc.Actor{Name: r.By, Address: r.ByAddress})
+	}
+	err := s.changeKey(ctx, func(cur *lockRecord) (change bool, on bool, verb string, err error) {
+		verb = "autolock-off"
+		if r.On {
+			verb = "autolock-on"
+		}
+		return cur.Info().GetOn() != r.On || s.stale(cur), r.On, verb, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.autolockState(ctx, nil)
+}
+
+// unlockKey shows the key, after replacing it if asked to, sealed to who asks.
+func (s *Service) unlockKey(ctx context.Context, r *skepv1.UnlockKeyRequest) (*skepv1.UnlockKeyReply, error) {
+	if r.Reader == "" {
+		return nil, fault.Invalid("show the unlock key: name a curve key to seal it to; `skep unlock-key` does")
+	}
+	if r.Rotate {
+		err := s.changeKey(ctx, func(cur *lockRecord) (bool, bool, string, error) {
+			if !cur.Info().GetOn() && !s.stale(cur) {
+				return false, false, "", fault.Invalid("cannot rotate because autolock is not turned on: skep swarm update --autolock")
+			}
+			return true, true, "unlock-key-rotate", nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	} else if err := s.feed.Current(ctx); err != nil {
+		return nil, fault.Unavailable("show the unlock key: %v", err)
+	}
+	key, err := s.idx.publicKey()
+	if err != nil {
+		return nil, err
+	}
+	out, cur := &skepv1.ShownUnlockKey{}, s.lock.picture.now()
+	switch {
+	case s.stale(cur):
+		return nil, fault.Conflict("this manager was sealed under a later unlock key than the store knows of (was the store restored from a backup?): make a new key: skep unlock-key --rotate")
+	case cur.Info().GetOn():
+		out.Text, out.Info = cur.key.Text(), cur.info
+		if !r.Rotate {
+			s.tellLock(ctx, "unlock-key-read", map[string]string{"key": cur.info.Id})
+		}
+	}
+	sealed, err := s.idx.curveKey().To(r.Reader, out)
+	if err != nil {
+		return nil, fault.Invalid("show the unlock key: %v", err)
+	}
+	return &skepv1.UnlockKeyReply{Key: key, Sealed: sealed}, nil
+}
+
+// changeKey writes the record anew, if decide says so, and brings this manager's disk in line with it. The record comes
+// first: a crash between leaves a disk that opens with the old key and follows afterwards.
+func (s *Service) changeKey(ctx context.Context, decide func(*lockRecord) (change, on bool, verb string, err error)) error {
+	for {
+		if err := s.feed.Current(ctx); err != nil {
+			return fault.Unavailable("change how managers are unlocked: %v", err)
+		}
+		cur := s.lock.picture.now()
+		change, on, verb, err := decide(cur)
+		if err != nil {
+			return err
+		}
+		if change {
+			var k unlockkey.Key
+			id := ""
+			if on {
+				if k, err = unlockkey.New(); err != nil {
+					return err
+				}
+				id = k.ID()
+			}
+			info := next(cur.Info(), s.lock.diskKey(), id, s.cfg.Now())
+			err := s.putRecord(ctx, cur, info, k)
+			if errors.Is(err, kv.ErrConflict) {
+				continue // somebody else changed it just now
+			}
+			if err != nil {
+				return fault.Unavailable("the change may have been made or not: look, then try again (skep info, skep unlock-key): %v", err)
+			}
+			s.tellLock(ctx, verb, map[string]string{"key": info.Id})
+		}
+		if err := s.settle(ctx); err != nil {
+			return fault.Unavailable("autolock was changed, but the master key on this manager's disk was not yet; it is tried again: %v", err)
+		}
+		return nil
+	}
+}
+
+func (s *Service) putRecord(ctx context.Context, cur *lockRecord, info *skepv1.UnlockKeyInfo, k unlockkey.Key) error {
+	s.lock.mu.Lock()
+	value, err := newRecord(s.idx.seal, s.lock.master, info, k)
+	s.lock.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	var rev uint64
+	if cur == nil {
+		rev, err = s.bucket.Create(ctx, keys.Unlock.Key(), value)
+	} else {
+		rev, err = s.bucket.Update(ctx, keys.Unlock.Key(), value, cur.revision)
+	}
+	if err != nil {
+		return err
+	}
+	return s.feed.Wait(ctx, rev)
+}
+
+// settle brings this manager's directory in line with the record, and what the bucket says of this manager with that.
+func (s *Service) settle(ctx context.Context) error {
+	l := s.lock
+	l.mu.Lock()
+	err := l.settleLocked()
+	l.mu.Unlock()
+	return errors.Join(err, s.tellRest(ctx))
+}
+
+func (l *lock) settleLocked() error {
+	// Another process of this node may have done it.
+	rests, err := l.disk.read()
+	if err != nil {
+		return err
+	}
+	if rests.master != nil && !bytes.Equal(rests.master, l.master) {
+		return fmt.Errorf("%s was replaced: it is not the key that this vault runs with; put the right one back, or take the file away if autolock is on", l.disk.path(masterFile))
+	}
+	l.rests = rests
+	r := l.picture.now()
+	var steps []func() error
+	switch plan(rests, r.Info()) {
+	case doSeal:
+		steps = append(steps, func() error { return l.disk.writeSealed(r.key, r.info, l.master) }, l.disk.dropClear)
+	case doDropClear:
+		// What is there must open before the other goes.
+		steps = append(steps, func() error {
+			got, err := rests.sealed.open(r.key)
+			defer clear(got)
+			if err != nil || !bytes.Equal(got, l.master) {
+				return l.disk.writeSealed(r.key, r.info, l.master)
+			}
+			return nil
+		}, l.disk.dropClear)
+	case doUnseal:
+		steps = append(steps, func() error { return l.disk.writeClear(l.master) }, l.disk.dropSealed)
+	case doDropSealed:
+		steps = append(steps, l.disk.dropSealed)
+	default:
+		return nil
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	if l.rests, err = l.disk.read(); err != nil {
+		return err
+	}
+	l.disk.log.Info("the master key on disk follows the cluster", zap.Bool("sealed", l.diskKeyLocked() != nil), zap.String("key", l.diskKeyLocked().GetId()))
+	return nil
+}
+
+// tellRest writes down how this manager's master key rests, if that has changed.
+func (s *Service) tellRest(ctx context.Context) error {
+	l := s.lock
+	l.mu.Lock()
+	m := &skepv1.ManagerLock{NodeId: s.cfg.NodeID, Hostname: s.cfg.Hostname, Locked: l.master == nil, Since: timestamppb.New(l.since), Key: proto.CloneOf(l.diskKeyLocked())}
+	l.mu.Unlock()
+	l.picture.mu.Lock()
+	have := l.picture.managers[s.cfg.NodeID]
+	l.picture.mu.Unlock()
+	if m.Key != nil {
+		m.Key.Former = nil
+	}
+	if s.cfg.NodeID == "" || proto.Equal(have, m) {
+		return nil
+	}
+	value, err := proto.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if _, err := s.bucket.Put(ctx, keys.ManagerLock.Key(s.cfg.NodeID), value); err != nil {
+		return fmt.Errorf("write down how this manager's master key rests: %w", err)
+	}
+	return nil
+}
+
+const settleEvery = 15 * time.Second
+
+// tendLock keeps this manager's disk in line with the cluster's record until ctx ends: also after a rotation that another
+// manager carried out, or that was made while this one was away.
+func (s *Service) tendLock(ctx context.Context) {
+	t := time.NewTicker(settleEvery)
+	defer t.Stop()
+	said := ""
+	for {
+		err := s.settle(ctx)
+		text := ""
+		if err != nil {
+			text = err.Error()
+		} else if cur := s.lock.picture.now(); s.stale(cur) {
+			text = "it is sealed under a later unlock key than the store knows of: make a new one with skep unlock-key --rotate"
+		}
+		if text != "" && text != said && ctx.Err() == nil {
+			s.log.Error("the master key on this manager's disk is not as the cluster has it", zap.String("why", text))
+		}
+		said = text
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.lock.picture.changed:
+		case <-t.C:
+		}
+	}
+}
+
+// autolockState is what anybody may know.
+func (s *Service) autolockState(ctx context.Context, _ *skepv1.Empty) (*skepv1.AutolockState, error) {
+	if s.feed != nil {
+		if err := s.feed.Current(ctx); err != nil {
+			return nil, fault.Unavailable("look how managers are locked: %v", err)
+		}
+	}
+	return s.lock.picture.state(), nil
+}
+
+func (p *lockPicture) state() *skepv1.AutolockState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := &skepv1.AutolockState{On: p.record.Info().GetOn()}
+	if out.On {
+		out.Key = p.record.info
+	}
+	for _, m := range p.managers {
+		out.Managers = append(out.Managers, m)
+	}
+	slices.SortFunc(out.Managers, func(a, b *skepv1.ManagerLock) int {
+		return cmp.Or(cmp.Compare(a.Hostname, b.Hostname), cmp.Compare(a.NodeId, b.NodeId))
+	})
+	return proto.CloneOf(out)
+}
+
+// handleLock serves what an open vault answers about its lock.
+func (s *Service) handleLock(srv *rpc.Server) error {
+	return errors.Join(
+		api.Handle(srv, api.AutolockGet, s.autolockState),
+		api.Handle(srv, api.AutolockSet, s.setAutolock),
+		api.Handle(srv, api.AutolockKey, s.unlockKey),
+		api.Handle(srv, api.VaultOpen, func(context.Context, *skepv1.Empty) (*skepv1.Empty, error) { return &skepv1.Empty{}, nil }),
+	)
+}
+
+// clusterID is known to a locked vault as well.
+func (s *Service) clusterID() string {
+	if ca := s.idx.authority(); ca != nil {
+		return ca.ClusterID()
+	}
+	if s.cfg.Certificate != nil {
+		if id, err := pki.FromCertificate(s.cfg.Certificate.Certificate().Leaf); err == nil {
+			return id.ClusterID
+		}
+	}
+	return ""
+}
+
+// tellLock publishes an event about the lock: of the cluster, and with the manager it happened on.
+func (s *Service) tellLock(ctx context.Context, verb string, attr map[string]string) {
+	attr["node"], attr["hostname"] = s.cfg.NodeID, s.cfg.Hostname
+	s.log.Info(verb, zap.String("by", rpc.Asker(ctx)), zap.String("key", attr["key"]))
+	if id := s.clusterID(); id != "" {
+		s.publish(ctx, &skepv1.Event{Kind: "cluster", Id: id, Name: "default", Verb: verb, Attributes: attr})
+	}
+}
