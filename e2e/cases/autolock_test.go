@@ -152,6 +152,30 @@ func TestAutolock(t *testing.T) {
 			t.Errorf("an unlock key is in %s %s %v", r.Stdout, r.Stderr, err)
 		}
 	}
+	// From elsewhere: an admin may, an operator may not.
+	for name, role := range map[string]string{"adm": "admin", "op": "operator"} {
+		text := c.skep("context", "issue", "-o", "-", "--role", role, name)
+		if r, err := c.RunInput(c.ctx, "client", text, "skep", "context", "import", "-", name); err != nil || r.Code != 0 {
+			t.Fatalf("import %s: %v %s", name, err, r.Stderr)
+		}
+	}
+	restart()
+	remote := func(user string) lab.Result {
+		t.Helper()
+		r, err := c.RunInput(c.ctx, "client", third+"\n", "skep", "--context", user, "unlock")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := remote("op"); r.Code != 1 || !strings.Contains(r.Stderr, "the cluster does not let this user do that") {
+		t.Errorf("an operator unlocks: %d %s %s", r.Code, r.Stdout, r.Stderr)
+	}
+	if r := remote("adm"); r.Code != 0 || r.Stdout != "Manager m1 unlocked.\n" {
+		t.Errorf("an admin unlocks: %d %s %s", r.Code, r.Stdout, r.Stderr)
+	}
+	c.refusedOn("client", 1, []string{"the cluster does not let this user do that"}, "skep", "--context", "op", "unlock-key")
+
 	// What a locked cluster does not need its key for.
 	restart()
 	c.skep("service", "rm", "web")

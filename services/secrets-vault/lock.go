@@ -365,18 +365,24 @@ func (l *lock) settleLocked() error {
 	return nil
 }
 
-// tellRest writes down how this manager's master key rests, if that has changed.
-func (s *Service) tellRest(ctx context.Context) error {
+// rest is how this manager's master key rests.
+func (s *Service) rest() *skepv1.ManagerLock {
 	l := s.lock
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	m := &skepv1.ManagerLock{NodeId: s.cfg.NodeID, Hostname: s.cfg.Hostname, Locked: l.master == nil, Since: timestamppb.New(l.since), Key: proto.CloneOf(l.diskKeyLocked())}
-	l.mu.Unlock()
-	l.picture.mu.Lock()
-	have := l.picture.managers[s.cfg.NodeID]
-	l.picture.mu.Unlock()
 	if m.Key != nil {
 		m.Key.Former = nil
 	}
+	return m
+}
+
+// tellRest writes down how this manager's master key rests, if that has changed.
+func (s *Service) tellRest(ctx context.Context) error {
+	l, m := s.lock, s.rest()
+	l.picture.mu.Lock()
+	have := l.picture.managers[s.cfg.NodeID]
+	l.picture.mu.Unlock()
 	if s.cfg.NodeID == "" || proto.Equal(have, m) {
 		return nil
 	}
@@ -426,18 +432,21 @@ func (s *Service) autolockState(ctx context.Context, _ *skepv1.Empty) (*skepv1.A
 			return nil, fault.Unavailable("look how managers are locked: %v", err)
 		}
 	}
-	return s.lock.picture.state(), nil
+	// Of itself a vault knows better than the store, which may have what was before it was started again.
+	return s.lock.picture.state(s.rest()), nil
 }
 
-func (p *lockPicture) state() *skepv1.AutolockState {
+func (p *lockPicture) state(own *skepv1.ManagerLock) *skepv1.AutolockState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := &skepv1.AutolockState{On: p.record.Info().GetOn()}
+	out := &skepv1.AutolockState{On: p.record.Info().GetOn(), Managers: []*skepv1.ManagerLock{own}}
 	if out.On {
 		out.Key = p.record.info
 	}
-	for _, m := range p.managers {
-		out.Managers = append(out.Managers, m)
+	for node, m := range p.managers {
+		if node != own.NodeId {
+			out.Managers = append(out.Managers, m)
+		}
 	}
 	slices.SortFunc(out.Managers, func(a, b *skepv1.ManagerLock) int {
 		return cmp.Or(cmp.Compare(a.Hostname, b.Hostname), cmp.Compare(a.NodeId, b.NodeId))

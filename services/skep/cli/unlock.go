@@ -167,7 +167,7 @@ func (a *app) door(ctx context.Context, m *skepv1.ManagerLock) (*skepv1.VaultDoo
 			for _, x := range s.Managers {
 				known = known || x.NodeId == m.NodeId && x.Locked
 			}
-			if !known {
+			if i := a.info(ctx); !known && (i.NodeID != m.NodeId || i.State != "starting") {
 				return nil, errNotLocked
 			}
 		}

@@ -79,6 +79,9 @@ func initCommand() *cobra.Command {
 			if cs.Autolock {
 				plain.Fprintf(cmd.OutOrStdout(), "\n")
 				keep(cmd, boot.UnlockKey)
+				if m.noStart {
+					plain.Fprintf(cmd.OutOrStdout(), "Its first start waits for the key as well.\n")
+				}
 			}
 			return nil
 		},
