@@ -57,6 +57,7 @@ func TestAutolock(t *testing.T) {
 		{"service", "create", "--detach", "--name", "no", "--secret", "s1", "busybox"}, {"swarm", "update", "--autolock=false"}} {
 		c.refused(1, []string{locked}, args...)
 	}
+	c.refused(1, []string{"This node is already part of a swarm"}, "init", "--autolock")
 	c.skep("service", "create", "--name", "plain", "busybox", "sleep", "100000")
 	// A task that needs a secret waits, and says for what; the one that runs goes on.
 	c.skep("service", "scale", "--detach", "db=2")

@@ -101,6 +101,9 @@ func (s *Service) updateCluster(ctx context.Context, r *skepv1.UpdateClusterRequ
 		if proto.Equal(next, cur.Spec) {
 			return nil
 		}
+		if cur.Spec.Autolock && !next.Autolock && r.Version == 0 {
+			return fault.Invalid("update the cluster: a spec without autolock would turn it off and have the master key in clear on every manager: read the cluster, change its spec, and send the version it had")
+		}
 		if err := s.setAutolock(ctx, next, cur.Spec); err != nil {
 			return err
 		}

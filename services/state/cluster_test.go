@@ -1,0 +1,73 @@
+package state
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"skep.dev/libs/api"
+	"skep.dev/libs/fault"
+	"skep.dev/libs/kvtest"
+	"skep.dev/libs/rpc"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// Autolock is on or off when the vault says so; the spec follows, and a vault that refuses leaves it as it was.
+func TestAutolockIsTheVaults(t *testing.T) {
+	r := newRig(t, kvtest.Server(t))
+	r.init()
+	srv, err := rpc.NewServer(r.nc, rpc.Config{Name: "vault"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = srv.Close() }) // the connection may be closed already
+	var mu sync.Mutex
+	var asked []bool
+	var refuse error
+	err = api.Handle(srv, api.AutolockSet, func(_ context.Context, q *skepv1.SetAutolockRequest) (*skepv1.AutolockState, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked = append(asked, q.On)
+		if q.By == "" {
+			t.Error("who asked is not said")
+		}
+		return &skepv1.AutolockState{On: q.On}, refuse
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := must[*skepv1.ClusterReply](t)(call(r, api.ClusterInspect, &skepv1.Empty{})).Cluster
+	update := func(version uint64, change func(*skepv1.ClusterSpec)) error {
+		t.Helper()
+		change(c.Spec)
+		reply, err := call(r, api.ClusterUpdate, &skepv1.UpdateClusterRequest{Version: version, Spec: c.Spec})
+		if err == nil {
+			c = reply.Cluster
+		} else {
+			c = must[*skepv1.ClusterReply](t)(call(r, api.ClusterInspect, &skepv1.Empty{})).Cluster
+		}
+		return err
+	}
+	on := func(s *skepv1.ClusterSpec) { s.Autolock = true }
+	off := func(s *skepv1.ClusterSpec) { s.Autolock = false }
+	refuse = fault.Locked("the cluster's secrets are locked: run skep unlock on m1")
+	if err := update(c.Meta.Version, on); !fault.Is(err, fault.CodeLocked) || c.Spec.Autolock {
+		t.Errorf("while locked: %v, %v", err, c.Spec)
+	}
+	refuse = nil
+	if err := update(c.Meta.Version, on); err != nil || !c.Spec.Autolock {
+		t.Errorf("on: %v", err)
+	}
+	if err := update(c.Meta.Version, func(s *skepv1.ClusterSpec) { s.TaskHistoryLimit = 3 }); err != nil {
+		t.Error(err)
+	}
+	wantErr(t, update(0, off), "update the cluster: a spec without autolock would turn it off and have the master key in clear on every manager: read the cluster, change its spec, and send the version it had")
+	if err := update(c.Meta.Version, off); err != nil || c.Spec.Autolock {
+		t.Errorf("off: %v", err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(asked) != 3 || !asked[0] || !asked[1] || asked[2] {
+		t.Errorf("the vault was asked %v", asked)
+	}
+}
