@@ -42,6 +42,7 @@ func TestAutolock(t *testing.T) {
 	c.on("m1", "sh", "-c", "printf one | skep secret create s1 -")
 	c.skep("service", "create", "--name", "web", "--replicas", "2", "--publish", "8080:80", "whoami:v1")
 	c.skep("service", "create", "--name", "db", "--secret", "s1", "--constraint", "node.hostname==w1", "busybox", "sleep", "100000")
+	token := c.skep("join-token", "-q", "worker")
 	before := ids(c.tasks("web")) + ids(c.tasks("db"))
 
 	restart()
@@ -58,6 +59,11 @@ func TestAutolock(t *testing.T) {
 		c.refused(1, []string{locked}, args...)
 	}
 	c.refused(1, []string{"This node is already part of a swarm"}, "init", "--autolock")
+	m1, err := c.Host("m1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.refusedOn("client", 1, []string{locked}, "skep", "join", "--token", token, m1.IP+":2377")
 	c.skep("service", "create", "--name", "plain", "busybox", "sleep", "100000")
 	// A task that needs a secret waits, and says for what; the one that runs goes on.
 	c.skep("service", "scale", "--detach", "db=2")
