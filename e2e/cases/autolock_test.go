@@ -190,3 +190,46 @@ func TestAutolock(t *testing.T) {
 		t.Errorf("leave while locked: %s", r.Stderr)
 	}
 }
+
+// Where a manager runs two vaults as processes of their own, one `skep unlock` opens both; the other services, which are
+// not restarted, never notice.
+func TestAutolockSeparate(t *testing.T) {
+	c := up(t, lab.Options{Hosts: 1, Separate: true})
+	vault := func() {
+		t.Helper()
+		if err := c.StartProgram(c.ctx, "m1", "skep-vault"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vault() // a second one
+	out := c.skep("swarm", "update", "--autolock")
+	key := unlockKeyForm.FindString(out)
+	if key == "" {
+		t.Fatal(out)
+	}
+	c.await("both vaults have sealed what they share", time.Minute, func() string {
+		return strings.TrimPrefix(strings.TrimSpace(c.on("m1", "ls", "/var/lib/skep/vault").Stdout), "master.sealed")
+	})
+	c.kill9("m1", "skep-vault", true)
+	vault()
+	vault()
+	c.await("both wait at the door", time.Minute, func() string {
+		r := c.on("m1", "sh", "-c", "grep -c 'the vault is locked' /var/lib/skep/skep-vault.log")
+		if strings.TrimSpace(r.Stdout) != "2" {
+			return r.Stdout
+		}
+		return ""
+	})
+	c.refused(1, []string{"the cluster's secrets are locked: run skep unlock on m1"}, "secret", "ls")
+	r, err := c.RunInput(c.ctx, "m1", key+"\n", "skep", "unlock")
+	if err != nil || r.Code != 0 || r.Stdout != "Manager m1 unlocked.\n" {
+		t.Fatalf("%v %d %s %s", err, r.Code, r.Stdout, r.Stderr)
+	}
+	for range 20 { // whichever of the two answers
+		c.skep("secret", "ls")
+	}
+	c.skep("swarm", "update", "--autolock=false")
+	c.await("in clear again", time.Minute, func() string {
+		return strings.TrimPrefix(strings.TrimSpace(c.on("m1", "ls", "/var/lib/skep/vault").Stdout), "master.key")
+	})
+}
