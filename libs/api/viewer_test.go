@@ -20,7 +20,7 @@ func TestViewersAreToldNoValues(t *testing.T) {
 	fill = func(m protoreflect.Message, depth int) {
 		switch x := m.Interface().(type) {
 		case *pb.ContainerSpec:
-			x.Env, x.RegistryAuth, x.Args = []string{"A=" + value}, []byte(value), []string{"--password", value}
+			x.Env, x.RegistryAuth, x.Args = []string{"A=" + value}, value, []string{"--password", value}
 			found[m.Descriptor().FullName()]++
 			return
 		case *pb.Secret:

@@ -1,7 +1,7 @@
 // Package mask hides values that only those who may change services need to see, in what is answered to viewers: people who
 // look and change nothing.
 //
-// Hidden are: of secrets and configs everything but their names, of events who did it and from where, every value of a task's environment, options of volume and log drivers (they carry credentials), sealed registry
+// Hidden are: of secrets and configs everything but their names, of events who did it and from where, every value of a task's environment, options of volume and log drivers (they carry credentials), the ids of registry
 // credentials, values of labels whose key says that they are secret, and in commands, arguments and checks what follows a word
 // that says so (--password=…, TOKEN=…, user:…@ in a URL). Names stay, and so does that a value changed: it is shown as
 // <hidden:tag>, where the tag depends on name and value. Tags of one process are comparable, those of two are not; nobody can
@@ -62,7 +62,7 @@ func walk(m protoreflect.Message) {
 		}
 		words(x.Command)
 		words(x.Args)
-		x.RegistryAuth = nil
+		x.RegistryAuth = ""
 	case *skepv1.HealthConfig:
 		words(x.Test)
 	case *skepv1.HTTPCheck:

@@ -27,7 +27,7 @@ func service(value string) *skepv1.Service {
 				Mounts:  []*skepv1.Mount{{Target: "/d", VolumeOpts: map[string]string{"o": "username=a,password=" + value}}},
 				Labels:  map[string]string{"secret": value},
 
-				RegistryAuth: []byte(value),
+				RegistryAuth: value,
 			},
 		},
 	}}

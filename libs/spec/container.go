@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/id"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -25,6 +26,9 @@ func validateContainer(c *skepv1.ContainerSpec) error {
 	}
 	if err := ValidateLabels(c.Labels); err != nil {
 		return err
+	}
+	if c.RegistryAuth != "" && !id.Valid(c.RegistryAuth) {
+		return fault.Invalid("ContainerSpec: registry_auth is the id of credentials that the vault keeps, never the credentials themselves")
 	}
 	checks := []func(*skepv1.ContainerSpec) error{
 		validateProcess, validateMounts, validateHealth, validateReady, validateNames, validateRights,

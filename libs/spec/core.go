@@ -17,7 +17,7 @@ func Core(s *skepv1.ServiceSpec) *skepv1.ServiceSpec {
 	}
 	t.Placement = nil
 	if c := t.Container; c != nil {
-		c.RegistryAuth = nil
+		c.RegistryAuth = ""
 		unversioned(c.Secrets, c.SecretUpdateSignal != "")
 		unversioned(c.Configs, c.ConfigUpdateSignal != "")
 	}

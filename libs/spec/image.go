@@ -25,6 +25,15 @@ func FullImage(image string) (string, error) {
 	return reference.TagNameOnly(ref).String(), nil
 }
 
+// RegistryOf is the host of an image's registry as references name it: docker.io where they name none.
+func RegistryOf(image string) (string, error) {
+	ref, err := parseImage(image)
+	if err != nil {
+		return "", err
+	}
+	return reference.Domain(ref), nil
+}
+
 // HasDigest reports whether the reference is pinned already.
 func HasDigest(image string) bool {
 	ref, err := reference.ParseNormalizedNamed(image)

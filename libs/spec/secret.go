@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/distribution/reference"
+
 	"skep.dev/libs/fault"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -38,8 +40,11 @@ func KindWord(k skepv1.SecretKind) string {
 	return "secret"
 }
 
-// CheckSecret checks what is known of a new secret or config without its value.
+// CheckSecret checks what is known of a new secret, config or registry without its value.
 func CheckSecret(kind skepv1.SecretKind, s *skepv1.SecretSpec) error {
+	if kind == skepv1.SecretKind_SECRET_KIND_REGISTRY {
+		return checkRegistry(s)
+	}
 	if len(s.GetName()) > 64 || !secretName.MatchString(s.GetName()) {
 		return fault.Invalid("invalid name, only 64 [a-zA-Z0-9-_.] characters allowed, and the start and end character must be [a-zA-Z0-9]")
 	}
@@ -47,6 +52,19 @@ func CheckSecret(kind skepv1.SecretKind, s *skepv1.SecretSpec) error {
 		return fault.Invalid("%s %s: unknown template driver %q: it is %s", KindWord(kind), s.Name, d, TemplateGolang)
 	}
 	return CheckSecretLabels(kind, s)
+}
+
+var registryHost = regexp.MustCompile(`^(?:` + reference.DomainRegexp.String() + `)$`)
+
+// checkRegistry: credentials are known by the host of their registry alone. Who logs in there is part of the value.
+func checkRegistry(s *skepv1.SecretSpec) error {
+	switch {
+	case len(s.GetName()) > 255 || !registryHost.MatchString(s.GetName()):
+		return fault.Invalid("invalid registry %q: it is a host, with :port where that is not 443", s.GetName())
+	case len(s.Labels) > 0 || s.TemplateDriver != "":
+		return fault.Invalid("registry %s: its credentials have neither labels nor a template driver", s.Name)
+	}
+	return nil
 }
 
 // CheckSecretLabels checks labels alone.

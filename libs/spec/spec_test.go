@@ -360,7 +360,7 @@ func TestDiff(t *testing.T) {
 		t.Fatal("different task specs are equal")
 	}
 	c := proto.CloneOf(b)
-	c.Task.Container.RegistryAuth = []byte("x")
+	c.Task.Container.RegistryAuth = "x"
 	if !proto.Equal(Core(b), Core(c)) {
 		t.Fatal("credentials make task specs differ")
 	}

@@ -110,15 +110,35 @@ func (s *Service) removeImage(ctx context.Context, r *skepv1.RemoveImageRequest)
 
 func (s *Service) pullImage(ctx context.Context, r *skepv1.PullImageRequest) (*skepv1.PullImageReply, error) {
 	s.tell(ctx, &skepv1.ToldRequest{Verb: "image-pull", Subject: r.GetRef()})
-	name, digest, err := s.runtime.PullImage(ctx, r.GetRef(), r.GetRegistryAuth())
+	auth, err := s.credentials(ctx, r.GetRegistryAuth())
+	if err != nil {
+		return nil, err
+	}
+	name, digest, err := s.runtime.PullImage(ctx, r.GetRef(), auth)
 	if err != nil {
 		return nil, fault.Invalid("%v", err)
 	}
 	return &skepv1.PullImageReply{Name: name, Digest: digest}, nil
 }
 
+// credentials are those a request names, nil for "". The vault gives them to managers alone.
+func (s *Service) credentials(ctx context.Context, id string) (*skepv1.DeliveredValue, error) {
+	if id == "" {
+		return nil, nil
+	}
+	v, err := s.courier.credentials(ctx, id)
+	if err != nil && fault.Of(err) == fault.CodeInternal {
+		err = fault.Unavailable("%v", err)
+	}
+	return v, err
+}
+
 func (s *Service) resolveImage(ctx context.Context, r *skepv1.ResolveImageRequest) (*skepv1.ResolveImageReply, error) {
-	ref, plats, err := s.runtime.ResolveImage(ctx, r.GetRef(), r.GetRegistryAuth())
+	auth, err := s.credentials(ctx, r.GetRegistryAuth())
+	if err != nil {
+		return nil, err
+	}
+	ref, plats, err := s.runtime.ResolveImage(ctx, r.GetRef(), auth)
 	if err != nil {
 		return nil, err
 	}

@@ -25,8 +25,14 @@ type courier struct {
 	s *Service
 
 	mu     sync.Mutex
-	wanted map[string]*errand // by task
+	wanted map[errandKey]*errand
 	goes   bool
+}
+
+// errandKey is a task and what it wants: its files or, before it pulls its image, the credentials for that.
+type errandKey struct {
+	task string
+	pull bool
 }
 
 // errand is one task's.
@@ -37,15 +43,28 @@ type errand struct {
 	err  error
 }
 
-func newCourier(s *Service) *courier { return &courier{s: s, wanted: map[string]*errand{}} }
+func newCourier(s *Service) *courier { return &courier{s: s, wanted: map[errandKey]*errand{}} }
 
-// fetch gets what a task is to have and does not hold.
-func (c *courier) fetch(ctx context.Context, taskID string, held []*skepv1.HeldFile) (*task.Delivery, error) {
+// Files gets what a task is to have and does not hold.
+func (c *courier) Files(ctx context.Context, taskID string, held []*skepv1.HeldFile) (*task.Delivery, error) {
+	return c.fetch(ctx, errandKey{task: taskID}, held)
+}
+
+// Registry gets what a task's image is pulled with, nil if its service has no credentials by now.
+func (c *courier) Registry(ctx context.Context, taskID string) (*skepv1.DeliveredValue, error) {
+	d, err := c.fetch(ctx, errandKey{taskID, true}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return d.Values[d.Registry], nil
+}
+
+func (c *courier) fetch(ctx context.Context, k errandKey, held []*skepv1.HeldFile) (*task.Delivery, error) {
 	c.mu.Lock()
-	e := c.wanted[taskID]
+	e := c.wanted[k]
 	if e == nil {
 		e = &errand{held: held, done: make(chan struct{})}
-		c.wanted[taskID] = e
+		c.wanted[k] = e
 	}
 	if !c.goes {
 		c.goes = true
@@ -71,15 +90,21 @@ func (c *courier) run() {
 			return
 		}
 		batch := map[string]*errand{}
-		for id, e := range c.wanted {
+		var pull bool // one request is for files or for credentials
+		for k, e := range c.wanted {
+			if len(batch) == 0 {
+				pull = k.pull
+			}
 			if len(batch) == askTasks {
 				break
 			}
-			batch[id] = e
-			delete(c.wanted, id)
+			if k.pull == pull {
+				batch[k.task] = e
+				delete(c.wanted, k)
+			}
 		}
 		c.mu.Unlock()
-		c.deliver(batch)
+		c.deliver(batch, pull)
 	}
 }
 
@@ -91,7 +116,7 @@ const (
 )
 
 // deliver asks for a batch until everything is there.
-func (c *courier) deliver(batch map[string]*errand) {
+func (c *courier) deliver(batch map[string]*errand, pull bool) {
 	open := map[string]*errand{}
 	for id, e := range batch {
 		e.got = &task.Delivery{}
@@ -109,7 +134,7 @@ func (c *courier) deliver(batch map[string]*errand) {
 		close(e.done)
 	}
 	for range askPieces {
-		d, err := c.ask(open, listed, values)
+		d, err := c.ask(open, listed, pull, values)
 		if err != nil {
 			for _, e := range open {
 				finish(e, err)
@@ -163,6 +188,7 @@ func (e *errand) complete(t *skepv1.DeliveredTask, values map[task.FileKey]*skep
 	d := &task.Delivery{Files: t.Files, Values: map[task.FileKey]*skepv1.DeliveredValue{}}
 	need := t.Files
 	if t.RegistryAuth != "" {
+		d.Registry = task.FileKey{ID: t.RegistryAuth, Version: 1}
 		need = append(need[:len(need):len(need)], &skepv1.HeldFile{Id: t.RegistryAuth, Version: 1})
 	}
 	for _, f := range need {
@@ -184,7 +210,7 @@ func (e *errand) complete(t *skepv1.DeliveredTask, values map[task.FileKey]*skep
 const askHeld = 5_000
 
 // ask makes one request.
-func (c *courier) ask(open map[string]*errand, listed map[string][]*skepv1.HeldFile, values map[task.FileKey]*skepv1.DeliveredValue) (*skepv1.Delivery, error) {
+func (c *courier) ask(open map[string]*errand, listed map[string][]*skepv1.HeldFile, pull bool, values map[task.FileKey]*skepv1.DeliveredValue) (*skepv1.Delivery, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*callTimeout)
 	defer cancel()
 	node := c.s.cfg.NodeID
@@ -196,7 +222,7 @@ func (c *courier) ask(open map[string]*errand, listed map[string][]*skepv1.HeldF
 	ask := &skepv1.DeliverAsk{NodeId: node, Generation: c.s.set.Generation(), Reader: r.Key()}
 	room := askHeld
 	for id, e := range open {
-		t := &skepv1.DeliverTask{TaskId: id, Held: slices.Clone(e.held)}
+		t := &skepv1.DeliverTask{TaskId: id, Held: slices.Clone(e.held), Pull: pull}
 		if files, ok := listed[id]; ok {
 			for _, f := range files {
 				if values[task.FileKey{ID: f.Id, Version: f.Version}] != nil {
@@ -240,4 +266,28 @@ func (c *courier) answer(ctx context.Context, r *seal.Reader, ask *skepv1.Delive
 		return nil, task.Temporary(errors.New("the vault's answer is to another request"))
 	}
 	return d, nil
+}
+
+// credentials gets what a manager may have apart from any task: to resolve or pull an image that a service is about to use.
+func (c *courier) credentials(ctx context.Context, id string) (*skepv1.DeliveredValue, error) {
+	r, err := seal.NewReader()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	d, err := c.answer(ctx, r, &skepv1.DeliverAsk{NodeId: c.s.cfg.NodeID, Generation: c.s.set.Generation(), Reader: r.Key(), RegistryAuth: []string{id}})
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range d.Tasks {
+		if t.RegistryAuth == id && t.Refused != "" {
+			return nil, fault.Denied("%s", t.Refused)
+		}
+	}
+	for _, v := range d.Values {
+		if v.Id == id {
+			return v, nil
+		}
+	}
+	return nil, task.Temporary(errors.New("the vault did not deliver the registry's credentials"))
 }

@@ -79,7 +79,7 @@ func (s *Service) refreshAll(ctx context.Context) bool {
 func (s *Service) refreshTask(ctx context.Context, j *task.Job, st *skepv1.TaskStatus) error {
 	ctx, cancel := context.WithTimeout(ctx, 4*callTimeout)
 	defer cancel()
-	got, err := s.courier.fetch(ctx, j.ID(), st.Files)
+	got, err := s.courier.Files(ctx, j.ID(), st.Files)
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (s *Service) refreshTask(ctx context.Context, j *task.Job, st *skepv1.TaskS
 	}
 	// A template may be filled in with values that the task has already; so may one more place of the same secret.
 	if templates || repeated(got.Files) {
-		if got, err = s.courier.fetch(ctx, j.ID(), nil); err != nil {
+		if got, err = s.courier.Files(ctx, j.ID(), nil); err != nil {
 			return err
 		}
 	}

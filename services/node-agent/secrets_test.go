@@ -472,7 +472,7 @@ func TestAnswersThatAreNotTheVaults(t *testing.T) {
 			v.files["t"] = []*skepv1.HeldFile{{Id: "s", Version: 1}}
 			v.tamper = c.tamper
 		})
-		got, err := n.svc.courier.fetch(t.Context(), "t", nil)
+		got, err := n.svc.courier.Files(t.Context(), "t", nil)
 		switch {
 		case c.want == "" && (err != nil || string(got.Values[task.FileKey{ID: "s", Version: 1}].GetValue()) != "value"):
 			t.Errorf("%s: %v %v", c.name, got, err)
@@ -483,7 +483,7 @@ func TestAnswersThatAreNotTheVaults(t *testing.T) {
 	v.set(func() {
 		v.tamper = func(*skepv1.DeliverAsk, *skepv1.Delivery, *skepv1.DeliverReply) error { return fault.Denied("no") }
 	})
-	if _, err := n.svc.courier.fetch(t.Context(), "t", nil); err == nil || task.IsTemporary(err) {
+	if _, err := n.svc.courier.Files(t.Context(), "t", nil); err == nil || task.IsTemporary(err) {
 		t.Errorf("denied: %v", err)
 	}
 }
@@ -512,7 +512,7 @@ func TestDeliveriesInPieces(t *testing.T) {
 	for i := range tasks {
 		go func() {
 			name := fmt.Sprintf("t%d", i)
-			d, err := n.svc.courier.fetch(t.Context(), name, nil)
+			d, err := n.svc.courier.Files(t.Context(), name, nil)
 			switch name {
 			case "t3":
 				if err == nil || err.Error() != "final" || task.IsTemporary(err) {

@@ -58,12 +58,12 @@ func (s *Service) deliver(ctx context.Context, node string, r *skepv1.DeliverReq
 			p.out.Tasks = append(p.out.Tasks, &skepv1.DeliveredTask{TaskId: t.TaskId, Refused: "the managers have no such task on this node", Again: true})
 			continue
 		}
-		if !p.task(ctx, tasks.Tasks[i], t.Held) {
+		if !p.task(ctx, tasks.Tasks[i], t.Held, t.Pull) {
 			break
 		}
 	}
 	for _, id := range ask.RegistryAuth {
-		p.registry(ctx, "", id)
+		p.registry(ctx, id)
 	}
 	p.tell(ctx)
 	key, err := s.idx.publicKey()
@@ -98,9 +98,16 @@ type given struct {
 	tasks []string
 }
 
-// task adds what a task refers to and does not hold; false when there is no room for its list.
-func (p *parcel) task(ctx context.Context, t *skepv1.TaskFiles, held []*skepv1.HeldFile) bool {
-	d := &skepv1.DeliveredTask{TaskId: t.TaskId, RegistryAuth: t.RegistryAuth}
+// task adds what a task refers to and does not hold: its files or, when it is about to pull its image, the credentials
+// for that. False when there is no room for its list.
+func (p *parcel) task(ctx context.Context, t *skepv1.TaskFiles, held []*skepv1.HeldFile, pull bool) bool {
+	d := &skepv1.DeliveredTask{TaskId: t.TaskId}
+	if pull {
+		t = &skepv1.TaskFiles{TaskId: t.TaskId, RegistryAuth: t.RegistryAuth}
+		d.RegistryAuth = t.RegistryAuth
+	} else {
+		t = &skepv1.TaskFiles{TaskId: t.TaskId, Secrets: t.Secrets, Configs: t.Configs}
+	}
 	for _, list := range [][]*skepv1.FileReference{t.Secrets, t.Configs} {
 		for _, f := range list {
 			d.Files = append(d.Files, &skepv1.HeldFile{Id: f.Id, Version: f.Version})
@@ -131,17 +138,19 @@ func (p *parcel) task(ctx context.Context, t *skepv1.TaskFiles, held []*skepv1.H
 		add(f.Id, f.Version, f.Name, skepv1.SecretKind_SECRET_KIND_CONFIG)
 	}
 	if t.RegistryAuth != "" {
-		add(t.RegistryAuth, 1, "of its registry", skepv1.SecretKind_SECRET_KIND_REGISTRY)
+		add(t.RegistryAuth, 1, "", skepv1.SecretKind_SECRET_KIND_REGISTRY)
 	}
 	p.out.Tasks = append(p.out.Tasks, d)
 	return true
 }
 
 // registry adds credentials that a manager resolves an image's name with.
-func (p *parcel) registry(ctx context.Context, task, id string) {
-	if err := p.value(ctx, task, id, 1, "of a registry", skepv1.SecretKind_SECRET_KIND_REGISTRY); err != nil {
-		p.out.Tasks = append(p.out.Tasks, &skepv1.DeliveredTask{RegistryAuth: id, Refused: err.Error(), Again: fault.Is(err, fault.CodeUnavailable)})
+func (p *parcel) registry(ctx context.Context, id string) {
+	d := &skepv1.DeliveredTask{RegistryAuth: id}
+	if err := p.value(ctx, "", id, 1, "", skepv1.SecretKind_SECRET_KIND_REGISTRY); err != nil {
+		d.Refused, d.Again = err.Error(), fault.Is(err, fault.CodeUnavailable)
 	}
+	p.out.Tasks = append(p.out.Tasks, d)
 }
 
 // value adds a version of an object, once for all tasks that use it. What does not fit is left for the next request.
@@ -223,6 +232,9 @@ func (s *Service) object(ctx context.Context, id string, kind skepv1.SecretKind,
 	defer s.idx.mu.Unlock()
 	if o := s.idx.objects.byID[id]; o != nil && o.Secret.Kind == kind {
 		return nil, errAltered(o)
+	}
+	if kind == skepv1.SecretKind_SECRET_KIND_REGISTRY {
+		return nil, errNoCredentials
 	}
 	return nil, fmt.Errorf("%s not found: %s", spec.KindWord(kind), name)
 }

@@ -108,7 +108,7 @@ func (x *objects) takeObject(seal *sealer, id string, e kv.Entry) error {
 	}
 	o := &object{r, e.Revision, sumOf(e.Value)}
 	x.byID[id] = o
-	if r.RemovedAt == nil {
+	if r.RemovedAt == nil && r.Secret.Kind != skepv1.SecretKind_SECRET_KIND_REGISTRY { // any number are of one registry
 		x.byName[nameOf(r.Secret)] = id
 	}
 	return nil

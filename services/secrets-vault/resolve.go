@@ -34,8 +34,11 @@ func (s *Service) resolve(ctx context.Context, r *skepv1.ResolveFilesRequest) (*
 		}
 	}
 	if id := r.RegistryAuth; id != "" {
-		if o := s.idx.objects.byID[id]; o == nil || o.Secret.Kind != skepv1.SecretKind_SECRET_KIND_REGISTRY || o.RemovedAt != nil {
-			return nil, fault.Invalid("the registry's credentials are not kept any more: give them again with --with-registry-auth")
+		switch o := s.idx.objects.byID[id]; {
+		case o == nil || o.Secret.Kind != skepv1.SecretKind_SECRET_KIND_REGISTRY:
+			return nil, errNoCredentials
+		case !s.idx.objects.genuine(o):
+			return nil, fault.Denied("%v", errAltered(o))
 		}
 	}
 	return out, nil

@@ -63,6 +63,7 @@ func (s *Service) tend(ctx context.Context) {
 			}
 			swept = time.Now()
 		}
+		s.dropRegistries(ctx)
 		select {
 		case <-ctx.Done():
 			return

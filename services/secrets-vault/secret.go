@@ -59,23 +59,30 @@ func (k kind) create(ctx context.Context, r *skepv1.CreateSecretRequest) (*skepv
 	if err := checkTemplate(k.SecretKind, r.Spec, value); err != nil {
 		return nil, err
 	}
-	o := id.New()
-	if err := k.free(o, r.Spec.Name); err != nil {
+	return k.store(ctx, id.New(), r.Spec, value)
+}
+
+// store stores a new object that has passed every check but whether there is room for it and its name.
+func (k kind) store(ctx context.Context, o string, sp *skepv1.SecretSpec, value []byte) (*skepv1.SecretReply, error) {
+	if err := k.free(o, sp.Name); err != nil {
 		return nil, err // before anything is written for it
 	}
 	place := newPlace(o)
 	if err := k.putValue(ctx, place, value); err != nil {
-		return nil, fault.Unavailable("store %s %s: %v", k.word(), r.Spec.Name, err)
+		return nil, fault.Unavailable("store %s %s: %v", k.word(), sp.Name, err)
 	}
 	now := timestamppb.New(k.cfg.Now())
 	version := &skepv1.SecretVersion{Number: 1, CreatedAt: now, Author: rpc.Asker(ctx), AuthorAddress: rpc.AskerAddress(ctx), Size: uint64(len(value))}
-	done, err := k.change(ctx, o, func(*object) (*skepv1.SecretRecord, error) {
-		if err := k.free(o, r.Spec.Name); err != nil {
+	done, err := k.change(ctx, o, func(cur *object) (*skepv1.SecretRecord, error) {
+		if cur != nil {
+			return nil, fault.Conflict("%s %s already exists", k.word(), sp.Name)
+		}
+		if err := k.free(o, sp.Name); err != nil {
 			return nil, err
 		}
 		return &skepv1.SecretRecord{
 			Secret: &skepv1.Secret{
-				Meta: &skepv1.Meta{Id: o, CreatedAt: now, UpdatedAt: now}, Kind: k.SecretKind, Spec: r.Spec, Versions: []*skepv1.SecretVersion{version},
+				Meta: &skepv1.Meta{Id: o, CreatedAt: now, UpdatedAt: now}, Kind: k.SecretKind, Spec: sp, Versions: []*skepv1.SecretVersion{version},
 			},
 			Values: map[uint64]string{1: place},
 		}, nil

@@ -62,6 +62,10 @@ type Service struct {
 	gauge    prometheus.Gauge // 1 while locked
 
 	feed *kv.Feed
+
+	// dropped is when credentials that nobody refers to were last looked for, dropAfter where that ended. tend alone uses them.
+	dropped   time.Time
+	dropAfter string
 }
 
 // New checks the configuration and the master key, and starts nothing. Where the key is sealed the vault runs locked at
@@ -166,7 +170,6 @@ func (s *Service) serve(ctx context.Context) error {
 		}
 	}()
 	secrets, configs := kind{s, skepv1.SecretKind_SECRET_KIND_SECRET}, kind{s, skepv1.SecretKind_SECRET_KIND_CONFIG}
-	registries := kind{s, skepv1.SecretKind_SECRET_KIND_REGISTRY}
 	err = errors.Join(
 		api.Handle(srv, api.Join, s.join),
 		api.HandleNode(srv, api.VaultRenew, s.renew),
@@ -185,7 +188,7 @@ func (s *Service) serve(ctx context.Context) error {
 		api.Handle(srv, api.ConfigRemove, configs.remove),
 		api.Handle(srv, api.ConfigInspect, configs.inspect),
 		api.Handle(srv, api.ConfigList, configs.list),
-		api.Handle(srv, api.RegistryCreate, registries.create),
+		api.Handle(srv, api.RegistryCreate, s.createRegistry),
 		api.Handle(srv, api.FilesResolve, s.resolve),
 		api.HandleNode(srv, api.VaultDeliver, s.deliver),
 		s.handleLock(srv),

@@ -19,17 +19,17 @@ import (
 	"skep.dev/services/state/internal/index"
 )
 
-// Services refer to secrets and configs, which the vault keeps. State turns names into ids and versions with its help when
+// Services refer to secrets, configs and the credentials of their image's registry, which the vault keeps. State turns names into ids and versions with its help when
 // a service is stored, and tells the vault who refers to what: so that nothing in use is removed, a node gets what its own
 // tasks refer to, and a new version comes to those who use it.
 
-// resolveFiles fills in ids, names and versions of a spec's secrets and configs.
+// resolveFiles fills in ids, names and versions of a spec's secrets and configs. Everything must be there.
 func (s *Service) resolveFiles(ctx context.Context, want *skepv1.ServiceSpec) error {
 	c := want.GetTask().GetContainer()
-	if len(c.GetSecrets())+len(c.GetConfigs()) == 0 {
+	if len(c.GetSecrets())+len(c.GetConfigs()) == 0 && c.GetRegistryAuth() == "" {
 		return nil
 	}
-	r, err := api.Call(ctx, s.cfg.NC, api.FilesResolve, &skepv1.ResolveFilesRequest{Secrets: c.Secrets, Configs: c.Configs})
+	r, err := api.Call(ctx, s.cfg.NC, api.FilesResolve, &skepv1.ResolveFilesRequest{Secrets: c.Secrets, Configs: c.Configs, RegistryAuth: c.RegistryAuth})
 	if err != nil {
 		return err
 	}
@@ -40,6 +40,9 @@ func (s *Service) resolveFiles(ctx context.Context, want *skepv1.ServiceSpec) er
 // filesOf finds a spec's references to an object: it may stand in several places.
 func filesOf(s *skepv1.ServiceSpec, object string) (out []*skepv1.FileReference) {
 	c := s.GetTask().GetContainer()
+	if object != "" && c.GetRegistryAuth() == object {
+		return []*skepv1.FileReference{{Id: object, Version: 1}}
+	}
 	for _, list := range [][]*skepv1.FileReference{c.GetSecrets(), c.GetConfigs()} {
 		for _, f := range list {
 			if f.Id == object {
@@ -191,7 +194,7 @@ func (s *Service) taskFiles(ctx context.Context, r *skepv1.TaskFilesRequest) (*s
 			sp = svc.Spec
 		}
 		ct := sp.GetTask().GetContainer()
-		out.Tasks = append(out.Tasks, &skepv1.TaskFiles{TaskId: rec.Id, ServiceName: sp.GetName(), Secrets: ct.GetSecrets(), Configs: ct.GetConfigs()})
+		out.Tasks = append(out.Tasks, &skepv1.TaskFiles{TaskId: rec.Id, ServiceName: sp.GetName(), Secrets: ct.GetSecrets(), Configs: ct.GetConfigs(), RegistryAuth: ct.GetRegistryAuth()})
 	}
 	return out, nil
 }

@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -40,6 +41,11 @@ func (s *Service) resolveImage(ctx context.Context, want, had *skepv1.ServiceSpe
 		if spec.HasDigest(c.Image) {
 			return nil
 		}
+		if sameTag(was, c.Image) {
+			// The registry may be away, or the login expired: what runs already is not replaced by what nobody has seen.
+			c.Image, want.Task.Placement.Platforms = was, had.Task.GetPlacement().GetPlatforms()
+			return []string{fmt.Sprintf("image %s could not be accessed on a registry to record its digest: the service keeps the one it has.", full)}
+		}
 		return []string{fmt.Sprintf("image %s could not be accessed on a registry to record its digest. Each node will access %s independently, "+
 			"possibly leading to different nodes running different versions of the image.", c.Image, c.Image)}
 	}
@@ -48,4 +54,10 @@ func (s *Service) resolveImage(ctx context.Context, want, had *skepv1.ServiceSpe
 	}
 	want.Task.Placement.Platforms = reply.Platforms
 	return nil
+}
+
+// sameTag reports whether an image is one that was pinned to a digest before.
+func sameTag(pinned, image string) bool {
+	name, digest, ok := strings.Cut(pinned, "@")
+	return ok && digest != "" && name == image
 }

@@ -1617,7 +1617,7 @@ func (x *LoadImageReply) GetNames() []string {
 type PullImageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	RegistryAuth  []byte                 `protobuf:"bytes,2,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
+	RegistryAuth  string                 `protobuf:"bytes,3,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"` // id of credentials in the vault, which gives them to managers alone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1659,11 +1659,11 @@ func (x *PullImageRequest) GetRef() string {
 	return ""
 }
 
-func (x *PullImageRequest) GetRegistryAuth() []byte {
+func (x *PullImageRequest) GetRegistryAuth() string {
 	if x != nil {
 		return x.RegistryAuth
 	}
-	return nil
+	return ""
 }
 
 type PullImageReply struct {
@@ -1723,7 +1723,7 @@ func (x *PullImageReply) GetDigest() string {
 type ResolveImageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	RegistryAuth  []byte                 `protobuf:"bytes,2,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
+	RegistryAuth  string                 `protobuf:"bytes,3,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"` // id of credentials in the vault
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1765,11 +1765,11 @@ func (x *ResolveImageRequest) GetRef() string {
 	return ""
 }
 
-func (x *ResolveImageRequest) GetRegistryAuth() []byte {
+func (x *ResolveImageRequest) GetRegistryAuth() string {
 	if x != nil {
 		return x.RegistryAuth
 	}
-	return nil
+	return ""
 }
 
 type ResolveImageReply struct {
@@ -2175,16 +2175,16 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"\x10LoadImageRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"&\n" +
 	"\x0eLoadImageReply\x12\x14\n" +
-	"\x05names\x18\x01 \x03(\tR\x05names\"I\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"O\n" +
 	"\x10PullImageRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12#\n" +
-	"\rregistry_auth\x18\x02 \x01(\fR\fregistryAuth\"<\n" +
+	"\rregistry_auth\x18\x03 \x01(\tR\fregistryAuthJ\x04\b\x02\x10\x03\"<\n" +
 	"\x0ePullImageReply\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06digest\x18\x02 \x01(\tR\x06digest\"L\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\"R\n" +
 	"\x13ResolveImageRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12#\n" +
-	"\rregistry_auth\x18\x02 \x01(\fR\fregistryAuth\"V\n" +
+	"\rregistry_auth\x18\x03 \x01(\tR\fregistryAuthJ\x04\b\x02\x10\x03\"V\n" +
 	"\x11ResolveImageReply\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12/\n" +
 	"\tplatforms\x18\x02 \x03(\v2\x11.skep.v1.PlatformR\tplatforms\"\x0e\n" +

@@ -1250,15 +1250,15 @@ type ContainerSpec struct {
 	Ulimits         []*Ulimit            `protobuf:"bytes,26,rep,name=ulimits,proto3" json:"ulimits,omitempty"`
 	OomScoreAdj     int64                `protobuf:"varint,27,opt,name=oom_score_adj,json=oomScoreAdj,proto3" json:"oom_score_adj,omitempty"`
 	Privileges      *Privileges          `protobuf:"bytes,28,opt,name=privileges,proto3" json:"privileges,omitempty"`
-	// Registry credentials sealed by the client; opaque to everyone but the node that pulls.
-	RegistryAuth []byte `protobuf:"bytes,29,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
 	// Gates traffic and never ends a task: what fails it is out of names, virtual addresses and published ports.
 	Ready *HealthConfig `protobuf:"bytes,30,opt,name=ready,proto3" json:"ready,omitempty"`
 	// What a container is sent once newer versions stand in its files, such as SIGHUP. "": tasks are replaced instead.
 	SecretUpdateSignal string `protobuf:"bytes,31,opt,name=secret_update_signal,json=secretUpdateSignal,proto3" json:"secret_update_signal,omitempty"`
 	ConfigUpdateSignal string `protobuf:"bytes,32,opt,name=config_update_signal,json=configUpdateSignal,proto3" json:"config_update_signal,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Id of what the vault keeps of the image's registry (SECRET_KIND_REGISTRY), "" = it needs no credentials.
+	RegistryAuth  string `protobuf:"bytes,33,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ContainerSpec) Reset() {
@@ -1487,13 +1487,6 @@ func (x *ContainerSpec) GetPrivileges() *Privileges {
 	return nil
 }
 
-func (x *ContainerSpec) GetRegistryAuth() []byte {
-	if x != nil {
-		return x.RegistryAuth
-	}
-	return nil
-}
-
 func (x *ContainerSpec) GetReady() *HealthConfig {
 	if x != nil {
 		return x.Ready
@@ -1511,6 +1504,13 @@ func (x *ContainerSpec) GetSecretUpdateSignal() string {
 func (x *ContainerSpec) GetConfigUpdateSignal() string {
 	if x != nil {
 		return x.ConfigUpdateSignal
+	}
+	return ""
+}
+
+func (x *ContainerSpec) GetRegistryAuth() string {
+	if x != nil {
+		return x.RegistryAuth
 	}
 	return ""
 }
@@ -3373,7 +3373,7 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\bnetworks\x18\x05 \x03(\v2\x1a.skep.v1.NetworkAttachmentR\bnetworks\x121\n" +
 	"\n" +
 	"log_driver\x18\x06 \x01(\v2\x12.skep.v1.LogDriverR\tlogDriver\x12!\n" +
-	"\fforce_update\x18\a \x01(\x04R\vforceUpdate\"\xa8\n" +
+	"\fforce_update\x18\a \x01(\x04R\vforceUpdate\"\xae\n" +
 	"\n" +
 	"\rContainerSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12:\n" +
@@ -3408,18 +3408,18 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\room_score_adj\x18\x1b \x01(\x03R\voomScoreAdj\x123\n" +
 	"\n" +
 	"privileges\x18\x1c \x01(\v2\x13.skep.v1.PrivilegesR\n" +
-	"privileges\x12#\n" +
-	"\rregistry_auth\x18\x1d \x01(\fR\fregistryAuth\x12+\n" +
+	"privileges\x12+\n" +
 	"\x05ready\x18\x1e \x01(\v2\x15.skep.v1.HealthConfigR\x05ready\x120\n" +
 	"\x14secret_update_signal\x18\x1f \x01(\tR\x12secretUpdateSignal\x120\n" +
-	"\x14config_update_signal\x18  \x01(\tR\x12configUpdateSignal\x1a9\n" +
+	"\x14config_update_signal\x18  \x01(\tR\x12configUpdateSignal\x12#\n" +
+	"\rregistry_auth\x18! \x01(\tR\fregistryAuth\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
 	"\fSysctlsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
-	"\x05_init\"\xd2\x01\n" +
+	"\x05_initJ\x04\b\x1d\x10\x1e\"\xd2\x01\n" +
 	"\n" +
 	"Privileges\x12'\n" +
 	"\x0fcredential_spec\x18\x01 \x01(\tR\x0ecredentialSpec\x12!\n" +

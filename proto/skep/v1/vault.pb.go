@@ -2025,9 +2025,11 @@ func (x *DeliverAsk) GetRegistryAuth() []string {
 }
 
 type DeliverTask struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	Held          []*HeldFile            `protobuf:"bytes,2,rep,name=held,proto3" json:"held,omitempty"` // what it has already
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	TaskId string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	Held   []*HeldFile            `protobuf:"bytes,2,rep,name=held,proto3" json:"held,omitempty"` // what it has already
+	// It is about to pull its image: it is given the credentials of its registry now, and its files when it asks without.
+	Pull          bool `protobuf:"varint,3,opt,name=pull,proto3" json:"pull,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2074,6 +2076,13 @@ func (x *DeliverTask) GetHeld() []*HeldFile {
 		return x.Held
 	}
 	return nil
+}
+
+func (x *DeliverTask) GetPull() bool {
+	if x != nil {
+		return x.Pull
+	}
+	return false
 }
 
 // DeliverReply is sealed from the vault's key to the reader.
@@ -2201,10 +2210,10 @@ func (x *Delivery) GetMore() bool {
 type DeliveredTask struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	Files         []*HeldFile            `protobuf:"bytes,2,rep,name=files,proto3" json:"files,omitempty"` // in these versions; where they stand, its service's revision says
-	RegistryAuth  string                 `protobuf:"bytes,3,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
-	Refused       string                 `protobuf:"bytes,4,opt,name=refused,proto3" json:"refused,omitempty"` // why it gets nothing
-	Again         bool                   `protobuf:"varint,5,opt,name=again,proto3" json:"again,omitempty"`    // which may be otherwise in a moment
+	Files         []*HeldFile            `protobuf:"bytes,2,rep,name=files,proto3" json:"files,omitempty"`                                   // in these versions; where they stand, its service's revision says
+	RegistryAuth  string                 `protobuf:"bytes,3,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"` // which are credentials, in version 1: those that were asked for
+	Refused       string                 `protobuf:"bytes,4,opt,name=refused,proto3" json:"refused,omitempty"`                               // why it gets nothing
+	Again         bool                   `protobuf:"varint,5,opt,name=again,proto3" json:"again,omitempty"`                                  // which may be otherwise in a moment
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2525,10 +2534,11 @@ const file_skep_v1_vault_proto_rawDesc = "" +
 	"generation\x12\x16\n" +
 	"\x06reader\x18\x03 \x01(\tR\x06reader\x12*\n" +
 	"\x05tasks\x18\x04 \x03(\v2\x14.skep.v1.DeliverTaskR\x05tasks\x12#\n" +
-	"\rregistry_auth\x18\x05 \x03(\tR\fregistryAuth\"M\n" +
+	"\rregistry_auth\x18\x05 \x03(\tR\fregistryAuth\"a\n" +
 	"\vDeliverTask\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12%\n" +
-	"\x04held\x18\x02 \x03(\v2\x11.skep.v1.HeldFileR\x04held\"K\n" +
+	"\x04held\x18\x02 \x03(\v2\x11.skep.v1.HeldFileR\x04held\x12\x12\n" +
+	"\x04pull\x18\x03 \x01(\bR\x04pull\"K\n" +
 	"\fDeliverReply\x12#\n" +
 	"\x03key\x18\x01 \x01(\v2\x11.skep.v1.VaultKeyR\x03key\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\fR\x06sealed\"\x8f\x01\n" +

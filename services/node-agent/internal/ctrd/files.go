@@ -90,7 +90,7 @@ func (r *Runtime) fetchFiles(ctx context.Context, j *task.Job, progress func(str
 		return nil, errors.New("this node cannot be given secrets")
 	}
 	progress("waiting for secrets")
-	got, err := r.cfg.Courier(ctx, j.ID(), nil)
+	got, err := r.cfg.Courier.Files(ctx, j.ID(), nil)
 	if err != nil {
 		return nil, err
 	}

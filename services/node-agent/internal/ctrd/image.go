@@ -107,8 +107,9 @@ func (p parsed) familiar() string {
 	return f
 }
 
-// Ensure makes the image present and unpacked: by its digest without the network when it is here.
-func (s *Images) Ensure(ctx context.Context, ref string, auth []byte, progress func(string)) (*Image, error) {
+// Ensure makes the image present and unpacked: by its digest without the network when it is here. Credentials are asked
+// for when it has to be pulled, so that what is here starts without managers.
+func (s *Images) Ensure(ctx context.Context, ref string, credentials func(context.Context) (*skepv1.DeliveredValue, error), progress func(string)) (*Image, error) {
 	p, err := parseRef(ref)
 	if err != nil {
 		return nil, err
@@ -126,7 +127,7 @@ func (s *Images) Ensure(ctx context.Context, ref string, auth []byte, progress f
 			return nil, classify(ref, err)
 		}
 	}
-	img, err := s.Pull(ctx, p, auth, progress)
+	img, err := s.pullWith(ctx, p, credentials, progress)
 	if err == nil {
 		return img, nil
 	}

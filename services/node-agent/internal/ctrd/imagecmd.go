@@ -8,6 +8,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"skep.dev/libs/fault"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/node-agent/internal/registry"
 	"skep.dev/services/node-agent/internal/task"
 )
 
@@ -61,13 +63,17 @@ func (r *Runtime) RemoveImage(ctx context.Context, ref string, force bool, used 
 	return r.Images.Remove(ctx, recs)
 }
 
-// PullImage fetches an image by its tag or digest and keeps it under that name.
-func (r *Runtime) PullImage(ctx context.Context, ref string, auth []byte) (name, digest string, err error) {
+// PullImage fetches an image by its tag or digest and keeps it under that name. auth nil: without credentials.
+func (r *Runtime) PullImage(ctx context.Context, ref string, auth *skepv1.DeliveredValue) (name, digest string, err error) {
 	p, err := parseRef(ref)
 	if err != nil {
 		return "", "", err
 	}
-	img, err := r.Images.Pull(r.ns(ctx), p, auth, nil)
+	a, err := registry.ParseAuth(auth)
+	if err != nil {
+		return "", "", err
+	}
+	img, err := r.Images.Pull(r.ns(ctx), p, a, nil)
 	if err != nil {
 		return "", "", err
 	}
@@ -75,8 +81,12 @@ func (r *Runtime) PullImage(ctx context.Context, ref string, auth []byte) (name,
 }
 
 // ResolveImage tells which digest a reference has now, and for which platforms.
-func (r *Runtime) ResolveImage(ctx context.Context, ref string, auth []byte) (string, []v1.Platform, error) {
-	out, list, err := r.Images.Resolve(r.ns(ctx), ref, auth, resolvePatience)
+func (r *Runtime) ResolveImage(ctx context.Context, ref string, auth *skepv1.DeliveredValue) (string, []v1.Platform, error) {
+	a, err := registry.ParseAuth(auth)
+	if err != nil {
+		return "", nil, fault.Invalid("%v", err)
+	}
+	out, list, err := r.Images.Resolve(r.ns(ctx), ref, a, resolvePatience)
 	switch {
 	case err == nil:
 		return out, list, nil

@@ -31,7 +31,7 @@ func (r *Runtime) Prepare(ctx context.Context, j *task.Job, progress func(string
 	if err := r.cfg.Logs.Check(j.Revision.GetSpec().GetTask().GetLogDriver()); err != nil {
 		return task.Prepared{}, err
 	}
-	img, err := r.Images.Ensure(ctx, c.GetImage(), c.GetRegistryAuth(), progress)
+	img, err := r.Images.Ensure(ctx, c.GetImage(), r.credentialsOf(j, progress), progress)
 	if err != nil {
 		return task.Prepared{}, err
 	}

@@ -2,7 +2,6 @@ package ctrd
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -55,13 +54,10 @@ func (p *pull) say(text string) {
 	}
 }
 
-// Pull fetches and unpacks. Concurrent pulls of one image are one; it ends when nobody waits for it any more.
-func (s *Images) Pull(ctx context.Context, p parsed, auth []byte, progress func(string)) (*Image, error) {
-	a, err := registry.ParseAuth(auth)
-	if err != nil {
-		return nil, err
-	}
-	key := fmt.Sprintf("%s %s %x", p.name(), p.tag, sha256.Sum256(auth))
+// Pull fetches and unpacks. Concurrent pulls of one image with the same credentials are one; it ends when nobody waits for
+// it any more.
+func (s *Images) Pull(ctx context.Context, p parsed, a registry.Auth, progress func(string)) (*Image, error) {
+	key := fmt.Sprintf("%s %s %s", p.name(), p.tag, a.Object)
 	s.mu.Lock()
 	job := s.pulls[key]
 	if job == nil {
@@ -269,12 +265,8 @@ func platformsOf(ctx context.Context, desc v1.Descriptor, read func(v1.Descripto
 }
 
 // Resolve answers skep.v1.api.image.resolve: the registry first, then what is here.
-func (s *Images) Resolve(ctx context.Context, ref string, auth []byte, patience time.Duration) (string, []v1.Platform, error) {
+func (s *Images) Resolve(ctx context.Context, ref string, a registry.Auth, patience time.Duration) (string, []v1.Platform, error) {
 	p, err := parseRef(ref)
-	if err != nil {
-		return "", nil, err
-	}
-	a, err := registry.ParseAuth(auth)
 	if err != nil {
 		return "", nil, err
 	}

@@ -56,7 +56,7 @@ type Config struct {
 	Registries  registry.Config
 	Volumes     *volume.Store
 	Logs        *logs.Keeper
-	Courier     task.Courier // nil: tasks with secrets or configs are rejected
+	Courier     task.Courier // nil: tasks with secrets, configs or registry credentials are rejected
 	Parallelism int
 	Log         *zap.Logger
 	// Pulled, if set, is told of every pull that ended, what it took and why it failed.

@@ -22,6 +22,9 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/pelletier/go-toml/v2"
+
+	"skep.dev/libs/seal"
+	skepv1 "skep.dev/proto/skep/v1"
 )
 
 // Config is `<data-dir>/registries.toml`:
@@ -80,23 +83,27 @@ func (c Config) Check() error {
 	return nil
 }
 
-// Auth is what a client sends along, docker's X-Registry-Auth unpacked.
+// Auth are credentials as the vault keeps them, in the form of docker's X-Registry-Auth.
 type Auth struct {
 	Username      string `json:"username"`
 	Password      string `json:"password"`
 	IdentityToken string `json:"identitytoken"`
-	ServerAddress string `json:"serveraddress"`
+	// Registry is the host they are for, and the only one they are sent to. The vault vouches for it, not the value.
+	Registry string `json:"-"`
+	Object   string `json:"-"` // id of the vault's object, "" = none
 }
 
-// ParseAuth reads the credentials of a spec; none is fine.
-func ParseAuth(b []byte) (Auth, error) {
+// ParseAuth reads what the vault delivered, and overwrites it; nil are no credentials.
+func ParseAuth(v *skepv1.DeliveredValue) (Auth, error) {
 	var a Auth
-	if len(b) == 0 {
+	if v == nil {
 		return a, nil
 	}
-	if err := json.Unmarshal(b, &a); err != nil {
-		return a, errors.New("registry credentials are not readable: log in again and update the service") // err could quote them
+	defer seal.Wipe(v.Value)
+	if v.Kind != skepv1.SecretKind_SECRET_KIND_REGISTRY || json.Unmarshal(v.Value, &a) != nil { // whose error could quote them
+		return Auth{}, errors.New("registry credentials are not readable: log in again and update the service with --with-registry-auth")
 	}
+	a.Registry, a.Object = v.Name, v.Id
 	return a, nil
 }
 
@@ -154,20 +161,8 @@ func (c Config) hosts(a Auth) docker.RegistryHosts {
 	}
 }
 
-// covers: credentials go to the registry they were given for. An address that is not set means the image's.
-func (a Auth) covers(registry string) bool {
-	addr := a.ServerAddress
-	if u, err := url.Parse(addr); err == nil && u.Host != "" {
-		addr = u.Host
-	}
-	switch addr {
-	case "", registry:
-		return true
-	case "index.docker.io", "registry-1.docker.io":
-		return registry == "docker.io"
-	}
-	return false
-}
+// covers: credentials go to the registry they were given for, whatever image their service came to use.
+func (a Auth) covers(registry string) bool { return a.Registry != "" && a.Registry == registry }
 
 func httpClient(ca string) (*http.Client, error) {
 	t := &http.Transport{

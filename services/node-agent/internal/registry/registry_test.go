@@ -1,10 +1,13 @@
 package registry
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	skepv1 "skep.dev/proto/skep/v1"
 )
 
 func TestLoad(t *testing.T) {
@@ -49,12 +52,23 @@ func TestHosts(t *testing.T) {
 }
 
 func TestAuth(t *testing.T) {
-	if _, err := ParseAuth([]byte("topsecret")); err == nil || strings.Contains(err.Error(), "topsecret") {
-		t.Errorf("%v", err)
+	value := func(kind skepv1.SecretKind, text string) *skepv1.DeliveredValue {
+		return &skepv1.DeliveredValue{Id: "o", Kind: kind, Name: "reg.lan", Value: []byte(text)}
 	}
-	for addr, want := range map[string]bool{"": true, "https://index.docker.io/v1/": true, "docker.io": true, "reg.lan": false} {
-		if got := (Auth{ServerAddress: addr}).covers("docker.io"); got != want {
-			t.Errorf("credentials for %q go to docker.io: %v", addr, got)
+	for _, bad := range []*skepv1.DeliveredValue{
+		value(skepv1.SecretKind_SECRET_KIND_REGISTRY, "topsecret"), value(skepv1.SecretKind_SECRET_KIND_SECRET, `{"username":"a","password":"topsecret"}`),
+	} {
+		if a, err := ParseAuth(bad); err == nil || strings.Contains(err.Error(), "topsecret") || a != (Auth{}) {
+			t.Errorf("%v %v", a, err)
 		}
+	}
+	// The host is the vault's word, not the value's; and what was delivered is overwritten.
+	v := value(skepv1.SecretKind_SECRET_KIND_REGISTRY, `{"username":"a","password":"b","serveraddress":"evil.example"}`)
+	a, err := ParseAuth(v)
+	if err != nil || a.Username != "a" || a.Password != "b" || !a.covers("reg.lan") || a.covers("evil.example") || a.covers("") || len(bytes.Trim(v.Value, "\x00")) != 0 {
+		t.Errorf("%v %v %q", a, err, v.Value)
+	}
+	if (Auth{}).covers("") || (Auth{}).covers("docker.io") {
+		t.Error("no credentials are for some registry")
 	}
 }

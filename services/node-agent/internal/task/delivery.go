@@ -16,8 +16,15 @@ type FileKey struct {
 type Delivery struct {
 	Files  []*skepv1.HeldFile // all of them
 	Values map[FileKey]*skepv1.DeliveredValue
+	// Registry is where in Values the credentials of its image's registry are, if that was asked for and it has some.
+	Registry FileKey
 }
 
-// Courier gets what a task refers to from the managers. held is what it has already, whose values are not sent again.
-// Errors are final unless marked with Temporary.
-type Courier func(ctx context.Context, taskID string, held []*skepv1.HeldFile) (*Delivery, error)
+// Courier gets what tasks refer to from the managers. Errors are final unless marked with Temporary. Whoever is given
+// values overwrites them in the end.
+type Courier interface {
+	// Files are a task's secrets and configs. held is what it has already, whose values are not sent again.
+	Files(ctx context.Context, taskID string, held []*skepv1.HeldFile) (*Delivery, error)
+	// Registry are the credentials that its image is pulled with.
+	Registry(ctx context.Context, taskID string) (*skepv1.DeliveredValue, error)
+}
