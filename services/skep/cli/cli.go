@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -224,14 +223,6 @@ func (a *app) tellf(format string, v ...any) { plain.Notef(a.Err, format, v...) 
 
 func (a *app) warnf(format string, v ...any) {
 	a.tellf("Warning: "+strings.TrimSuffix(format, "\n")+"\n", v...)
-}
-
-// dockerConfig is the file in which Docker keeps registry credentials.
-func (a *app) dockerConfig() string {
-	if d := a.Getenv("DOCKER_CONFIG"); d != "" {
-		return filepath.Join(d, "config.json")
-	}
-	return filepath.Join(a.Getenv("HOME"), ".docker", "config.json")
 }
 
 func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }

@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -413,25 +411,5 @@ func TestDecode(t *testing.T) {
 				t.Errorf("%s, reply %v: carries %q, want %s", v.Subject, reply, got, want.Descriptor().Name())
 			}
 		}
-	}
-}
-
-func TestRegistryAuthIsNeverSentInTheClear(t *testing.T) {
-	c := newCluster(t)
-	var out, errs safeBuffer
-	env := c.env(&out, &errs)
-	dir := filepath.Join(env.Getenv("HOME"), ".docker")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"auths":{"r.example.com":{"auth":"c2VjcmV0"}}}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	code := Main(t.Context(), env, []string{"service", "create", "-d", "--with-registry-auth", "r.example.com/a"})
-	if code != 1 || !strings.Contains(errs.String(), "never sent in the clear") {
-		t.Errorf("%d %s", code, errs.String())
-	}
-	if code := Main(t.Context(), env, []string{"service", "create", "-d", "--with-registry-auth", "httpd"}); code != 0 {
-		t.Errorf("an image of a registry without credentials: %d %s", code, errs.String())
 	}
 }

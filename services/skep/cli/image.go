@@ -149,17 +149,24 @@ func (a *app) imageList() *cobra.Command {
 
 func (a *app) imagePull() *cobra.Command {
 	var nodes []string
+	var auth bool
 	cmd := &cobra.Command{Use: "pull [OPTIONS] IMAGE", Short: "Fetch an image onto nodes before anything needs it", Args: exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			on, err := a.targets(cmd.Context(), nodes, "self")
 			if err != nil {
 				return err
 			}
+			id := ""
+			if auth {
+				if id, _, err = a.sendCredentials(cmd.Context(), args[0], false); err != nil {
+					return err
+				}
+			}
 			return a.onNodes(cmd.Context(), on, func(n *skepv1.Node) error {
 				// A pull takes as long as the network does.
 				ctx, cancel := context.WithTimeout(cmd.Context(), time.Hour)
 				defer cancel()
-				r, err := ask(ctx, a, a.nc, api.ImagePull.At(n.GetMeta().GetId()), &skepv1.PullImageRequest{Ref: args[0]})
+				r, err := ask(ctx, a, a.nc, api.ImagePull.At(n.GetMeta().GetId()), &skepv1.PullImageRequest{Ref: args[0], RegistryAuth: id})
 				if err != nil {
 					return err
 				}
@@ -168,6 +175,7 @@ func (a *app) imagePull() *cobra.Command {
 			})
 		}}
 	a.nodeFlag(cmd, &nodes, "self")
+	cmd.Flags().BoolVar(&auth, "with-registry-auth", false, "Give managers your credentials for the image's registry (skep login), sealed; workers get those of their tasks alone")
 	return cmd
 }
 

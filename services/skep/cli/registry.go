@@ -1,67 +1,109 @@
 package cli
 
 import (
-	"encoding/json"
-	"errors"
+	"context"
 	"fmt"
-	"io/fs"
-	"os"
-	"strings"
+	"os/user"
+	"path/filepath"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/seal"
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/login"
 	"skep.dev/services/skep/cli/specflag"
 )
 
-// registryAuth acts on --with-registry-auth. Credentials travel only sealed to the node that pulls; as long as there is
-// nothing to seal them with they are refused here rather than stored in the clear.
-func (a *app) registryAuth(f *specflag.Flags, s *skepv1.ServiceSpec) error {
+var aRegistry = secretKind{kind: skepv1.SecretKind_SECRET_KIND_REGISTRY, word: "registry"}
+
+// dockerConfig is the file in which Docker keeps registry credentials.
+func (a *app) dockerConfig() (string, error) {
+	if d := a.Getenv("DOCKER_CONFIG"); d != "" {
+		return filepath.Join(d, "config.json"), nil
+	}
+	home := a.Getenv("HOME")
+	if home == "" {
+		u, err := user.Current()
+		if err != nil {
+			return "", fmt.Errorf("find the file of registry credentials: %w; set HOME or DOCKER_CONFIG", err)
+		}
+		home = u.HomeDir
+	}
+	return filepath.Join(home, ".docker", "config.json"), nil
+}
+
+func (a *app) logins() (*login.File, string, error) {
+	path, err := a.dockerConfig()
+	if err != nil {
+		return nil, "", err
+	}
+	f, err := login.Open(path)
+	return f, path, err
+}
+
+// registryAuth acts on --with-registry-auth: the credentials for the image's registry are sealed to the vault, and the
+// spec is given their id. was is the spec before an update.
+func (a *app) registryAuth(ctx context.Context, f *specflag.Flags, s, was *skepv1.ServiceSpec, dry bool) error {
 	if !f.RegistryAuth() {
 		return nil
 	}
-	host := registryOf(s.GetTask().GetContainer().GetImage())
-	has, err := hasCredentials(a.dockerConfig(), host)
-	if err != nil {
+	c := s.GetTask().GetContainer()
+	id, host, err := a.sendCredentials(ctx, c.GetImage(), dry)
+	if err != nil || dry {
 		return err
 	}
-	if has {
-		return fault.Invalid("--with-registry-auth: there are credentials for %s in %s, but this cluster cannot seal them to its nodes yet, and they are never sent in the clear; configure them on the nodes", host, a.dockerConfig())
+	if id != "" {
+		c.RegistryAuth = id
+		return nil
 	}
+	if c.RegistryAuth == "" {
+		return nil
+	}
+	if before, err := spec.RegistryOf(was.GetTask().GetContainer().GetImage()); err == nil && before == host {
+		a.warnf("the service keeps the credentials for %s that it has", host)
+		return nil
+	}
+	c.RegistryAuth = "" // they are for the registry of the image before
 	return nil
 }
 
-// registryOf is the registry a reference names; docker.io by default.
-func registryOf(image string) string {
-	first, _, more := strings.Cut(image, "/")
-	if more && (strings.ContainsAny(first, ".:") || first == "localhost") {
-		return first
+// sendCredentials gives the vault what this user has for an image's registry, and returns its id there; "" when there is
+// nothing, of which it warns. dry: it only looks.
+func (a *app) sendCredentials(ctx context.Context, image string, dry bool) (id, host string, err error) {
+	if host, err = spec.RegistryOf(image); err != nil {
+		return "", "", &Failure{ExitUsage, err}
 	}
-	return "docker.io"
-}
-
-func hasCredentials(path, host string) (bool, error) {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
+	file, path, err := a.logins()
 	if err != nil {
-		return false, fmt.Errorf("read registry credentials: %w", err)
+		return "", host, err
 	}
-	var c struct {
-		Auths       map[string]json.RawMessage `json:"auths"`
-		CredHelpers map[string]string          `json:"credHelpers"`
-		CredsStore  string                     `json:"credsStore"`
+	cred, err := file.Get(ctx, host)
+	if err != nil {
+		return "", host, fmt.Errorf("--with-registry-auth: %w", err)
 	}
-	if err := json.Unmarshal(b, &c); err != nil {
-		return false, fmt.Errorf("read registry credentials in %s: %w", path, err)
+	if cred.Empty() {
+		a.warnf("--with-registry-auth: there are no credentials for %s in %s: log in with skep login %s", host, path, host)
+		return "", host, nil
 	}
-	for k := range c.Auths {
-		k = strings.TrimPrefix(strings.TrimPrefix(k, "https://"), "http://")
-		k, _, _ = strings.Cut(k, "/")
-		if k == host || host == "docker.io" && (k == "index.docker.io" || k == "registry-1.docker.io") {
-			return true, nil
-		}
+	if dry {
+		return "", host, nil
 	}
-	_, helper := c.CredHelpers[host]
-	return helper, nil
+	value, err := cred.Value()
+	if err != nil {
+		return "", host, err
+	}
+	defer seal.Wipe(value)
+	sealed, err := a.sealed(ctx, aRegistry, host, 1, value)
+	if err != nil {
+		return "", host, err
+	}
+	r, err := call(ctx, a, api.RegistryCreate, &skepv1.CreateSecretRequest{Spec: &skepv1.SecretSpec{Name: host}, Sealed: sealed})
+	if err != nil {
+		return "", host, fmt.Errorf("give the vault the credentials for %s: %w", host, err)
+	}
+	if id = r.GetSecret().GetMeta().GetId(); id == "" {
+		return "", host, fault.Unavailable("give the vault the credentials for %s: it does not say where it keeps them", host)
+	}
+	return id, host, nil
 }

@@ -57,7 +57,7 @@ func (a *app) serviceCreate() *cobra.Command {
 			if err := check(s); err != nil {
 				return err
 			}
-			if err := a.registryAuth(flags, s); err != nil {
+			if err := a.registryAuth(ctx, flags, s, nil, dry); err != nil {
 				return err
 			}
 			req := &skepv1.CreateServiceRequest{Spec: s, DryRun: dry, NoResolveImage: flags.NoResolve()}
@@ -122,13 +122,14 @@ func (a *app) serviceUpdate() *cobra.Command {
 				return v.GetMeta().GetId(), err
 			}
 			r, before, err := a.update(ctx, args[0], func(s *skepv1.ServiceSpec) (*skepv1.UpdateServiceRequest, error) {
+				was := proto.CloneOf(s)
 				if err := flags.Apply(s); err != nil {
 					return nil, err
 				}
 				if err := check(s); err != nil {
 					return nil, err
 				}
-				if err := a.registryAuth(flags, s); err != nil {
+				if err := a.registryAuth(ctx, flags, s, was, dry); err != nil {
 					return nil, err
 				}
 				return &skepv1.UpdateServiceRequest{Spec: s, DryRun: dry, NoResolveImage: flags.NoResolve(), Canary: roll.canary}, nil

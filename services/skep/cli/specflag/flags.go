@@ -177,7 +177,7 @@ func (f *Flags) registerContainer() {
 	f.configs = addPair(f, "config", "", "config", "Give the containers a config", "Add or change a config", "Remove a config", one(parseFile), text)
 	f.logDriver = addScalar(f, "log-driver", "", "string", "Logging driver", text)
 	f.logOpts = addList(f, "log-opt", "", "list", "Option of the logging driver: key=value")
-	f.registryAuth = addBool(f, "with-registry-auth", "", "Send the registry's credentials to the nodes")
+	f.registryAuth = addBool(f, "with-registry-auth", "", "Give the nodes your credentials for the image's registry (skep login), sealed")
 	f.noResolve = addBool(f, "no-resolve-image", "", "Leave the tag as it is instead of asking the registry for its digest")
 }
 
