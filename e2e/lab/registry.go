@@ -26,10 +26,20 @@ mirrors_only = true
 
 [registries."` + registryIP + `:5000"]
 plain_http = true
+
+[registries."` + PrivateAddress + `"]
+ca = "` + PrivateCA + `"
 `
 
 // RegistryAddress is where the lab's registry listens, for names that spell it out.
 const RegistryAddress = registryIP + ":5000"
+
+// PrivateAddress is where a registry with the same images listens that wants a password (StartPrivate), and PrivateCA the
+// file of every host that vouches for it.
+const (
+	PrivateAddress = registryIP + ":5443"
+	PrivateCA      = "/var/lib/skep/private-ca.pem"
+)
 
 const registryConfig = `version: 0.1
 log: {level: warn}
