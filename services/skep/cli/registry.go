@@ -45,10 +45,13 @@ func (a *app) logins() (*login.File, string, error) {
 // registryAuth acts on --with-registry-auth: the credentials for the image's registry are sealed to the vault, and the
 // spec is given their id. was is the spec before an update.
 func (a *app) registryAuth(ctx context.Context, f *specflag.Flags, s, was *skepv1.ServiceSpec, dry bool) error {
+	c := s.GetTask().GetContainer()
+	if f.NoRegistryAuth() {
+		c.RegistryAuth = ""
+	}
 	if !f.RegistryAuth() {
 		return nil
 	}
-	c := s.GetTask().GetContainer()
 	id, host, err := a.sendCredentials(ctx, c.GetImage(), dry)
 	if err != nil || dry {
 		return err

@@ -246,6 +246,9 @@ func (f *Flags) NoResolve() bool { return f.noResolve.val }
 // RegistryAuth is --with-registry-auth.
 func (f *Flags) RegistryAuth() bool { return f.registryAuth.val }
 
+// NoRegistryAuth is --with-registry-auth=false: the service is to have no credentials any more.
+func (f *Flags) NoRegistryAuth() bool { return f.registryAuth.set && !f.registryAuth.val }
+
 // Rollback is --rollback (update only).
 func (f *Flags) Rollback() bool { return f.rollback != nil && f.rollback.val }
 
