@@ -34,6 +34,13 @@ func RegistryOf(image string) (string, error) {
 	return reference.Domain(ref), nil
 }
 
+// SameRepository reports whether two images differ in their tags and digests at most.
+func SameRepository(a, b string) bool {
+	x, errA := parseImage(a)
+	y, errB := parseImage(b)
+	return errA == nil && errB == nil && x.Name() == y.Name()
+}
+
 // HasDigest reports whether the reference is pinned already.
 func HasDigest(image string) bool {
 	ref, err := reference.ParseNormalizedNamed(image)

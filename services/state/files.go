@@ -194,9 +194,19 @@ func (s *Service) taskFiles(ctx context.Context, r *skepv1.TaskFilesRequest) (*s
 			sp = svc.Spec
 		}
 		ct := sp.GetTask().GetContainer()
-		out.Tasks = append(out.Tasks, &skepv1.TaskFiles{TaskId: rec.Id, ServiceName: sp.GetName(), Secrets: ct.GetSecrets(), Configs: ct.GetConfigs(), RegistryAuth: ct.GetRegistryAuth()})
+		out.Tasks = append(out.Tasks, &skepv1.TaskFiles{TaskId: rec.Id, ServiceName: sp.GetName(), Secrets: ct.GetSecrets(), Configs: ct.GetConfigs(), RegistryAuth: registryAuth(rev.Spec, s.ix.Service(rec.ServiceId).GetSpec())})
 	}
 	return out, nil
+}
+
+// registryAuth is what tasks of an older spec pull with: the newest credentials, where they are for the same repository.
+// Those of a deployment often last no longer than it does, and what goes back to an older image has to pull it today.
+func registryAuth(old, newest *skepv1.ServiceSpec) string {
+	a, b := old.GetTask().GetContainer(), newest.GetTask().GetContainer()
+	if a.GetRegistryAuth() != "" && b.GetRegistryAuth() != "" && spec.SameRepository(a.GetImage(), b.GetImage()) {
+		return b.RegistryAuth
+	}
+	return a.GetRegistryAuth()
 }
 
 func sameCore(a, b *skepv1.ServiceSpec) bool { return proto.Equal(spec.Core(a), spec.Core(b)) }

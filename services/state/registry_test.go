@@ -141,8 +141,25 @@ func TestRegistryCredentials(t *testing.T) {
 	r.putTasks("n1", &skepv1.TaskRecord{Id: "t1", ServiceId: svc.Meta.Id, Slot: 1, Revision: got.Service.Revision, Desired: running}, &skepv1.TaskRecord{Id: "t2", ServiceId: svc.Meta.Id, Slot: 2, Revision: 1, Desired: running})
 	await(t, "what the tasks pull with", func() bool {
 		f := must[*skepv1.TaskFilesReply](t)(call(r, api.FilesOfTasks, &skepv1.TaskFilesRequest{NodeId: "n1", TaskIds: []string{"t1", "t2"}})).Tasks
-		return len(f) == 2 && f[0].RegistryAuth == next && f[1].RegistryAuth == old
+		return len(f) == 2 && f[0].RegistryAuth == next && f[1].RegistryAuth == next // the newest, for every revision of one repository
 	})
+	// A rollback takes them along, to the same repository.
+	back := must[*skepv1.ServiceReply](t)(call(r, api.ServiceUpdate, &skepv1.UpdateServiceRequest{Ref: "web", Rollback: true, RollbackRevision: 1})).Service
+	if c := back.Spec.Task.Container; c.Image != "reg.lan/web:1"+digestA || c.RegistryAuth != next {
+		t.Errorf("%v", c)
+	}
+	for _, x := range []struct{ oldImage, oldAuth, newImage, newAuth, want string }{
+		{"reg.lan/web:1", old, "reg.lan/web:2" + digestB, next, next},
+		{"reg.lan/web:1", old, "reg.lan/other:1", next, old},
+		{"reg.lan/web:1", old, "web:1", next, old},
+		{"reg.lan/web:1", old, "reg.lan/web:2", "", old},
+		{"reg.lan/web:1", "", "reg.lan/web:2", next, ""},
+		{"web:1", old, "docker.io/library/web", next, next},
+	} {
+		if got := registryAuth(spec(x.oldImage, x.oldAuth), spec(x.newImage, x.newAuth)); got != x.want {
+			t.Errorf("%v: %q", x, got)
+		}
+	}
 	// With the service go its revisions, and so does every use.
 	must[*skepv1.ServiceReply](t)(call(r, api.ServiceRemove, &skepv1.RemoveServiceRequest{Ref: "web"}))
 	if uses := must[*skepv1.SecretUsesReply](t)(call(r, api.FilesUses, &skepv1.SecretUsesRequest{Ids: []string{old, next}})).Uses; len(uses[old].GetUses())+len(uses[next].GetUses()) != 0 {

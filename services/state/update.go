@@ -127,6 +127,9 @@ func (s *Service) rollback(cur *skepv1.Service, number uint64, reason string) (s
 	// How many replicas run is scale's affair: going back to an older image must neither undo a scale nor take
 	// capacity away.
 	next.Mode = proto.CloneOf(cur.Spec.Mode)
+	if c := next.GetTask().GetContainer(); c != nil {
+		c.RegistryAuth = registryAuth(next, cur.Spec)
+	}
 	if err := s.rejoin(next, target); err != nil {
 		return step{}, err
 	}
