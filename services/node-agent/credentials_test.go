@@ -161,4 +161,13 @@ func TestRegistryCredentials(t *testing.T) {
 	if after := vault.state(false); after != before {
 		t.Errorf("credentials were delivered %d times for an image that is here", after-before)
 	}
+
+	// Pulled apart from any task, as managers may.
+	h.push(t, "private/early:1", busybox(t, map[string]string{"etc/e": "e"}, nil))
+	for _, x := range []struct{ auth, want string }{{"", "pull access denied"}, {wrong, "pull access denied"}, {id.New(), "not kept any more"}, {good, ""}} {
+		r, err := api.Call(t.Context(), n.nc, api.ImagePull.At(n.id), &skepv1.PullImageRequest{Ref: h.addr + "/private/early:1", RegistryAuth: x.auth})
+		if x.want == "" && err != nil || x.want != "" && (err == nil || !strings.Contains(err.Error(), x.want)) {
+			t.Errorf("pull with %q: %v %v", x.auth, r, err)
+		}
+	}
 }

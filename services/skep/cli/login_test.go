@@ -210,6 +210,17 @@ func TestWithRegistryAuth(t *testing.T) {
 	if v := kept[first]; v == nil || v.Name != "r.example.com" || string(v.Value) != `{"identitytoken":"","password":"correct horse:battery","username":"me"}` {
 		t.Fatalf("%q: %v", first, kept)
 	}
+	pulled := ""
+	onNode(d.cluster, api.ImagePull.At(nodeID), func(r *skepv1.PullImageRequest) (*skepv1.PullImageReply, error) {
+		pulled = r.RegistryAuth
+		return &skepv1.PullImageReply{}, nil
+	})
+	if ok("image", "pull", "--node", nodeID, "r.example.com/a"); pulled != "" {
+		t.Errorf("credentials nobody asked for: %s", pulled)
+	}
+	if ok("image", "pull", "--with-registry-auth", "--node", nodeID, "r.example.com/a"); kept[pulled] == nil {
+		t.Errorf("pulled with %q", pulled)
+	}
 	// An update without the flag keeps them; one with it gives them anew.
 	ok("service", "update", "-d", "--env-add", "A=1", "web")
 	if auth() != first {
