@@ -37,6 +37,7 @@ var (
 	ClusterUpdate    = ForPeople[*pb.UpdateClusterRequest, *pb.ClusterReply]("state", "cluster.update", Writes, Admins)
 	EventList        = ForPeople[*pb.ListEventsRequest, *pb.ListEventsReply]("state", "event.list", Reads, Viewers)
 	AuditList        = ForPeople[*pb.ListAuditRequest, *pb.ListEventsReply]("state", "audit.list", Reads, Operators)
+	ClusterAudit     = ForPeople[*pb.Empty, *pb.AuditReply]("state", "cluster.audit", Reads, Operators)
 )
 
 // What people ask of the vault, and what it and state ask of each other.
@@ -57,6 +58,7 @@ var (
 	FilesResolve   = ForPeople[*pb.ResolveFilesRequest, *pb.ResolveFilesReply]("secrets-vault", "files.resolve", Reads, Managers)
 	FilesUses      = ForPeople[*pb.SecretUsesRequest, *pb.SecretUsesReply]("state", "files.uses", Reads, Managers)
 	FilesOfTasks   = ForPeople[*pb.TaskFilesRequest, *pb.TaskFilesReply]("state", "files.tasks", Reads, Managers)
+	VaultAudit     = ForPeople[*pb.Empty, *pb.VaultAuditReply]("secrets-vault", "vault.audit", Reads, Operators)
 	FilesRoll      = ForPeople[*pb.RollSecretRequest, *pb.RollSecretReply]("state", "files.roll", Writes, Managers)
 )
 
@@ -81,6 +83,7 @@ var (
 	UserIssued     = ForPeople[*pb.Empty, *pb.IssuedUsersReply]("secrets-vault", "user.issued", Reads, Admins)
 	UserRevoke     = ForPeople[*pb.RevokeUserRequest, *pb.RevokeUserReply]("secrets-vault", "user.revoke", Writes, Admins)
 	MeshNetwork    = ForPeople[*pb.MeshNetworkRequest, *pb.MeshNetworkReply]("ingress-mesh", "mesh.network", Reads, Viewers)
+	HealthClocks   = ForPeople[*pb.ClocksRequest, *pb.ClocksReply]("health-monitor", "health.clocks", Reads, Operators)
 	ImageResolve   = ForPeople[*pb.ResolveImageRequest, *pb.ResolveImageReply]("node-agent", "image.resolve", Reads, Operators)
 )
 
@@ -115,6 +118,7 @@ var (
 	MeshTrace    = atNode[*pb.MeshTraceRequest, *pb.MeshTraceReply]("ingress-mesh", "mesh.trace", Reads)
 	MeshCounters = atNode[*pb.MeshCountersRequest, *pb.MeshCountersReply]("ingress-mesh", "mesh.counters", Reads)
 	MeshApplied  = atNode[*pb.MeshAppliedRequest, *pb.Empty]("ingress-mesh", "mesh.applied", Reads)
+	StoreState   = atNode[*pb.StoreStateRequest, *pb.StoreStateReply]("bus", "store.state", Reads)
 )
 
 // Announcement is a message that is published and not answered.

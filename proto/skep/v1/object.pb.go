@@ -1112,8 +1112,11 @@ type NodeDescription struct {
 	DataPathAddr   string                 `protobuf:"bytes,8,opt,name=data_path_addr,json=dataPathAddr,proto3" json:"data_path_addr,omitempty"`
 	RuntimeVersion string                 `protobuf:"bytes,9,opt,name=runtime_version,json=runtimeVersion,proto3" json:"runtime_version,omitempty"` // containerd's
 	MaxTasks       uint32                 `protobuf:"varint,10,opt,name=max_tasks,json=maxTasks,proto3" json:"max_tasks,omitempty"`                 // tasks the node will hold at most, 0 = no limit
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The certificate it uses; 0 = not said.
+	CertFromUnixMs  int64 `protobuf:"varint,40,opt,name=cert_from_unix_ms,json=certFromUnixMs,proto3" json:"cert_from_unix_ms,omitempty"`
+	CertUntilUnixMs int64 `protobuf:"varint,41,opt,name=cert_until_unix_ms,json=certUntilUnixMs,proto3" json:"cert_until_unix_ms,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *NodeDescription) Reset() {
@@ -1212,6 +1215,20 @@ func (x *NodeDescription) GetRuntimeVersion() string {
 func (x *NodeDescription) GetMaxTasks() uint32 {
 	if x != nil {
 		return x.MaxTasks
+	}
+	return 0
+}
+
+func (x *NodeDescription) GetCertFromUnixMs() int64 {
+	if x != nil {
+		return x.CertFromUnixMs
+	}
+	return 0
+}
+
+func (x *NodeDescription) GetCertUntilUnixMs() int64 {
+	if x != nil {
+		return x.CertUntilUnixMs
 	}
 	return 0
 }
@@ -2884,7 +2901,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x04spec\x18\x02 \x01(\v2\x11.skep.v1.NodeSpecR\x04spec\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\rR\x06number\x12\x16\n" +
 	"\x06subnet\x18\x04 \x01(\tR\x06subnet\x12%\n" +
-	"\x04role\x18\x05 \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\"\xf2\x03\n" +
+	"\x04role\x18\x05 \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\"\xca\x04\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12-\n" +
 	"\bplatform\x18\x02 \x01(\v2\x11.skep.v1.PlatformR\bplatform\x120\n" +
@@ -2896,7 +2913,9 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x0edata_path_addr\x18\b \x01(\tR\fdataPathAddr\x12'\n" +
 	"\x0fruntime_version\x18\t \x01(\tR\x0eruntimeVersion\x12\x1b\n" +
 	"\tmax_tasks\x18\n" +
-	" \x01(\rR\bmaxTasks\x1a?\n" +
+	" \x01(\rR\bmaxTasks\x12)\n" +
+	"\x11cert_from_unix_ms\x18( \x01(\x03R\x0ecertFromUnixMs\x12+\n" +
+	"\x12cert_until_unix_ms\x18) \x01(\x03R\x0fcertUntilUnixMs\x1a?\n" +
 	"\x11EngineLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"0\n" +

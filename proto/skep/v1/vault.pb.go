@@ -1436,6 +1436,7 @@ func (x *ResolveFilesReply) GetConfigs() []*FileReference {
 type SecretUsesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	Brief         bool                   `protobuf:"varint,40,opt,name=brief,proto3" json:"brief,omitempty"` // without holders
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1475,6 +1476,13 @@ func (x *SecretUsesRequest) GetIds() []string {
 		return x.Ids
 	}
 	return nil
+}
+
+func (x *SecretUsesRequest) GetBrief() bool {
+	if x != nil {
+		return x.Brief
+	}
+	return false
 }
 
 type SecretUsesReply struct {
@@ -2487,9 +2495,10 @@ const file_skep_v1_vault_proto_rawDesc = "" +
 	"\rregistry_auth\x18\x03 \x01(\tR\fregistryAuth\"w\n" +
 	"\x11ResolveFilesReply\x120\n" +
 	"\asecrets\x18\x01 \x03(\v2\x16.skep.v1.FileReferenceR\asecrets\x120\n" +
-	"\aconfigs\x18\x02 \x03(\v2\x16.skep.v1.FileReferenceR\aconfigs\"%\n" +
+	"\aconfigs\x18\x02 \x03(\v2\x16.skep.v1.FileReferenceR\aconfigs\";\n" +
 	"\x11SecretUsesRequest\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\tR\x03ids\"\x97\x01\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x14\n" +
+	"\x05brief\x18( \x01(\bR\x05brief\"\x97\x01\n" +
 	"\x0fSecretUsesReply\x126\n" +
 	"\x04uses\x18\x01 \x03(\v2\".skep.v1.SecretUsesReply.UsesEntryR\x04uses\x1aL\n" +
 	"\tUsesEntry\x12\x10\n" +
