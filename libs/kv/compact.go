@@ -3,7 +3,10 @@ package kv
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -31,6 +34,46 @@ type Compactor struct {
 	log   *zap.Logger
 	after time.Duration
 	known map[subject.Bucket]*progress
+
+	mu    sync.Mutex
+	found map[subject.Bucket]Found
+}
+
+// Found is what was found wrong with a bucket, for those who look after the cluster.
+type Found struct {
+	// Damage is what the store lost, by the last pass that could tell; "" = nothing.
+	Damage string
+	// Ghosts counts the keys that came back with a recovery, and were removed, since the compactor was made.
+	Ghosts int
+}
+
+// damage is the error of a pass over a store that lost messages.
+type damage string
+
+func (d damage) Error() string { return string(d) }
+
+// Found is what the passes found, by bucket.
+func (c *Compactor) Found() map[subject.Bucket]Found {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.found)
+}
+
+// note keeps what a pass found. One that skipped the bucket found nothing new, but for one that another server leads now:
+// what was found here is not known to be so any more.
+func (c *Compactor) note(r Report, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.found[r.Bucket]
+	f.Ghosts += len(r.Ghosts)
+	var lost damage
+	switch {
+	case errors.As(err, &lost):
+		f.Damage = string(lost)
+	case err == nil && r.Skipped != unchanged:
+		f.Damage = ""
+	}
+	c.found[r.Bucket] = f
 }
 
 // progress is what is remembered of a bucket between two passes, while its stream is led here.
@@ -50,8 +93,11 @@ type mark struct {
 // NewCompactor makes one; js must be connected to this manager's own server. retireAfter is how long markers stay at least,
 // 0 for RetireAfter.
 func NewCompactor(js jetstream.JetStream, log *zap.Logger, retireAfter time.Duration) *Compactor {
-	return &Compactor{js: js, log: log, after: cmp.Or(retireAfter, RetireAfter), known: map[subject.Bucket]*progress{}}
+	return &Compactor{js: js, log: log, after: cmp.Or(retireAfter, RetireAfter), known: map[subject.Bucket]*progress{}, found: map[subject.Bucket]Found{}}
 }
+
+// unchanged is why a bucket need not be looked at.
+const unchanged = "unchanged"
 
 // Report is what a pass over one bucket found and did.
 type Report struct {
@@ -130,6 +176,7 @@ func (c *Compactor) Pass(ctx context.Context, bucket subject.Bucket) (Report, er
 			err = p.sweep(ctx)
 		}
 	}
+	c.note(p.Report, err)
 	return p.Report, err
 }
 
@@ -162,7 +209,7 @@ func (c *Compactor) begin(ctx context.Context, bucket subject.Bucket) (*pass, er
 	}
 	p.known.at = time.Now()
 	if p.known.last == info.State.LastSeq && p.known.last != 0 && !p.known.owes {
-		p.Skipped = "unchanged"
+		p.Skipped = unchanged
 		return p, nil
 	}
 	if p.prior, err = p.b.checkpoint(ctx); err != nil {
@@ -173,13 +220,13 @@ func (c *Compactor) begin(ctx context.Context, bucket subject.Bucket) (*pass, er
 		return p, fmt.Errorf("read bucket %s: %w", bucket, err)
 	}
 	if now.through < p.prior.through {
-		return p, fmt.Errorf("the store of bucket %s ends at sequence %d, before its checkpoint (%d): it has lost messages", bucket, now.through, p.prior.through)
+		return p, damage(fmt.Sprintf("the store of bucket %s ends at sequence %d, before its checkpoint (%d): it has lost messages", bucket, now.through, p.prior.through))
 	}
 	p.found = judge(p.prior, now, p.known.settled(c.after))
 	p.Live, p.Markers = len(p.found.next.live), p.found.markers
 	if p.found.lost > 0 {
-		return p, fmt.Errorf("the store of bucket %s lacks %d keys that it had at sequence %d, with no deletion to tell why: it is damaged; not compacting it",
-			bucket, p.found.lost, p.prior.through)
+		return p, damage(fmt.Sprintf("the store of bucket %s lacks %d keys that it had at sequence %d, with no deletion to tell why: it is damaged; not compacting it",
+			bucket, p.found.lost, p.prior.through))
 	}
 	return p, nil
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -272,6 +273,9 @@ func TestOldStoreIsCured(t *testing.T) {
 	if r := s.compact(); len(r.Ghosts) != 5 {
 		t.Fatalf("the audit names %v", r.Ghosts)
 	}
+	if f := s.each[0].Found()[subject.Spec]; f.Ghosts != 5 || f.Damage != "" {
+		t.Errorf("told of the bucket: %+v", f)
+	}
 }
 
 // TestDamageIsNotBuried: keys that vanish without a deletion are not declared dead by the next checkpoint.
@@ -300,6 +304,16 @@ func TestDamageIsNotBuried(t *testing.T) {
 	}
 	if now := s.info(); now.LastSeq != before.LastSeq+2 {
 		t.Fatal("a checkpoint was written over a damaged store")
+	}
+	if f := s.each[0].Found()[subject.Spec]; !strings.Contains(f.Damage, "lacks 3 keys") {
+		t.Errorf("told of the bucket: %+v", f)
+	}
+	// What is put back is not told of any more.
+	for i := range 3 {
+		s.put(fmt.Sprint("k", i), "1")
+	}
+	if _, err := s.each[0].Pass(ctx(t), subject.Spec); err != nil || s.each[0].Found()[subject.Spec].Damage != "" {
+		t.Errorf("mended: %v, told of the bucket: %+v", err, s.each[0].Found())
 	}
 }
 

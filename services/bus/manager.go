@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"skep.dev/libs/kv"
+	"skep.dev/libs/subject"
 )
 
 // Manager is a manager's broker with what belongs to it beside the server: the cluster's streams and their compaction, the
@@ -74,12 +75,14 @@ func (m *Manager) prepare(ctx context.Context) (release func(), err error) {
 			err = fmt.Errorf("prepare the cluster's streams: %w", err)
 		}
 	}
+	var found func() map[subject.Bucket]kv.Found
 	compacting, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var compactor sync.WaitGroup
 	if err == nil {
 		c := kv.NewCompactor(js, m.log.Named("store"), m.cfg.RetireAfter)
 		c.Begin(ctx)
 		compactor.Go(func() { c.Run(compacting) })
+		found = c.Found
 	}
 	var feeds kv.Feeds
 	if err == nil {
@@ -90,7 +93,12 @@ func (m *Manager) prepare(ctx context.Context) (release func(), err error) {
 	if err == nil {
 		local, err = NewRelay(m.socket, m.Bus, m.log.Named("relay"))
 	}
+	var store *storeState
+	if err == nil {
+		store, err = m.serveStore(boss, js, found)
+	}
 	release = func() {
+		store.close()
 		if local != nil {
 			if cerr := local.Close(); cerr != nil {
 				m.log.Sugar().Debugw("close the local socket", "err", cerr)
