@@ -66,6 +66,7 @@ func (s *Service) drop(id string) {
 	delete(s.members, id)
 	s.core.Remove(id)
 	delete(s.paths, id)
+	delete(s.clocks, id)
 	s.dirty[id] = true
 }
 

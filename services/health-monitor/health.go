@@ -29,6 +29,7 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/lease"
@@ -80,6 +81,7 @@ type Service struct {
 	away    bool // the bus is not connected
 	beats   uint64
 	paths   map[string]path // by node: whom it does not reach
+	clocks  clocks
 
 	pathLife, pathEvery, settles time.Duration // see the constants; tests have less patience
 }
@@ -104,7 +106,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	return &Service{
 		cfg: cfg, log: cfg.Log, js: js, live: kv.Open(js, subject.NodeB), Span: life.New(),
-		members: map[string]string{}, hosts: map[string]string{}, record: map[string]stored{}, dirty: map[string]bool{}, paths: map[string]path{}, pathLife: pathLife, pathEvery: pathEvery, settles: settles,
+		members: map[string]string{}, hosts: map[string]string{}, record: map[string]stored{}, dirty: map[string]bool{}, paths: map[string]path{}, clocks: clocks{}, pathLife: pathLife, pathEvery: pathEvery, settles: settles,
 	}, nil
 }
 
@@ -168,6 +170,12 @@ func (s *Service) Run(ctx context.Context) error {
 	defer func() { _ = heard.Unsubscribe() }()
 	s.core.Restart(time.Now())
 	if err := s.register(ctx, do); err != nil {
+		return err
+	}
+	err = api.Handle(srv, api.HealthClocks, func(asked context.Context, r *skepv1.ClocksRequest) (*skepv1.ClocksReply, error) {
+		return s.tellClocks(ctx, asked, do, r)
+	})
+	if err != nil {
 		return err
 	}
 	s.Begun()
@@ -284,7 +292,11 @@ func (s *Service) beat(m *nats.Msg) {
 	}
 	// The subject is what the broker let the node publish to; the body could say anything.
 	s.beats++
-	s.core.Beat(lastToken(m.Subject), h.Session, h.Leaving, time.Now())
+	id, now := lastToken(m.Subject), time.Now()
+	s.core.Beat(id, h.Session, h.Leaving, now)
+	if _, ok := s.members[id]; ok {
+		s.clocks.hear(id, h.SentUnixMs, now)
+	}
 }
 
 // collect notes whose verdict changed.
