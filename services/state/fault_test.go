@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -408,4 +410,51 @@ func TestSuggest(t *testing.T) {
 			t.Errorf("%s: %q, want %q", in, got, want)
 		}
 	}
+}
+
+// TestTheAuditTellsWhatLasts: what a sweep met and could not remove, and differences that the audit met before. What is on
+// its way is not told.
+func TestTheAuditTellsWhatLasts(t *testing.T) {
+	r := newRig(t, kvtest.Server(t))
+	r.init()
+	svc := r.mustCreate("web", 1)
+	audit := func() *skepv1.AuditReply {
+		t.Helper()
+		return must[*skepv1.AuditReply](t)(call(r, api.ClusterAudit, &skepv1.Empty{}))
+	}
+	if a := audit(); len(a.Orphans)+len(a.Differences) > 0 {
+		t.Fatalf("of a fresh cluster: %v", a)
+	}
+	orphan := &skepv1.Service{Meta: &skepv1.Meta{Id: id.New()}, Spec: svc.Spec, Revision: 1}
+	if err := r.s.putRevision(r.ctx(), orphan, "x"); err != nil {
+		t.Fatal(err)
+	}
+	gone := id.New()
+	if _, err := r.s.status.Put(r.ctx(), gone, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.s.nodes.Put(r.ctx(), keys.Description.Key(gone), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.s.spec.Create(r.ctx(), keys.Number(keys.VNI, uint32(4242)), []byte("nobody")); err != nil {
+		t.Fatal(err)
+	}
+	if a := audit(); len(a.Orphans)+len(a.Differences) > 0 {
+		t.Errorf("before a sweep: %v", a)
+	}
+	r.s.left.note(leftOver(r.s.ix, time.Now().Add(time.Hour)))
+	r.s.tellAudit(nil)
+	a := audit()
+	want := []string{"node/" + keys.Description.Key(gone), "status/" + gone} // the revision is young yet
+	if !slices.Equal(a.Orphans, want) {
+		t.Errorf("left over are %v, want %v", a.Orphans, want)
+	}
+	if len(a.Differences) != 1 || !strings.Contains(a.Differences[0], "nobody, which does not exist") {
+		t.Errorf("differences: %v", a.Differences)
+	}
+	if old := leftOver(r.s.ix, time.Now().Add(time.Hour)); len(old) != 3 || old[1] != "rev/service."+orphan.Meta.Id+".*" {
+		t.Errorf("left over once they are old: %v", old)
+	}
+	r.s.sweepOnce(r.ctx(), time.Now().Add(time.Hour))
+	await(t, "nothing to tell", func() bool { a := audit(); return len(a.Orphans)+len(a.Differences) == 0 })
 }

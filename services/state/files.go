@@ -67,12 +67,12 @@ func (s *Service) secretUses(ctx context.Context, r *skepv1.SecretUsesRequest) (
 		}
 		uses := &skepv1.SecretUses{}
 		for _, id := range s.ix.Referring(object) {
-			if u := s.secretUse(id, object); u != nil {
+			if u := s.secretUse(id, object, r.Brief); u != nil {
 				uses.Uses = append(uses.Uses, u)
 			}
 		}
 		slices.SortFunc(uses.Uses, func(a, b *skepv1.SecretUse) int { return cmp.Compare(a.ServiceName, b.ServiceName) })
-		uses.Left = s.left(object, uses.Uses)
+		uses.Left = s.unreferred(object, uses.Uses)
 		out.Uses[object] = uses
 	}
 	return out, nil
@@ -81,8 +81,8 @@ func (s *Service) secretUses(ctx context.Context, r *skepv1.SecretUsesRequest) (
 // maxHolders bounds what one answer names of a service's tasks.
 const maxHolders = 500
 
-// secretUse is how one service refers to an object, nil if it does not.
-func (s *Service) secretUse(id, object string) *skepv1.SecretUse {
+// secretUse is how one service refers to an object, nil if it does not; brief: without the tasks that have it.
+func (s *Service) secretUse(id, object string, brief bool) *skepv1.SecretUse {
 	svc := s.ix.Service(id)
 	if svc == nil {
 		return nil
@@ -112,6 +112,9 @@ func (s *Service) secretUse(id, object string) *skepv1.SecretUse {
 	if len(u.Versions) == 0 {
 		return nil
 	}
+	if brief {
+		return u
+	}
 	c := s.composer()
 	for _, g := range s.ix.Groups(id) {
 		if strings.HasPrefix(g, index.Unplaced) {
@@ -130,8 +133,8 @@ func (s *Service) secretUse(id, object string) *skepv1.SecretUse {
 	return u
 }
 
-// left are the tasks that have an object, as their nodes said last, of services that do not refer to it or are no more.
-func (s *Service) left(object string, uses []*skepv1.SecretUse) (out []*skepv1.SecretHolder) {
+// unreferred are the tasks that have an object, as their nodes said last, of services that do not refer to it or are no more.
+func (s *Service) unreferred(object string, uses []*skepv1.SecretUse) (out []*skepv1.SecretHolder) {
 	c := s.composer()
 	for _, node := range s.ix.NodeIDs() {
 		records, status, gen := s.ix.Tasks(node)

@@ -33,6 +33,7 @@ func (s *Service) sweep(ctx context.Context) {
 		select {
 		case <-tick.C:
 			s.sweepOnce(ctx, time.Now().Add(-leaveFor))
+			s.left.note(leftOver(s.ix, time.Now().Add(-2*leaveFor)))
 			if n%auditEvery == 0 {
 				told = s.tellAudit(told)
 			}
@@ -45,6 +46,7 @@ func (s *Service) sweep(ctx context.Context) {
 // tellAudit logs what the audit finds now and found the last time.
 func (s *Service) tellAudit(last []string) []string {
 	now := audit(s.ix)
+	s.differ.note(now)
 	for _, text := range now {
 		if slices.Contains(last, text) {
 			s.log.Warn("allocations and objects differ", zap.String("finding", text))
