@@ -61,6 +61,7 @@ func (s *Service) tend(ctx context.Context) {
 			if leftOver, err = s.sweep(ctx, leftOver); err != nil && ctx.Err() == nil {
 				s.log.Warn("values that no secret refers to are not removed yet; trying again", zap.Error(err))
 			}
+			s.left.note(leftOver)
 			swept = time.Now()
 		}
 		s.dropRegistries(ctx)

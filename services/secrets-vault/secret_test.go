@@ -33,10 +33,11 @@ const (
 
 // files is the part of state that knows what services and tasks refer to.
 type files struct {
-	mu    sync.Mutex
-	uses  map[string][]*skepv1.SecretUse
-	tasks map[string][]*skepv1.TaskFiles // by node
-	roll  func(*skepv1.RollSecretRequest) ([]string, error)
+	mu      sync.Mutex
+	uses    map[string][]*skepv1.SecretUse
+	usesErr error
+	tasks   map[string][]*skepv1.TaskFiles // by node
+	roll    func(*skepv1.RollSecretRequest) ([]string, error)
 }
 
 func (c *cluster) sealed(t testing.TB, kind skepv1.SecretKind, name string, version uint64, value []byte) []byte {

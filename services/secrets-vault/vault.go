@@ -62,6 +62,7 @@ type Service struct {
 	gauge    prometheus.Gauge // 1 while locked
 
 	feed *kv.Feed
+	left left
 
 	// dropped is when credentials that nobody refers to were last looked for, dropAfter where that ended. tend alone uses them.
 	dropped   time.Time
@@ -190,6 +191,7 @@ func (s *Service) serve(ctx context.Context) error {
 		api.Handle(srv, api.ConfigList, configs.list),
 		api.Handle(srv, api.RegistryCreate, s.createRegistry),
 		api.Handle(srv, api.FilesResolve, s.resolve),
+		api.Handle(srv, api.VaultAudit, s.audit),
 		api.HandleNode(srv, api.VaultDeliver, s.deliver),
 		s.handleLock(srv),
 	)

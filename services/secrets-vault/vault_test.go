@@ -163,6 +163,9 @@ func (c *cluster) serveState(t testing.TB) {
 		api.Handle(srv, api.FilesUses, func(_ context.Context, r *skepv1.SecretUsesRequest) (*skepv1.SecretUsesReply, error) {
 			c.files.mu.Lock()
 			defer c.files.mu.Unlock()
+			if c.files.usesErr != nil {
+				return nil, c.files.usesErr
+			}
 			out := &skepv1.SecretUsesReply{Uses: map[string]*skepv1.SecretUses{}}
 			for _, id := range r.Ids {
 				out.Uses[id] = &skepv1.SecretUses{Uses: c.files.uses[id]}

@@ -1,0 +1,174 @@
+package vault
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	skepv1 "skep.dev/proto/skep/v1"
+
+	"skep.dev/libs/api"
+	"skep.dev/libs/fault"
+	"skep.dev/libs/kv"
+)
+
+const (
+	// usesAtOnce is how many objects state is asked about with one request, and usesFor how long all may take.
+	usesAtOnce = 50
+	usesFor    = 2 * time.Second
+	// mostUnused and mostAltered are how many objects one answer names, mostLeft how many values are looked at.
+	mostUnused  = 100
+	mostAltered = 50
+	mostLeft    = 200
+)
+
+// left is what the last sweep found left over.
+type left struct {
+	mu    sync.Mutex
+	there map[string]uint64
+}
+
+func (l *left) note(there map[string]uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.there = there
+}
+
+func (l *left) list() map[string]uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.there)
+}
+
+// audit tells people who look after the cluster what nobody uses, what cannot be trusted, and when the CA ends.
+func (s *Service) audit(ctx context.Context, _ *skepv1.Empty) (*skepv1.VaultAuditReply, error) {
+	if err := s.feed.Current(ctx); err != nil {
+		return nil, fault.Unavailable("look through the vault: %v", err)
+	}
+	ca := s.idx.authority().Cert
+	out := &skepv1.VaultAuditReply{CaFromUnixMs: ca.NotBefore.UnixMilli(), CaUntilUnixMs: ca.NotAfter.UnixMilli()}
+	var err error
+	if out.Altered, err = s.altered(ctx); err != nil {
+		return nil, err
+	}
+	if out.Unused, err = s.unused(ctx); err != nil {
+		out.UsesError = err.Error()
+	}
+	if n := len(out.Unused); n > mostUnused {
+		out.UnusedMore = uint32(n - mostUnused)
+		out.Unused = out.Unused[:mostUnused]
+	}
+	out.LeftOver, err = s.leftOver(ctx)
+	return out, err
+}
+
+// altered are the objects whose records are not the newest that were written. A record and the ledger come one after the
+// other, so what is so for a moment only is left out.
+func (s *Service) altered(ctx context.Context) ([]string, error) {
+	first := s.idx.untrusted()
+	if len(first) == 0 {
+		return nil, nil
+	}
+	if err := s.feed.Current(ctx); err != nil {
+		return nil, fault.Unavailable("look through the vault: %v", err)
+	}
+	now := s.idx.untrusted()
+	out := slices.DeleteFunc(first, func(x string) bool { return !slices.Contains(now, x) })
+	return out[:min(len(out), mostAltered)], nil
+}
+
+// untrusted are the objects of which the bucket does not hold the newest record, in order.
+func (x *index) untrusted() (out []string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, o := range x.objects.byID {
+		if !x.objects.genuine(o) {
+			out = append(out, o.word()+" "+o.name())
+		}
+	}
+	for id := range x.objects.ledger {
+		if x.objects.byID[id] == nil {
+			out = append(out, "object "+id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// unused are the objects that no service refers to, nor a revision it could go back to, by kind and name. What was asked
+// about before an error is in the answer with it.
+func (s *Service) unused(ctx context.Context) (out []*skepv1.UnusedSecret, err error) {
+	ctx, cancel := context.WithTimeout(ctx, usesFor)
+	defer cancel()
+	s.idx.mu.Lock()
+	var all []*skepv1.UnusedSecret
+	for id, o := range s.idx.objects.byID {
+		if o.RemovedAt == nil && s.idx.objects.genuine(o) && !s.awaited(o) {
+			all = append(all, &skepv1.UnusedSecret{Kind: o.Secret.Kind, Id: id, Name: o.name()})
+		}
+	}
+	s.idx.mu.Unlock()
+	slices.SortFunc(all, func(a, b *skepv1.UnusedSecret) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Id, b.Id))
+	})
+	asked := 0
+	for some := range slices.Chunk(all, usesAtOnce) {
+		ids := make([]string, len(some))
+		for i, u := range some {
+			ids[i] = u.Id
+		}
+		r, err := askState(ctx, s, api.FilesUses, &skepv1.SecretUsesRequest{Ids: ids, Brief: true})
+		if err != nil {
+			return out, fmt.Errorf("state told of %d of %d who uses them: %w", asked, len(all), err)
+		}
+		for _, u := range some {
+			if len(r.Uses[u.Id].GetUses()) == 0 {
+				out = append(out, u)
+			}
+		}
+		asked += len(some)
+	}
+	return out, nil
+}
+
+// registryAwaited is how long registry credentials may wait for the service they were made for.
+const registryAwaited = 15 * time.Minute
+
+// awaited: it was made a moment ago, for a service that is not there yet.
+func (s *Service) awaited(o *object) bool {
+	return o.Secret.Kind == skepv1.SecretKind_SECRET_KIND_REGISTRY && s.cfg.Now().Sub(o.Secret.Meta.UpdatedAt.AsTime()) < registryAwaited
+}
+
+// leftOver counts values that no record names, did not at the last sweep, and are still there.
+func (s *Service) leftOver(ctx context.Context) (n uint32, err error) {
+	there := s.left.list()
+	if len(there) == 0 {
+		return 0, nil
+	}
+	s.idx.mu.Lock()
+	for _, o := range s.idx.objects.byID {
+		for _, place := range o.Values {
+			delete(there, place)
+		}
+	}
+	s.idx.mu.Unlock()
+	looked := 0
+	for place := range there {
+		if looked++; looked > mostLeft {
+			break
+		}
+		_, err := s.values.Read(ctx, place)
+		switch {
+		case err == nil:
+			n++
+		case !errors.Is(err, kv.ErrNotFound):
+			return 0, fault.Unavailable("look for values that nothing names: %v", err)
+		}
+	}
+	return n, nil
+}
