@@ -73,6 +73,10 @@ func (s *Service) describe(ctx context.Context) *skepv1.NodeDescription {
 	if k := sctp.Kernel(); k.Tracked && k.Sockets {
 		d.Plugins = append(d.Plugins, &skepv1.Plugin{Type: sctp.PluginType, Name: sctp.Plugin})
 	}
+	if s.cfg.Certificate != nil {
+		leaf := s.cfg.Certificate.Certificate().Leaf
+		d.CertFromUnixMs, d.CertUntilUnixMs = leaf.NotBefore.UnixMilli(), leaf.NotAfter.UnixMilli()
+	}
 	kinds := make([]string, 0, len(s.cfg.Generic))
 	for k := range s.cfg.Generic {
 		kinds = append(kinds, k)
