@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,7 +22,8 @@ func (a *app) doctorCommand() *cobra.Command {
 	var format string
 	var asJSON bool
 	cmd := &cobra.Command{Use: "doctor [OPTIONS]", Short: "Look for what is wrong with the cluster and its networks", Args: noArgs,
-		Long: "Look for what is wrong with the cluster and its networks: compares what is stored, what the mesh made of it and what every node's kernel has.\n\n" +
+		Long: "Look for what is wrong with the cluster and its networks: compares what is stored, what the mesh made of it and what every node's kernel has; " +
+			"looks at certificates, clocks, the managers' disks and the store; and names what is left over or used by nobody.\n\n" +
 			"It changes nothing. Exit status 0 means nothing worse than a warning, 1 that something is an error.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			checks, err := a.examine(cmd.Context())
@@ -63,6 +65,10 @@ func (a *app) examine(ctx context.Context) ([]doctor.Check, error) {
 	if p.Before, err = a.everything(ctx); err != nil {
 		return unanswered(ctx, err)
 	}
+	var others sync.WaitGroup
+	var othersErr error
+	others.Go(func() { othersErr = a.upkeep(ctx, &p) })
+	defer others.Wait()
 	ask, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
 	p.Mesh, p.MeshErr = call(ask, a, api.MeshNetwork, &skepv1.MeshNetworkRequest{})
@@ -84,6 +90,9 @@ func (a *app) examine(ctx context.Context) ([]doctor.Check, error) {
 	}
 	if p.After, err = a.everything(ctx); err != nil {
 		return unanswered(ctx, err)
+	}
+	if others.Wait(); othersErr != nil {
+		return nil, othersErr
 	}
 	return doctor.Examine(p), nil
 }

@@ -52,6 +52,7 @@ type cluster struct {
 	poison func(proto.Message)
 	revs   []*skepv1.Revision
 	vault  *fakeVault // nil: nobody keeps secrets
+	upkeep upkeep
 }
 
 func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
@@ -166,6 +167,7 @@ func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
 		return &skepv1.ListEventsReply{Events: []*skepv1.Event{{Kind: "service", Id: webID, Name: "web", Verb: "create", Time: timestamppb.New(testNow), Attributes: map[string]string{"image.new": "httpd"}}}}, nil
 	})
 	c.serveNetworks(rs)
+	c.serveUpkeep()
 	c.flush()
 	return c
 }

@@ -1,5 +1,5 @@
 // Package doctor judges what a cluster says of itself: what is stored, what the mesh made of it and what the kernels of
-// the nodes have, side by side.
+// the nodes have, side by side; when certificates end, how clocks and stores are, and what nobody uses any more.
 //
 // It owns which differences are worth a line and what a reader should do about each. It asks nobody and changes nothing:
 // the same picture gives the same answer. What changed while the picture was taken is left out, for a difference there
@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
@@ -51,6 +52,18 @@ type Picture struct {
 	Lock *skepv1.AutolockState
 	// Kernels are the answers of the nodes that are ready.
 	Kernels []render.NodeMesh
+	// Now is by a manager's clock where one says, else by that of who asks.
+	Now time.Time
+	// Clocks is how the nodes' clocks stand; here and below, the error is why that is not known.
+	Clocks    *skepv1.ClocksReply
+	ClocksErr error
+	// Stores are the answers of the managers that are ready.
+	Stores []NodeStore
+	// Audit is what state found left over, Vault what the vault found.
+	Audit    *skepv1.AuditReply
+	AuditErr error
+	Vault    *skepv1.VaultAuditReply
+	VaultErr error
 }
 
 // Examine judges the picture.
@@ -58,7 +71,13 @@ func Examine(p Picture) []Check {
 	d := &exam{Picture: p, settled: settled(p)}
 	d.nodes()
 	d.lock()
+	d.certificates()
+	d.clocks()
+	d.stores()
 	d.services()
+	d.files()
+	d.vault()
+	d.leftovers()
 	d.addresses()
 	d.mesh()
 	d.dataPath()
@@ -94,15 +113,34 @@ func (d *exam) found(since int, check, fine string, a ...any) {
 	}
 }
 
+// byName are nodes in the order of their names.
+func byName(nodes []*skepv1.Node) []*skepv1.Node {
+	nodes = slices.Clone(nodes)
+	slices.SortStableFunc(nodes, func(a, b *skepv1.Node) int {
+		switch x, y := render.Hostname(a), render.Hostname(b); {
+		case render.NaturalLess(x, y):
+			return -1
+		case render.NaturalLess(y, x):
+			return 1
+		}
+		return 0
+	})
+	return nodes
+}
+
+// name is what a node is called, its id where it is not known.
+func (d *exam) name(id string) string {
+	for _, n := range d.After.Nodes {
+		if n.GetMeta().GetId() == id {
+			return render.Hostname(n)
+		}
+	}
+	return id
+}
+
 // nodes looks at who is there, and at how many managers can be lost.
 func (d *exam) nodes() {
-	nodes := slices.Clone(d.After.Nodes)
-	slices.SortStableFunc(nodes, func(a, b *skepv1.Node) int {
-		if render.NaturalLess(render.Hostname(a), render.Hostname(b)) {
-			return -1
-		}
-		return 1
-	})
+	nodes := byName(d.After.Nodes)
 	managers, reachable, ready := 0, 0, 0
 	since := len(d.out)
 	for _, n := range nodes {

@@ -43,6 +43,7 @@ func healthy(t *testing.T) *Picture {
 	p.After.Tasks = []*skepv1.Task{from(t, &skepv1.Task{}, `meta { id: "t1" } name: "web.1" node_id: "id-w1" status { state: TASK_STATE_RUNNING networks { network_id: "net-id" addr: "10.0.9.4/24" } }`)}
 	p.Mesh = from(t, &skepv1.MeshNetworkReply{}, `services { service { id: "web-id" name: "web" ports { protocol: "tcp" target_port: 80 published_port: 8080 } } tasks { task_id: "t1" serving: true } }`)
 	p.Before = p.After
+	keep(t, p)
 	return p
 }
 
@@ -79,7 +80,7 @@ func TestHealthy(t *testing.T) {
 	if bad := lines(checks, OK); len(bad) > 0 || Worst(checks) != OK {
 		t.Errorf("found\n%s", strings.Join(bad, "\n"))
 	}
-	want := []string{"managers", "nodes", "services", "addresses", "mesh", "data path", "mesh of m1", "mesh of w1", "mesh of w2"}
+	want := []string{"managers", "nodes", "certificates", "clocks", "store of m1", "streams", "services", "secrets of tasks", "secrets", "leftovers", "addresses", "mesh", "data path", "mesh of m1", "mesh of w1", "mesh of w2"}
 	var got []string
 	for _, c := range checks {
 		got = append(got, c.Check)

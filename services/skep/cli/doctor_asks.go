@@ -1,0 +1,58 @@
+package cli
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/api"
+	"skep.dev/libs/fault"
+	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/doctor"
+)
+
+// say asks one service how what it looks after is. Who takes longer than a node may gets a line that says so.
+func say[Q, R proto.Message](ctx context.Context, a *app, e api.Endpoint[Q, R], q Q) (R, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.NodeTimeout)
+	defer cancel()
+	return call(ctx, a, e, q)
+}
+
+// upkeep asks, all at once, for what is not compared with anything: clocks, stores, what is left over. Who may not ask is
+// told; everything else that goes wrong is in the picture.
+func (a *app) upkeep(ctx context.Context, p *doctor.Picture) error {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		p.Clocks, p.ClocksErr = say(ctx, a, api.HealthClocks, &skepv1.ClocksRequest{BeyondMs: doctor.ClockNear.Milliseconds()})
+	})
+	wg.Go(func() { p.Audit, p.AuditErr = say(ctx, a, api.ClusterAudit, &skepv1.Empty{}) })
+	wg.Go(func() { p.Vault, p.VaultErr = say(ctx, a, api.VaultAudit, &skepv1.Empty{}) })
+	for _, n := range p.Before.Nodes {
+		if n.GetManager() != nil && n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY {
+			p.Stores = append(p.Stores, doctor.NodeStore{Node: n})
+		}
+	}
+	for i := range p.Stores {
+		wg.Go(func() {
+			s := &p.Stores[i]
+			s.State, s.Err = say(ctx, a, api.StoreState.At(s.Node.GetMeta().GetId()), &skepv1.StoreStateRequest{})
+		})
+	}
+	wg.Wait()
+	errs := []error{p.ClocksErr, p.AuditErr, p.VaultErr}
+	for _, s := range p.Stores {
+		errs = append(errs, s.Err)
+	}
+	for _, err := range errs {
+		if fault.Is(err, fault.CodeDenied) {
+			return err
+		}
+	}
+	p.Now = a.Now()
+	if now := p.Clocks.GetNowUnixMs(); now != 0 {
+		p.Now = time.UnixMilli(now)
+	}
+	return ctx.Err()
+}
