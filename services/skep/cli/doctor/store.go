@@ -46,7 +46,7 @@ func (d *exam) stores() {
 		}
 		for _, st := range s.State.Streams {
 			if st.Damage != "" {
-				d.add(Error, check, "%s. Nothing more is deleted from it: look at the disk, and at docs/operations.md for restoring a backup", st.Damage)
+				d.add(Error, check, "%s. Nothing more is deleted from it: look at the disk, and put back what is lost from a backup", st.Damage)
 			}
 		}
 		d.found(since, check, "%s", text)
