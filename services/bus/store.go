@@ -28,8 +28,10 @@ const (
 	streamsFor = 2 * time.Second
 	// tryFor is how long the disk may take for the writes that are timed; they end by themselves.
 	tryFor = 2 * time.Second
-	// tries is how many writes are timed: the first also makes the file.
-	tries = 5
+	// tries is how many writes are timed, with a pause between them: a disk that is busy with something else takes turns, and
+	// a few writes in a row would all be in one.
+	tries    = 9
+	tryPause = 20 * time.Millisecond
 	// tryBytes is what a small record and its way into the store's log amount to.
 	tryBytes = 4 << 10
 	// tryAgain keeps many who ask at once from writing all the time.
@@ -54,8 +56,8 @@ type storeState struct {
 
 // trial is what timing the disk gave.
 type trial struct {
-	took time.Duration
-	err  error
+	took, slowest time.Duration
+	err           error
 }
 
 // serveStore answers StoreState for this manager.
@@ -86,10 +88,10 @@ func (s *storeState) state(ctx context.Context, _ *skepv1.StoreStateRequest) (*s
 	out := &skepv1.StoreStateReply{Dir: s.m.cfg.DataDir}
 	var wg sync.WaitGroup
 	wg.Go(func() { out.Streams = s.streams(ctx) })
-	took, err := s.try(ctx)
-	out.WriteMicros = took.Microseconds()
-	if err != nil {
-		out.WriteError = err.Error()
+	tried := s.try(ctx)
+	out.WriteMicros, out.SlowestMicros = tried.took.Microseconds(), tried.slowest.Microseconds()
+	if tried.err != nil {
+		out.WriteError = tried.err.Error()
 	}
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(s.m.cfg.DataDir, &fs); err == nil {
@@ -108,15 +110,15 @@ func (s *storeState) state(ctx context.Context, _ *skepv1.StoreStateRequest) (*s
 
 // try times durable writes beside the streams. They wait for the disk as the store's own do, so a disk that is busy with
 // something else shows. A try that hangs is not waited for longer than tryFor, and no second one is begun beside it.
-func (s *storeState) try(ctx context.Context) (time.Duration, error) {
+func (s *storeState) try(ctx context.Context) trial {
 	s.mu.Lock()
 	if s.current == nil && (s.last == nil || time.Since(s.tried) >= tryAgain) {
 		done := make(chan struct{})
 		s.tried, s.current = time.Now(), done
 		s.writing.Go(func() {
-			took, err := timeWrites(s.m.cfg.DataDir)
+			gave := timeWrites(s.m.cfg.DataDir)
 			s.mu.Lock()
-			s.last, s.current = &trial{took, err}, nil
+			s.last, s.current = &gave, nil
 			s.mu.Unlock()
 			close(done)
 		})
@@ -129,26 +131,30 @@ func (s *storeState) try(ctx context.Context) (time.Duration, error) {
 		select {
 		case <-current:
 		case <-ctx.Done():
-			return time.Since(since), fmt.Errorf("the disk has not written %d small files for %s", tries, time.Since(since).Round(time.Second))
+			return trial{err: fmt.Errorf("%d small writes to the store's disk are not through after %s", tries, time.Since(since).Round(time.Second))}
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.last.took, s.last.err
+	return *s.last
 }
 
-// timeWrites is what a small durable write in a directory takes: the middle one of a few, which one slow moment does not
-// decide.
-func timeWrites(dir string) (took time.Duration, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write to the store's disk: %w", err)
-		}
-	}()
+// timeWrites is what a small durable write in a directory takes: the middle one of a few, and the slowest.
+func timeWrites(dir string) trial {
+	each, err := writes(dir)
+	if err != nil {
+		return trial{err: fmt.Errorf("write to the store's disk: %w", err)}
+	}
+	slices.Sort(each)
+	return trial{took: each[len(each)/2], slowest: each[len(each)-1]}
+}
+
+// writes are the times that small durable writes take.
+func writes(dir string) (each []time.Duration, err error) {
 	path := filepath.Join(dir, tryFile)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer func() {
 		if cerr := f.Close(); err == nil {
@@ -159,19 +165,20 @@ func timeWrites(dir string) (took time.Duration, err error) {
 		}
 	}()
 	block := make([]byte, tryBytes)
-	var each []time.Duration
-	for range tries {
+	for n := range tries {
+		if n > 0 {
+			time.Sleep(tryPause) // between the writes, for their times are what is wanted
+		}
 		began := time.Now()
 		if _, err := f.Write(block); err != nil {
-			return 0, err
+			return nil, err
 		}
 		if err := f.Sync(); err != nil {
-			return 0, err
+			return nil, err
 		}
 		each = append(each, time.Since(began))
 	}
-	slices.Sort(each)
-	return each[len(each)/2], nil
+	return each, nil
 }
 
 // streams asks all streams at once how they are.

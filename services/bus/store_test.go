@@ -42,7 +42,7 @@ func TestStoreState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.WriteError != "" || r.WriteMicros <= 0 || r.FreeBytes == 0 || r.TotalBytes < r.FreeBytes || r.StoreLimitBytes == 0 || r.Dir != cfg.DataDir {
+	if r.WriteError != "" || r.WriteMicros <= 0 || r.SlowestMicros < r.WriteMicros || r.FreeBytes == 0 || r.TotalBytes < r.FreeBytes || r.StoreLimitBytes == 0 || r.Dir != cfg.DataDir {
 		t.Errorf("the disk: %v", r)
 	}
 	if want := len(kv.Streams(1)); len(r.Streams) != want {
@@ -78,10 +78,10 @@ func TestStoreState(t *testing.T) {
 
 func TestTimeWrites(t *testing.T) {
 	dir := t.TempDir()
-	if took, err := timeWrites(dir); err != nil || took <= 0 {
-		t.Errorf("%s %v", took, err)
+	if got := timeWrites(dir); got.err != nil || got.took <= 0 || got.slowest < got.took {
+		t.Errorf("%v", got)
 	}
-	if _, err := timeWrites(filepath.Join(dir, "not", "there")); err == nil || !strings.Contains(err.Error(), "write to the store's disk") {
-		t.Errorf("%v", err)
+	if got := timeWrites(filepath.Join(dir, "not", "there")); got.err == nil || !strings.Contains(got.err.Error(), "write to the store's disk") {
+		t.Errorf("%v", got)
 	}
 }

@@ -237,6 +237,7 @@ type StoreStateReply struct {
 	StoreLimitBytes uint64                 `protobuf:"varint,6,opt,name=store_limit_bytes,json=storeLimitBytes,proto3" json:"store_limit_bytes,omitempty"` // that they may take
 	Dir             string                 `protobuf:"bytes,7,opt,name=dir,proto3" json:"dir,omitempty"`                                                   // where the store is
 	Streams         []*StreamState         `protobuf:"bytes,8,rep,name=streams,proto3" json:"streams,omitempty"`                                           // every stream there should be, in order
+	SlowestMicros   int64                  `protobuf:"varint,9,opt,name=slowest_micros,json=slowestMicros,proto3" json:"slowest_micros,omitempty"`         // what the slowest of those few took
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -325,6 +326,13 @@ func (x *StoreStateReply) GetStreams() []*StreamState {
 		return x.Streams
 	}
 	return nil
+}
+
+func (x *StoreStateReply) GetSlowestMicros() int64 {
+	if x != nil {
+		return x.SlowestMicros
+	}
+	return 0
 }
 
 // StreamState is a stream as its leader describes it.
@@ -725,7 +733,7 @@ const file_skep_v1_doctor_proto_rawDesc = "" +
 	"\tNodeClock\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x19\n" +
 	"\bahead_ms\x18\x02 \x01(\x12R\aaheadMs\"\x13\n" +
-	"\x11StoreStateRequest\"\xa4\x02\n" +
+	"\x11StoreStateRequest\"\xcb\x02\n" +
 	"\x0fStoreStateReply\x12!\n" +
 	"\fwrite_micros\x18\x01 \x01(\x03R\vwriteMicros\x12\x1f\n" +
 	"\vwrite_error\x18\x02 \x01(\tR\n" +
@@ -738,7 +746,8 @@ const file_skep_v1_doctor_proto_rawDesc = "" +
 	"storeBytes\x12*\n" +
 	"\x11store_limit_bytes\x18\x06 \x01(\x04R\x0fstoreLimitBytes\x12\x10\n" +
 	"\x03dir\x18\a \x01(\tR\x03dir\x12.\n" +
-	"\astreams\x18\b \x03(\v2\x14.skep.v1.StreamStateR\astreams\"\xe1\x01\n" +
+	"\astreams\x18\b \x03(\v2\x14.skep.v1.StreamStateR\astreams\x12%\n" +
+	"\x0eslowest_micros\x18\t \x01(\x03R\rslowestMicros\"\xe1\x01\n" +
 	"\vStreamState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03err\x18\x02 \x01(\tR\x03err\x12\x16\n" +

@@ -40,7 +40,7 @@ func (d *exam) stores() {
 		}
 		since := len(d.out)
 		d.disk(check, s.State)
-		text := fmt.Sprintf("a durable write takes %s, %s free", took(s.State), render.Bytes(int64(s.State.FreeBytes)))
+		text := fmt.Sprintf("a durable write takes %s (the slowest of a few %s), %s free", micros(s.State.WriteMicros), micros(s.State.SlowestMicros), render.Bytes(int64(s.State.FreeBytes)))
 		if ghosts := ghostsOf(s.State); ghosts > 0 {
 			text += fmt.Sprintf("; since its start %s that had been deleted came back with the store's recovery and went again", count(ghosts, "key"))
 		}
@@ -57,8 +57,8 @@ func (d *exam) stores() {
 	}
 }
 
-func took(s *skepv1.StoreStateReply) time.Duration {
-	t := time.Duration(s.WriteMicros) * time.Microsecond
+func micros(n int64) time.Duration {
+	t := time.Duration(n) * time.Microsecond
 	if t >= 10*time.Millisecond {
 		return t.Round(time.Millisecond)
 	}
@@ -73,9 +73,12 @@ func ghostsOf(s *skepv1.StoreStateReply) (n int) {
 }
 
 func (d *exam) disk(check string, s *skepv1.StoreStateReply) {
-	if s.WriteError != "" {
+	switch t, slowest := micros(s.WriteMicros), micros(s.SlowestMicros); {
+	case s.WriteError != "":
 		d.add(Error, check, "%s: look at that machine's disk (dmesg, iostat -x 1)", s.WriteError)
-	} else if t := took(s); t >= writeSlow {
+	case t < writeSlow && slowest >= writeStuck:
+		d.add(Warn, check, "one of a few durable writes took %s, and meanwhile no change is stored: take other work off the disk that has %s (iostat -x 1), or give it another", slowest, s.Dir)
+	case t >= writeSlow:
 		status := Warn
 		if t >= writeStuck {
 			status = Error

@@ -24,7 +24,7 @@ func keep(t *testing.T, p *Picture) {
 		certify(n, 90*day, 60*day)
 	}
 	p.Clocks = from(t, &skepv1.ClocksReply{}, `node_id: "id-m1" heard: 3`)
-	p.Stores = []NodeStore{{Node: p.After.Nodes[0], State: from(t, &skepv1.StoreStateReply{}, `write_micros: 3200 free_bytes: 53687091200 total_bytes: 107374182400 store_bytes: 1048576 store_limit_bytes: 21474836480 dir: "/var/lib/skep/bus"
+	p.Stores = []NodeStore{{Node: p.After.Nodes[0], State: from(t, &skepv1.StoreStateReply{}, `write_micros: 3200 slowest_micros: 25900 free_bytes: 53687091200 total_bytes: 107374182400 store_bytes: 1048576 store_limit_bytes: 21474836480 dir: "/var/lib/skep/bus"
 		streams { name: "KV_spec" leader: "id-m1" replicas { name: "id-m2" current: true } } streams { name: "KV_task" leader: "id-m1" }`)}}
 	p.Audit = &skepv1.AuditReply{}
 	p.Vault = &skepv1.VaultAuditReply{CaFromUnixMs: testNow.Add(-365 * day).UnixMilli(), CaUntilUnixMs: testNow.Add(19 * 365 * day).UnixMilli()}
@@ -88,10 +88,11 @@ func TestUpkeepFindings(t *testing.T) {
 			ahead(p, map[string]time.Duration{"id-w1": time.Hour, "id-gone": time.Hour})
 		}, []string{"error node w1: it is down"}},
 
-		"a silent broker": {func(p *Picture) { p.Stores[0] = NodeStore{Node: node(p, 0), Err: errors.New("nobody answers")} }, []string{"error store of m1: its broker does not say how the store is: nobody answers"}},
-		"a slow disk":     {func(p *Picture) { store(p).WriteMicros = 100_000 }, []string{"warning store of m1: a durable write takes 100ms, and every change waits for one: take other work off the disk that has /var/lib/skep/bus"}},
-		"a quick one":     {func(p *Picture) { store(p).WriteMicros = 99_000 }, nil},
-		"a stuck disk":    {func(p *Picture) { store(p).WriteMicros = 2_000_000 }, []string{"error store of m1: a durable write takes 2s"}},
+		"a silent broker":    {func(p *Picture) { p.Stores[0] = NodeStore{Node: node(p, 0), Err: errors.New("nobody answers")} }, []string{"error store of m1: its broker does not say how the store is: nobody answers"}},
+		"a slow disk":        {func(p *Picture) { store(p).WriteMicros = 100_000 }, []string{"warning store of m1: a durable write takes 100ms, and every change waits for one: take other work off the disk that has /var/lib/skep/bus"}},
+		"a quick one":        {func(p *Picture) { store(p).WriteMicros = 99_000 }, nil},
+		"a stuck disk":       {func(p *Picture) { store(p).WriteMicros = 2_000_000 }, []string{"error store of m1: a durable write takes 2s"}},
+		"a disk that stalls": {func(p *Picture) { store(p).SlowestMicros = 1_300_000 }, []string{"warning store of m1: one of a few durable writes took 1.3s"}},
 		"a disk that fails": {func(p *Picture) {
 			store(p).WriteMicros, store(p).WriteError = 0, "write to the store's disk: input/output error"
 		}, []string{
@@ -193,7 +194,7 @@ func TestTheLinesThatSayAllIsWell(t *testing.T) {
 	for check, want := range map[string]string{
 		"certificates":     "3 nodes, the first ends in 60 days; the CA's ends in 19 years",
 		"clocks":           "those of 3 nodes are known and near manager m1's",
-		"store of m1":      "a durable write takes 3.2ms, 50GiB free",
+		"store of m1":      "a durable write takes 3.2ms (the slowest of a few 26ms), 50GiB free",
 		"streams":          "2 have a leader, and every replica is up to date",
 		"secrets":          "services use every secret and config, and nothing is left over in the vault",
 		"secrets of tasks": "1 task runs with the versions that the services use",
