@@ -72,7 +72,9 @@ func (s *Service) secretUses(ctx context.Context, r *skepv1.SecretUsesRequest) (
 			}
 		}
 		slices.SortFunc(uses.Uses, func(a, b *skepv1.SecretUse) int { return cmp.Compare(a.ServiceName, b.ServiceName) })
-		uses.Left = s.unreferred(object, uses.Uses)
+		if !r.Brief {
+			uses.Left = s.unreferred(object, uses.Uses)
+		}
 		out.Uses[object] = uses
 	}
 	return out, nil
