@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"math/big"
 	"slices"
 	"time"
@@ -18,6 +19,8 @@ import (
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
+	"skep.dev/libs/keys"
+	"skep.dev/libs/kv"
 	"skep.dev/libs/seal"
 	"skep.dev/libs/spec"
 )
@@ -51,6 +54,13 @@ func (s *Service) createRegistry(ctx context.Context, r *skepv1.CreateSecretRequ
 	}
 	for {
 		have, err := s.renewRegistry(ctx, o)
+		if fault.Is(err, fault.CodeDenied) {
+			// A record and the ledger that knows it come one after the other: it may be on its way.
+			if err := s.feed.Current(ctx); err != nil {
+				return nil, fault.Unavailable("look for registry credentials: %v", err)
+			}
+			have, err = s.renewRegistry(ctx, o)
+		}
 		switch {
 		case err == nil:
 			return &skepv1.SecretReply{Secret: have.view()}, nil
@@ -58,6 +68,12 @@ func (s *Service) createRegistry(ctx context.Context, r *skepv1.CreateSecretRequ
 			o = id.New() // the store was altered there: what is under that id is never served
 		case !fault.Is(err, fault.CodeNotFound):
 			return nil, err
+		default:
+			if bad, err := s.unreadable(ctx, o); err != nil {
+				return nil, err
+			} else if bad {
+				o = id.New() // likewise
+			}
 		}
 		reply, err := k.store(ctx, o, r.Spec, value)
 		if !fault.Is(err, fault.CodeConflict) {
@@ -65,6 +81,23 @@ func (s *Service) createRegistry(ctx context.Context, r *skepv1.CreateSecretRequ
 		}
 		// Somebody else has stored them meanwhile.
 	}
+}
+
+// unreadable reports whether the store has something under an object's key that is not what a vault wrote there.
+func (s *Service) unreadable(ctx context.Context, o string) (bool, error) {
+	e, err := s.bucket.Get(ctx, keys.Object.Key(o))
+	if errors.Is(err, kv.ErrNotFound) {
+		return false, nil
+	}
+	if err == nil {
+		err = s.feed.Wait(ctx, e.Revision)
+	}
+	if err != nil {
+		return false, fault.Unavailable("look for registry credentials: %v", err)
+	}
+	s.idx.mu.Lock()
+	defer s.idx.mu.Unlock()
+	return s.idx.objects.byID[o] == nil, nil
 }
 
 // checkCredentials: what the node could not use is refused while somebody is there to see it.

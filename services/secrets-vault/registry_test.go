@@ -13,6 +13,7 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/id"
+	"skep.dev/libs/keys"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/seal"
 	"skep.dev/libs/spec"
@@ -265,5 +266,43 @@ func TestSameCredentialsAtOnce(t *testing.T) {
 	c.vault.idx.mu.Unlock()
 	if n != 1 {
 		t.Errorf("%d objects", n)
+	}
+}
+
+// Credentials whose record was altered in the store are not served, and stand in nobody's way.
+func TestAlteredRegistryCredentials(t *testing.T) {
+	c := start(t)
+	o := c.mustRegistry(t, "r", login("me", "x"))
+	key := keys.Object.Key(o)
+	older, err := c.vault.bucket.Get(ctx(t), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(val []byte) {
+		t.Helper()
+		rev, err := c.vault.bucket.Put(ctx(t), key, val)
+		if err == nil {
+			err = c.vault.feed.Wait(ctx(t), rev)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	sealed, err := c.vault.idx.seal.sealMessage(key, c.vault.idx.objects.byID[o].SecretRecord) // the same, sealed another time: not the one the ledger knows
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, val := range map[string][]byte{"altered": append(bytes.Clone(older.Value), 1), "put back": sealed} {
+		put(val)
+		if got := c.mustRegistry(t, "r", login("me", "x")); got == o {
+			t.Errorf("%s: the same credentials are served from what was altered", what)
+		}
+		if _, err := api.Call(ctx(t), c.nc, api.FilesResolve, &skepv1.ResolveFilesRequest{RegistryAuth: o}); err == nil {
+			t.Errorf("%s: a service may refer to it", what)
+		}
+	}
+	put(older.Value)
+	if got := c.mustRegistry(t, "r", login("me", "x")); got != o {
+		t.Errorf("%s, then %s", o, got)
 	}
 }
