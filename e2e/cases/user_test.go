@@ -117,3 +117,30 @@ func TestUserIsRemoved(t *testing.T) {
 	as("again", "node", "ls")
 	c.refusedOn("client", 1, gone, "skep", "--context", "op", "node", "ls")
 }
+
+// With each service in a process of its own, too, a user's requests reach all that answer people, and name him.
+func TestUserOfSeparateServices(t *testing.T) {
+	t.Parallel()
+	c := up(t, lab.Options{Hosts: 2, Separate: true})
+	text := c.skep("user", "create", "-o", "-", "--role", "admin", "alice")
+	if r, err := c.RunInput(c.ctx, "client", text, "skep", "context", "import", "--use", "-"); err != nil || r.Code != 0 {
+		t.Fatalf("import: %v\n%s", err, r.Stderr)
+	}
+	for _, line := range []string{
+		"skep service create --detach --name web busybox sleep 10000", "skep service explain web", "skep network create front", "skep network inspect -v front", "skep image ls --node m1",
+		"skep image ls --node w1", "skep node update --label-add a=b w1", "skep mesh ls --node all", "skep user ls", "skep join-token worker",
+	} {
+		if r := c.on("client", strings.Fields(line)...); r.Code != 0 {
+			t.Errorf("%s: %d\n%s%s", line, r.Code, r.Stdout, r.Stderr)
+		}
+	}
+	c.await("the audit", 10*time.Second, func() string {
+		out := c.on("client", "skep", "audit", "--user", "alice", "--format", "{{.Verb}} {{.Kind}} {{.Name}} {{.Address}}").Stdout
+		for _, want := range []string{"create service web 10.90.0.200", "create network front 10.90.0.200", "update node w1 10.90.0.200", "token-read cluster default 10.90.0.200"} {
+			if !strings.Contains(out, want) {
+				return "no " + want + " in\n" + out
+			}
+		}
+		return ""
+	})
+}
