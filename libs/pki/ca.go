@@ -30,8 +30,9 @@ const (
 
 // CA is the cluster's certificate authority, with its private key.
 type CA struct {
-	Cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	Cert    *x509.Certificate
+	key     *ecdsa.PrivateKey
+	cluster string
 }
 
 // NewCA makes a certificate authority for the cluster: ECDSA P-256, 20 years.
@@ -52,7 +53,7 @@ func NewCA(clusterID string) (*CA, error) {
 		NotAfter:              now.Add(caLife),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
-		MaxPathLenZero:        true,
+		MaxPathLen:            1, // the root of a rotation stands below the one before it (CrossSign)
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
@@ -63,7 +64,7 @@ func NewCA(clusterID string) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read back the cluster's CA certificate: %w", err)
 	}
-	return &CA{Cert: cert, key: key}, nil
+	return &CA{Cert: cert, key: key, cluster: clusterID}, nil
 }
 
 // ParseCA reads what CertPEM and KeyPEM wrote and checks that they belong together.
@@ -79,8 +80,11 @@ func ParseCA(certPEM, keyPEM []byte) (*CA, error) {
 	if !cert.IsCA || !key.PublicKey.Equal(cert.PublicKey) {
 		return nil, fmt.Errorf("the CA key does not belong to the CA certificate")
 	}
-	return &CA{Cert: cert, key: key}, nil
+	return &CA{Cert: cert, key: key, cluster: first(cert.Subject.Organization)}, nil
 }
+
+// For is the authority in the service of a cluster that its certificate need not name: a root of one's own does not.
+func (ca *CA) For(clusterID string) *CA { return &CA{Cert: ca.Cert, key: ca.key, cluster: clusterID} }
 
 // CertPEM is the CA's certificate, which is public.
 func (ca *CA) CertPEM() []byte { return certPEM(ca.Cert.Raw) }
@@ -89,7 +93,7 @@ func (ca *CA) CertPEM() []byte { return certPEM(ca.Cert.Raw) }
 func (ca *CA) KeyPEM() ([]byte, error) { return keyPEM(ca.key) }
 
 // ClusterID is the cluster the authority certifies for.
-func (ca *CA) ClusterID() string { return first(ca.Cert.Subject.Organization) }
+func (ca *CA) ClusterID() string { return ca.cluster }
 
 // Digest identifies a CA certificate in a join token: its sha256 in base36, 50 characters.
 func Digest(ca *x509.Certificate) string {

@@ -65,9 +65,15 @@ func ParseCertificate(text []byte) (*x509.Certificate, error) {
 }
 
 func parseKey(text []byte) (*ecdsa.PrivateKey, error) {
-	b, _ := pem.Decode(text)
+	b, rest := pem.Decode(text)
 	if b == nil {
 		return nil, errors.New("there is no PEM private key in it")
+	}
+	if b.Type == "EC PARAMETERS" { // openssl ecparam -genkey writes them before the key
+		return parseKey(rest)
+	}
+	if b.Type == "EC PRIVATE KEY" {
+		return x509.ParseECPrivateKey(b.Bytes)
 	}
 	k, err := x509.ParsePKCS8PrivateKey(b.Bytes)
 	if err != nil {

@@ -1,12 +1,16 @@
 package pki
 
 import (
+	"bytes"
+	"cmp"
+	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 
 	"skep.dev/libs/atomicfile"
@@ -27,9 +31,14 @@ type Store struct {
 }
 
 type material struct {
-	cert tls.Certificate
-	ca   *x509.Certificate
-	id   Identity
+	cert  tls.Certificate
+	roots []*x509.Certificate // the first signed the certificate
+	id    Identity
+}
+
+// same reports whether nothing differs: certificate, what is shown with it, roots.
+func (m *material) same(o *material) bool {
+	return slices.EqualFunc(m.cert.Certificate, o.cert.Certificate, bytes.Equal) && slices.EqualFunc(m.roots, o.roots, (*x509.Certificate).Equal)
 }
 
 // Open reads the certificate directory. A missing one is fs.ErrNotExist.
@@ -105,8 +114,8 @@ func (s *Store) Save(cert, key, ca []byte) error {
 	return nil
 }
 
-// Reload reads the files again: another process of this node may have renewed the certificate. It reports whether there
-// is a new one; files that do not fit together, as between the renames of a Save, are an error and change nothing.
+// Reload reads the files again: another process of this node may have renewed the certificate, or learnt of other roots.
+// It reports whether there is a new certificate; files that do not fit together, as between the renames of a Save, are an error and change nothing.
 func (s *Store) Reload() (bool, error) {
 	var text [3][]byte
 	for i, name := range []string{CertFile, KeyFile, CAFile} {
@@ -121,25 +130,43 @@ func (s *Store) Reload() (bool, error) {
 		return false, fmt.Errorf("read the node's certificate in %s again: %w", s.dir, err)
 	}
 	cur := s.cur.Load()
-	if m.cert.Leaf.Equal(cur.cert.Leaf) {
+	if m.same(cur) {
 		return false, nil
 	}
 	if m.id.NodeID != cur.id.NodeID || m.id.ClusterID != cur.id.ClusterID || m.id.Role != cur.id.Role {
 		return false, fmt.Errorf("the certificate in %s is now another node's (%s): start again with it", s.dir, m.id.NodeID)
 	}
-	return s.cur.CompareAndSwap(cur, m), nil
+	return s.cur.CompareAndSwap(cur, m) && !m.cert.Leaf.Equal(cur.cert.Leaf), nil
+}
+
+// Trust puts other roots into use, and what is shown beside the certificate. The certificate stays: its root is among
+// them.
+func (s *Store) Trust(roots, chain []*x509.Certificate) error {
+	cur := s.cur.Load()
+	key, ok := cur.cert.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok {
+		return errors.New("store the cluster's roots: the certificate in use has no key")
+	}
+	text, err := keyPEM(key)
+	if err != nil {
+		return err
+	}
+	return s.Save(EncodeCertificates(append([]*x509.Certificate{cur.cert.Leaf}, chain...)...), text, EncodeCertificates(roots...))
 }
 
 // Memory is a store without files, for tests and for credentials that live in another file.
 func Memory(cert, key, ca []byte) (*Store, error) { return Create("", cert, key, ca) }
 
-// Certificate is the one in use, with the CA behind it in the chain.
+// Certificate is the one in use, with its root and what leads to the roots of a rotation behind it in the chain.
 func (s *Store) Certificate() *tls.Certificate { return &s.cur.Load().cert }
 
-// CA is the cluster's authority.
-func (s *Store) CA() *x509.Certificate { return s.cur.Load().ca }
+// CA is the root that signed the certificate in use.
+func (s *Store) CA() *x509.Certificate { return s.cur.Load().roots[0] }
 
-// CAPEM is the cluster's authority as text.
+// Roots are all that are trusted: more than one while the root is rotated.
+func (s *Store) Roots() []*x509.Certificate { return s.cur.Load().roots }
+
+// CAPEM is the root that signed the certificate in use, as text.
 func (s *Store) CAPEM() []byte { return certPEM(s.CA().Raw) }
 
 // Leaf is the certificate itself.
@@ -149,14 +176,15 @@ func (s *Store) Leaf() *x509.Certificate { return s.cur.Load().cert.Leaf }
 func (s *Store) Identity() Identity { return s.cur.Load().id }
 
 func parse(certText, keyText, caText []byte) (*material, error) {
-	ca, err := ParseCertificate(caText)
+	roots, err := ParseCertificates(caText)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", CAFile, err)
 	}
-	leaf, err := ParseCertificate(certText)
+	chain, err := ParseCertificates(certText)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", CertFile, err)
 	}
+	leaf, chain := chain[0], chain[1:]
 	key, err := parseKey(keyText)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", KeyFile, err)
@@ -164,15 +192,26 @@ func parse(certText, keyText, caText []byte) (*material, error) {
 	if !key.PublicKey.Equal(leaf.PublicKey) {
 		return nil, errors.New("the key does not belong to the certificate")
 	}
-	if err := leaf.CheckSignatureFrom(ca); err != nil {
-		return nil, fmt.Errorf("the certificate is not signed by the CA: %w", err)
+	var signed error
+	issuer := slices.IndexFunc(roots, func(r *x509.Certificate) bool {
+		err := leaf.CheckSignatureFrom(r)
+		signed = cmp.Or(signed, err)
+		return err == nil
+	})
+	if issuer < 0 {
+		return nil, fmt.Errorf("the certificate is not signed by the CA: %w", signed)
 	}
+	ca := roots[issuer]
+	roots = append([]*x509.Certificate{ca}, slices.Delete(roots, issuer, issuer+1)...)
 	id, err := FromCertificate(leaf)
 	if err != nil {
 		return nil, err
 	}
-	return &material{
-		cert: tls.Certificate{Certificate: [][]byte{leaf.Raw, ca.Raw}, PrivateKey: key, Leaf: leaf},
-		ca:   ca, id: id,
-	}, nil
+	m := &material{cert: tls.Certificate{Certificate: [][]byte{leaf.Raw, ca.Raw}, PrivateKey: key, Leaf: leaf}, roots: roots, id: id}
+	for _, c := range chain {
+		if !c.Equal(ca) {
+			m.cert.Certificate = append(m.cert.Certificate, c.Raw)
+		}
+	}
+	return m, nil
 }

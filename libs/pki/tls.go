@@ -8,35 +8,48 @@ import (
 	"time"
 )
 
-// Source supplies the certificate in use now; it may change between handshakes (renewal).
+// Source supplies the certificate in use now and the roots trusted now; both may change between handshakes (renewal,
+// rotation of the root).
 type Source interface {
-	Certificate() *tls.Certificate // leaf first, then the CA
-	CA() *x509.Certificate
+	Certificate() *tls.Certificate // leaf first, then what leads from it to the roots
+	CA() *x509.Certificate         // the root that signed it
+	Roots() []*x509.Certificate    // all that are trusted, CA first
 }
 
-func pool(ca *x509.Certificate) *x509.CertPool {
+func pool(roots ...*x509.Certificate) *x509.CertPool {
 	p := x509.NewCertPool()
-	p.AddCert(ca)
+	for _, r := range roots {
+		p.AddCert(r)
+	}
 	return p
 }
 
 // ServerTLS is for a manager's client listener: clients without a certificate are let in (they can only ask to join),
 // a certificate that is shown must be the cluster's.
-func ServerTLS(src Source) *tls.Config {
-	return &tls.Config{
-		MinVersion:     tls.VersionTLS13,
-		ClientAuth:     tls.VerifyClientCertIfGiven,
-		ClientCAs:      pool(src.CA()),
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return src.Certificate(), nil },
+func ServerTLS(src Source) *tls.Config { return serve(src, tls.VerifyClientCertIfGiven) }
+
+// serve asks the source at every handshake: nothing has to be started again when a root comes or goes. There are no
+// session tickets, with which a client would come back without showing its certificate to the roots of the day.
+func serve(src Source, auth tls.ClientAuthType) *tls.Config {
+	now := func() *tls.Config {
+		return &tls.Config{
+			MinVersion:             tls.VersionTLS13,
+			ClientAuth:             auth,
+			ClientCAs:              pool(src.Roots()...),
+			GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return src.Certificate(), nil },
+			SessionTicketsDisabled: true,
+		}
 	}
+	c := now()
+	c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return now(), nil }
+	return c
 }
 
 // RouteTLS is for the connections between managers, both ends: a certificate is required of either.
 func RouteTLS(src Source) *tls.Config {
-	c := ClientTLS(src)
-	c.ClientAuth = tls.RequireAndVerifyClientCert
-	c.ClientCAs = pool(src.CA())
-	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return src.Certificate(), nil }
+	c, client := serve(src, tls.RequireAndVerifyClientCert), ClientTLS(src)
+	c.ServerName, c.InsecureSkipVerify, c.VerifyConnection = client.ServerName, client.InsecureSkipVerify, client.VerifyConnection
+	c.GetClientCertificate = client.GetClientCertificate
 	return c
 }
 
@@ -44,11 +57,25 @@ func RouteTLS(src Source) *tls.Config {
 // was reached.
 func ClientTLS(src Source) *tls.Config {
 	return &tls.Config{
-		MinVersion:           tls.VersionTLS13,
-		ServerName:           ServerName,
-		RootCAs:              pool(src.CA()),
+		MinVersion:         tls.VersionTLS13,
+		ServerName:         ServerName,
+		InsecureSkipVerify: true, // replaced by VerifyConnection, which asks for the roots of the moment
+		VerifyConnection: func(st tls.ConnectionState) error {
+			if len(st.PeerCertificates) == 0 {
+				return errors.New("the server shows no certificate")
+			}
+			return verifyManager(st.PeerCertificates, src.Roots(), cluster(src))
+		},
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return src.Certificate(), nil },
 	}
+}
+
+// cluster is whose certificate the source holds.
+func cluster(src Source) string {
+	if leaf := src.Certificate().Leaf; leaf != nil {
+		return first(leaf.Subject.Organization)
+	}
+	return ""
 }
 
 var (
@@ -59,7 +86,8 @@ var (
 )
 
 // JoinTLS is for a joiner, which knows the CA's digest alone. The chain the server sends must hold a certificate with
-// that digest and the server must be certified by it as a manager. The clock of this machine plays no part: it may be
+// that digest, and the server must be certified as a manager by it or, when the root was rotated since the token was
+// written down, by a successor it signed. The clock of this machine plays no part: it may be
 // wrong, and the vault says so better than a TLS alert could.
 func JoinTLS(digest string) *tls.Config {
 	return &tls.Config{
@@ -76,7 +104,7 @@ func JoinTLS(digest string) *tls.Config {
 					continue
 				}
 				_, err := leaf.Verify(x509.VerifyOptions{
-					Roots: pool(ca), DNSName: ServerName, CurrentTime: midlife(leaf),
+					Roots: pool(Vouched([]*x509.Certificate{ca}, st.PeerCertificates[1:])...), DNSName: ServerName, CurrentTime: midlife(leaf),
 					KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 				})
 				if err != nil {
