@@ -82,6 +82,9 @@ var (
 	UserIssue      = ForPeople[*pb.IssueUserRequest, *pb.IssueUserReply]("secrets-vault", "user.issue", Writes, Admins)
 	UserIssued     = ForPeople[*pb.Empty, *pb.IssuedUsersReply]("secrets-vault", "user.issued", Reads, Admins)
 	UserRevoke     = ForPeople[*pb.RevokeUserRequest, *pb.RevokeUserReply]("secrets-vault", "user.revoke", Writes, Admins)
+	UserExchange   = ForPeople[*pb.ExchangeUserRequest, *pb.IssueUserReply]("secrets-vault", "user.exchange", Writes, Viewers)
+	CAInspect      = ForPeople[*pb.Empty, *pb.CAReply]("secrets-vault", "ca.inspect", Reads, Viewers)
+	CARotate       = ForPeople[*pb.RotateCARequest, *pb.CAReply]("secrets-vault", "ca.rotate", Writes, Admins)
 	MeshNetwork    = ForPeople[*pb.MeshNetworkRequest, *pb.MeshNetworkReply]("ingress-mesh", "mesh.network", Reads, Viewers)
 	HealthClocks   = ForPeople[*pb.ClocksRequest, *pb.ClocksReply]("health-monitor", "health.clocks", Reads, Operators)
 	ImageResolve   = ForPeople[*pb.ResolveImageRequest, *pb.ResolveImageReply]("node-agent", "image.resolve", Reads, Operators)
@@ -95,6 +98,7 @@ var (
 	StateStatus   = node[*pb.NodeStatus, *pb.StatusReply]("state", "state", "status", Writes)
 	StateTold     = node[*pb.ToldRequest, *pb.Empty]("state", "state", "told", Writes)
 	VaultRenew    = node[*pb.RenewRequest, *pb.RenewReply]("secrets-vault", "vault", "renew", Writes)
+	VaultTrust    = node[*pb.TrustRequest, *pb.TrustReply]("secrets-vault", "vault", "trust", Reads)
 	VaultDeliver  = node[*pb.DeliverRequest, *pb.DeliverReply]("secrets-vault", "vault", "deliver", Reads)
 	MeshSync      = node[*pb.MeshSyncRequest, *pb.MeshSyncReply]("ingress-mesh", "mesh", "sync", Reads)
 	MeshLease     = node[*pb.LeaseBlockRequest, *pb.LeaseBlockReply]("ingress-mesh", "mesh", "lease", Writes)
@@ -117,8 +121,10 @@ var (
 	MeshState    = atNode[*pb.MeshStateRequest, *pb.MeshStateReply]("ingress-mesh", "mesh.state", Reads)
 	MeshTrace    = atNode[*pb.MeshTraceRequest, *pb.MeshTraceReply]("ingress-mesh", "mesh.trace", Reads)
 	MeshCounters = atNode[*pb.MeshCountersRequest, *pb.MeshCountersReply]("ingress-mesh", "mesh.counters", Reads)
-	MeshApplied  = atNode[*pb.MeshAppliedRequest, *pb.Empty]("ingress-mesh", "mesh.applied", Reads)
-	StoreState   = atNode[*pb.StoreStateRequest, *pb.StoreStateReply]("bus", "store.state", Reads)
+	// NodeCertificate has a node ask the vault which roots and certificate it should have, and answers what it then has.
+	NodeCertificate = atNode[*pb.Empty, *pb.CertificateReply]("node-agent", "certificate", Reads)
+	MeshApplied     = atNode[*pb.MeshAppliedRequest, *pb.Empty]("ingress-mesh", "mesh.applied", Reads)
+	StoreState      = atNode[*pb.StoreStateRequest, *pb.StoreStateReply]("bus", "store.state", Reads)
 )
 
 // Announcement is a message that is published and not answered.

@@ -41,7 +41,9 @@ func TestEachVerbOnce(t *testing.T) {
 		if Of(v.Subject) != v || Of(subject.By(v.Subject, "user-ada", subject.Local)) != v && subject.ByAnybody(v.Subject) != "" {
 			t.Errorf("%s leads to another verb", v.Subject)
 		}
-		if v.Effect == Writes && v.Callers == Viewers {
+		// What it writes is the record of the asker's own certificate, whose key signs the request.
+		own := v == UserExchange.Verb
+		if v.Effect == Writes && v.Callers == Viewers && !own {
 			t.Errorf("viewers may write: %s", v.Subject)
 		}
 		if at := strings.Contains(v.Subject, ".svc."); at != (v.Callers == Nodes) {

@@ -11,12 +11,16 @@ import (
 	"skep.dev/libs/pki"
 )
 
+// reloadEvery bounds how long a process goes on with what another process of its node replaced. A rotation of the root gives
+// a manager's processes three times as long (services/secrets-vault, settleFor).
+const reloadEvery = 2 * time.Second
+
 // certificate keeps this process on the node's newest certificate until ctx ends: it renews it, or reads what another
 // process of the node renewed. A connection made with an old one ends with it, so it moves over as soon as there is a new
 // one.
 func (m Main) certificate(ctx context.Context, env Env) {
 	if m.Renews {
-		r := join.Renewal{NC: env.NC, Store: env.Store, Log: env.Log.Named("renewal"), Renewed: func() { reconnect(env.NC, env.Log) }}
+		r := &join.Renewal{NC: env.NC, Store: env.Store, Log: env.Log.Named("renewal"), Version: Version, Renewed: func() { reconnect(env.NC, env.Log) }}
 		if err := r.Run(ctx); err != nil {
 			env.Log.Error("the certificate is not renewed any more", zap.Error(err))
 		}
@@ -28,7 +32,7 @@ func (m Main) certificate(ctx context.Context, env Env) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(min(max(life/100, 500*time.Millisecond), time.Minute)):
+		case <-time.After(min(max(life/100, 500*time.Millisecond), reloadEvery)):
 		}
 		changed, err := env.Store.Reload()
 		switch {

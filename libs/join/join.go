@@ -74,12 +74,8 @@ func Join(ctx context.Context, addr, token string, p Params) (*Result, error) {
 		return nil, err
 	}
 	r := &Result{Reply: reply, Cert: reply.CertPem, Key: key, CA: reply.CaPem}
-	// The CA of the answer must be the token's too, and the key ours.
-	ca, err := pki.ParseCertificate(r.CA)
-	if err == nil && pki.Digest(ca) != tok.Digest {
-		err = pki.ErrWrongCluster
-	}
-	if err == nil {
+	// The CA of the answer must be the token's too, or a successor of it, and the key ours.
+	if err = pki.Certifies(tok.Digest, r.Cert, r.CA); err == nil {
 		_, err = pki.Memory(r.Cert, r.Key, r.CA)
 	}
 	if err != nil {

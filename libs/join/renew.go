@@ -2,9 +2,11 @@ package join
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -17,7 +19,8 @@ import (
 	"skep.dev/libs/pki"
 )
 
-// Renewal keeps a node's certificate alive.
+// Renewal keeps a node's certificate alive, and the roots it trusts those of the cluster. Make it with its fields and call
+// Run once.
 type Renewal struct {
 	NC    *nats.Conn // as the node
 	Store *pki.Store
@@ -25,19 +28,33 @@ type Renewal struct {
 	// Renewed is called after each renewal (nil = nothing). Connections made before keep the old certificate and are
 	// closed by the managers when it ends; nats.Conn.ForceReconnect moves one over at a better moment.
 	Renewed func()
+	Version string
+
+	mu  sync.Mutex    // one change of the store at a time
+	due chan struct{} // the certificate changed outside the loop
 }
 
 // Run renews the certificate at a random point between 50 and 80 % of its life, again and again, until ctx ends (nil) or
 // the cluster says that the node was removed.
-func (r Renewal) Run(ctx context.Context) error {
+func (r *Renewal) Run(ctx context.Context) error {
 	if r.Log == nil {
 		r.Log = zap.NewNop()
 	}
+	r.due = make(chan struct{}, 1)
+	stop, err := r.serve(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	at := due(r.Store)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-r.due:
+			at = due(r.Store)
+			r.moved(ctx)
+			continue
 		case <-time.After(time.Until(at)):
 		}
 		err := r.once(ctx)
@@ -57,12 +74,23 @@ func (r Renewal) Run(ctx context.Context) error {
 			// Ten attempts and more fit in what is left; 5,000 nodes do not repeat in step.
 			wait := min(max(life/100, 200*time.Millisecond), time.Hour)
 			at = time.Now().Add(wait/2 + rand.N(wait))
+			if until := r.Store.Leaf().NotAfter; time.Now().After(until) {
+				r.Log.Error("the certificate of this node has expired: the managers do not let it in. Leave and join again: skep leave --force, then what skep join-token worker says on a manager",
+					zap.Time("expired", until), zap.Time("next", at), zap.Error(err))
+				continue
+			}
 			r.Log.Warn("certificate not renewed; trying again", zap.Error(err), zap.Time("until", r.Store.Leaf().NotAfter), zap.Time("next", at))
 		}
 	}
 }
 
-func (r Renewal) once(ctx context.Context) error {
+func (r *Renewal) once(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.onceLocked(ctx)
+}
+
+func (r *Renewal) onceLocked(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	key, csr, err := pki.NewKeyAndCSR()
@@ -74,14 +102,36 @@ func (r Renewal) once(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("renew the certificate of %s: %w", node, err)
 	}
-	ca, err := pki.ParseCertificate(reply.CaPem)
-	if err == nil && !ca.Equal(r.Store.CA()) {
-		err = errors.New("it comes with another CA")
+	chain, err := pki.ParseCertificates(reply.CertPem)
+	if err == nil {
+		_, err = r.follow(chain[1:], reply.CaPem)
 	}
 	if err != nil {
 		return fmt.Errorf("renew the certificate of %s: %w", node, err)
 	}
 	return r.Store.Save(reply.CertPem, key, reply.CaPem)
+}
+
+// moved takes the connection over to a certificate that was renewed because the root is rotated. All nodes are asked within
+// moments: they do not connect again in step, and not before the vault has its answer.
+func (r *Renewal) moved(ctx context.Context) {
+	if r.Renewed == nil {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(again/10 + rand.N(again*9/10)):
+		r.Renewed()
+	}
+}
+
+// follow reads the roots that a manager names, and takes none that is not vouched for by one that is trusted already.
+func (r *Renewal) follow(chain []*x509.Certificate, text []byte) ([]*x509.Certificate, error) {
+	roots, err := pki.ParseCertificates(text)
+	if err == nil && !pki.Follows(r.Store.Roots(), chain, roots) {
+		err = errors.New("it comes with another CA, for which none that is trusted vouches")
+	}
+	return roots, err
 }
 
 // lifetime is how long the certificate was meant to live; its beginning is dated back.

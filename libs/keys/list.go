@@ -54,12 +54,13 @@ var (
 
 // What the vault keeps.
 var (
-	CA     = add(subject.Secret, "ca", Vault, nil, "sealed under the master key")
-	Token  = add(subject.Secret, "token.<role>", Vault, nil, "sealed under the master key")
-	Curve  = add(subject.Secret, "curve", Vault, nil, "sealed under the master key: the key that clients seal values to")
-	Ledger = add(subject.Secret, "ledger", Vault, nil, "sealed under the master key (SecretLedger): which record of each object is the newest")
-	Object = add(subject.Secret, "object.<id>", Vault, nil, "sealed under the master key (SecretRecord): a secret, a config, a registry's credentials, without values")
-	Value  = add(subject.Value, "<id>.<random>", Vault, &pb.StoredValue{}, "sealed under a key of its own, which is sealed under the master key; the object's record says which version it is")
+	CA       = add(subject.Secret, "ca", Vault, nil, "sealed under the master key")
+	Token    = add(subject.Secret, "token.<role>", Vault, nil, "sealed under the master key")
+	Curve    = add(subject.Secret, "curve", Vault, nil, "sealed under the master key: the key that clients seal values to")
+	Ledger   = add(subject.Secret, "ledger", Vault, nil, "sealed under the master key (SecretLedger): which record of each object is the newest")
+	Object   = add(subject.Secret, "object.<id>", Vault, nil, "sealed under the master key (SecretRecord): a secret, a config, a registry's credentials, without values")
+	Rotation = add(subject.Secret, "rotation", Vault, &pb.CAProgress{}, "in clear: how far a rotation of the root is")
+	Value    = add(subject.Value, "<id>.<random>", Vault, &pb.StoredValue{}, "sealed under a key of its own, which is sealed under the master key; the object's record says which version it is")
 	// Unlock is not of the form of the others: a manager that cannot open anything has to read part of it.
 	Unlock      = add(subject.Secret, "unlock", Vault, &pb.AutolockRecord{}, "the unlock key, sealed under the master key, and the master key, sealed under the unlock key")
 	ManagerLock = add(subject.Secret, "manager.<node>", Vault, &pb.ManagerLock{}, "in clear: whether a manager is locked, and which unlock key opens its disk")
@@ -74,5 +75,6 @@ var Checkpoint = add("", "checkpoint", Bus, &pb.Checkpoint{}, "which messages we
 var (
 	LeaseScheduler = add(subject.Lease, "scheduler", Scheduler, nil, "its holder")
 	LeaseHealth    = add(subject.Lease, "health", Health, nil, "its holder")
+	LeaseVault     = add(subject.Lease, "vault", Vault, nil, "its holder, while the root is rotated")
 	LeaseMesh      = add(subject.Lease, "mesh", Mesh, nil, "its holder")
 )

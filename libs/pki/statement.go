@@ -56,3 +56,6 @@ func CheckStatement(c *x509.Certificate, purpose string, data, signature []byte)
 	}
 	return nil
 }
+
+// PurposeExchange: the key of a user's certificate asks for another in its place.
+const PurposeExchange = "a certificate exchanged"

@@ -114,6 +114,12 @@ func (s *Store) Save(cert, key, ca []byte) error {
 	return nil
 }
 
+// Shows reports whether exactly these certificates are shown beside the certificate and its root.
+func (s *Store) Shows(chain []*x509.Certificate) bool {
+	want := slices.DeleteFunc(slices.Clone(chain), s.CA().Equal)
+	return slices.EqualFunc(want, s.Certificate().Certificate[2:], func(c *x509.Certificate, der []byte) bool { return bytes.Equal(c.Raw, der) })
+}
+
 // Reload reads the files again: another process of this node may have renewed the certificate, or learnt of other roots.
 // It reports whether there is a new certificate; files that do not fit together, as between the renames of a Save, are an error and change nothing.
 func (s *Store) Reload() (bool, error) {

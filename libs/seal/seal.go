@@ -28,6 +28,9 @@ const (
 	purposeAsk = "a delivery asked for"
 )
 
+// CAKey is the name under which the key of a root of one's own is sealed to the vault. It is of no kind of object.
+const CAKey = "the cluster's CA key"
+
 // Key is the vault's key pair.
 type Key struct{ pair nkeys.KeyPair }
 
@@ -52,22 +55,39 @@ func ParseKey(seed []byte) (*Key, error) {
 // Seed is the private half. It must be sealed before it is stored.
 func (k *Key) Seed() ([]byte, error) { return k.pair.Seed() }
 
-// Public is the public half with the CA's word for it.
-func (k *Key) Public(ca *pki.CA) (*pb.VaultKey, error) {
+// Public is the public half with the CA's word for it, and, while the root is rotated, the word of the other roots: a client
+// that trusts any of them takes it.
+func (k *Key) Public(ca *pki.CA, others ...*pki.CA) (*pb.VaultKey, error) {
 	pub, err := k.pair.PublicKey()
 	if err != nil {
 		return nil, fmt.Errorf("read a curve key: %w", err)
 	}
 	out := &pb.VaultKey{Xkey: pub, ClusterId: ca.ClusterID()}
-	out.Signature, err = ca.SignStatement(purposeKey, keyText(out))
-	return out, err
+	if out.Signature, err = ca.SignStatement(purposeKey, keyText(out)); err != nil {
+		return nil, err
+	}
+	for _, o := range others {
+		s, err := o.SignStatement(purposeKey, keyText(out))
+		if err != nil {
+			return nil, err
+		}
+		out.Signatures = append(out.Signatures, s)
+	}
+	return out, nil
 }
 
 func keyText(k *pb.VaultKey) []byte { return []byte(k.GetClusterId() + "\n" + k.GetXkey()) }
 
 // check refuses a vault's key that the cluster's CA does not vouch for.
 func check(ca *x509.Certificate, k *pb.VaultKey) error {
-	if err := pki.CheckStatement(ca, purposeKey, keyText(k), k.GetSignature()); err != nil {
+	const most = 4 // a rotation has two roots
+	var err error
+	for i, s := range append([][]byte{k.GetSignature()}, k.GetSignatures()...) {
+		if err = pki.CheckStatement(ca, purposeKey, keyText(k), s); err == nil || i == most {
+			break
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("check the vault's key: %w: this cluster's CA does not vouch for it", err)
 	}
 	return nil
@@ -194,14 +214,16 @@ func Ask(src pki.Source, ask *pb.DeliverAsk) (*pb.DeliverRequest, error) {
 	return out, err
 }
 
-// Asked is what a node asked for, and who it is.
-func Asked(ca *x509.Certificate, r *pb.DeliverRequest) (*pb.DeliverAsk, pki.Identity, error) {
+// Asked is what a node asked for, and who it is: one of the roots certifies it.
+func Asked(roots []*x509.Certificate, r *pb.DeliverRequest) (*pb.DeliverAsk, pki.Identity, error) {
 	cert, err := x509.ParseCertificate(r.GetCertDer())
 	if err != nil {
 		return nil, pki.Identity{}, fmt.Errorf("read the certificate of who asks: %w", err)
 	}
 	pool := x509.NewCertPool()
-	pool.AddCert(ca)
+	for _, ca := range roots {
+		pool.AddCert(ca)
+	}
 	if _, err := cert.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		return nil, pki.Identity{}, fmt.Errorf("check the certificate of who asks: %w", err)
 	}

@@ -2,6 +2,7 @@ package seal_test
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"strings"
 	"testing"
@@ -110,7 +111,7 @@ func TestDelivery(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, who, err := seal.Asked(ca.Cert, req)
+	got, who, err := seal.Asked([]*x509.Certificate{ca.Cert}, req)
 	if err != nil || who.NodeID != me || !proto.Equal(got, ask) {
 		t.Fatalf("%v %+v %v", got, who, err)
 	}
@@ -158,7 +159,7 @@ func TestDelivery(t *testing.T) {
 		"no certificate":           alter(func(r *pb.DeliverRequest) { r.CertDer = nil }),
 		"nothing":                  nil,
 	} {
-		if got, _, err := seal.Asked(ca.Cert, bad); err == nil || got != nil {
+		if got, _, err := seal.Asked([]*x509.Certificate{ca.Cert}, bad); err == nil || got != nil {
 			t.Errorf("%s: %v", what, got)
 		}
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"strings"
 	"sync"
@@ -46,7 +47,7 @@ func (n *node) trust() *safe {
 	}
 	n.t.Cleanup(func() { _ = srv.Close() })
 	err = api.HandleNode(srv, api.VaultDeliver, func(_ context.Context, _ string, r *skepv1.DeliverRequest) (*skepv1.DeliverReply, error) {
-		ask, _, err := seal.Asked(s.ca.Cert, r)
+		ask, _, err := seal.Asked([]*x509.Certificate{s.ca.Cert}, r)
 		if err != nil {
 			return nil, fault.Denied("%v", err)
 		}

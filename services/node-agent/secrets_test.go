@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/x509"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -104,7 +105,7 @@ func (v *vaultOf) filesOf(id string) (out []*skepv1.HeldFile) {
 }
 
 func (v *vaultOf) deliver(_ context.Context, node string, r *skepv1.DeliverRequest) (*skepv1.DeliverReply, error) {
-	ask, who, err := seal.Asked(v.ca.Cert, r)
+	ask, who, err := seal.Asked([]*x509.Certificate{v.ca.Cert}, r)
 	if err != nil || who.NodeID != node {
 		return nil, fault.Denied("asked by %s: %v", who.NodeID, err)
 	}

@@ -29,6 +29,8 @@ type BootstrapParams struct {
 	Expiry time.Duration
 	// Autolock seals the master key from the beginning: it never stands on the disk in clear.
 	Autolock bool
+	// OwnCert and OwnKey are a root of one's own (PEM); without them one is made.
+	OwnCert, OwnKey []byte
 }
 
 // Bootstrapped is a new cluster.
@@ -50,7 +52,7 @@ func Bootstrap(p BootstrapParams) (*Bootstrapped, error) {
 	if p.Expiry == 0 {
 		p.Expiry = pki.DefaultExpiry
 	}
-	ca, err := pki.NewCA(id.New())
+	ca, err := p.root()
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +87,7 @@ func Bootstrap(p BootstrapParams) (*Bootstrapped, error) {
 	}
 	sealed := map[string][]byte{}
 	for k, v := range map[string]any{
-		keyCA: caRecord{Cert: string(b.CA), Key: string(caKey)}, tokenKey(pki.Worker): worker, tokenKey(pki.Manager): manager,
+		keyCA: caRecord{Cert: string(b.CA), Key: string(caKey), Cluster: b.ClusterID}, tokenKey(pki.Worker): worker, tokenKey(pki.Manager): manager,
 	} {
 		if sealed[k], err = s.seal(k, v); err != nil {
 			return nil, err
@@ -129,6 +131,14 @@ func (p BootstrapParams) keep(b *Bootstrapped, s *sealer, master []byte, sealed 
 	}
 	b.UnlockKey = k.Text()
 	return d.writeSealed(k, info, master)
+}
+
+// root is the new cluster's root.
+func (p BootstrapParams) root() (*pki.CA, error) {
+	if p.OwnCert == nil {
+		return pki.NewCA(id.New())
+	}
+	return pki.ParseOwnCA(p.OwnCert, p.OwnKey, id.New())
 }
 
 // bootstrapped reads what Bootstrap left, nil if nothing.

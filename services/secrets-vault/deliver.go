@@ -29,7 +29,7 @@ const (
 // deliver gives a node the values that tasks of its own refer to, sealed to the key it made for this request. Which tasks
 // are the node's, and what they refer to, state says and not the node.
 func (s *Service) deliver(ctx context.Context, node string, r *skepv1.DeliverRequest) (*skepv1.DeliverReply, error) {
-	ask, who, err := seal.Asked(s.idx.authority().Cert, r)
+	ask, who, err := seal.Asked(s.idx.authorities().roots, r)
 	if err != nil {
 		return nil, fault.Denied("%v", err)
 	}

@@ -27,12 +27,7 @@ var keyCA = keys.CA.Key()
 
 func tokenKey(r pki.Role) string { return keys.Token.Key(short(r)) }
 
-// caRecord and tokenRecord are what stands sealed in the bucket.
-type caRecord struct {
-	Cert string `json:"cert"`
-	Key  string `json:"key"`
-}
-
+// tokenRecord is what stands sealed in the bucket.
 type tokenRecord struct {
 	Secret  string    `json:"secret"`
 	Rotated time.Time `json:"rotated,omitzero"`
@@ -68,12 +63,16 @@ type index struct {
 	log  *zap.Logger
 
 	mu      sync.Mutex
-	ca      *pki.CA
+	auth    *authorities
+	turned  chan struct{}    // the record of the roots changed
 	curve   *seal.Key        // what clients seal values to
 	public  *skepv1.VaultKey // its public half, with the CA's word
 	tokens  map[string]token // by key
 	users   map[string]user  // by serial number
 	objects objects
+
+	progress    *skepv1.CAProgress // of a rotation
+	progressRev uint64
 }
 
 type token struct {
@@ -87,24 +86,16 @@ func (x *index) source() kv.Source {
 	return fold.Source(subject.Secret, x.entryLocked, func(kv.Delta) {
 		x.tokens, x.users, x.objects = map[string]token{}, map[string]user{}, newObjects()
 		x.lock.reset()
+		x.progress, x.progressRev = nil, 0
 	})
 }
 
 func (x *index) entryLocked(e kv.Entry) error {
 	switch f, id := keys.Of(subject.Secret, e.Key); f {
 	case keys.CA:
-		if e.Deleted {
-			return nil
-		}
-		var r caRecord
-		if err := x.seal.open(e.Key, e.Value, &r); err != nil {
-			return err
-		}
-		ca, err := pki.ParseCA([]byte(r.Cert), []byte(r.Key))
-		if err != nil {
-			return err
-		}
-		x.ca, x.public = ca, nil
+		return x.caLocked(e)
+	case keys.Rotation:
+		return x.progressLocked(e)
 	case keys.Curve:
 		if e.Deleted {
 			return nil
@@ -140,12 +131,6 @@ func (x *index) entryLocked(e kv.Entry) error {
 	return nil
 }
 
-func (x *index) authority() *pki.CA {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.ca
-}
-
 // curveKey is what clients seal values to. It is there once the vault serves.
 func (x *index) curveKey() *seal.Key {
 	x.mu.Lock()
@@ -158,7 +143,7 @@ func (x *index) publicKey() (*skepv1.VaultKey, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.public == nil {
-		k, err := x.curve.Public(x.ca)
+		k, err := x.curve.Public(x.auth.signs, x.auth.others()...)
 		if err != nil {
 			return nil, err
 		}

@@ -50,14 +50,15 @@ func (s *Service) renew(ctx context.Context, node string, r *skepv1.RenewRequest
 	if addr := n.Node.GetDescription().GetAddr(); addr != "" {
 		ident.Hosts = []string{addr}
 	}
-	ca := s.idx.authority()
-	cert, err := ca.Sign(r.CsrDer, ident, s.expiry(ctx))
+	a := s.idx.authorities()
+	cert, err := a.signs.Sign(r.CsrDer, ident, s.expiry(ctx))
 	if err != nil {
 		return nil, fault.Invalid("renew the certificate of %s: %v", node, err)
 	}
 	s.issued.WithLabelValues("renew").Inc()
 	s.log.Info("certificate renewed", zap.String("node", node))
-	return &skepv1.RenewReply{CertPem: cert, CaPem: ca.CertPEM()}, nil
+	cert, roots := a.certificate(cert, s.cfg.Now())
+	return &skepv1.RenewReply{CertPem: cert, CaPem: roots}, nil
 }
 
 // token shows a join token, after replacing its secret if asked to.
@@ -83,7 +84,7 @@ func (s *Service) token(ctx context.Context, r *skepv1.JoinTokenRequest) (*skepv
 		} else {
 			s.tellToken(ctx, "token-read", role)
 		}
-		text := pki.Token{Digest: pki.Digest(s.idx.authority().Cert), Secret: t.Secret}.String()
+		text := pki.Token{Digest: pki.Digest(s.idx.authorities().token()), Secret: t.Secret}.String()
 		return &skepv1.JoinTokenReply{Token: text, ManagerAddrs: s.cfg.ManagerAddrs()}, nil
 	}
 }
@@ -154,8 +155,8 @@ func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*s
 			return nil, err
 		}
 	}
-	ca := s.idx.authority()
-	cert, err := ca.Sign(r.CsrDer, pki.Identity{NodeID: userPrefix + r.Name, Role: pki.User, UserRole: r.Role}, expiry)
+	a := s.idx.authorities()
+	cert, err := a.signs.Sign(r.CsrDer, pki.Identity{NodeID: userPrefix + r.Name, Role: pki.User, UserRole: r.Role}, expiry)
 	if err != nil {
 		return nil, fault.Invalid("user %s: %v", r.Name, err)
 	}
@@ -165,6 +166,7 @@ func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*s
 	}
 	c := &skepv1.UserCertificate{
 		Serial: pki.Serial(leaf), Name: r.Name, Role: r.Role, IssuedAt: timestamppb.New(s.cfg.Now()), NotAfter: timestamppb.New(leaf.NotAfter), IssuedBy: rpc.Asker(ctx), IssuedFrom: rpc.AskerAddress(ctx),
+		Issuer: pki.Digest(a.signs.Cert),
 	}
 	if err := s.record(ctx, c); err != nil {
 		return nil, err
@@ -179,7 +181,7 @@ func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*s
 	s.tell(ctx, "issue", c)
 	s.issued.WithLabelValues("user").Inc()
 	s.log.Info("user certified", zap.String("user", r.Name), zap.String("role", r.Role), zap.Duration("expiry", expiry))
-	return &skepv1.IssueUserReply{CertPem: cert, CaPem: ca.CertPEM(), ManagerAddrs: s.cfg.ManagerAddrs()}, nil
+	return &skepv1.IssueUserReply{CertPem: cert, CaPem: pki.EncodeCertificates(a.roots...), ManagerAddrs: s.cfg.ManagerAddrs()}, nil
 }
 
 // askState asks the state service.

@@ -57,8 +57,8 @@ func (s *Service) join(ctx context.Context, r *skepv1.JoinRequest) (*skepv1.Join
 	if role == pki.Manager && r.Addr != "" {
 		ident.Hosts = []string{r.Addr}
 	}
-	ca := s.idx.authority()
-	cert, err := ca.Sign(r.CsrDer, ident, s.expiry(ctx))
+	a := s.idx.authorities()
+	cert, err := a.signs.Sign(r.CsrDer, ident, s.expiry(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
@@ -71,8 +71,9 @@ func (s *Service) join(ctx context.Context, r *skepv1.JoinRequest) (*skepv1.Join
 	}
 	s.issued.WithLabelValues("join").Inc()
 	s.log.Info("node joined", zap.String("node", ident.NodeID), zap.String("hostname", r.Hostname), zap.String("role", string(role)), zap.String("addr", r.Addr))
+	cert, roots := a.certificate(cert, now)
 	return &skepv1.JoinReply{
-		NodeId: ident.NodeID, ClusterId: ca.ClusterID(), CertPem: cert, CaPem: ca.CertPEM(), Role: protoRole(role),
+		NodeId: ident.NodeID, ClusterId: a.current.ClusterID(), CertPem: cert, CaPem: roots, Role: protoRole(role),
 		ManagerAddrs: s.cfg.ManagerAddrs(), Now: timestamppb.New(now),
 	}, nil
 }
@@ -83,7 +84,7 @@ func (s *Service) checkToken(text string) (pki.Role, error) {
 	if err != nil {
 		return "", fault.Invalid("%v", err)
 	}
-	if t.Digest != pki.Digest(s.idx.authority().Cert) {
+	if !s.idx.authorities().named(t.Digest, s.cfg.Now()) {
 		return "", fault.Denied("the join token belongs to another cluster; get one of this cluster from a manager: skep join-token worker")
 	}
 	worker, okW := s.idx.token(pki.Worker)

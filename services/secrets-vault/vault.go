@@ -67,6 +67,8 @@ type Service struct {
 	// dropped is when credentials that nobody refers to were last looked for, dropAfter where that ended. tend alone uses them.
 	dropped   time.Time
 	dropAfter string
+	// settleAfter is settleFor, less in tests.
+	settleAfter time.Duration
 }
 
 // New checks the configuration and the master key, and starts nothing. Where the key is sealed the vault runs locked at
@@ -102,8 +104,9 @@ func New(cfg Config) (*Service, error) {
 	return &Service{
 		cfg: cfg, log: cfg.Log, js: js, bucket: kv.Open(js, subject.Secret), values: kv.Open(js, subject.Value), wrong: rate.NewLimiter(wrongPerSecond, wrongBurst), issued: countIssued(cfg.Metrics),
 		lock: lock, gauge: showLocked(cfg.Metrics),
-		idx:  &index{seal: s, lock: &lock.picture, log: cfg.Log, tokens: map[string]token{}, users: map[string]user{}, objects: newObjects()},
-		Span: life.New(),
+		idx:         &index{seal: s, lock: &lock.picture, log: cfg.Log, tokens: map[string]token{}, users: map[string]user{}, objects: newObjects(), turned: make(chan struct{}, 1)},
+		settleAfter: settleFor,
+		Span:        life.New(),
 	}, nil
 }
 
@@ -152,7 +155,7 @@ func (s *Service) serve(ctx context.Context) error {
 	if !feeds.Caught(ctx) {
 		return nil
 	}
-	if s.idx.authority() == nil {
+	if s.idx.authorities() == nil {
 		return errors.New("start the vault: the cluster has no CA this manager can open; was the master key in the data directory replaced?")
 	}
 	if err := s.makeCurve(ctx); err != nil {
@@ -174,6 +177,10 @@ func (s *Service) serve(ctx context.Context) error {
 	err = errors.Join(
 		api.Handle(srv, api.Join, s.join),
 		api.HandleNode(srv, api.VaultRenew, s.renew),
+		api.HandleNode(srv, api.VaultTrust, s.trust),
+		api.Handle(srv, api.CAInspect, s.inspectCA),
+		api.Handle(srv, api.CARotate, s.rotateCA),
+		api.Handle(srv, api.UserExchange, s.exchangeUser),
 		api.Handle(srv, api.TokenGet, s.token),
 		api.Handle(srv, api.UserIssue, s.issueUser),
 		api.Handle(srv, api.UserIssued, s.issuedUsers),
@@ -207,5 +214,6 @@ func (s *Service) serve(ctx context.Context) error {
 	g.Go(func() error { s.pruneUsers(ctx); return nil })
 	g.Go(func() error { s.tend(ctx); return nil })
 	g.Go(func() error { s.tendLock(ctx); return nil })
+	g.Go(func() error { s.drive(ctx); return nil })
 	return g.Wait()
 }

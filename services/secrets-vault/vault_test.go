@@ -44,6 +44,7 @@ type cluster struct {
 	nc     *nats.Conn
 	server *server.Server
 	vault  *Service
+	store  *pki.Store // the manager's, as the broker has it
 
 	mu     sync.Mutex
 	nodes  map[string]*skepv1.AdmitNodeRequest
@@ -85,7 +86,7 @@ func startWith(t testing.TB, p BootstrapParams) *cluster {
 	if !s.ReadyForConnections(30 * time.Second) {
 		t.Fatal("the broker takes no connections")
 	}
-	c.addr, c.server = s.Addr().String(), s
+	c.addr, c.server, c.store = s.Addr().String(), s, store
 	if c.nc, err = nats.Connect("", nats.InProcessServer(s), nats.CustomInboxPrefix(subject.Inbox("door-m1"))); err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +111,13 @@ func (c *cluster) runVault(t testing.TB, now func() time.Time) *Service {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.serve(t, v)
+	return v
+}
+
+// serve runs a vault until the test ends.
+func (c *cluster) serve(t testing.TB, v *Service) {
+	t.Helper()
 	ended := make(chan error, 1)
 	go func() { ended <- v.Run(context.Background()) }()
 	t.Cleanup(func() {
@@ -126,7 +134,6 @@ func (c *cluster) runVault(t testing.TB, now func() time.Time) *Service {
 	case <-time.After(30 * time.Second):
 		t.Fatal("the vault is not ready")
 	}
-	return v
 }
 
 func (c *cluster) serveState(t testing.TB) {
@@ -529,7 +536,8 @@ func TestRenewalRunsUnattended(t *testing.T) {
 	rctx, stop := context.WithCancel(ctx(t))
 	ended := make(chan error, 1)
 	go func() {
-		ended <- join.Renewal{NC: nc, Store: store, Log: zaptest.NewLogger(t), Renewed: func() { renewed <- struct{}{} }}.Run(rctx)
+		r := &join.Renewal{NC: nc, Store: store, Log: zaptest.NewLogger(t), Renewed: func() { renewed <- struct{}{} }}
+		ended <- r.Run(rctx)
 	}()
 	for range 3 {
 		select {

@@ -155,7 +155,9 @@ func (s *Service) unreferred(object string, uses []*skepv1.SecretUse) (out []*sk
 			out = append(out, h)
 		}
 	}
-	slices.SortFunc(out, func(a, b *skepv1.SecretHolder) int { return cmp.Or(cmp.Compare(a.TaskName, b.TaskName), cmp.Compare(a.TaskId, b.TaskId)) })
+	slices.SortFunc(out, func(a, b *skepv1.SecretHolder) int {
+		return cmp.Or(cmp.Compare(a.TaskName, b.TaskName), cmp.Compare(a.TaskId, b.TaskId))
+	})
 	return out
 }
 

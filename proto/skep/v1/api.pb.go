@@ -3222,6 +3222,8 @@ type UserCertificate struct {
 	RevokedBy     string                 `protobuf:"bytes,8,opt,name=revoked_by,json=revokedBy,proto3" json:"revoked_by,omitempty"`
 	IssuedFrom    string                 `protobuf:"bytes,40,opt,name=issued_from,json=issuedFrom,proto3" json:"issued_from,omitempty"` // where that was asked from: an IP address, or "local"
 	RevokedFrom   string                 `protobuf:"bytes,41,opt,name=revoked_from,json=revokedFrom,proto3" json:"revoked_from,omitempty"`
+	Issuer        string                 `protobuf:"bytes,50,opt,name=issuer,proto3" json:"issuer,omitempty"`                                 // digest of the root that signed it; "" = the cluster's first
+	ExchangedFor  string                 `protobuf:"bytes,51,opt,name=exchanged_for,json=exchangedFor,proto3" json:"exchanged_for,omitempty"` // serial number of the certificate that took its place in a rotation of the root
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3322,6 +3324,20 @@ func (x *UserCertificate) GetIssuedFrom() string {
 func (x *UserCertificate) GetRevokedFrom() string {
 	if x != nil {
 		return x.RevokedFrom
+	}
+	return ""
+}
+
+func (x *UserCertificate) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *UserCertificate) GetExchangedFor() string {
+	if x != nil {
+		return x.ExchangedFor
 	}
 	return ""
 }
@@ -3773,7 +3789,7 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\x0eIssueUserReply\x12\x19\n" +
 	"\bcert_pem\x18\x01 \x01(\fR\acertPem\x12\x15\n" +
 	"\x06ca_pem\x18\x02 \x01(\fR\x05caPem\x12#\n" +
-	"\rmanager_addrs\x18\x03 \x03(\tR\fmanagerAddrs\"\xfe\x02\n" +
+	"\rmanager_addrs\x18\x03 \x03(\tR\fmanagerAddrs\"\xbb\x03\n" +
 	"\x0fUserCertificate\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -3787,7 +3803,9 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"revoked_by\x18\b \x01(\tR\trevokedBy\x12\x1f\n" +
 	"\vissued_from\x18( \x01(\tR\n" +
 	"issuedFrom\x12!\n" +
-	"\frevoked_from\x18) \x01(\tR\vrevokedFrom\"P\n" +
+	"\frevoked_from\x18) \x01(\tR\vrevokedFrom\x12\x16\n" +
+	"\x06issuer\x182 \x01(\tR\x06issuer\x12#\n" +
+	"\rexchanged_for\x183 \x01(\tR\fexchangedFor\"P\n" +
 	"\x10IssuedUsersReply\x12<\n" +
 	"\fcertificates\x18\x01 \x03(\v2\x18.skep.v1.UserCertificateR\fcertificates\"%\n" +
 	"\x11RevokeUserRequest\x12\x10\n" +

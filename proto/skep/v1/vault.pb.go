@@ -667,7 +667,8 @@ type VaultKey struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Xkey          string                 `protobuf:"bytes,1,opt,name=xkey,proto3" json:"xkey,omitempty"` // curve key, nkeys form: X…
 	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Signature     []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"` // by the cluster's CA (libs/seal)
+	Signature     []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`    // by the cluster's CA (libs/seal)
+	Signatures    [][]byte               `protobuf:"bytes,50,rep,name=signatures,proto3" json:"signatures,omitempty"` // by the other roots of a rotation
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -719,6 +720,13 @@ func (x *VaultKey) GetClusterId() string {
 func (x *VaultKey) GetSignature() []byte {
 	if x != nil {
 		return x.Signature
+	}
+	return nil
+}
+
+func (x *VaultKey) GetSignatures() [][]byte {
+	if x != nil {
+		return x.Signatures
 	}
 	return nil
 }
@@ -2440,12 +2448,15 @@ const file_skep_v1_vault_proto_rawDesc = "" +
 	"\arecords\x18\x01 \x03(\v2\".skep.v1.SecretLedger.RecordsEntryR\arecords\x1a:\n" +
 	"\fRecordsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"[\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"{\n" +
 	"\bVaultKey\x12\x12\n" +
 	"\x04xkey\x18\x01 \x01(\tR\x04xkey\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x1c\n" +
-	"\tsignature\x18\x03 \x01(\fR\tsignature\"z\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\x12\x1e\n" +
+	"\n" +
+	"signatures\x182 \x03(\fR\n" +
+	"signatures\"z\n" +
 	"\vSealedValue\x12'\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x13.skep.v1.SecretKindR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +

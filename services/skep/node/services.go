@@ -162,7 +162,7 @@ func (l *localServices) startNode(ctx context.Context, nc *nats.Conn) error {
 	renew, cancel := context.WithCancel(context.Background())
 	l.renewal = cancel
 	go func() {
-		r := join.Renewal{NC: nc, Store: d.store, Log: d.log.Named("renewal"), Renewed: func() {
+		r := &join.Renewal{NC: nc, Store: d.store, Log: d.log.Named("renewal"), Version: d.version, Renewed: func() {
 			if d.rec.Role == RoleWorker {
 				if err := nc.ForceReconnect(); err != nil {
 					d.log.Warn("reconnect with the renewed certificate", zap.Error(err))

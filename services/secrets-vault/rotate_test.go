@@ -1,0 +1,555 @@
+package vault
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap/zaptest"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	skepv1 "skep.dev/proto/skep/v1"
+
+	"skep.dev/libs/api"
+	"skep.dev/libs/fault"
+	"skep.dev/libs/id"
+	"skep.dev/libs/join"
+	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
+	"skep.dev/libs/rpc"
+	"skep.dev/libs/seal"
+	"skep.dev/libs/subject"
+)
+
+// rotating is a cluster whose manager renews as a node does, and whose state lists nodes.
+type rotating struct {
+	*cluster
+	manager *pki.Store
+	down    map[string]bool
+}
+
+func startRotating(t *testing.T) *rotating {
+	t.Helper()
+	c := &rotating{cluster: start(t), down: map[string]bool{}}
+	c.vault.settleAfter = 20 * time.Millisecond
+	c.mu.Lock()
+	c.nodes[c.boot.NodeID] = &skepv1.AdmitNodeRequest{NodeId: c.boot.NodeID, Role: skepv1.NodeRole_NODE_ROLE_MANAGER, Hostname: "m1"}
+	c.mu.Unlock()
+	srv, err := rpc.NewServer(c.nc, rpc.Config{Name: "state-nodes"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = srv.Close() }) // the connection may be closed already
+	err = api.Handle(srv, api.NodeList, func(context.Context, *skepv1.ListNodesRequest) (*skepv1.ListNodesReply, error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		out := &skepv1.ListNodesReply{}
+		for _, n := range c.nodes {
+			live := &skepv1.NodeLive{State: skepv1.NodeState_NODE_STATE_READY}
+			if c.down[n.NodeId] {
+				live.State = skepv1.NodeState_NODE_STATE_DOWN
+			}
+			out.Nodes = append(out.Nodes, &skepv1.Node{Meta: &skepv1.Meta{Id: n.NodeId}, Role: n.Role, Status: live, Description: &skepv1.NodeDescription{Hostname: n.Hostname}})
+		}
+		return out, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.manager = c.store
+	nc, err := nats.Connect("", nats.InProcessServer(c.server), nats.CustomInboxPrefix(subject.Inbox(c.boot.NodeID)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	c.renew(t, nc, c.manager)
+	return c
+}
+
+// renew runs a node's side until the test ends, or until the returned function is called.
+func (c *rotating) renew(t *testing.T, nc *nats.Conn, store *pki.Store) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	r := &join.Renewal{NC: nc, Store: store, Log: zaptest.NewLogger(t)}
+	go func() { ended <- r.Run(ctx) }()
+	stop = func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		ended <- nil
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// node joins a worker and runs its side.
+func (c *rotating) node(t *testing.T, token string) (store *pki.Store, stop func()) {
+	t.Helper()
+	r, err := join.Join(ctx(t), c.addr, token, join.Params{Hostname: "w"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if store, err = pki.Memory(r.Cert, r.Key, r.CA); err != nil {
+		t.Fatal(err)
+	}
+	return store, c.renew(t, c.connect(t, store), store)
+}
+
+func (c *rotating) connect(t *testing.T, store *pki.Store) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect("tls://"+c.addr, nats.Secure(pki.ClientTLS(store)), nats.TLSHandshakeFirst(), nats.CustomInboxPrefix(subject.Inbox(store.Identity().NodeID)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+func (c *rotating) rotate(t *testing.T, r *skepv1.RotateCARequest) (*skepv1.CAReply, error) {
+	t.Helper()
+	return api.Call(ctx(t), c.nc, api.CARotate, r)
+}
+
+func (c *rotating) state(t *testing.T) *skepv1.CAReply {
+	t.Helper()
+	r, err := api.Call(ctx(t), c.nc, api.CAInspect, &skepv1.Empty{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (c *rotating) await(t *testing.T, what string, ok func(*skepv1.CAReply) bool) *skepv1.CAReply {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		r := c.state(t)
+		if ok(r) {
+			return r
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: %v", what, r)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func ended(r *skepv1.CAReply) bool { return r.Rotation == nil }
+
+func inPhase(p skepv1.CAPhase) func(*skepv1.CAReply) bool {
+	return func(r *skepv1.CAReply) bool { return r.GetRotation().GetPhase() == p && r.Progress != nil }
+}
+
+// TestRotation: nodes move to a new root; a token of before lets in, a new one too; the old root is good for nothing.
+func TestRotation(t *testing.T) {
+	c := startRotating(t)
+	before := c.token(t, skepv1.NodeRole_NODE_ROLE_WORKER, false)
+	w1, _ := c.node(t, before)
+	w2, _ := c.node(t, before)
+	events, err := c.nc.SubscribeSync(subject.Event("cluster", "*", "ca-rotate"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := c.state(t).Root
+	oldLeaf := w1.Leaf()
+	stale, err := pki.Memory(pki.EncodeCertificates(oldLeaf), keyOf(t, w1), pki.EncodeCertificates(w1.CA()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := c.rotate(t, &skepv1.RotateCARequest{}); err != nil || r.Rotation == nil || r.Root.Digest != old.Digest {
+		t.Fatal(r, err)
+	}
+	r := c.await(t, "the rotation does not end", ended)
+	if r.Root.Digest == old.Digest || len(r.Former) != 1 || r.Former[0].Digest != old.Digest {
+		t.Errorf("after it: %v", r)
+	}
+	for name, s := range map[string]*pki.Store{"manager": c.manager, "w1": w1, "w2": w2} {
+		if got := pki.Digest(s.CA()); got != r.Root.Digest || len(s.Roots()) != 1 {
+			t.Errorf("%s: certificate of %s, %d roots", name, got, len(s.Roots()))
+		}
+	}
+	for _, phase := range []string{"trust", "issue", "users", "drop", "finished"} {
+		m, err := events.NextMsg(10 * time.Second)
+		if err != nil || !strings.Contains(string(m.Data), phase) {
+			t.Errorf("event of %s: %v", phase, err)
+		}
+	}
+	after := c.token(t, skepv1.NodeRole_NODE_ROLE_WORKER, false)
+	if after == before || !strings.Contains(after, r.Root.Digest) || before[len(before)-25:] != after[len(after)-25:] {
+		t.Error("the token's secret changed, or its digest did not")
+	}
+	for _, token := range []string{before, after} {
+		s, _ := c.node(t, token)
+		if pki.Digest(s.CA()) != r.Root.Digest {
+			t.Error("joined with a certificate of another root")
+		}
+	}
+	if nc, err := nats.Connect("tls://"+c.addr, nats.Secure(pki.ClientTLS(stale)), nats.TLSHandshakeFirst()); err == nil {
+		nc.Close()
+		t.Error("a certificate of the old root is let in")
+	}
+	// A second one: the first token is two roots old.
+	if _, err := c.rotate(t, &skepv1.RotateCARequest{}); err != nil {
+		t.Fatal(err)
+	}
+	c.await(t, "the second rotation does not end", func(r *skepv1.CAReply) bool { return ended(r) && len(r.Former) == 2 })
+	c.node(t, before)
+}
+
+func keyOf(t *testing.T, s *pki.Store) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(s.Certificate().PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+}
+
+// TestRotationWaitsForWhoIsAway: progress says for whom; it ends by itself when the node is back, which knows the old root
+// alone, or at once by force.
+func TestRotationWaitsForWhoIsAway(t *testing.T) {
+	c := startRotating(t)
+	w1, stop := c.node(t, c.boot.WorkerToken)
+	c.node(t, c.boot.WorkerToken)
+	away := w1.Identity().NodeID
+	set := func(down bool) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.down[away] = down
+	}
+	stop()
+	set(true)
+	if _, err := c.rotate(t, &skepv1.RotateCARequest{}); err != nil {
+		t.Fatal(err)
+	}
+	r := c.await(t, "the others do not move", func(r *skepv1.CAReply) bool {
+		return r.GetProgress().GetMoved() == 2 && inPhase(skepv1.CAPhase_CA_PHASE_ISSUE)(r)
+	})
+	if w := r.Progress.Waiting; len(w) != 1 || w[0].NodeId != away || w[0].Why != "it is down" || r.Progress.Nodes != 3 {
+		t.Errorf("it waits for %v", w)
+	}
+	// Asked twice: it goes on. To another root: it says so.
+	if again, err := c.rotate(t, &skepv1.RotateCARequest{}); err != nil || again.Rotation.Next.Digest != r.Rotation.Next.Digest {
+		t.Error("a rotation asked for twice:", err)
+	}
+	// The vault is killed and starts again; the node comes back with a certificate of the old root.
+	if err := c.vault.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.vault = c.runVaultSettling(t)
+	set(false)
+	c.renew(t, c.connect(t, w1), w1)
+	c.await(t, "it does not go on when the node is back", ended)
+	if len(w1.Roots()) != 1 || pki.Digest(w1.CA()) != c.state(t).Root.Digest {
+		t.Error("the late node did not move")
+	}
+
+	// By force.
+	if _, err := c.rotate(t, &skepv1.RotateCARequest{ForceFinish: true}); !fault.Is(err, fault.CodeInvalid) {
+		t.Error("there is nothing to finish:", err)
+	}
+	set(true)
+	if _, err := c.rotate(t, &skepv1.RotateCARequest{}); err != nil {
+		t.Fatal(err)
+	}
+	c.await(t, "the next rotation does not begin", inPhase(skepv1.CAPhase_CA_PHASE_ISSUE))
+	if _, err := c.rotate(t, &skepv1.RotateCARequest{ForceFinish: true}); err != nil {
+		t.Fatal(err)
+	}
+	c.await(t, "it does not end by force", ended)
+}
+
+func (c *rotating) runVaultSettling(t *testing.T) *Service {
+	t.Helper()
+	v, err := New(Config{NC: c.nc, Log: zaptest.NewLogger(t), Dir: c.dir, NodeID: c.boot.NodeID, ManagerAddrs: func() []string { return []string{c.addr} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.settleAfter = 20 * time.Millisecond
+	c.serve(t, v)
+	return v
+}
+
+// TestRotationOfUsers: a user's certificate goes on being good until it has been exchanged, once, by who has its key.
+func TestRotationOfUsers(t *testing.T) {
+	c := startRotating(t)
+	user := func(name string) *pki.Store {
+		t.Helper()
+		key, csr, err := pki.NewKeyAndCSR()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := api.Call(ctx(t), c.nc, api.UserIssue, &skepv1.IssueUserRequest{Name: name, Role: pki.Viewer, CsrDer: csr, Expiry: durationpb.New(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := pki.Memory(r.CertPem, key, r.CaPem)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	ada, bob := user("ada"), user("bob")
+	if _, err := c.rotate(t, &skepv1.RotateCARequest{}); err != nil {
+		t.Fatal(err)
+	}
+	r := c.await(t, "it does not wait for users", func(r *skepv1.CAReply) bool {
+		return inPhase(skepv1.CAPhase_CA_PHASE_USERS)(r) && r.Progress.UsersLeft == 2
+	})
+	if fmt.Sprint(r.Progress.Users) != "[ada bob]" || r.Rotation.UsersUntil.AsTime().Before(time.Now().Add(usersFor-time.Hour)) {
+		t.Errorf("%v", r)
+	}
+	if token := c.token(t, skepv1.NodeRole_NODE_ROLE_WORKER, false); !strings.Contains(token, r.Rotation.Next.Digest) {
+		t.Error("the token names the old root while users are waited for")
+	}
+	exchange := func(s *pki.Store, change func(*skepv1.ExchangeUserRequest)) (*skepv1.IssueUserReply, []byte, error) {
+		t.Helper()
+		key, csr, err := pki.NewKeyAndCSR()
+		if err != nil {
+			t.Fatal(err)
+		}
+		req := &skepv1.ExchangeUserRequest{CsrDer: csr}
+		if req.Signature, req.CertDer, err = pki.SignStatement(s, pki.PurposeExchange, csr); err != nil {
+			t.Fatal(err)
+		}
+		if change != nil {
+			change(req)
+		}
+		reply, err := api.Call(ctx(t), c.nc, api.UserExchange, req)
+		return reply, key, err
+	}
+	_, other, err := pki.NewKeyAndCSR()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger := pkitest.Store(t, pkitest.NewCA(t), pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}, time.Hour)
+	node, _ := c.node(t, c.boot.WorkerToken)
+	for name, f := range map[string]func(*skepv1.ExchangeUserRequest){
+		"another request":       func(r *skepv1.ExchangeUserRequest) { r.CsrDer = other },
+		"another's certificate": func(r *skepv1.ExchangeUserRequest) { r.CertDer = bob.Leaf().Raw },
+		"another cluster's":     func(r *skepv1.ExchangeUserRequest) { r.CertDer = stranger.Leaf().Raw },
+		"nothing":               func(r *skepv1.ExchangeUserRequest) { r.CertDer = nil },
+	} {
+		if _, _, err := exchange(ada, f); err == nil {
+			t.Errorf("%s was exchanged", name)
+		}
+	}
+	for _, s := range []*pki.Store{stranger, node} {
+		if _, _, err := exchange(s, nil); !fault.Is(err, fault.CodeDenied) {
+			t.Errorf("%s was given a user's certificate: %v", s.Identity().NodeID, err)
+		}
+	}
+	got, key, err := exchange(ada, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved, err := pki.Memory(got.CertPem, key, got.CaPem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id := moved.Identity(); id.NodeID != "user-ada" || id.UserRole != pki.Viewer || moved.Leaf().NotAfter.After(ada.Leaf().NotAfter) || pki.Digest(moved.CA()) != r.Rotation.Next.Digest {
+		t.Errorf("exchanged for %+v until %s", id, moved.Leaf().NotAfter)
+	}
+	if _, _, err := exchange(moved, nil); !fault.Is(err, fault.CodeInvalid) {
+		t.Error("a certificate of the new root was exchanged:", err)
+	}
+	// A revoked one is not exchanged, and not waited for.
+	if _, err := api.Call(ctx(t), c.nc, api.UserRevoke, &skepv1.RevokeUserRequest{Ref: "bob"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := exchange(bob, nil); !fault.Is(err, fault.CodeDenied) && c.state(t).Rotation != nil {
+		t.Error("a revoked certificate was exchanged:", err)
+	}
+	c.await(t, "it does not end when the last user has moved", ended)
+	if _, _, err := exchange(bob, nil); !fault.Is(err, fault.CodeDenied) {
+		t.Error("a certificate of a dropped root was exchanged:", err)
+	}
+}
+
+// TestRotationToARootOfOnesOwn: its key travels sealed; what does not suit is refused before anything changes.
+func TestRotationToARootOfOnesOwn(t *testing.T) {
+	c := startRotating(t)
+	w, _ := c.node(t, c.boot.WorkerToken)
+	own := pkitest.NewCA(t) // of another cluster by its name: it need not name this one
+	key, err := own.KeyPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	vk, err := api.Call(ctx(t), c.nc, api.VaultKey, &skepv1.Empty{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := func(name string, v []byte) []byte {
+		t.Helper()
+		s, err := seal.ToVault(w.CA(), vk, &skepv1.SealedValue{Name: name, Value: v})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for want, r := range map[string]*skepv1.RotateCARequest{
+		"give both, or neither":  {CertPem: own.CertPEM()},
+		"the key: the value was": {CertPem: own.CertPEM(), SealedKey: sealed("a secret", key)},
+		"does not belong":        {CertPem: pkitest.NewCA(t).CertPEM(), SealedKey: sealed(seal.CAKey, key)},
+		"there is no PEM":        {CertPem: []byte("x"), SealedKey: sealed(seal.CAKey, key)},
+		"too long":               {CertPem: make([]byte, maxOwnRoot+1), SealedKey: sealed(seal.CAKey, key)},
+	} {
+		if _, err := c.rotate(t, r); !fault.Is(err, fault.CodeInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", want, err)
+		}
+	}
+	if c.state(t).Rotation != nil {
+		t.Fatal("a rotation began")
+	}
+	good := &skepv1.RotateCARequest{CertPem: own.CertPEM(), SealedKey: sealed(seal.CAKey, key)}
+	if _, err := c.rotate(t, good); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.rotate(t, good); err != nil && !fault.Is(err, fault.CodeConflict) {
+		t.Error("to another root meanwhile:", err)
+	}
+	r := c.await(t, "it does not end", ended)
+	if r.Root.Digest != pki.Digest(own.Cert) || pki.Digest(w.CA()) != r.Root.Digest || w.Identity().ClusterID != c.boot.ClusterID {
+		t.Errorf("%v, the node is of cluster %s", r, w.Identity().ClusterID)
+	}
+	if _, err := c.rotate(t, &skepv1.RotateCARequest{CertPem: own.CertPEM(), SealedKey: func() []byte {
+		vk, err := api.Call(ctx(t), c.nc, api.VaultKey, &skepv1.Empty{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := seal.ToVault(own.Cert, vk, &skepv1.SealedValue{Name: seal.CAKey, Value: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}()}); !fault.Is(err, fault.CodeInvalid) || !strings.Contains(err.Error(), "the root in use") {
+		t.Error("to the root in use:", err)
+	}
+}
+
+// TestWhenAPhaseIsOver: the decision, case by case.
+func TestWhenAPhaseIsOver(t *testing.T) {
+	now := time.Now()
+	const (
+		trust, issue, users, drop = skepv1.CAPhase_CA_PHASE_TRUST, skepv1.CAPhase_CA_PHASE_ISSUE, skepv1.CAPhase_CA_PHASE_USERS, skepv1.CAPhase_CA_PHASE_DROP
+	)
+	all := scene{nodes: 5, asked: true, now: now, settle: time.Second}
+	with := func(f func(*scene)) scene { s := all; f(&s); return s }
+	for _, c := range []struct {
+		name  string
+		phase skepv1.CAPhase
+		since time.Duration
+		force bool
+		scene scene
+		want  bool
+	}{
+		{"nobody was asked", trust, time.Minute, true, scene{now: now}, false},
+		{"all trust", trust, time.Minute, false, all, true},
+		{"too soon", trust, time.Millisecond, false, all, false},
+		{"a manager lacks the root", trust, time.Minute, false, with(func(s *scene) { s.managers = 1 }), false},
+		{"a worker lacks it, another is away", trust, time.Minute, false, with(func(s *scene) { s.up, s.away = 1, 1 }), true},
+		{"all moved", issue, time.Minute, false, with(func(s *scene) { s.users = 3 }), true},
+		{"a node is up", issue, time.Hour, false, with(func(s *scene) { s.up = 1 }), false},
+		{"a node is away", issue, time.Hour, false, with(func(s *scene) { s.away = 1 }), false},
+		{"away, by force", issue, time.Minute, true, with(func(s *scene) { s.away = 1 }), true},
+		{"a manager, by force", issue, time.Minute, true, with(func(s *scene) { s.managers = 1 }), false},
+		{"users hold old ones", users, time.Hour, false, with(func(s *scene) { s.users = 1 }), false},
+		{"users had their time", users, usersFor + time.Minute, false, with(func(s *scene) { s.users = 1 }), true},
+		{"users, by force", users, time.Minute, true, with(func(s *scene) { s.users = 1 }), true},
+		{"no users", users, time.Minute, false, all, true},
+		{"a node joined with an old one", users, time.Hour, false, with(func(s *scene) { s.up = 1 }), false},
+		{"told", drop, time.Minute, false, all, true},
+		{"one is away", drop, time.Minute, false, with(func(s *scene) { s.away = 1 }), true},
+		{"one has not heard", drop, time.Minute, false, with(func(s *scene) { s.up = 1 }), false},
+	} {
+		a := &authorities{caRecord: caRecord{Rotation: &rotation{Phase: c.phase, Since: now.Add(-c.since), Force: c.force}}}
+		if got := a.over(c.scene); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
+// TestRecordOfARotation: at each step the record says the same to a vault that starts there, and the old key goes with DROP.
+func TestRecordOfARotation(t *testing.T) {
+	now := time.Now()
+	cluster := id.New()
+	old, err := pki.NewCA(cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := pki.NewCA(cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link, err := old.CrossSign(next.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := func(c *pki.CA) (string, string) {
+		k, err := c.KeyPEM()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(c.CertPEM()), string(k)
+	}
+	r := caRecord{}
+	r.Cert, r.Key = text(old)
+	r.Rotation = &rotation{Phase: skepv1.CAPhase_CA_PHASE_TRUST, Cross: string(pki.EncodeCertificates(link))}
+	r.Rotation.Cert, r.Rotation.Key = text(next)
+	_, oldKey := text(old)
+	for _, c := range []struct {
+		signs, token *pki.CA
+		roots        []*pki.CA
+	}{
+		{old, old, []*pki.CA{old, next}},
+		{next, old, []*pki.CA{next, old}},
+		{next, next, []*pki.CA{next, old}},
+		{next, next, []*pki.CA{next}},
+		{next, next, []*pki.CA{next}},
+	} {
+		a, err := r.read(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := phaseWord(a.phase())
+		var want []*x509.Certificate
+		for _, w := range c.roots {
+			want = append(want, w.Cert)
+		}
+		if string(pki.EncodeCertificates(a.roots...)) != string(pki.EncodeCertificates(want...)) || !a.signs.Cert.Equal(c.signs.Cert) || !a.token().Equal(c.token.Cert) || a.signs.ClusterID() != cluster {
+			t.Errorf("%s: other roots, or another signs", name)
+		}
+		if !a.named(pki.Digest(old.Cert), now) || len(a.roots) == 2 && !a.named(pki.Digest(next.Cert), now) {
+			t.Errorf("%s: a token is refused", name)
+		}
+		// Who knows one of the roots knows all, by what is shown.
+		for _, known := range []*pki.CA{old, next} {
+			if known == next && name == "trust" {
+				continue
+			}
+			if !pki.Follows([]*x509.Certificate{known.Cert}, a.chain(now), []*x509.Certificate{a.signs.Cert}) {
+				t.Errorf("%s: who knows one root does not know the other", name)
+			}
+		}
+		if gone := name == "drop" || name == "none"; gone == (r.Key == oldKey) {
+			t.Errorf("%s: the old key is there: %v", name, !gone)
+		}
+		if a.Rotation == nil {
+			if a.named(pki.Digest(old.Cert), now.Add(formerFor+time.Hour)) || len(a.chain(now.Add(formerFor+time.Hour))) > 0 {
+				t.Error("a former root is remembered for ever")
+			}
+			break
+		}
+		r = a.advance(now)
+	}
+	if r.Rotation != nil || r.Rotated != 1 {
+		t.Errorf("after it: rotated %d times, %v", r.Rotated, r.Rotation != nil)
+	}
+}
