@@ -46,10 +46,12 @@ func (a *clientAuth) Check(c server.ClientAuthentication) bool {
 	if len(st.VerifiedChains) == 0 {
 		return len(st.PeerCertificates) == 0 && a.joiner(c)
 	}
-	return a.certified(c, st.VerifiedChains[0][0])
+	return a.certified(c, st.VerifiedChains[0])
 }
 
-func (a *clientAuth) certified(c server.ClientAuthentication, leaf *x509.Certificate) bool {
+// certified decides on a certificate by the chain that leads from it to a root.
+func (a *clientAuth) certified(c server.ClientAuthentication, chain []*x509.Certificate) bool {
+	leaf := chain[0]
 	ident, err := pki.FromCertificate(leaf)
 	log := a.bus.refusals.With(zap.String("node", ident.NodeID), zap.Stringer("addr", c.RemoteAddress()))
 	switch {
@@ -89,6 +91,9 @@ func (a *clientAuth) certified(c server.ClientAuthentication, leaf *x509.Certifi
 	if err := a.bus.guests.admit(c.GetID(), ident.NodeID, role, c.RemoteAddress()); err != nil {
 		log.Warn("refused a connection: what came before it", zap.Error(err))
 		return false
+	}
+	if len(chain) > 1 {
+		a.bus.guests.signed(c.GetID(), keyOf(chain[1]))
 	}
 	if ident.Role == pki.User {
 		serial := pki.Serial(leaf)

@@ -57,7 +57,8 @@ type guest struct {
 	source   string // address; IPv6: its /64
 	since    time.Time
 	mistakes *rate.Limiter
-	serial   string // of a user's certificate
+	serial   string   // of a user's certificate
+	root     *rootKey // that signed its certificate
 
 	// A joiner's.
 	asked int

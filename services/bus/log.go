@@ -35,6 +35,7 @@ var expected = []string{
 	"quorum lowered 2 -> 2", // see hurry
 	"quorum updated to 2",
 	"Self-advertised",
+	"hostname of solicited routes will not be verified", // they are: pki.RouteTLS does it
 }
 
 // aboutPeer: nats-server begins what it says about a connection with its address and number (cid, of a route rid). What the

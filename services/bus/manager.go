@@ -26,7 +26,7 @@ func NewManager(cfg Config, socket string) (*Manager, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	m := &Manager{socket: socket, nodes: &Members{}, users: OpenUsers(cfg.DataDir, cfg.Log), ready: make(chan struct{})}
+	m := &Manager{socket: socket, nodes: OpenMembers(cfg.DataDir, cfg.Log), users: OpenUsers(cfg.DataDir, cfg.Log), ready: make(chan struct{})}
 	cfg.Revoked, cfg.RevokedUser = m.nodes.Revoked, m.users.Revoked
 	b, err := New(cfg)
 	if err != nil {
@@ -105,6 +105,7 @@ func (m *Manager) prepare(ctx context.Context) (release func(), err error) {
 			}
 		}
 		feeds.Close()
+		m.nodes.Save()
 		stop()
 		compactor.Wait()
 		boss.Close()

@@ -2,23 +2,83 @@ package bus
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
 
+	"skep.dev/libs/atomicfile"
+	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/subject"
 )
 
+// membersFile is in the data directory: the nodes as they were last known, for a start without a quorum.
+const membersFile = "members.json"
+
+// saveAfter is how long a new node may be missing in the file: many come at once. Until the store is read it is then
+// refused by a manager that starts, as one that was removed is.
+const saveAfter = time.Second
+
 // Members knows which nodes the cluster has, so that the broker can refuse one that was removed although its
 // certificate is good for months. Give its Revoked to Config, then Follow the store.
 type Members struct {
+	path string
+	log  *zap.Logger
+
 	mu    sync.RWMutex
-	known map[string]bool // nil until the feed has caught up
+	known map[string]bool // nil until the feed has caught up, unless there is a file
+	// unknown: the file cannot be read. Until the store has been looked at every node may be a removed one.
+	unknown bool
+	save    *time.Timer // set while new nodes are not in the file yet
 
 	removed func(id string)
 	loaded  func() // after the first look at the store
+}
+
+// OpenMembers reads the nodes as they were last known to this manager.
+func OpenMembers(dataDir string, log *zap.Logger) *Members {
+	m := &Members{path: filepath.Join(dataDir, membersFile), log: log}
+	text, err := os.ReadFile(m.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return m
+	}
+	if err == nil {
+		m.known, err = parseMembers(text)
+	}
+	if err != nil {
+		m.unknown = true
+		log.Error("no other node is let in before the store has been read: the list of nodes is unreadable", zap.String("path", m.path), zap.Error(err))
+	}
+	return m
+}
+
+// parseMembers reads a JSON array of node ids.
+func parseMembers(text []byte) (map[string]bool, error) {
+	var list []string
+	if err := json.Unmarshal(text, &list); err != nil {
+		return nil, fmt.Errorf("read the list of nodes: %w", err)
+	}
+	if list == nil {
+		return nil, errors.New("read the list of nodes: there is no list")
+	}
+	known := map[string]bool{}
+	for _, node := range list {
+		if !id.Valid(node) {
+			return nil, fmt.Errorf("read the list of nodes: %q is not a node's id", node)
+		}
+		known[node] = true
+	}
+	return known, nil
 }
 
 // Follow keeps the list, and ends the connections of those that leave it, until ctx ends or the feed is closed.
@@ -33,7 +93,7 @@ func (m *Members) apply(d kv.Delta) {
 	m.mu.Lock()
 	before := m.known
 	if d.Reset || m.known == nil {
-		m.known = map[string]bool{}
+		m.known, m.unknown = map[string]bool{}, false
 	}
 	var gone []string
 	for _, e := range d.Entries {
@@ -52,6 +112,12 @@ func (m *Members) apply(d kv.Delta) {
 			}
 		}
 	}
+	switch {
+	case len(gone) > 0 || d.Reset && !maps.Equal(before, m.known):
+		m.saveLocked()
+	case len(d.Entries) > 0 && !d.Reset && m.save == nil:
+		m.save = time.AfterFunc(saveAfter, m.Save)
+	}
 	m.mu.Unlock()
 	if d.Reset {
 		m.loaded()
@@ -61,10 +127,39 @@ func (m *Members) apply(d kv.Delta) {
 	}
 }
 
-// Revoked is asked by the broker on every connection. Until the first look at the store nobody is, nor while it names no
-// node at all: then the cluster is being founded, by services of this very manager.
+// Save writes what is not in the file yet: it is called when the broker stops, and a moment after a node came.
+func (m *Members) Save() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.save != nil {
+		m.saveLocked()
+	}
+}
+
+func (m *Members) saveLocked() {
+	if m.save != nil {
+		m.save.Stop()
+		m.save = nil
+	}
+	if len(m.known) == 0 {
+		return // the cluster is being founded: the first nodes must get in after a restart too
+	}
+	text, err := json.Marshal(slices.Sorted(maps.Keys(m.known)))
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(m.path), 0o700)
+	}
+	if err == nil {
+		err = atomicfile.WriteSync(m.path, text)
+	}
+	if err != nil {
+		m.log.Error("the list of nodes is kept in memory alone", zap.Error(err))
+	}
+}
+
+// Revoked is asked by the broker on every connection. While no node at all is known nobody is: then the cluster is being
+// founded, by services of this very manager.
 func (m *Members) Revoked(id string) bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return len(m.known) > 0 && !m.known[id]
+	return m.unknown || len(m.known) > 0 && !m.known[id]
 }

@@ -29,12 +29,14 @@ func (b *Bus) watch(ctx context.Context, main *instance) {
 	pause := time.NewTimer(tick)
 	defer pause.Stop()
 	last, allocs := time.Now(), allocated()
+	var roots trusted
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-pause.C:
 		}
+		roots.sweep(b)
 		wait := tick
 		if began := time.Now(); allocated()-allocs >= lookAfter || began.Sub(last) >= lookEvery {
 			b.look(main, began)

@@ -36,7 +36,10 @@ type rotating struct {
 func startRotating(t *testing.T) *rotating {
 	t.Helper()
 	c := &rotating{cluster: start(t), down: map[string]bool{}}
-	c.vault.settleAfter = 20 * time.Millisecond
+	if err := c.vault.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.vault = c.runVaultSettling(t)
 	c.mu.Lock()
 	c.nodes[c.boot.NodeID] = &skepv1.AdmitNodeRequest{NodeId: c.boot.NodeID, Role: skepv1.NodeRole_NODE_ROLE_MANAGER, Hostname: "m1"}
 	c.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -183,7 +184,7 @@ func (a *authorities) leaves(c *skepv1.UserCertificate, now time.Time) bool {
 // ask has nodes ask the vault, and says why those that did not arrive have not.
 func (t *turn) ask(ctx context.Context, a *authorities, nodes []*skepv1.Node) map[string]string {
 	var mu sync.Mutex
-	why := map[string]string{}
+	why, here := map[string]string{}, map[string]bool{}
 	var g errgroup.Group
 	g.SetLimit(askAtOnce)
 	for _, n := range nodes {
@@ -209,7 +210,7 @@ func (t *turn) ask(ctx context.Context, a *authorities, nodes []*skepv1.Node) ma
 			case err != nil:
 				why[id] = err.Error()
 			case a.arrived(holding{r.Issuer, r.Roots}):
-				t.arrived[id] = true
+				here[id] = true
 			default:
 				why[id] = "it has not moved yet"
 			}
@@ -217,6 +218,7 @@ func (t *turn) ask(ctx context.Context, a *authorities, nodes []*skepv1.Node) ma
 		})
 	}
 	_ = g.Wait() // the functions return nil
+	maps.Copy(t.arrived, here)
 	return why
 }
 
