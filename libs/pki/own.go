@@ -5,8 +5,34 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 )
+
+// ReadOwnCA reads the files of a root of one's own, and refuses what ParseOwnCA does. A key that others could read is
+// refused: it makes whoever has it a manager.
+func ReadOwnCA(certFile, keyFile string) (cert, key []byte, err error) {
+	if certFile == "" || keyFile == "" {
+		return nil, nil, errors.New("a root of your own is a certificate and its key: give both --ca-cert and --ca-key")
+	}
+	if cert, err = os.ReadFile(certFile); err != nil {
+		return nil, nil, fmt.Errorf("read --ca-cert: %w", err)
+	}
+	fi, err := os.Stat(keyFile)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read --ca-key: %w", err)
+	}
+	if mode := fi.Mode(); mode.IsRegular() && mode.Perm()&0o077 != 0 {
+		return nil, nil, fmt.Errorf("--ca-key: others can read %s (mode %04o): chmod 600 it", keyFile, mode.Perm())
+	}
+	if key, err = os.ReadFile(keyFile); err != nil {
+		return nil, nil, fmt.Errorf("read --ca-key: %w", err)
+	}
+	if _, err = ParseOwnCA(cert, key, "trial"); err != nil {
+		return nil, nil, err
+	}
+	return cert, key, nil
+}
 
 // ParseOwnCA reads a root of one's own and its key, and refuses what the cluster could not work with: it tries.
 func ParseOwnCA(certText, keyText []byte, clusterID string) (*CA, error) {

@@ -109,7 +109,7 @@ func build(env Env) (*cobra.Command, *app) {
 		}
 		return append(names, conn.Local), cobra.ShellCompDirectiveNoFileComp
 	})
-	root.AddCommand(a.serviceCommand(), a.networkCommand(), a.meshCommand(), a.nodeCommand(), a.taskCommand(), a.secretCommand(aSecret), a.secretCommand(aConfig), a.swarmCommand(), a.joinTokenCommand(), a.unlockCommand(), a.unlockKeyCommand())
+	root.AddCommand(a.serviceCommand(), a.networkCommand(), a.meshCommand(), a.nodeCommand(), a.taskCommand(), a.secretCommand(aSecret), a.secretCommand(aConfig), a.swarmCommand(), a.joinTokenCommand(), a.caCommand(), a.unlockCommand(), a.unlockKeyCommand())
 	root.AddCommand(a.extraCommands()...)
 	if env.NodeCommands != nil {
 		env.NodeCommands(root)
@@ -162,7 +162,10 @@ func (a *app) conn(ctx context.Context) (*nats.Conn, error) {
 	if a.Connect != nil {
 		a.nc, err = a.Connect(ctx)
 	} else {
-		a.nc, err = conn.Dial(ctx, conn.Options{RunDir: a.runDir, Context: a.contextName(), Store: a.store, Patience: min(a.Patience, dialPatience), Notice: a.notice})
+		a.nc, err = conn.Dial(ctx, conn.Options{RunDir: a.runDir, Context: a.contextName(), Store: a.store, Patience: min(a.Patience, dialPatience), Notice: a.notice,
+			Kept: func(err error) {
+				a.warnf("the root of the cluster is being rotated, and this context's certificate was not exchanged: %v", err)
+			}})
 	}
 	if err == nil {
 		a.nc.SetErrorHandler(a.refused)

@@ -53,6 +53,19 @@ type cluster struct {
 	revs   []*skepv1.Revision
 	vault  *fakeVault // nil: nobody keeps secrets
 	upkeep upkeep
+	roots  []*skepv1.CAReply // one after the other; the last one stays
+}
+
+// nextCA is how a rotation goes on from one look to the next.
+func (c *cluster) nextCA() *skepv1.CAReply {
+	if len(c.roots) == 0 {
+		return &skepv1.CAReply{Root: &skepv1.CARoot{CertPem: []byte("-----BEGIN CERTIFICATE-----\n"), Digest: "d0"}}
+	}
+	r := c.roots[0]
+	if len(c.roots) > 1 {
+		c.roots = c.roots[1:]
+	}
+	return r
 }
 
 func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
@@ -159,6 +172,8 @@ func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
 	serve(c, rs, api.TokenGet, func(r *skepv1.JoinTokenRequest) (*skepv1.JoinTokenReply, error) {
 		return &skepv1.JoinTokenReply{Token: "SKEP-1-x", ManagerAddrs: []string{"10.0.0.1:2377"}}, nil
 	})
+	serve(c, rs, api.CAInspect, func(*skepv1.Empty) (*skepv1.CAReply, error) { return c.nextCA(), nil })
+	serve(c, rs, api.CARotate, func(*skepv1.RotateCARequest) (*skepv1.CAReply, error) { return c.nextCA(), nil })
 	serve(c, rs, api.ClusterInspect, func(*skepv1.Empty) (*skepv1.ClusterReply, error) {
 		return &skepv1.ClusterReply{Cluster: &skepv1.Cluster{Meta: &skepv1.Meta{Version: 5}, Spec: &skepv1.ClusterSpec{Name: "default", TaskHistoryLimit: 5}}}, nil
 	})

@@ -134,7 +134,7 @@ func hostileCluster(t *testing.T) *cluster {
 // commandLines are one for every command of the tree that speaks of the cluster. A command that is not here fails the
 // test below: give it a line.
 var commandLines = map[string]string{
-	"audit": "--since 1h", "user create": "-o - --role viewer alice", "user ls": "", "user rm": "alice",
+	"audit": "--since 1h", "ca": "", "swarm ca": "--json", "user create": "-o - --role viewer alice", "user ls": "", "user rm": "alice",
 	"context issue": "-o - alice", "context issued": "", "context revoke": "alice", "doctor": "", "events": "--since 1h --until 1s", "exec": "t1 sh", "image load": "--node " + nodeID, "image ls": "", "image pull": "--node " + nodeID + " img",
 	"image rm": "--node " + nodeID + " img", "info": "", "join-token": "worker", "logs": webID, "mesh ls": "--node all", "mesh trace": "--node all 8080", "network create": "other",
 	"network inspect": frontID, "network ls": "", "network prune": "-f", "network rm": frontID, "node demote": nodeID, "node inspect": nodeID, "node ls": "", "node promote": nodeID,

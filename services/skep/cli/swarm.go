@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) swarmCommand() *cobra.Command {
-	return group("swarm", "Manage the cluster (Docker's words for init, join, leave and join-token)", a.joinTokenCommand(), a.swarmUpdate(), a.unlockCommand(), a.unlockKeyCommand())
+	return group("swarm", "Manage the cluster (Docker's words for init, join, leave, join-token and ca)", a.joinTokenCommand(), a.swarmUpdate(), a.caCommand(), a.unlockCommand(), a.unlockKeyCommand())
 }
 
 func (a *app) joinTokenCommand() *cobra.Command {

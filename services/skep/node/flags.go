@@ -119,6 +119,8 @@ type clusterFlags struct {
 	nodePool   string
 	nodeMask   uint32
 	autolock   bool
+
+	caCert, caKey string // files
 }
 
 func (c *clusterFlags) add(cmd *cobra.Command) {
@@ -128,6 +130,8 @@ func (c *clusterFlags) add(cmd *cobra.Command) {
 	f.Int64Var(&c.history, "task-history-limit", spec.DefaultTaskHistory, "tasks kept per slot; negative keeps all")
 	f.DurationVar(&c.heartbeat, "dispatcher-heartbeat", spec.DefaultHeartbeat, "period of the nodes' heartbeats (ns|us|ms|s|m|h)")
 	f.DurationVar(&c.certExpiry, "cert-expiry", spec.DefaultCertExpiry, "validity of node certificates (ns|us|ms|s|m|h)")
+	f.StringVar(&c.caCert, "ca-cert", "", "file with a root certificate of your own (PEM)")
+	f.StringVar(&c.caKey, "ca-key", "", "file with its ECDSA key (PEM), which nobody else may read")
 	f.Uint32Var(&c.dataPort, "data-path-port", spec.DefaultDataPathPort, "UDP port of the traffic between containers (1024-49151)")
 	f.StringVar(&c.nodePool, "node-subnet-pool", spec.DefaultNodeSubnetPool, "pool the nodes' own container subnets are cut from (CIDR)")
 	f.Uint32Var(&c.nodeMask, "node-subnet-mask-length", spec.DefaultNodeSubnetSize, "mask length of a node's container subnet")

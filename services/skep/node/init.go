@@ -52,7 +52,11 @@ func initCommand() *cobra.Command {
 			if err := m.checkMetrics(); err != nil {
 				return err
 			}
-			rec, boot, err := found(&m, cs)
+			own, err := c.ownRoot()
+			if err != nil {
+				return err
+			}
+			rec, boot, err := found(&m, cs, own)
 			if err != nil {
 				return err
 			}
@@ -91,6 +95,20 @@ func initCommand() *cobra.Command {
 	return cmd
 }
 
+// ownRoot is a root certificate and its key, nil for one that is to be made.
+type ownRoot struct{ cert, key []byte }
+
+// ownRoot reads the files of a root of one's own, and refuses what the cluster could not work with before anything is made.
+func (c *clusterFlags) ownRoot() (own ownRoot, err error) {
+	if c.caCert == "" && c.caKey == "" {
+		return own, nil
+	}
+	if own.cert, own.key, err = pki.ReadOwnCA(c.caCert, c.caKey); err != nil {
+		err = fault.Invalid("%v", err)
+	}
+	return own, err
+}
+
 // outsider refuses a machine that is a node already, or about to become one by another process. Until release nobody
 // else can make it one.
 func outsider(p Paths) (release func(), err error) {
@@ -110,7 +128,7 @@ func outsider(p Paths) (release func(), err error) {
 
 // found makes the cluster's authority and this node's identity on disk and returns what was made. The record is written last: before it there
 // is no membership, and an attempt that died half-way is simply made again.
-func found(m *membership, cs *skepv1.ClusterSpec) (rec *Record, boot *vault.Bootstrapped, err error) {
+func found(m *membership, cs *skepv1.ClusterSpec, own ownRoot) (rec *Record, boot *vault.Bootstrapped, err error) {
 	advertise, listen, err := managerAddrs(m)
 	if err != nil {
 		return nil, nil, err
@@ -146,7 +164,7 @@ func found(m *membership, cs *skepv1.ClusterSpec) (rec *Record, boot *vault.Boot
 		}
 	}
 	boot, err = vault.Bootstrap(vault.BootstrapParams{
-		Dir: m.paths.Vault(), Hosts: []string{member.HostOf(advertise)}, Expiry: cs.NodeCertExpiry.AsDuration(), Autolock: cs.Autolock,
+		Dir: m.paths.Vault(), Hosts: []string{member.HostOf(advertise)}, Expiry: cs.NodeCertExpiry.AsDuration(), Autolock: cs.Autolock, OwnCert: own.cert, OwnKey: own.key,
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("make the cluster's authority: %w", err)

@@ -42,6 +42,8 @@ type Options struct {
 	// second.
 	Patience time.Duration
 	Notice   func()
+	// Kept is told why a context's certificate was not exchanged although the cluster's root is being rotated.
+	Kept func(error)
 	// DataDir of the local daemon tells a node whose daemon is down from a machine that is no node; default: the usual one
 	// if RunDir is the usual one.
 	DataDir string
@@ -98,7 +100,7 @@ func dial(ctx context.Context, o Options) (*nats.Conn, error) {
 		nats.IgnoreDiscoveredServers(), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
 	}
 	if o.Context != "" {
-		return dialRemote(o, opts)
+		return dialRemote(ctx, o, opts)
 	}
 	opts = append(opts, nats.SetCustomDialer(unixDialer{o.Socket(), o.Timeout}), nats.UserInfo(LocalUser, ""))
 	// The address is never looked up: the dialer goes to the socket.

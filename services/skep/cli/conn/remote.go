@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -25,6 +26,15 @@ func (c Context) User() (name, role string, end time.Time, err error) {
 		return "", "", end, err
 	}
 	return strings.TrimPrefix(id.Identity().NodeID, userPrefix), id.Identity().UserRole, id.Leaf().NotAfter, nil
+}
+
+// userName is the user's, or a word for it when the certificate cannot be read.
+func (c Context) userName() string {
+	name, _, _, err := c.User()
+	if err != nil {
+		return "NAME"
+	}
+	return name
 }
 
 // Inbox is the prefix of the only inboxes the broker lets the user have.
@@ -63,7 +73,7 @@ func (c Context) Servers() []string {
 	return out
 }
 
-func dialRemote(o Options, opts []nats.Option) (*nats.Conn, error) {
+func dialRemote(ctx context.Context, o Options, opts []nats.Option) (*nats.Conn, error) {
 	c, err := o.Store.Load(o.Context)
 	if err != nil {
 		return nil, err
@@ -85,6 +95,9 @@ func dialRemote(o Options, opts []nats.Option) (*nats.Conn, error) {
 	if err != nil {
 		return nil, remoteError(c, err)
 	}
+	if err := o.Store.exchange(ctx, nc, c, id); err != nil && o.Kept != nil {
+		o.Kept(err)
+	}
 	return nc, nil
 }
 
@@ -104,7 +117,7 @@ func remoteError(c Context, err error) error {
 	case errors.As(err, &record):
 		return fault.Denied("%s: what answers there does not speak TLS: is it the address of a manager?", at)
 	case errors.Is(err, nats.ErrAuthorization), strings.Contains(err.Error(), "remote error: tls:"):
-		return fault.Denied("%s: the manager refuses this context's certificate (%v); on a manager, `skep context issue` makes another", at, err)
+		return fault.Denied("%s: the manager refuses this context's certificate (%v): it was revoked, or the cluster's root was rotated meanwhile; on a manager, `skep context issue %s` makes another", at, err, c.userName())
 	}
 	if errors.Is(err, nats.ErrNoServers) { // what it makes of a refused connection
 		return fault.Unavailable("%s: nothing answers there: is the manager running, and is the address right from here?", at)
