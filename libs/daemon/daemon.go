@@ -261,7 +261,7 @@ func Connect(name string, addrs []string, store *pki.Store, log *zap.Logger, mor
 		urls[i] = "tls://" + a
 	}
 	opts := append(Options(name, store.Identity().NodeID, log), nats.Secure(pki.ClientTLS(store)), nats.TLSHandshakeFirst())
-	p := &pace{}
+	p := &pace{log: log, until: func() time.Time { return store.Leaf().NotAfter }}
 	nc, err := nats.Connect(strings.Join(urls, ","), append(append(opts, more...), p.option)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", strings.Join(addrs, ", "), err)

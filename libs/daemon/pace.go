@@ -3,10 +3,12 @@ package daemon
 import (
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
 )
 
 // maxPause is how long a node that the managers refuse waits between two attempts. One that joined a moment ago may be
@@ -17,7 +19,16 @@ const maxPause = 30 * time.Second
 type pace struct {
 	nc      atomic.Pointer[nats.Conn]
 	refused int // in a row
+
+	log   *zap.Logger
+	until func() time.Time // the end of the certificate in use
 }
+
+// sayAfter is how many refusals in a row are no passing thing, and sayEvery how often it is said again.
+const (
+	sayAfter = 3
+	sayEvery = 100
+)
 
 // option comes last: it keeps to the waits the options before it set.
 func (p *pace) option(o *nats.Options) error {
@@ -31,13 +42,27 @@ func (p *pace) option(o *nats.Options) error {
 	return nil
 }
 
+// say tells what a person can do about a certificate that the managers refuse. Containers go on running meanwhile.
+func (p *pace) say(err error) {
+	const again = "this node must join again: skep leave --force, then the command that skep join-token worker shows on a manager"
+	if end := p.until(); time.Now().After(end) {
+		p.log.Error("the certificate of this node has expired; "+again, zap.Time("expired", end), zap.Error(err))
+		return
+	}
+	p.log.Error("the managers refuse the certificate of this node: the root of the cluster was rotated without it, or the clock of one of them is wrong. If the clocks are right, "+again, zap.Error(err))
+}
+
 // pause is the wait before the next attempt, after one that failed with err.
 func (p *pace) pause(err error, wait, jitter time.Duration) time.Duration {
-	if !errors.Is(err, nats.ErrAuthorization) {
+	alert := err != nil && strings.Contains(err.Error(), "remote error: tls:")
+	if !errors.Is(err, nats.ErrAuthorization) && !alert {
 		p.refused = 0
 		return wait + rand.N(max(jitter, 1))
 	}
-	p.refused = min(p.refused+1, 16)
-	wait = min(wait<<(p.refused-1), maxPause)
+	p.refused++
+	if alert && p.refused%sayEvery == sayAfter {
+		p.say(err)
+	}
+	wait = min(wait<<min(p.refused-1, 16), maxPause)
 	return wait/2 + rand.N(wait)
 }

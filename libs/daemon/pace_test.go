@@ -3,12 +3,14 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"skep.dev/libs/id"
 	"skep.dev/libs/pki"
@@ -84,5 +86,52 @@ func TestARefusedConnectionSlowsDown(t *testing.T) {
 	}
 	if took := time.Since(began); took < 200*time.Millisecond {
 		t.Errorf("ten attempts in %v", took)
+	}
+}
+
+// TestARefusedCertificateIsExplained: a node whose root was rotated out, or whose certificate has expired, says so and what
+// to do, not only that the connection failed.
+func TestARefusedCertificateIsExplained(t *testing.T) {
+	old := pkitest.NewCA(t)
+	next, err := pki.NewCA(old.ClusterID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	link, err := old.CrossSign(next.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key := pkitest.Certify(t, next, pki.Identity{NodeID: id.New(), Role: pki.Manager}, time.Hour)
+	manager, err := pki.Memory(append(cert, pki.EncodeCertificates(link, old.Cert)...), key, next.CertPEM())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true, TLSConfig: pki.ServerTLS(manager), TLSHandshakeFirst: true, TLSTimeout: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(20 * time.Second) {
+		t.Fatal("the broker does not start")
+	}
+	worker := pki.Identity{NodeID: id.New(), Role: pki.Worker}
+	for want, store := range map[string]*pki.Store{
+		"the root of the cluster was rotated without it": pkitest.Store(t, old, worker, time.Hour),
+		"the certificate of this node has expired":       pkitest.Store(t, next, worker, -time.Minute),
+	} {
+		core, seen := observer.New(zap.ErrorLevel)
+		nc, err := Connect("skep test", []string{s.Addr().String()}, store, zap.New(core))
+		if err != nil {
+			t.Fatal(err)
+		}
+		deadline := time.Now().Add(20 * time.Second)
+		for seen.Len() == 0 && time.Now().Before(deadline) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		nc.Close()
+		if all := seen.All(); len(all) != 1 || !strings.Contains(all[0].Message, want) || !strings.Contains(all[0].Message, "skep leave --force") {
+			t.Errorf("%v, want %q once", all, want)
+		}
 	}
 }

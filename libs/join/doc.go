@@ -6,5 +6,6 @@
 //
 // Failure story. A join that gets no answer is repeated with the same key, and the same key is the same node, so nothing
 // is left behind by a lost answer. A renewal that fails is repeated until the certificate ends; a node whose certificate
-// has ended must join again.
+// has ended must join again. A rotation of the root is followed by asking the vault: when it says so, when the node starts
+// and whenever it is connected again; a new root is taken only if one that is trusted vouches for it.
 package join

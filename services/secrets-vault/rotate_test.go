@@ -556,3 +556,44 @@ func TestRecordOfARotation(t *testing.T) {
 		t.Errorf("after it: rotated %d times, %v", r.Rotated, r.Rotation != nil)
 	}
 }
+
+// TestExpiredManagerHealsItself: a lone manager that was off until its certificate expired asks its own vault, in process,
+// and its workers are let in again.
+func TestExpiredManagerHealsItself(t *testing.T) {
+	c := start(t)
+	w, err := join.Join(ctx(t), c.addr, c.boot.WorkerToken, join.Params{Hostname: "w"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	worker, err := pki.Memory(w.Cert, w.Key, w.CA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key := pkitest.Certify(t, c.vault.idx.authority(), c.store.Identity(), -time.Minute)
+	if err := c.store.Save(cert, key, c.boot.CA); err != nil {
+		t.Fatal(err)
+	}
+	if nc, err := nats.Connect("tls://"+c.addr, nats.Secure(pki.ClientTLS(worker)), nats.TLSHandshakeFirst()); err == nil {
+		nc.Close()
+		t.Fatal("a worker trusts a certificate that expired")
+	}
+	c.mu.Lock()
+	c.nodes[c.boot.NodeID] = &skepv1.AdmitNodeRequest{NodeId: c.boot.NodeID, Role: skepv1.NodeRole_NODE_ROLE_MANAGER}
+	c.mu.Unlock()
+	nc, err := nats.Connect("", nats.InProcessServer(c.server), nats.CustomInboxPrefix(subject.Inbox(c.boot.NodeID)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	(&rotating{cluster: c}).renew(t, nc, c.store)
+	for deadline := time.Now().Add(20 * time.Second); time.Now().After(c.store.Leaf().NotAfter); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the manager does not renew")
+		}
+	}
+	again, err := nats.Connect("tls://"+c.addr, nats.Secure(pki.ClientTLS(worker)), nats.TLSHandshakeFirst())
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+}
