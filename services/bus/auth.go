@@ -93,7 +93,11 @@ func (a *clientAuth) certified(c server.ClientAuthentication, chain []*x509.Cert
 		return false
 	}
 	if len(chain) > 1 {
-		a.bus.guests.signed(c.GetID(), keyOf(chain[1]))
+		// Noted before the roots are looked at: who comes while one is dropped is found among the connections.
+		if a.bus.guests.signed(c.GetID(), keyOf(chain[1])); !a.bus.trusts(chain[len(chain)-1]) {
+			log.Warn("refused a connection: its certificate is of a root that was dropped")
+			return false
+		}
 	}
 	if ident.Role == pki.User {
 		serial := pki.Serial(leaf)

@@ -3,6 +3,7 @@ package bus
 import (
 	"crypto/sha256"
 	"crypto/x509"
+	"slices"
 
 	"go.uber.org/zap"
 )
@@ -40,6 +41,11 @@ func (t *trusted) sweep(b *Bus) {
 	if n > 0 {
 		b.log.Info("connections closed: their certificates are of a root that was dropped", zap.Int("connections", n))
 	}
+}
+
+// trusts reports whether a root is trusted now.
+func (b *Bus) trusts(root *x509.Certificate) bool {
+	return slices.ContainsFunc(b.cfg.TLS.Roots(), func(r *x509.Certificate) bool { return keyOf(r) == keyOf(root) })
 }
 
 // signed notes which root's key signed the certificate of a connection.

@@ -363,6 +363,15 @@ func TestRotationOfUsers(t *testing.T) {
 	if _, _, err := exchange(moved, nil); !fault.Is(err, fault.CodeInvalid) {
 		t.Error("a certificate of the new root was exchanged:", err)
 	}
+	// A lost answer is asked for again, but nobody fills the records with it.
+	for range maxExchanged - 1 {
+		if _, _, err := exchange(ada, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := exchange(ada, nil); !fault.Is(err, fault.CodeExhausted) {
+		t.Error("exchanged for ever:", err)
+	}
 	// A revoked one is not exchanged, and not waited for.
 	if _, err := api.Call(ctx(t), c.nc, api.UserRevoke, &skepv1.RevokeUserRequest{Ref: "bob"}); err != nil {
 		t.Fatal(err)

@@ -20,6 +20,10 @@ import (
 	"skep.dev/libs/rpc"
 )
 
+// maxExchanged bounds the certificates that a user gets by exchange in one rotation: each takes a record. An answer that was
+// lost is asked for again, and a user may have several certificates.
+const maxExchanged = 64
+
 // trust tells a node which roots to trust, and whether its certificate is of one that goes.
 func (s *Service) trust(_ context.Context, _ string, r *skepv1.TrustRequest) (*skepv1.TrustReply, error) {
 	a := s.idx.authorities()
@@ -61,6 +65,12 @@ func (s *Service) exchangeUser(ctx context.Context, r *skepv1.ExchangeUserReques
 	}
 	if was.UserCertificate != nil && was.RevokedAt != nil {
 		return nil, fault.Denied("exchange the certificate of user %s: it was revoked", name)
+	}
+	made := s.idx.certificates(func(c *skepv1.UserCertificate) bool {
+		return c.Name == name && c.Issuer == pki.Digest(a.signs.Cert) && c.IssuedBy == ident.NodeID
+	})
+	if len(made) >= maxExchanged {
+		return nil, fault.Exhausted("exchange the certificate of user %s: that was done %d times in this rotation; a manager makes another: skep context issue %s", name, len(made), name)
 	}
 	cert, err := a.signs.Sign(r.CsrDer, pki.Identity{NodeID: ident.NodeID, Role: pki.User, UserRole: ident.UserRole}, old.NotAfter.Sub(now))
 	if err != nil {

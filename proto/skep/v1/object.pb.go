@@ -2645,7 +2645,7 @@ type Cluster struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Meta          *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
 	Spec          *ClusterSpec           `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
-	CaDigest      string                 `protobuf:"bytes,3,opt,name=ca_digest,json=caDigest,proto3" json:"ca_digest,omitempty"` // sha256 of the root certificate, base36
+	CaDigest      string                 `protobuf:"bytes,3,opt,name=ca_digest,json=caDigest,proto3" json:"ca_digest,omitempty"` // sha256 of the root certificate the cluster was founded with, base36
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
