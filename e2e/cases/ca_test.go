@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"skep.dev/e2e/lab"
+	"skep.dev/libs/pki"
 )
 
 type caState struct {
@@ -153,5 +154,87 @@ func TestRotateCA(t *testing.T) {
 	}
 	if r := client("node", "ls"); r.Code == 0 || !strings.Contains(r.Stderr, "skep context issue alice") {
 		t.Errorf("a certificate of a root that was dropped: %d %s", r.Code, r.Stderr)
+	}
+
+	// The node is away again, and nobody waits for it: it says so itself when it is back, and what to do works.
+	if err := c.Cut(c.ctx, "w2"); err != nil {
+		t.Fatal(err)
+	}
+	c.awaitNode("w2", "Down", 30*time.Second)
+	c.skep("ca", "--rotate", "--detach")
+	c.await("the others move", time.Minute, func() string {
+		if r := c.ca().Rotation; r == nil || r.Phase != "issue" || len(r.Waiting) != 1 {
+			return fmt.Sprintf("%+v", r)
+		}
+		return ""
+	})
+	c.skep("ca", "--rotate", "--force-finish")
+	c.awaitRotated(time.Minute)
+	if err := c.Heal(c.ctx, "w2"); err != nil {
+		t.Fatal(err)
+	}
+	c.await("w2 says what is wrong", time.Minute, func() string {
+		if r := c.on("w2", "grep", "-c", "the root of the cluster was rotated without it.*skep leave --force", "/var/lib/skep/skep.log"); r.Code != 0 {
+			return "not yet"
+		}
+		return ""
+	})
+	c.skep("node", "rm", "--force", "w2")
+	if r := c.on("w2", "skep", "leave", "--force"); r.Code != 0 {
+		t.Fatal(r.Stderr)
+	}
+	w2, err := c.Host("w2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Join(c.ctx, w2, c.skep("join-token", "-q", "worker")); err != nil {
+		t.Fatal(err)
+	}
+	c.awaitNode("w2", "Ready", 30*time.Second)
+}
+
+// TestRotateCASeparate: the same where every service is a process of its own, to a root of one's own. The processes learn of
+// the roots by their node's files; requests to the API go on.
+func TestRotateCASeparate(t *testing.T) {
+	c := up(t, lab.Options{Hosts: 2, Separate: true})
+	c.skep("service", "create", "--name", "web", "--replicas", "2", "--publish", "8080:80", "whoami:v1")
+	c.awaitPort(8080)
+	yesterday := c.skep("join-token", "-q", "worker")
+	w2, err := c.Add(c.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := pki.NewCA("example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := own.KeyPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := c.RunInput(c.ctx, "m1", string(own.CertPEM())+string(key), "sh", "-c", "umask 077; tee /run/root.pem >/run/root.key; sed -i '/PRIVATE/,$d' /run/root.pem; sed -i '1,/END CERT/d' /run/root.key"); err != nil || r.Code != 0 {
+		t.Fatal(err, r.Stderr)
+	}
+	end := c.hammer(2, "http://"+fabric["m1"]+":8080/", "http://"+fabric["w1"]+":8080/")
+	began := time.Now()
+	if out := c.skep("ca", "--rotate", "--ca-cert", "/run/root.pem", "--ca-key", "/run/root.key"); out != strings.TrimSpace(string(own.CertPEM())) {
+		t.Errorf("the new root: %s", out)
+	}
+	c.awaitRotated(time.Minute)
+	t.Logf("rotated in %.1f s", time.Since(began).Seconds())
+	for _, m := range []string{"m1", "w1"} {
+		if got := c.roots(m); got != string(own.CertPEM()) {
+			t.Errorf("%s trusts %d roots, or not the new one", m, strings.Count(got, "BEGIN"))
+		}
+	}
+	if err := c.Join(c.ctx, w2, yesterday); err != nil {
+		t.Fatalf("a token of yesterday: %v", err)
+	}
+	c.awaitNode("w2", "Ready", 30*time.Second)
+	c.skep("service", "scale", "web=4")
+	asked, failed, first := end()
+	t.Logf("%d requests, %d failed", asked, failed)
+	if failed > 0 || asked == 0 {
+		t.Errorf("%d of %d requests failed, such as %s", failed, asked, first)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -605,4 +607,47 @@ func TestExpiredManagerHealsItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	again.Close()
+}
+
+// TestFoundedOnARootOfOnesOwn: the root need not name the cluster; everything the vault makes does.
+func TestFoundedOnARootOfOnesOwn(t *testing.T) {
+	own := pkitest.NewCA(t).For("another")
+	key, err := own.KeyPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "vault")
+	if _, err := Bootstrap(BootstrapParams{Dir: dir, OwnCert: own.CertPEM(), OwnKey: []byte("no key")}); err == nil {
+		t.Fatal("founded without a key")
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("something was made before the root was checked")
+	}
+	b, err := Bootstrap(BootstrapParams{Dir: dir, OwnCert: own.CertPEM(), OwnKey: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := pki.Memory(b.Cert, b.Key, b.CA)
+	if err != nil || s.Identity().ClusterID != b.ClusterID || b.CADigest != pki.Digest(own.Cert) || !id.Valid(b.ClusterID) {
+		t.Fatalf("%+v, %v", b.ClusterID, err)
+	}
+	sealed, err := bootstrapped(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	master, err := readMaster(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := newSealer(master)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r caRecord
+	if err := x.open(keyCA, sealed[keyCA], &r); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := r.read(1); err != nil || a.signs.ClusterID() != b.ClusterID {
+		t.Error("a vault that starts certifies for another cluster", err)
+	}
 }
