@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"crypto/x509"
 	"errors"
 	"math/rand/v2"
 	"strings"
@@ -19,6 +20,7 @@ const maxPause = 30 * time.Second
 type pace struct {
 	nc      atomic.Pointer[nats.Conn]
 	refused int // in a row
+	early   int // failures by the clock, in a row
 
 	log   *zap.Logger
 	until func() time.Time // the end of the certificate in use
@@ -52,10 +54,24 @@ func (p *pace) say(err error) {
 	p.log.Error("the managers refuse the certificate of this node: the root of the cluster was rotated without it, or the clock of one of them is wrong. If the clocks are right, "+again, zap.Error(err))
 }
 
+// clock says that a manager's certificate is not valid by this machine's clock. A manager renews its own, so it is hardly ever
+// the certificate.
+func (p *pace) clock(err error) {
+	var invalid x509.CertificateInvalidError
+	if !errors.As(err, &invalid) || invalid.Reason != x509.Expired {
+		p.early = 0
+		return
+	}
+	if p.early++; p.early%sayEvery == sayAfter {
+		p.log.Error("the certificate of the manager is not valid by this machine's clock: if the clock is wrong, set it (e.g. systemctl restart systemd-timesyncd), and this node connects by itself",
+			zap.Time("clock", time.Now()), zap.Error(err))
+	}
+}
+
 // pause is the wait before the next attempt, after one that failed with err.
 func (p *pace) pause(err error, wait, jitter time.Duration) time.Duration {
 	alert := err != nil && strings.Contains(err.Error(), "remote error: tls:")
-	if !errors.Is(err, nats.ErrAuthorization) && !alert {
+	if p.clock(err); !errors.Is(err, nats.ErrAuthorization) && !alert {
 		p.refused = 0
 		return wait + rand.N(max(jitter, 1))
 	}
