@@ -77,6 +77,17 @@ func TestRotateCA(t *testing.T) {
 	}
 	end := c.hammer(4, urls...)
 
+	// A session on a worker, meanwhile.
+	c.skep("service", "create", "--name", "shell", "--constraint", "node.hostname==w1", "busybox", "sleep", "100000")
+	session := make(chan lab.Result, 1)
+	go func() {
+		r, err := c.Run(c.ctx, "m1", "skep", "exec", "shell.1", "sh", "-c", "for i in $(seq 240); do echo $i; sleep 0.1; done")
+		if err != nil {
+			r.Stderr += err.Error()
+		}
+		session <- r
+	}()
+
 	began := time.Now()
 	r := c.on("m1", "skep", "ca", "--rotate")
 	if r.Code != 0 || !strings.Contains(r.Stderr, "1 users' certificates of the old one (alice)") {
@@ -106,6 +117,9 @@ func TestRotateCA(t *testing.T) {
 	}
 	if r := client("service", "ls"); r.Code != 0 {
 		t.Errorf("the context after the rotation: %s", r.Stderr)
+	}
+	if r := <-session; r.Code != 0 || strings.Count(r.Stdout, "\n") != 240 {
+		t.Errorf("a session during the rotation: exit status %d, %d of 240 lines: %s", r.Code, strings.Count(r.Stdout, "\n"), r.Stderr)
 	}
 	c.kill9("w1", "skep", false)
 	if err := c.StartDaemon(c.ctx, "w1"); err != nil {
