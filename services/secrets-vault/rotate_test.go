@@ -272,12 +272,17 @@ func TestRotationWaitsForWhoIsAway(t *testing.T) {
 }
 
 func (c *rotating) runVaultSettling(t *testing.T) *Service {
+	return c.runVaultFor(t, 20*time.Millisecond)
+}
+
+// runVaultFor runs a vault that keeps to each phase for so long.
+func (c *rotating) runVaultFor(t *testing.T, settle time.Duration) *Service {
 	t.Helper()
 	v, err := New(Config{NC: c.nc, Log: zaptest.NewLogger(t), Dir: c.dir, NodeID: c.boot.NodeID, ManagerAddrs: func() []string { return []string{c.addr} }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	v.settleAfter = 20 * time.Millisecond
+	v.settleAfter = settle
 	c.serve(t, v)
 	return v
 }
@@ -635,7 +640,7 @@ func TestFoundedOnARootOfOnesOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	master, err := readMaster(dir)
+	master, err := (disk{dir: dir}).readClear()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -649,5 +654,35 @@ func TestFoundedOnARootOfOnesOwn(t *testing.T) {
 	}
 	if a, err := r.read(1); err != nil || a.signs.ClusterID() != b.ClusterID {
 		t.Error("a vault that starts certifies for another cluster", err)
+	}
+}
+
+// TestKilledInEachPhase: a vault that starts in the middle of a rotation brings it to its end, wherever the one before it was.
+func TestKilledInEachPhase(t *testing.T) {
+	c := startRotating(t)
+	w, _ := c.node(t, c.boot.WorkerToken)
+	for p := skepv1.CAPhase_CA_PHASE_TRUST; p <= skepv1.CAPhase_CA_PHASE_DROP; p++ {
+		if err := c.vault.Close(); err != nil {
+			t.Fatal(err)
+		}
+		holds := c.runVaultFor(t, time.Hour)
+		if _, err := c.rotate(t, &skepv1.RotateCARequest{}); err != nil {
+			t.Fatal(err)
+		}
+		for a := holds.idx.authorities(); a.phase() != p; a = holds.idx.authorities() {
+			if err := holds.storeCA(ctx(t), a, a.advance(time.Now()), "in a test"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		goal := c.state(t)
+		if err := holds.Close(); err != nil {
+			t.Fatal(err)
+		}
+		c.vault = c.runVaultSettling(t)
+		r := c.await(t, "killed in "+phaseWord(p)+", it does not go on", ended)
+		want := r.Root.Digest
+		if next := goal.Rotation.Next; next != nil && next.Digest != want || pki.Digest(w.CA()) != want || len(w.Roots()) != 1 || pki.Digest(c.manager.CA()) != want {
+			t.Errorf("killed in %s: the nodes are not where they should be", phaseWord(p))
+		}
 	}
 }
