@@ -52,10 +52,8 @@ func (s *Service) audit(ctx context.Context, _ *skepv1.Empty) (*skepv1.VaultAudi
 	}
 	ca := s.idx.authority().Cert
 	out := &skepv1.VaultAuditReply{CaFromUnixMs: ca.NotBefore.UnixMilli(), CaUntilUnixMs: ca.NotAfter.UnixMilli()}
+	out.Altered = s.altered(ctx)
 	var err error
-	if out.Altered, err = s.altered(ctx); err != nil {
-		return nil, err
-	}
 	if out.Unused, err = s.unused(ctx); err != nil {
 		out.UsesError = err.Error()
 	}
@@ -67,37 +65,23 @@ func (s *Service) audit(ctx context.Context, _ *skepv1.Empty) (*skepv1.VaultAudi
 	return out, err
 }
 
-// altered are the objects whose records are not the newest that were written. A record and the ledger come one after the
-// other, so what is so for a moment only is left out.
-func (s *Service) altered(ctx context.Context) ([]string, error) {
-	first := s.idx.untrusted()
-	if len(first) == 0 {
-		return nil, nil
-	}
-	if err := s.feed.Current(ctx); err != nil {
-		return nil, fault.Unavailable("look through the vault: %v", err)
-	}
-	now := s.idx.untrusted()
-	out := slices.DeleteFunc(first, func(x string) bool { return !slices.Contains(now, x) })
-	return out[:min(len(out), mostAltered)], nil
-}
-
-// untrusted are the objects of which the bucket does not hold the newest record, in order.
-func (x *index) untrusted() (out []string) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for _, o := range x.objects.byID {
-		if !x.objects.genuine(o) {
+// altered are the objects of which the bucket does not hold the newest record, in order.
+func (s *Service) altered(ctx context.Context) (out []string) {
+	s.whole(ctx)
+	defer s.idx.mu.Unlock()
+	x := &s.idx.objects
+	for _, o := range x.byID {
+		if !x.genuine(o) {
 			out = append(out, o.word()+" "+o.name())
 		}
 	}
-	for id := range x.objects.ledger {
-		if x.objects.byID[id] == nil {
+	for id := range x.ledger {
+		if x.byID[id] == nil {
 			out = append(out, "object "+id)
 		}
 	}
 	slices.Sort(out)
-	return out
+	return out[:min(len(out), mostAltered)]
 }
 
 // unused are the objects that no service refers to, nor a revision it could go back to, by kind and name. What was asked

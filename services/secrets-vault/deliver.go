@@ -210,7 +210,7 @@ func (p *parcel) wipe() {
 // object is one that a service refers to by its id: also one that was removed a moment ago, while that service was made.
 func (s *Service) object(ctx context.Context, id string, kind skepv1.SecretKind, name string) (*object, error) {
 	look := func() *object {
-		s.idx.mu.Lock()
+		s.whole(ctx)
 		defer s.idx.mu.Unlock()
 		o := s.idx.objects.byID[id]
 		if o == nil || o.Secret.Kind != kind || !s.idx.objects.genuine(o) {

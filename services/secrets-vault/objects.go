@@ -30,6 +30,10 @@ type objects struct {
 	ledger map[string][]byte
 	// ledgerRevision is that of the ledger's key, 0 = there is none yet.
 	ledgerRevision uint64
+	// newest is the highest revision of an object's key. Above ledgerRevision: the ledger of that change has not been read yet.
+	newest uint64
+	// alone is the newest revision whose ledger never came: whoever wrote it is not a vault.
+	alone uint64
 }
 
 type nameKey struct {
@@ -93,6 +97,7 @@ func nameOf(s *skepv1.Secret) nameKey { return nameKey{s.Kind, strings.ToLower(s
 
 // takeObject takes in an entry of the family of objects.
 func (x *objects) takeObject(seal *sealer, id string, e kv.Entry) error {
+	x.newest = max(x.newest, e.Revision)
 	if was := x.byID[id]; was != nil {
 		if k := nameOf(was.Secret); x.byName[k] == id {
 			delete(x.byName, k)
@@ -128,7 +133,7 @@ func (x *objects) takeLedger(seal *sealer, e kv.Entry) error {
 	return nil
 }
 
-// genuine reports whether an object's record is the newest there was of it.
+// genuine reports whether an object's record is the newest there was of it. The objects are whole (Service.whole).
 func (x *objects) genuine(o *object) bool { return bytes.Equal(x.ledger[o.id()], o.sum) }
 
 // find finds an object by its id, its name or a beginning of its id that no other has; removed ones by their id alone.

@@ -54,13 +54,6 @@ func (s *Service) createRegistry(ctx context.Context, r *skepv1.CreateSecretRequ
 	}
 	for {
 		have, err := s.renewRegistry(ctx, o)
-		if fault.Is(err, fault.CodeDenied) {
-			// A record and the ledger that knows it come one after the other: it may be on its way.
-			if err := s.feed.Current(ctx); err != nil {
-				return nil, fault.Unavailable("look for registry credentials: %v", err)
-			}
-			have, err = s.renewRegistry(ctx, o)
-		}
 		switch {
 		case err == nil:
 			return &skepv1.SecretReply{Secret: have.view()}, nil

@@ -17,7 +17,7 @@ func (s *Service) resolve(ctx context.Context, r *skepv1.ResolveFilesRequest) (*
 	if err := s.feed.Current(ctx); err != nil {
 		return nil, fault.Unavailable("look for secrets: %v", err)
 	}
-	s.idx.mu.Lock()
+	s.whole(ctx)
 	defer s.idx.mu.Unlock()
 	out := &skepv1.ResolveFilesReply{}
 	for _, l := range []struct {

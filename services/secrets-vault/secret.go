@@ -227,7 +227,7 @@ func (k kind) lookup(ctx context.Context, ref string) (*object, error) {
 	if err := k.feed.Current(ctx); err != nil {
 		return nil, fault.Unavailable("look for %s %s: %v", k.word(), printable(ref), err)
 	}
-	k.idx.mu.Lock()
+	k.whole(ctx)
 	defer k.idx.mu.Unlock()
 	o, err := k.idx.objects.find(k.SecretKind, ref)
 	if err != nil {
@@ -244,7 +244,7 @@ func (k kind) lookup(ctx context.Context, ref string) (*object, error) {
 func (s *Service) change(ctx context.Context, object string, f func(*object) (*skepv1.SecretRecord, error)) (*object, error) {
 	for {
 		b := s.bucket.Batch()
-		s.idx.mu.Lock()
+		s.whole(ctx)
 		cur := s.idx.objects.byID[object]
 		var err error
 		if cur != nil && !s.idx.objects.genuine(cur) {
