@@ -37,7 +37,7 @@ var (
 	ClusterUpdate    = ForPeople[*pb.UpdateClusterRequest, *pb.ClusterReply]("state", "cluster.update", Writes, Admins)
 	EventList        = ForPeople[*pb.ListEventsRequest, *pb.ListEventsReply]("state", "event.list", Reads, Viewers)
 	AuditList        = ForPeople[*pb.ListAuditRequest, *pb.ListEventsReply]("state", "audit.list", Reads, Operators)
-	ClusterAudit     = ForPeople[*pb.Empty, *pb.AuditReply]("state", "cluster.audit", Reads, Operators)
+	ClusterCheck     = ForPeople[*pb.Empty, *pb.ClusterCheckReply]("state", "cluster.check", Reads, Operators)
 )
 
 // What people ask of the vault, and what it and state ask of each other.
@@ -58,7 +58,7 @@ var (
 	FilesResolve   = ForPeople[*pb.ResolveFilesRequest, *pb.ResolveFilesReply]("secrets-vault", "files.resolve", Reads, Managers)
 	FilesUses      = ForPeople[*pb.SecretUsesRequest, *pb.SecretUsesReply]("state", "files.uses", Reads, Managers)
 	FilesOfTasks   = ForPeople[*pb.TaskFilesRequest, *pb.TaskFilesReply]("state", "files.tasks", Reads, Managers)
-	VaultAudit     = ForPeople[*pb.Empty, *pb.VaultAuditReply]("secrets-vault", "vault.audit", Reads, Operators)
+	VaultCheck     = ForPeople[*pb.Empty, *pb.VaultCheckReply]("secrets-vault", "vault.check", Reads, Operators)
 	FilesRoll      = ForPeople[*pb.RollSecretRequest, *pb.RollSecretReply]("state", "files.roll", Writes, Managers)
 )
 

@@ -418,9 +418,9 @@ func TestTheAuditTellsWhatLasts(t *testing.T) {
 	r := newRig(t, kvtest.Server(t))
 	r.init()
 	svc := r.mustCreate("web", 1)
-	audit := func() *skepv1.AuditReply {
+	audit := func() *skepv1.ClusterCheckReply {
 		t.Helper()
-		return must[*skepv1.AuditReply](t)(call(r, api.ClusterAudit, &skepv1.Empty{}))
+		return must[*skepv1.ClusterCheckReply](t)(call(r, api.ClusterCheck, &skepv1.Empty{}))
 	}
 	if a := audit(); len(a.Orphans)+len(a.Differences) > 0 {
 		t.Fatalf("of a fresh cluster: %v", a)

@@ -59,14 +59,14 @@ func leftOver(x *index.Index, before time.Time) (out []string) {
 // mostTold is how many findings of a kind one answer has.
 const mostTold = 50
 
-// clusterAudit tells what is left over or contradictory and was so before, for people who look after the cluster.
-func (s *Service) clusterAudit(ctx context.Context, _ *skepv1.Empty) (*skepv1.AuditReply, error) {
+// clusterCheck tells what is left over or contradictory and was so before, for people who look after the cluster.
+func (s *Service) clusterCheck(ctx context.Context, _ *skepv1.Empty) (*skepv1.ClusterCheckReply, error) {
 	for _, b := range []subject.Bucket{subject.Spec, subject.Rev, subject.Status, subject.NodeB} {
 		if err := s.feeds.Of(b).Current(ctx); err != nil {
 			return nil, fault.Unavailable("look what is left over: %v", err)
 		}
 	}
-	out := &skepv1.AuditReply{Orphans: s.left.still(leftOver(s.ix, time.Now().Add(-2*leaveFor))), Differences: s.differ.still(audit(s.ix))}
+	out := &skepv1.ClusterCheckReply{Orphans: s.left.still(leftOver(s.ix, time.Now().Add(-2*leaveFor))), Differences: s.differ.still(audit(s.ix))}
 	for _, list := range []*[]string{&out.Orphans, &out.Differences} {
 		if n := len(*list); n > mostTold {
 			out.More += uint32(n - mostTold)

@@ -75,7 +75,7 @@ type Service struct {
 
 	replicas, replicasAt atomic.Int64 // of the spec bucket, and when that was looked up (unix ms)
 
-	left, differ lasting // keys of what is gone after a sweep, what the audit found: see clusterAudit
+	left, differ lasting // keys of what is gone after a sweep, what the audit found: see clusterCheck
 }
 
 // New checks the configuration and starts nothing.
@@ -189,7 +189,7 @@ func (s *Service) endpoints(srv *rpc.Server) error {
 		api.Handle(srv, api.ClusterUpdate, s.updateCluster),
 		api.Handle(srv, api.EventList, s.listEvents),
 		api.Handle(srv, api.AuditList, s.listAudit),
-		api.Handle(srv, api.ClusterAudit, s.clusterAudit),
+		api.Handle(srv, api.ClusterCheck, s.clusterCheck),
 		api.HandleNode(srv, api.StateDescribe, s.describeNode),
 		api.HandleNode(srv, api.StateSnapshot, s.snapshot),
 		api.HandleNode(srv, api.StateSpecs, s.specs),

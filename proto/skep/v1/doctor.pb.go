@@ -504,8 +504,8 @@ func (x *StreamReplica) GetLag() uint64 {
 	return 0
 }
 
-// AuditReply is what state found left over or contradictory, and found before (skep.v1.api.cluster.audit).
-type AuditReply struct {
+// ClusterCheckReply is what state found left over or contradictory, and found before (skep.v1.api.cluster.check).
+type ClusterCheckReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Differences   []string               `protobuf:"bytes,1,rep,name=differences,proto3" json:"differences,omitempty"` // between objects and the keys that make names, numbers, addresses and ports theirs
 	Orphans       []string               `protobuf:"bytes,2,rep,name=orphans,proto3" json:"orphans,omitempty"`         // keys of services and nodes that are gone, which it could not remove
@@ -514,20 +514,20 @@ type AuditReply struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *AuditReply) Reset() {
-	*x = AuditReply{}
+func (x *ClusterCheckReply) Reset() {
+	*x = ClusterCheckReply{}
 	mi := &file_skep_v1_doctor_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *AuditReply) String() string {
+func (x *ClusterCheckReply) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*AuditReply) ProtoMessage() {}
+func (*ClusterCheckReply) ProtoMessage() {}
 
-func (x *AuditReply) ProtoReflect() protoreflect.Message {
+func (x *ClusterCheckReply) ProtoReflect() protoreflect.Message {
 	mi := &file_skep_v1_doctor_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -539,34 +539,34 @@ func (x *AuditReply) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use AuditReply.ProtoReflect.Descriptor instead.
-func (*AuditReply) Descriptor() ([]byte, []int) {
+// Deprecated: Use ClusterCheckReply.ProtoReflect.Descriptor instead.
+func (*ClusterCheckReply) Descriptor() ([]byte, []int) {
 	return file_skep_v1_doctor_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *AuditReply) GetDifferences() []string {
+func (x *ClusterCheckReply) GetDifferences() []string {
 	if x != nil {
 		return x.Differences
 	}
 	return nil
 }
 
-func (x *AuditReply) GetOrphans() []string {
+func (x *ClusterCheckReply) GetOrphans() []string {
 	if x != nil {
 		return x.Orphans
 	}
 	return nil
 }
 
-func (x *AuditReply) GetMore() uint32 {
+func (x *ClusterCheckReply) GetMore() uint32 {
 	if x != nil {
 		return x.More
 	}
 	return 0
 }
 
-// VaultAuditReply is what the vault found (skep.v1.api.vault.audit). There is no value in it.
-type VaultAuditReply struct {
+// VaultCheckReply is what the vault found (skep.v1.api.vault.check). There is no value in it.
+type VaultCheckReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CaFromUnixMs  int64                  `protobuf:"varint,1,opt,name=ca_from_unix_ms,json=caFromUnixMs,proto3" json:"ca_from_unix_ms,omitempty"` // the cluster's CA certificate
 	CaUntilUnixMs int64                  `protobuf:"varint,2,opt,name=ca_until_unix_ms,json=caUntilUnixMs,proto3" json:"ca_until_unix_ms,omitempty"`
@@ -579,20 +579,20 @@ type VaultAuditReply struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *VaultAuditReply) Reset() {
-	*x = VaultAuditReply{}
+func (x *VaultCheckReply) Reset() {
+	*x = VaultCheckReply{}
 	mi := &file_skep_v1_doctor_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *VaultAuditReply) String() string {
+func (x *VaultCheckReply) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*VaultAuditReply) ProtoMessage() {}
+func (*VaultCheckReply) ProtoMessage() {}
 
-func (x *VaultAuditReply) ProtoReflect() protoreflect.Message {
+func (x *VaultCheckReply) ProtoReflect() protoreflect.Message {
 	mi := &file_skep_v1_doctor_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -604,54 +604,54 @@ func (x *VaultAuditReply) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use VaultAuditReply.ProtoReflect.Descriptor instead.
-func (*VaultAuditReply) Descriptor() ([]byte, []int) {
+// Deprecated: Use VaultCheckReply.ProtoReflect.Descriptor instead.
+func (*VaultCheckReply) Descriptor() ([]byte, []int) {
 	return file_skep_v1_doctor_proto_rawDescGZIP(), []int{8}
 }
 
-func (x *VaultAuditReply) GetCaFromUnixMs() int64 {
+func (x *VaultCheckReply) GetCaFromUnixMs() int64 {
 	if x != nil {
 		return x.CaFromUnixMs
 	}
 	return 0
 }
 
-func (x *VaultAuditReply) GetCaUntilUnixMs() int64 {
+func (x *VaultCheckReply) GetCaUntilUnixMs() int64 {
 	if x != nil {
 		return x.CaUntilUnixMs
 	}
 	return 0
 }
 
-func (x *VaultAuditReply) GetUnused() []*UnusedSecret {
+func (x *VaultCheckReply) GetUnused() []*UnusedSecret {
 	if x != nil {
 		return x.Unused
 	}
 	return nil
 }
 
-func (x *VaultAuditReply) GetUnusedMore() uint32 {
+func (x *VaultCheckReply) GetUnusedMore() uint32 {
 	if x != nil {
 		return x.UnusedMore
 	}
 	return 0
 }
 
-func (x *VaultAuditReply) GetLeftOver() uint32 {
+func (x *VaultCheckReply) GetLeftOver() uint32 {
 	if x != nil {
 		return x.LeftOver
 	}
 	return 0
 }
 
-func (x *VaultAuditReply) GetAltered() []string {
+func (x *VaultCheckReply) GetAltered() []string {
 	if x != nil {
 		return x.Altered
 	}
 	return nil
 }
 
-func (x *VaultAuditReply) GetUsesError() string {
+func (x *VaultCheckReply) GetUsesError() string {
 	if x != nil {
 		return x.UsesError
 	}
@@ -761,13 +761,12 @@ const file_skep_v1_doctor_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\acurrent\x18\x02 \x01(\bR\acurrent\x12\x18\n" +
 	"\aoffline\x18\x03 \x01(\bR\aoffline\x12\x10\n" +
-	"\x03lag\x18\x04 \x01(\x04R\x03lag\"\\\n" +
-	"\n" +
-	"AuditReply\x12 \n" +
+	"\x03lag\x18\x04 \x01(\x04R\x03lag\"c\n" +
+	"\x11ClusterCheckReply\x12 \n" +
 	"\vdifferences\x18\x01 \x03(\tR\vdifferences\x12\x18\n" +
 	"\aorphans\x18\x02 \x03(\tR\aorphans\x12\x12\n" +
 	"\x04more\x18\x03 \x01(\rR\x04more\"\x87\x02\n" +
-	"\x0fVaultAuditReply\x12%\n" +
+	"\x0fVaultCheckReply\x12%\n" +
 	"\x0fca_from_unix_ms\x18\x01 \x01(\x03R\fcaFromUnixMs\x12'\n" +
 	"\x10ca_until_unix_ms\x18\x02 \x01(\x03R\rcaUntilUnixMs\x12-\n" +
 	"\x06unused\x18\x03 \x03(\v2\x15.skep.v1.UnusedSecretR\x06unused\x12\x1f\n" +
@@ -803,8 +802,8 @@ var file_skep_v1_doctor_proto_goTypes = []any{
 	(*StoreStateReply)(nil),   // 4: skep.v1.StoreStateReply
 	(*StreamState)(nil),       // 5: skep.v1.StreamState
 	(*StreamReplica)(nil),     // 6: skep.v1.StreamReplica
-	(*AuditReply)(nil),        // 7: skep.v1.AuditReply
-	(*VaultAuditReply)(nil),   // 8: skep.v1.VaultAuditReply
+	(*ClusterCheckReply)(nil), // 7: skep.v1.ClusterCheckReply
+	(*VaultCheckReply)(nil),   // 8: skep.v1.VaultCheckReply
 	(*UnusedSecret)(nil),      // 9: skep.v1.UnusedSecret
 	(SecretKind)(0),           // 10: skep.v1.SecretKind
 }
@@ -812,7 +811,7 @@ var file_skep_v1_doctor_proto_depIdxs = []int32{
 	2,  // 0: skep.v1.ClocksReply.clocks:type_name -> skep.v1.NodeClock
 	5,  // 1: skep.v1.StoreStateReply.streams:type_name -> skep.v1.StreamState
 	6,  // 2: skep.v1.StreamState.replicas:type_name -> skep.v1.StreamReplica
-	9,  // 3: skep.v1.VaultAuditReply.unused:type_name -> skep.v1.UnusedSecret
+	9,  // 3: skep.v1.VaultCheckReply.unused:type_name -> skep.v1.UnusedSecret
 	10, // 4: skep.v1.UnusedSecret.kind:type_name -> skep.v1.SecretKind
 	5,  // [5:5] is the sub-list for method output_type
 	5,  // [5:5] is the sub-list for method input_type

@@ -27,8 +27,8 @@ func (a *app) upkeep(ctx context.Context, p *doctor.Picture) error {
 	wg.Go(func() {
 		p.Clocks, p.ClocksErr = say(ctx, a, api.HealthClocks, &skepv1.ClocksRequest{BeyondMs: doctor.ClockNear.Milliseconds()})
 	})
-	wg.Go(func() { p.Audit, p.AuditErr = say(ctx, a, api.ClusterAudit, &skepv1.Empty{}) })
-	wg.Go(func() { p.Vault, p.VaultErr = say(ctx, a, api.VaultAudit, &skepv1.Empty{}) })
+	wg.Go(func() { p.State, p.StateErr = say(ctx, a, api.ClusterCheck, &skepv1.Empty{}) })
+	wg.Go(func() { p.Vault, p.VaultErr = say(ctx, a, api.VaultCheck, &skepv1.Empty{}) })
 	for _, n := range p.Before.Nodes {
 		if n.GetManager() != nil && n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY {
 			p.Stores = append(p.Stores, doctor.NodeStore{Node: n})
@@ -41,7 +41,7 @@ func (a *app) upkeep(ctx context.Context, p *doctor.Picture) error {
 		})
 	}
 	wg.Wait()
-	errs := []error{p.ClocksErr, p.AuditErr, p.VaultErr}
+	errs := []error{p.ClocksErr, p.StateErr, p.VaultErr}
 	for _, s := range p.Stores {
 		errs = append(errs, s.Err)
 	}

@@ -15,8 +15,8 @@ import (
 // upkeep is what the services answer the doctor.
 type upkeep struct {
 	clocks *skepv1.ClocksReply
-	audit  *skepv1.AuditReply
-	vault  *skepv1.VaultAuditReply
+	audit  *skepv1.ClusterCheckReply
+	vault  *skepv1.VaultCheckReply
 	store  *skepv1.StoreStateReply
 }
 
@@ -24,15 +24,15 @@ func (c *cluster) serveUpkeep() {
 	c.t.Helper()
 	c.upkeep = upkeep{
 		clocks: textOf(c.t, &skepv1.ClocksReply{}, `heard: 2`),
-		audit:  &skepv1.AuditReply{},
-		vault:  &skepv1.VaultAuditReply{CaFromUnixMs: testNow.AddDate(-1, 0, 0).UnixMilli(), CaUntilUnixMs: testNow.AddDate(19, 0, 0).UnixMilli()},
+		audit:  &skepv1.ClusterCheckReply{},
+		vault:  &skepv1.VaultCheckReply{CaFromUnixMs: testNow.AddDate(-1, 0, 0).UnixMilli(), CaUntilUnixMs: testNow.AddDate(19, 0, 0).UnixMilli()},
 		store: textOf(c.t, &skepv1.StoreStateReply{}, `write_micros: 1234 slowest_micros: 2000 free_bytes: 107374182400 total_bytes: 214748364800 store_bytes: 1048576 store_limit_bytes: 21474836480 dir: "/var/lib/skep/bus"
 			streams { name: "KV_spec" leader: "m1" } streams { name: "KV_task" leader: "m1" }`),
 	}
 	c.upkeep.clocks.NodeId, c.upkeep.clocks.NowUnixMs = nodeID, testNow.UnixMilli()
 	onNode(c, api.HealthClocks, func(*skepv1.ClocksRequest) (*skepv1.ClocksReply, error) { return said(c, c.upkeep.clocks) })
-	onNode(c, api.ClusterAudit, func(*skepv1.Empty) (*skepv1.AuditReply, error) { return said(c, c.upkeep.audit) })
-	onNode(c, api.VaultAudit, func(*skepv1.Empty) (*skepv1.VaultAuditReply, error) { return said(c, c.upkeep.vault) })
+	onNode(c, api.ClusterCheck, func(*skepv1.Empty) (*skepv1.ClusterCheckReply, error) { return said(c, c.upkeep.audit) })
+	onNode(c, api.VaultCheck, func(*skepv1.Empty) (*skepv1.VaultCheckReply, error) { return said(c, c.upkeep.vault) })
 	onNode(c, api.StoreState.At(nodeID), func(*skepv1.StoreStateRequest) (*skepv1.StoreStateReply, error) { return said(c, c.upkeep.store) })
 }
 

@@ -59,10 +59,10 @@ type Picture struct {
 	ClocksErr error
 	// Stores are the answers of the managers that are ready.
 	Stores []NodeStore
-	// Audit is what state found left over, Vault what the vault found.
-	Audit    *skepv1.AuditReply
-	AuditErr error
-	Vault    *skepv1.VaultAuditReply
+	// State is what state found left over, Vault what the vault found.
+	State    *skepv1.ClusterCheckReply
+	StateErr error
+	Vault    *skepv1.VaultCheckReply
 	VaultErr error
 }
 

@@ -68,21 +68,21 @@ func (d *exam) vault() {
 // leftovers tells of what objects that are gone have left in the store.
 func (d *exam) leftovers() {
 	const check = "leftovers"
-	if d.AuditErr != nil {
-		d.add(Warn, check, "state does not say what is left of objects that are gone: %v", d.AuditErr)
+	if d.StateErr != nil {
+		d.add(Warn, check, "state does not say what is left of objects that are gone: %v", d.StateErr)
 		return
 	}
-	if d.Audit == nil {
+	if d.State == nil {
 		return
 	}
 	since := len(d.out)
-	for _, text := range d.Audit.Differences {
+	for _, text := range d.State.Differences {
 		d.add(Warn, check, "%s: if it is still so in ten minutes, look for \"allocations and objects differ\" in the log of the managers' state service", text)
 	}
-	if n := len(d.Audit.Orphans); n > 0 {
-		d.add(Warn, check, "%s of services and nodes that are gone could not be removed: %s; look for \"for now\" in the log of the managers' state service", count(n, "key"), upTo(mostUnused, d.Audit.Orphans, 0))
+	if n := len(d.State.Orphans); n > 0 {
+		d.add(Warn, check, "%s of services and nodes that are gone could not be removed: %s; look for \"for now\" in the log of the managers' state service", count(n, "key"), upTo(mostUnused, d.State.Orphans, 0))
 	}
-	if n := d.Audit.More; n > 0 {
+	if n := d.State.More; n > 0 {
 		d.add(Warn, check, "and %d more of these", n)
 	}
 	d.found(since, check, "nothing is left in the store of what is gone")

@@ -26,8 +26,8 @@ func keep(t *testing.T, p *Picture) {
 	p.Clocks = from(t, &skepv1.ClocksReply{}, `node_id: "id-m1" heard: 3`)
 	p.Stores = []NodeStore{{Node: p.After.Nodes[0], State: from(t, &skepv1.StoreStateReply{}, `write_micros: 3200 slowest_micros: 25900 free_bytes: 53687091200 total_bytes: 107374182400 store_bytes: 1048576 store_limit_bytes: 21474836480 dir: "/var/lib/skep/bus"
 		streams { name: "KV_spec" leader: "id-m1" replicas { name: "id-m2" current: true } } streams { name: "KV_task" leader: "id-m1" }`)}}
-	p.Audit = &skepv1.AuditReply{}
-	p.Vault = &skepv1.VaultAuditReply{CaFromUnixMs: testNow.Add(-365 * day).UnixMilli(), CaUntilUnixMs: testNow.Add(19 * 365 * day).UnixMilli()}
+	p.State = &skepv1.ClusterCheckReply{}
+	p.Vault = &skepv1.VaultCheckReply{CaFromUnixMs: testNow.Add(-365 * day).UnixMilli(), CaUntilUnixMs: testNow.Add(19 * 365 * day).UnixMilli()}
 	s := p.After.Services[0]
 	s.Meta.UpdatedAt = timestamppb.New(testNow.Add(-time.Hour))
 	s.Spec.Task.Container = from(t, &skepv1.ContainerSpec{}, `secrets { id: "sec" name: "db_password" version: 3 } configs { id: "con" name: "site" version: 1 }`)
@@ -128,11 +128,11 @@ func TestUpkeepFindings(t *testing.T) {
 		"values of nobody":   {func(p *Picture) { p.Vault.LeftOver = 2 }, []string{"warning secrets: the vault has 2 values that no secret or config names: it removes them within half an hour"}},
 		"uses are not known": {func(p *Picture) { p.Vault.UsesError = "not now" }, []string{"warning secrets: it is not known which of them nobody uses: not now"}},
 		"no vault":           {func(p *Picture) { p.Vault, p.VaultErr = nil, errors.New("nobody answers") }, []string{"error secrets: the vault does not answer, so no node joins or renews its certificate, and no task gets a secret: nobody answers"}},
-		"orphans":            {func(p *Picture) { p.Audit.Orphans = []string{"status/x", "node/desc.x"} }, []string{"warning leftovers: 2 keys of services and nodes that are gone could not be removed: status/x, node/desc.x; look for"}},
+		"orphans":            {func(p *Picture) { p.State.Orphans = []string{"status/x", "node/desc.x"} }, []string{"warning leftovers: 2 keys of services and nodes that are gone could not be removed: status/x, node/desc.x; look for"}},
 		"differences, and others": {func(p *Picture) {
-			p.Audit.Differences, p.Audit.More = []string{"service web has no virtual address on network net"}, 3
+			p.State.Differences, p.State.More = []string{"service web has no virtual address on network net"}, 3
 		}, []string{"warning leftovers: service web has no virtual address on network net: if it is still so", "warning leftovers: and 3 more"}},
-		"no audit": {func(p *Picture) { p.Audit, p.AuditErr = nil, errors.New("too old") }, []string{"warning leftovers: state does not say what is left of objects that are gone: too old"}},
+		"no answer": {func(p *Picture) { p.State, p.StateErr = nil, errors.New("too old") }, []string{"warning leftovers: state does not say what is left of objects that are gone: too old"}},
 
 		"an old version": {func(p *Picture) { p.After.Tasks[0].Status.Files[0].Version = 2 }, []string{
 			"warning service web: 1 task runs with another version of a secret or config than the service: web.1 on node w1 has version 2 of secret db_password, not 3; `skep service ps web` says how its update stands, `skep service update --force web`"}},

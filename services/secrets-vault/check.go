@@ -45,13 +45,13 @@ func (l *left) list() map[string]uint64 {
 	return maps.Clone(l.there)
 }
 
-// audit tells people who look after the cluster what nobody uses, what cannot be trusted, and when the CA ends.
-func (s *Service) audit(ctx context.Context, _ *skepv1.Empty) (*skepv1.VaultAuditReply, error) {
+// check tells people who look after the cluster what nobody uses, what cannot be trusted, and when the CA ends.
+func (s *Service) check(ctx context.Context, _ *skepv1.Empty) (*skepv1.VaultCheckReply, error) {
 	if err := s.feed.Current(ctx); err != nil {
 		return nil, fault.Unavailable("look through the vault: %v", err)
 	}
 	ca := s.idx.authority().Cert
-	out := &skepv1.VaultAuditReply{CaFromUnixMs: ca.NotBefore.UnixMilli(), CaUntilUnixMs: ca.NotAfter.UnixMilli()}
+	out := &skepv1.VaultCheckReply{CaFromUnixMs: ca.NotBefore.UnixMilli(), CaUntilUnixMs: ca.NotAfter.UnixMilli()}
 	out.Altered = s.altered(ctx)
 	var err error
 	if out.Unused, err = s.unused(ctx); err != nil {

@@ -20,9 +20,9 @@ func TestAudit(t *testing.T) {
 	c := start(t)
 	var at clock
 	v := c.runVault(t, at.now) // of two, which answer alike but for what their sweeps found
-	audit := func() *skepv1.VaultAuditReply {
+	audit := func() *skepv1.VaultCheckReply {
 		t.Helper()
-		r, err := v.audit(ctx(t), &skepv1.Empty{})
+		r, err := v.check(ctx(t), &skepv1.Empty{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -32,7 +32,7 @@ func TestAudit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := api.Call(ctx(t), c.nc, api.VaultAudit, &skepv1.Empty{})
+	r, err := api.Call(ctx(t), c.nc, api.VaultCheck, &skepv1.Empty{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestAuditWithoutState(t *testing.T) {
 	c.files.mu.Lock()
 	c.files.usesErr = fault.Unavailable("not now")
 	c.files.mu.Unlock()
-	r, err := api.Call(ctx(t), c.nc, api.VaultAudit, &skepv1.Empty{})
+	r, err := api.Call(ctx(t), c.nc, api.VaultCheck, &skepv1.Empty{})
 	if err != nil {
 		t.Fatal(err)
 	}
