@@ -129,7 +129,7 @@ func (c canary) process(pid int) (where []string) {
 // A value that went in by every way there is stands in the memory of the containers that use it, of the vault and of the
 // agents, and nowhere else.
 func TestCanary(t *testing.T) {
-	c := up(t, lab.Options{Hosts: 3, Separate: true})
+	c := up(t, lab.Options{Hosts: 3, Separate: true, Env: []string{"DOCKER_CONFIG=/dev/shm/docker"}})
 	mark := newCanary()
 	m1, err := c.Host("m1")
 	if err != nil {
@@ -193,6 +193,14 @@ func TestCanary(t *testing.T) {
 	if r, err := c.RunInput(c.ctx, "m1", mark.mark+" by file", "sh", "-c", "cat > /dev/shm/value && skep secret create filed /dev/shm/value && rm /dev/shm/value"); err != nil || r.Code != 0 {
 		t.Fatalf("%v %s", err, r.Stderr)
 	}
+	// What a login keeps is the caller's as well: it goes with the logout.
+	if err := c.StartPrivate(c.ctx, "ci", mark.mark); err != nil {
+		t.Fatal(err)
+	}
+	put(mark.mark, "login", "--username", "ci", "--password-stdin", "--ca", lab.PrivateCA, lab.PrivateAddress)
+	c.skep("service", "create", "--name", "private", "--mode", "global", "--with-registry-auth", "--stop-signal", "SIGKILL", lab.PrivateAddress+"/library/whoami:v1")
+	c.awaitRunning("private", 3, time.Minute)
+	c.skep("logout", lab.PrivateAddress)
 	c.skep("service", "create", "--name", "user", "--replicas", "6", "--stop-signal", "SIGKILL", "--update-parallelism", "0", "--secret", "piped", "--secret", "filed", "--secret", "updated",
 		"--config", "source=conf,target=/conf", "--config", "source=filled,target=/filled", "busybox", "sleep", "100000")
 	c.awaitRunning("user", 6, time.Minute)
@@ -223,7 +231,7 @@ func TestCanary(t *testing.T) {
 	// What people can print.
 	for _, args := range [][]string{
 		{"service", "inspect", "user"}, {"service", "ps", "--no-trunc", "user"}, {"task", "inspect", task()}, {"secret", "inspect", "piped", "filed", "updated"}, {"secret", "history", "updated"},
-		{"secret", "ls"}, {"config", "ls"}, {"events", "--since", "1h", "--until", "0s"}, {"service", "history", "user"}, {"service", "diff", "user"},
+		{"service", "inspect", "private"}, {"service", "ps", "--no-trunc", "private"}, {"audit", "--json"}, {"doctor"}, {"secret", "ls"}, {"config", "ls"}, {"events", "--since", "1h", "--until", "0s"}, {"service", "history", "user"}, {"service", "diff", "user"},
 	} {
 		if out := c.skep(args...); mark.in([]byte(out)) != "" {
 			t.Errorf("skep %s prints it:\n%s", strings.Join(args, " "), out)
