@@ -10,7 +10,6 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
-	"skep.dev/libs/event"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
@@ -137,20 +136,18 @@ func (s *Service) storeCA(ctx context.Context, a *authorities, next caRecord, ve
 	if now.next != nil {
 		attrs["next"] = pki.Digest(now.next.Cert)
 	}
-	actor := ""
-	if a.Rotation == nil {
-		actor = rpc.Asker(ctx)
-	}
-	s.log.Info("root rotation", zap.String("phase", verb), zap.String("by", actor))
-	e := &skepv1.Event{Kind: "cluster", Id: now.current.ClusterID(), Name: "default", Verb: "ca-rotate", Actor: actor, Attributes: attrs}
-	if err := event.Publish(s.cfg.NC, e); err != nil {
-		s.log.Warn("event not published", zap.Error(err))
-	}
+	s.log.Info("root rotation", zap.String("phase", verb), zap.String("by", rpc.Asker(ctx)))
+	s.publish(ctx, &skepv1.Event{Kind: "cluster", Id: now.current.ClusterID(), Name: "default", Verb: "ca-rotate", Attributes: attrs})
 	return nil
 }
 
-// authority signs new certificates.
-func (x *index) authority() *pki.CA { return x.authorities().signs }
+// authority signs new certificates. It is nil until the record is read: a locked vault has none.
+func (x *index) authority() *pki.CA {
+	if a := x.authorities(); a != nil {
+		return a.signs
+	}
+	return nil
+}
 
 // authorities are the roots as the record has them.
 func (x *index) authorities() *authorities {
