@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"skep.dev/libs/fault"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -25,6 +26,9 @@ func upTo(most int, names []string, more int) string {
 // vault tells of what the vault keeps for nobody, and of what it does not trust.
 func (d *exam) vault() {
 	const check = "secrets"
+	if fault.Is(d.VaultErr, fault.CodeLocked) {
+		return // that line is there already, with what to do
+	}
 	if d.VaultErr != nil {
 		d.add(Error, check, "the vault does not answer, so no node joins or renews its certificate, and no task gets a secret: %v", d.VaultErr)
 		return

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/fault"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -127,6 +128,7 @@ func TestUpkeepFindings(t *testing.T) {
 		"altered":            {func(p *Picture) { p.Vault.Altered = []string{"secret db_password"} }, []string{"error secret db_password: what the store has of it is not what the vault wrote last"}},
 		"values of nobody":   {func(p *Picture) { p.Vault.LeftOver = 2 }, []string{"warning secrets: the vault has 2 values that no secret or config names: it removes them within half an hour"}},
 		"uses are not known": {func(p *Picture) { p.Vault.UsesError = "not now" }, []string{"warning secrets: it is not known which of them nobody uses: not now"}},
+		"a locked vault":     {func(p *Picture) { p.Vault, p.VaultErr = nil, fault.Locked("the secrets are locked") }, nil},
 		"no vault":           {func(p *Picture) { p.Vault, p.VaultErr = nil, errors.New("nobody answers") }, []string{"error secrets: the vault does not answer, so no node joins or renews its certificate, and no task gets a secret: nobody answers"}},
 		"orphans":            {func(p *Picture) { p.State.Orphans = []string{"status/x", "node/desc.x"} }, []string{"warning leftovers: 2 keys of services and nodes that are gone could not be removed: status/x, node/desc.x; look for"}},
 		"differences, and others": {func(p *Picture) {
