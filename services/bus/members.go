@@ -2,20 +2,14 @@ package bus
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
 
-	"skep.dev/libs/atomicfile"
 	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
@@ -32,7 +26,7 @@ const saveAfter = time.Second
 // Members knows which nodes the cluster has, so that the broker can refuse one that was removed although its
 // certificate is good for months. Give its Revoked to Config, then Follow the store.
 type Members struct {
-	path string
+	file roster
 	log  *zap.Logger
 
 	mu    sync.RWMutex
@@ -47,38 +41,13 @@ type Members struct {
 
 // OpenMembers reads the nodes as they were last known to this manager.
 func OpenMembers(dataDir string, log *zap.Logger) *Members {
-	m := &Members{path: filepath.Join(dataDir, membersFile), log: log}
-	text, err := os.ReadFile(m.path)
-	if errors.Is(err, os.ErrNotExist) {
-		return m
-	}
-	if err == nil {
-		m.known, err = parseMembers(text)
-	}
-	if err != nil {
+	m := &Members{file: roster{filepath.Join(dataDir, membersFile), "list of nodes", id.Valid}, log: log}
+	var err error
+	if m.known, err = m.file.read(); err != nil {
 		m.unknown = true
-		log.Error("no other node is let in before the store has been read: the list of nodes is unreadable", zap.String("path", m.path), zap.Error(err))
+		log.Error("no other node is let in before the store has been read: the list of nodes is unreadable", zap.String("path", m.file.path), zap.Error(err))
 	}
 	return m
-}
-
-// parseMembers reads a JSON array of node ids.
-func parseMembers(text []byte) (map[string]bool, error) {
-	var list []string
-	if err := json.Unmarshal(text, &list); err != nil {
-		return nil, fmt.Errorf("read the list of nodes: %w", err)
-	}
-	if list == nil {
-		return nil, errors.New("read the list of nodes: there is no list")
-	}
-	known := map[string]bool{}
-	for _, node := range list {
-		if !id.Valid(node) {
-			return nil, fmt.Errorf("read the list of nodes: %q is not a node's id", node)
-		}
-		known[node] = true
-	}
-	return known, nil
 }
 
 // Follow keeps the list, and ends the connections of those that leave it, until ctx ends or the feed is closed.
@@ -144,14 +113,7 @@ func (m *Members) saveLocked() {
 	if len(m.known) == 0 {
 		return // the cluster is being founded: the first nodes must get in after a restart too
 	}
-	text, err := json.Marshal(slices.Sorted(maps.Keys(m.known)))
-	if err == nil {
-		err = os.MkdirAll(filepath.Dir(m.path), 0o700)
-	}
-	if err == nil {
-		err = atomicfile.WriteSync(m.path, text)
-	}
-	if err != nil {
+	if err := m.file.write(m.known); err != nil {
 		m.log.Error("the list of nodes is kept in memory alone", zap.Error(err))
 	}
 }

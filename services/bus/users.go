@@ -2,13 +2,7 @@ package bus
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"maps"
-	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -17,7 +11,6 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
-	"skep.dev/libs/atomicfile"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/pki"
@@ -30,7 +23,7 @@ const revokedFile = "revoked.json"
 // Users knows which users' certificates were revoked and have not expired yet. Give its Revoked to Config, then Follow the
 // store.
 type Users struct {
-	path string
+	file roster
 	log  *zap.Logger
 
 	mu      sync.RWMutex
@@ -41,38 +34,19 @@ type Users struct {
 
 // OpenUsers reads the list as it was last known to this manager.
 func OpenUsers(dataDir string, log *zap.Logger) *Users {
-	u := &Users{path: filepath.Join(dataDir, revokedFile), log: log, revoked: map[string]bool{}}
-	text, err := os.ReadFile(u.path)
-	if errors.Is(err, os.ErrNotExist) {
-		return u
-	}
-	if err == nil {
-		u.revoked, err = parseRevoked(text)
-	}
-	if err != nil {
+	u := &Users{file: revokedIn(dataDir), log: log, revoked: map[string]bool{}}
+	switch list, err := u.file.read(); {
+	case err != nil:
 		u.unknown = true
-		log.Error("no user is let in before the store has been read: the list of revoked certificates is unreadable", zap.String("path", u.path), zap.Error(err))
+		log.Error("no user is let in before the store has been read: the list of revoked certificates is unreadable", zap.String("path", u.file.path), zap.Error(err))
+	case list != nil:
+		u.revoked = list
 	}
 	return u
 }
 
-// parseRevoked reads a JSON array of serial numbers.
-func parseRevoked(text []byte) (map[string]bool, error) {
-	var list []string
-	if err := json.Unmarshal(text, &list); err != nil {
-		return nil, fmt.Errorf("read the revoked certificates: %w", err)
-	}
-	if list == nil {
-		return nil, errors.New("read the revoked certificates: there is no list")
-	}
-	revoked := map[string]bool{}
-	for _, serial := range list {
-		if !pki.IsSerial(serial) {
-			return nil, fmt.Errorf("read the revoked certificates: %q is not a serial number", serial)
-		}
-		revoked[serial] = true
-	}
-	return revoked, nil
+func revokedIn(dataDir string) roster {
+	return roster{filepath.Join(dataDir, revokedFile), "revoked certificates", pki.IsSerial}
 }
 
 // Follow keeps the list, and ends the connections of those that come on it, until ctx ends or the feed is closed.
@@ -110,25 +84,11 @@ func (u *Users) apply(d kv.Delta) (changed bool) {
 		}
 	}
 	if changed {
-		if err := u.saveLocked(); err != nil {
+		if err := u.file.write(u.revoked); err != nil {
 			u.log.Error("the list of revoked certificates is kept in memory alone", zap.Error(err))
 		}
 	}
 	return changed
-}
-
-func (u *Users) saveLocked() error {
-	text, err := json.Marshal(append([]string{}, slices.Sorted(maps.Keys(u.revoked))...)) // none is [], not null
-	if err == nil {
-		err = os.MkdirAll(filepath.Dir(u.path), 0o700)
-	}
-	if err == nil {
-		err = atomicfile.WriteSync(u.path, text)
-	}
-	if err != nil {
-		return fmt.Errorf("write the revoked certificates: %w", err)
-	}
-	return nil
 }
 
 // Revoked is asked by the broker on every connection of a user.

@@ -143,7 +143,7 @@ func FuzzRevokedFile(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		list, err := parseRevoked(text)
+		list, err := revokedIn("").parse(text)
 		if err != nil {
 			if list != nil {
 				t.Fatalf("%q: half a list beside %v", text, err)
@@ -154,7 +154,7 @@ func FuzzRevokedFile(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if second, err := parseRevoked(again); err != nil || len(second) != len(list) {
+		if second, err := revokedIn("").parse(again); err != nil || len(second) != len(list) {
 			t.Fatalf("%q is written as %q: %v", text, again, err)
 		}
 	})
