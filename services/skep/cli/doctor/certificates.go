@@ -75,7 +75,7 @@ func (d *exam) authority() {
 		return
 	}
 	const check = "certificate of the CA"
-	const next = "all certificates end with it, and nodes have to join a new cluster: plan that, or change the CA, before"
+	const next = "all certificates end with it: put a new one in its place, skep ca --rotate"
 	end := time.UnixMilli(ms)
 	switch left := end.Sub(d.Now); {
 	case left <= 0:
