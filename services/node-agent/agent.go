@@ -247,8 +247,9 @@ func (s *Service) Leave(ctx context.Context) error {
 	if s.daemon != nil {
 		err = errors.Join(err, s.daemon.Stop(context.WithoutCancel(ctx)), ctrd.Unmount(s.cfg.RunDir))
 	}
-	for _, dir := range []string{filepath.Join(s.dir(), "tasks"), filepath.Join(s.cfg.RunDir, "containerd"), filepath.Join(s.cfg.RunDir, "runc"), filepath.Join(s.cfg.RunDir, "exec")} {
-		err = errors.Join(err, os.RemoveAll(dir))
+	err = errors.Join(err, os.RemoveAll(filepath.Join(s.dir(), "tasks")))
+	for _, name := range []string{"containerd", "runc", "exec", "files", "subpaths"} {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(s.cfg.RunDir, name)))
 	}
 	if rerr := os.Remove(filepath.Join(s.dir(), "generation")); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
 		err = errors.Join(err, rerr)
