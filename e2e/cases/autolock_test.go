@@ -29,6 +29,7 @@ func TestAutolock(t *testing.T) {
 		if err := c.StartDaemon(c.ctx, "m1"); err != nil {
 			t.Fatal(err)
 		}
+		c.awaitAPI(time.Minute)
 	}
 	// What init printed nobody wrote down here; an unlocked manager tells it again.
 	key := c.skep("unlock-key", "-q")

@@ -152,6 +152,7 @@ func TestRotateCA(t *testing.T) {
 	if err := c.StartDaemon(c.ctx, "m1"); err != nil {
 		t.Fatal(err)
 	}
+	c.awaitAPI(time.Minute)
 	if err := c.Heal(c.ctx, "w2"); err != nil {
 		t.Fatal(err)
 	}

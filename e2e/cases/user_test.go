@@ -112,6 +112,7 @@ func TestUserIsRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.refusedOn("client", 1, gone, "skep", "--context", "op", "node", "ls")
+	c.awaitAPI(time.Minute)
 	as("look", "node", "ls")
 	give("again", "alice", "--role", "operator")
 	as("again", "node", "ls")
