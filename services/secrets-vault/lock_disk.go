@@ -142,7 +142,7 @@ func parseSealed(text []byte) (*sealedMaster, error) {
 		return nil, errors.New("it does not begin with which unlock key opens it: it was altered or cut off")
 	}
 	var err error
-	if s.box, err = base64.StdEncoding.DecodeString(strings.TrimSpace(string(rest))); err != nil || len(s.box) == 0 {
+	if s.box, err = base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(string(rest))); err != nil || len(s.box) == 0 {
 		return nil, errors.New("what is sealed in it was altered or cut off")
 	}
 	return s, nil
