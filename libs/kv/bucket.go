@@ -85,6 +85,14 @@ func (b *Bucket) Create(ctx context.Context, key string, val []byte) (uint64, er
 	return b.Update(ctx, key, val, last)
 }
 
+// Set writes a key on the condition that it is as it was at a revision; 0: that it is not there.
+func (b *Bucket) Set(ctx context.Context, key string, val []byte, rev uint64) (uint64, error) {
+	if rev == 0 {
+		return b.Create(ctx, key, val)
+	}
+	return b.Update(ctx, key, val, rev)
+}
+
 // Delete leaves a tombstone if the key is still at rev; rev 0 deletes whatever is there.
 func (b *Bucket) Delete(ctx context.Context, key string, rev uint64) error {
 	m := b.deletion(key)

@@ -94,6 +94,12 @@ func Certifies(digest string, chain, roots []byte) error {
 	return ErrWrongCluster
 }
 
+// Verify checks that one of the roots signed a certificate, for a use, and that it is valid at a time (zero = now).
+func Verify(cert *x509.Certificate, roots []*x509.Certificate, use x509.ExtKeyUsage, at time.Time) error {
+	_, err := cert.Verify(x509.VerifyOptions{Roots: pool(roots...), KeyUsages: []x509.ExtKeyUsage{use}, CurrentTime: at})
+	return err
+}
+
 // verifyManager checks what a server shows: a certificate of a manager of the cluster, signed by a root or a successor.
 func verifyManager(shown, roots []*x509.Certificate, clusterID string) error {
 	leaf := shown[0]

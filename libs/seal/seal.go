@@ -14,6 +14,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nkeys"
 	"google.golang.org/protobuf/proto"
@@ -103,25 +104,37 @@ func ToVault(ca *x509.Certificate, k *pb.VaultKey, v *pb.SealedValue) ([]byte, e
 		return nil, fmt.Errorf("seal %s: %w", v.GetName(), err)
 	}
 	defer Wipe(clear)
-	once, err := nkeys.CreateCurveKeys()
-	if err != nil {
-		return nil, fmt.Errorf("seal %s: %w", v.GetName(), err)
-	}
-	defer once.Wipe()
-	return sealFrom(once, clear, k.GetXkey())
+	return sealOnce(clear, k.GetXkey())
 }
 
-// sealFrom seals to a curve key, and puts the sender's in front.
-func sealFrom(from nkeys.KeyPair, clear []byte, to string) ([]byte, error) {
-	pub, err := from.PublicKey()
+// sealOnce seals to a curve key with one that is made for this alone, whose public half stands in front.
+func sealOnce(clear []byte, to string) ([]byte, error) {
+	once, err := nkeys.CreateCurveKeys()
+	if err != nil {
+		return nil, fmt.Errorf("make a curve key: %w", err)
+	}
+	defer once.Wipe()
+	pub, err := once.PublicKey()
 	if err != nil {
 		return nil, fmt.Errorf("read a curve key: %w", err)
 	}
-	sealed, err := from.Seal(clear, to)
+	sealed, err := once.Seal(clear, to)
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
 	}
 	return append([]byte(pub), sealed...), nil
+}
+
+// openOnce opens what sealOnce made.
+func openOnce(pair nkeys.KeyPair, sealed []byte) ([]byte, error) {
+	if len(sealed) <= keySize {
+		return nil, ErrOpen
+	}
+	clear, err := pair.Open(sealed[keySize:], string(sealed[:keySize]))
+	if err != nil {
+		return nil, ErrOpen
+	}
+	return clear, nil
 }
 
 // keySize is the length of a public curve key in the form of nkeys.
@@ -132,12 +145,9 @@ var ErrOpen = errors.New("it was not sealed to this key, or it was altered")
 
 // FromClient opens what ToVault sealed, and refuses what was sealed for something else than it is used for.
 func (k *Key) FromClient(sealed []byte, kind pb.SecretKind, name string, version uint64) ([]byte, error) {
-	if len(sealed) <= keySize {
-		return nil, ErrOpen
-	}
-	clear, err := k.pair.Open(sealed[keySize:], string(sealed[:keySize]))
+	clear, err := openOnce(k.pair, sealed)
 	if err != nil {
-		return nil, ErrOpen
+		return nil, err
 	}
 	defer Wipe(clear)
 	var v pb.SealedValue
@@ -220,11 +230,7 @@ func Asked(roots []*x509.Certificate, r *pb.DeliverRequest) (*pb.DeliverAsk, pki
 	if err != nil {
 		return nil, pki.Identity{}, fmt.Errorf("read the certificate of who asks: %w", err)
 	}
-	pool := x509.NewCertPool()
-	for _, ca := range roots {
-		pool.AddCert(ca)
-	}
-	if _, err := cert.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+	if err := pki.Verify(cert, roots, x509.ExtKeyUsageClientAuth, time.Time{}); err != nil {
 		return nil, pki.Identity{}, fmt.Errorf("check the certificate of who asks: %w", err)
 	}
 	id, err := pki.FromCertificate(cert)

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nkeys"
 	"google.golang.org/protobuf/proto"
@@ -62,9 +63,7 @@ func ToDoor(ca *x509.Certificate, d *pb.VaultDoor, node, text string) (*pb.Unloc
 	if err != nil {
 		return nil, fmt.Errorf("read the certificate of locked manager %s: %w", node, err)
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(ca)
-	if _, err := cert.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
+	if err := pki.Verify(cert, []*x509.Certificate{ca}, x509.ExtKeyUsageServerAuth, time.Time{}); err != nil {
 		return nil, fmt.Errorf("check the certificate of locked manager %s: %w", node, err)
 	}
 	id, err := pki.FromCertificate(cert)
@@ -82,12 +81,7 @@ func ToDoor(ca *x509.Certificate, d *pb.VaultDoor, node, text string) (*pb.Unloc
 		return nil, fmt.Errorf("seal the unlock key: %w", err)
 	}
 	defer Wipe(clear)
-	once, err := nkeys.CreateCurveKeys()
-	if err != nil {
-		return nil, fmt.Errorf("seal the unlock key: %w", err)
-	}
-	defer once.Wipe()
-	sealed, err := sealFrom(once, clear, d.GetXkey())
+	sealed, err := sealOnce(clear, d.GetXkey())
 	if err != nil {
 		return nil, err
 	}
@@ -96,13 +90,12 @@ func ToDoor(ca *x509.Certificate, d *pb.VaultDoor, node, text string) (*pb.Unloc
 
 // Open reads what was sealed to the door.
 func (d *Door) Open(r *pb.UnlockRequest) (text string, err error) {
-	sealed := r.GetSealed()
-	if r.GetXkey() != d.public.Xkey || len(sealed) <= keySize {
+	if r.GetXkey() != d.public.Xkey {
 		return "", ErrOpen
 	}
-	clear, err := d.pair.Open(sealed[keySize:], string(sealed[:keySize]))
+	clear, err := openOnce(d.pair, r.GetSealed())
 	if err != nil {
-		return "", ErrOpen
+		return "", err
 	}
 	defer Wipe(clear)
 	var a pb.UnlockAttempt

@@ -19,8 +19,10 @@ func Word[E interface {
 // wordOf is Word for a value by its name.
 func wordOf(enum protoreflect.EnumDescriptor, name string) string {
 	var prefix strings.Builder
-	for i, r := range string(enum.Name()) {
-		if i > 0 && unicode.IsUpper(r) {
+	camel := []rune(string(enum.Name()))
+	for i, r := range camel {
+		// A word begins with a capital; of several in a row, as in CAPhase, the last one does.
+		if i > 0 && unicode.IsUpper(r) && (!unicode.IsUpper(camel[i-1]) || i+1 < len(camel) && unicode.IsLower(camel[i+1])) {
 			prefix.WriteByte('_')
 		}
 		prefix.WriteRune(unicode.ToUpper(r))

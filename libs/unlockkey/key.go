@@ -27,6 +27,10 @@ const (
 	form     = 1 // of what Seal makes
 )
 
+// Notice tells people what to do with a key (%s), in Docker's words.
+const Notice = "To unlock a swarm manager after it restarts, run the `skep unlock`\ncommand and provide the following key:\n\n    %s\n\n" +
+	"Please remember to store this key in a password manager, since without it you\nwill not be able to restart the manager.\n"
+
 // Key is an unlock key. The zero value is none.
 type Key struct{ bytes [keySize]byte }
 

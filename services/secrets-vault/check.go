@@ -12,7 +12,6 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
-	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
 )
@@ -106,12 +105,12 @@ func (s *Service) unused(ctx context.Context) (out []*skepv1.UnusedSecret, err e
 		for i, u := range some {
 			ids[i] = u.Id
 		}
-		r, err := askState(ctx, s, api.FilesUses, &skepv1.SecretUsesRequest{Ids: ids, Brief: true})
+		uses, err := s.uses(ctx, true, ids...)
 		if err != nil {
 			return out, fmt.Errorf("state told of %d of %d who uses them: %w", asked, len(all), err)
 		}
 		for _, u := range some {
-			if len(r.Uses[u.Id].GetUses()) == 0 {
+			if len(uses[u.Id].GetUses()) == 0 {
 				out = append(out, u)
 			}
 		}

@@ -95,12 +95,7 @@ func (s *Service) rotate(ctx context.Context, role pki.Role, t token) (tokenReco
 	if err != nil {
 		return next, err
 	}
-	var rev uint64
-	if t.revision == 0 {
-		rev, err = s.bucket.Create(ctx, key, sealed)
-	} else {
-		rev, err = s.bucket.Update(ctx, key, sealed, t.revision)
-	}
+	rev, err := s.bucket.Set(ctx, key, sealed, t.revision)
 	if errors.Is(err, kv.ErrConflict) {
 		// Our index is behind; let it catch up before the next attempt.
 		if e, gerr := s.bucket.Get(ctx, key); gerr == nil {
@@ -156,19 +151,8 @@ func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*s
 		}
 	}
 	a := s.idx.authorities()
-	cert, err := a.signs.Sign(r.CsrDer, pki.Identity{NodeID: userPrefix + r.Name, Role: pki.User, UserRole: r.Role}, expiry)
+	c, cert, err := s.certifyUser(ctx, a, r.CsrDer, r.Name, r.Role, expiry)
 	if err != nil {
-		return nil, fault.Invalid("user %s: %v", r.Name, err)
-	}
-	leaf, err := pki.ParseCertificate(cert)
-	if err != nil {
-		return nil, fmt.Errorf("user %s: %w", r.Name, err)
-	}
-	c := &skepv1.UserCertificate{
-		Serial: pki.Serial(leaf), Name: r.Name, Role: r.Role, IssuedAt: timestamppb.New(s.cfg.Now()), NotAfter: timestamppb.New(leaf.NotAfter), IssuedBy: rpc.Asker(ctx), IssuedFrom: rpc.AskerAddress(ctx),
-		Issuer: pki.Digest(a.signs.Cert),
-	}
-	if err := s.record(ctx, c); err != nil {
 		return nil, err
 	}
 	if r.First {
@@ -179,9 +163,31 @@ func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*s
 		}
 	}
 	s.tell(ctx, "issue", c)
-	s.issued.WithLabelValues("user").Inc()
 	s.log.Info("user certified", zap.String("user", r.Name), zap.String("role", r.Role), zap.Duration("expiry", expiry))
-	return &skepv1.IssueUserReply{CertPem: cert, CaPem: pki.EncodeCertificates(a.roots...), ManagerAddrs: s.cfg.ManagerAddrs()}, nil
+	return s.issuedTo(a, cert), nil
+}
+
+// certifyUser makes a certificate for a user's key, and records who asked for it before anybody has it.
+func (s *Service) certifyUser(ctx context.Context, a *authorities, csr []byte, name, role string, life time.Duration) (*skepv1.UserCertificate, []byte, error) {
+	cert, err := a.signs.Sign(csr, pki.Identity{NodeID: userPrefix + name, Role: pki.User, UserRole: role}, life)
+	if err != nil {
+		return nil, nil, fault.Invalid("user %s: %v", name, err)
+	}
+	leaf, err := pki.ParseCertificate(cert)
+	if err != nil {
+		return nil, nil, fmt.Errorf("user %s: %w", name, err)
+	}
+	c := &skepv1.UserCertificate{
+		Serial: pki.Serial(leaf), Name: name, Role: role, IssuedAt: timestamppb.New(s.cfg.Now()), NotAfter: timestamppb.New(leaf.NotAfter), IssuedBy: rpc.Asker(ctx), IssuedFrom: rpc.AskerAddress(ctx),
+		Issuer: pki.Digest(a.signs.Cert),
+	}
+	return c, cert, s.record(ctx, c)
+}
+
+// issuedTo is what a user is given.
+func (s *Service) issuedTo(a *authorities, cert []byte) *skepv1.IssueUserReply {
+	s.issued.WithLabelValues("user").Inc()
+	return &skepv1.IssueUserReply{CertPem: cert, CaPem: pki.EncodeCertificates(a.roots...), ManagerAddrs: s.cfg.ManagerAddrs()}
 }
 
 // askState asks the state service.

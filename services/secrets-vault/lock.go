@@ -190,12 +190,11 @@ func (s *Service) putRecord(ctx context.Context, cur *lockRecord, info *skepv1.U
 	if err != nil {
 		return err
 	}
-	var rev uint64
-	if cur == nil {
-		rev, err = s.bucket.Create(ctx, keys.Unlock.Key(), value)
-	} else {
-		rev, err = s.bucket.Update(ctx, keys.Unlock.Key(), value, cur.revision)
+	var over uint64
+	if cur != nil {
+		over = cur.revision
 	}
+	rev, err := s.bucket.Set(ctx, keys.Unlock.Key(), value, over)
 	if err != nil {
 		return err
 	}

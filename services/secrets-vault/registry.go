@@ -16,7 +16,6 @@ import (
 
 	skepv1 "skep.dev/proto/skep/v1"
 
-	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
@@ -177,7 +176,7 @@ func (s *Service) dropRegistries(ctx context.Context) {
 	if len(due) == 0 {
 		return
 	}
-	uses, err := askState(ctx, s, api.FilesUses, &skepv1.SecretUsesRequest{Ids: due})
+	uses, err := s.uses(ctx, true, due...)
 	if err != nil {
 		if ctx.Err() == nil {
 			s.log.Warn("registry credentials that nobody uses are still kept; trying again", zap.Error(err))
@@ -185,7 +184,7 @@ func (s *Service) dropRegistries(ctx context.Context) {
 		return
 	}
 	for _, o := range due {
-		if len(uses.Uses[o].GetUses()) > 0 {
+		if len(uses[o].GetUses()) > 0 {
 			continue
 		}
 		if err := s.dropRegistry(ctx, o, now); err != nil && ctx.Err() == nil {
@@ -210,13 +209,13 @@ func (x *index) oldRegistries(before time.Time, after string) (out []string) {
 func (s *Service) dropRegistry(ctx context.Context, o string, now time.Time) error {
 	done, err := s.change(ctx, o, func(cur *object) (*skepv1.SecretRecord, error) {
 		if cur == nil || cur.RemovedAt != nil || now.Sub(cur.Secret.Meta.UpdatedAt.AsTime()) < registryGrace {
-			return nil, fault.Conflict("somebody else has seen to it")
+			return nil, errSeenTo
 		}
 		next := proto.CloneOf(cur.SecretRecord)
 		next.RemovedAt = timestamppb.New(now)
 		return next, nil
 	})
-	if fault.Is(err, fault.CodeConflict) {
+	if err == errSeenTo {
 		return nil
 	}
 	if err != nil {

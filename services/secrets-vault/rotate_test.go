@@ -1,9 +1,6 @@
 package vault
 
 import (
-	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,7 +9,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"go.uber.org/zap/zaptest"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	skepv1 "skep.dev/proto/skep/v1"
@@ -23,134 +19,10 @@ import (
 	"skep.dev/libs/join"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/pki/pkitest"
-	"skep.dev/libs/rpc"
 	"skep.dev/libs/seal"
+	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
 )
-
-// rotating is a cluster whose manager renews as a node does, and whose state lists nodes.
-type rotating struct {
-	*cluster
-	manager *pki.Store
-	down    map[string]bool
-}
-
-func startRotating(t *testing.T) *rotating {
-	t.Helper()
-	c := &rotating{cluster: start(t), down: map[string]bool{}}
-	if err := c.vault.Close(); err != nil {
-		t.Fatal(err)
-	}
-	c.vault = c.runVaultSettling(t)
-	c.mu.Lock()
-	c.nodes[c.boot.NodeID] = &skepv1.AdmitNodeRequest{NodeId: c.boot.NodeID, Role: skepv1.NodeRole_NODE_ROLE_MANAGER, Hostname: "m1"}
-	c.mu.Unlock()
-	srv, err := rpc.NewServer(c.nc, rpc.Config{Name: "state-nodes"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = srv.Close() }) // the connection may be closed already
-	err = api.Handle(srv, api.NodeList, func(context.Context, *skepv1.ListNodesRequest) (*skepv1.ListNodesReply, error) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		out := &skepv1.ListNodesReply{}
-		for _, n := range c.nodes {
-			live := &skepv1.NodeLive{State: skepv1.NodeState_NODE_STATE_READY}
-			if c.down[n.NodeId] {
-				live.State = skepv1.NodeState_NODE_STATE_DOWN
-			}
-			out.Nodes = append(out.Nodes, &skepv1.Node{Meta: &skepv1.Meta{Id: n.NodeId}, Role: n.Role, Status: live, Description: &skepv1.NodeDescription{Hostname: n.Hostname}})
-		}
-		return out, nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.manager = c.store
-	nc, err := nats.Connect("", nats.InProcessServer(c.server), nats.CustomInboxPrefix(subject.Inbox(c.boot.NodeID)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	c.renew(t, nc, c.manager)
-	return c
-}
-
-// renew runs a node's side until the test ends, or until the returned function is called.
-func (c *rotating) renew(t *testing.T, nc *nats.Conn, store *pki.Store) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	r := &join.Renewal{NC: nc, Store: store, Log: zaptest.NewLogger(t)}
-	go func() { ended <- r.Run(ctx) }()
-	stop = func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-		ended <- nil
-	}
-	t.Cleanup(stop)
-	return stop
-}
-
-// node joins a worker and runs its side.
-func (c *rotating) node(t *testing.T, token string) (store *pki.Store, stop func()) {
-	t.Helper()
-	r, err := join.Join(ctx(t), c.addr, token, join.Params{Hostname: "w"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if store, err = pki.Memory(r.Cert, r.Key, r.CA); err != nil {
-		t.Fatal(err)
-	}
-	return store, c.renew(t, c.connect(t, store), store)
-}
-
-func (c *rotating) connect(t *testing.T, store *pki.Store) *nats.Conn {
-	t.Helper()
-	nc, err := nats.Connect("tls://"+c.addr, nats.Secure(pki.ClientTLS(store)), nats.TLSHandshakeFirst(), nats.CustomInboxPrefix(subject.Inbox(store.Identity().NodeID)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	return nc
-}
-
-func (c *rotating) rotate(t *testing.T, r *skepv1.RotateCARequest) (*skepv1.CAReply, error) {
-	t.Helper()
-	return api.Call(ctx(t), c.nc, api.CARotate, r)
-}
-
-func (c *rotating) state(t *testing.T) *skepv1.CAReply {
-	t.Helper()
-	r, err := api.Call(ctx(t), c.nc, api.CAInspect, &skepv1.Empty{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-func (c *rotating) await(t *testing.T, what string, ok func(*skepv1.CAReply) bool) *skepv1.CAReply {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		r := c.state(t)
-		if ok(r) {
-			return r
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, r)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
-func ended(r *skepv1.CAReply) bool { return r.Rotation == nil }
-
-func inPhase(p skepv1.CAPhase) func(*skepv1.CAReply) bool {
-	return func(r *skepv1.CAReply) bool { return r.GetRotation().GetPhase() == p && r.Progress != nil }
-}
 
 // TestRotation: nodes move to a new root; a token of before lets in, a new one too; the old root is good for nothing.
 func TestRotation(t *testing.T) {
@@ -208,15 +80,6 @@ func TestRotation(t *testing.T) {
 	c.node(t, before)
 }
 
-func keyOf(t *testing.T, s *pki.Store) []byte {
-	t.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(s.Certificate().PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-}
-
 // TestRotationWaitsForWhoIsAway: progress says for whom; it ends by itself when the node is back, which knows the old root
 // alone, or at once by force.
 func TestRotationWaitsForWhoIsAway(t *testing.T) {
@@ -269,22 +132,6 @@ func TestRotationWaitsForWhoIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.await(t, "it does not end by force", ended)
-}
-
-func (c *rotating) runVaultSettling(t *testing.T) *Service {
-	return c.runVaultFor(t, 20*time.Millisecond)
-}
-
-// runVaultFor runs a vault that keeps to each phase for so long.
-func (c *rotating) runVaultFor(t *testing.T, settle time.Duration) *Service {
-	t.Helper()
-	v, err := New(Config{NC: c.nc, Log: zaptest.NewLogger(t), Dir: c.dir, NodeID: c.boot.NodeID, ManagerAddrs: func() []string { return []string{c.addr} }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	v.settleAfter = settle
-	c.serve(t, v)
-	return v
 }
 
 // TestRotationOfUsers: a user's certificate goes on being good until it has been exchanged, once, by who has its key.
@@ -453,126 +300,6 @@ func TestRotationToARootOfOnesOwn(t *testing.T) {
 	}
 }
 
-// TestWhenAPhaseIsOver: the decision, case by case.
-func TestWhenAPhaseIsOver(t *testing.T) {
-	now := time.Now()
-	const (
-		trust, issue, users, drop = skepv1.CAPhase_CA_PHASE_TRUST, skepv1.CAPhase_CA_PHASE_ISSUE, skepv1.CAPhase_CA_PHASE_USERS, skepv1.CAPhase_CA_PHASE_DROP
-	)
-	all := scene{nodes: 5, asked: true, now: now, settle: time.Second}
-	with := func(f func(*scene)) scene { s := all; f(&s); return s }
-	for _, c := range []struct {
-		name  string
-		phase skepv1.CAPhase
-		since time.Duration
-		force bool
-		scene scene
-		want  bool
-	}{
-		{"nobody was asked", trust, time.Minute, true, scene{now: now}, false},
-		{"all trust", trust, time.Minute, false, all, true},
-		{"too soon", trust, time.Millisecond, false, all, false},
-		{"a manager lacks the root", trust, time.Minute, false, with(func(s *scene) { s.managers = 1 }), false},
-		{"a worker lacks it, another is away", trust, time.Minute, false, with(func(s *scene) { s.up, s.away = 1, 1 }), true},
-		{"all moved", issue, time.Minute, false, with(func(s *scene) { s.users = 3 }), true},
-		{"a node is up", issue, time.Hour, false, with(func(s *scene) { s.up = 1 }), false},
-		{"a node is away", issue, time.Hour, false, with(func(s *scene) { s.away = 1 }), false},
-		{"away, by force", issue, time.Minute, true, with(func(s *scene) { s.away = 1 }), true},
-		{"a manager, by force", issue, time.Minute, true, with(func(s *scene) { s.managers = 1 }), false},
-		{"users hold old ones", users, time.Hour, false, with(func(s *scene) { s.users = 1 }), false},
-		{"users had their time", users, usersFor + time.Minute, false, with(func(s *scene) { s.users = 1 }), true},
-		{"users, by force", users, time.Minute, true, with(func(s *scene) { s.users = 1 }), true},
-		{"no users", users, time.Minute, false, all, true},
-		{"a node joined with an old one", users, time.Hour, false, with(func(s *scene) { s.up = 1 }), false},
-		{"told", drop, time.Minute, false, all, true},
-		{"one is away", drop, time.Minute, false, with(func(s *scene) { s.away = 1 }), true},
-		{"one has not heard", drop, time.Minute, false, with(func(s *scene) { s.up = 1 }), false},
-	} {
-		a := &authorities{caRecord: caRecord{Rotation: &rotation{Phase: c.phase, Since: now.Add(-c.since), Force: c.force}}}
-		if got := a.over(c.scene); got != c.want {
-			t.Errorf("%s: %v", c.name, got)
-		}
-	}
-}
-
-// TestRecordOfARotation: at each step the record says the same to a vault that starts there, and the old key goes with DROP.
-func TestRecordOfARotation(t *testing.T) {
-	now := time.Now()
-	cluster := id.New()
-	old, err := pki.NewCA(cluster)
-	if err != nil {
-		t.Fatal(err)
-	}
-	next, err := pki.NewCA(cluster)
-	if err != nil {
-		t.Fatal(err)
-	}
-	link, err := old.CrossSign(next.Cert)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := func(c *pki.CA) (string, string) {
-		k, err := c.KeyPEM()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(c.CertPEM()), string(k)
-	}
-	r := caRecord{}
-	r.Cert, r.Key = text(old)
-	r.Rotation = &rotation{Phase: skepv1.CAPhase_CA_PHASE_TRUST, Cross: string(pki.EncodeCertificates(link))}
-	r.Rotation.Cert, r.Rotation.Key = text(next)
-	_, oldKey := text(old)
-	for _, c := range []struct {
-		signs, token *pki.CA
-		roots        []*pki.CA
-	}{
-		{old, old, []*pki.CA{old, next}},
-		{next, old, []*pki.CA{next, old}},
-		{next, next, []*pki.CA{next, old}},
-		{next, next, []*pki.CA{next}},
-		{next, next, []*pki.CA{next}},
-	} {
-		a, err := r.read(1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		name := phaseWord(a.phase())
-		var want []*x509.Certificate
-		for _, w := range c.roots {
-			want = append(want, w.Cert)
-		}
-		if string(pki.EncodeCertificates(a.roots...)) != string(pki.EncodeCertificates(want...)) || !a.signs.Cert.Equal(c.signs.Cert) || !a.token().Equal(c.token.Cert) || a.signs.ClusterID() != cluster {
-			t.Errorf("%s: other roots, or another signs", name)
-		}
-		if !a.named(pki.Digest(old.Cert), now) || len(a.roots) == 2 && !a.named(pki.Digest(next.Cert), now) {
-			t.Errorf("%s: a token is refused", name)
-		}
-		// Who knows one of the roots knows all, by what is shown.
-		for _, known := range []*pki.CA{old, next} {
-			if known == next && name == "trust" {
-				continue
-			}
-			if !pki.Follows([]*x509.Certificate{known.Cert}, a.chain(now), []*x509.Certificate{a.signs.Cert}) {
-				t.Errorf("%s: who knows one root does not know the other", name)
-			}
-		}
-		if gone := name == "drop" || name == "none"; gone == (r.Key == oldKey) {
-			t.Errorf("%s: the old key is there: %v", name, !gone)
-		}
-		if a.Rotation == nil {
-			if a.named(pki.Digest(old.Cert), now.Add(formerFor+time.Hour)) || len(a.chain(now.Add(formerFor+time.Hour))) > 0 {
-				t.Error("a former root is remembered for ever")
-			}
-			break
-		}
-		r = a.advance(now)
-	}
-	if r.Rotation != nil || r.Rotated != 1 {
-		t.Errorf("after it: rotated %d times, %v", r.Rotated, r.Rotation != nil)
-	}
-}
-
 // TestExpiredManagerHealsItself: a lone manager that was off until its certificate expired asks its own vault, in process,
 // and its workers are let in again.
 func TestExpiredManagerHealsItself(t *testing.T) {
@@ -679,10 +406,10 @@ func TestKilledInEachPhase(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.vault = c.runVaultSettling(t)
-		r := c.await(t, "killed in "+phaseWord(p)+", it does not go on", ended)
+		r := c.await(t, "killed in "+spec.Word(p)+", it does not go on", ended)
 		want := r.Root.Digest
 		if next := goal.Rotation.Next; next != nil && next.Digest != want || pki.Digest(w.CA()) != want || len(w.Roots()) != 1 || pki.Digest(c.manager.CA()) != want {
-			t.Errorf("killed in %s: the nodes are not where they should be", phaseWord(p))
+			t.Errorf("killed in %s: the nodes are not where they should be", spec.Word(p))
 		}
 	}
 }

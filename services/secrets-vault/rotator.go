@@ -23,6 +23,7 @@ import (
 	"skep.dev/libs/lease"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/rpc"
+	"skep.dev/libs/spec"
 )
 
 const (
@@ -85,7 +86,7 @@ func (s *Service) rotateOn(ctx context.Context) error {
 			next := a.advance(s.cfg.Now())
 			verb := "finished"
 			if next.Rotation != nil {
-				verb = phaseWord(next.Rotation.Phase)
+				verb = spec.Word(next.Rotation.Phase)
 			}
 			if err := s.storeCA(ctx, a, next, verb); err != nil && !errors.Is(err, kv.ErrConflict) && ctx.Err() == nil {
 				s.log.Warn("the rotation of the root does not go on; trying again", zap.Error(err))
@@ -102,20 +103,6 @@ func (s *Service) rotateOn(ctx context.Context) error {
 		}
 	}
 	return ctx.Err()
-}
-
-func phaseWord(p skepv1.CAPhase) string {
-	switch p {
-	case skepv1.CAPhase_CA_PHASE_TRUST:
-		return "trust"
-	case skepv1.CAPhase_CA_PHASE_ISSUE:
-		return "issue"
-	case skepv1.CAPhase_CA_PHASE_USERS:
-		return "users"
-	case skepv1.CAPhase_CA_PHASE_DROP:
-		return "drop"
-	}
-	return "none"
 }
 
 // turn remembers who arrived in the phase.
@@ -252,12 +239,7 @@ func (s *Service) storeProgress(ctx context.Context, p *skepv1.CAProgress) error
 	if err != nil {
 		return err
 	}
-	var rev uint64
-	if over == 0 {
-		rev, err = s.bucket.Create(ctx, keys.Rotation.Key(), body)
-	} else {
-		rev, err = s.bucket.Update(ctx, keys.Rotation.Key(), body, over)
-	}
+	rev, err := s.bucket.Set(ctx, keys.Rotation.Key(), body, over)
 	if err != nil {
 		return fmt.Errorf("store how far the rotation is: %w", err)
 	}

@@ -23,11 +23,11 @@ func (k kind) inspect(ctx context.Context, r *skepv1.InspectSecretRequest) (*ske
 		return nil, err
 	}
 	out := &skepv1.InspectSecretReply{Secret: o.view()}
-	uses, _, err := k.uses(ctx, o.id())
+	uses, err := k.uses(ctx, false, o.id())
 	if err != nil {
 		return nil, err
 	}
-	out.Secret.Uses = uses
+	out.Secret.Uses = uses[o.id()].GetUses()
 	if r.Reader == "" {
 		return out, nil
 	}
@@ -53,14 +53,11 @@ func (k kind) inspect(ctx context.Context, r *skepv1.InspectSecretRequest) (*ske
 	return out, err
 }
 
-// uses asks state who refers to an object, and which tasks have it although nobody does.
-func (s *Service) uses(ctx context.Context, object string) (uses []*skepv1.SecretUse, left []*skepv1.SecretHolder, err error) {
-	r, err := askState(ctx, s, api.FilesUses, &skepv1.SecretUsesRequest{Ids: []string{object}})
-	if err != nil {
-		return nil, nil, err
-	}
-	u := r.GetUses()[object]
-	return u.GetUses(), u.GetLeft(), nil
+// uses asks state who refers to objects, by object; and, unless brief, which tasks have them, also of services that do not
+// refer to them any more.
+func (s *Service) uses(ctx context.Context, brief bool, objects ...string) (map[string]*skepv1.SecretUses, error) {
+	r, err := askState(ctx, s, api.FilesUses, &skepv1.SecretUsesRequest{Ids: objects, Brief: brief})
+	return r.GetUses(), err
 }
 
 // list lists objects by name.

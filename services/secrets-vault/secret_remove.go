@@ -28,10 +28,11 @@ func (k kind) remove(ctx context.Context, r *skepv1.RemoveSecretRequest) (*skepv
 	if err != nil {
 		return nil, err
 	}
-	uses, left, err := k.uses(ctx, o.id())
+	all, err := k.uses(ctx, false, o.id())
 	if err != nil {
 		return nil, err
 	}
+	uses, left := all[o.id()].GetUses(), all[o.id()].GetLeft()
 	if err := inUse(o, uses, r.Force); err != nil {
 		return nil, err
 	}
@@ -115,9 +116,9 @@ func (s *Service) settleRemoved(ctx context.Context) {
 	}
 	s.idx.mu.Unlock()
 	for _, o := range due {
-		uses, _, err := s.uses(ctx, o.id())
+		all, err := s.uses(ctx, true, o.id())
 		if err == nil {
-			if inUse(o, uses, o.RemovedByForce) != nil {
+			if uses := all[o.id()].GetUses(); inUse(o, uses, o.RemovedByForce) != nil {
 				err = s.restore(ctx, o, uses)
 			} else {
 				err = s.forget(ctx, o)

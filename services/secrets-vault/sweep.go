@@ -39,7 +39,7 @@ func (s *Service) trim(ctx context.Context, done map[string]uint64) {
 	}
 	s.idx.mu.Unlock()
 	for _, o := range many {
-		uses, _, err := s.uses(ctx, o.id())
+		uses, err := s.uses(ctx, true, o.id())
 		var gone []string
 		if err == nil {
 			_, err = s.change(ctx, o.id(), func(cur *object) (*skepv1.SecretRecord, error) {
@@ -47,7 +47,7 @@ func (s *Service) trim(ctx context.Context, done map[string]uint64) {
 					return nil, errSeenTo
 				}
 				var next *skepv1.SecretRecord
-				next, gone = s.trimmed(cur, needed(uses))
+				next, gone = s.trimmed(cur, needed(uses[o.id()].GetUses()))
 				if next == nil {
 					return nil, errSeenTo
 				}

@@ -10,7 +10,6 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	skepv1 "skep.dev/proto/skep/v1"
 
@@ -72,20 +71,10 @@ func (s *Service) exchangeUser(ctx context.Context, r *skepv1.ExchangeUserReques
 	if len(made) >= maxExchanged {
 		return nil, fault.Exhausted("exchange the certificate of user %s: that was done %d times in this rotation; a manager makes another: skep context issue %s", name, len(made), name)
 	}
-	cert, err := a.signs.Sign(r.CsrDer, pki.Identity{NodeID: ident.NodeID, Role: pki.User, UserRole: ident.UserRole}, old.NotAfter.Sub(now))
-	if err != nil {
-		return nil, fault.Invalid("exchange the certificate of user %s: %v", name, err)
-	}
-	leaf, err := pki.ParseCertificate(cert)
+	ctx = rpc.WithActor(ctx, rpc.Actor{Name: ident.NodeID, Address: rpc.AskerAddress(ctx)})
+	c, cert, err := s.certifyUser(ctx, a, r.CsrDer, name, ident.UserRole, old.NotAfter.Sub(now))
 	if err != nil {
 		return nil, fmt.Errorf("exchange the certificate of user %s: %w", name, err)
-	}
-	c := &skepv1.UserCertificate{
-		Serial: pki.Serial(leaf), Name: name, Role: ident.UserRole, IssuedAt: timestamppb.New(now), NotAfter: timestamppb.New(leaf.NotAfter),
-		IssuedBy: ident.NodeID, IssuedFrom: rpc.AskerAddress(ctx), Issuer: pki.Digest(a.signs.Cert),
-	}
-	if err := s.record(ctx, c); err != nil {
-		return nil, err
 	}
 	if was.UserCertificate != nil {
 		gone := proto.CloneOf(was.UserCertificate)
@@ -101,19 +90,14 @@ func (s *Service) exchangeUser(ctx context.Context, r *skepv1.ExchangeUserReques
 			return nil, err
 		}
 	}
-	s.tell(rpc.WithActor(ctx, rpc.Actor{Name: ident.NodeID, Address: rpc.AskerAddress(ctx)}), "exchange", c)
-	s.issued.WithLabelValues("user").Inc()
+	s.tell(ctx, "exchange", c)
 	s.log.Info("user's certificate exchanged", zap.String("user", name), zap.String("serial", c.Serial))
-	return &skepv1.IssueUserReply{CertPem: cert, CaPem: pki.EncodeCertificates(a.roots...), ManagerAddrs: s.cfg.ManagerAddrs()}, nil
+	return s.issuedTo(a, cert), nil
 }
 
 // user is whose certificate it is, if it is good now.
 func (a *authorities) user(cert *x509.Certificate, now time.Time) (pki.Identity, error) {
-	pool := x509.NewCertPool()
-	for _, r := range a.roots {
-		pool.AddCert(r)
-	}
-	if _, err := cert.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+	if err := pki.Verify(cert, a.roots, x509.ExtKeyUsageClientAuth, now); err != nil {
 		return pki.Identity{}, err
 	}
 	id, err := pki.FromCertificate(cert)

@@ -113,10 +113,7 @@ func (s *Service) write(ctx context.Context, c *skepv1.UserCertificate, over uin
 	if err != nil {
 		return 0, err
 	}
-	if over == 0 {
-		return s.bucket.Create(ctx, keys.User.Key(c.Serial), body)
-	}
-	return s.bucket.Update(ctx, keys.User.Key(c.Serial), body, over)
+	return s.bucket.Set(ctx, keys.User.Key(c.Serial), body, over)
 }
 
 // issuedUsers lists what is recorded: certificates that have not expired, good and revoked ones.

@@ -70,12 +70,7 @@ func (s *Service) describeNode(ctx context.Context, node string, r *skepv1.Descr
 		if err != nil {
 			return fmt.Errorf("encode the description of node %s: %w", node, err)
 		}
-		var rev uint64
-		if at == 0 {
-			rev, err = s.nodes.Create(ctx, keys.Description.Key(node), body)
-		} else {
-			rev, err = s.nodes.Update(ctx, keys.Description.Key(node), body, at)
-		}
+		rev, err := s.nodes.Set(ctx, keys.Description.Key(node), body, at)
 		switch {
 		case errors.Is(err, kv.ErrConflict):
 			return err

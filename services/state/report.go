@@ -233,14 +233,8 @@ func (w *reportWriter) writeOne(ctx context.Context, it item) error {
 			it.tell = w.s.taskEvents(it.p.node, it.was.Status, it.p.status)
 		}
 		first = false
-		var rev uint64
-		var err error
 		w.commits.Add(1)
-		if it.was.Revision == 0 {
-			rev, err = w.s.status.Create(ctx, it.p.node, it.body)
-		} else {
-			rev, err = w.s.status.Update(ctx, it.p.node, it.body, it.was.Revision)
-		}
+		rev, err := w.s.status.Set(ctx, it.p.node, it.body, it.was.Revision)
 		switch {
 		case errors.Is(err, kv.ErrConflict):
 			return err

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -15,7 +14,7 @@ import (
 	"skep.dev/libs/seal"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
-	"skep.dev/services/skep/cli/plain"
+	"skep.dev/services/skep/cli/render"
 )
 
 // lookAtCA paces the look at a rotation that is waited for.
@@ -214,7 +213,7 @@ func (a *app) showCA(r *skepv1.CAReply, asJSON bool) error {
 	}
 	if t := r.GetRotation(); t != nil {
 		line, _ := rotationLine(r)
-		v := &caRotationView{Phase: strings.ToLower(strings.TrimPrefix(t.Phase.String(), "CA_PHASE_")), Began: t.BeganAt.AsTime(), By: t.By, Text: line}
+		v := &caRotationView{Phase: spec.Word(t.Phase), Began: t.BeganAt.AsTime(), By: t.By, Text: line}
 		if t.Next != nil {
 			next := viewRoot(t.Next)
 			v.Next = &next
@@ -231,12 +230,7 @@ func (a *app) showCA(r *skepv1.CAReply, asJSON bool) error {
 		}
 		out.Rotation = v
 	}
-	b, err := json.MarshalIndent(out, "", "    ")
-	if err != nil {
-		return err
-	}
-	_, err = a.Out.Write(append(plain.JSON(b), '\n'))
-	return err
+	return render.JSONValue(a.Out, out)
 }
 
 type (

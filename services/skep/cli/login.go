@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
-	"golang.org/x/term"
 
 	"skep.dev/libs/seal"
 	"skep.dev/libs/spec"
@@ -171,50 +169,11 @@ func (a *app) askLogin(ctx context.Context, c *login.Credentials, former string,
 		}
 	}
 	fd, _ := terminalOf(a.In)
-	show, err := quiet(fd) // before the prompt: what is typed at once is not shown either
+	b, err := a.askHidden(ctx, fd, "Password: ")
 	if err != nil {
 		return nil, fmt.Errorf("read the password: %w", err)
 	}
-	a.tellf("Password: ")
-	b, err := interruptible(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
-	show()
-	a.tellf("\n")
-	return b, err
-}
-
-// quiet keeps a terminal from showing what is typed until show is called.
-func quiet(fd int) (show func(), err error) {
-	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
-	if err != nil {
-		return nil, err
-	}
-	t := *before
-	t.Lflag &^= unix.ECHO
-	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &t); err != nil {
-		return nil, err
-	}
-	return func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, before) }, nil // a terminal that is gone shows nothing
-}
-
-// interruptible waits for what a terminal gives, or for Ctrl-C, whichever comes first. The read goes on until the process
-// ends.
-func interruptible[T any](ctx context.Context, read func() (T, error)) (T, error) {
-	type result struct {
-		v   T
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		v, err := read()
-		done <- result{v, err}
-	}()
-	select {
-	case r := <-done:
-		return r.v, r.err
-	case <-ctx.Done():
-		var none T
-		return none, ctx.Err()
-	}
+	return b, nil
 }
 
 // readLine reads a line and nothing behind it: that is the password's.

@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
@@ -79,9 +78,7 @@ func (v *valueFlags) read(ctx context.Context, a *app, k secretKind, file string
 		return readValue(k, f, limit)
 	}
 	if fd, is := terminalOf(a.In); is {
-		a.tellf("Value of the %s (it is not shown): ", k.word)
-		b, err := typed(ctx, fd)
-		a.tellf("\n")
+		b, err := a.askHidden(ctx, fd, "Value of the "+k.word+" (it is not shown): ")
 		if err != nil {
 			return nil, fmt.Errorf("read the %s's value: %w", k.word, err)
 		}
@@ -92,30 +89,6 @@ func (v *valueFlags) read(ctx context.Context, a *app, k secretKind, file string
 		return nil, &Failure{ExitUsage, errors.New("error reading from STDIN: data is empty")}
 	}
 	return b, err
-}
-
-// typed is what somebody types without seeing it. Who interrupts the command does not wait for the line's end: what reads
-// goes on to it, the terminal is as it was.
-func typed(ctx context.Context, fd int) ([]byte, error) {
-	before, err := term.GetState(fd)
-	if err != nil {
-		return nil, err
-	}
-	type line struct {
-		text []byte
-		err  error
-	}
-	read := make(chan line, 1)
-	go func() {
-		b, err := term.ReadPassword(fd)
-		read <- line{b, err}
-	}()
-	select {
-	case l := <-read:
-		return l.text, l.err
-	case <-ctx.Done():
-		return nil, errors.Join(ctx.Err(), term.Restore(fd, before))
-	}
 }
 
 func readValue(k secretKind, r io.Reader, limit int) ([]byte, error) {

@@ -8,6 +8,7 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/spec"
+	"skep.dev/libs/unlockkey"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/plain"
 )
@@ -112,7 +113,7 @@ func (a *app) swarmUpdate() *cobra.Command {
 				if err != nil {
 					return plain.Errorf("autolock is on, but the unlock key could not be read: get it with `skep unlock-key` before this manager is restarted: %w", err)
 				}
-				a.printUnlock(shown.Text)
+				a.printf(unlockkey.Notice, shown.Text)
 			}
 			return nil
 		}}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
@@ -39,7 +38,7 @@ func (a *app) unlockCommand() *cobra.Command {
 			if _, err := a.door(ctx, m); err != nil {
 				return err
 			}
-			k, err := a.readUnlockKey()
+			k, err := a.readUnlockKey(ctx)
 			if err != nil {
 				return err
 			}
@@ -66,18 +65,12 @@ func (a *app) unlockKeyCommand() *cobra.Command {
 			case rotate:
 				a.printf("Successfully rotated manager unlock key.\n\n")
 			}
-			a.printUnlock(shown.Text)
+			a.printf(unlockkey.Notice, shown.Text)
 			return nil
 		}}
 	cmd.Flags().BoolVar(&rotate, "rotate", false, "Replace the key")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "Print only the key")
 	return cmd
-}
-
-// printUnlock is what Docker says of a new key.
-func (a *app) printUnlock(key string) {
-	a.printf("To unlock a swarm manager after it restarts, run the `skep unlock`\ncommand and provide the following key:\n\n    %s\n\n"+
-		"Please remember to store this key in a password manager, since without it you\nwill not be able to restart the manager.\n", key)
 }
 
 // shownUnlockKey asks for the key, which travels sealed to this process.
@@ -186,13 +179,11 @@ func (a *app) door(ctx context.Context, m *skepv1.ManagerLock) (*skepv1.VaultDoo
 }
 
 // readUnlockKey reads it from the terminal, without showing it, or the first line of what is piped in.
-func (a *app) readUnlockKey() (unlockkey.Key, error) {
+func (a *app) readUnlockKey(ctx context.Context) (unlockkey.Key, error) {
 	var text []byte
 	var err error
 	if fd, is := terminalOf(a.In); is {
-		a.tellf("Enter unlock key: ")
-		text, err = term.ReadPassword(fd)
-		a.tellf("\n")
+		text, err = a.askHidden(ctx, fd, "Enter unlock key: ")
 	} else {
 		const longest = 4 << 10
 		text, err = bufio.NewReader(io.LimitReader(a.In, longest)).ReadBytes('\n')
@@ -290,13 +281,7 @@ func (a *app) completeLocked(_ *cobra.Command, args []string, _ string) ([]strin
 	}
 	return a.completion(func(ctx context.Context) ([]string, error) {
 		s, err := call(ctx, a, api.AutolockGet, &skepv1.Empty{})
-		var out []string
-		for _, m := range s.GetManagers() {
-			if m.Locked {
-				out = append(out, m.Hostname)
-			}
-		}
-		return out, err
+		return lockedNames(s), err
 	}, args)
 }
 

@@ -18,6 +18,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/member"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/unlockkey"
 	vault "skep.dev/services/secrets-vault"
 	"skep.dev/services/skep/cli/plain"
 )
@@ -70,7 +71,7 @@ func initCommand() *cobra.Command {
 				}
 				if err != nil && cs.Autolock {
 					// The node is made, and nobody else knows its key.
-					keep(cmd, boot.UnlockKey)
+					plain.Fprintf(cmd.OutOrStdout(), unlockkey.Notice, boot.UnlockKey)
 				}
 				if err != nil {
 					return fmt.Errorf("start the node: %w", err)
@@ -82,7 +83,7 @@ func initCommand() *cobra.Command {
 				rec.NodeID, token, rec.Advertise)
 			if cs.Autolock {
 				plain.Fprintf(cmd.OutOrStdout(), "\n")
-				keep(cmd, boot.UnlockKey)
+				plain.Fprintf(cmd.OutOrStdout(), unlockkey.Notice, boot.UnlockKey)
 				if m.noStart {
 					plain.Fprintf(cmd.OutOrStdout(), "Its first start waits for the key as well.\n")
 				}
