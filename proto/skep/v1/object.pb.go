@@ -1030,6 +1030,7 @@ type NodeObject struct {
 	Number        uint32                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`                   // 1.., names the node in the data plane
 	Subnet        string                 `protobuf:"bytes,4,opt,name=subnet,proto3" json:"subnet,omitempty"`                    // the node's skep0 subnet, CIDR
 	Role          NodeRole               `protobuf:"varint,5,opt,name=role,proto3,enum=skep.v1.NodeRole" json:"role,omitempty"` // as certified
+	Fence         *NodeFence             `protobuf:"bytes,6,opt,name=fence,proto3" json:"fence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1097,6 +1098,13 @@ func (x *NodeObject) GetRole() NodeRole {
 		return x.Role
 	}
 	return NodeRole_NODE_ROLE_WORKER
+}
+
+func (x *NodeObject) GetFence() *NodeFence {
+	if x != nil {
+		return x.Fence
+	}
+	return nil
 }
 
 // NodeDescription is what a node reports of itself, stored at node/desc.<id>.
@@ -1237,6 +1245,7 @@ type Plugin struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Type          string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"` // Volume, Network, Log
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Scope         string                 `protobuf:"bytes,3,opt,name=scope,proto3" json:"scope,omitempty"` // of volumes: local or global
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1281,6 +1290,13 @@ func (x *Plugin) GetType() string {
 func (x *Plugin) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *Plugin) GetScope() string {
+	if x != nil {
+		return x.Scope
 	}
 	return ""
 }
@@ -1442,6 +1458,7 @@ type Node struct {
 	Number        uint32                 `protobuf:"varint,6,opt,name=number,proto3" json:"number,omitempty"`
 	Subnet        string                 `protobuf:"bytes,7,opt,name=subnet,proto3" json:"subnet,omitempty"`
 	Role          NodeRole               `protobuf:"varint,8,opt,name=role,proto3,enum=skep.v1.NodeRole" json:"role,omitempty"`
+	Fence         *NodeFence             `protobuf:"bytes,9,opt,name=fence,proto3" json:"fence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1530,6 +1547,13 @@ func (x *Node) GetRole() NodeRole {
 		return x.Role
 	}
 	return NodeRole_NODE_ROLE_WORKER
+}
+
+func (x *Node) GetFence() *NodeFence {
+	if x != nil {
+		return x.Fence
+	}
+	return nil
 }
 
 type ManagerStatus struct {
@@ -2281,6 +2305,280 @@ func (x *NetworkAddress) GetAddr6() string {
 	return ""
 }
 
+// HeldVolume is what a node tells of a plug-in's volume that it has mounted: a claim ends when it does not tell of it any more.
+type HeldVolume struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Driver        string                 `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	TaskIds       []string               `protobuf:"bytes,3,rep,name=task_ids,json=taskIds,proto3" json:"task_ids,omitempty"` // none = nothing uses it and it could not be unmounted yet
+	Err           string                 `protobuf:"bytes,4,opt,name=err,proto3" json:"err,omitempty"`                        // why it could not be unmounted
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldVolume) Reset() {
+	*x = HeldVolume{}
+	mi := &file_skep_v1_object_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldVolume) ProtoMessage() {}
+
+func (x *HeldVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_object_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldVolume.ProtoReflect.Descriptor instead.
+func (*HeldVolume) Descriptor() ([]byte, []int) {
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *HeldVolume) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *HeldVolume) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HeldVolume) GetTaskIds() []string {
+	if x != nil {
+		return x.TaskIds
+	}
+	return nil
+}
+
+func (x *HeldVolume) GetErr() string {
+	if x != nil {
+		return x.Err
+	}
+	return ""
+}
+
+// VolumeClaim says which node may write a volume with a single writer. The scheduler stores it at task/claim.<key>, in the
+// batch that places the first task there, and deletes it when the node has told that it does not hold the volume any more.
+type VolumeClaim struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Driver      string                 `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"`
+	Name        string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	NodeId      string                 `protobuf:"bytes,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	ServiceId   string                 `protobuf:"bytes,4,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"` // of the task it was made for
+	TaskId      string                 `protobuf:"bytes,5,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	SinceUnixMs int64                  `protobuf:"varint,6,opt,name=since_unix_ms,json=sinceUnixMs,proto3" json:"since_unix_ms,omitempty"`
+	Generation  uint64                 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"` // of the node's task set that carried it: what the node reported before says nothing
+	// Composed on read:
+	NodeHostname   string   `protobuf:"bytes,20,opt,name=node_hostname,json=nodeHostname,proto3" json:"node_hostname,omitempty"`
+	ServiceName    string   `protobuf:"bytes,21,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
+	TaskIds        []string `protobuf:"bytes,22,rep,name=task_ids,json=taskIds,proto3" json:"task_ids,omitempty"` // those that use it now
+	State          string   `protobuf:"bytes,23,opt,name=state,proto3" json:"state,omitempty"`                    // in use; releasing: no task is to use it, the node has not told yet; lost: the node is down; fenced
+	WaitingTaskIds []string `protobuf:"bytes,24,rep,name=waiting_task_ids,json=waitingTaskIds,proto3" json:"waiting_task_ids,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *VolumeClaim) Reset() {
+	*x = VolumeClaim{}
+	mi := &file_skep_v1_object_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeClaim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeClaim) ProtoMessage() {}
+
+func (x *VolumeClaim) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_object_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeClaim.ProtoReflect.Descriptor instead.
+func (*VolumeClaim) Descriptor() ([]byte, []int) {
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *VolumeClaim) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *VolumeClaim) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *VolumeClaim) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *VolumeClaim) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *VolumeClaim) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *VolumeClaim) GetSinceUnixMs() int64 {
+	if x != nil {
+		return x.SinceUnixMs
+	}
+	return 0
+}
+
+func (x *VolumeClaim) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *VolumeClaim) GetNodeHostname() string {
+	if x != nil {
+		return x.NodeHostname
+	}
+	return ""
+}
+
+func (x *VolumeClaim) GetServiceName() string {
+	if x != nil {
+		return x.ServiceName
+	}
+	return ""
+}
+
+func (x *VolumeClaim) GetTaskIds() []string {
+	if x != nil {
+		return x.TaskIds
+	}
+	return nil
+}
+
+func (x *VolumeClaim) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *VolumeClaim) GetWaitingTaskIds() []string {
+	if x != nil {
+		return x.WaitingTaskIds
+	}
+	return nil
+}
+
+// Fence says that a node was cut off from storage and runs nothing, by the word of a person or of the fencing command. It
+// stands in the node's object until the node is back and has taken its new task set.
+type NodeFence struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	Author        string                 `protobuf:"bytes,2,opt,name=author,proto3" json:"author,omitempty"`
+	AuthorAddress string                 `protobuf:"bytes,3,opt,name=author_address,json=authorAddress,proto3" json:"author_address,omitempty"`
+	ByCommand     bool                   `protobuf:"varint,4,opt,name=by_command,json=byCommand,proto3" json:"by_command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeFence) Reset() {
+	*x = NodeFence{}
+	mi := &file_skep_v1_object_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeFence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeFence) ProtoMessage() {}
+
+func (x *NodeFence) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_object_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeFence.ProtoReflect.Descriptor instead.
+func (*NodeFence) Descriptor() ([]byte, []int) {
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *NodeFence) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *NodeFence) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *NodeFence) GetAuthorAddress() string {
+	if x != nil {
+		return x.AuthorAddress
+	}
+	return ""
+}
+
+func (x *NodeFence) GetByCommand() bool {
+	if x != nil {
+		return x.ByCommand
+	}
+	return false
+}
+
 // NodeStatus is stored at status/<node> and sent whole by the agent: the newest one wins.
 type NodeStatus struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
@@ -2289,13 +2587,14 @@ type NodeStatus struct {
 	Session           string                 `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`                                               // one per agent start
 	AppliedGeneration uint64                 `protobuf:"varint,4,opt,name=applied_generation,json=appliedGeneration,proto3" json:"applied_generation,omitempty"` // sequence of the task set it acts on
 	Tasks             []*TaskStatus          `protobuf:"bytes,5,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	Volumes           []*HeldVolume          `protobuf:"bytes,6,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[24]
+	mi := &file_skep_v1_object_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2606,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[24]
+	mi := &file_skep_v1_object_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2619,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{24}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NodeStatus) GetNodeId() string {
@@ -2358,6 +2657,13 @@ func (x *NodeStatus) GetTasks() []*TaskStatus {
 	return nil
 }
 
+func (x *NodeStatus) GetVolumes() []*HeldVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 // Task is the composed view of a record, its status and its spec.
 type Task struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
@@ -2386,7 +2692,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_skep_v1_object_proto_msgTypes[25]
+	mi := &file_skep_v1_object_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2398,7 +2704,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[25]
+	mi := &file_skep_v1_object_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2411,7 +2717,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{25}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Task) GetMeta() *Meta {
@@ -2564,7 +2870,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_skep_v1_object_proto_msgTypes[26]
+	mi := &file_skep_v1_object_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2576,7 +2882,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[26]
+	mi := &file_skep_v1_object_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2589,7 +2895,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{26}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Network) GetMeta() *Meta {
@@ -2652,7 +2958,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_skep_v1_object_proto_msgTypes[27]
+	mi := &file_skep_v1_object_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2664,7 +2970,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[27]
+	mi := &file_skep_v1_object_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2677,7 +2983,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{27}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Cluster) GetMeta() *Meta {
@@ -2719,7 +3025,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_skep_v1_object_proto_msgTypes[28]
+	mi := &file_skep_v1_object_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2731,7 +3037,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[28]
+	mi := &file_skep_v1_object_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2744,7 +3050,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{28}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Event) GetKind() string {
@@ -2894,14 +3200,15 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x0eauthor_address\x18( \x01(\tR\rauthorAddress\x1a;\n" +
 	"\rNetworksEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd7\x01\n" +
 	"\n" +
 	"NodeObject\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12%\n" +
 	"\x04spec\x18\x02 \x01(\v2\x11.skep.v1.NodeSpecR\x04spec\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\rR\x06number\x12\x16\n" +
 	"\x06subnet\x18\x04 \x01(\tR\x06subnet\x12%\n" +
-	"\x04role\x18\x05 \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\"\xca\x04\n" +
+	"\x04role\x18\x05 \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\x12(\n" +
+	"\x05fence\x18\x06 \x01(\v2\x12.skep.v1.NodeFenceR\x05fence\"\xca\x04\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12-\n" +
 	"\bplatform\x18\x02 \x01(\v2\x11.skep.v1.PlatformR\bplatform\x120\n" +
@@ -2918,10 +3225,11 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x12cert_until_unix_ms\x18) \x01(\x03R\x0fcertUntilUnixMs\x1a?\n" +
 	"\x11EngineLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"0\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"F\n" +
 	"\x06Plugin\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\x94\x02\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05scope\x18\x03 \x01(\tR\x05scope\"\x94\x02\n" +
 	"\bNodeLive\x12(\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x12.skep.v1.NodeStateR\x05state\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\"\n" +
@@ -2932,7 +3240,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\fblocked_more\x18) \x01(\rR\vblockedMore\"B\n" +
 	"\vBlockedPeer\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
-	"\bhostname\x18\x02 \x01(\tR\bhostname\"\xc0\x02\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\"\xea\x02\n" +
 	"\x04Node\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12%\n" +
 	"\x04spec\x18\x02 \x01(\v2\x11.skep.v1.NodeSpecR\x04spec\x12:\n" +
@@ -2941,7 +3249,8 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\amanager\x18\x05 \x01(\v2\x16.skep.v1.ManagerStatusR\amanager\x12\x16\n" +
 	"\x06number\x18\x06 \x01(\rR\x06number\x12\x16\n" +
 	"\x06subnet\x18\a \x01(\tR\x06subnet\x12%\n" +
-	"\x04role\x18\b \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\"_\n" +
+	"\x04role\x18\b \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\x12(\n" +
+	"\x05fence\x18\t \x01(\v2\x12.skep.v1.NodeFenceR\x05fence\"_\n" +
 	"\rManagerStatus\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\bR\x06leader\x12\"\n" +
 	"\freachability\x18\x02 \x01(\tR\freachability\x12\x12\n" +
@@ -3017,14 +3326,43 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x14\n" +
-	"\x05addr6\x18\x03 \x01(\tR\x05addr6\"\xb1\x01\n" +
+	"\x05addr6\x18\x03 \x01(\tR\x05addr6\"e\n" +
+	"\n" +
+	"HeldVolume\x12\x16\n" +
+	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x19\n" +
+	"\btask_ids\x18\x03 \x03(\tR\ataskIds\x12\x10\n" +
+	"\x03err\x18\x04 \x01(\tR\x03err\"\xf1\x02\n" +
+	"\vVolumeClaim\x12\x16\n" +
+	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\tR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x04 \x01(\tR\tserviceId\x12\x17\n" +
+	"\atask_id\x18\x05 \x01(\tR\x06taskId\x12\"\n" +
+	"\rsince_unix_ms\x18\x06 \x01(\x03R\vsinceUnixMs\x12\x1e\n" +
+	"\n" +
+	"generation\x18\a \x01(\x04R\n" +
+	"generation\x12#\n" +
+	"\rnode_hostname\x18\x14 \x01(\tR\fnodeHostname\x12!\n" +
+	"\fservice_name\x18\x15 \x01(\tR\vserviceName\x12\x19\n" +
+	"\btask_ids\x18\x16 \x03(\tR\ataskIds\x12\x14\n" +
+	"\x05state\x18\x17 \x01(\tR\x05state\x12(\n" +
+	"\x10waiting_task_ids\x18\x18 \x03(\tR\x0ewaitingTaskIds\"\x95\x01\n" +
+	"\tNodeFence\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x16\n" +
+	"\x06author\x18\x02 \x01(\tR\x06author\x12%\n" +
+	"\x0eauthor_address\x18\x03 \x01(\tR\rauthorAddress\x12\x1d\n" +
+	"\n" +
+	"by_command\x18\x04 \x01(\bR\tbyCommand\"\xe0\x01\n" +
 	"\n" +
 	"NodeStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06report\x18\x02 \x01(\x04R\x06report\x12\x18\n" +
 	"\asession\x18\x03 \x01(\tR\asession\x12-\n" +
 	"\x12applied_generation\x18\x04 \x01(\x04R\x11appliedGeneration\x12)\n" +
-	"\x05tasks\x18\x05 \x03(\v2\x13.skep.v1.TaskStatusR\x05tasks\"\x9b\x05\n" +
+	"\x05tasks\x18\x05 \x03(\v2\x13.skep.v1.TaskStatusR\x05tasks\x12-\n" +
+	"\avolumes\x18\x06 \x03(\v2\x13.skep.v1.HeldVolumeR\avolumes\"\x9b\x05\n" +
 	"\x04Task\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12\x1d\n" +
 	"\n" +
@@ -3114,7 +3452,7 @@ func file_skep_v1_object_proto_rawDescGZIP() []byte {
 }
 
 var file_skep_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_skep_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_skep_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_skep_v1_object_proto_goTypes = []any{
 	(NodeState)(0),                // 0: skep.v1.NodeState
 	(TaskState)(0),                // 1: skep.v1.TaskState
@@ -3143,94 +3481,101 @@ var file_skep_v1_object_proto_goTypes = []any{
 	(*TaskStatus)(nil),            // 24: skep.v1.TaskStatus
 	(*HeldFile)(nil),              // 25: skep.v1.HeldFile
 	(*NetworkAddress)(nil),        // 26: skep.v1.NetworkAddress
-	(*NodeStatus)(nil),            // 27: skep.v1.NodeStatus
-	(*Task)(nil),                  // 28: skep.v1.Task
-	(*Network)(nil),               // 29: skep.v1.Network
-	(*Cluster)(nil),               // 30: skep.v1.Cluster
-	(*Event)(nil),                 // 31: skep.v1.Event
-	nil,                           // 32: skep.v1.Revision.NetworksEntry
-	nil,                           // 33: skep.v1.NodeDescription.EngineLabelsEntry
-	nil,                           // 34: skep.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),           // 36: skep.v1.ServiceSpec
-	(*PortConfig)(nil),            // 37: skep.v1.PortConfig
-	(*NodeSpec)(nil),              // 38: skep.v1.NodeSpec
-	(NodeRole)(0),                 // 39: skep.v1.NodeRole
-	(*Platform)(nil),              // 40: skep.v1.Platform
-	(*Resources)(nil),             // 41: skep.v1.Resources
-	(*GenericResource)(nil),       // 42: skep.v1.GenericResource
-	(*TaskSpec)(nil),              // 43: skep.v1.TaskSpec
-	(*NetworkSpec)(nil),           // 44: skep.v1.NetworkSpec
-	(*IPAMConfig)(nil),            // 45: skep.v1.IPAMConfig
-	(*ClusterSpec)(nil),           // 46: skep.v1.ClusterSpec
+	(*HeldVolume)(nil),            // 27: skep.v1.HeldVolume
+	(*VolumeClaim)(nil),           // 28: skep.v1.VolumeClaim
+	(*NodeFence)(nil),             // 29: skep.v1.NodeFence
+	(*NodeStatus)(nil),            // 30: skep.v1.NodeStatus
+	(*Task)(nil),                  // 31: skep.v1.Task
+	(*Network)(nil),               // 32: skep.v1.Network
+	(*Cluster)(nil),               // 33: skep.v1.Cluster
+	(*Event)(nil),                 // 34: skep.v1.Event
+	nil,                           // 35: skep.v1.Revision.NetworksEntry
+	nil,                           // 36: skep.v1.NodeDescription.EngineLabelsEntry
+	nil,                           // 37: skep.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),           // 39: skep.v1.ServiceSpec
+	(*PortConfig)(nil),            // 40: skep.v1.PortConfig
+	(*NodeSpec)(nil),              // 41: skep.v1.NodeSpec
+	(NodeRole)(0),                 // 42: skep.v1.NodeRole
+	(*Platform)(nil),              // 43: skep.v1.Platform
+	(*Resources)(nil),             // 44: skep.v1.Resources
+	(*GenericResource)(nil),       // 45: skep.v1.GenericResource
+	(*TaskSpec)(nil),              // 46: skep.v1.TaskSpec
+	(*NetworkSpec)(nil),           // 47: skep.v1.NetworkSpec
+	(*IPAMConfig)(nil),            // 48: skep.v1.IPAMConfig
+	(*ClusterSpec)(nil),           // 49: skep.v1.ClusterSpec
 }
 var file_skep_v1_object_proto_depIdxs = []int32{
-	35, // 0: skep.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	35, // 1: skep.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	38, // 0: skep.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	38, // 1: skep.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	3,  // 2: skep.v1.Service.meta:type_name -> skep.v1.Meta
-	36, // 3: skep.v1.Service.spec:type_name -> skep.v1.ServiceSpec
+	39, // 3: skep.v1.Service.spec:type_name -> skep.v1.ServiceSpec
 	5,  // 4: skep.v1.Service.endpoint:type_name -> skep.v1.Endpoint
 	8,  // 5: skep.v1.Service.control:type_name -> skep.v1.RolloutControl
 	9,  // 6: skep.v1.Service.run:type_name -> skep.v1.RunControl
 	9,  // 7: skep.v1.Service.runs:type_name -> skep.v1.RunControl
-	35, // 8: skep.v1.Service.schedule_decided:type_name -> google.protobuf.Timestamp
+	38, // 8: skep.v1.Service.schedule_decided:type_name -> google.protobuf.Timestamp
 	7,  // 9: skep.v1.Service.status:type_name -> skep.v1.ServiceStatus
 	11, // 10: skep.v1.Service.update_status:type_name -> skep.v1.UpdateStatus
-	37, // 11: skep.v1.Endpoint.ports:type_name -> skep.v1.PortConfig
+	40, // 11: skep.v1.Endpoint.ports:type_name -> skep.v1.PortConfig
 	6,  // 12: skep.v1.Endpoint.virtual_ips:type_name -> skep.v1.VirtualIP
-	35, // 13: skep.v1.RunControl.due:type_name -> google.protobuf.Timestamp
-	35, // 14: skep.v1.RunControl.started:type_name -> google.protobuf.Timestamp
+	38, // 13: skep.v1.RunControl.due:type_name -> google.protobuf.Timestamp
+	38, // 14: skep.v1.RunControl.started:type_name -> google.protobuf.Timestamp
 	9,  // 15: skep.v1.JobRun.run:type_name -> skep.v1.RunControl
-	35, // 16: skep.v1.JobRun.ended:type_name -> google.protobuf.Timestamp
-	35, // 17: skep.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	35, // 18: skep.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	36, // 19: skep.v1.Revision.spec:type_name -> skep.v1.ServiceSpec
-	35, // 20: skep.v1.Revision.created_at:type_name -> google.protobuf.Timestamp
-	32, // 21: skep.v1.Revision.networks:type_name -> skep.v1.Revision.NetworksEntry
+	38, // 16: skep.v1.JobRun.ended:type_name -> google.protobuf.Timestamp
+	38, // 17: skep.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	38, // 18: skep.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	39, // 19: skep.v1.Revision.spec:type_name -> skep.v1.ServiceSpec
+	38, // 20: skep.v1.Revision.created_at:type_name -> google.protobuf.Timestamp
+	35, // 21: skep.v1.Revision.networks:type_name -> skep.v1.Revision.NetworksEntry
 	3,  // 22: skep.v1.NodeObject.meta:type_name -> skep.v1.Meta
-	38, // 23: skep.v1.NodeObject.spec:type_name -> skep.v1.NodeSpec
-	39, // 24: skep.v1.NodeObject.role:type_name -> skep.v1.NodeRole
-	40, // 25: skep.v1.NodeDescription.platform:type_name -> skep.v1.Platform
-	41, // 26: skep.v1.NodeDescription.resources:type_name -> skep.v1.Resources
-	33, // 27: skep.v1.NodeDescription.engine_labels:type_name -> skep.v1.NodeDescription.EngineLabelsEntry
-	15, // 28: skep.v1.NodeDescription.plugins:type_name -> skep.v1.Plugin
-	0,  // 29: skep.v1.NodeLive.state:type_name -> skep.v1.NodeState
-	17, // 30: skep.v1.NodeLive.blocked:type_name -> skep.v1.BlockedPeer
-	3,  // 31: skep.v1.Node.meta:type_name -> skep.v1.Meta
-	38, // 32: skep.v1.Node.spec:type_name -> skep.v1.NodeSpec
-	14, // 33: skep.v1.Node.description:type_name -> skep.v1.NodeDescription
-	16, // 34: skep.v1.Node.status:type_name -> skep.v1.NodeLive
-	19, // 35: skep.v1.Node.manager:type_name -> skep.v1.ManagerStatus
-	39, // 36: skep.v1.Node.role:type_name -> skep.v1.NodeRole
-	1,  // 37: skep.v1.TaskRecord.desired:type_name -> skep.v1.TaskState
-	1,  // 38: skep.v1.TaskRecord.verdict:type_name -> skep.v1.TaskState
-	42, // 39: skep.v1.TaskRecord.assigned:type_name -> skep.v1.GenericResource
-	20, // 40: skep.v1.NodeTasks.tasks:type_name -> skep.v1.TaskRecord
-	11, // 41: skep.v1.Rollout.status:type_name -> skep.v1.UpdateStatus
-	1,  // 42: skep.v1.TaskStatus.state:type_name -> skep.v1.TaskState
-	2,  // 43: skep.v1.TaskStatus.health:type_name -> skep.v1.HealthState
-	37, // 44: skep.v1.TaskStatus.ports:type_name -> skep.v1.PortConfig
-	26, // 45: skep.v1.TaskStatus.networks:type_name -> skep.v1.NetworkAddress
-	25, // 46: skep.v1.TaskStatus.files:type_name -> skep.v1.HeldFile
-	24, // 47: skep.v1.NodeStatus.tasks:type_name -> skep.v1.TaskStatus
-	3,  // 48: skep.v1.Task.meta:type_name -> skep.v1.Meta
-	1,  // 49: skep.v1.Task.desired:type_name -> skep.v1.TaskState
-	24, // 50: skep.v1.Task.status:type_name -> skep.v1.TaskStatus
-	43, // 51: skep.v1.Task.spec:type_name -> skep.v1.TaskSpec
-	42, // 52: skep.v1.Task.assigned:type_name -> skep.v1.GenericResource
-	1,  // 53: skep.v1.Task.verdict:type_name -> skep.v1.TaskState
-	3,  // 54: skep.v1.Network.meta:type_name -> skep.v1.Meta
-	44, // 55: skep.v1.Network.spec:type_name -> skep.v1.NetworkSpec
-	45, // 56: skep.v1.Network.ipam:type_name -> skep.v1.IPAMConfig
-	3,  // 57: skep.v1.Cluster.meta:type_name -> skep.v1.Meta
-	46, // 58: skep.v1.Cluster.spec:type_name -> skep.v1.ClusterSpec
-	35, // 59: skep.v1.Event.time:type_name -> google.protobuf.Timestamp
-	34, // 60: skep.v1.Event.attributes:type_name -> skep.v1.Event.AttributesEntry
-	61, // [61:61] is the sub-list for method output_type
-	61, // [61:61] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	41, // 23: skep.v1.NodeObject.spec:type_name -> skep.v1.NodeSpec
+	42, // 24: skep.v1.NodeObject.role:type_name -> skep.v1.NodeRole
+	29, // 25: skep.v1.NodeObject.fence:type_name -> skep.v1.NodeFence
+	43, // 26: skep.v1.NodeDescription.platform:type_name -> skep.v1.Platform
+	44, // 27: skep.v1.NodeDescription.resources:type_name -> skep.v1.Resources
+	36, // 28: skep.v1.NodeDescription.engine_labels:type_name -> skep.v1.NodeDescription.EngineLabelsEntry
+	15, // 29: skep.v1.NodeDescription.plugins:type_name -> skep.v1.Plugin
+	0,  // 30: skep.v1.NodeLive.state:type_name -> skep.v1.NodeState
+	17, // 31: skep.v1.NodeLive.blocked:type_name -> skep.v1.BlockedPeer
+	3,  // 32: skep.v1.Node.meta:type_name -> skep.v1.Meta
+	41, // 33: skep.v1.Node.spec:type_name -> skep.v1.NodeSpec
+	14, // 34: skep.v1.Node.description:type_name -> skep.v1.NodeDescription
+	16, // 35: skep.v1.Node.status:type_name -> skep.v1.NodeLive
+	19, // 36: skep.v1.Node.manager:type_name -> skep.v1.ManagerStatus
+	42, // 37: skep.v1.Node.role:type_name -> skep.v1.NodeRole
+	29, // 38: skep.v1.Node.fence:type_name -> skep.v1.NodeFence
+	1,  // 39: skep.v1.TaskRecord.desired:type_name -> skep.v1.TaskState
+	1,  // 40: skep.v1.TaskRecord.verdict:type_name -> skep.v1.TaskState
+	45, // 41: skep.v1.TaskRecord.assigned:type_name -> skep.v1.GenericResource
+	20, // 42: skep.v1.NodeTasks.tasks:type_name -> skep.v1.TaskRecord
+	11, // 43: skep.v1.Rollout.status:type_name -> skep.v1.UpdateStatus
+	1,  // 44: skep.v1.TaskStatus.state:type_name -> skep.v1.TaskState
+	2,  // 45: skep.v1.TaskStatus.health:type_name -> skep.v1.HealthState
+	40, // 46: skep.v1.TaskStatus.ports:type_name -> skep.v1.PortConfig
+	26, // 47: skep.v1.TaskStatus.networks:type_name -> skep.v1.NetworkAddress
+	25, // 48: skep.v1.TaskStatus.files:type_name -> skep.v1.HeldFile
+	38, // 49: skep.v1.NodeFence.at:type_name -> google.protobuf.Timestamp
+	24, // 50: skep.v1.NodeStatus.tasks:type_name -> skep.v1.TaskStatus
+	27, // 51: skep.v1.NodeStatus.volumes:type_name -> skep.v1.HeldVolume
+	3,  // 52: skep.v1.Task.meta:type_name -> skep.v1.Meta
+	1,  // 53: skep.v1.Task.desired:type_name -> skep.v1.TaskState
+	24, // 54: skep.v1.Task.status:type_name -> skep.v1.TaskStatus
+	46, // 55: skep.v1.Task.spec:type_name -> skep.v1.TaskSpec
+	45, // 56: skep.v1.Task.assigned:type_name -> skep.v1.GenericResource
+	1,  // 57: skep.v1.Task.verdict:type_name -> skep.v1.TaskState
+	3,  // 58: skep.v1.Network.meta:type_name -> skep.v1.Meta
+	47, // 59: skep.v1.Network.spec:type_name -> skep.v1.NetworkSpec
+	48, // 60: skep.v1.Network.ipam:type_name -> skep.v1.IPAMConfig
+	3,  // 61: skep.v1.Cluster.meta:type_name -> skep.v1.Meta
+	49, // 62: skep.v1.Cluster.spec:type_name -> skep.v1.ClusterSpec
+	38, // 63: skep.v1.Event.time:type_name -> google.protobuf.Timestamp
+	37, // 64: skep.v1.Event.attributes:type_name -> skep.v1.Event.AttributesEntry
+	65, // [65:65] is the sub-list for method output_type
+	65, // [65:65] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_object_proto_init() }
@@ -3246,7 +3591,7 @@ func file_skep_v1_object_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_object_proto_rawDesc), len(file_skep_v1_object_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   32,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

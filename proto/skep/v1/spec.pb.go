@@ -1609,8 +1609,13 @@ type Mount struct {
 	ImageSubpath    string                 `protobuf:"bytes,14,opt,name=image_subpath,json=imageSubpath,proto3" json:"image_subpath,omitempty"`
 	TmpfsSize       int64                  `protobuf:"varint,15,opt,name=tmpfs_size,json=tmpfsSize,proto3" json:"tmpfs_size,omitempty"` // bytes, 0 = unlimited
 	TmpfsMode       uint32                 `protobuf:"varint,16,opt,name=tmpfs_mode,json=tmpfsMode,proto3" json:"tmpfs_mode,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Who may mount a volume for writing at once: none = one task, onewriter = the tasks of one node, all = anybody. "" is
+	// onewriter for a plug-in whose volumes are the same everywhere, and all for every other driver.
+	VolumeSharing string `protobuf:"bytes,17,opt,name=volume_sharing,json=volumeSharing,proto3" json:"volume_sharing,omitempty"`
+	// The task waits until something is mounted at the source.
+	BindWait      bool `protobuf:"varint,18,opt,name=bind_wait,json=bindWait,proto3" json:"bind_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Mount) Reset() {
@@ -1753,6 +1758,20 @@ func (x *Mount) GetTmpfsMode() uint32 {
 		return x.TmpfsMode
 	}
 	return 0
+}
+
+func (x *Mount) GetVolumeSharing() string {
+	if x != nil {
+		return x.VolumeSharing
+	}
+	return ""
+}
+
+func (x *Mount) GetBindWait() bool {
+	if x != nil {
+		return x.BindWait
+	}
+	return false
 }
 
 type HealthConfig struct {
@@ -2470,7 +2489,8 @@ type Placement struct {
 	Constraints        []string               `protobuf:"bytes,1,rep,name=constraints,proto3" json:"constraints,omitempty"`
 	Preferences        []*PlacementPreference `protobuf:"bytes,2,rep,name=preferences,proto3" json:"preferences,omitempty"`
 	MaxReplicasPerNode uint64                 `protobuf:"varint,3,opt,name=max_replicas_per_node,json=maxReplicasPerNode,proto3" json:"max_replicas_per_node,omitempty"`
-	Platforms          []*Platform            `protobuf:"bytes,4,rep,name=platforms,proto3" json:"platforms,omitempty"` // filled from the image, empty = any
+	Platforms          []*Platform            `protobuf:"bytes,4,rep,name=platforms,proto3" json:"platforms,omitempty"`                   // filled from the image, empty = any
+	VolumePin          bool                   `protobuf:"varint,5,opt,name=volume_pin,json=volumePin,proto3" json:"volume_pin,omitempty"` // a task stays where the one before it left its local volumes
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -2531,6 +2551,13 @@ func (x *Placement) GetPlatforms() []*Platform {
 		return x.Platforms
 	}
 	return nil
+}
+
+func (x *Placement) GetVolumePin() bool {
+	if x != nil {
+		return x.VolumePin
+	}
+	return false
 }
 
 type PlacementPreference struct {
@@ -2634,6 +2661,8 @@ type NetworkAttachment struct {
 	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"` // name or id
 	Aliases       []string               `protobuf:"bytes,2,rep,name=aliases,proto3" json:"aliases,omitempty"`
 	DriverOpts    map[string]string      `protobuf:"bytes,3,rep,name=driver_opts,json=driverOpts,proto3" json:"driver_opts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Ipv4Address   string                 `protobuf:"bytes,4,opt,name=ipv4_address,json=ipv4Address,proto3" json:"ipv4_address,omitempty"` // the address of its task, which is one at most
+	Ipv6Address   string                 `protobuf:"bytes,5,opt,name=ipv6_address,json=ipv6Address,proto3" json:"ipv6_address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2687,6 +2716,20 @@ func (x *NetworkAttachment) GetDriverOpts() map[string]string {
 		return x.DriverOpts
 	}
 	return nil
+}
+
+func (x *NetworkAttachment) GetIpv4Address() string {
+	if x != nil {
+		return x.Ipv4Address
+	}
+	return ""
+}
+
+func (x *NetworkAttachment) GetIpv6Address() string {
+	if x != nil {
+		return x.Ipv6Address
+	}
+	return ""
 }
 
 type LogDriver struct {
@@ -2893,6 +2936,7 @@ type PortConfig struct {
 	TargetPort    uint32                 `protobuf:"varint,3,opt,name=target_port,json=targetPort,proto3" json:"target_port,omitempty"`
 	PublishedPort uint32                 `protobuf:"varint,4,opt,name=published_port,json=publishedPort,proto3" json:"published_port,omitempty"` // 0 = dynamic
 	PublishMode   PublishMode            `protobuf:"varint,5,opt,name=publish_mode,json=publishMode,proto3,enum=skep.v1.PublishMode" json:"publish_mode,omitempty"`
+	HostIp        string                 `protobuf:"bytes,6,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"` // of host mode: the only address of the node it is bound to
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2960,6 +3004,13 @@ func (x *PortConfig) GetPublishMode() PublishMode {
 		return x.PublishMode
 	}
 	return PublishMode_PUBLISH_MODE_INGRESS
+}
+
+func (x *PortConfig) GetHostIp() string {
+	if x != nil {
+		return x.HostIp
+	}
+	return ""
 }
 
 type NodeSpec struct {
@@ -3042,6 +3093,7 @@ type ClusterSpec struct {
 	Autolock         bool                   `protobuf:"varint,8,opt,name=autolock,proto3" json:"autolock,omitempty"`
 	NodeSubnetPool   string                 `protobuf:"bytes,9,opt,name=node_subnet_pool,json=nodeSubnetPool,proto3" json:"node_subnet_pool,omitempty"`   // pool the nodes' skep0 subnets are cut from, CIDR
 	NodeSubnetSize   uint32                 `protobuf:"varint,10,opt,name=node_subnet_size,json=nodeSubnetSize,proto3" json:"node_subnet_size,omitempty"` // mask length per node
+	FenceCommand     string                 `protobuf:"bytes,11,opt,name=fence_command,json=fenceCommand,proto3" json:"fence_command,omitempty"`          // a program on the managers that cuts a node off, called with its name; "" = none
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -3144,6 +3196,13 @@ func (x *ClusterSpec) GetNodeSubnetSize() uint32 {
 		return x.NodeSubnetSize
 	}
 	return 0
+}
+
+func (x *ClusterSpec) GetFenceCommand() string {
+	if x != nil {
+		return x.FenceCommand
+	}
+	return ""
 }
 
 // NetworkSpec is what a user asks for. Defaults are filled in by the state service.
@@ -3426,7 +3485,7 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\fseccomp_mode\x18\x02 \x01(\tR\vseccompMode\x12'\n" +
 	"\x0fseccomp_profile\x18\x03 \x01(\fR\x0eseccompProfile\x12#\n" +
 	"\rapparmor_mode\x18\x04 \x01(\tR\fapparmorMode\x12*\n" +
-	"\x11no_new_privileges\x18\x05 \x01(\bR\x0fnoNewPrivileges\"\xdf\x06\n" +
+	"\x11no_new_privileges\x18\x05 \x01(\bR\x0fnoNewPrivileges\"\xa3\a\n" +
 	"\x05Mount\x12'\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x13.skep.v1.Mount.TypeR\x04type\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
@@ -3447,7 +3506,9 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\n" +
 	"tmpfs_size\x18\x0f \x01(\x03R\ttmpfsSize\x12\x1d\n" +
 	"\n" +
-	"tmpfs_mode\x18\x10 \x01(\rR\ttmpfsMode\x1a?\n" +
+	"tmpfs_mode\x18\x10 \x01(\rR\ttmpfsMode\x12%\n" +
+	"\x0evolume_sharing\x18\x11 \x01(\tR\rvolumeSharing\x12\x1b\n" +
+	"\tbind_wait\x18\x12 \x01(\bR\bbindWait\x1a?\n" +
 	"\x11VolumeLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
@@ -3519,22 +3580,26 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12!\n" +
 	"\fmax_attempts\x18\x03 \x01(\x04R\vmaxAttempts\x121\n" +
 	"\x06window\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06window\x126\n" +
-	"\tmax_delay\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bmaxDelay\"\xd1\x01\n" +
+	"\tmax_delay\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bmaxDelay\"\xf0\x01\n" +
 	"\tPlacement\x12 \n" +
 	"\vconstraints\x18\x01 \x03(\tR\vconstraints\x12>\n" +
 	"\vpreferences\x18\x02 \x03(\v2\x1c.skep.v1.PlacementPreferenceR\vpreferences\x121\n" +
 	"\x15max_replicas_per_node\x18\x03 \x01(\x04R\x12maxReplicasPerNode\x12/\n" +
-	"\tplatforms\x18\x04 \x03(\v2\x11.skep.v1.PlatformR\tplatforms\"-\n" +
+	"\tplatforms\x18\x04 \x03(\v2\x11.skep.v1.PlatformR\tplatforms\x12\x1d\n" +
+	"\n" +
+	"volume_pin\x18\x05 \x01(\bR\tvolumePin\"-\n" +
 	"\x13PlacementPreference\x12\x16\n" +
 	"\x06spread\x18\x01 \x01(\tR\x06spread\".\n" +
 	"\bPlatform\x12\x0e\n" +
 	"\x02os\x18\x01 \x01(\tR\x02os\x12\x12\n" +
-	"\x04arch\x18\x02 \x01(\tR\x04arch\"\xd1\x01\n" +
+	"\x04arch\x18\x02 \x01(\tR\x04arch\"\x97\x02\n" +
 	"\x11NetworkAttachment\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\aaliases\x18\x02 \x03(\tR\aaliases\x12K\n" +
 	"\vdriver_opts\x18\x03 \x03(\v2*.skep.v1.NetworkAttachment.DriverOptsEntryR\n" +
-	"driverOpts\x1a=\n" +
+	"driverOpts\x12!\n" +
+	"\fipv4_address\x18\x04 \x01(\tR\vipv4Address\x12!\n" +
+	"\fipv6_address\x18\x05 \x01(\tR\vipv6Address\x1a=\n" +
 	"\x0fDriverOptsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x96\x01\n" +
@@ -3558,7 +3623,7 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\x04Mode\x12\f\n" +
 	"\bMODE_VIP\x10\x00\x12\x0e\n" +
 	"\n" +
-	"MODE_DNSRR\x10\x01\"\xbd\x01\n" +
+	"MODE_DNSRR\x10\x01\"\xd6\x01\n" +
 	"\n" +
 	"PortConfig\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
@@ -3566,7 +3631,8 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\vtarget_port\x18\x03 \x01(\rR\n" +
 	"targetPort\x12%\n" +
 	"\x0epublished_port\x18\x04 \x01(\rR\rpublishedPort\x127\n" +
-	"\fpublish_mode\x18\x05 \x01(\x0e2\x14.skep.v1.PublishModeR\vpublishMode\"\xf2\x01\n" +
+	"\fpublish_mode\x18\x05 \x01(\x0e2\x14.skep.v1.PublishModeR\vpublishMode\x12\x17\n" +
+	"\ahost_ip\x18\x06 \x01(\tR\x06hostIp\"\xf2\x01\n" +
 	"\bNodeSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1d.skep.v1.NodeSpec.LabelsEntryR\x06labels\x12%\n" +
@@ -3574,7 +3640,7 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\favailability\x18\x04 \x01(\x0e2\x15.skep.v1.AvailabilityR\favailability\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbf\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe4\x03\n" +
 	"\vClusterSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x12task_history_limit\x18\x02 \x01(\x03R\x10taskHistoryLimit\x12D\n" +
@@ -3587,7 +3653,8 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\bautolock\x18\b \x01(\bR\bautolock\x12(\n" +
 	"\x10node_subnet_pool\x18\t \x01(\tR\x0enodeSubnetPool\x12(\n" +
 	"\x10node_subnet_size\x18\n" +
-	" \x01(\rR\x0enodeSubnetSize\"\xad\x03\n" +
+	" \x01(\rR\x0enodeSubnetSize\x12#\n" +
+	"\rfence_command\x18\v \x01(\tR\ffenceCommand\"\xad\x03\n" +
 	"\vNetworkSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
 	"\x06labels\x18\x02 \x03(\v2 .skep.v1.NetworkSpec.LabelsEntryR\x06labels\x12\x16\n" +

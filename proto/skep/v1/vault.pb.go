@@ -861,6 +861,9 @@ type UpdateSecretRequest struct {
 	RollbackTo    uint64                 `protobuf:"varint,4,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"` // or the value of that version again
 	LabelAdd      map[string]string      `protobuf:"bytes,5,rep,name=label_add,json=labelAdd,proto3" json:"label_add,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	LabelRm       []string               `protobuf:"bytes,6,rep,name=label_rm,json=labelRm,proto3" json:"label_rm,omitempty"`
+	IfChanged     bool                   `protobuf:"varint,7,opt,name=if_changed,json=ifChanged,proto3" json:"if_changed,omitempty"` // the same value as the current version's makes none
+	DryRun        bool                   `protobuf:"varint,8,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`          // tell what would be
+	Hold          bool                   `protobuf:"varint,9,opt,name=hold,proto3" json:"hold,omitempty"`                            // services are given the new version by who asks, not by the vault
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -937,11 +940,33 @@ func (x *UpdateSecretRequest) GetLabelRm() []string {
 	return nil
 }
 
+func (x *UpdateSecretRequest) GetIfChanged() bool {
+	if x != nil {
+		return x.IfChanged
+	}
+	return false
+}
+
+func (x *UpdateSecretRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *UpdateSecretRequest) GetHold() bool {
+	if x != nil {
+		return x.Hold
+	}
+	return false
+}
+
 type SecretReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Secret        *Secret                `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
 	Warnings      []string               `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	Rolled        []string               `protobuf:"bytes,3,rep,name=rolled,proto3" json:"rolled,omitempty"` // names of the services that were given the new version
+	Rolled        []string               `protobuf:"bytes,3,rep,name=rolled,proto3" json:"rolled,omitempty"`        // names of the services that were given the new version
+	Unchanged     bool                   `protobuf:"varint,4,opt,name=unchanged,proto3" json:"unchanged,omitempty"` // with if_changed: there was nothing to change
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -995,6 +1020,13 @@ func (x *SecretReply) GetRolled() []string {
 		return x.Rolled
 	}
 	return nil
+}
+
+func (x *SecretReply) GetUnchanged() bool {
+	if x != nil {
+		return x.Unchanged
+	}
+	return false
 }
 
 type InspectSecretRequest struct {
@@ -2464,7 +2496,7 @@ const file_skep_v1_vault_proto_rawDesc = "" +
 	"\x05value\x18\x04 \x01(\fR\x05value\"V\n" +
 	"\x13CreateSecretRequest\x12'\n" +
 	"\x04spec\x18\x01 \x01(\v2\x13.skep.v1.SecretSpecR\x04spec\x12\x16\n" +
-	"\x06sealed\x18\x02 \x01(\fR\x06sealed\"\x9b\x02\n" +
+	"\x06sealed\x18\x02 \x01(\fR\x06sealed\"\xe7\x02\n" +
 	"\x13UpdateSecretRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x16\n" +
@@ -2472,14 +2504,19 @@ const file_skep_v1_vault_proto_rawDesc = "" +
 	"\vrollback_to\x18\x04 \x01(\x04R\n" +
 	"rollbackTo\x12G\n" +
 	"\tlabel_add\x18\x05 \x03(\v2*.skep.v1.UpdateSecretRequest.LabelAddEntryR\blabelAdd\x12\x19\n" +
-	"\blabel_rm\x18\x06 \x03(\tR\alabelRm\x1a;\n" +
+	"\blabel_rm\x18\x06 \x03(\tR\alabelRm\x12\x1d\n" +
+	"\n" +
+	"if_changed\x18\a \x01(\bR\tifChanged\x12\x17\n" +
+	"\adry_run\x18\b \x01(\bR\x06dryRun\x12\x12\n" +
+	"\x04hold\x18\t \x01(\bR\x04hold\x1a;\n" +
 	"\rLabelAddEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"j\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x88\x01\n" +
 	"\vSecretReply\x12'\n" +
 	"\x06secret\x18\x01 \x01(\v2\x0f.skep.v1.SecretR\x06secret\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x12\x16\n" +
-	"\x06rolled\x18\x03 \x03(\tR\x06rolled\"Z\n" +
+	"\x06rolled\x18\x03 \x03(\tR\x06rolled\x12\x1c\n" +
+	"\tunchanged\x18\x04 \x01(\bR\tunchanged\"Z\n" +
 	"\x14InspectSecretRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x16\n" +
 	"\x06reader\x18\x02 \x01(\tR\x06reader\x12\x18\n" +
