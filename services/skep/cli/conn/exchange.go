@@ -21,8 +21,11 @@ const exchangeFor = 5 * time.Second
 // of another root than the user's. The certificate in use goes on being good until the rotation ends.
 func (s Store) exchange(ctx context.Context, nc *nats.Conn, c Context, id *pki.Store) error {
 	st, err := nc.TLSConnectionState()
-	if err != nil || len(st.PeerCertificates) == 0 || st.PeerCertificates[0].CheckSignatureFrom(id.CA()) == nil {
-		return nil // it is of the same root
+	if err != nil || len(st.PeerCertificates) == 0 {
+		return nil
+	}
+	if st.PeerCertificates[0].CheckSignatureFrom(id.CA()) == nil {
+		return s.trim(ctx, nc, c, id) // it is of the same root
 	}
 	ctx, cancel := context.WithTimeout(ctx, exchangeFor)
 	defer cancel()
@@ -47,6 +50,22 @@ func (s Store) exchange(ctx context.Context, nc *nats.Conn, c Context, id *pki.S
 	if !pki.Follows(id.Roots(), st.PeerCertificates[1:], next.Roots()) {
 		return fmt.Errorf("it comes with a root that the old one does not vouch for")
 	}
+	return s.replace(c)
+}
+
+// trim takes the old root out of a context that was exchanged, once its rotation has ended: until then managers may still
+// show certificates of it.
+func (s Store) trim(ctx context.Context, nc *nats.Conn, c Context, id *pki.Store) error {
+	if len(id.Roots()) < 2 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, exchangeFor)
+	defer cancel()
+	r, err := api.Call(ctx, nc, api.CAInspect, &skepv1.Empty{})
+	if err != nil || r.Rotation != nil || r.Root.GetDigest() != pki.Digest(id.CA()) {
+		return err
+	}
+	c.CA = string(pki.EncodeCertificates(id.CA()))
 	return s.replace(c)
 }
 

@@ -65,6 +65,11 @@ func TestExchange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	inspected := &skepv1.CAReply{Root: &skepv1.CARoot{Digest: pki.Digest(old.Cert)}, Rotation: &skepv1.CARotation{}}
+	err = api.Handle(rs, api.CAInspect, func(context.Context, *skepv1.Empty) (*skepv1.CAReply, error) { return inspected, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
 	s := Store{t.TempDir()}
 	cert, key := pkitest.Certify(t, old, pki.Identity{NodeID: "user-ada", Role: pki.User, UserRole: pki.Admin}, time.Hour)
 	if err := s.Create(Context{Name: "prod", Description: "ours", Addr: srv.Addr().String(), Cert: string(cert), Key: string(key), CA: string(old.CertPEM())}); err != nil {
@@ -122,6 +127,25 @@ func TestExchange(t *testing.T) {
 	}
 	if dial(); asked != 1 || kept != nil {
 		t.Errorf("asked %d times, %v", asked, kept)
+	}
+	// The old root is trusted until the rotation has ended, and no longer.
+	roots := func() int {
+		t.Helper()
+		if c, err = s.Load("prod"); err != nil {
+			t.Fatal(err)
+		}
+		if id, err = c.identity(); err != nil || !id.CA().Equal(next.Cert) {
+			t.Fatal(err)
+		}
+		return len(id.Roots())
+	}
+	inspected = &skepv1.CAReply{Root: &skepv1.CARoot{Digest: pki.Digest(next.Cert)}, Rotation: &skepv1.CARotation{Phase: skepv1.CAPhase_CA_PHASE_DROP}}
+	if dial(); roots() != 2 {
+		t.Error("trimmed before the rotation had ended")
+	}
+	inspected.Rotation = nil
+	if dial(); roots() != 1 || kept != nil {
+		t.Error("the old root is still trusted", kept)
 	}
 	// Removed meanwhile, it stays away.
 	if err := s.Remove("prod"); err != nil {
