@@ -73,20 +73,19 @@ func leaves(e *jsonschema.ValidationError) []*jsonschema.ValidationError {
 	default:
 		return out
 	}
-	deepest := slices.MaxFunc(out, func(a, b *jsonschema.ValidationError) int { return depth(a) - depth(b) })
-	if depth(deepest) > len(e.InstanceLocation) {
-		return slices.DeleteFunc(out, func(x *jsonschema.ValidationError) bool { return depth(x) < depth(deepest) })[:1]
-	}
-	// None goes deeper: each alternative wants another type.
+	// The alternatives that want another type were not meant, if there is one that wants this type.
+	var meant []*jsonschema.ValidationError
 	all := &kind.Type{}
 	for _, x := range out {
-		if t, ok := x.ErrorKind.(*kind.Type); ok {
+		if t, ok := x.ErrorKind.(*kind.Type); ok && len(x.InstanceLocation) == len(e.InstanceLocation) {
 			all.Got = t.Got
 			all.Want = append(all.Want, t.Want...)
+			continue
 		}
+		meant = append(meant, x)
 	}
-	if len(all.Want) == 0 {
-		return out[:1]
+	if len(meant) > 0 {
+		return []*jsonschema.ValidationError{slices.MaxFunc(meant, func(a, b *jsonschema.ValidationError) int { return depth(a) - depth(b) })}
 	}
 	return []*jsonschema.ValidationError{{SchemaURL: e.SchemaURL, InstanceLocation: e.InstanceLocation, ErrorKind: all}}
 }

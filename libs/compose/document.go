@@ -56,7 +56,27 @@ func parseDocument(name string, data []byte) (*document, []Note) {
 	if notes := d.keys(d.root, map[*yaml.Node]bool{}); len(notes) > 0 {
 		return nil, notes
 	}
+	d.asText()
 	return d, nil
+}
+
+// asText makes text of what can be nothing else: a driver's options, which are true or empty in many files.
+func (d *document) asText() {
+	for _, section := range []string{"networks", "volumes"} {
+		_, decls := child(d.root, section)
+		for _, decl := range entries(decls) {
+			_, options := child(decl.value, "driver_opts")
+			for _, o := range entries(options) {
+				switch v := target(o.value); v.ShortTag() {
+				case "!!bool", "!!null":
+					if v.ShortTag() == "!!null" {
+						v.Value = ""
+					}
+					v.Tag, v.Style = "!!str", yaml.DoubleQuotedStyle
+				}
+			}
+		}
+	}
 }
 
 // yamlNote is the parser's error at its place. Its text holds no values, only what it looked for.
@@ -167,6 +187,11 @@ func child(n *yaml.Node, key string) (at, value *yaml.Node) {
 	case yaml.SequenceNode:
 		if i, err := strconv.Atoi(key); err == nil && i >= 0 && i < len(n.Content) {
 			return n.Content[i], n.Content[i]
+		}
+		for _, item := range n.Content { // NAME=value, as environment and labels may be written
+			if name, _, _ := strings.Cut(target(item).Value, "="); name == key && target(item).Kind == yaml.ScalarNode {
+				return item, item
+			}
 		}
 	case yaml.MappingNode:
 		for i := 0; i < len(n.Content); i += 2 {

@@ -23,7 +23,9 @@ func (l *loading) checkLists(d *document) {
 			case string:
 				where = l.shortVolume(d, at, v)
 			case map[string]any:
-				where, _ = v["target"].(string)
+				if where, _ = v["target"].(string); where == "" {
+					l.wrongIn(d, at, "it has no target: say where in the container it is mounted")
+				}
 			}
 			if where == "" {
 				continue

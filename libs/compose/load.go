@@ -87,6 +87,7 @@ type loading struct {
 	dict    map[string]any    // the merged model
 	project *types.Project
 	out     *Stack
+	unset   map[string]string // variables without a value, by the path that asks for them
 
 	problems, notes []Note
 }
@@ -121,6 +122,12 @@ func (l *loading) failed() error {
 	if len(l.problems) == 0 {
 		return nil
 	}
+	// What a variable without a value has led to is told with it: the warning itself is not shown then.
+	for i, p := range l.problems {
+		if name, ok := l.unset[p.Path]; ok && p.Path != "" {
+			l.problems[i].Text += fmt.Sprintf(" (the variable %s is not set)", name)
+		}
+	}
 	return Problems(sorted(l.problems))
 }
 
@@ -132,7 +139,7 @@ func Load(ctx context.Context, o Options) (*Stack, error) {
 	if len(o.Files) == 0 {
 		return nil, fault.Invalid("no compose file: name one with -c, or - for standard input")
 	}
-	l := &loading{o: o, out: &Stack{Spec: &skepv1.StackSpec{Name: o.Stack}}}
+	l := &loading{o: o, unset: map[string]string{}, out: &Stack{Spec: &skepv1.StackSpec{Name: o.Stack}}}
 	for _, step := range []func(context.Context){l.read, l.check, l.merge, l.convert} {
 		step(ctx)
 		if err := ctx.Err(); err != nil {

@@ -8,6 +8,9 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"skep.dev/libs/spec"
+	skepv1 "skep.dev/proto/skep/v1"
 )
 
 // Marshal prints the files as one: merged, with every variable filled in, env files read into environment, and paths
@@ -75,9 +78,17 @@ func (s *stack) printed() {
 			}
 			in["environment"] = list
 		}
-		labels := one.containerLabelsPrinted()
-		if len(labels) > 0 {
+		if labels := one.containerLabelsPrinted(); len(labels) > 0 {
 			in["labels"] = labels
+		}
+		if ports := one.out.GetEndpoint().GetPorts(); len(ports) > 0 {
+			in["ports"] = printedPorts(ports)
+		}
+		mounts, _ := in["volumes"].([]any)
+		for _, m := range mounts {
+			if bind, ok := rawAt(m.(map[string]any), "bind").(map[string]any); ok {
+				delete(bind, "create_host_path") // the short form has it, and it has no effect
+			}
 		}
 	}
 	for _, section := range []string{"networks", "volumes", "secrets", "configs"} {
@@ -98,4 +109,23 @@ func (s *stack) printed() {
 			}
 		}
 	}
+}
+
+// printedPorts are ports in their long form: ranges written out, and without those that a later file replaced.
+func printedPorts(ports []*skepv1.PortConfig) []any {
+	var out []any
+	for _, p := range ports {
+		m := map[string]any{"target": int(p.TargetPort), "protocol": p.Protocol, "mode": spec.Word(p.PublishMode)}
+		if p.PublishedPort != 0 {
+			m["published"] = fmt.Sprint(p.PublishedPort)
+		}
+		if p.HostIp != "" {
+			m["host_ip"] = p.HostIp
+		}
+		if p.Name != "" {
+			m["name"] = p.Name
+		}
+		out = append(out, m)
+	}
+	return out
 }

@@ -119,7 +119,11 @@ func (r *reader) text(n *yaml.Node, path []string) any {
 func (r *reader) lookup(n *yaml.Node, path []string) template.Mapping {
 	return func(name string) (string, bool) {
 		v, ok := r.d.env[name]
-		if !ok && !r.unset[name] && !defaulted(n.Value, name) {
+		if !ok && !defaulted(n.Value, name) {
+			r.l.unset[joinPath(path)] = name
+			if r.unset[name] {
+				return v, ok
+			}
 			r.unset[name] = true
 			r.l.note(r.d.at(n), joinPath(path), "the variable %s is not set, so it is empty: set it, or write $$ if a $ is meant", name)
 		}
