@@ -139,6 +139,7 @@ func (s *Service) deploy(ctx context.Context, d deployment) (*skepv1.DeployStack
 	if err := s.stackFiles(ctx, d.want, cur, d.dryRun); err != nil {
 		return nil, err
 	}
+	stack.Settle(d.want, s.newest(cur).GetSpec())
 	reply := &skepv1.DeployStackReply{}
 	if d.rollbackTo == 0 {
 		reply.Warnings = s.stackImages(ctx, d.want, s.newest(cur).GetSpec())

@@ -177,6 +177,9 @@ func (s *Service) mayDo(o *stack.Op, done map[string]int, missing map[string]boo
 func (s *Service) do(ctx context.Context, a aimed, o *stack.Op, rev *skepv1.StackRevision) error {
 	ctx, cancel := context.WithTimeout(ctx, doFor)
 	defer cancel()
+	if s.beforeStep != nil {
+		s.beforeStep(ctx, o)
+	}
 	without := func(st *skepv1.Stack) { dropMember(st, o.Kind, o.Name) }
 	gone := func(err error) error {
 		if fault.Is(err, fault.CodeNotFound) {

@@ -29,6 +29,7 @@ import (
 	"skep.dev/libs/life"
 	"skep.dev/libs/limit"
 	"skep.dev/libs/rpc"
+	"skep.dev/libs/stack"
 	"skep.dev/libs/subject"
 	"skep.dev/services/state/internal/index"
 )
@@ -76,6 +77,8 @@ type Service struct {
 	networkMu sync.Mutex // networks are made one after the other
 
 	replicas, replicasAt atomic.Int64 // of the spec bucket, and when that was looked up (unix ms)
+
+	beforeStep func(context.Context, *stack.Op) // of a stack: for tests, which die or change something there
 
 	left, differ lasting // keys of what is gone after a sweep, what the audit found: see clusterCheck
 }
