@@ -114,7 +114,7 @@ func (s *Service) start(ctx context.Context) error {
 		}
 		address = s.daemon.Address()
 	}
-	volumes, err := volume.Open(filepath.Join(s.dir(), "volumes"))
+	volumes, err := volume.Open(volume.Config{Root: filepath.Join(s.dir(), "volumes"), Node: s.cfg.Hostname, Path: ctrd.SearchPath(s.cfg.BinDir), Log: s.log})
 	if err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
@@ -133,7 +133,12 @@ func (s *Service) start(ctx context.Context) error {
 		return fmt.Errorf("agent: %w", errors.Join(err, s.shutdown()))
 	}
 	s.set, err = task.Open(task.Config{Dir: s.dir(), Runtime: s.runtime, Probes: s.prober, Specs: s.specs.get, Log: s.log, Changed: s.report.changed,
-		Started: s.meter.started, Ended: s.meter.ended})
+		Started: s.meter.started, Ended: s.meter.ended,
+		Forgotten: func(id string) {
+			if err := volumes.Forget(id); err != nil {
+				s.log.Warn("remove a task's volumes", zap.String("task", id), zap.Error(err))
+			}
+		}})
 	if err != nil {
 		return fmt.Errorf("agent: %w", errors.Join(err, s.shutdown()))
 	}
