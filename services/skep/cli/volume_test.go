@@ -29,8 +29,8 @@ func withVolumes(t *testing.T) *cluster {
 	}
 	shared := &skepv1.Volume{Name: "shared", Driver: "rexray", Scope: "global", SizeBytes: -1, Status: map[string]string{"iops": "100"}}
 	have := map[string][]*skepv1.Volume{
-		nodeID: {local("data-2", &skepv1.Volume{SizeBytes: 3 << 20, TaskIds: []string{"t1", "t9"}, Labels: map[string]string{"team": "x"}}),
-			local("data-10", &skepv1.Volume{SizeBytes: -1, Options: map[string]string{"type": "nfs", "device": ":/x"}, Mounted: true}), shared},
+		nodeID: {local("data-10", &skepv1.Volume{SizeBytes: -1, Options: map[string]string{"type": "nfs", "device": ":/x"}, Mounted: true}),
+			local("data-2", &skepv1.Volume{SizeBytes: 3 << 20, TaskIds: []string{"t1", "t9"}, Labels: map[string]string{"team": "x"}}), shared},
 		otherNode: {local("data-2", &skepv1.Volume{SizeBytes: 0}), shared},
 	}
 	for _, id := range []string{nodeID, otherNode} {
