@@ -98,9 +98,6 @@ func (l local) Remove(ctx context.Context, name string) error {
 	if err == nil {
 		err = s.removeTree(tmp) // as long as it takes
 	}
-	if err == nil {
-		s.forget(name)
-	}
 	return err
 }
 
