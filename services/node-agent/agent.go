@@ -33,6 +33,7 @@ type Service struct {
 	daemon  *ctrd.Daemon // nil with a containerd of somebody else's
 	runtime *ctrd.Runtime
 	keeper  *logs.Keeper
+	volumes *volume.Store
 	prober  *probe.Prober
 	set     *task.Set
 
@@ -114,7 +115,8 @@ func (s *Service) start(ctx context.Context) error {
 		}
 		address = s.daemon.Address()
 	}
-	volumes, err := volume.Open(filepath.Join(s.dir(), "volumes"))
+	var err error
+	s.volumes, err = volume.Open(volume.Config{Root: filepath.Join(s.dir(), "volumes"), Node: s.cfg.Hostname, Path: ctrd.SearchPath(s.cfg.BinDir), Log: s.log})
 	if err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
@@ -123,7 +125,7 @@ func (s *Service) start(ctx context.Context) error {
 	}
 	s.runtime, err = ctrd.New(ctx, ctrd.Config{
 		Address: address, Daemon: s.daemon, NodeID: s.cfg.NodeID, Hostname: s.cfg.Hostname, RunDir: s.cfg.RunDir, BinDir: s.cfg.BinDir,
-		Attacher: s.cfg.Attacher, Registries: *s.cfg.Registries, Volumes: volumes, Logs: s.keeper, Courier: s.courier,
+		Attacher: s.cfg.Attacher, Registries: *s.cfg.Registries, Volumes: s.volumes, Logs: s.keeper, Courier: s.courier,
 		Parallelism: s.cfg.StartParallelism, Log: s.log, Pulled: s.meter.pulled,
 	})
 	if err != nil {
@@ -133,7 +135,12 @@ func (s *Service) start(ctx context.Context) error {
 		return fmt.Errorf("agent: %w", errors.Join(err, s.shutdown()))
 	}
 	s.set, err = task.Open(task.Config{Dir: s.dir(), Runtime: s.runtime, Probes: s.prober, Specs: s.specs.get, Log: s.log, Changed: s.report.changed,
-		Started: s.meter.started, Ended: s.meter.ended})
+		Started: s.meter.started, Ended: s.meter.ended,
+		Forgotten: func(id string) {
+			if err := s.volumes.Forget(id); err != nil {
+				s.log.Warn("remove a task's volumes", zap.String("task", id), zap.Error(err))
+			}
+		}})
 	if err != nil {
 		return fmt.Errorf("agent: %w", errors.Join(err, s.shutdown()))
 	}

@@ -60,7 +60,7 @@ func (r *Runtime) Tidy(ctx context.Context, known func(task string) bool) error 
 	}
 	note("volume subpaths", r.subpaths.sweep(known))
 	note("secrets", r.files.Sweep(known))
-	note("volumes", r.cfg.Volumes.Sweep(known))
+	note("volumes", r.cfg.Volumes.Sweep(ctx, known))
 	r.sweepShims(known)
 	for _, id := range r.cg.Groups("/skep/" + r.cfg.NodeID) {
 		if !known(id) {
