@@ -34,6 +34,7 @@ type Service struct {
 	daemon  *ctrd.Daemon // nil with a containerd of somebody else's
 	runtime *ctrd.Runtime
 	keeper  *logs.Keeper
+	volumes *volume.Store
 	prober  *probe.Prober
 	plugins *plugin.Plugins
 	set     *task.Set
@@ -120,7 +121,7 @@ func (s *Service) start(ctx context.Context) error {
 	if s.plugins, err = s.openPlugins(); err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
-	volumes, err := volume.Open(volume.Config{Root: filepath.Join(s.dir(), "volumes"), Node: s.cfg.Hostname, Path: ctrd.SearchPath(s.cfg.BinDir), Log: s.log,
+	s.volumes, err = volume.Open(volume.Config{Root: filepath.Join(s.dir(), "volumes"), Node: s.cfg.Hostname, Path: ctrd.SearchPath(s.cfg.BinDir), Log: s.log,
 		Drivers: s.plugins.Driver})
 	if err != nil {
 		s.plugins.Close()
@@ -132,7 +133,7 @@ func (s *Service) start(ctx context.Context) error {
 	}
 	s.runtime, err = ctrd.New(ctx, ctrd.Config{
 		Address: address, Daemon: s.daemon, NodeID: s.cfg.NodeID, Hostname: s.cfg.Hostname, RunDir: s.cfg.RunDir, BinDir: s.cfg.BinDir,
-		Attacher: s.cfg.Attacher, Registries: *s.cfg.Registries, Volumes: volumes, Logs: s.keeper, Courier: s.courier,
+		Attacher: s.cfg.Attacher, Registries: *s.cfg.Registries, Volumes: s.volumes, Logs: s.keeper, Courier: s.courier,
 		Parallelism: s.cfg.StartParallelism, Log: s.log, Pulled: s.meter.pulled,
 	})
 	if err != nil {
@@ -145,7 +146,7 @@ func (s *Service) start(ctx context.Context) error {
 	s.set, err = task.Open(task.Config{Dir: s.dir(), Runtime: s.runtime, Probes: s.prober, Specs: s.specs.get, Log: s.log, Changed: s.report.changed,
 		Started: s.meter.started, Ended: s.meter.ended,
 		Forgotten: func(id string) {
-			if err := volumes.Forget(id); err != nil {
+			if err := s.volumes.Forget(id); err != nil {
 				s.log.Warn("remove a task's volumes", zap.String("task", id), zap.Error(err))
 			}
 		}})

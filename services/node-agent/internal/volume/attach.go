@@ -22,10 +22,21 @@ func (s *Store) Attach(ctx context.Context, task string, w Wanted) (string, erro
 	if err != nil {
 		return "", err
 	}
-	if err := s.ensure(ctx, d, w); err != nil {
-		return "", err
+	// Held first: from then on nobody removes it.
+	for {
+		err := s.uses.add(task, keyOf(w.Driver, w.Name))
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, errRemoving) {
+			return "", err
+		}
+		// Until who removes it is done.
+		if err := s.do(ctx, w.Name, "wait for", s.cfg.Limit, func(context.Context) error { return nil }); err != nil {
+			return "", err
+		}
 	}
-	if err := s.uses.add(task, keyOf(w.Driver, w.Name)); err != nil {
+	if err := s.ensure(ctx, d, w); err != nil {
 		return "", err
 	}
 	return d.Mount(ctx, w.Name, task)

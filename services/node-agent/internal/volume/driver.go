@@ -53,3 +53,11 @@ func (s *Store) Use(driver string) (Driver, error) {
 	}
 	return s.cfg.Drivers(driver)
 }
+
+// Plugins are the names of the plug-ins there are on the node.
+func (s *Store) Plugins() []string {
+	if s.cfg.Plugins == nil {
+		return nil
+	}
+	return s.cfg.Plugins()
+}

@@ -7,12 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"skep.dev/libs/fault"
 )
 
 // local is the driver every node has.
@@ -28,13 +29,13 @@ func (s *Store) createLocal(ctx context.Context, name string, opts, labels map[s
 		return err
 	}
 	if _, err := parseOptions(opts); err != nil {
-		return fmt.Errorf("volume %s: %w", name, err)
+		return fault.Invalid("volume %s: %v", name, err)
 	}
 	return s.do(ctx, name, "make", s.cfg.Limit, func(context.Context) error {
 		have, err := s.readMeta(name)
 		if err == nil {
 			if diff := differences(have.Options, opts); diff != "" {
-				return fmt.Errorf("volume %s is on node %s already, with other options: %s; use another name, or remove it first", name, s.cfg.Node, diff)
+				return fault.Conflict("volume %s is on node %s already, with other options: %s; use another name, or remove it first", name, s.cfg.Node, diff)
 			}
 			return nil
 		}
@@ -79,39 +80,43 @@ func (l local) Remove(ctx context.Context, name string) error {
 		return err
 	}
 	s := l.s
+	var tmp string
 	err := s.do(ctx, name, "remove", s.cfg.Limit, func(context.Context) error {
 		if _, err := os.Lstat(s.dir(name)); errors.Is(err, os.ErrNotExist) {
 			return ErrNotFound
 		}
-		if holders := s.uses.holders(Key{Local, name}); len(holders) > 0 {
-			return fmt.Errorf("remove volume %s: task %s holds it", name, strings.Join(holders, ", "))
-		}
-		if m, err := s.readMeta(name); err == nil && len(m.Options) > 0 {
-			if err := s.unmount(name); err != nil {
-				return err
+		return s.uses.remove(Key{Local, name}, func() (err error) {
+			if m, err := s.readMeta(name); err == nil && len(m.Options) > 0 {
+				if err := s.unmount(name); err != nil {
+					return err
+				}
 			}
-		}
-		return s.discard(name)
+			tmp, err = s.takeAway(name)
+			return err
+		})
 	})
+	if err == nil {
+		err = s.removeTree(tmp) // as long as it takes
+	}
 	if err == nil {
 		s.forget(name)
 	}
 	return err
 }
 
-// discard takes a volume's name away at once, then removes what it held.
-func (s *Store) discard(name string) error {
+// takeAway takes a volume's name away in one step, and returns where it is now.
+func (s *Store) takeAway(name string) (string, error) {
 	if err := s.notMountedBelow(s.dir(name)); err != nil {
-		return fmt.Errorf("remove volume %s: %w", name, err)
+		return "", fmt.Errorf("remove volume %s: %w", name, err)
 	}
 	tmp, err := os.MkdirTemp(s.root, removingPrefix)
 	if err == nil {
 		err = os.Rename(s.dir(name), filepath.Join(tmp, name))
 	}
 	if err != nil {
-		return fmt.Errorf("remove volume %s: %w", name, err)
+		return "", fmt.Errorf("remove volume %s: %w", name, err)
 	}
-	return s.removeTree(tmp)
+	return tmp, nil
 }
 
 // removeTree removes what is left of a volume, unless something is mounted in it: that is not ours to remove.

@@ -7,9 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"skep.dev/libs/atomicfile"
+	"skep.dev/libs/fault"
 )
 
 // Key names a volume: each driver has names of its own.
@@ -27,12 +29,16 @@ func keyOf(driver, name string) Key {
 type uses struct {
 	dir string
 
-	mu sync.Mutex
-	by map[string][]Key
+	mu       sync.Mutex
+	by       map[string][]Key
+	removing map[Key]bool
 }
 
+// errRemoving says that a volume is just being removed.
+var errRemoving = errors.New("the volume is being removed")
+
 func openUses(dir string) (*uses, error) {
-	u := &uses{dir: dir, by: map[string][]Key{}}
+	u := &uses{dir: dir, by: map[string][]Key{}, removing: map[Key]bool{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the record of used volumes: %w", err)
 	}
@@ -59,6 +65,9 @@ func (u *uses) add(task string, k Key) error {
 	defer u.mu.Unlock()
 	if slices.Contains(u.by[task], k) {
 		return nil
+	}
+	if u.removing[k] {
+		return errRemoving
 	}
 	return u.set(task, append(slices.Clone(u.by[task]), k))
 }
@@ -92,6 +101,23 @@ func (u *uses) set(task string, keys []Key) error {
 	return nil
 }
 
+// remove has f remove a volume that no task holds; none can take hold of it meanwhile.
+func (u *uses) remove(k Key, f func() error) error {
+	u.mu.Lock()
+	if holders := u.holdersLocked(k); len(holders) > 0 {
+		u.mu.Unlock()
+		return fault.Conflict("remove volume %s: volume is in use by task %s", k.Name, strings.Join(holders, ", "))
+	}
+	u.removing[k] = true
+	u.mu.Unlock()
+	defer func() {
+		u.mu.Lock()
+		delete(u.removing, k)
+		u.mu.Unlock()
+	}()
+	return f()
+}
+
 func (u *uses) of(task string) []Key {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -113,6 +139,10 @@ func (u *uses) tasks() []string {
 func (u *uses) holders(k Key) []string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	return u.holdersLocked(k)
+}
+
+func (u *uses) holdersLocked(k Key) []string {
 	var out []string
 	for t, keys := range u.by {
 		if slices.Contains(keys, k) {

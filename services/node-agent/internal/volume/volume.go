@@ -21,6 +21,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"skep.dev/libs/fault"
 	"skep.dev/services/node-agent/internal/inroot"
 )
 
@@ -34,6 +35,8 @@ type Config struct {
 	Log  *zap.Logger
 	// Drivers gives a plug-in's driver by name. nil: there is only the local one.
 	Drivers func(name string) (Driver, error)
+	// Plugins are the names of the plug-ins there are.
+	Plugins func() []string
 	// Limit is how long a mount may take, or a file system to answer (default 30 s).
 	Limit time.Duration
 }
@@ -95,7 +98,7 @@ func (s *Store) data(name string) string { return filepath.Join(s.root, name, "_
 // CheckName refuses what cannot be a volume's name.
 func CheckName(name string) error {
 	if !validName.MatchString(name) {
-		return fmt.Errorf("invalid volume name %q: use letters, digits, '_', '.' and '-', and begin with a letter or digit", name)
+		return fault.Invalid("invalid volume name %q: use letters, digits, '_', '.' and '-', and begin with a letter or digit", name)
 	}
 	return nil
 }
@@ -225,8 +228,12 @@ func (s *Store) removeAnonymous(known func(task string) bool) error {
 		if id == "" || known(id) {
 			continue
 		}
-		failed = append(failed, s.discard(e.Name()))
-		s.forget(e.Name())
+		tmp, err := s.takeAway(e.Name())
+		if err == nil {
+			err = s.removeTree(tmp)
+			s.forget(e.Name())
+		}
+		failed = append(failed, err)
 	}
 	return errors.Join(failed...)
 }
