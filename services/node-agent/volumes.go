@@ -179,10 +179,9 @@ func (s *Service) allVolumes(ctx context.Context) (out []*skepv1.Volume, warning
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				warnings = append(warnings, "volumes of driver "+driver+" are left out: "+err.Error())
-				return
+				warnings = append(warnings, "volumes of driver "+driver+" may be left out: "+err.Error())
 			}
-			for _, i := range list {
+			for _, i := range list { // with an error, those this node knows of itself
 				out = append(out, s.volumeOf(i, driver, scope, by))
 			}
 		}()
