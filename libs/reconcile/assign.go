@@ -86,11 +86,19 @@ func (p *planner) pinned(w *want, n *Node, req *place.Request) {
 		p.assign(w, n, at.Assigned)
 		return
 	}
+	p.waitFor(w, n)
+	p.unplaced(w, "no suitable node ("+filter.Text(1)+")")
+}
+
+// waitFor notes, in the record of a task that gets no node yet, which one it is meant for.
+func (p *planner) waitFor(w *want, n *Node) {
+	if w.task.more().WantsNode == n.ID {
+		return
+	}
 	w.task = w.task.copyWith(func(t *Task) { t.edit().WantsNode = n.ID })
 	if w.change >= 0 {
 		p.out.Changes[w.change].New = w.task
 	}
-	p.unplaced(w, "no suitable node ("+filter.Text(1)+")")
 }
 
 // inPlaceOf places a task where the one it replaces is, counting what that one holds as free: for this task alone. What

@@ -14,6 +14,9 @@ func (p *planner) bound(w *want, r *revision) {
 	if w.credit != nil && w.credit.Node().index >= 0 {
 		p.have.add(w.credit.Node().index, -1)
 	}
+	if w.pin != nil {
+		p.waitFor(w, w.pin)
+	}
 	uses, why := p.s.uses(w.task, r, w.pin)
 	switch {
 	case why != "":
@@ -40,10 +43,7 @@ func (p *planner) bound(w *want, r *revision) {
 		if only == nil {
 			only, reason = home, "its local volumes are on"
 		}
-		w.task = w.task.copyWith(func(t *Task) { t.edit().WantsNode = home.ID })
-		if w.change >= 0 {
-			p.out.Changes[w.change].New = w.task
-		}
+		p.waitFor(w, home)
 	}
 	if w.pin != nil {
 		if only != nil && only != w.pin {
@@ -155,7 +155,7 @@ func (p *planner) remedy(n *Node, claimed bool, id volumeID) string {
 
 // occupied: a task on the node may have the volume.
 func (p *planner) occupied(n *Node, id volumeID) bool {
-	return slices.ContainsFunc(p.s.users()[id], func(t *Task) bool { return t.Node() == n && t.occupies() })
+	return slices.ContainsFunc(p.s.users()[id], func(t user) bool { return t.Node() == n && t.occupies() })
 }
 
 // command is the volume as an argument of `skep volume release`.

@@ -148,7 +148,7 @@ func (p *planner) review() {
 		}
 		for _, t := range users {
 			if n := t.Node(); t.wanted() && n.Exists && !n.fenced {
-				p.claim(key, p.newClaim(id, t, n))
+				p.claim(key, p.newClaim(id, t.Task, n))
 				break
 			}
 		}
@@ -205,12 +205,10 @@ func (p *planner) carry(c *Change, uses []use) {
 			x.carried = true
 			c.Claims = append(c.Claims, ClaimChange{Key: key, Claim: have})
 		}
-		if u.alone {
-			if p.alone == nil {
-				p.alone = map[volumeID]*Task{}
-			}
-			p.alone[u.volumeID] = c.New
+		if p.taken == nil {
+			p.taken = map[volumeID][]user{}
 		}
+		p.taken[u.volumeID] = append(p.taken[u.volumeID], user{c.New, u.alone})
 	}
 }
 
@@ -246,17 +244,20 @@ func (p *planner) bonds(w *want, uses []use) (only *Node, by use, why string) {
 	for _, u := range uses {
 		n := p.writer(u.volumeID)
 		for _, o := range p.s.users()[u.volumeID] {
-			if o == w.task || !o.occupies() {
+			if o.ID == w.task.ID || !o.occupies() {
 				continue
 			}
 			if n != nil && o.Node() != n && o.wanted() {
 				return nil, u, fmt.Sprintf("volume %s is held by node %s, and %s on node %s has it too: scale one of them to 0", u, n.Hostname(), o.title(), o.Node().Hostname())
 			}
-			if u.alone && (n == nil || o.Node() == n) && !p.makesWay(w, o) {
+			if (u.alone || o.alone) && (n == nil || o.Node() == n) && !p.makesWay(w, o.Task) {
 				return nil, u, fmt.Sprintf("volume %s is in use by %s on node %s, and with volume-sharing=none one task may have it", u, o.title(), o.Node().Hostname())
 			}
 		}
-		if o := p.alone[u.volumeID]; u.alone && o != nil && o.ID != w.task.ID {
+		for _, o := range p.taken[u.volumeID] {
+			if !u.alone && !o.alone {
+				continue
+			}
 			return nil, u, fmt.Sprintf("volume %s is in use by %s, and with volume-sharing=none one task may have it", u, o.title())
 		}
 		if n == nil {

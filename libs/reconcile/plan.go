@@ -153,7 +153,7 @@ type planner struct {
 	engine  *place.Engine
 	victims map[*Node]map[*Task]bool
 	claims  map[string]*planned // what becomes of claims, by key
-	alone   map[volumeID]*Task  // placed by this plan, with a volume that only one task may have
+	taken   map[volumeID][]user // what this plan has placed, by their volumes
 
 	// Of the service at hand:
 	v        *Service

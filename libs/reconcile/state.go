@@ -34,7 +34,7 @@ type State struct {
 	claimsTouched bool
 	claimants     map[*Service]struct{} // services that may mount volumes with a single writer
 	global        map[string]int        // on how many nodes a volume plug-in has the same volumes everywhere, by its name
-	byVolume      map[volumeID][]*Task
+	byVolume      map[volumeID][]user
 	usersStale    bool
 	named         map[*Task]named
 

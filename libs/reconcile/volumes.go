@@ -144,13 +144,19 @@ type named struct {
 	uses []use
 }
 
+// user is a task that mounts a volume with a single writer.
+type user struct {
+	*Task
+	alone bool // no other task may have it then
+}
+
 // users are the tasks on nodes whose revisions mount a volume with a single writer, by volume.
-func (s *State) users() map[volumeID][]*Task {
+func (s *State) users() map[volumeID][]user {
 	if !s.usersStale {
 		return s.byVolume
 	}
 	s.usersStale = false
-	s.byVolume = map[volumeID][]*Task{}
+	s.byVolume = map[volumeID][]user{}
 	for v := range s.claimants {
 		for _, t := range v.tasks {
 			n, r := t.Node(), v.revs[t.Revision]
@@ -158,12 +164,12 @@ func (s *State) users() map[volumeID][]*Task {
 				continue
 			}
 			for _, u := range s.placedUses(t, r, n) {
-				s.byVolume[u.volumeID] = append(s.byVolume[u.volumeID], t)
+				s.byVolume[u.volumeID] = append(s.byVolume[u.volumeID], user{t, u.alone})
 			}
 		}
 	}
 	for _, ts := range s.byVolume {
-		slices.SortFunc(ts, func(a, b *Task) int {
+		slices.SortFunc(ts, func(a, b user) int {
 			if a.Created != b.Created {
 				return compare(a.Created, b.Created)
 			}
