@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/fault"
 	"skep.dev/libs/keys"
 	specs "skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -244,7 +245,7 @@ func (p *planner) bonds(w *want, uses []use) (only *Node, by use, why string) {
 	for _, u := range uses {
 		n := p.writer(u.volumeID)
 		for _, o := range p.s.users()[u.volumeID] {
-			if o.ID == w.task.ID || !o.occupies() {
+			if o.ID == w.task.ID || !o.occupies() || n == nil && !o.wanted() { // without a claim what stops has lost it: by a fence, or a person's word
 				continue
 			}
 			if n != nil && o.Node() != n && o.wanted() {
@@ -361,6 +362,33 @@ func (s *State) waitsFor(t *Task, id volumeID) bool {
 	}
 	uses, _ := s.uses(t, t.Service.revs[t.Revision], nil)
 	return slices.ContainsFunc(uses, func(u use) bool { return u.volumeID == id })
+}
+
+// ClaimKey is the key of a claim.
+func ClaimKey(c *skepv1.VolumeClaim) string { return keys.ClaimKey(c.GetDriver(), c.GetName()) }
+
+// VolumeTitle is a claim's volume for people: driver/name, the name alone of a local one.
+func VolumeTitle(c *skepv1.VolumeClaim) string { return volumeID{c.GetDriver(), c.GetName()}.String() }
+
+// MayRelease refuses to end a claim by a person's word where that would do harm, or nothing.
+func (s *State) MayRelease(c *skepv1.VolumeClaim, force bool) error {
+	id, n := volumeID{c.GetDriver(), c.GetName()}, s.nodes[c.GetNodeId()]
+	if n == nil || !n.Exists {
+		return nil
+	}
+	name := n.Hostname()
+	for _, t := range s.users()[id] {
+		if t.Node() == n && t.wanted() && !n.fenced {
+			if n.State != skepv1.NodeState_NODE_STATE_READY {
+				return fault.Conflict("release volume %s: %s is to run on node %s again once that is back: skep node fence %s if it is certainly off, or remove the service", id, t.title(), name, name)
+			}
+			return fault.Conflict("release volume %s: %s uses it on node %s: scale its service to 0, or remove it, first", id, t.title(), name)
+		}
+	}
+	if n.State == skepv1.NodeState_NODE_STATE_READY && !force {
+		return fault.Conflict("release volume %s: node %s is up and will release it when it has unmounted it: look there, or say --force if nothing there writes to it", id, name)
+	}
+	return nil
 }
 
 // FindClaim addresses a claim by the volume's name, and its driver where several drivers have one of that name.

@@ -152,7 +152,9 @@ func (m *store) trouble() map[string]func(*rapid.T) {
 		"plan":   plan, "plan again": plan, "and again": plan,
 		"work": work, "more work": work, "much work": work,
 		"leader": func(*rapid.T) { m.s, m.shadow = m.shadow, m.s },
-		"time":   func(t *rapid.T) { m.now = m.now.Add(time.Duration(rapid.IntRange(1, 70_000).Draw(t, "ms")) * time.Millisecond) },
+		"time": func(t *rapid.T) {
+			m.now = m.now.Add(time.Duration(rapid.IntRange(1, 70_000).Draw(t, "ms")) * time.Millisecond)
+		},
 		"trouble": func(t *rapid.T) {
 			id := node(t)
 			h, n := m.hosts[id], m.nodes[id]

@@ -75,8 +75,8 @@ func (s *State) Dirty() []string {
 	return out
 }
 
-// HasDirty reports whether Dirty would return anything.
-func (s *State) HasDirty() bool { return len(s.dirty) > 0 }
+// HasDirty reports whether there is anything to plan: services that Dirty would return, or claims.
+func (s *State) HasDirty() bool { return len(s.dirty) > 0 || s.claimsTouched }
 
 // Services returns the ids of all services that exist or still have tasks.
 func (s *State) Services() []string {
