@@ -18,18 +18,17 @@ import (
 // What a node may say of itself and its tasks. A node is believed about what only it can know, within what a machine
 // can be: all of it is stored, shown to people and weighed by the scheduler.
 const (
-	maxDescription   = 64 << 10
-	maxNanoCPUs      = 16_384 * 1e9
-	maxMemory        = 64 << 40 // bytes; the largest machines have 32 TiB
-	maxLabels        = 256
-	maxWord          = 256 // bytes of a name, a version, a label
-	maxTasksOfNode   = 10_000
-	maxVolumesOfNode = 2_000 // mounted ones of plug-ins
-	maxVolumeName    = 255
-	maxTaskID        = 64
-	maxText          = 1 << 10 // of a message; more is cut
-	maxOutput        = 4 << 10 // of a probe's output; more is cut
-	maxPerTask       = 4096    // ports, addresses and networks of a task
+	maxDescription = 64 << 10
+	maxNanoCPUs    = 16_384 * 1e9
+	maxMemory      = 64 << 40 // bytes; the largest machines have 32 TiB
+	maxLabels      = 256
+	maxWord        = 256 // bytes of a name, a version, a label
+	maxTasksOfNode = 10_000
+	maxTaskID      = 64
+	maxText        = 1 << 10 // of a message; more is cut
+	maxOutput      = 4 << 10 // of a probe's output; more is cut
+	maxPerTask     = 4096    // ports, addresses and networks of a task
+	maxVolumes     = 10_000  // of plug-ins that a node holds
 )
 
 // checkDescription refuses what no machine is.
@@ -68,7 +67,7 @@ func checkDescription(d *skepv1.NodeDescription) error {
 	}
 	words := []string{d.EngineVersion, d.RuntimeVersion, d.Platform.GetOs(), d.Platform.GetArch()}
 	for _, p := range d.Plugins {
-		words = append(words, p.GetType(), p.GetName())
+		words = append(words, p.GetType(), p.GetName(), p.GetScope())
 	}
 	for _, w := range words {
 		if !plain(w) {
@@ -101,8 +100,17 @@ func boundStatus(r *skepv1.NodeStatus) error {
 	if n := len(r.Tasks); n > maxTasksOfNode {
 		return fault.Invalid("the report has %d tasks: at most %d", n, maxTasksOfNode)
 	}
-	if err := boundVolumes(r.Volumes); err != nil {
-		return err
+	if n := len(r.Volumes); n > maxVolumes {
+		return fault.Invalid("the report has %d volumes: at most %d", n, maxVolumes)
+	}
+	for _, v := range r.Volumes {
+		if v.GetDriver() == "" || v.GetName() == "" || !plain(v.GetDriver()) || !plain(v.GetName()) {
+			return fault.Invalid("the report names volume %q of plug-in %q, which is not printable text of at most %d bytes", printable.Cut(v.GetName(), maxWord), printable.Cut(v.GetDriver(), maxWord), maxWord)
+		}
+		if len(v.TaskIds) > maxTasksOfNode || slices.ContainsFunc(v.TaskIds, func(id string) bool { return len(id) > maxTaskID }) {
+			return fault.Invalid("the report gives volume %s %d tasks, or ids that are none: at most %d", v.Name, len(v.TaskIds), maxTasksOfNode)
+		}
+		v.Err = printable.Cut(v.Err, maxText)
 	}
 	seen := make(map[string]bool, len(r.Tasks))
 	for _, t := range r.Tasks {
@@ -122,26 +130,6 @@ func boundStatus(r *skepv1.NodeStatus) error {
 		seen[id] = true
 		t.Message, t.Err, t.ContainerId = printable.Cut(t.Message, maxText), printable.Cut(t.Err, maxText), printable.Cut(t.ContainerId, maxWord)
 		t.HealthOutput = printable.Cut(t.HealthOutput, maxOutput)
-	}
-	return nil
-}
-
-// boundVolumes checks what a node says it has mounted.
-func boundVolumes(vs []*skepv1.HeldVolume) error {
-	if n := len(vs); n > maxVolumesOfNode {
-		return fault.Invalid("the report names %d mounted volumes: at most %d", n, maxVolumesOfNode)
-	}
-	for _, v := range vs {
-		if v.GetName() == "" || len(v.GetName()) > maxVolumeName || len(v.GetDriver()) > maxVolumeName {
-			return fault.Invalid("the report names a mounted volume %q of driver %q: names are 1 to %d bytes", printable.Cut(v.GetName(), maxWord), printable.Cut(v.GetDriver(), maxWord), maxVolumeName)
-		}
-		if n := len(v.TaskIds); n > maxTasksOfNode {
-			return fault.Invalid("the report names %d tasks of volume %s: at most %d", n, v.Name, maxTasksOfNode)
-		}
-		for i, t := range v.TaskIds {
-			v.TaskIds[i] = printable.Cut(t, maxTaskID)
-		}
-		v.Err = printable.Cut(v.Err, maxText)
 	}
 	return nil
 }

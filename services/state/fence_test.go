@@ -147,19 +147,3 @@ func TestVolumesWithOneWriter(t *testing.T) {
 		}
 	}
 }
-
-// What a node says of volumes is bounded.
-func TestHeldVolumesAreBounded(t *testing.T) {
-	long := string(make([]byte, maxVolumeName+1))
-	for _, vs := range [][]*skepv1.HeldVolume{
-		{{Name: ""}}, {{Name: long}}, {{Name: "x", Driver: long}}, {{Name: "x", TaskIds: make([]string, maxTasksOfNode+1)}}, make([]*skepv1.HeldVolume, maxVolumesOfNode+1),
-	} {
-		if err := boundVolumes(vs); err == nil {
-			t.Errorf("%d volumes are taken", len(vs))
-		}
-	}
-	ok := []*skepv1.HeldVolume{{Name: "x", Driver: "d", Err: string(make([]byte, 5000)), TaskIds: []string{long}}}
-	if err := boundVolumes(ok); err != nil || len(ok[0].Err) > maxText+8 || len(ok[0].TaskIds[0]) > maxTaskID+8 {
-		t.Error(err, len(ok[0].Err), len(ok[0].TaskIds[0]))
-	}
-}

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"io"
 	"math/big"
 	"sort"
@@ -222,6 +223,15 @@ func (p page) container(c *skepv1.ContainerSpec) {
 			p.line(2, "ReadOnly:\t%t", m.ReadOnly)
 			p.line(2, "Type:\t%s", mountType(m.Type))
 			p.field(2, "Driver", m.VolumeDriver)
+			p.labels(2, "Options", m.VolumeOpts)
+			p.field(2, "Subpath", cmp.Or(m.VolumeSubpath, m.ImageSubpath))
+			p.field(2, "Sharing", m.VolumeSharing)
+			if m.VolumeNocopy {
+				p.line(2, "NoCopy:\ttrue")
+			}
+			if m.BindWait {
+				p.line(2, "WaitForMount:\ttrue")
+			}
 		}
 	}
 	refs := func(name string, rs []*skepv1.FileReference) {
