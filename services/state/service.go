@@ -51,13 +51,16 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 	if _, taken := s.ix.ServiceByName(want.Name); taken {
 		return nil, nameTaken(want.Name)
 	}
+	if err := s.maySpread(want, 0); err != nil {
+		return nil, err
+	}
 	warnings := s.resolveImage(ctx, want, nil, r.NoResolveImage)
 
 	svc, err := s.store(ctx, newService{id: id.New(), spec: want, called: called, dryRun: r.DryRun, summary: "created"})
 	if err != nil {
 		return nil, err
 	}
-	return &skepv1.ServiceReply{Service: svc, Warnings: append(warnings, s.portWarnings(nil, svc.Endpoint)...)}, nil
+	return &skepv1.ServiceReply{Service: svc, Warnings: append(append(warnings, s.portWarnings(nil, svc.Endpoint)...), s.spreadWarnings(want)...)}, nil
 }
 
 // newService is a service about to be stored: checked, its references resolved.
