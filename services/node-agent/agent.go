@@ -122,7 +122,7 @@ func (s *Service) start(ctx context.Context) error {
 		return fmt.Errorf("agent: %w", err)
 	}
 	s.volumes, err = volume.Open(volume.Config{Root: filepath.Join(s.dir(), "volumes"), Node: s.cfg.Hostname, Path: ctrd.SearchPath(s.cfg.BinDir), Log: s.log,
-		Drivers: s.plugins.Driver})
+		Drivers: s.plugins.Driver, Plugins: s.plugins.Names})
 	if err != nil {
 		s.plugins.Close()
 		return fmt.Errorf("agent: %w", err)

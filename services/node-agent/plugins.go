@@ -38,3 +38,13 @@ func (s *Service) reconcileVolumes(ctx context.Context) {
 		return there || st != nil && st.State < skepv1.TaskState_TASK_STATE_COMPLETE
 	})
 }
+
+// goneDriver is the plug-in that does not answer and whose volume of that name may be mounted here; err is returned if there is none.
+func (s *Service) goneDriver(name string, err error) (string, error) {
+	for _, h := range s.plugins.Held() {
+		if h.Name == name && !s.plugins.Answers(h.Driver) {
+			return h.Driver, nil
+		}
+	}
+	return "", err
+}

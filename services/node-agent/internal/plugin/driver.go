@@ -172,15 +172,20 @@ func (d driver) Get(ctx context.Context, name string) (volume.Info, error) {
 	return d.info(r.Volume), nil
 }
 
-// List returns the plug-in's volumes, those with names of another kind left out.
+// List returns the plug-in's volumes, those with names of another kind left out. Those that may be mounted here are among
+// them, also when there is an error because the plug-in cannot be asked.
 func (d driver) List(ctx context.Context) ([]volume.Info, error) {
+	var all []told
 	pl, err := d.p.known.get(ctx, d.name)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		if all, err = pl.client.list(ctx); err != nil {
+			err = d.errorf("list its volumes", err)
+		}
 	}
-	all, err := pl.client.list(ctx)
-	if err != nil {
-		return nil, d.errorf("list its volumes", err)
+	for _, h := range d.p.Held() {
+		if h.Driver == d.name && !slices.ContainsFunc(all, func(t told) bool { return t.Name == h.Name }) {
+			all = append(all, told{Name: h.Name})
+		}
 	}
 	out := make([]volume.Info, 0, len(all))
 	for _, t := range all {
@@ -189,7 +194,7 @@ func (d driver) List(ctx context.Context) ([]volume.Info, error) {
 		}
 	}
 	slices.SortFunc(out, func(a, b volume.Info) int { return strings.Compare(a.Name, b.Name) })
-	return out, nil
+	return out, err
 }
 
 // Scope tells whether a volume of a name is the same one on every node.
@@ -225,7 +230,12 @@ func (d driver) info(t told) volume.Info {
 	}
 	d.p.mu.Lock()
 	defer d.p.mu.Unlock()
-	i.Mounted = d.p.volumes[[2]string{d.name, t.Name}] != nil
+	if v := d.p.volumes[[2]string{d.name, t.Name}]; v != nil && len(v.holds) > 0 {
+		i.Mounted = true
+		if _, err := v.tasksLocked(); err != nil {
+			i.Status["not unmounted"] = short(err.Error())
+		}
+	}
 	return i
 }
 

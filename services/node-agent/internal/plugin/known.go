@@ -215,6 +215,19 @@ func (k *known) list() []*skepv1.Plugin {
 	return out
 }
 
+// names are the plug-ins that are drivers of volumes, or may be: they have not said.
+func (k *known) names() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var out []string
+	for name, p := range k.plugins {
+		if p.usable() || p.err != nil {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
 // get returns a plug-in that answers, waiting a little for one that is just coming. The error says which is missing where; it is
 // temporary where the plug-in is there and does not answer.
 func (k *known) get(ctx context.Context, name string) (*plugin, error) {
@@ -235,15 +248,17 @@ func (k *known) get(ctx context.Context, name string) (*plugin, error) {
 		if p != nil && q.usable() {
 			return &q, nil
 		}
-		if !looked {
+		switch {
+		case !looked:
 			k.look() // it may have come a moment ago
 			continue
-		}
-		select {
-		case <-ctx.Done():
-		case <-changed:
-			continue
-		case <-deadline.C:
+		case p == nil, errors.Is(q.err, errAsking):
+			select {
+			case <-changed:
+				continue
+			case <-ctx.Done():
+			case <-deadline.C:
+			}
 		}
 		switch {
 		case p == nil:

@@ -207,9 +207,25 @@ func (p *Plugins) Held() []*skepv1.HeldVolume {
 // List are the plug-ins that answer, for the node's description.
 func (p *Plugins) List() []*skepv1.Plugin { return p.known.list() }
 
+// Answers tells whether a plug-in is there and answers.
+func (p *Plugins) Answers(name string) bool {
+	return slices.ContainsFunc(p.List(), func(d *skepv1.Plugin) bool { return d.Name == plainName(name) })
+}
+
+// Names are the plug-ins whose volumes can be listed: those there are, and those whose volumes may be mounted.
+func (p *Plugins) Names() []string {
+	out := p.known.names()
+	for _, h := range p.Held() {
+		out = append(out, h.Driver)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // Forget drops the record of a volume that could not be unmounted, by a person's word that it is not mounted. It refuses what
 // a task needs.
 func (p *Plugins) Forget(driver, name string) error {
+	defer p.cfg.Changed()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	id := [2]string{plainName(driver), name}

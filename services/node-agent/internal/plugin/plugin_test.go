@@ -357,6 +357,9 @@ func TestPluginRestarts(t *testing.T) {
 	if _, err := n.driver("rexray").Mount(context.Background(), "web", id); !task.IsTemporary(err) {
 		t.Errorf("mount from one that is not there: %v", err)
 	}
+	if err := n.driver("rexray").Create(context.Background(), "web", nil); err == nil || errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("a volume whose plug-in is not there: %v", err) // neither there nor not there
+	}
 	f.start()
 	n.mount("rexray", "web", id)
 	want(t, f.heard("Mount"), 1)
@@ -407,4 +410,52 @@ func TestMovedUnderItsTask(t *testing.T) {
 	}
 	n.unmount("rexray", "web", id)
 	n.awaitHeld("")
+}
+
+// A dead socket, of whatever kind of plug-in, delays nobody who lists volumes, and nobody's unmount of something else.
+func TestDeadSocketDelaysNobody(t *testing.T) {
+	n, dirs := newNode(t)
+	n.Close()
+	n.cfg.patience = time.Minute
+	n.open()
+	listen(t, filepath.Join(dirs.Sockets[0], "dead.sock"))
+	f := newFake(t, dirs, "rexray")
+	id := newTask()
+	n.mount("rexray", "web", id)
+	await(t, "the dead one is known to be", func() string {
+		if _, err := n.driver("dead").List(context.Background()); err == nil || !strings.Contains(err.Error(), "connection refused") {
+			return fmt.Sprint(err)
+		}
+		return ""
+	})
+	began := time.Now()
+	want(t, n.Names(), "[dead rexray]")
+	for _, name := range n.Names() {
+		_, err := n.driver(name).List(context.Background())
+		want(t, err == nil, name == "rexray")
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("listing took %s", took)
+	}
+	// What is mounted is listed although its plug-in is not there.
+	f.stop()
+	all, err := n.driver("rexray").List(context.Background())
+	if err == nil || len(all) != 1 || all[0].Name != "web" || !all[0].Mounted {
+		t.Errorf("listed %v, %v", all, err)
+	}
+}
+
+func TestDrain(t *testing.T) {
+	n, dirs := newNode(t)
+	f := newFake(t, dirs, "rexray")
+	n.mount("rexray", "web", newTask())
+	f.on("Unmount", says(500, `{"Err":"busy"}`))
+	if err := n.Drain(context.Background(), 200*time.Millisecond); err == nil || !strings.Contains(err.Error(), "volume web of plug-in rexray may still be mounted") {
+		t.Errorf("drained: %v", err)
+	}
+	f.on("Unmount", nil)
+	if err := n.Drain(context.Background(), 20*time.Second); err != nil {
+		t.Error(err)
+	}
+	want(t, f.mountedFor("web"), "[]")
 }

@@ -60,6 +60,9 @@ func (s *Store) Fill(ctx context.Context, driver, name, data string, fill Fill) 
 	})
 }
 
+// between is called between two steps of a fill: tests end the process there.
+var between = func() {}
+
 // fillFrom copies into a folder that no container sees, and moves what is complete to the data: a container that has the
 // empty volume already could otherwise put a link where the copy goes on.
 func fillFrom(stages, data string, fill Fill) error {
@@ -74,9 +77,11 @@ func fillFrom(stages, data string, fill Fill) error {
 		if err := os.Mkdir(filling, 0o755); err != nil {
 			return err
 		}
+		between()
 		if err := fill(filling); err != nil {
 			return errors.Join(err, os.RemoveAll(filling))
 		}
+		between()
 		if err := os.Rename(filling, filled); err != nil {
 			return err
 		}
@@ -91,20 +96,25 @@ func fillFrom(stages, data string, fill Fill) error {
 		return err
 	}
 	for _, e := range entries {
+		between()
 		if err := moveNew(filepath.Join(filled, e.Name()), filepath.Join(data, e.Name())); err != nil {
 			return fmt.Errorf("move %s to the volume: %w", e.Name(), err)
 		}
 	}
+	between()
 	if err := os.Chown(data, int(owner.Uid), int(owner.Gid)); err != nil {
 		return err
 	}
+	between()
 	if err := os.Chmod(data, st.Mode()); err != nil {
 		return err
 	}
+	between()
 	// Done, in one step: what is left in it is nobody's.
 	if err := os.Rename(filled, filling); err != nil {
 		return err
 	}
+	between()
 	return os.RemoveAll(filling)
 }
 

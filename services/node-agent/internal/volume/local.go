@@ -31,15 +31,21 @@ func (s *Store) createLocal(ctx context.Context, name string, opts, labels map[s
 	if _, err := parseOptions(opts); err != nil {
 		return fault.Invalid("volume %s: %v", name, err)
 	}
-	return s.do(ctx, name, "make", s.cfg.Limit, func(context.Context) error {
+	there := func() (bool, error) {
 		have, err := s.readMeta(name)
-		if err == nil {
-			if diff := differences(have.Options, opts); diff != "" {
-				return fault.Conflict("volume %s is on node %s already, with other options: %s; use another name, or remove it first", name, s.cfg.Node, diff)
-			}
-			return nil
+		if err != nil {
+			return !errors.Is(err, ErrNotFound), err
 		}
-		if !errors.Is(err, ErrNotFound) {
+		if diff := differences(have.Options, opts); diff != "" {
+			return true, fault.Conflict("volume %s is on node %s already, with other options: %s; use another name, or remove it first", name, s.cfg.Node, diff)
+		}
+		return true, nil
+	}
+	if is, err := there(); is { // also while somebody mounts it
+		return err
+	}
+	return s.do(ctx, name, "make", s.cfg.Limit, func(context.Context) error {
+		if is, err := there(); is {
 			return err
 		}
 		return s.make(name, newMeta(opts, labels))
@@ -97,9 +103,6 @@ func (l local) Remove(ctx context.Context, name string) error {
 	})
 	if err == nil {
 		err = s.removeTree(tmp) // as long as it takes
-	}
-	if err == nil {
-		s.forget(name)
 	}
 	return err
 }

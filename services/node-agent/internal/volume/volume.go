@@ -106,6 +106,7 @@ func CheckName(name string) error {
 // lock is held by whoever works on a volume: one after the other.
 type lock struct {
 	held     chan struct{}
+	users    int
 	failed   error // how the newest mount went
 	failedAt time.Time
 }
@@ -114,28 +115,28 @@ type lock struct {
 // dead server one after the other.
 const mounting = "mount"
 
+// endPatience is how long work that is not wanted any more is waited for.
+const endPatience = 5 * time.Second
+
 // do works on a volume alone. f may hang: the volume stays locked then, its caller does not.
 func (s *Store) do(ctx context.Context, name, what string, limit time.Duration, f func(ctx context.Context) error) error {
-	s.mu.Lock()
-	l := s.locks[name]
-	if l == nil {
-		l = &lock{held: make(chan struct{}, 1)}
-		s.locks[name] = l
-	}
-	s.mu.Unlock()
+	l := s.lock(name)
 	began := time.Now()
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
 	case l.held <- struct{}{}:
 	case <-ctx.Done():
+		s.unlock(name, l)
 		return fmt.Errorf("%s volume %s: %w", what, name, context.Cause(ctx))
 	case <-timer.C:
+		s.unlock(name, l)
 		return fmt.Errorf("%s volume %s on node %s: what was begun before has not ended within %s: does what is mounted there answer?", what, name, s.cfg.Node, limit)
 	}
 	if what == mounting && l.failed != nil && l.failedAt.After(began) {
 		err := l.failed
 		<-l.held
+		s.unlock(name, l)
 		return err
 	}
 	done := make(chan error, 1)
@@ -145,6 +146,7 @@ func (s *Store) do(ctx context.Context, name, what string, limit time.Duration, 
 			l.failed, l.failedAt = err, time.Now()
 		}
 		<-l.held
+		s.unlock(name, l)
 		done <- err
 	}()
 	timer.Reset(limit)
@@ -153,14 +155,36 @@ func (s *Store) do(ctx context.Context, name, what string, limit time.Duration, 
 		return err
 	case <-timer.C:
 		return fmt.Errorf("%s volume %s on node %s: not done within %s: does what is mounted there answer?", what, name, s.cfg.Node, limit)
+	case <-ctx.Done():
+	}
+	// What is under way is better ended than left behind, unless it hangs.
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(min(limit, endPatience)):
+		return fmt.Errorf("%s volume %s: %w", what, name, context.Cause(ctx))
 	}
 }
 
-// forget drops a volume's lock, once the volume is gone.
-func (s *Store) forget(name string) {
+// lock finds or makes a volume's lock; unlock forgets it when nobody works on the volume or waits to.
+func (s *Store) lock(name string) *lock {
 	s.mu.Lock()
-	delete(s.locks, name)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	l := s.locks[name]
+	if l == nil {
+		l = &lock{held: make(chan struct{}, 1)}
+		s.locks[name] = l
+	}
+	l.users++
+	return l
+}
+
+func (s *Store) unlock(name string, l *lock) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.users--; l.users == 0 {
+		delete(s.locks, name)
+	}
 }
 
 // BindSubpath mounts a path inside a volume at target. It never leaves the volume, whatever a container that has the volume
@@ -231,7 +255,6 @@ func (s *Store) removeAnonymous(known func(task string) bool) error {
 		tmp, err := s.takeAway(e.Name())
 		if err == nil {
 			err = s.removeTree(tmp)
-			s.forget(e.Name())
 		}
 		failed = append(failed, err)
 	}
