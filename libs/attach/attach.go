@@ -14,6 +14,8 @@ type Request struct {
 	ServiceID string   `json:"service_id"`
 	Hostname  string   `json:"hostname"`
 	Networks  []string `json:"networks,omitempty"` // overlay network ids
+	// Fixed are the addresses the task has on some of these by its service's word, by network id: IPv4, IPv6 or both.
+	Fixed map[string][]netip.Addr `json:"fixed,omitempty"`
 	// HostNetwork asks for no namespace at all: the task shares the host's.
 	HostNetwork bool `json:"host_network,omitempty"`
 	// Isolated asks for a namespace with a loopback and nothing else (network "none").

@@ -74,6 +74,9 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 		if err := s.mayJoin(want, nil, called); err != nil {
 			return err
 		}
+		if err := s.mayFix(svc.Meta.Id, want); err != nil {
+			return err
+		}
 		ports, err := s.allocatePorts(svc.Meta.Id, want, nil)
 		if err != nil {
 			return err
@@ -105,7 +108,7 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 		if err := s.portOps(batch, svc.Meta.Id, nil, ports); err != nil {
 			return err
 		}
-		if err := s.vipOps(batch, svc.Meta.Id, nil, vips); err != nil {
+		if err := s.addressOps(batch, svc.Meta.Id, nil, addressKeys(vips, want)); err != nil {
 			return err
 		}
 		return s.commit(ctx, batch, func() bool { return s.ix.Service(svc.Meta.Id) != nil })
@@ -337,7 +340,7 @@ func (s *Service) commitRemoval(ctx context.Context, cur *skepv1.Service) error 
 	if err := s.portOps(batch, id, cur.Endpoint.GetPorts(), nil); err != nil {
 		return err
 	}
-	if err := s.vipOps(batch, id, cur.Endpoint.GetVirtualIps(), nil); err != nil {
+	if err := s.addressOps(batch, id, addressKeys(cur.Endpoint.GetVirtualIps(), cur.Spec), nil); err != nil {
 		return err
 	}
 	return s.commit(ctx, batch, func() bool { return s.ix.Service(id) == nil })

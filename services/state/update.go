@@ -275,6 +275,9 @@ func (s *Service) apply(ctx context.Context, id string, dryRun bool, decide func
 
 // allocateEndpoint is what a changed service has in ports and addresses. Scaling changes no addresses.
 func (s *Service) allocateEndpoint(id string, do step, had *skepv1.Endpoint) (*skepv1.Endpoint, error) {
+	if err := s.mayFix(id, do.spec); err != nil {
+		return nil, err
+	}
 	ports, err := s.allocatePorts(id, do.spec, had)
 	if err != nil {
 		return nil, err
@@ -300,7 +303,7 @@ func (s *Service) commitChange(ctx context.Context, before, after *skepv1.Servic
 	if err := s.portOps(batch, id, before.Endpoint.GetPorts(), after.Endpoint.Ports); err != nil {
 		return err
 	}
-	if err := s.vipOps(batch, id, before.Endpoint.GetVirtualIps(), after.Endpoint.VirtualIps); err != nil {
+	if err := s.addressOps(batch, id, addressKeys(before.Endpoint.GetVirtualIps(), before.Spec), addressKeys(after.Endpoint.VirtualIps, after.Spec)); err != nil {
 		return err
 	}
 	dependOps(batch, before, after, depends)

@@ -11,6 +11,7 @@ import (
 
 	"skep.dev/libs/attach"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/node-agent/internal/task"
 )
@@ -26,6 +27,7 @@ const (
 func attachRequest(j *task.Job, hostname string) attach.Request {
 	req := attach.Request{
 		TaskID: j.ID(), ServiceID: j.Record.GetServiceId(), Hostname: hostname, Nameservers: j.Container().GetDns().GetNameservers(),
+		Fixed: spec.Fixed(j.Revision.GetSpec()),
 	}
 	for _, n := range j.Revision.GetSpec().GetTask().GetNetworks() {
 		switch n.GetTarget() {
@@ -56,6 +58,9 @@ func (r *Runtime) attach(ctx context.Context, j *task.Job, hostname string) (att
 		err = fmt.Errorf("attach the network: %w", err)
 		if fault.Is(err, fault.CodeInvalid) {
 			return att, err // it will never do
+		}
+		if len(req.Fixed) > 0 { // another task has its address, which may end at any moment
+			return att, task.Soon(err)
 		}
 		return att, task.Temporary(err)
 	}
