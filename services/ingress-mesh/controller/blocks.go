@@ -66,6 +66,9 @@ func (s *Service) tryLease(ctx context.Context, node string, r *skepv1.LeaseBloc
 	var given string // by a try whose answer was lost
 	paced := s.paced(node, r.NetworkId)
 	out := &skepv1.LeaseBlockReply{}
+	if err := s.unblock(ctx, node, r); err != nil {
+		return nil, err
+	}
 	err := s.decide(ctx, func() (*derive.Change, error) {
 		if stored, _ := s.pic.Get(key); given != "" && slices.Contains(stored.Blocks, given) {
 			return nil, nil

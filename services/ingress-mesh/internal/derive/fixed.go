@@ -71,11 +71,17 @@ func (p *Picture) leased(network, node string, was, is []string) {
 	if slices.Equal(was, is) {
 		return
 	}
-	p.dirtyNetworks[network] = true
+	for _, a := range slices.Concat(was, is) {
+		if p.fixed[network][a] == "" {
+			p.dirtyNetworks[network] = true // it is reserved for as long as a node has it
+		}
+	}
 	for _, a := range was {
 		if p.single[network][a] == node {
 			delete(p.single[network], a)
-			p.markUsers(p.fixed[network][a])
+			if !slices.Contains(is, a) {
+				p.markUsers(p.fixed[network][a])
+			}
 		}
 	}
 	if len(p.single[network]) == 0 {
