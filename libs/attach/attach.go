@@ -31,6 +31,8 @@ type Port struct {
 	Protocol  string `json:"protocol"` // tcp, udp, sctp
 	Target    uint16 `json:"target"`
 	Published uint16 `json:"published"`
+	// HostIP is the only address of the host it is bound to; invalid: all of them.
+	HostIP netip.Addr `json:"host_ip,omitzero"`
 }
 
 // Address is a task's address on an overlay network.

@@ -52,6 +52,7 @@ func Defaults(s *skepv1.ServiceSpec) {
 		if p.Protocol == "" {
 			p.Protocol = "tcp"
 		}
+		p.HostIp = hostIP(p)
 	}
 }
 

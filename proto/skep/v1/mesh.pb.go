@@ -1618,7 +1618,8 @@ type MeshPortState struct {
 	ServiceName   string                 `protobuf:"bytes,4,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
 	HostMode      bool                   `protobuf:"varint,5,opt,name=host_mode,json=hostMode,proto3" json:"host_mode,omitempty"`
 	Backends      []*MeshBackendState    `protobuf:"bytes,6,rep,name=backends,proto3" json:"backends,omitempty"`
-	Connections   uint64                 `protobuf:"varint,7,opt,name=connections,proto3" json:"connections,omitempty"` // new connections since the rule was made
+	Connections   uint64                 `protobuf:"varint,7,opt,name=connections,proto3" json:"connections,omitempty"`    // new connections since the rule was made
+	HostIp        string                 `protobuf:"bytes,8,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"` // of host_mode: the only address of the node, "" = all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1700,6 +1701,13 @@ func (x *MeshPortState) GetConnections() uint64 {
 		return x.Connections
 	}
 	return 0
+}
+
+func (x *MeshPortState) GetHostIp() string {
+	if x != nil {
+		return x.HostIp
+	}
+	return ""
 }
 
 type MeshBackendState struct {
@@ -2423,7 +2431,7 @@ const file_skep_v1_mesh_proto_rawDesc = "" +
 	"\x05ports\x18\x01 \x03(\v2\x16.skep.v1.MeshPortStateR\x05ports\x125\n" +
 	"\bnetworks\x18\x02 \x03(\v2\x19.skep.v1.MeshNetworkStateR\bnetworks\x12,\n" +
 	"\x05peers\x18\x03 \x03(\v2\x16.skep.v1.MeshPeerStateR\x05peers\x120\n" +
-	"\bfindings\x18\x04 \x03(\v2\x14.skep.v1.MeshFindingR\bfindings\"\xf7\x01\n" +
+	"\bfindings\x18\x04 \x03(\v2\x14.skep.v1.MeshFindingR\bfindings\"\x90\x02\n" +
 	"\rMeshPortState\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1d\n" +
@@ -2432,7 +2440,8 @@ const file_skep_v1_mesh_proto_rawDesc = "" +
 	"\fservice_name\x18\x04 \x01(\tR\vserviceName\x12\x1b\n" +
 	"\thost_mode\x18\x05 \x01(\bR\bhostMode\x125\n" +
 	"\bbackends\x18\x06 \x03(\v2\x19.skep.v1.MeshBackendStateR\bbackends\x12 \n" +
-	"\vconnections\x18\a \x01(\x04R\vconnections\"\x8e\x01\n" +
+	"\vconnections\x18\a \x01(\x04R\vconnections\x12\x17\n" +
+	"\ahost_ip\x18\b \x01(\tR\x06hostIp\"\x8e\x01\n" +
 	"\x10MeshBackendState\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\tR\x04addr\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x17\n" +

@@ -45,7 +45,8 @@ func attachRequest(j *task.Job, hostname string) attach.Request {
 	}
 	for _, p := range j.Revision.GetSpec().GetEndpoint().GetPorts() {
 		if p.GetPublishMode() == skepv1.PublishMode_PUBLISH_MODE_HOST {
-			req.Ports = append(req.Ports, attach.Port{Protocol: p.GetProtocol(), Target: uint16(p.GetTargetPort()), Published: uint16(p.GetPublishedPort())})
+			at, _ := netip.ParseAddr(p.GetHostIp()) // none: state has looked at it
+			req.Ports = append(req.Ports, attach.Port{Protocol: p.GetProtocol(), Target: uint16(p.GetTargetPort()), Published: uint16(p.GetPublishedPort()), HostIP: at})
 		}
 	}
 	return req
@@ -84,9 +85,13 @@ func prepared(id string, img *Image, att attach.Attachment) task.Prepared {
 		p.Networks = append(p.Networks, a)
 	}
 	for _, b := range att.Ports {
-		p.Ports = append(p.Ports, &skepv1.PortConfig{
+		port := &skepv1.PortConfig{
 			Protocol: b.Protocol, TargetPort: uint32(b.Target), PublishedPort: uint32(b.Published), PublishMode: skepv1.PublishMode_PUBLISH_MODE_HOST,
-		})
+		}
+		if b.HostIP.IsValid() {
+			port.HostIp = b.HostIP.String()
+		}
+		p.Ports = append(p.Ports, port)
 	}
 	return p
 }
