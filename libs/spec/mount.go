@@ -52,6 +52,9 @@ func validateMount(m *skepv1.Mount) error {
 		if !abs {
 			return fault.Invalid("invalid bind mount source, must be an absolute path: %s", m.Source)
 		}
+		if m.BindWait && m.BindCreateSrc {
+			return fault.Invalid("bind-wait waits until something is mounted at %s, and bind-create-src does without: use one of them", m.Source)
+		}
 	case skepv1.Mount_TYPE_TMPFS:
 		if m.Source != "" {
 			return fault.Invalid("invalid tmpfs source, source must be empty")

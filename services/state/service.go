@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,7 +51,7 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 	if _, taken := s.ix.ServiceByName(want.Name); taken {
 		return nil, nameTaken(want.Name)
 	}
-	warnings := s.resolveImage(ctx, want, nil, r.NoResolveImage)
+	warnings := slices.Concat(s.resolveImage(ctx, want, nil, r.NoResolveImage), s.leftBehind(want, nil), withoutEffect(want, nil))
 
 	now := timestamppb.Now()
 	svc := &skepv1.Service{

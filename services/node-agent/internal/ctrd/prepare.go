@@ -35,6 +35,10 @@ func (r *Runtime) Prepare(ctx context.Context, j *task.Job, progress func(string
 	if err != nil {
 		return task.Prepared{}, err
 	}
+	// Before its turn: what waits for a disk holds up no other task.
+	if err := awaitMounts(ctx, j, ocispec.NamesOf(r.cfg.NodeID, r.cfg.Hostname, runtime.GOARCH, j.Record, j.Revision.GetSpec()), progress); err != nil {
+		return task.Prepared{}, err
+	}
 	if err := r.slots.Acquire(ctx, 1); err != nil {
 		return task.Prepared{}, err
 	}
