@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
@@ -59,4 +60,9 @@ func mountedAt(path string) (bool, error) {
 	}
 	list, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(real))
 	return len(list) > 0, err
+}
+
+// words are what the templates of a task's mounts stand for.
+func (r *Runtime) words(j *task.Job) ocispec.Names {
+	return ocispec.NamesOf(r.cfg.NodeID, r.cfg.Hostname, runtime.GOARCH, j.Record, j.Revision.GetSpec())
 }

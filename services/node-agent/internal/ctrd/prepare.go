@@ -36,7 +36,7 @@ func (r *Runtime) Prepare(ctx context.Context, j *task.Job, progress func(string
 		return task.Prepared{}, err
 	}
 	// Before its turn: what waits for a disk holds up no other task.
-	if err := awaitMounts(ctx, j, ocispec.NamesOf(r.cfg.NodeID, r.cfg.Hostname, runtime.GOARCH, j.Record, j.Revision.GetSpec()), progress); err != nil {
+	if err := awaitMounts(ctx, j, r.words(j), progress); err != nil {
 		return task.Prepared{}, err
 	}
 	if err := r.slots.Acquire(ctx, 1); err != nil {
