@@ -14,6 +14,8 @@ type Request struct {
 	ServiceID string   `json:"service_id"`
 	Hostname  string   `json:"hostname"`
 	Networks  []string `json:"networks,omitempty"` // overlay network ids
+	// Fixed are the addresses the task has on some of these by its service's word, by network id: IPv4, IPv6 or both.
+	Fixed map[string][]netip.Addr `json:"fixed,omitempty"`
 	// HostNetwork asks for no namespace at all: the task shares the host's.
 	HostNetwork bool `json:"host_network,omitempty"`
 	// Isolated asks for a namespace with a loopback and nothing else (network "none").
@@ -29,6 +31,8 @@ type Port struct {
 	Protocol  string `json:"protocol"` // tcp, udp, sctp
 	Target    uint16 `json:"target"`
 	Published uint16 `json:"published"`
+	// HostIP is the only address of the host it is bound to; invalid: all of them.
+	HostIP netip.Addr `json:"host_ip,omitzero"`
 }
 
 // Address is a task's address on an overlay network.

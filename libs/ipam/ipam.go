@@ -122,6 +122,9 @@ func (l Layout) IsTask(a netip.Addr) bool {
 	return l.first <= n && n < l.vips && l.usable(a)
 }
 
+// IsHost says whether an address of the network may be a task's or a service's at all.
+func (l Layout) IsHost(a netip.Addr) bool { return a.Is4() && l.Subnet.Contains(a) && l.usable(a) }
+
 func (l Layout) usable(a netip.Addr) bool {
 	return a != l.Gateway && a != l.Subnet.Addr() && a != lastOf(l.Subnet)
 }

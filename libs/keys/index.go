@@ -37,10 +37,13 @@ func ParseSubnet(key string) (netip.Prefix, bool) {
 	return p, ok && err == nil
 }
 
-// VIPKey is the key of a virtual address on a network. (A dot would divide the key.)
+// VIPKey is the key of an address on a network that is a service's: a virtual one, or one that its task is given by name.
+// (A dot would divide the key, and a colon cannot be in one.)
 func VIPKey(network string, a netip.Addr) string {
-	return VIP.Key(network, strings.ReplaceAll(a.String(), ".", "-"))
+	return VIP.Key(network, addressInKey.Replace(a.String()))
 }
+
+var addressInKey = strings.NewReplacer(".", "-", ":", "_")
 
 // RevisionKey is the key of a service's revision.
 func RevisionKey(service string, number uint64) string {

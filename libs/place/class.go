@@ -46,7 +46,8 @@ func (e *Engine) hash(r *Request) uint64 {
 		mix(uint64(r.Generic[i].Value))
 	}
 	for _, p := range r.Ports {
-		mix(uint64(p))
+		mix(uint64(p.number))
+		str(p.at)
 	}
 	mix(uint64(bucket(r.CPU)))
 	mix(uint64(bucket(r.Memory)))

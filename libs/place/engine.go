@@ -221,7 +221,7 @@ func (e *Engine) genericRoom(i int32, r *Request) bool {
 func (e *Engine) portsFree(i int32, r *Request) bool {
 	for _, want := range r.Ports {
 		for _, used := range e.nodes[i].Ports {
-			if used == want {
+			if used.Meets(want) {
 				return false
 			}
 		}

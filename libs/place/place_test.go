@@ -82,13 +82,13 @@ func TestCapacityAndWhy(t *testing.T) {
 }
 
 func TestHostPortsAndMaxPerNode(t *testing.T) {
-	r := &Request{Ports: []Port{MakePort("tcp", 80)}}
+	r := &Request{Ports: []Port{MakePort("tcp", 80, "")}}
 	e := New(nodes(3, func(i int, n *Node) {
 		if i == 1 {
-			n.Ports = []Port{MakePort("tcp", 80)}
+			n.Ports = []Port{MakePort("tcp", 80, "")}
 		}
 		if i == 2 {
-			n.Ports = []Port{MakePort("udp", 80)}
+			n.Ports = []Port{MakePort("udp", 80, "")}
 		}
 	}))
 	expect(t, perNode(3, e.Place(nil, r, 5, nil, nil)), 1, 0, 1)
@@ -171,5 +171,24 @@ func TestPin(t *testing.T) {
 	x := e.Explain(r, nil, nil)
 	if x.Summary != "1 of 2 nodes suit" || len(x.Removed) != 1 || x.Removed[0].Reason != "needs 3 CPUs, 1 of 4 free" || x.Candidates[0].Node != 0 {
 		t.Fatalf("%+v", x)
+	}
+}
+
+// Tasks may hold one port at different addresses of a node; who holds it at all of them holds it alone.
+func TestPortsAtOneAddress(t *testing.T) {
+	one, two, all := MakePort("tcp", 80, "127.0.0.1"), MakePort("tcp", 80, "10.0.0.1"), MakePort("tcp", 80, "")
+	for _, c := range []struct {
+		held, asked Port
+		free        bool
+	}{
+		{one, two, true}, {one, one, false}, {one, all, false}, {all, one, false}, {all, all, false},
+		{one, MakePort("udp", 80, "127.0.0.1"), true}, {one, MakePort("tcp", 81, "127.0.0.1"), true},
+	} {
+		e := New(nodes(1, func(_ int, n *Node) { n.Ports = []Port{c.held} }))
+		r := &Request{Ports: []Port{c.asked}}
+		_, filter, ok := e.Pin(r, 0, 0)
+		if ok != c.free || !ok && filter != HostPorts {
+			t.Errorf("%v beside %v: %v %v", c.asked, c.held, ok, filter)
+		}
 	}
 }

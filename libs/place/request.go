@@ -10,19 +10,27 @@ import (
 // FailureLimit is how many failures of a service within five minutes make a node its last choice.
 const FailureLimit = 5
 
-// Port is a port of the node that only one task may hold.
-type Port uint32
+// Port is a port of the node that only one task may hold, at one address of the node or, with none, at all of them.
+type Port struct {
+	number uint32 // and the protocol
+	at     string
+}
 
-// MakePort packs a protocol (tcp, udp, sctp) and a number.
-func MakePort(proto string, number uint32) Port {
-	p := Port(number & 0xffff)
+// MakePort packs a protocol (tcp, udp, sctp), a number and the node's address, "" = all.
+func MakePort(proto string, number uint32, at string) Port {
+	p := Port{number & 0xffff, at}
 	switch proto {
 	case "udp":
-		p |= 1 << 16
+		p.number |= 1 << 16
 	case "sctp":
-		p |= 2 << 16
+		p.number |= 2 << 16
 	}
 	return p
+}
+
+// Meets reports whether two tasks cannot hold these on one node.
+func (p Port) Meets(o Port) bool {
+	return p.number == o.number && (p.at == o.at || p.at == "" || o.at == "")
 }
 
 // Platform is an operating system and an architecture; an empty part matches any.

@@ -35,7 +35,7 @@ func FromSpec(s *skepv1.ServiceSpec) Request {
 	}
 	for _, p := range s.GetEndpoint().GetPorts() {
 		if p.GetPublishMode() == skepv1.PublishMode_PUBLISH_MODE_HOST && p.GetPublishedPort() != 0 {
-			r.Ports = append(r.Ports, MakePort(p.GetProtocol(), p.GetPublishedPort()))
+			r.Ports = append(r.Ports, MakePort(p.GetProtocol(), p.GetPublishedPort(), p.GetHostIp()))
 		}
 	}
 	return r

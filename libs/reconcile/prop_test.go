@@ -137,7 +137,8 @@ func mutate(t *rapid.T, s *skepv1.ServiceSpec, fresh bool) {
 	case 6:
 		s.Endpoint.Ports = nil
 		if rapid.Bool().Draw(t, "port") {
-			s.Endpoint.Ports = []*skepv1.PortConfig{{Protocol: "tcp", TargetPort: 80, PublishedPort: 8080, PublishMode: skepv1.PublishMode_PUBLISH_MODE_HOST}}
+			s.Endpoint.Ports = []*skepv1.PortConfig{{Protocol: "tcp", TargetPort: 80, PublishedPort: 8080, PublishMode: skepv1.PublishMode_PUBLISH_MODE_HOST,
+				HostIp: rapid.SampledFrom([]string{"", "10.0.0.1", "10.0.0.2"}).Draw(t, "host ip")}}
 		}
 	case 7:
 		s.Update.Parallelism = uint64(rapid.IntRange(0, 2).Draw(t, "parallelism"))

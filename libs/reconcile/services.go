@@ -87,7 +87,8 @@ type revision struct {
 	core, place uint64
 	networks    []string // that are not everywhere, by id
 	storage
-	gone bool // it is not kept any more; tasks of it are left
+	alone bool // its task has what only one can have, an address of its own: it gets that when the one before has ended
+	gone  bool // it is not kept any more; tasks of it are left
 }
 
 type failure struct {
@@ -178,7 +179,7 @@ func (s *State) putService(id string, o *skepv1.Service) {
 // newRevision boils a spec down; it shares like's request when nothing in it differs.
 func newRevision(spec *skepv1.ServiceSpec, like *revision) *revision {
 	req := place.FromSpec(spec)
-	r := &revision{request: &req, networks: specs.Overlays(spec), storage: newStorage(spec)}
+	r := &revision{request: &req, networks: specs.Overlays(spec), storage: newStorage(spec), alone: len(specs.Fixed(spec)) > 0}
 	r.place, r.core = sum(spec.GetTask().GetPlacement()), sum(specs.Core(spec))
 	if like != nil && like.core == r.core && like.place == r.place && proto.Equal(like.names, r.names) {
 		return like
@@ -219,6 +220,12 @@ func (t *Task) sameCore() bool {
 }
 
 var nothing place.Request
+
+// alone reports whether a task of a revision waits, before it is prepared, for the one before it to end.
+func (v *Service) alone(number uint64) bool {
+	r := v.revs[number]
+	return r != nil && r.alone
+}
 
 // request is what the task reserves, by its own revision.
 func (t *Task) request() *place.Request {

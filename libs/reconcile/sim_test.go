@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"skep.dev/libs/job"
+	"skep.dev/libs/place"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -475,7 +476,7 @@ func (m *sim) checkState() {
 		if n.page == nil {
 			continue
 		}
-		ports := map[any]*Task{}
+		ports := map[place.Port]*Task{}
 		for _, t := range n.page.Tasks {
 			if t.Service.Exists && t.Desired == Running && t.wanted() && t.Slot > 0 {
 				slots[key{t.Service, t.Slot}]++
@@ -484,9 +485,11 @@ func (m *sim) checkState() {
 				continue // only prepared
 			}
 			for _, p := range t.request().Ports {
-				if o := ports[p]; o != nil && (o.Desired == Running || t.Desired == Running) {
-					m.dump()
-					m.fatal.Fatalf("%s and %s hold port %d on %s", o.ID, t.ID, p, n.ID)
+				for held, o := range ports {
+					if held.Meets(p) && (o.Desired == Running || t.Desired == Running) {
+						m.dump()
+						m.fatal.Fatalf("%s and %s hold port %v on %s", o.ID, t.ID, p, n.ID)
+					}
 				}
 				ports[p] = t
 			}

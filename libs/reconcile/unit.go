@@ -171,7 +171,8 @@ func (p *planner) advance(u *unit, frozen bool) {
 }
 
 // relieve lets t take over from the old tasks of its unit. Start-first, and always when the old ones are only drained: it
-// runs, then they stop. Stop-first: it is prepared, then they stop, then it runs (advance, once they are gone).
+// runs, then they stop. Stop-first: it is prepared, then they stop, then it runs (advance, once they are gone). A task that
+// needs what only one can have is prepared when they have stopped.
 func (p *planner) relieve(u *unit, t *Task) {
 	if p.early(t) {
 		p.wake(t.NotBefore)
@@ -186,14 +187,15 @@ func (p *planner) relieve(u *unit, t *Task) {
 		}
 		return
 	}
-	beside := p.startFirst() || len(u.stale) == 0
+	alone := p.v.alone(t.Revision)
+	beside := !alone && (p.startFirst() || len(u.stale) == 0)
 	for _, o := range olds {
 		beside = beside && o.Node() != t.Node() // it may stand in that one's place
 	}
 	switch {
 	case beside:
 		p.change(Change{Old: t, Node: t.Node(), Verb: Start, New: t.copyWith(func(n *Task) { n.Desired, n.NotBefore = p.goal(), 0 })})
-	case t.Seen >= Ready:
+	case t.Seen >= Ready || alone:
 		for _, o := range olds {
 			p.stop(o, "replaced by "+t.ID)
 		}
@@ -308,7 +310,7 @@ func (p *planner) leave(u *unit) {
 		p.stop(old, "its node is drained and the service may not be started again")
 		return
 	}
-	p.create(u, revision, old, p.first(false, notBefore), notBefore, "node "+old.Node().Hostname()+" is drained")
+	p.create(u, revision, old, p.first(p.v.alone(revision), notBefore), notBefore, "node "+old.Node().Hostname()+" is drained")
 	p.wants[len(p.wants)-1].drained = []*Task{old}
 }
 

@@ -58,7 +58,7 @@ func (s *State) reread(n *Node) *usage {
 
 func (u *usage) String() string {
 	ports := slices.Clone(u.ports)
-	slices.Sort(ports)
+	slices.SortFunc(ports, func(a, b place.Port) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 	generic := slices.Clone(u.generic)
 	slices.SortStableFunc(generic, func(a, b place.Generic) int { return cmp.Compare(a.Kind, b.Kind) })
 	return fmt.Sprint(u.cpu, u.mem, u.wantCPU, u.wantMem, u.tasks, u.held, generic, ports, u.over)

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"net/netip"
 	"strings"
 	"time"
 
@@ -51,6 +52,7 @@ func Defaults(s *skepv1.ServiceSpec) {
 		if p.Protocol == "" {
 			p.Protocol = "tcp"
 		}
+		p.HostIp = hostIP(p)
 	}
 }
 
@@ -115,6 +117,11 @@ func defaultTask(t *skepv1.TaskSpec) {
 		}
 		defaultFiles(c.Secrets)
 		defaultFiles(c.Configs)
+	}
+	for _, n := range t.Networks {
+		if a, err := netip.ParseAddr(n.Ipv6Address); err == nil {
+			n.Ipv6Address = a.String() // the one spelling of it
+		}
 	}
 	if t.Restart == nil {
 		t.Restart = &skepv1.RestartPolicy{}

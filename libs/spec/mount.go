@@ -69,6 +69,9 @@ func validateMount(m *skepv1.Mount) error {
 		if !abs {
 			return fault.Invalid("invalid bind mount source, must be an absolute path: %s", m.Source)
 		}
+		if m.BindWait && m.BindCreateSrc {
+			return fault.Invalid("bind-wait waits until something is mounted at %s, and bind-create-src does without: use one of them", m.Source)
+		}
 	case skepv1.Mount_TYPE_TMPFS:
 		if m.Source != "" {
 			return fault.Invalid("invalid tmpfs source, source must be empty")
@@ -80,20 +83,13 @@ func validateMount(m *skepv1.Mount) error {
 			return fault.Invalid("invalid tmpfs-mode %o: use an octal mode such as 1777", m.TmpfsMode)
 		}
 	case skepv1.Mount_TYPE_CLUSTER:
-		if m.Source == "" {
-			return fault.Invalid("cluster volume mount of %s needs a source: use source=<name> or source=group:<group>", m.Target)
-		}
+		return fault.Invalid("mount of %s: type cluster (CSI volumes) is not supported, use type=volume with the volume-driver of a plug-in", m.Target)
 	case skepv1.Mount_TYPE_IMAGE:
-		if _, err := parseImage(m.Source); err != nil {
-			return fault.Invalid("invalid image mount source %q: use an image reference", m.Source)
-		}
-		if err := relative("image-subpath", m.ImageSubpath); err != nil {
-			return err
-		}
+		return fault.Invalid("mount of %s: type image is not supported, put what the task needs into its own image or into a volume", m.Target)
 	case skepv1.Mount_TYPE_NPIPE:
-		return fault.Invalid("mount type npipe exists on Windows only: use volume, bind, tmpfs, cluster or image")
+		return fault.Invalid("mount type npipe exists on Windows only: use volume, bind or tmpfs")
 	default:
-		return fault.Invalid("invalid mount type %d: use volume, bind, tmpfs, cluster or image", m.Type)
+		return fault.Invalid("invalid mount type %d: use volume, bind or tmpfs", m.Type)
 	}
 	return validateMountOptions(m)
 }

@@ -210,8 +210,8 @@ func TestServiceNetworks(t *testing.T) {
 		{with(attach("host"), ingress), "port 80 cannot be published in ingress mode: the routing mesh does not reach tasks on network host, use mode=host or another network"},
 		{with(attach("none"), onHost), "port 80 cannot be published: tasks on network none have no interface, use another network"},
 		{named("db-1.internal"), ""},
-		{named("a b"), `invalid alias "a b" on network a: use letters, digits, '-' and '.', as in a host name`},
-		{named(""), `invalid alias "" on network a: use letters, digits, '-' and '.', as in a host name`},
+		{named("a b"), `invalid alias "a b" on network a: use letters, digits, '-', '_' and '.', as in a host name`},
+		{named(""), `invalid alias "" on network a: use letters, digits, '-', '_' and '.', as in a host name`},
 	} {
 		if err := Validate(x.s); x.want == "" && err != nil || x.want != "" && (err == nil || err.Error() != x.want) {
 			t.Errorf("%v: %v, want %q", x.s.Task.Networks, err, x.want)

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -176,12 +177,7 @@ func validateEndpoint(s *skepv1.ServiceSpec) error {
 	if _, ok := skepv1.EndpointSpec_Mode_name[int32(e.Mode)]; !ok {
 		return fault.Invalid("EndpointSpec: invalid endpoint-mode %d: use vip or dnsrr", e.Mode)
 	}
-	type key struct {
-		protocol string
-		port     uint32
-	}
-	seen := map[key]bool{}
-	for _, p := range e.Ports {
+	for i, p := range e.Ports {
 		switch p.Protocol {
 		case "", "tcp", "udp", "sctp":
 		default:
@@ -202,17 +198,12 @@ func validateEndpoint(s *skepv1.ServiceSpec) error {
 		if e.Mode == skepv1.EndpointSpec_MODE_DNSRR && p.PublishMode == skepv1.PublishMode_PUBLISH_MODE_INGRESS {
 			return fault.Invalid("EndpointSpec: port published with ingress mode can't be used with dnsrr mode")
 		}
-		if p.PublishedPort == 0 {
-			continue
+		if err := validateHostIP(s, p); err != nil {
+			return err
 		}
-		k := key{p.Protocol, p.PublishedPort}
-		if k.protocol == "" {
-			k.protocol = "tcp"
-		}
-		if seen[k] {
+		if slices.ContainsFunc(e.Ports[:i], func(o *skepv1.PortConfig) bool { return PortsMeet(o, p) }) {
 			return fault.Invalid("EndpointSpec: duplicate published ports provided")
 		}
-		seen[k] = true
 	}
 	return nil
 }

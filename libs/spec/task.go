@@ -185,10 +185,10 @@ func validateNetworks(s *skepv1.ServiceSpec) error {
 		}
 		for _, a := range n.Aliases {
 			if len(a) > 253 || !alias.MatchString(a) {
-				return fault.Invalid("invalid alias %q on network %s: use letters, digits, '-' and '.', as in a host name", a, n.Target)
+				return fault.Invalid("invalid alias %q on network %s: use letters, digits, '-', '_' and '.', as in a host name", a, n.Target)
 			}
 		}
 		seen[n.Target] = true
 	}
-	return nil
+	return validateFixed(s)
 }

@@ -53,7 +53,7 @@ func (s *Service) appliedRecords(ctx context.Context, r *skepv1.MeshAppliedReque
 	for {
 		rev, changed := s.applied.at()
 		if rev >= upTo {
-			return &skepv1.Empty{}, nil
+			return &skepv1.Empty{}, s.noneHas(r.NetworkId, r.Addresses)
 		}
 		select {
 		case <-changed:
@@ -61,4 +61,21 @@ func (s *Service) appliedRecords(ctx context.Context, r *skepv1.MeshAppliedReque
 			return nil, fault.Unavailable("this node has not come to revision %d yet", upTo)
 		}
 	}
+}
+
+// noneHas refuses to say that no task of this node has one of some addresses of a network when one has. From the answer on
+// none gets one: the record that says whose they are is known.
+func (s *Service) noneHas(network string, addrs []string) error {
+	s.netMu.Lock()
+	n := s.nets[network]
+	s.netMu.Unlock()
+	if n == nil {
+		return nil
+	}
+	for _, text := range addrs {
+		if task := n.pool.holder(address(text)); task != "" {
+			return fault.Conflict("address %s is used by task %s: waiting until that one has ended", text, task)
+		}
+	}
+	return nil
 }

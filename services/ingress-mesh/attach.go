@@ -101,7 +101,7 @@ func (s *Service) newRecord(ctx context.Context, r attach.Request) (rec record, 
 	}()
 	wayOut := len(r.Networks) == 0
 	for i, id := range r.Networks {
-		m, err := s.join(ctx, rec, id, overlayDevice(i))
+		m, err := s.join(ctx, rec, id, overlayDevice(i), r.Fixed[id])
 		if err != nil {
 			return rec, err
 		}
@@ -133,7 +133,7 @@ func (s *Service) claim(rec record) error {
 		if err != nil {
 			return err
 		}
-		if !n.pool.claim(m.Addr.Addr(), rec.Task) {
+		if n.pool.claim(m.Addr.Addr(), rec.Task) != rec.Task {
 			return fmt.Errorf("%s: %w", m.Addr.Addr(), errHeld)
 		}
 	}

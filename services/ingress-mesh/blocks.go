@@ -22,6 +22,9 @@ type blocks struct {
 	released map[netip.Addr]time.Time
 	last     netip.Addr
 	now      func() time.Time
+	// reserved are the addresses of blocks that are a service's, as far as it is known now; nil: none are. It is called
+	// under mu, so that what holder was told is not given out after it.
+	reserved func() []string
 }
 
 func newBlocks(l ipam.Layout) *blocks {
@@ -35,15 +38,36 @@ func (b *blocks) set(have []netip.Prefix) {
 	b.have = slices.Clone(have)
 }
 
-// claim marks an address that a record names as its task's; false when another task has it.
-func (b *blocks) claim(a netip.Addr, task string) bool {
+// claim marks an address that a record or a service names as its task's, and says whose it is now.
+func (b *blocks) claim(a netip.Addr, task string) (holder string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if holder, ok := b.used[a]; ok {
-		return holder == task
+		return holder
 	}
 	b.used[a] = task
-	return true
+	return task
+}
+
+// holder is the task that has an address, "" if none has.
+func (b *blocks) holder(a netip.Addr) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.used[a]
+}
+
+// kept are the addresses no task gets by chance.
+func (b *blocks) kept() map[netip.Addr]bool {
+	if b.reserved == nil {
+		return nil
+	}
+	out := map[netip.Addr]bool{}
+	for _, text := range b.reserved() {
+		if a := address(text); a.Is4() {
+			out[a] = true
+		}
+	}
+	return out
 }
 
 // take gives a task the next address after the last one given that is free and has rested; without such a one, and
@@ -52,10 +76,10 @@ func (b *blocks) take(task string, hurry bool) (netip.Addr, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var first, after, oldest netip.Addr
-	now := b.now()
+	now, kept := b.now(), b.kept()
 	for _, block := range b.have {
 		for a := range b.layout.Hosts(block) {
-			if _, used := b.used[a]; used {
+			if _, used := b.used[a]; used || kept[a] {
 				continue
 			}
 			if since, rests := b.released[a]; rests && now.Sub(since) < restFor {
@@ -101,10 +125,10 @@ func (b *blocks) release(a netip.Addr, task string) {
 func (b *blocks) spare() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n, now := 0, b.now()
+	n, now, kept := 0, b.now(), b.kept()
 	for _, block := range b.have {
 		for a := range b.layout.Hosts(block) {
-			if _, used := b.used[a]; !used && now.Sub(b.released[a]) >= restFor {
+			if _, used := b.used[a]; !used && !kept[a] && now.Sub(b.released[a]) >= restFor {
 				n++
 			}
 		}

@@ -48,7 +48,7 @@ func TestBlocksHandOutAndRest(t *testing.T) {
 	if a, ok := b.take("y", false); !ok || a.String() != "10.9.0.9" {
 		t.Fatalf("after the rest gave %s", a)
 	}
-	if !b.claim(netip.MustParseAddr("10.9.0.9"), "y") || b.claim(netip.MustParseAddr("10.9.0.9"), "x") {
+	if b.claim(netip.MustParseAddr("10.9.0.9"), "y") != "y" || b.claim(netip.MustParseAddr("10.9.0.9"), "x") != "y" {
 		t.Fatal("a claim is for who holds the address, or for anybody when it is free")
 	}
 	if got := b.idle(); len(got) != 0 {
@@ -60,5 +60,31 @@ func TestBlocksHandOutAndRest(t *testing.T) {
 	}
 	if got := b.idle(); len(got) != 1 || got[0].String() != "10.9.0.0/30" {
 		t.Fatalf("idle %v", got)
+	}
+}
+
+// What is a service's is given to no other task, also when it is in a block, and whoever holds it is told.
+func TestReservedAddresses(t *testing.T) {
+	l, err := ipam.NewLayout(netip.MustParsePrefix("10.9.0.0/24"), netip.Prefix{}, netip.Addr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBlocks(l)
+	b.set([]netip.Prefix{netip.MustParsePrefix("10.9.0.4/30")})
+	reserved := []string{"fd00::5", "10.9.0.5"}
+	b.reserved = func() []string { return reserved }
+	if n := b.spare(); n != 3 {
+		t.Errorf("%d spare of four, one of which is a service's", n)
+	}
+	for _, want := range []string{"10.9.0.4", "10.9.0.6", "10.9.0.7"} {
+		if a, ok := b.take(want, true); !ok || a.String() != want {
+			t.Fatalf("gave %s, want %s", a, want)
+		}
+	}
+	if a, ok := b.take("one too many", true); ok {
+		t.Errorf("gave %s, which is a service's", a)
+	}
+	if got := b.claim(netip.MustParseAddr("10.9.0.5"), "its"); got != "its" || b.holder(netip.MustParseAddr("10.9.0.5")) != "its" || b.holder(netip.MustParseAddr("10.9.0.9")) != "" {
+		t.Errorf("the service's task got it: %q", got)
 	}
 }

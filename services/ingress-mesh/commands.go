@@ -57,6 +57,9 @@ func (s *Service) state(ctx context.Context, _ *skepv1.MeshStateRequest) (*skepv
 	for _, p := range ports {
 		st := &skepv1.MeshPortState{Protocol: p.Protocol, Port: uint32(p.Port), ServiceId: p.Service, HostMode: p.HostMode, Connections: p.Connections,
 			ServiceName: services[p.Service].GetName()}
+		if p.At.IsValid() {
+			st.HostIp = p.At.String()
+		}
 		for _, b := range p.Backends {
 			st.Backends = append(st.Backends, &skepv1.MeshBackendState{
 				Addr: b.Addr.String(), Port: uint32(b.Port), TaskId: b.Task, NodeId: owners[b.Addr], Connections: b.Connections,

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"skep.dev/libs/attach"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/ingress-mesh/internal/dns"
@@ -183,22 +184,21 @@ func hostPorts(tasks []record, draining map[string]bool) []ingress.HostPort {
 	slices.SortFunc(tasks, func(a, b record) int {
 		return cmp.Or(cmp.Compare(a.Attached, b.Attached), strings.Compare(a.Task, b.Task))
 	})
-	type key struct {
-		proto string
-		port  uint16
-	}
-	taken := map[key]bool{}
 	var out []ingress.HostPort
 	for _, rec := range tasks {
 		if draining[rec.Task] || !rec.Address.IsValid() {
 			continue
 		}
 		for _, p := range rec.Ports {
-			if k := (key{p.Protocol, p.Published}); !taken[k] {
-				taken[k] = true
-				out = append(out, ingress.HostPort{Protocol: p.Protocol, Published: p.Published, Addr: rec.Address, Addr6: rec.address6Of(), Target: p.Target, Task: rec.Task})
+			if !slices.ContainsFunc(out, func(o ingress.HostPort) bool { return sameHostPort(o, p) }) {
+				out = append(out, ingress.HostPort{Protocol: p.Protocol, Published: p.Published, At: p.HostIP, Addr: rec.Address, Addr6: rec.address6Of(), Target: p.Target, Task: rec.Task})
 			}
 		}
 	}
 	return out
+}
+
+// sameHostPort: a packet may be for both, which are at one address, or one of them at all.
+func sameHostPort(o ingress.HostPort, p attach.Port) bool {
+	return o.Protocol == p.Protocol && o.Published == p.Published && (o.At == p.HostIP || !o.At.IsValid() || !p.HostIP.IsValid())
 }

@@ -30,12 +30,13 @@ func tunnel(scope picture.Scope, nodes map[string]*skepv1.MeshNode, self string,
 		ListenPort: spec.EncryptedPort(n.GetVni()),
 	}
 	out.Subnet, out.Subnet6 = subnets(n)
+	out.Own = single(scope.Endpoints[self], out.Subnet6)
 	for _, id := range slices.Sorted(maps.Keys(scope.Endpoints)) {
 		eps := scope.Endpoints[id]
 		if id == self || eps.GetWgPublicKey() == "" {
 			continue
 		}
-		p := wgnet.Peer{Node: id, PublicKey: eps.GetWgPublicKey(), Blocks: prefixes(eps.GetBlocks())}
+		p := wgnet.Peer{Node: id, PublicKey: eps.GetWgPublicKey(), Blocks: prefixes(eps.GetBlocks()), Addresses: single(eps, out.Subnet6)}
 		if out.Subnet6.IsValid() {
 			for _, b := range slices.Clone(p.Blocks) {
 				if b.Addr().Is4() {
@@ -54,6 +55,22 @@ func tunnel(scope picture.Scope, nodes map[string]*skepv1.MeshNode, self string,
 		out.Peers = append(out.Peers, p)
 	}
 	return out
+}
+
+// single are the addresses that a node has by themselves on a network, with those of IPv6 that go with them.
+func single(eps *skepv1.MeshEndpoints, six netip.Prefix) (out []netip.Addr) {
+	for _, text := range eps.GetAddresses() {
+		a := address(text)
+		if !a.IsValid() {
+			continue
+		}
+		out = append(out, a)
+		if a.Is4() && six.IsValid() {
+			out = append(out, ipam.Embed(six, a))
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
 }
 
 // ensureEncrypted makes the kernel objects of an encrypted network: those of a plain one without the way to other

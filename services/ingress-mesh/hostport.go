@@ -3,6 +3,7 @@ package mesh
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 
 	"skep.dev/libs/attach"
@@ -21,6 +22,11 @@ func (s *Service) bindPorts(asked []attach.Port) ([]attach.Port, error) {
 	out := slices.Clone(asked)
 	s.liveMu.Lock()
 	defer s.liveMu.Unlock()
+	for _, p := range asked {
+		if err := ownAddress(p.HostIP); err != nil {
+			return nil, err
+		}
+	}
 	used := map[attach.Port]bool{}
 	for _, r := range s.live {
 		for _, p := range r.Ports {
@@ -29,12 +35,12 @@ func (s *Service) bindPorts(asked []attach.Port) ([]attach.Port, error) {
 	}
 	for i, p := range out {
 		if p.Published != 0 {
-			if !unbound(p.Protocol, p.Published) {
-				return nil, fault.Conflict("host port %d/%s is in use by another program of this node: end it, or publish another port", p.Published, p.Protocol)
+			if !unbound(p.Protocol, p.HostIP, p.Published) {
+				return nil, fault.Conflict("host port %s/%s is in use by another program of this node: end it, or publish another port", hostPort(p.HostIP, p.Published), p.Protocol)
 			}
 			continue
 		}
-		n, ok := s.freeHostPort(p.Protocol, used)
+		n, ok := s.freeHostPort(p.Protocol, p.HostIP, used)
 		if !ok {
 			return nil, fault.Exhausted("all host ports %d-%d/%s of this node are in use: publish a port by number", firstHostPort, lastHostPort, p.Protocol)
 		}
@@ -45,20 +51,50 @@ func (s *Service) bindPorts(asked []attach.Port) ([]attach.Port, error) {
 }
 
 // freeHostPort finds a port no task of ours has and no program of the host listens on.
-func (s *Service) freeHostPort(protocol string, used map[attach.Port]bool) (uint16, bool) {
+func (s *Service) freeHostPort(protocol string, at netip.Addr, used map[attach.Port]bool) (uint16, bool) {
 	const span = lastHostPort - firstHostPort + 1
 	for range span {
 		s.nextPort = (s.nextPort + 1) % span
 		n := uint16(firstHostPort + s.nextPort)
-		if !used[attach.Port{Protocol: protocol, Published: n}] && unbound(protocol, n) {
+		if !used[attach.Port{Protocol: protocol, Published: n}] && unbound(protocol, at, n) {
 			return n, true
 		}
 	}
 	return 0, false
 }
 
-func unbound(protocol string, port uint16) bool {
+// ownAddress refuses one that no interface of this node has: another node may.
+func ownAddress(a netip.Addr) error {
+	if !a.IsValid() || a.IsLoopback() {
+		return nil
+	}
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return fmt.Errorf("list the node's addresses: %w", err)
+	}
+	for _, l := range list {
+		if n, ok := l.(*net.IPNet); ok {
+			if own, ok := netip.AddrFromSlice(n.IP); ok && own.Unmap() == a {
+				return nil
+			}
+		}
+	}
+	return fault.Invalid("host_ip %s is no address of this node: publish the port at one it has, or let a constraint lead the service to the node that has it", a)
+}
+
+// hostPort is a port of one address, or of all.
+func hostPort(at netip.Addr, port uint16) string {
+	if !at.IsValid() {
+		return fmt.Sprint(port)
+	}
+	return netip.AddrPortFrom(at, port).String()
+}
+
+func unbound(protocol string, host netip.Addr, port uint16) bool {
 	at := fmt.Sprintf(":%d", port)
+	if host.IsValid() {
+		at = netip.AddrPortFrom(host, port).String()
+	}
 	switch protocol {
 	case "udp":
 		c, err := net.ListenPacket("udp", at)

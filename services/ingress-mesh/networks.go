@@ -41,22 +41,57 @@ type network struct {
 	sure bool // guarded by lease
 }
 
-// join puts a task on a network: an address, an interface.
-func (s *Service) join(ctx context.Context, rec record, id, device string) (membership, error) {
+// join puts a task on a network: an address, any or those its service names, and an interface.
+func (s *Service) join(ctx context.Context, rec record, id, device string, fixed []netip.Addr) (membership, error) {
 	n, err := s.enter(ctx, id)
 	if err != nil {
 		return membership{}, err
 	}
-	a, err := s.addressOn(ctx, n, rec.Task)
-	if err != nil {
+	var a, six netip.Addr
+	for _, f := range fixed {
+		if f.Is4() {
+			a = f
+		} else {
+			six = f
+		}
+	}
+	if a.IsValid() {
+		if holder := n.pool.claim(a, rec.Task); holder != rec.Task {
+			return membership{}, fault.Conflict("address %s is still that of task %s on this node: waiting until that one has ended", a, holder)
+		}
+	} else if a, err = s.addressOn(ctx, n, rec.Task); err != nil {
 		return membership{}, err
+	}
+	if len(fixed) > 0 {
+		if err := s.leaseFixed(ctx, n, fixed); err != nil {
+			n.pool.release(a, rec.Task)
+			return membership{}, err
+		}
 	}
 	v4, v6 := subnets(s.follow.Network(id).GetNetwork())
 	m := membership{Network: id, Device: device, Addr: netip.PrefixFrom(a, v4.Bits())}
 	if v6.IsValid() {
-		m.Addr6 = netip.PrefixFrom(ipam.Embed(v6, a), v6.Bits())
+		if !six.IsValid() {
+			six = ipam.Embed(v6, a)
+		}
+		m.Addr6 = netip.PrefixFrom(six, v6.Bits())
 	}
 	return m, nil
+}
+
+// leaseFixed asks for addresses that a task's service names: the node has them until the task has ended.
+func (s *Service) leaseFixed(ctx context.Context, n *network, fixed []netip.Addr) error {
+	ctx, cancel := context.WithTimeout(ctx, askController)
+	defer cancel()
+	req := &skepv1.LeaseBlockRequest{NodeId: s.node, NetworkId: n.id}
+	for _, a := range fixed {
+		req.Addresses = append(req.Addresses, a.String())
+	}
+	_, err := api.Call(ctx, s.nc, api.MeshLease.At(s.node), req)
+	if err != nil && !fault.Is(err, fault.CodeConflict) { // which says it all
+		return fmt.Errorf("lease the address of the service's task: %w", err)
+	}
+	return err
 }
 
 // enter makes sure that the node follows a network and knows what it is.
@@ -89,6 +124,7 @@ func (s *Service) enter(ctx context.Context, id string) (*network, error) {
 			return nil, err
 		}
 		n = &network{id: id, pool: newBlocks(l)}
+		n.pool.reserved = func() []string { return s.follow.Network(id).GetReserved() }
 		n.pool.set(prefixes(s.follow.Endpoints(id, s.node).GetBlocks()))
 		s.nets[id] = n
 	}

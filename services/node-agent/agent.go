@@ -100,6 +100,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	g.Go(func() error { s.describeLoop(gctx); return nil })
 	g.Go(func() error { return s.resume(gctx) })
 	g.Go(func() error { s.tidy(gctx); return nil })
+	g.Go(func() error { s.watchBinds(gctx); return nil })
 	return g.Wait()
 }
 

@@ -143,12 +143,12 @@ func (s *Service) resolveImage(ctx context.Context, r *skepv1.ResolveImageReques
 	if err != nil {
 		return nil, err
 	}
-	ref, plats, err := s.runtime.ResolveImage(ctx, r.GetRef(), auth)
+	img, err := s.runtime.ResolveImage(ctx, r.GetRef(), auth)
 	if err != nil {
 		return nil, err
 	}
-	out := &skepv1.ResolveImageReply{Ref: ref}
-	for _, p := range plats {
+	out := &skepv1.ResolveImageReply{Ref: img.Ref, Volumes: img.Volumes}
+	for _, p := range img.Platforms {
 		out.Platforms = append(out.Platforms, &skepv1.Platform{Os: p.OS, Arch: p.Architecture})
 	}
 	return out, nil

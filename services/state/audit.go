@@ -134,6 +134,9 @@ func audit(x *index.Index) []string {
 		for key := range vip4s(o.Endpoint.GetVirtualIps()) {
 			claim("a virtual address of service "+n.Name, key, n.ID)
 		}
+		for key := range fixedKeys(o.Spec) {
+			claim("an address of service "+n.Name, key, n.ID)
+		}
 		for _, p := range o.Endpoint.GetPorts() {
 			if p.PublishedPort != 0 {
 				claim("a published port of service "+n.Name, keys.PortKey(p.Protocol, p.PublishedPort), n.ID)

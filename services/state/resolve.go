@@ -53,7 +53,7 @@ func (s *Service) resolveImage(ctx context.Context, want, had *skepv1.ServiceSpe
 		c.Image = name
 	}
 	want.Task.Placement.Platforms = reply.Platforms
-	return nil
+	return uncovered(want, reply.Volumes)
 }
 
 // sameTag reports whether an image is one that was pinned to a digest before.

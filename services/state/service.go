@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,7 +55,7 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 	if err := s.maySpread(want, 0); err != nil {
 		return nil, err
 	}
-	warnings := s.resolveImage(ctx, want, nil, r.NoResolveImage)
+	warnings := slices.Concat(s.resolveImage(ctx, want, nil, r.NoResolveImage), s.leftBehind(want, nil), withoutEffect(want, nil))
 
 	svc, err := s.store(ctx, newService{id: id.New(), spec: want, called: called, dryRun: r.DryRun, summary: "created"})
 	if err != nil {
@@ -107,6 +108,9 @@ func (s *Service) store(ctx context.Context, n newService) (*skepv1.Service, err
 		if err := s.mayJoin(want, nil, n.called); err != nil {
 			return err
 		}
+		if err := s.mayFix(svc.Meta.Id, want); err != nil {
+			return err
+		}
 		ports, err := s.allocatePorts(svc.Meta.Id, want, nil)
 		if err != nil {
 			return err
@@ -138,7 +142,7 @@ func (s *Service) store(ctx context.Context, n newService) (*skepv1.Service, err
 		if err := s.portOps(batch, svc.Meta.Id, nil, ports); err != nil {
 			return err
 		}
-		if err := s.vipOps(batch, svc.Meta.Id, nil, vips); err != nil {
+		if err := s.addressOps(batch, svc.Meta.Id, nil, addressKeys(vips, want)); err != nil {
 			return err
 		}
 		if err := n.with.to(batch); err != nil {
@@ -380,7 +384,7 @@ func (s *Service) commitRemoval(ctx context.Context, cur *skepv1.Service, with a
 	if err := s.portOps(batch, id, cur.Endpoint.GetPorts(), nil); err != nil {
 		return err
 	}
-	if err := s.vipOps(batch, id, cur.Endpoint.GetVirtualIps(), nil); err != nil {
+	if err := s.addressOps(batch, id, addressKeys(cur.Endpoint.GetVirtualIps(), cur.Spec), nil); err != nil {
 		return err
 	}
 	if err := with.to(batch); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"time"
 
@@ -60,7 +61,7 @@ func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequ
 		if r.Version != 0 && r.Version != cur.Meta.Version {
 			return nil, errOutOfSequence
 		}
-		warnings = s.resolveImage(ctx, r.Spec, cur.Spec, r.NoResolveImage)
+		warnings = slices.Concat(s.resolveImage(ctx, r.Spec, cur.Spec, r.NoResolveImage), s.leftBehind(r.Spec, cur.Spec), withoutEffect(r.Spec, cur.Spec))
 	} else if err := s.mayGoBack(ctx, id, r.RollbackRevision); err != nil {
 		return nil, err
 	}
@@ -282,6 +283,9 @@ func (s *Service) apply(ctx context.Context, id string, dryRun bool, decide func
 
 // allocateEndpoint is what a changed service has in ports and addresses. Scaling changes no addresses.
 func (s *Service) allocateEndpoint(id string, do step, had *skepv1.Endpoint) (*skepv1.Endpoint, error) {
+	if err := s.mayFix(id, do.spec); err != nil {
+		return nil, err
+	}
 	ports, err := s.allocatePorts(id, do.spec, had)
 	if err != nil {
 		return nil, err
@@ -307,7 +311,7 @@ func (s *Service) commitChange(ctx context.Context, before, after *skepv1.Servic
 	if err := s.portOps(batch, id, before.Endpoint.GetPorts(), after.Endpoint.Ports); err != nil {
 		return err
 	}
-	if err := s.vipOps(batch, id, before.Endpoint.GetVirtualIps(), after.Endpoint.VirtualIps); err != nil {
+	if err := s.addressOps(batch, id, addressKeys(before.Endpoint.GetVirtualIps(), before.Spec), addressKeys(after.Endpoint.VirtualIps, after.Spec)); err != nil {
 		return err
 	}
 	dependOps(batch, before, after, depends)

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 
@@ -20,6 +21,7 @@ func (s *Service) allocateVIPs(id string, want *skepv1.ServiceSpec, had *skepv1.
 		return nil, nil
 	}
 	var out []*skepv1.VirtualIP
+	own := fixedKeys(want)
 	for _, network := range spec.Overlays(want) {
 		n := s.ix.Network(network)
 		if n == nil {
@@ -30,8 +32,11 @@ func (s *Service) allocateVIPs(id string, want *skepv1.ServiceSpec, had *skepv1.
 			return nil, err
 		}
 		a, ok := s.keptVIP(id, network, l, had)
+		if _, mine := own[keys.VIPKey(network, a)]; ok && mine {
+			return nil, fault.Conflict("ip %s is the virtual address of service %s itself on network %s: use another one", a, want.Name, n.Spec.Name)
+		}
 		if !ok {
-			if a, err = s.freeVIP(n, l); err != nil {
+			if a, err = s.freeVIP(n, l, own); err != nil {
 				return nil, err
 			}
 		}
@@ -75,10 +80,11 @@ func (s *Service) keptVIP(id, network string, l ipam.Layout, had *skepv1.Endpoin
 	return netip.Addr{}, false
 }
 
-func (s *Service) freeVIP(n *skepv1.Network, l ipam.Layout) (netip.Addr, error) {
+func (s *Service) freeVIP(n *skepv1.Network, l ipam.Layout, but map[string]netip.Addr) (netip.Addr, error) {
 	// From a random one on: several instances that allocate at once rarely meet.
 	for a := range l.VIPs(rand.Uint32()) {
-		if _, taken := s.ix.Key(keys.VIPKey(n.Meta.Id, a)); !taken {
+		key := keys.VIPKey(n.Meta.Id, a)
+		if _, taken := s.ix.Key(key); !taken && !but[key].IsValid() {
 			return a, nil
 		}
 	}
@@ -86,10 +92,17 @@ func (s *Service) freeVIP(n *skepv1.Network, l ipam.Layout) (netip.Addr, error) 
 		n.Spec.Name, l.Subnet, l.VIPCount())
 }
 
-// vipOps adds to a batch what moves a service from its old virtual addresses to the new ones. A key that the service
-// has and did not name is written again, so that nobody who takes it for a stray one deletes it.
-func (s *Service) vipOps(b *kv.Batch, id string, old, new []*skepv1.VirtualIP) error {
-	was, is := vip4s(old), vip4s(new)
+// addressKeys are the addresses that are a service's alone, by their index keys: its virtual ones and those its task is
+// given by name.
+func addressKeys(vips []*skepv1.VirtualIP, spec *skepv1.ServiceSpec) map[string]netip.Addr {
+	out := vip4s(vips)
+	maps.Copy(out, fixedKeys(spec))
+	return out
+}
+
+// addressOps adds to a batch what moves a service from its old addresses to the new ones. A key that the service has and
+// did not name is written again, so that nobody who takes it for a stray one deletes it.
+func (s *Service) addressOps(b *kv.Batch, id string, was, is map[string]netip.Addr) error {
 	for key := range was {
 		if _, stays := is[key]; stays {
 			continue
@@ -104,7 +117,7 @@ func (s *Service) vipOps(b *kv.Batch, id string, old, new []*skepv1.VirtualIP) e
 		case !ok:
 			b.Create(key, []byte(id))
 		case k.Value != id:
-			return fmt.Errorf("virtual address %s is another service's: %w", key, kv.ErrConflict) // taken since it was free: look again
+			return fmt.Errorf("address %s is another service's: %w", key, kv.ErrConflict) // taken since it was free: look again
 		case !had:
 			b.Update(key, []byte(id), k.Revision)
 		}

@@ -1776,6 +1776,7 @@ type ResolveImageReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"` // with @digest
 	Platforms     []*Platform            `protobuf:"bytes,2,rep,name=platforms,proto3" json:"platforms,omitempty"`
+	Volumes       []string               `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"` // that its config declares, at most 256; none when that was not read
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1820,6 +1821,13 @@ func (x *ResolveImageReply) GetRef() string {
 func (x *ResolveImageReply) GetPlatforms() []*Platform {
 	if x != nil {
 		return x.Platforms
+	}
+	return nil
+}
+
+func (x *ResolveImageReply) GetVolumes() []string {
+	if x != nil {
+		return x.Volumes
 	}
 	return nil
 }
@@ -2184,10 +2192,11 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\"R\n" +
 	"\x13ResolveImageRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12#\n" +
-	"\rregistry_auth\x18\x03 \x01(\tR\fregistryAuthJ\x04\b\x02\x10\x03\"V\n" +
+	"\rregistry_auth\x18\x03 \x01(\tR\fregistryAuthJ\x04\b\x02\x10\x03\"p\n" +
 	"\x11ResolveImageReply\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12/\n" +
-	"\tplatforms\x18\x02 \x03(\v2\x11.skep.v1.PlatformR\tplatforms\"\x0e\n" +
+	"\tplatforms\x18\x02 \x03(\v2\x11.skep.v1.PlatformR\tplatforms\x12\x18\n" +
+	"\avolumes\x18\x03 \x03(\tR\avolumes\"\x0e\n" +
 	"\fStatsRequest\"6\n" +
 	"\n" +
 	"StatsReply\x12(\n" +

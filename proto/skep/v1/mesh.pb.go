@@ -225,9 +225,12 @@ func (x *MeshNode) GetAddr() string {
 
 // MeshNetwork is a network as its members need to know it.
 type MeshNetwork struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Network       *Network               `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
-	DataPathPort  uint32                 `protobuf:"varint,2,opt,name=data_path_port,json=dataPathPort,proto3" json:"data_path_port,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Network      *Network               `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	DataPathPort uint32                 `protobuf:"varint,2,opt,name=data_path_port,json=dataPathPort,proto3" json:"data_path_port,omitempty"`
+	// Addresses that services give their tasks by name, or that such a task has still: they are in nobody's blocks, wherever
+	// these are.
+	Reserved      []string `protobuf:"bytes,3,rep,name=reserved,proto3" json:"reserved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -274,6 +277,13 @@ func (x *MeshNetwork) GetDataPathPort() uint32 {
 		return x.DataPathPort
 	}
 	return 0
+}
+
+func (x *MeshNetwork) GetReserved() []string {
+	if x != nil {
+		return x.Reserved
+	}
+	return nil
 }
 
 // MeshService is a service on one network, or on the mesh of published ports.
@@ -376,6 +386,7 @@ type MeshEndpoints struct {
 	Endpoints     []*MeshEndpoint        `protobuf:"bytes,2,rep,name=endpoints,proto3" json:"endpoints,omitempty"`                          // ordered by task id
 	WgPublicKey   string                 `protobuf:"bytes,3,opt,name=wg_public_key,json=wgPublicKey,proto3" json:"wg_public_key,omitempty"` // encrypted networks: base64
 	WgPort        uint32                 `protobuf:"varint,4,opt,name=wg_port,json=wgPort,proto3" json:"wg_port,omitempty"`
+	Addresses     []string               `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"` // single ones leased to the node, for tasks whose service names its address
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -436,6 +447,13 @@ func (x *MeshEndpoints) GetWgPort() uint32 {
 		return x.WgPort
 	}
 	return 0
+}
+
+func (x *MeshEndpoints) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
 }
 
 type MeshEndpoint struct {
@@ -721,6 +739,7 @@ type LeaseBlockRequest struct {
 	WantBlock     bool                   `protobuf:"varint,3,opt,name=want_block,json=wantBlock,proto3" json:"want_block,omitempty"`
 	WgPublicKey   string                 `protobuf:"bytes,4,opt,name=wg_public_key,json=wgPublicKey,proto3" json:"wg_public_key,omitempty"`
 	WgPort        uint32                 `protobuf:"varint,5,opt,name=wg_port,json=wgPort,proto3" json:"wg_port,omitempty"`
+	Addresses     []string               `protobuf:"bytes,6,rep,name=addresses,proto3" json:"addresses,omitempty"` // those that a task's service names: conflict while another task has one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -788,6 +807,13 @@ func (x *LeaseBlockRequest) GetWgPort() uint32 {
 		return x.WgPort
 	}
 	return 0
+}
+
+func (x *LeaseBlockRequest) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
 }
 
 type LeaseBlockReply struct {
@@ -1419,8 +1445,11 @@ func (x *MeshPeer) GetEndpoints() uint64 {
 // MeshAppliedRequest: skep.v1.node.<id>.mesh.applied, from the controller. The answer (Empty) comes once the node's
 // kernel has these records, or never had to.
 type MeshAppliedRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Records       map[string]uint64      `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Records map[string]uint64      `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // key → revision
+	// And no task of the node has one of these addresses of the network: otherwise the answer is a conflict that names it.
+	NetworkId     string   `protobuf:"bytes,2,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	Addresses     []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1458,6 +1487,20 @@ func (*MeshAppliedRequest) Descriptor() ([]byte, []int) {
 func (x *MeshAppliedRequest) GetRecords() map[string]uint64 {
 	if x != nil {
 		return x.Records
+	}
+	return nil
+}
+
+func (x *MeshAppliedRequest) GetNetworkId() string {
+	if x != nil {
+		return x.NetworkId
+	}
+	return ""
+}
+
+func (x *MeshAppliedRequest) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
 	}
 	return nil
 }
@@ -1575,7 +1618,8 @@ type MeshPortState struct {
 	ServiceName   string                 `protobuf:"bytes,4,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
 	HostMode      bool                   `protobuf:"varint,5,opt,name=host_mode,json=hostMode,proto3" json:"host_mode,omitempty"`
 	Backends      []*MeshBackendState    `protobuf:"bytes,6,rep,name=backends,proto3" json:"backends,omitempty"`
-	Connections   uint64                 `protobuf:"varint,7,opt,name=connections,proto3" json:"connections,omitempty"` // new connections since the rule was made
+	Connections   uint64                 `protobuf:"varint,7,opt,name=connections,proto3" json:"connections,omitempty"`    // new connections since the rule was made
+	HostIp        string                 `protobuf:"bytes,8,opt,name=host_ip,json=hostIp,proto3" json:"host_ip,omitempty"` // of host_mode: the only address of the node, "" = all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1657,6 +1701,13 @@ func (x *MeshPortState) GetConnections() uint64 {
 		return x.Connections
 	}
 	return 0
+}
+
+func (x *MeshPortState) GetHostIp() string {
+	if x != nil {
+		return x.HostIp
+	}
+	return ""
 }
 
 type MeshBackendState struct {
@@ -2272,10 +2323,11 @@ const file_skep_v1_mesh_proto_rawDesc = "" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\rR\x06number\x12\x16\n" +
 	"\x06subnet\x18\x04 \x01(\tR\x06subnet\x12\x12\n" +
-	"\x04addr\x18\x05 \x01(\tR\x04addr\"_\n" +
+	"\x04addr\x18\x05 \x01(\tR\x04addr\"{\n" +
 	"\vMeshNetwork\x12*\n" +
 	"\anetwork\x18\x01 \x01(\v2\x10.skep.v1.NetworkR\anetwork\x12$\n" +
-	"\x0edata_path_port\x18\x02 \x01(\rR\fdataPathPort\"\xb2\x01\n" +
+	"\x0edata_path_port\x18\x02 \x01(\rR\fdataPathPort\x12\x1a\n" +
+	"\breserved\x18\x03 \x03(\tR\breserved\"\xb2\x01\n" +
 	"\vMeshService\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -2283,12 +2335,13 @@ const file_skep_v1_mesh_proto_rawDesc = "" +
 	"\x04vip6\x18\x04 \x01(\tR\x04vip6\x12\x18\n" +
 	"\aaliases\x18\x05 \x03(\tR\aaliases\x12\x14\n" +
 	"\x05dnsrr\x18\x06 \x01(\bR\x05dnsrr\x12)\n" +
-	"\x05ports\x18\a \x03(\v2\x13.skep.v1.PortConfigR\x05ports\"\x99\x01\n" +
+	"\x05ports\x18\a \x03(\v2\x13.skep.v1.PortConfigR\x05ports\"\xb7\x01\n" +
 	"\rMeshEndpoints\x12\x16\n" +
 	"\x06blocks\x18\x01 \x03(\tR\x06blocks\x123\n" +
 	"\tendpoints\x18\x02 \x03(\v2\x15.skep.v1.MeshEndpointR\tendpoints\x12\"\n" +
 	"\rwg_public_key\x18\x03 \x01(\tR\vwgPublicKey\x12\x17\n" +
-	"\awg_port\x18\x04 \x01(\rR\x06wgPort\"\x9e\x01\n" +
+	"\awg_port\x18\x04 \x01(\rR\x06wgPort\x12\x1c\n" +
+	"\taddresses\x18\x05 \x03(\tR\taddresses\"\x9e\x01\n" +
 	"\fMeshEndpoint\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
 	"\n" +
@@ -2313,7 +2366,7 @@ const file_skep_v1_mesh_proto_rawDesc = "" +
 	"\tMeshEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12+\n" +
-	"\x06record\x18\x03 \x01(\v2\x13.skep.v1.MeshRecordR\x06record\"\xa7\x01\n" +
+	"\x06record\x18\x03 \x01(\v2\x13.skep.v1.MeshRecordR\x06record\"\xc5\x01\n" +
 	"\x11LeaseBlockRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -2321,7 +2374,8 @@ const file_skep_v1_mesh_proto_rawDesc = "" +
 	"\n" +
 	"want_block\x18\x03 \x01(\bR\twantBlock\x12\"\n" +
 	"\rwg_public_key\x18\x04 \x01(\tR\vwgPublicKey\x12\x17\n" +
-	"\awg_port\x18\x05 \x01(\rR\x06wgPort\"Y\n" +
+	"\awg_port\x18\x05 \x01(\rR\x06wgPort\x12\x1c\n" +
+	"\taddresses\x18\x06 \x03(\tR\taddresses\"Y\n" +
 	"\x0fLeaseBlockReply\x12\x16\n" +
 	"\x06blocks\x18\x01 \x03(\tR\x06blocks\x12.\n" +
 	"\anetwork\x18\x02 \x01(\v2\x14.skep.v1.MeshNetworkR\anetwork\"e\n" +
@@ -2363,9 +2417,12 @@ const file_skep_v1_mesh_proto_rawDesc = "" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
 	"\x04addr\x18\x03 \x01(\tR\x04addr\x12\x16\n" +
 	"\x06blocks\x18\x04 \x03(\tR\x06blocks\x12\x1c\n" +
-	"\tendpoints\x18\x05 \x01(\x04R\tendpoints\"\x94\x01\n" +
+	"\tendpoints\x18\x05 \x01(\x04R\tendpoints\"\xd1\x01\n" +
 	"\x12MeshAppliedRequest\x12B\n" +
-	"\arecords\x18\x01 \x03(\v2(.skep.v1.MeshAppliedRequest.RecordsEntryR\arecords\x1a:\n" +
+	"\arecords\x18\x01 \x03(\v2(.skep.v1.MeshAppliedRequest.RecordsEntryR\arecords\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x02 \x01(\tR\tnetworkId\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\x1a:\n" +
 	"\fRecordsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x12\n" +
@@ -2374,7 +2431,7 @@ const file_skep_v1_mesh_proto_rawDesc = "" +
 	"\x05ports\x18\x01 \x03(\v2\x16.skep.v1.MeshPortStateR\x05ports\x125\n" +
 	"\bnetworks\x18\x02 \x03(\v2\x19.skep.v1.MeshNetworkStateR\bnetworks\x12,\n" +
 	"\x05peers\x18\x03 \x03(\v2\x16.skep.v1.MeshPeerStateR\x05peers\x120\n" +
-	"\bfindings\x18\x04 \x03(\v2\x14.skep.v1.MeshFindingR\bfindings\"\xf7\x01\n" +
+	"\bfindings\x18\x04 \x03(\v2\x14.skep.v1.MeshFindingR\bfindings\"\x90\x02\n" +
 	"\rMeshPortState\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1d\n" +
@@ -2383,7 +2440,8 @@ const file_skep_v1_mesh_proto_rawDesc = "" +
 	"\fservice_name\x18\x04 \x01(\tR\vserviceName\x12\x1b\n" +
 	"\thost_mode\x18\x05 \x01(\bR\bhostMode\x125\n" +
 	"\bbackends\x18\x06 \x03(\v2\x19.skep.v1.MeshBackendStateR\bbackends\x12 \n" +
-	"\vconnections\x18\a \x01(\x04R\vconnections\"\x8e\x01\n" +
+	"\vconnections\x18\a \x01(\x04R\vconnections\x12\x17\n" +
+	"\ahost_ip\x18\b \x01(\tR\x06hostIp\"\x8e\x01\n" +
 	"\x10MeshBackendState\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\tR\x04addr\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x17\n" +

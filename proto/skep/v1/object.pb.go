@@ -2030,8 +2030,11 @@ type TaskStatus struct {
 	StartedUnixMs int64                  `protobuf:"varint,16,opt,name=started_unix_ms,json=startedUnixMs,proto3" json:"started_unix_ms,omitempty"` // when it began to run, by the node's clock
 	// When it first ran, healthy and ready; 0 = it never has. What a rollout waits for: a task that is not ready any more
 	// has served before.
-	ServedUnixMs  int64       `protobuf:"varint,17,opt,name=served_unix_ms,json=servedUnixMs,proto3" json:"served_unix_ms,omitempty"`
-	Files         []*HeldFile `protobuf:"bytes,18,rep,name=files,proto3" json:"files,omitempty"` // the secrets and configs it was given
+	ServedUnixMs int64       `protobuf:"varint,17,opt,name=served_unix_ms,json=servedUnixMs,proto3" json:"served_unix_ms,omitempty"`
+	Files        []*HeldFile `protobuf:"bytes,18,rep,name=files,proto3" json:"files,omitempty"` // the secrets and configs it was given
+	// Sources of its bind mounts where the node has another file system by now than the container: it was mounted, or
+	// unmounted, or replaced after the start.
+	StaleBinds    []string `protobuf:"bytes,19,rep,name=stale_binds,json=staleBinds,proto3" json:"stale_binds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2188,6 +2191,13 @@ func (x *TaskStatus) GetServedUnixMs() int64 {
 func (x *TaskStatus) GetFiles() []*HeldFile {
 	if x != nil {
 		return x.Files
+	}
+	return nil
+}
+
+func (x *TaskStatus) GetStaleBinds() []string {
+	if x != nil {
+		return x.StaleBinds
 	}
 	return nil
 }
@@ -3294,7 +3304,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	" \x01(\tR\x06reason\"5\n" +
 	"\x05Fence\x12\x16\n" +
 	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\x88\x05\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\xa9\x05\n" +
 	"\n" +
 	"TaskStatus\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12(\n" +
@@ -3316,7 +3326,9 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\rhealth_output\x18\x0f \x01(\tR\fhealthOutput\x12&\n" +
 	"\x0fstarted_unix_ms\x18\x10 \x01(\x03R\rstartedUnixMs\x12$\n" +
 	"\x0eserved_unix_ms\x18\x11 \x01(\x03R\fservedUnixMs\x12'\n" +
-	"\x05files\x18\x12 \x03(\v2\x11.skep.v1.HeldFileR\x05filesB\f\n" +
+	"\x05files\x18\x12 \x03(\v2\x11.skep.v1.HeldFileR\x05files\x12\x1f\n" +
+	"\vstale_binds\x18\x13 \x03(\tR\n" +
+	"staleBindsB\f\n" +
 	"\n" +
 	"_exit_code\"4\n" +
 	"\bHeldFile\x12\x0e\n" +

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/subject"
@@ -19,6 +20,10 @@ const (
 	tries = 3
 	// askedFor bounds the work on a request that writes: the node does not wait longer, and asks again.
 	askedFor = 10 * time.Second
+	// maxSingle is how many addresses a task has on a network.
+	maxSingle = 2
+	// unblockFor bounds the question to the node in whose block such an address is: less than the asker's patience.
+	unblockFor = 2 * time.Second
 )
 
 // unavailable is how a failed write is told to a node. Whoever stopped leading answers so too: the next request reaches
@@ -29,6 +34,9 @@ func unavailable(what string, err error) error { return fault.Unavailable("%s: %
 func (s *Service) lease(ctx context.Context, node string, r *skepv1.LeaseBlockRequest) (*skepv1.LeaseBlockReply, error) {
 	if err := ownNode(node, r.NodeId); err != nil {
 		return nil, err
+	}
+	if len(r.Addresses) > maxSingle {
+		return nil, fault.Invalid("node %s asks for %d addresses at once: a task has two of a network", node, len(r.Addresses))
 	}
 	out, err := s.tryLease(ctx, node, r)
 	if !fault.Is(err, fault.CodeDenied) && !fault.Is(err, fault.CodeExhausted) {
@@ -58,13 +66,16 @@ func (s *Service) tryLease(ctx context.Context, node string, r *skepv1.LeaseBloc
 	var given string // by a try whose answer was lost
 	paced := s.paced(node, r.NetworkId)
 	out := &skepv1.LeaseBlockReply{}
+	if err := s.unblock(ctx, node, r); err != nil {
+		return nil, err
+	}
 	err := s.decide(ctx, func() (*derive.Change, error) {
 		if stored, _ := s.pic.Get(key); given != "" && slices.Contains(stored.Blocks, given) {
 			return nil, nil
 		}
 		c, block, err := s.pic.Lease(node, r)
 		given = block
-		if c != nil && block == "" { // a new key
+		if c != nil && block == "" && len(r.Addresses) == 0 { // a new key
 			return paced(c)
 		}
 		return c, err
@@ -76,6 +87,27 @@ func (s *Service) tryLease(ctx context.Context, node string, r *skepv1.LeaseBloc
 		return nil, asFault(fmt.Sprintf("lease addresses of network %s to node %s", r.NetworkId, node), err)
 	}
 	return out, nil
+}
+
+// unblock makes sure that the node in whose block a single address is does not give it to a task of its own.
+func (s *Service) unblock(ctx context.Context, node string, r *skepv1.LeaseBlockRequest) error {
+	if len(r.Addresses) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	blocker, told, err := s.pic.Blocker(node, r)
+	hostname, _ := s.pic.Host(blocker)
+	s.mu.Unlock()
+	if err != nil || blocker == "" {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, unblockFor)
+	defer cancel()
+	_, err = api.Call(ctx, s.cfg.NC, api.MeshApplied.At(blocker), &skepv1.MeshAppliedRequest{Records: told, NetworkId: r.NetworkId, Addresses: r.Addresses})
+	if err == nil || fault.Is(err, fault.CodeConflict) {
+		return err
+	}
+	return fault.Unavailable("node %s, in whose addresses of network %s this one is, does not say that it leaves it alone: %v", hostname, r.NetworkId, err)
 }
 
 // paced refuses a change of a node's part of a network that comes too soon after others. It counts one request as one,

@@ -93,7 +93,7 @@ func (a *auditor) name(scope string) string {
 }
 
 func (a *auditor) addresses(scope string, nodes map[string]*skepv1.MeshEndpoints) {
-	owner := map[string]string{}
+	owner, single := map[string]string{}, map[string]string{}
 	for _, id := range slices.Sorted(maps.Keys(a.services)) {
 		s := a.services[id]
 		vip := s.vips[scope]
@@ -115,6 +115,15 @@ func (a *auditor) addresses(scope string, nodes map[string]*skepv1.MeshEndpoints
 		for _, b := range mine {
 			if p, err := netip.ParsePrefix(b); err == nil {
 				inside = append(inside, p)
+			}
+		}
+		for _, text := range nodes[node].GetAddresses() {
+			if other := single[text]; other != "" {
+				a.add("%s: address %s is leased to node %s and to node %s", a.name(scope), text, other, node)
+			}
+			single[text] = node
+			if addr, err := netip.ParseAddr(text); err == nil {
+				inside = append(inside, netip.PrefixFrom(addr, addr.BitLen()))
 			}
 		}
 		for _, t := range nodes[node].GetEndpoints() {

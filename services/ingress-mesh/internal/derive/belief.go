@@ -21,14 +21,18 @@ type part struct {
 	layout  ipam.Layout
 	subnet6 netip.Prefix
 	blocks  []netip.Prefix
+	mine    []string          // single addresses
+	single  map[string]string // and whose those of the network are, by node
 }
 
-// part is what a node was given on a network: nothing while it has no blocks there.
-func (p *Picture) part(network, node string) (out part) {
+// part is what a node was given on a network, the single addresses it has now among it: nothing while it has none of
+// these and no blocks.
+func (p *Picture) part(network, node string, mine []string) (out part) {
 	n, s := p.networks[network], p.stored[keys.Endpoint.Key(network, node)]
-	if n == nil || len(s.Blocks) == 0 {
+	if n == nil || len(s.Blocks)+len(mine) == 0 {
 		return out
 	}
+	out.mine, out.single = mine, p.single[network]
 	var err error
 	if out.layout, err = spec.NetworkLayout(n); err != nil {
 		return out
@@ -44,34 +48,59 @@ func (p *Picture) part(network, node string) (out part) {
 	return out
 }
 
-// has reports whether a task of the node may have an address there.
+// has reports whether a task of the node may have an address there, one of the blocks that nobody has by itself.
 func (x part) has(addr string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(addr)
-	return a, err == nil && x.layout.IsTask(a) && slices.ContainsFunc(x.blocks, func(b netip.Prefix) bool { return b.Contains(a) })
+	return a, err == nil && x.layout.IsTask(a) && x.single[a.String()] == "" && slices.ContainsFunc(x.blocks, func(b netip.Prefix) bool { return b.Contains(a) })
 }
+
+// holds reports whether the node has an address by itself.
+func (x part) holds(addr string) bool { return slices.Contains(x.mine, addr) }
 
 // member reports whether a task is on a network by its revision. It is not known of a revision that is gone, as of a
 // service that was removed while its tasks end, or that the feed has not told of yet.
 func (p *Picture) member(t task, network string) (is, known bool) {
 	nets, known := p.revs[t.service][t.revision]
-	return slices.Contains(nets, network), known
+	_, is = memberOf(nets, network)
+	return is, known
 }
 
 // reported is where a task of a node is on a network, ok if it is so by what the node was given: an address of its
-// blocks, on a network of the task's revision. Without knowing the revision the blocks say enough: they were leased for a
-// task on that network. The IPv6 address is the one that goes with the other.
+// blocks, or the one that the task's revision names and that was leased to the node by itself, on a network of that
+// revision. Without knowing the revision what was leased says enough: it was for a task on that network. The IPv6 address
+// is the one that goes with the other, unless the revision names it.
 func (p *Picture) reported(x part, t task, a address) (v4, v6 string, ok bool) {
-	if is, known := p.member(t, a.network); known && !is {
+	nets, known := p.revs[t.service][t.revision]
+	m, is := memberOf(nets, a.network)
+	if known && !is {
 		return "", "", false
 	}
 	addr, ok := x.has(a.v4)
+	if m.v4 != "" || !known && !ok {
+		if addr, ok = address4(a.v4), x.holds(a.v4); m.v4 != "" && a.v4 != m.v4 {
+			return "", "", false
+		}
+	}
 	if !ok {
 		return "", "", false
 	}
-	if six := ipam.Embed(x.subnet6, addr); a.v6 != "" && six.IsValid() {
+	six := ipam.Embed(x.subnet6, addr)
+	switch {
+	case a.v6 == "":
+	case (m.v6 != "" && a.v6 == m.v6 || !known) && x.holds(a.v6):
+		v6 = a.v6
+	case m.v6 == "" && six.IsValid():
 		v6 = six.String()
 	}
 	return addr.String(), v6, true
+}
+
+func address4(text string) netip.Addr {
+	a, err := netip.ParseAddr(text)
+	if err != nil || !a.Is4() {
+		return netip.Addr{}
+	}
+	return a
 }
 
 // bridged is where a task is on its node's bridge, ok if that is an address its node's subnet has for tasks.
@@ -120,7 +149,8 @@ func (p *Picture) tasksOn(network, node string) (n int) {
 
 // holds reports whether a node was given anything of a network.
 func (p *Picture) holds(network, node string) bool {
-	return len(p.stored[keys.Endpoint.Key(network, node)].Blocks) > 0
+	s := p.stored[keys.Endpoint.Key(network, node)]
+	return len(s.Blocks)+len(s.single) > 0
 }
 
 // keyOf is a node's key of a network as stored, "" for one that is none.

@@ -34,7 +34,7 @@ func (p *Picture) Lease(node string, r *skepv1.LeaseBlockRequest) (c *Change, bl
 	key := keys.Endpoint.Key(r.GetNetworkId(), node)
 	was := p.stored[key].Record().GetEndpoints()
 	tasks := p.tasksOn(r.GetNetworkId(), node)
-	if tasks == 0 && len(was.GetBlocks()) == 0 {
+	if tasks == 0 && len(was.GetBlocks()) == 0 && len(r.GetAddresses()) == 0 {
 		return nil, "", fault.Denied("node %s has no task on network %s: its addresses and keys are for nodes that have", node, n.GetSpec().GetName())
 	}
 	now := &skepv1.MeshEndpoints{}
@@ -55,7 +55,15 @@ func (p *Picture) Lease(node string, r *skepv1.LeaseBlockRequest) (c *Change, bl
 		block = free.String()
 		now.Blocks = append(now.Blocks, block)
 	}
-	if block == "" && (proto.Equal(was, now) || was == nil && now.WgPublicKey == "") {
+	if len(r.GetAddresses()) > 0 {
+		if err := p.mayLease(n, node, r.GetAddresses()); err != nil {
+			return nil, "", err
+		}
+		now.Addresses = append(now.Addresses, r.GetAddresses()...)
+		slices.Sort(now.Addresses)
+		now.Addresses = slices.Compact(now.Addresses)
+	}
+	if block == "" && (proto.Equal(was, now) || was == nil && now.WgPublicKey == "" && len(now.Addresses) == 0) {
 		return nil, "", nil
 	}
 	c, err = p.endpointsChange(key, now)
@@ -99,7 +107,7 @@ func (p *Picture) Return(node string, r *skepv1.ReturnBlocksRequest) (*Change, e
 	switch {
 	case len(now.Blocks) == before:
 		return nil, nil
-	case len(now.Blocks)+len(now.Endpoints) == 0: // the node has left the network
+	case len(now.Blocks)+len(now.Addresses)+len(now.Endpoints) == 0: // the node has left the network
 		return &Change{Key: key, Revision: p.stored[key].Revision}, nil
 	}
 	return p.endpointsChange(key, now)
@@ -148,10 +156,14 @@ func (p *Picture) freeBlock(n *skepv1.Network, mine []string, tasks int) (netip.
 	if err != nil {
 		return netip.Prefix{}, err
 	}
+	reserved := map[string]bool{}
+	for _, a := range p.reserved(n.GetMeta().GetId()) {
+		reserved[a] = true
+	}
 	have := 0
 	for _, b := range mine {
 		if block, err := netip.ParsePrefix(b); err == nil {
-			have += usableIn(l, block)
+			have += usableIn(l, block, reserved)
 		}
 	}
 	all := l.BlockCount() << (32 - l.BlockBits)
@@ -161,9 +173,9 @@ func (p *Picture) freeBlock(n *skepv1.Network, mine []string, tasks int) (netip.
 	held, nodes := p.held(n.GetMeta().GetId())
 	blocks, hosts := 0, 0
 	for b := range l.Blocks() {
-		usable := usableIn(l, b)
+		usable := usableIn(l, b, reserved)
 		if usable == 0 {
-			continue // a block of one address may be just the network's or the gateway's
+			continue // a block of one address may be just the network's, the gateway's or a service's
 		}
 		if !held[b] {
 			return b, nil
@@ -175,9 +187,11 @@ func (p *Picture) freeBlock(n *skepv1.Network, mine []string, tasks int) (netip.
 		"use a network with a larger subnet, or let fewer nodes run its services", n.GetSpec().GetName(), blocks, hosts, nodes)
 }
 
-func usableIn(l ipam.Layout, b netip.Prefix) (n int) {
-	for range l.Hosts(b) {
-		n++
+func usableIn(l ipam.Layout, b netip.Prefix, reserved map[string]bool) (n int) {
+	for a := range l.Hosts(b) {
+		if len(reserved) == 0 || !reserved[a.String()] {
+			n++
+		}
 	}
 	return n
 }

@@ -34,7 +34,7 @@ type Picture struct {
 	port     uint32 // of the data path
 	networks map[string]*skepv1.Network
 	services map[string]*service
-	revs     map[string]map[uint64][]string // service → revision → its networks
+	revs     map[string]map[uint64][]member // service → revision → its networks
 	nodes    map[string]*node
 	tasks    map[string]map[string]map[string]task // node → page of its task set → task
 	statuses map[string]map[string]status          // node → task
@@ -48,6 +48,8 @@ type Picture struct {
 	scopes   map[string]map[string]bool // scope → items
 	ofNode   map[string]map[string]bool // node → keys
 	ofSvc    map[string]map[string]bool // service → keys
+	single   map[string]map[string]string // network → address leased by itself → node
+	fixed    map[string]map[string]string // network → address that a service's newest spec names → service
 	unseen   map[string]Stored          // written here, and the feed has not told so yet; a deletion has no Raw
 	revision uint64                     // the bucket's, as far as it is known here
 	fed      uint64                     // how far the feed of the bucket has come
@@ -58,7 +60,7 @@ type Picture struct {
 // New is an empty picture.
 func New() *Picture {
 	p := &Picture{
-		networks: map[string]*skepv1.Network{}, services: map[string]*service{}, revs: map[string]map[uint64][]string{},
+		networks: map[string]*skepv1.Network{}, services: map[string]*service{}, revs: map[string]map[uint64][]member{}, fixed: map[string]map[string]string{},
 		nodes: map[string]*node{}, statuses: map[string]map[string]status{}, draining: map[string]map[string]bool{},
 		live: map[string]map[taskRev]bool{}, onRev: map[string]map[uint64]int{}, unseen: map[string]Stored{},
 		dirtyNodes: map[string]bool{}, dirtyServices: map[string]bool{}, dirtyNetworks: map[string]bool{},
@@ -124,6 +126,7 @@ func (p *Picture) ResetSpec() {
 	p.MarkAll()
 	clear(p.networks)
 	clear(p.services)
+	clear(p.fixed)
 	for _, n := range p.nodes {
 		n.object = nil
 	}

@@ -171,6 +171,9 @@ func (p *Picture) nodeRecords(id string) map[string]*skepv1.MeshRecord {
 			x.Blocks, x.WgPublicKey, x.WgPort = s.Blocks, wgKey, port
 		}
 	}
+	for scope, addrs := range p.kept(id) {
+		part(scope).Addresses = addrs
+	}
 	for name, t := range p.tasksOf(id) {
 		st, reported := p.statuses[id][name]
 		if !reported || !st.placed() {
@@ -182,7 +185,7 @@ func (p *Picture) nodeRecords(id string) map[string]*skepv1.MeshRecord {
 		}
 		for _, a := range st.networks {
 			if _, seen := given[a.network]; !seen {
-				given[a.network] = p.part(a.network, id)
+				given[a.network] = p.part(a.network, id, parts[a.network].GetAddresses())
 			}
 			if v4, v6, ok := p.reported(given[a.network], t, a); ok {
 				x := part(a.network)

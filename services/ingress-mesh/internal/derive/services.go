@@ -2,10 +2,11 @@ package derive
 
 import (
 	"fmt"
-	"slices"
+	"net/netip"
 	"strings"
 
 	"skep.dev/libs/keys"
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -16,13 +17,14 @@ type service struct {
 	vips6    map[string]string
 	networks map[string][]string // of the newest spec: network → aliases
 	dnsrr    bool
+	fixed    map[string][]netip.Addr
 	ports    []*skepv1.PortConfig // in ingress mode
 }
 
 func newService(o *skepv1.Service) *service {
 	s := &service{
 		name: o.GetSpec().GetName(), vips: map[string]string{}, vips6: map[string]string{}, networks: map[string][]string{},
-		dnsrr: o.GetSpec().GetEndpoint().GetMode() == skepv1.EndpointSpec_MODE_DNSRR,
+		dnsrr: o.GetSpec().GetEndpoint().GetMode() == skepv1.EndpointSpec_MODE_DNSRR, fixed: spec.Fixed(o.GetSpec()),
 	}
 	for _, n := range o.GetSpec().GetTask().GetNetworks() {
 		s.networks[n.GetTarget()] = n.GetAliases()
@@ -58,12 +60,13 @@ func (p *Picture) putService(id, key string, val []byte) error {
 		return err
 	}
 	p.dirtyServices[id] = true
-	was := p.services[id].published()
+	was := p.services[id]
 	delete(p.services, id)
 	if val != nil {
 		p.services[id] = newService(&o)
 	}
-	if was != p.services[id].published() {
+	p.refix(id, was, p.services[id])
+	if was.published() != p.services[id].published() {
 		p.markUsers(id)
 	}
 	return nil
@@ -75,7 +78,7 @@ func (p *Picture) everOn(service, network string) bool {
 		return true
 	}
 	for _, nets := range p.revs[service] {
-		if slices.Contains(nets, network) {
+		if _, on := memberOf(nets, network); on {
 			return true
 		}
 	}
@@ -119,12 +122,12 @@ func (p *Picture) PutRevision(key string, val []byte) error {
 		}
 		return nil
 	}
-	var nets []string
+	var nets []member
 	for _, n := range r.GetSpec().GetTask().GetNetworks() {
-		nets = append(nets, n.GetTarget())
+		nets = append(nets, newMember(n))
 	}
 	if p.revs[id] == nil {
-		p.revs[id] = map[uint64][]string{}
+		p.revs[id] = map[uint64][]member{}
 	}
 	p.revs[id][number] = nets
 	return nil
@@ -155,7 +158,7 @@ func (p *Picture) serviceRecords(id string) map[string]*skepv1.MeshRecord {
 	}
 	for number := range p.onRev[id] {
 		for _, n := range p.revs[id][number] {
-			on(n)
+			on(n.network)
 		}
 	}
 	return out

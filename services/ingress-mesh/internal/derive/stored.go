@@ -17,8 +17,9 @@ type Stored struct {
 	Raw      []byte
 	Blocks   []string // of a node's part of a network: what it is leased
 
-	wgKey string
-	tasks int // of a node's part of a network or of the published ports: its endpoints
+	single []string // and single addresses
+	wgKey  string
+	tasks  int // of a node's part of a network or of the published ports: its endpoints
 }
 
 // Record decodes it; nil when there is none.
@@ -43,12 +44,12 @@ func newStored(key string, val []byte, rev uint64) (Stored, error) {
 	if raw == nil {
 		raw = []byte{}
 	}
-	return Stored{Revision: rev, Raw: raw, Blocks: e.GetBlocks(), wgKey: e.GetWgPublicKey(), tasks: len(e.GetEndpoints())}, nil
+	return Stored{Revision: rev, Raw: raw, Blocks: e.GetBlocks(), single: e.GetAddresses(), wgKey: e.GetWgPublicKey(), tasks: len(e.GetEndpoints())}, nil
 }
 
 func (p *Picture) clearStored() {
 	p.stored, p.scopes = map[string]Stored{}, map[string]map[string]bool{}
-	p.ofNode, p.ofSvc = map[string]map[string]bool{}, map[string]map[string]bool{}
+	p.ofNode, p.ofSvc, p.single = map[string]map[string]bool{}, map[string]map[string]bool{}, map[string]map[string]string{}
 }
 
 // ResetStored forgets what the bucket held; the entries that follow are all of it. They may be older than what was
@@ -122,6 +123,7 @@ func (p *Picture) Resign() { clear(p.unseen) }
 
 func (p *Picture) set(key string, s Stored) {
 	scope, item, _ := keys.ParseEndpoint(key)
+	p.leased(scope, item, p.stored[key].single, s.single)
 	p.stored[key] = s
 	add(p.scopes, scope, item)
 	if svc, ok := keys.ParseServiceItem(item); ok {
@@ -133,6 +135,7 @@ func (p *Picture) set(key string, s Stored) {
 
 func (p *Picture) unset(key string) {
 	scope, item, _ := keys.ParseEndpoint(key)
+	p.leased(scope, item, p.stored[key].single, nil)
 	delete(p.stored, key)
 	remove(p.scopes, scope, item)
 	if svc, ok := keys.ParseServiceItem(item); ok {
@@ -216,7 +219,7 @@ func (p *Picture) Info(id string) *skepv1.MeshNetwork {
 	if n == nil {
 		return nil
 	}
-	return &skepv1.MeshNetwork{Network: n, DataPathPort: p.port}
+	return &skepv1.MeshNetwork{Network: n, DataPathPort: p.port, Reserved: p.reserved(id)}
 }
 
 // Host is a node's host name and the address of its data path.

@@ -37,6 +37,16 @@ func (s status) ended() bool { return s.State >= skepv1.TaskState_TASK_STATE_COM
 // placed: it has its addresses, and they lead to it. Peers have to know the way before the first packet.
 func (s status) placed() bool { return s.State >= skepv1.TaskState_TASK_STATE_READY && !s.ended() }
 
+// addrs are its addresses on a network.
+func (s status) addrs(network string) []string {
+	for _, a := range s.networks {
+		if a.network == network {
+			return []string{a.v4, a.v6}
+		}
+	}
+	return nil
+}
+
 func (s status) on(network string) bool {
 	return slices.ContainsFunc(s.networks, func(a address) bool { return a.network == network })
 }

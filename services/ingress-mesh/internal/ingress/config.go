@@ -58,6 +58,7 @@ type Service struct {
 type HostPort struct {
 	Protocol  string
 	Published uint16
+	At        netip.Addr // the only address of the host it is published at, invalid: at all
 	Addr      netip.Addr
 	Addr6     netip.Addr // invalid where the task has none
 	Target    uint16

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 
@@ -44,6 +45,7 @@ func (p plan) elements() map[string]elements {
 		}
 		out[f.ports], out[f.backends], out[f.refused], out[f.published] = ports, backends, refused, published
 	}
+	maps.Copy(out, p.hosts.elements())
 	for _, e := range p.peers {
 		addr, number := string(e.Underlay.AsSlice()), string(native(markBit|uint32(e.Number)))
 		mac := string(fabricMAC(e.Number))
@@ -168,6 +170,10 @@ func describeKey(set, raw string) string {
 			return fmt.Sprintf("%s backend %d", k, binary.NativeEndian.Uint32([]byte(raw[8:])))
 		}
 		return k.String()
+	case setHosts, setHosts6:
+		if k, ok := hostKeyOf(raw); ok {
+			return k.String()
+		}
 	case setPeers, setPeers6:
 		if a, ok := netip.AddrFromSlice([]byte(raw)); ok {
 			return a.String()

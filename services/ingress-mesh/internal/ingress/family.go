@@ -13,13 +13,14 @@ type family struct {
 	number                   byte
 	ports, backends, refused string // sets
 	published                string // and that of all ports
+	hosts                    string // and that of ports of one address
 	prefix                   string // of the names of chains that draw
 	targetPort               uint32 // the register of the port behind a backend's address
 }
 
 var (
-	inet4 = &family{"IPv4", unix.NFPROTO_IPV4, setPorts, setBackends, setRefused, setPublished, "pick", regPort}
-	inet6 = &family{"IPv6", unix.NFPROTO_IPV6, setPorts6, setBackends6, setRefused6, setPublished6, "pick6", regPort6}
+	inet4 = &family{"IPv4", unix.NFPROTO_IPV4, setPorts, setBackends, setRefused, setPublished, setHosts, "pick", regPort}
+	inet6 = &family{"IPv6", unix.NFPROTO_IPV6, setPorts6, setBackends6, setRefused6, setPublished6, setHosts6, "pick6", regPort6}
 )
 
 func (f *family) pickName(n int) string { return fmt.Sprintf("%s-%d", f.prefix, n) }

@@ -36,6 +36,7 @@ const (
 	setPorts6, setBackends6, setRefused6 = "ports6", "backends6", "refused6"
 	// protocol . port of all published ports: what the translation missed is dropped, see order.go
 	setPublished, setPublished6 = "published", "published6"
+	setHosts, setHosts6         = "hosts", "hosts6" // protocol . address of the host . port → address . port; counts connections
 
 	setPeers   = "peers" // addresses VXLAN packets may come from
 	setPeers6  = "peers6"
@@ -47,6 +48,8 @@ const (
 var (
 	typePort    = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)
 	typeDraw    = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeMark)
+	typeHost    = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeIPAddr, nftables.TypeInetService)
+	typeHost6   = nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeIP6Addr, nftables.TypeInetService)
 	typeTarget  = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
 	typeTarget6 = nftables.MustConcatSetType(nftables.TypeIP6Addr, nftables.TypeInetService)
 	typeReturns = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)
@@ -73,6 +76,8 @@ func setDefs(t *nftables.Table) []*nftables.Set {
 		{Table: t, ID: 10, Name: setRefused6, Concatenation: true, KeyType: typePort},
 		{Table: t, ID: 11, Name: setPublished, Concatenation: true, KeyType: typePort},
 		{Table: t, ID: 12, Name: setPublished6, Concatenation: true, KeyType: typePort},
+		{Table: t, ID: 13, Name: setHosts, IsMap: true, Concatenation: true, Counter: true, KeyType: typeHost, DataType: typeTarget},
+		{Table: t, ID: 14, Name: setHosts6, IsMap: true, Concatenation: true, Counter: true, KeyType: typeHost6, DataType: typeTarget6},
 	}
 }
 
@@ -112,8 +117,10 @@ func hostChains(c *Config, filtered bool) []chain {
 	// Who asks at a link's own address has such an address too, and those are not routed.
 	own := rule{"a link's own addresses are the host's own", exprs(ipv6(), addrIn(daddr6, linkLocal6), leave())}
 	publish := []rule{
+		inet4.oneAddress(),
 		{"published ports", exprs(ipv4(), localDestination(), portKeyLoaded(), goTo(setPorts))},
 		own,
+		inet6.oneAddress(),
 		{"published ports, IPv6", exprs(ipv6(), localDestination(), portKeyLoaded(), goTo(setPorts6))},
 	}
 	publishOut, untranslated := publish, []rule{inet4.missed(), own, inet6.missed()}

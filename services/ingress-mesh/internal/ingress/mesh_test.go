@@ -269,7 +269,7 @@ func TestHostMode(t *testing.T) {
 	for i, n := range r.nodes {
 		st := State{Peers: r.peers(n)}
 		if i == 1 {
-			st.HostPorts = []HostPort{{"tcp", 8443, k.addr, ipam.NodeAddr6(k.addr), 81, k.name}, {"udp", 8443, k.addr, ipam.NodeAddr6(k.addr), 81, k.name}}
+			st.HostPorts = []HostPort{k.hostPort("tcp", 8443, netip.Addr{}), k.hostPort("udp", 8443, netip.Addr{})}
 		}
 		n.apply(st)
 		n.wantRight()
@@ -286,6 +286,61 @@ func TestHostMode(t *testing.T) {
 	if err != nil || len(ports) != 2 || !ports[0].HostMode || ports[0].Service != "" || ports[0].Backends[0].Task != k.name {
 		t.Fatalf("%+v %v", ports, err)
 	}
+}
+
+// hostPort publishes the task's port 81 on its node.
+func (k task) hostPort(protocol string, port uint16, at netip.Addr) HostPort {
+	return HostPort{Protocol: protocol, Published: port, At: at, Addr: k.addr, Addr6: ipam.NodeAddr6(k.addr), Target: 81, Task: k.name}
+}
+
+// One port at two addresses of a node is two tasks'; what is for a third address is the node's own, and so is what is for
+// one of these when its task is gone.
+func TestHostModeAtOneAddress(t *testing.T) {
+	r := newRig(t)
+	n := r.nodes[1]
+	a, b := n.tasks[0], n.tasks[1]
+	one, two, six := netip.MustParseAddr("192.0.2.71"), netip.MustParseAddr("192.0.2.72"), netip.MustParseAddr("2001:db8:71::1")
+	for _, x := range []string{"192.0.2.71/32", "192.0.2.72/32", "192.0.2.73/32", "2001:db8:71::1/128"} {
+		n.do("ip address add " + x + " dev lo")
+	}
+	local := netip.MustParseAddr("127.0.0.1")
+	for _, proto := range []string{"tcp", "udp"} {
+		st := State{Peers: r.peers(n), HostPorts: []HostPort{
+			a.hostPort(proto, 8443, one), b.hostPort(proto, 8443, two), a.hostPort(proto, 8443, six), b.hostPort(proto, 8443, local),
+			b.hostPort(proto, 8443, one), // a second one: the first has it
+		}}
+		n.apply(st)
+		if found, err := n.plane.Verify(context.Background()); err != nil || len(found) != 1 || !strings.Contains(found[0], "192.0.2.71:8443/"+proto+" is published by tasks "+a.name) {
+			t.Errorf("%s: %v %v", proto, found, err)
+		}
+		is := func(at, want string) {
+			t.Helper()
+			who, _, err := n.ask(proto, at)
+			if who != want || (want == "") != (err != nil) {
+				t.Errorf("%s %s: %q answers, want %q (%v)", proto, at, who, want, err)
+			}
+		}
+		is("192.0.2.71:8443", a.name)
+		is("192.0.2.72:8443", b.name)
+		is("[2001:db8:71::1]:8443", a.name)
+		is("127.0.0.1:8443", b.name)
+		is("192.0.2.73:8443", "")
+		ports, err := n.plane.Ports(context.Background())
+		if err != nil || len(ports) != 4 || ports[0].At != local || !ports[0].HostMode || ports[0].Backends[0].Task != b.name {
+			t.Errorf("%+v %v", ports, err)
+		}
+		// It goes to another task: datagrams of a client that does not stop too.
+		st.HostPorts = []HostPort{b.hostPort(proto, 8443, one)}
+		n.apply(st)
+		n.wantRight()
+		is("192.0.2.71:8443", b.name)
+		is("192.0.2.72:8443", "")
+		if hops, err := n.plane.Trace(context.Background(), proto, 8443); err != nil || len(hops) != 1 || !strings.Contains(hops[0].Text, "192.0.2.71 alone") {
+			t.Errorf("%v %v", hops, err)
+		}
+	}
+	n.apply(State{Peers: r.peers(n)})
+	n.wantRight()
 }
 
 // hundred other services.

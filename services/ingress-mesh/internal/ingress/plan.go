@@ -60,6 +60,7 @@ type backends struct{ v4, v6 slotMap }
 // plan is State as the kernel's maps hold it.
 type plan struct {
 	v4, v6   portMap
+	hosts    hostMap
 	filtered bool     // bridged packets pass iptables
 	peers    []Peer   // by number
 	problems []string // parts of State that cannot be
@@ -93,6 +94,7 @@ func planState(cfg *Config, st State, have backends, ipv6 bool) plan {
 	if ipv6 {
 		p.v6 = p.portMap(want, have.v6, func(c *claim) []slot { return c.v6 }, func(a netip.Addr) bool { return a.Is6() && !a.Is4In6() })
 	}
+	p.hosts = p.hostMaps(st, ipv6)
 	slices.Sort(p.problems)
 	return p
 }
@@ -138,6 +140,9 @@ func (p *plan) claims(st State) map[portKey]*claim {
 		}
 	}
 	for _, h := range st.HostPorts {
+		if h.At.IsValid() {
+			continue // hostMaps
+		}
 		k := portKey{protocolNumber(h.Protocol), h.Published}
 		if k.proto == 0 || k.port == 0 {
 			p.problems = append(p.problems, fmt.Sprintf("task %s publishes %d/%s on its node, which is no port: it is left out", h.Task, h.Published, h.Protocol))

@@ -113,7 +113,7 @@ func TestPlanProblems(t *testing.T) {
 			{"tcp", 80, "a", []Backend{{a("100.64.2.9"), a("fd00::9"), 80, "t1"}, {a("100.64.2.9"), a("fd00::9"), 80, "t1"}, {a("fd00::1"), a("10.0.0.1"), 80, "t2"}, {netip.Addr{}, netip.Addr{}, 80, "t3"}, {a("100.64.2.8"), netip.Addr{}, 0, "t4"}}},
 			{"tcp", 80, "b", []Backend{{a("100.64.2.7"), a("fd00::7"), 80, "t5"}}},
 		},
-		HostPorts: []HostPort{{"tcp", 80, a("100.64.2.6"), none, 80, "t6"}, {"tcp", 81, a("100.64.2.6"), none, 80, "t6"}, {"", 82, a("100.64.2.6"), none, 80, "t6"}},
+		HostPorts: []HostPort{{"tcp", 80, none, a("100.64.2.6"), none, 80, "t6"}, {"tcp", 81, none, a("100.64.2.6"), none, 80, "t6"}, {"", 82, none, a("100.64.2.6"), none, 80, "t6"}},
 	}, backends{}, true)
 	if len(p.problems) != 19 || len(p.peers) != 1 || p.peers[0].ID != "good" {
 		t.Errorf("%d problems: %s\npeers %v", len(p.problems), strings.Join(p.problems, "\n"), p.peers)

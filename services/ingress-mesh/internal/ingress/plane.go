@@ -324,7 +324,8 @@ func (p *Plane) clearStale(s snapshot, pl plan) error {
 	before := s.backends()
 	four, six := staleFlows(before.v4, pl.v4.slots()), staleFlows(before.v6, pl.v6.slots())
 	six.six = true
-	if four.empty() && six.empty() {
+	hosts := staleHosts(s.hosts(), pl.hosts)
+	if four.empty() && six.empty() && hosts == nil {
 		return nil
 	}
 	local, err := p.localAddrs()
@@ -332,7 +333,7 @@ func (p *Plane) clearStale(s snapshot, pl plan) error {
 		return err
 	}
 	in4, in6 := four.match(local), six.match(local)
-	return p.deleteFlows(func(f *netlink.ConntrackFlow) bool { return in4(f) || in6(f) }, "of changed UDP ports")
+	return p.deleteFlows(func(f *netlink.ConntrackFlow) bool { return in4(f) || in6(f) || hosts != nil && hosts(f) }, "of changed UDP ports")
 }
 
 // run does the steps; those that fail do not stop the others.
@@ -409,6 +410,9 @@ func (p *Plane) forgetAll(s snapshot) error {
 				tasks[b.addr] = true
 			}
 		}
+	}
+	for _, b := range s.hosts() {
+		tasks[b.addr] = true
 	}
 	return p.deleteFlows(func(f *netlink.ConntrackFlow) bool {
 		return f.Mark&markBit != 0 || tasks[addrOf(f.Reverse.SrcIP)]

@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -20,7 +21,8 @@ import (
 type PortState struct {
 	Protocol    string
 	Port        uint16
-	Service     string // "" with HostMode
+	At          netip.Addr // of HostMode: the one address of the host, invalid: all
+	Service     string     // "" with HostMode
 	HostMode    bool
 	Backends    []BackendState // none: connections are refused
 	Connections uint64         // new ones since the port's entry was made, of both address families
@@ -83,16 +85,13 @@ func portStates(s snapshot) []PortState {
 			}
 		}
 	}
-	keys := slices.SortedFunc(maps.Keys(byKey), func(a, b portKey) int {
-		if a.port != b.port {
-			return int(a.port) - int(b.port)
-		}
-		return int(a.proto) - int(b.proto)
-	})
-	out := make([]PortState, 0, len(keys))
-	for _, k := range keys {
-		out = append(out, *byKey[k])
+	out := hostStates(s)
+	for _, st := range byKey {
+		out = append(out, *st)
 	}
+	slices.SortStableFunc(out, func(a, b PortState) int {
+		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(protocolNumber(a.Protocol), protocolNumber(b.Protocol)), a.At.Compare(b.At))
+	})
 	return out
 }
 
@@ -133,6 +132,9 @@ func (p *Plane) trace(s snapshot, k portKey) ([]Hop, error) {
 	if e, ok := s.host.sets[setRefused][k.raw()]; ok {
 		return []Hop{{where + "guard", fmt.Sprintf("%s of %s has no backend: new connections are refused", k, e.comment)}}, nil
 	}
+	if hops := traceHosts(s, k); len(hops) > 0 {
+		return hops, nil
+	}
 	if _, ok := s.host.sets[setPorts][k.raw()]; !ok {
 		return []Hop{{where + "publish-in", fmt.Sprintf("%s is not published: the packet is for the node itself", k)}}, nil
 	}
@@ -155,6 +157,18 @@ func (p *Plane) trace(s snapshot, k portKey) ([]Hop, error) {
 		hops = append(hops, Hop{"nft forward", f})
 	}
 	return hops, nil
+}
+
+// traceHosts are the addresses of the host at which a port is published, where it is not at all of them.
+func traceHosts(s snapshot, k portKey) (hops []Hop) {
+	for _, st := range hostStates(s) {
+		if (portKey{protocolNumber(st.Protocol), st.Port}) == k {
+			b := st.Backends[0]
+			hops = append(hops, Hop{"nft inet " + tableName + " publish-in", fmt.Sprintf("%s at address %s alone: goes to %s, task %s (%d connections so far)", k, st.At, netip.AddrPortFrom(b.Addr, b.Port), b.Task, b.Connections)})
+		}
+	}
+	slices.SortFunc(hops, func(a, b Hop) int { return strings.Compare(a.Text, b.Text) })
+	return hops
 }
 
 // traceFamily follows a packet of one address family to a port that has backends.

@@ -46,6 +46,10 @@ func checkNetwork(n Network, own wgtypes.Key) (peers map[wgtypes.Key]Peer, probl
 	peers = map[wgtypes.Key]Peer{}
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	holder := map[wgtypes.Key]string{own: "this node"}
+	single := map[netip.Prefix]wgtypes.Key{} // longer than any block it is in, so it goes before that
+	for _, a := range n.Own {
+		single[netip.PrefixFrom(a, a.BitLen())] = own
+	}
 	var claims []claim
 	for i, peer := range n.Peers {
 		key, err := wgtypes.ParseKey(peer.PublicKey)
@@ -68,16 +72,33 @@ func checkNetwork(n Network, own wgtypes.Key) (peers map[wgtypes.Key]Peer, probl
 			}
 			claims = append(claims, claim{b.Masked(), key, i})
 		}
+		for _, a := range peer.Addresses {
+			b := netip.PrefixFrom(a, a.BitLen())
+			if _, taken := single[b]; taken || !within(b, n.Subnet) && !within(b, n.Subnet6) {
+				add("node %s has address %s, which is another node's or not of the network: it is left out", peer.Node, a)
+				continue
+			}
+			single[b] = key
+		}
 		end := netip.AddrPortFrom(peer.Endpoint.Addr().Unmap(), peer.Endpoint.Port())
 		if a := end.Addr(); peer.Endpoint.IsValid() && (!ipam.Unicast(a) || a.Zone() != "" || end.Port() == 0) {
 			add("node %s is said to be at %s, where nobody can be: it has to speak first", peer.Node, end)
 			end = netip.AddrPort{}
 		}
-		peer.Blocks, peer.Endpoint = nil, end
+		peer.Blocks, peer.Addresses, peer.Endpoint = nil, nil, end
 		peers[key] = peer
 	}
 	kept, lost := apart(claims)
+	for b, key := range single {
+		if peer, ok := peers[key]; ok {
+			peer.Blocks = append(peer.Blocks, b)
+			peers[key] = peer
+		}
+	}
 	for _, c := range kept {
+		if _, ok := single[c.block]; ok {
+			continue
+		}
 		peer := peers[c.key]
 		peer.Blocks = append(peer.Blocks, c.block)
 		peers[c.key] = peer

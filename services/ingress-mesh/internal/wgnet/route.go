@@ -61,12 +61,15 @@ func route(h *netlink.Handle, ns netns.NsHandle, n Network, mtu int, peers map[w
 	if six {
 		want[n.Subnet6.Masked()] = br.Attrs().Index
 	}
+	for _, a := range n.Own {
+		want[netip.PrefixFrom(a, a.BitLen())] = br.Attrs().Index
+	}
 	for _, p := range peers {
 		for _, b := range p.Blocks {
 			want[b] = wg.Attrs().Index
 		}
 	}
-	if err := setRoutes(h, want, wg.Attrs().Index); err != nil || !six {
+	if err := setRoutes(h, want, wg.Attrs().Index, br.Attrs().Index); err != nil || !six {
 		return err
 	}
 	return setProxies(h, br.Attrs().Index, n.Remotes6)
@@ -106,8 +109,8 @@ func settle(six bool) error {
 	return nil
 }
 
-// setRoutes writes the differences; routes to the device that nobody wants go.
-func setRoutes(h *netlink.Handle, want map[netip.Prefix]int, wg int) error {
+// setRoutes writes the differences; routes to the device that nobody wants go, and those to single addresses on the bridge.
+func setRoutes(h *netlink.Handle, want map[netip.Prefix]int, wg, bridge int) error {
 	have := map[netip.Prefix]int{}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
@@ -119,7 +122,7 @@ func setRoutes(h *netlink.Handle, want map[netip.Prefix]int, wg int) error {
 				continue
 			}
 			p := prefixOf(*r.Dst)
-			if _, wanted := want[p]; !wanted && r.LinkIndex == wg {
+			if _, wanted := want[p]; !wanted && (r.LinkIndex == wg || r.LinkIndex == bridge && p.IsSingleIP()) {
 				if err := h.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
 					return fmt.Errorf("remove the route to %s: %w", p, err)
 				}

@@ -72,6 +72,8 @@ type Network struct {
 	Peers           []Peer
 	// Remotes6 are the IPv6 addresses of the tasks of other nodes: the bridge answers for each by name.
 	Remotes6 []netip.Addr
+	// Own are the addresses that tasks here have by themselves, in whoever's block they are.
+	Own []netip.Addr
 }
 
 // Peer is another node.
@@ -80,6 +82,8 @@ type Peer struct {
 	PublicKey string         // base64
 	Endpoint  netip.AddrPort // invalid: it speaks first
 	Blocks    []netip.Prefix // whose addresses are behind it
+	// Addresses are behind it though they may be in another node's block.
+	Addresses []netip.Addr
 }
 
 // Plane keeps the encrypted networks of one node. Its methods may be called from any goroutine; those about one network

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"skep.dev/libs/fault"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -81,17 +80,17 @@ func (r *Runtime) PullImage(ctx context.Context, ref string, auth *skepv1.Delive
 }
 
 // ResolveImage tells which digest a reference has now, and for which platforms.
-func (r *Runtime) ResolveImage(ctx context.Context, ref string, auth *skepv1.DeliveredValue) (string, []v1.Platform, error) {
+func (r *Runtime) ResolveImage(ctx context.Context, ref string, auth *skepv1.DeliveredValue) (Resolved, error) {
 	a, err := registry.ParseAuth(auth)
 	if err != nil {
-		return "", nil, fault.Invalid("%v", err)
+		return Resolved{}, fault.Invalid("%v", err)
 	}
-	out, list, err := r.Images.Resolve(r.ns(ctx), ref, a, resolvePatience)
+	out, err := r.Images.Resolve(r.ns(ctx), ref, a, resolvePatience)
 	switch {
 	case err == nil:
-		return out, list, nil
+		return out, nil
 	case task.IsTemporary(err):
-		return "", nil, fault.Unavailable("%v", err)
+		return Resolved{}, fault.Unavailable("%v", err)
 	}
-	return "", nil, fault.NotFound("%v", err)
+	return Resolved{}, fault.NotFound("%v", err)
 }

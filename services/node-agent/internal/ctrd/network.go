@@ -11,6 +11,7 @@ import (
 
 	"skep.dev/libs/attach"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/node-agent/internal/task"
 )
@@ -26,6 +27,7 @@ const (
 func attachRequest(j *task.Job, hostname string) attach.Request {
 	req := attach.Request{
 		TaskID: j.ID(), ServiceID: j.Record.GetServiceId(), Hostname: hostname, Nameservers: j.Container().GetDns().GetNameservers(),
+		Fixed: spec.Fixed(j.Revision.GetSpec()),
 	}
 	for _, n := range j.Revision.GetSpec().GetTask().GetNetworks() {
 		switch n.GetTarget() {
@@ -43,7 +45,8 @@ func attachRequest(j *task.Job, hostname string) attach.Request {
 	}
 	for _, p := range j.Revision.GetSpec().GetEndpoint().GetPorts() {
 		if p.GetPublishMode() == skepv1.PublishMode_PUBLISH_MODE_HOST {
-			req.Ports = append(req.Ports, attach.Port{Protocol: p.GetProtocol(), Target: uint16(p.GetTargetPort()), Published: uint16(p.GetPublishedPort())})
+			at, _ := netip.ParseAddr(p.GetHostIp()) // none: state has looked at it
+			req.Ports = append(req.Ports, attach.Port{Protocol: p.GetProtocol(), Target: uint16(p.GetTargetPort()), Published: uint16(p.GetPublishedPort()), HostIP: at})
 		}
 	}
 	return req
@@ -56,6 +59,9 @@ func (r *Runtime) attach(ctx context.Context, j *task.Job, hostname string) (att
 		err = fmt.Errorf("attach the network: %w", err)
 		if fault.Is(err, fault.CodeInvalid) {
 			return att, err // it will never do
+		}
+		if len(req.Fixed) > 0 { // another task has its address, which may end at any moment
+			return att, task.Soon(err)
 		}
 		return att, task.Temporary(err)
 	}
@@ -79,9 +85,13 @@ func prepared(id string, img *Image, att attach.Attachment) task.Prepared {
 		p.Networks = append(p.Networks, a)
 	}
 	for _, b := range att.Ports {
-		p.Ports = append(p.Ports, &skepv1.PortConfig{
+		port := &skepv1.PortConfig{
 			Protocol: b.Protocol, TargetPort: uint32(b.Target), PublishedPort: uint32(b.Published), PublishMode: skepv1.PublishMode_PUBLISH_MODE_HOST,
-		})
+		}
+		if b.HostIP.IsValid() {
+			port.HostIp = b.HostIP.String()
+		}
+		p.Ports = append(p.Ports, port)
 	}
 	return p
 }

@@ -35,7 +35,10 @@ func (r *Runtime) Prepare(ctx context.Context, j *task.Job, progress func(string
 		return task.Prepared{}, err
 	}
 	names := r.namesOf(j)
-	// Before its turn: a server that does not answer holds up this task alone.
+	// Before its turn: what waits for a disk, and a server that does not answer, hold up this task alone.
+	if err := awaitMounts(ctx, j, names, progress); err != nil {
+		return task.Prepared{}, err
+	}
 	volumes, err := r.attachVolumes(ctx, j, names, progress)
 	if err != nil {
 		return task.Prepared{}, trouble(err)

@@ -173,7 +173,7 @@ func (s *Images) otherPlatforms(ctx context.Context, p parsed, a registry.Auth, 
 	if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "platform") && !strings.Contains(err.Error(), "manifest") {
 		return ""
 	}
-	_, list, rerr := s.Remote(ctx, p, a)
+	_, list, _, rerr := s.Remote(ctx, p, a)
 	if rerr != nil || len(list) == 0 {
 		return ""
 	}
@@ -193,17 +193,17 @@ func noPlatform(name string, match platforms.MatchComparer, have []v1.Platform) 
 }
 
 // Remote asks the registry which digest a reference has, and for which platforms.
-func (s *Images) Remote(ctx context.Context, p parsed, a registry.Auth) (v1.Descriptor, []v1.Platform, error) {
+func (s *Images) Remote(ctx context.Context, p parsed, a registry.Auth) (v1.Descriptor, []v1.Platform, reader, error) {
 	r := s.reg.Resolver(a)
 	name, desc, err := r.Resolve(ctx, p.name())
 	if err != nil {
-		return desc, nil, classify(p.familiar(), err)
+		return desc, nil, nil, classify(p.familiar(), err)
 	}
 	f, err := r.Fetcher(ctx, name)
 	if err != nil {
-		return desc, nil, classify(p.familiar(), err)
+		return desc, nil, nil, classify(p.familiar(), err)
 	}
-	list, err := platformsOf(ctx, desc, func(d v1.Descriptor) ([]byte, error) {
+	read := once(func(d v1.Descriptor) ([]byte, error) {
 		rc, err := f.Fetch(ctx, d)
 		if err != nil {
 			return nil, err
@@ -211,13 +211,14 @@ func (s *Images) Remote(ctx context.Context, p parsed, a registry.Auth) (v1.Desc
 		defer rc.Close()
 		return io.ReadAll(io.LimitReader(rc, 8<<20))
 	})
+	list, err := platformsOf(ctx, desc, read)
 	if err != nil {
-		return desc, nil, classify(p.familiar(), err)
+		return desc, nil, nil, classify(p.familiar(), err)
 	}
-	return desc, list, nil
+	return desc, list, read, nil
 }
 
-func platformsOf(ctx context.Context, desc v1.Descriptor, read func(v1.Descriptor) ([]byte, error)) ([]v1.Platform, error) {
+func platformsOf(ctx context.Context, desc v1.Descriptor, read reader) ([]v1.Platform, error) {
 	body, err := read(desc)
 	if err != nil {
 		return nil, err
@@ -265,23 +266,22 @@ func platformsOf(ctx context.Context, desc v1.Descriptor, read func(v1.Descripto
 }
 
 // Resolve answers skep.v1.api.image.resolve: the registry first, then what is here.
-func (s *Images) Resolve(ctx context.Context, ref string, a registry.Auth, patience time.Duration) (string, []v1.Platform, error) {
+func (s *Images) Resolve(ctx context.Context, ref string, a registry.Auth, patience time.Duration) (Resolved, error) {
 	p, err := parseRef(ref)
 	if err != nil {
-		return "", nil, err
+		return Resolved{}, err
 	}
 	rctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	desc, list, rerr := s.Remote(rctx, p, a)
+	desc, list, read, rerr := s.Remote(rctx, p, a)
 	if rerr != nil {
 		img, err := s.local(ctx, p)
 		if err != nil {
-			return "", nil, rerr
+			return Resolved{}, rerr
 		}
 		desc = img.Target
-		list, err = platformsOf(ctx, desc, func(d v1.Descriptor) ([]byte, error) {
-			return content.ReadBlob(ctx, s.client.ContentStore(), d)
-		})
+		read = func(d v1.Descriptor) ([]byte, error) { return content.ReadBlob(ctx, s.client.ContentStore(), d) }
+		list, err = platformsOf(ctx, desc, read)
 		if err != nil {
 			// An index whose other platforms are not here still has ours.
 			list = []v1.Platform{platforms.Normalize(platforms.DefaultSpec())}
@@ -292,7 +292,7 @@ func (s *Images) Resolve(ctx context.Context, ref string, a registry.Auth, patie
 	if p.tag != "" {
 		out += ":" + p.tag
 	}
-	return out + "@" + p.digest.String(), list, nil
+	return Resolved{out + "@" + p.digest.String(), list, declaredBy(desc, s.match, read)}, nil
 }
 
 // Load imports an OCI or docker archive.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -16,6 +18,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/moby/sys/signal"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"skep.dev/services/node-agent/internal/task"
 )
@@ -136,6 +139,11 @@ func (r *Runtime) makeProcess(ctx context.Context, j *task.Job) error {
 	if req.Terminal {
 		req.Stderr = ""
 	}
+	if j.Container().GetOpenStdin() {
+		if req.Stdin, err = openStdin(j.Dir); err != nil {
+			return err
+		}
+	}
 	for _, m := range root {
 		req.Rootfs = append(req.Rootfs, &apitypes.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
@@ -144,6 +152,16 @@ func (r *Runtime) makeProcess(ctx context.Context, j *task.Job) error {
 	r.ears.forget(id)
 	_, err = r.tasks.Create(ctx, req)
 	return errgrpc.ToNative(err)
+}
+
+// openStdin makes the pipe a process reads its input from. Nobody ever writes to it, so it stays open and empty: without
+// one there is an end of file.
+func openStdin(dir string) (string, error) {
+	at := filepath.Join(dir, "stdin")
+	if err := unix.Mkfifo(at, 0o600); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", fmt.Errorf("make the container's standard input: %w", err)
+	}
+	return at, nil
 }
 
 // begin lets a process run that was made.

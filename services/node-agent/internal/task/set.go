@@ -222,6 +222,20 @@ func (s *Set) SetFiles(id string, files []*skepv1.HeldFile) {
 	}
 }
 
+// SetStaleBinds notes on which bind mounts a running task has something else than the node.
+func (s *Set) SetStaleBinds(id string, sources []string) {
+	s.mu.Lock()
+	w := s.tasks[id]
+	s.mu.Unlock()
+	if w != nil {
+		w.setStatus(func(st *skepv1.TaskStatus) {
+			if st.State == skepv1.TaskState_TASK_STATE_RUNNING {
+				st.StaleBinds = sources
+			}
+		})
+	}
+}
+
 // StopAll asks every task to end and forgets the set: for a node that leaves its cluster.
 func (s *Set) StopAll(ctx context.Context) error {
 	s.mu.Lock()

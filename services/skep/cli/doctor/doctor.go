@@ -76,6 +76,7 @@ func Examine(p Picture) []Check {
 	d.stores()
 	d.services()
 	d.files()
+	d.binds()
 	d.vault()
 	d.leftovers()
 	d.addresses()

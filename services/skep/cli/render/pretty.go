@@ -154,6 +154,9 @@ func PrettyService(w io.Writer, s *skepv1.Service, now time.Time) {
 			p.line(2, "Protocol = %s", protocol(x))
 			p.line(2, "TargetPort = %d", x.TargetPort)
 			p.line(2, "PublishMode = %s", enumWord(x.PublishMode.String(), "PUBLISH_MODE_"))
+			if x.HostIp != "" {
+				p.line(2, "HostIP = %s", x.HostIp)
+			}
 		}
 	}
 	if spec.GetOnPartition() == skepv1.PartitionPolicy_PARTITION_POLICY_STOP {

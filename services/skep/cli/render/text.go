@@ -144,7 +144,14 @@ func Ports(ports []*skepv1.PortConfig) string {
 func HostPorts(ports []*skepv1.PortConfig) string {
 	var out []string
 	for _, p := range ports {
-		out = append(out, fmt.Sprintf("*:%d->%d/%s", p.PublishedPort, p.TargetPort, protocol(p)))
+		at := "*"
+		switch {
+		case strings.Contains(p.HostIp, ":"):
+			at = "[" + p.HostIp + "]"
+		case p.HostIp != "":
+			at = p.HostIp
+		}
+		out = append(out, fmt.Sprintf("%s:%d->%d/%s", at, p.PublishedPort, p.TargetPort, protocol(p)))
 	}
 	return strings.Join(out, ",")
 }

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	specs "skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -82,16 +83,11 @@ func checkEndpoint(s *skepv1.ServiceSpec) error {
 			}
 		}
 	}
-	seen := map[string]bool{}
-	for _, p := range s.GetEndpoint().GetPorts() {
-		if p.PublishedPort == 0 {
-			continue
-		}
-		k := portKey(&skepv1.PortConfig{PublishedPort: p.PublishedPort, Protocol: p.Protocol}) // whatever the mode
-		if seen[k] {
+	ports := s.GetEndpoint().GetPorts()
+	for i, p := range ports {
+		if slices.ContainsFunc(ports[:i], func(o *skepv1.PortConfig) bool { return specs.PortsMeet(o, p) }) {
 			return invalidf("EndpointSpec: duplicate published ports provided")
 		}
-		seen[k] = true
 	}
 	return nil
 }

@@ -231,7 +231,7 @@ func TestCreateRefuses(t *testing.T) {
 		{[]string{"-p", "target=80,published=65536"}, "invalid published port (65536): value must be an integer"},
 		{[]string{"-p", "target=0,published=80"}, "missing mandatory field 'target'"},
 		{[]string{"-p", "target=80,protocol=icmp"}, "invalid protocol value 'icmp'"},
-		{[]string{"-p", "127.0.0.1:80:80"}, "hostip is not supported"},
+		{[]string{"-p", "127.0.0.1:80:80"}, "use mode=host,host_ip=127.0.0.1,published=80,target=80"},
 		{[]string{"-p", "80:80/icmp"}, "invalid protocol value 'icmp'"},
 		{[]string{"-p", "99999:80"}, "invalid hostPort: 99999"},
 		{[]string{"-p", "80:"}, "no port specified: 80:<empty>"},

@@ -142,7 +142,7 @@ func parseEnv(s string) (string, error) {
 	return s, nil
 }
 
-// ParseNetwork reads name or name=,alias=,driver-opt=.
+// ParseNetwork reads name or name=,alias=,ip=,ip6=,driver-opt=.
 func ParseNetwork(s string) (*skepv1.NetworkAttachment, error) {
 	if !strings.Contains(s, "=") {
 		if s == "" {
@@ -165,6 +165,10 @@ func ParseNetwork(s string) (*skepv1.NetworkAttachment, error) {
 			n.Target = v
 		case "alias":
 			n.Aliases = append(n.Aliases, v)
+		case "ip":
+			n.Ipv4Address = v
+		case "ip6":
+			n.Ipv6Address = v
 		case "driver-opt":
 			ok, ov, has := strings.Cut(v, "=")
 			if !has {
@@ -175,7 +179,7 @@ func ParseNetwork(s string) (*skepv1.NetworkAttachment, error) {
 			}
 			n.DriverOpts[ok] = ov
 		default:
-			return nil, invalidf("invalid field key %s: it must be name, alias or driver-opt", k)
+			return nil, invalidf("invalid field key %s: it must be name, alias, ip, ip6 or driver-opt", k)
 		}
 	}
 	if n.Target == "" {

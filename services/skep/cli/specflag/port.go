@@ -3,6 +3,7 @@ package specflag
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -10,7 +11,7 @@ import (
 )
 
 // ParsePorts reads one --publish value, in its short form [published:]target[/protocol] (either side may be a
-// range) or in its long form published=,target=,protocol=,mode=.
+// range) or in its long form published=,target=,protocol=,mode=,host_ip=.
 func ParsePorts(s string) ([]*skepv1.PortConfig, error) {
 	if strings.Contains(s, "=") {
 		p, err := parseLongPort(s)
@@ -55,6 +56,10 @@ func parseLongPort(s string) (*skepv1.PortConfig, error) {
 			if p.PublishedPort, err = portNumber("published", val); err != nil {
 				return nil, err
 			}
+		case "host_ip":
+			if p.HostIp, err = hostIP(val); err != nil {
+				return nil, err
+			}
 		case "name":
 			p.Name = val
 		default:
@@ -63,6 +68,9 @@ func parseLongPort(s string) (*skepv1.PortConfig, error) {
 	}
 	if p.TargetPort == 0 {
 		return nil, invalidf("missing mandatory field 'target'")
+	}
+	if p.HostIp != "" && p.PublishMode != skepv1.PublishMode_PUBLISH_MODE_HOST {
+		return nil, invalidf("host_ip=%s needs mode=host: the routing mesh takes a port at every address of every node", p.HostIp)
 	}
 	return p, nil
 }
@@ -79,14 +87,11 @@ func parseShortPort(s string) ([]*skepv1.PortConfig, error) {
 	published, target := "", rest
 	if i := strings.LastIndex(rest, ":"); i >= 0 {
 		published, target = rest[:i], rest[i+1:]
-		if host, p, err := net.SplitHostPort(rest); err == nil && strings.Contains(published, ":") {
-			return nil, invalidf("hostip is not supported: write %s:%s without an address", p, host)
+		if j := strings.LastIndex(published, ":"); j >= 0 && !strings.HasSuffix(published, "]") {
+			return nil, atOneAddress(strings.Trim(published[:j], "[]"), published[j+1:], target)
 		}
-		if j := strings.LastIndex(published, ":"); j >= 0 {
-			return nil, invalidf("hostip is not supported: write %s:%s without the address %s", published[j+1:], target, published[:j])
-		}
-		if net.ParseIP(published) != nil && strings.ContainsAny(published, ".:") {
-			return nil, invalidf("hostip is not supported: write the port alone, without the address %s", published)
+		if at := strings.Trim(published, "[]"); net.ParseIP(at) != nil && strings.ContainsAny(at, ".:") {
+			return nil, atOneAddress(at, "", target)
 		}
 	}
 	if target == "" {
@@ -125,6 +130,25 @@ func parseShortPort(s string) ([]*skepv1.PortConfig, error) {
 	return out, nil
 }
 
+// atOneAddress says how a port is published at one address: this form is the routing mesh's.
+func atOneAddress(at, published, target string) error {
+	if published != "" {
+		published = ",published=" + published
+	}
+	return invalidf("a port is published at address %s with mode=host alone, as the routing mesh takes it at every address of every node: use mode=host,host_ip=%s%s,target=%s, or leave the address out", at, at, published, target)
+}
+
+func hostIP(s string) (string, error) {
+	a, err := netip.ParseAddr(strings.Trim(s, "[]"))
+	if err != nil || a.Zone() != "" {
+		return "", invalidf("invalid host_ip %q: it must be an address of the node, such as 127.0.0.1", s)
+	}
+	if a.IsUnspecified() {
+		return "", nil
+	}
+	return a.Unmap().String(), nil
+}
+
 func protocol(s string) (string, error) {
 	switch p := strings.ToLower(s); p {
 	case "tcp", "udp", "sctp":
@@ -158,9 +182,9 @@ func portRange(what, s string) (lo, hi uint32, err error) {
 }
 
 // samePort tells whether a --publish-rm value names port p: by target port, protocol and, when it is not
-// ingress, mode.
+// ingress, mode, and by the node's address where one is given.
 func samePort(rm, p *skepv1.PortConfig) bool {
-	return rm.TargetPort == p.TargetPort && rm.Protocol == orTCP(p.Protocol) && rm.PublishMode == p.PublishMode
+	return rm.TargetPort == p.TargetPort && rm.Protocol == orTCP(p.Protocol) && rm.PublishMode == p.PublishMode && (rm.HostIp == "" || rm.HostIp == p.HostIp)
 }
 
 func orTCP(s string) string {
@@ -171,5 +195,5 @@ func orTCP(s string) string {
 }
 
 func portKey(p *skepv1.PortConfig) string {
-	return fmt.Sprintf("%d:%d/%s/%d", p.PublishedPort, p.TargetPort, orTCP(p.Protocol), p.PublishMode)
+	return fmt.Sprintf("%s:%d:%d/%s/%d", p.HostIp, p.PublishedPort, p.TargetPort, orTCP(p.Protocol), p.PublishMode)
 }

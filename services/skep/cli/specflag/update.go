@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+	"google.golang.org/protobuf/proto"
 
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -338,7 +339,9 @@ func (f *Flags) applyNetworks(t *skepv1.TaskSpec) error {
 		if attached(target) >= 0 || attached(n.Target) >= 0 {
 			return invalidf("service is already attached to network %s", n.Target)
 		}
-		t.Networks = append(t.Networks, &skepv1.NetworkAttachment{Target: target, Aliases: n.Aliases, DriverOpts: n.DriverOpts})
+		at := proto.CloneOf(n)
+		at.Target = target
+		t.Networks = append(t.Networks, at)
 	}
 	return nil
 }
