@@ -10,7 +10,7 @@ ROOT    := $(CURDIR)
 BIN     := $(ROOT)/bin
 MODULES := $(shell sed -n 's,^[[:space:]]*\./,,p' go.work)
 # Every service binary is services/<part>/cmd/<name>; the rest are named here.
-CMDS    := $(sort $(wildcard services/*/cmd/*)) $(sort $(wildcard e2e/cmd/*)) e2e/images/whoami
+CMDS    := $(sort $(wildcard services/*/cmd/*)) $(sort $(wildcard e2e/cmd/*)) e2e/images/whoami e2e/images/mysql-entrypoint e2e/images/wordpress-entrypoint e2e/images/logspout
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo none)
