@@ -25,6 +25,7 @@ type debian struct {
 	recipe   string // changes whenever the file system must be made anew: it is part of the cache's file name
 	packages string // with commas between
 	drop     []string
+	keep     []string    // of what is dropped from other images
 	own      func(files) // what stands in place of the packages' files
 	// move renames what lies below a folder, and puts files in place of the symbolic links there.
 	moveFrom, moveTo string
@@ -119,7 +120,10 @@ func (d debian) repack(from, to string) error {
 			}
 		}
 		name := strings.TrimSuffix(h.Name, "/")
-		if _, ours := own[name]; ours || name == "" || slices.ContainsFunc(drop, func(p string) bool { return strings.HasPrefix(h.Name, p) }) {
+		has := func(prefixes []string) bool {
+			return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(h.Name, p) })
+		}
+		if _, ours := own[name]; ours || name == "" || has(drop) && !has(d.keep) {
 			continue
 		}
 		if err := w.WriteHeader(h); err != nil {

@@ -87,7 +87,7 @@ exec /usr/sbin/apache2 -f /etc/apache2/wordpress.conf -DFOREGROUND "$@"
 
 // wordpressSystem is WordPress with one theme, Apache and PHP. PHP's gd is dropped with the 60 MB of video codecs that it needs: pictures
 // are stored and shown, but no small copies of them are made.
-var wordpressSystem = debian{name: "wordpress", recipe: "1",
+var wordpressSystem = debian{name: "wordpress", recipe: "2", keep: []string{"usr/share/zoneinfo/"},
 	packages: "apache2-bin,libapache2-mod-php8.2,php8.2-mysql,php8.2-xml,php8.2-mbstring,php8.2-curl,wordpress,wordpress-theme-twentytwentyone,curl,dash,coreutils",
 	drop: []string{
 		"usr/bin/mariadb", "usr/bin/my_print_defaults", "usr/bin/mysql", "usr/bin/replace", "usr/bin/resolve_stack_dump", "usr/bin/perror", "usr/bin/perl", "usr/bin/php",
