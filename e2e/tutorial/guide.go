@@ -114,6 +114,9 @@ func (g *Guide) do(host, line string) Output {
 	if err != nil {
 		g.stop(err)
 	}
+	if r.Took > 5*time.Second {
+		g.Note("%.1f s: %s", r.Took.Seconds(), strings.SplitN(line, "\n", 2)[0])
+	}
 	return Output{r, line}
 }
 
@@ -123,6 +126,9 @@ func (g *Guide) Await(what string, limit time.Duration, check func() string) tim
 	for {
 		why := check()
 		if why == "" {
+			if took := time.Since(began); took > 5*time.Second {
+				g.Note("%.1f s until: %s", took.Seconds(), strings.SplitN(what, "\n", 2)[0])
+			}
 			return time.Since(began)
 		}
 		if time.Since(began) > limit {

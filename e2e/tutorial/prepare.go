@@ -61,12 +61,14 @@ func (g *Guide) joined(host string) {
 
 // tidy removes what a chapter left, the cluster stays.
 const tidy = `s=$(skep service ls -q); [ -z "$s" ] || skep service rm $s
-for n in $(skep network ls --format '{{.Name}}' --filter driver=overlay | grep -v '^ingress$'); do
-	for i in $(seq 100); do skep network rm $n && break; sleep 0.1; done
-done
 s=$(skep secret ls -q); [ -z "$s" ] || skep secret rm $s
 s=$(skep config ls -q); [ -z "$s" ] || skep config rm $s
 for n in m1 w1 w2; do skep node update --availability active --label-rm env $n; done
+true`
+
+const tidyNetworks = `for n in $(skep network ls --format '{{.Name}}' --filter driver=overlay | grep -v '^ingress$'); do
+	for i in $(seq 100); do skep network rm $n && break; sleep 0.1; done
+done
 true`
 
 // finish does what the chapter put off, and clears up behind it. A chapter that failed is left as it is, for who looks.
@@ -74,8 +76,12 @@ func (g *Guide) finish() {
 	for i := len(g.atEnd) - 1; i >= 0; i-- {
 		g.atEnd[i]()
 	}
+	for _, h := range members { // a shell that sleeps would take its whole grace period
+		g.Try(h, "for t in $(ctr -a /run/skep/containerd.sock -n skep task ls -q); do ctr -a /run/skep/containerd.sock -n skep task kill -s KILL $t; done")
+	}
 	g.Quietly("m1", tidy)
 	g.awaitNothing()
+	g.Quietly("m1", tidyNetworks)
 }
 
 // awaitNothing waits until no host has a trace of any task.
@@ -111,7 +117,8 @@ func (g *Guide) tasks(service string) (ts []Task) {
 	out := g.Quietly("m1", "skep service ps --no-trunc --format '{{.ID}}\t{{.Name}}\t{{.Node}}\t{{.DesiredState}}\t{{.CurrentState}}\t{{.Image}}\t{{.Error}}\t.' "+service)
 	for line := range strings.Lines(out) {
 		if f := strings.Split(strings.TrimRight(line, "\n"), "\t"); len(f) == 8 {
-			ts = append(ts, Task{f[0], strings.TrimLeft(f[1], `\_ `), f[2], f[3], f[4], f[5], f[6]})
+			short, _, _ := strings.Cut(f[5], "@")
+			ts = append(ts, Task{f[0], strings.TrimLeft(f[1], `\_ `), f[2], f[3], f[4], short, f[6]})
 		}
 	}
 	return ts

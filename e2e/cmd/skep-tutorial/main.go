@@ -20,10 +20,10 @@ import (
 
 func main() {
 	out := flag.String("o", "", "file to write the document to, when every chapter went well")
-	only := flag.Int("chapter", 0, "walk through this chapter only, and write nothing")
+	from := flag.Int("from", 1, "begin with this chapter, and write nothing")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, *out, *only)
+	err := run(ctx, *out, *from)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "skep-tutorial:", err)
@@ -31,7 +31,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, out string, only int) (err error) {
+func run(ctx context.Context, out string, first int) (err error) {
 	o := tutorial.Options("tutorial")
 	o.Progress = os.Stderr
 	l, err := lab.Up(ctx, o)
@@ -42,7 +42,7 @@ func run(ctx context.Context, out string, only int) (err error) {
 	began := time.Now()
 	var seen [][]tutorial.Block
 	for _, ch := range tutorial.Chapters {
-		if only != 0 && ch.Number != only {
+		if ch.Number < first {
 			continue
 		}
 		from := time.Now()
@@ -53,11 +53,8 @@ func run(ctx context.Context, out string, only int) (err error) {
 		fmt.Printf("\n(chapter %d: %.0f s)\n", ch.Number, time.Since(from).Seconds())
 		seen = append(seen, blocks)
 	}
-	if len(seen) == 0 {
-		return fmt.Errorf("there is no chapter %d", only)
-	}
 	fmt.Printf("\nThat was the tutorial, in %.0f s.\n", time.Since(began).Seconds())
-	if out == "" || only != 0 {
+	if out == "" || first > 1 {
 		return nil
 	}
 	return save(out, seen)
