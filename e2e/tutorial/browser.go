@@ -118,8 +118,8 @@ func (b blog) login() error {
 		return err
 	}
 	page, err = b.submit(b.address+"/wp-login.php", url.Values{"log": {author}, "pwd": {phrase}, "wp-submit": {"Log In"}, "testcookie": {"1"},
-		"redirect_to": {b.address + "/wp-admin/profile.php"}})
-	if err == nil && !strings.Contains(page, "profile.php") {
+		"redirect_to": {b.address + "/"}})
+	if err == nil && !strings.Contains(page, "/wp-admin/profile.php") { // the bar that only who is logged in sees
 		err = fmt.Errorf("the login was refused: %s", short([]byte(page)))
 	}
 	return err
