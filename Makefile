@@ -10,7 +10,7 @@ ROOT    := $(CURDIR)
 BIN     := $(ROOT)/bin
 MODULES := $(shell sed -n 's,^[[:space:]]*\./,,p' go.work)
 # Every service binary is services/<part>/cmd/<name>; the rest are named here.
-CMDS    := $(sort $(wildcard services/*/cmd/*)) $(sort $(wildcard e2e/cmd/*)) e2e/images/whoami
+CMDS    := $(sort $(wildcard services/*/cmd/*)) $(sort $(wildcard e2e/cmd/*)) e2e/images/whoami e2e/images/mysql-entrypoint e2e/images/wordpress-entrypoint e2e/images/logspout
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo none)
@@ -91,6 +91,10 @@ down: ## undo make up: nothing of it stays
 lab: tools build ## start a lab: three hosts in namespaces, a cluster on them
 	@$(BIN)/skep-lab up
 
+.PHONY: tutorial
+tutorial: tools build ## walk through the tutorial on a lab, and write what was seen as docs/tutorial.md (needs root)
+	@$(BIN)/skep-tutorial -o docs/tutorial.md
+
 ## test
 
 .PHONY: test
@@ -98,7 +102,7 @@ test: test-unit test-fuzz test-lab ## everything: unit, component, fuzz and lab 
 
 .PHONY: test-unit
 test-unit: tools ## unit and component tests of every module, with the race detector
-	CGO_ENABLED=1 go test -race -shuffle=on -timeout 15m -p 4 $$(go list $(MODULES:%=./%/...) | grep -v /e2e/cases)
+	CGO_ENABLED=1 go test -race -shuffle=on -timeout 15m -p 4 $$(go list $(MODULES:%=./%/...) | grep -v '/e2e/cases\|/e2e/tutorial')
 
 .PHONY: fuzz
 fuzz: ## feed every fuzz target of every module in turn: FUZZTIME=1m each, FUZZ=regexp picks some
@@ -111,7 +115,7 @@ test-fuzz: ## a few seconds of every fuzz target, without the race detector
 .PHONY: test-lab
 test-lab: tools build ## the tutorial and the faults, on real hosts: RUN=regexp picks cases
 	@$(MAKE) --no-print-directory build RACE=1
-	cd e2e && go test -count=1 -timeout 60m -parallel 4 $(if $(RUN),-run '$(RUN)') $(if $(V),-v) ./cases/...
+	cd e2e && go test -count=1 -timeout 60m -p 1 -parallel 4 $(if $(RUN),-run '$(RUN)') $(if $(V),-v) ./cases/... ./tutorial/...
 
 .PHONY: bench
 bench: tools build ## measure, and print the table of bars (needs root, takes minutes)

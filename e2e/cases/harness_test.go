@@ -290,23 +290,12 @@ func (c *cluster) awaitNode(host, state string, limit time.Duration) time.Durati
 	})
 }
 
-// traces lists what tasks left on a host: containers, namespaces, mounts, devices, cgroups, folders.
-const traces = `ctr -a /run/skep/containerd.sock -n skep containers ls -q | sed 's/^/container /'
-ctr -a /run/skep/containerd.sock -n skep snapshots ls 2>/dev/null | awk '$3 == "Active" {print "snapshot", $1}'
-ls /run/skep/netns 2>/dev/null | sed 's/^/netns /'
-awk '$5 ~ "^/run/skep/(netns|containerd|subpaths)/.*/" || $5 ~ "/agent/tasks/" {print "mount", $5}' /proc/self/mountinfo
-ip -o link show type veth | grep -v ' eth0' | awk '{print "device", $2}'
-ls /var/lib/skep/agent/tasks 2>/dev/null | sed 's/^/folder /'
-find /sys/fs/cgroup/pids/skep /sys/fs/cgroup/skep -mindepth 2 -type d 2>/dev/null | sed 's/^/cgroup /'
-pgrep -x containerd-shim | sed 's/^/shim /'
-true`
-
 // awaitClean waits until no host has a trace of any task.
 func (c *cluster) awaitClean(limit time.Duration, hosts ...string) time.Duration {
 	c.t.Helper()
 	return c.await("nothing left of the tasks", limit, func() string {
 		for _, h := range hosts {
-			if out := c.on(h, "sh", "-c", traces).Stdout; strings.TrimSpace(out) != "" {
+			if out := c.on(h, "sh", "-c", lab.TaskTraces).Stdout; strings.TrimSpace(out) != "" {
 				return h + ":\n" + out
 			}
 		}

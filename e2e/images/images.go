@@ -1,7 +1,7 @@
 // Package images builds the container images of the lab and the demo, from programs on this machine and Debian packages:
 // no registry, no daemon and no Dockerfile takes part. It writes them as docker-loadable OCI archives or pushes them.
 //
-// It owns the recipes and the cache of the one expensive file system (httpd). An image is a function of its inputs: the same
+// It owns the recipes and the cache of the expensive file systems, those of Debian packages. An image is a function of its inputs: the same
 // binaries give the same digest. A missing input is an error that says what to install; nothing is left half written.
 package images
 
@@ -37,10 +37,10 @@ type Image struct {
 
 // Inputs says where the programs inside the images come from.
 type Inputs struct {
-	Whoami  string // the static whoami binary, from `make build`
+	Bin     string // the folder of the static programs, from `make build`: whoami, mysql-entrypoint, ...
 	Busybox string // a static busybox; "" looks at where Debian's busybox-static puts it
-	Cache   string // where the httpd file system is kept
-	Suite   string // the Debian release httpd is made of
+	Cache   string // where the file systems of Debian's packages are kept
+	Suite   string // the Debian release they are made of
 }
 
 // created is the same for all images, so that the same inputs give the same digest.
@@ -50,18 +50,28 @@ var created = v1.Time{Time: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 const searchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // imagesRecipe changes whenever a recipe of this file does.
-const imagesRecipe = "1"
+const imagesRecipe = "2"
+
+// programs of `make build` that images contain.
+var programs = []string{"whoami", "mysql-entrypoint", "wordpress-entrypoint", "logspout"}
 
 // recipes in the order they are built. The cheap ones alone are what the demo needs.
 var recipes = map[string]func(context.Context, Inputs) (v1.Image, error){
-	"busybox:latest": busybox,
-	"httpd:latest":   httpd,
-	"whoami:latest":  whoami("v1"),
-	"whoami:v1":      whoami("v1"),
-	"whoami:v2":      whoami("v2"),
-	"whoami:crash":   whoami("crash", "-crash"),
-	"whoami:sick":    whoami("sick", "-sick-after=5s"),
-	"armonly:latest": armOnly,
+	"busybox:latest":             busybox,
+	"couchbase:latest":           couchbase,
+	"gliderlabs/logspout:latest": logspout,
+	"httpd:latest":               httpd,
+	"httpd:2.2.31":               httpdTag("2.2.31"),
+	"httpd:2.2.32":               httpdTag("2.2.32"),
+	"mysql:latest":               mysql,
+	"mysql:5.7":                  mysql,
+	"whoami:latest":              whoami("v1"),
+	"whoami:v1":                  whoami("v1"),
+	"whoami:v2":                  whoami("v2"),
+	"whoami:crash":               whoami("crash", "-crash"),
+	"whoami:sick":                whoami("sick", "-sick-after=5s"),
+	"wordpress:latest":           wordpress,
+	"armonly:latest":             armOnly,
 }
 
 // Names lists every image that Build knows.
@@ -106,8 +116,8 @@ func whoami(version string, args ...string) func(context.Context, Inputs) (v1.Im
 		if err != nil {
 			return nil, err
 		}
-		if err := tree.copy("bin/whoami", in.Whoami, 0o755); err != nil {
-			return nil, fmt.Errorf("%w; run `make build`", err)
+		if err := tree.program("bin/whoami", in, "whoami"); err != nil {
+			return nil, err
 		}
 		cfg := v1.Config{
 			Entrypoint:   append([]string{"/bin/whoami", "-version=" + version}, args...),
@@ -137,7 +147,16 @@ func armOnly(context.Context, Inputs) (v1.Image, error) {
 }
 
 func assemble(tree files, arch string, cfg v1.Config) (v1.Image, error) {
-	raw, err := tree.tar()
+	layer, err := tree.layer()
+	if err != nil {
+		return nil, err
+	}
+	return withLayers(arch, cfg, layer)
+}
+
+// layer is the tree as a layer of an image.
+func (f files) layer() (v1.Layer, error) {
+	raw, err := f.tar()
 	if err != nil {
 		return nil, err
 	}
@@ -146,14 +165,14 @@ func assemble(tree files, arch string, cfg v1.Config) (v1.Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the layer: %w", err)
 	}
-	return withLayer(layer, arch, cfg)
+	return layer, nil
 }
 
-func withLayer(layer v1.Layer, arch string, cfg v1.Config) (v1.Image, error) {
+func withLayers(arch string, cfg v1.Config, layers ...v1.Layer) (v1.Image, error) {
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
-	img, err := mutate.AppendLayers(img, layer)
+	img, err := mutate.AppendLayers(img, layers...)
 	if err != nil {
-		return nil, fmt.Errorf("append the layer: %w", err)
+		return nil, fmt.Errorf("append the layers: %w", err)
 	}
 	file, err := img.ConfigFile()
 	if err != nil {
@@ -186,6 +205,14 @@ func (f files) copy(name, from string, mode int64) error {
 		return fmt.Errorf("read the program for /%s: %w", name, err)
 	}
 	f.put(name, b, mode)
+	return nil
+}
+
+// program adds one of the programs of `make build`.
+func (f files) program(name string, in Inputs, program string) error {
+	if err := f.copy(name, filepath.Join(in.Bin, program), 0o755); err != nil {
+		return fmt.Errorf("%w; run `make build`", err)
+	}
 	return nil
 }
 
@@ -246,6 +273,17 @@ func (f files) base() {
 	}
 }
 
+// account adds a user of the system, with a group of its own.
+func (f files) account(name string, id int) {
+	for file, line := range map[string]string{
+		"etc/passwd": fmt.Sprintf("%s:x:%d:%[2]d::/nonexistent:/bin/false\n", name, id),
+		"etc/group":  fmt.Sprintf("%s:x:%d:\n", name, id),
+	} {
+		e := f[file]
+		f.put(file, append(bytes.Clone(e.content), line...), e.mode)
+	}
+}
+
 var errNoBusybox = errors.New("no static busybox on this machine: apt-get install busybox-static (make tools does)")
 
 // applets asks a busybox for the programs it contains.
@@ -301,7 +339,11 @@ func Key(in Inputs) (string, error) {
 			return "", err
 		}
 	}
-	for _, file := range []string{in.Whoami, bb} {
+	read := []string{bb}
+	for _, p := range programs {
+		read = append(read, filepath.Join(in.Bin, p))
+	}
+	for _, file := range read {
 		f, err := os.Open(file)
 		if err != nil {
 			return "", fmt.Errorf("read a program for the images: %w; run `make build`", err)
@@ -312,6 +354,6 @@ func Key(in Inputs) (string, error) {
 			return "", err
 		}
 	}
-	fmt.Fprintln(sum, in.Suite, httpdRecipe, imagesRecipe, Names())
+	fmt.Fprintln(sum, in.Suite, httpdSystem.recipe, mysqlSystem.recipe, wordpressSystem.recipe, imagesRecipe, Names())
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }

@@ -17,11 +17,12 @@ func inputs(t *testing.T) Inputs {
 	if err := os.WriteFile(bb, []byte("#!/bin/sh\necho sh; echo ping; echo nslookup\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	who := filepath.Join(dir, "whoami")
-	if err := os.WriteFile(who, []byte("whoami"), 0o755); err != nil {
-		t.Fatal(err)
+	for _, p := range programs {
+		if err := os.WriteFile(filepath.Join(dir, p), []byte(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
-	return Inputs{Whoami: who, Busybox: bb, Cache: dir, Suite: "none"}
+	return Inputs{Bin: dir, Busybox: bb, Cache: dir, Suite: "none"}
 }
 
 func TestImagesAreReproducible(t *testing.T) {

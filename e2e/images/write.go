@@ -55,11 +55,15 @@ func WriteArchive(file string, imgs ...Image) error {
 	return out.Close()
 }
 
-// Push sends images to a plain-HTTP registry under library/, where docker.io keeps the names without a slash.
+// Push sends images to a plain-HTTP registry under the paths that docker.io has for them: library/ before names without a slash.
 // The transport decides how the registry is reached, for instance by a unix socket.
 func Push(ctx context.Context, registry string, transport http.RoundTripper, imgs ...Image) error {
 	for _, img := range imgs {
-		ref, err := name.ParseReference(registry+"/library/"+img.Name, name.Insecure)
+		short, err := name.ParseReference(img.Name)
+		if err != nil {
+			return err
+		}
+		ref, err := name.ParseReference(registry+"/"+short.Context().RepositoryStr()+":"+short.Identifier(), name.Insecure)
 		if err != nil {
 			return err
 		}

@@ -71,7 +71,7 @@ func Inputs(bin string) (images.Inputs, error) {
 	if suite == "" {
 		suite = "bookworm"
 	}
-	return images.Inputs{Whoami: filepath.Join(bin, "whoami"), Cache: filepath.Join(cache, "images"), Suite: suite}, nil
+	return images.Inputs{Bin: bin, Cache: filepath.Join(cache, "images"), Suite: suite}, nil
 }
 
 // seedRegistry returns a folder with the store of a registry that holds all images; made once per set of images, by pushing them
