@@ -202,7 +202,7 @@ var attributes = []attribute{
 	{path: "services.*.secrets.[].gid", verdict: done},
 	{path: "services.*.secrets.[].mode", verdict: done},
 	{path: "services.*.security_opt", verdict: mapped, text: "no-new-privileges, seccomp and apparmor=unconfined; others are refused"},
-	{path: "services.*.shm_size", verdict: refused, text: "mount a tmpfs of that size at /dev/shm"},
+	{path: "services.*.shm_size", verdict: mapped, text: "a tmpfs of that size at /dev/shm"},
 	{path: "services.*.stdin_open", verdict: done},
 	{path: "services.*.stop_grace_period", verdict: done},
 	{path: "services.*.stop_signal", verdict: done},

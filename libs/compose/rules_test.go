@@ -15,8 +15,8 @@ func TestRulesOfAStack(t *testing.T) {
 		{name: "1 undefined secret and config", text: svc("secrets: [a]", "configs: [b]"), err: []string{"services.web.secrets.0: there is no secret a", "services.web.configs.0: there is no config b"}},
 		{name: "1 cycle", text: "services:\n  a: {image: 'i:1', depends_on: [b]}\n  b: {image: 'i:1', depends_on: [c]}\n  c: {image: 'i:1', depends_on: [a]}\n", err: []string{"stdin:2:21: services.a.depends_on: the services wait for each other: a → b → c → a"}},
 		{name: "1 itself", text: svc("depends_on: [web]"), err: []string{"the services wait for each other: web → web"}},
-		{name: "2 nothing is dropped", text: svc("privileged: true", "devices: [/dev/x]", "userns_mode: host", "domainname: d", "shm_size: 1g"), err: []string{
-			"stdin:4:5: services.web.privileged: no container has its node's rights", "services.web.devices", "services.web.userns_mode", "services.web.domainname", "services.web.shm_size"}},
+		{name: "2 nothing is dropped", text: svc("privileged: true", "devices: [/dev/x]", "userns_mode: host", "domainname: d", "ipc: host"), err: []string{
+			"stdin:4:5: services.web.privileged: no container has its node's rights", "services.web.devices", "services.web.userns_mode", "services.web.domainname", "services.web.ipc"}},
 		{name: "2 what changes nothing needs no line", text: svc("privileged: false", "devices: []", "links: []"), want: []string{"no:no effect"}},
 		{name: "3 project name and interpolation", text: svc("hostname: ${COMPOSE_PROJECT_NAME}"), want: []string{`"hostname":"s"`}},
 		{name: "3 given names are not prefixed", text: svc("networks: [n]", "volumes: ['vol:/x']", "secrets: [pw]") + "networks: {n: {name: net}}\nvolumes: {vol: {name: '{{.Task.Slot}}-x'}}\nsecrets: {pw: {name: top, environment: PW}}\n", env: []string{"PW=v"},
@@ -58,6 +58,7 @@ func TestRulesOfAStack(t *testing.T) {
 		{name: "host network", text: svc("network_mode: host"), want: []string{`"networks":[{"target":"host"}]`, "no:s_default"}},
 		{name: "host network by an external one", text: svc("networks: [h]") + "networks: {h: {external: true, name: host}}\n", want: []string{`"networks":[{"target":"host"}]`}},
 		{name: "network of a service", text: svc("network_mode: service:db"), err: []string{"services.web.network_mode: the network of another container cannot be shared"}},
+		{name: "shm_size", text: svc("shm_size: 256m"), want: []string{`"mounts":[{"target":"/dev/shm","tmpfsSize":"268435456","type":"TYPE_TMPFS"}]`}},
 		{name: "dns", text: svc("dns: 1.1.1.1", "dns_search: [a.b]", "dns_opt: [ndots:1]"), want: []string{`"dns":{"nameservers":["1.1.1.1"],"options":["ndots:1"],"search":["a.b"]}`}},
 		{name: "dns that is no address", text: svc("dns: [dns.example]"), err: []string{"IP address is not correctly formatted"}},
 		{name: "ipv4_address", text: svc("networks: {n: {ipv4_address: 10.5.0.9}}") + "networks: {n: {ipam: {config: [{subnet: 10.5.0.0/24}]}}}\n", want: []string{`"ipv4Address":"10.5.0.9"`}},
