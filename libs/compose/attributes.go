@@ -163,7 +163,7 @@ var attributes = []attribute{
 	{path: "services.*.networks.*.aliases", verdict: done},
 	{path: "services.*.networks.*.driver_opts", verdict: done, free: true},
 	{path: "services.*.networks.*.gw_priority", verdict: passed, text: "the way out of a container is its node's"},
-	{path: "services.*.networks.*.interface_name", verdict: refused, text: "the interfaces are eth0 and following"},
+	{path: "services.*.networks.*.interface_name", verdict: refused, text: "the node names the interfaces"},
 	{path: "services.*.networks.*.ipv4_address", verdict: mapped, text: "for a service with one replica at most"},
 	{path: "services.*.networks.*.ipv6_address", verdict: mapped, text: "for a service with one replica at most"},
 	{path: "services.*.networks.*.link_local_ips", verdict: refused, text: "the cluster gives the addresses"},

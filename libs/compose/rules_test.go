@@ -18,7 +18,7 @@ func TestRulesOfAStack(t *testing.T) {
 		{name: "2 nothing is dropped", text: svc("privileged: true", "devices: [/dev/x]", "userns_mode: host", "domainname: d", "ipc: host"), err: []string{
 			"stdin:4:5: services.web.privileged: no container has its node's rights", "services.web.devices", "services.web.userns_mode", "services.web.domainname", "services.web.ipc"}},
 		{name: "2 what changes nothing needs no line", text: svc("privileged: false", "devices: []", "links: []"), want: []string{"no:no effect"}},
-		{name: "3 project name and interpolation", text: svc("hostname: ${COMPOSE_PROJECT_NAME}"), want: []string{`"hostname":"s"`}},
+		{name: "3 project name and interpolation", text: svc("hostname: ${COMPOSE_PROJECT_NAME}"), want: []string{`"hostname":"s"`, "no:not set"}},
 		{name: "3 given names are not prefixed", text: svc("networks: [n]", "volumes: ['vol:/x']", "secrets: [pw]") + "networks: {n: {name: net}}\nvolumes: {vol: {name: '{{.Task.Slot}}-x'}}\nsecrets: {pw: {name: top, environment: PW}}\n", env: []string{"PW=v"},
 			want: []string{`"target":"net"`, `"source":"{{.Task.Slot}}-x"`, `"name":"top","target":"pw"`}},
 		{name: "3 the name at the top", text: "name: other\n" + svc("networks: [n]") + "networks: {n: {name: other_n}}\n", want: []string{`"target":"s_n"`, "note:stdin:1:1: name: it has no effect: the stack has the name"}},
@@ -73,6 +73,8 @@ func TestRulesOfAStack(t *testing.T) {
 		{name: "moving volume", text: svc("volumes: ['vol:/x']") + "volumes: {vol: }\n", want: []string{"note:the volume vol is on one node, and a task that moves finds an empty one"}},
 		{name: "volume that stays", text: svc("volumes: ['vol:/x']", "x-skep: {volume_pin: true}") + "volumes: {vol: }\n", want: []string{"no:finds an empty one", `"volumePin":true`}},
 		{name: "volume of a constrained task", text: svc("volumes: ['vol:/x']", "deploy: {placement: {constraints: [node.hostname == a]}}") + "volumes: {vol: }\n", want: []string{"no:finds an empty one"}},
+		{name: "a port in two ranges", text: svc("ports: ['8000-8002:80', '8001:81']"), err: []string{"services.web.ports.1: the port 8001/tcp is published twice"}},
+		{name: "a port of two protocols", text: svc("ports: ['53:53', '53:53/udp']"), want: []string{`"protocol":"udp"`, `"protocol":"tcp"`}},
 		{name: "two services on a port", text: "services: {a: {image: 'i:1', ports: ['80:1']}, b: {image: 'i:1', ports: ['80:2']}}", err: []string{"services.b.ports: the service a publishes 80/tcp already"}},
 		{name: "security_opt", text: svc("security_opt: ['no-new-privileges:true', 'seccomp:unconfined', 'apparmor=unconfined']"), want: []string{`"privileges":{"apparmorMode":"disabled","noNewPrivileges":true,"seccompMode":"unconfined"}`}},
 		{name: "security_opt of SELinux", text: svc("security_opt: ['label:disable']"), err: []string{"services.web.security_opt.0: of security options there are"}},
