@@ -2,7 +2,9 @@ package compose
 
 import (
 	"path"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/format"
@@ -72,13 +74,20 @@ func (l *loading) shortVolume(d *document, at []string, text string) string {
 
 // checkPorts refuses a port that one file publishes twice: of two files, the later one wins.
 func (l *loading) checkPorts(d *document, name string, ports []any) {
-	type key struct{ published, protocol, ip string }
-	taken := map[key]string{}
+	type key struct {
+		published    uint32
+		protocol, ip string
+	}
+	taken := map[key]bool{}
 	for i, p := range ports {
 		at := []string{"services", name, "ports", itoa(i)}
 		var list []types.ServicePortConfig
 		switch p := p.(type) {
 		case string:
+			if wide(p) {
+				l.wrongIn(d, at, "it publishes more than %d ports: a service that needs so many is put on network_mode: host", maxPorts)
+				continue
+			}
 			var err error
 			if list, err = types.ParsePortConfig(p); err != nil {
 				l.wrongIn(d, at, "it is no port: write published:target, or the long form")
@@ -93,12 +102,32 @@ func (l *loading) checkPorts(d *document, name string, ports []any) {
 			list = append(list, one)
 		}
 		for _, one := range list {
-			k := key{one.Published, one.Protocol, one.HostIP}
-			whole := textOf(p)
-			if other, ok := taken[k]; ok && one.Published != "" && (whole == "" || whole != other) {
-				l.wrongIn(d, at, "the port %s/%s is published twice: remove one of them", one.Published, one.Protocol)
+			first, last, err := portRange(one.Published)
+			if err != nil || last-first >= maxPorts {
+				continue // said elsewhere
 			}
-			taken[k] = whole
+			for n := first; n <= last && n > 0; n++ {
+				k := key{n, one.Protocol, one.HostIP}
+				if taken[k] {
+					l.wrongIn(d, at, "the port %d/%s is published twice: remove one of them", n, one.Protocol)
+					break
+				}
+				taken[k] = true
+			}
 		}
 	}
+}
+
+var portNumbers = regexp.MustCompile(`(\d{1,9})-(\d{1,9})`)
+
+// wide: a range has too many ports to write them out.
+func wide(text string) bool {
+	for _, m := range portNumbers.FindAllStringSubmatch(text, -1) {
+		from, _ := strconv.Atoi(m[1])
+		to, _ := strconv.Atoi(m[2])
+		if to-from >= maxPorts {
+			return true
+		}
+	}
+	return false
 }

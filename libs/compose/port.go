@@ -51,10 +51,7 @@ func (s *service) ports() {
 }
 
 func samePort(a, b *skepv1.PortConfig) bool {
-	if a.PublishedPort == 0 || a.PublishedPort != b.PublishedPort || a.Protocol != b.Protocol {
-		return false
-	}
-	return a.HostIp == b.HostIp || a.HostIp == "" || b.HostIp == ""
+	return a.PublishedPort != 0 && a.PublishedPort == b.PublishedPort && a.Protocol == b.Protocol && a.HostIp == b.HostIp
 }
 
 // port is one entry; a range makes several.
@@ -100,7 +97,7 @@ func (s *service) port(at []string, p types.ServicePortConfig) []*skepv1.PortCon
 		return nil
 	}
 	if last-first >= maxPorts {
-		s.wrongAt(at, "it publishes more than %d ports", maxPorts)
+		s.wrongAt(at, "it publishes more than %d ports: a service that needs so many is put on network_mode: host", maxPorts)
 		return nil
 	}
 	var out []*skepv1.PortConfig
