@@ -24,6 +24,7 @@ const (
 	maxStackNetworks = 100
 	maxStackFiles    = 500
 	maxStackVolumes  = 1000
+	maxStackMembers  = 2000 // with what was left behind
 )
 
 // checkStack fills in and checks what can be looked at without the cluster's objects.
@@ -161,9 +162,6 @@ func (s *Service) stackReferences(ctx context.Context, want *skepv1.StackSpec) e
 			id, err := s.serviceNetwork(ctx, n.Target)
 			if err != nil {
 				return fmt.Errorf("service %s: %w: create it first, or have the stack make it", sp.Name, err)
-			}
-			if id == spec.NetworkIngress {
-				return fault.Invalid("service %s cannot be explicitly attached to the ingress network", sp.Name)
 			}
 			n.Target = s.networkCalled(id, nil)
 		}
