@@ -179,10 +179,9 @@ func (s *Service) allVolumes(ctx context.Context) (out []*skepv1.Volume, warning
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				warnings = append(warnings, "volumes of driver "+driver+" are left out: "+err.Error())
-				return
+				warnings = append(warnings, "volumes of driver "+driver+" may be left out: "+err.Error())
 			}
-			for _, i := range list {
+			for _, i := range list { // with an error, those this node knows of itself
 				out = append(out, s.volumeOf(i, driver, scope, by))
 			}
 		}()
@@ -321,7 +320,11 @@ func (s *Service) removeVolume(ctx context.Context, r *skepv1.RemoveVolumeReques
 	s.tell(ctx, &skepv1.ToldRequest{Verb: "volume-remove", Subject: name})
 	if driver == "" {
 		var err error
-		if driver, err = s.driverOf(ctx, name); err != nil {
+		driver, err = s.driverOf(ctx, name)
+		if err != nil && r.GetForce() {
+			driver, err = s.goneDriver(name, err)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -339,7 +342,14 @@ func (s *Service) removeVolume(ctx context.Context, r *skepv1.RemoveVolumeReques
 	case len(users) > 0 && !r.GetForce():
 		return nil, fault.Conflict("remove volume %s: ended tasks that are still kept on node %s mounted it: %s; use --force to remove it all the same", name, s.cfg.Hostname, taskNames(users))
 	}
-	if err := s.volumes.Remove(ctx, driver, name); err != nil {
+	err := s.volumes.Remove(ctx, driver, name)
+	if err != nil && r.GetForce() && driver != volume.Local && !s.plugins.Answers(driver) {
+		// By a person's word it is not mounted here any more.
+		if err = s.plugins.Forget(driver, name); err == nil {
+			err = s.volumes.DropLabels(driver, name)
+		}
+	}
+	if err != nil {
 		return nil, volumeError(err, name)
 	}
 	return &skepv1.Empty{}, nil

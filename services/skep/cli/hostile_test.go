@@ -102,6 +102,13 @@ func hostileCluster(t *testing.T) *cluster {
 			return &skepv1.RemoveImageReply{}, nil
 		})
 	}
+	serve(c, c.rs, api.VolumeClaims, func(*skepv1.ListClaimsRequest) (*skepv1.ListClaimsReply, error) {
+		return &skepv1.ListClaimsReply{Claims: []*skepv1.VolumeClaim{{Name: "v"}}}, nil
+	})
+	serve(c, c.rs, api.VolumeRelease, func(*skepv1.ReleaseClaimRequest) (*skepv1.ReleaseClaimReply, error) {
+		return &skepv1.ReleaseClaimReply{}, nil
+	})
+	serve(c, c.rs, api.NodeFence, func(*skepv1.FenceNodeRequest) (*skepv1.NodeReply, error) { return &skepv1.NodeReply{}, nil })
 	for _, id := range []string{nodeID, node2} {
 		onNode(c, api.VolumeCreate.At(id), func(*skepv1.CreateVolumeRequest) (*skepv1.VolumeReply, error) { return &skepv1.VolumeReply{}, nil })
 		onNode(c, api.VolumeList.At(id), func(*skepv1.ListVolumesRequest) (*skepv1.ListVolumesReply, error) {
@@ -156,6 +163,7 @@ var commandLines = map[string]string{
 	"config create": "--random 8 new", "config history": "web.conf", "config inspect": "web.conf", "config ls": "", "config rm": "web.conf", "config rollback": "web.conf 1", "config update": "--random 8 web.conf",
 	"swarm join-token": "worker", "swarm unlock": "", "swarm unlock-key": "", "unlock": "", "unlock-key": "", "swarm update": "--task-history-limit 3", "task inspect": "t1", "task ls": "", "top": "--once --interval 200ms",
 	"volume create": "--node " + nodeID + " v", "volume inspect": "--node " + nodeID + " v", "volume ls": "", "volume prune": "-f --node " + nodeID, "volume rm": "--node " + nodeID + " v",
+	"volume claims": "", "volume release": "v", "node fence": nodeID,
 	"volume update": "--node " + nodeID + " --label-add a=b v",
 }
 
@@ -225,7 +233,7 @@ func TestHostileTexts(t *testing.T) {
 	}
 	for _, path := range []string{"doctor", "events", "exec", "image ls", "image pull", "image rm", "image load", "mesh ls", "mesh trace", "network inspect", "network ls", "node inspect", "node ls", "node ps", "service diff",
 		"service explain", "service history", "service inspect", "service ls", "service ps", "service logs", "logs", "task inspect", "task ls", "top", "join-token", "network prune", "context issue",
-		"secret ls", "secret inspect", "secret history", "secret rm", "secret update", "secret rollback", "config ls", "config inspect", "config history", "volume create", "volume inspect", "volume ls", "volume prune"} {
+		"secret ls", "secret inspect", "secret history", "secret rm", "secret update", "secret rollback", "config ls", "config inspect", "config history", "volume create", "volume inspect", "volume ls", "volume prune", "volume claims", "volume release"} {
 		if !shown[path] {
 			t.Errorf("skep %s shows none of it: the test does not reach what it prints", path)
 		}

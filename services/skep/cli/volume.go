@@ -25,7 +25,9 @@ const volumePatience = 15 * time.Minute
 const mostVolumes = 100_000
 
 func (a *app) volumeCommand() *cobra.Command {
-	return group("volume", "Manage the volumes on nodes", a.volumeCreate(), a.volumeList(), a.volumeInspect(), a.volumeUpdate(), a.volumeRemove(), a.volumePrune())
+	return group("volume", "Manage the volumes on nodes", append([]*cobra.Command{
+		a.volumeCreate(), a.volumeList(), a.volumeInspect(), a.volumeUpdate(), a.volumeRemove(), a.volumePrune(),
+	}, a.claimCommands()...)...)
 }
 
 func (a *app) volumeCreate() *cobra.Command {

@@ -88,10 +88,13 @@ func PrettyService(w io.Writer, s *skepv1.Service, now time.Time) {
 		}
 		p.field(1, "Message", u.Message)
 	}
-	if pl := task.GetPlacement(); pl != nil && len(pl.Constraints)+len(pl.Preferences)+int(pl.MaxReplicasPerNode) > 0 {
+	if pl := task.GetPlacement(); pl != nil && len(pl.Constraints)+len(pl.Preferences)+int(pl.MaxReplicasPerNode) > 0 || pl.GetVolumePin() {
 		p.line(0, "Placement:")
 		if len(pl.Constraints) > 0 {
 			p.line(1, "Constraints:\t[%s]", strings.Join(pl.Constraints, " "))
+		}
+		if pl.VolumePin {
+			p.line(1, "Volume Pin:\tyes: a task stays where its local volumes are")
 		}
 		if len(pl.Preferences) > 0 {
 			p.line(1, "Preferences:")
@@ -307,6 +310,9 @@ func PrettyNode(w io.Writer, n *skepv1.Node) {
 	p.line(1, "State:\t\t\t%s", NodeState(n.GetStatus().GetState()))
 	if n.GetStatus().GetMessage() != "" {
 		p.line(1, "Message:\t\t%s", n.Status.Message)
+	}
+	if f := Fence(n); f != "" {
+		p.line(1, "Fenced:\t\t\t%s", f)
 	}
 	if len(n.GetStatus().GetBlocked()) > 0 {
 		p.line(1, "Data Path:\t\t%s", DataPath(n))
