@@ -160,6 +160,18 @@ func (a *app) usersOfVolumes(ctx context.Context, list []*skepv1.Volume) map[str
 	return names
 }
 
+// writersOf are the claims on volumes. The list is of use without them too.
+func (a *app) writersOf(ctx context.Context, list []*skepv1.Volume) []*skepv1.VolumeClaim {
+	if len(list) == 0 {
+		return nil
+	}
+	claims, err := a.claims(impatient(ctx))
+	if err != nil {
+		a.warnf("which node may write which volume is left out: %v", err)
+	}
+	return claims
+}
+
 func (a *app) volumeList() *cobra.Command {
 	var l listFlags
 	var nodes []string
@@ -183,7 +195,7 @@ func (a *app) volumeList() *cobra.Command {
 				return err
 			}
 			list, ferr := a.volumesOn(ctx, on, size, f)
-			if err := printList(a, &l, list, render.Volumes(list, a.usersOfVolumes(ctx, list), a.Now(), size)); err != nil {
+			if err := printList(a, &l, list, render.Volumes(list, a.usersOfVolumes(ctx, list), a.writersOf(ctx, list), a.Now(), size)); err != nil {
 				return err
 			}
 			return ferr

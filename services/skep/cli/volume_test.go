@@ -33,6 +33,9 @@ func withVolumes(t *testing.T) *cluster {
 			local("data-2", &skepv1.Volume{SizeBytes: 3 << 20, TaskIds: []string{"t1", "t9"}, Labels: map[string]string{"team": "x"}}), shared},
 		otherNode: {local("data-2", &skepv1.Volume{SizeBytes: 0}), shared},
 	}
+	serve(c, c.rs, api.VolumeClaims, func(*skepv1.ListClaimsRequest) (*skepv1.ListClaimsReply, error) {
+		return &skepv1.ListClaimsReply{Claims: []*skepv1.VolumeClaim{{Driver: "rexray", Name: "shared", NodeId: otherNode, NodeHostname: "w2", State: "releasing"}}}, nil
+	})
 	for _, id := range []string{nodeID, otherNode} {
 		find := func(name string) (*skepv1.Volume, error) {
 			for _, v := range have[id] {
@@ -114,13 +117,14 @@ func TestVolumeRequests(t *testing.T) {
 		t.Errorf("%v", p)
 	}
 	c.on = func(r proto.Message) error {
-		if _, ok := r.(*skepv1.ListTasksRequest); ok {
+		switch r.(type) {
+		case *skepv1.ListTasksRequest, *skepv1.ListClaimsRequest:
 			return fault.Unavailable("no leader")
 		}
 		return nil
 	}
 	got := c.run("volume", "ls")
-	if !strings.Contains(got.out, "t1, t9") || got.code != 0 || !strings.Contains(got.err, "shown by their ids") {
+	if !strings.Contains(got.out, "t1, t9") || got.code != 0 || !strings.Contains(got.err, "shown by their ids") || !strings.Contains(got.err, "may write which volume is left out") {
 		t.Errorf("%+v", got)
 	}
 }
