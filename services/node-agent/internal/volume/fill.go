@@ -46,7 +46,7 @@ func (s *Store) Fill(ctx context.Context, driver, name, data string, fill Fill) 
 		stages = filepath.Join(data, inside)
 	}
 	return s.do(ctx, key, "fill", fillLimit, func(context.Context) error {
-		err := fillFrom(stages, data, fill)
+		err := fillFrom(stages, data, fill, AnonymousTask(name) == "") // an anonymous one's task does not survive that
 		switch {
 		case err == nil:
 			return nil
@@ -65,7 +65,7 @@ var between = func() {}
 
 // fillFrom copies into a folder that no container sees, and moves what is complete to the data: a container that has the
 // empty volume already could otherwise put a link where the copy goes on.
-func fillFrom(stages, data string, fill Fill) error {
+func fillFrom(stages, data string, fill Fill, durable bool) error {
 	filling, filled := stages+"filling", stages+"filled"
 	if err := os.RemoveAll(filling); err != nil { // of a fill that was interrupted
 		return err
@@ -82,6 +82,11 @@ func fillFrom(stages, data string, fill Fill) error {
 			return errors.Join(err, os.RemoveAll(filling))
 		}
 		between()
+		if durable {
+			if err := settle(filling); err != nil {
+				return err
+			}
+		}
 		if err := os.Rename(filling, filled); err != nil {
 			return err
 		}
@@ -116,6 +121,19 @@ func fillFrom(stages, data string, fill Fill) error {
 	}
 	between()
 	return os.RemoveAll(filling)
+}
+
+// settle has what was copied reach the disk: that the copy is complete must not survive a power cut which it does not.
+func settle(dir string) error {
+	if empty, err := isEmpty(dir); err != nil || empty {
+		return err
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
 }
 
 // moveNew moves a file or folder. What a container has put there meanwhile stays.

@@ -84,7 +84,7 @@ func fillUntilKilled(what string) {
 		}
 	}
 	if err == nil {
-		err = fillFrom(dir+"/", filepath.Join(dir, "_data"), tenFolders)
+		err = fillFrom(dir+"/", filepath.Join(dir, "_data"), tenFolders, true)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -113,7 +113,7 @@ func TestFillKilledAtEveryStep(t *testing.T) {
 				t.Fatalf("step %d: the volume holds half of %s: %v", step, e, err)
 			}
 		}
-		if err := fillFrom(dir+"/", data, tenFolders); err != nil {
+		if err := fillFrom(dir+"/", data, tenFolders, true); err != nil {
 			t.Fatalf("step %d: %v", step, err)
 		}
 		if got := names(t, data); got != "d0 d1 d2 d3 d4 d5 d6 d7 d8 d9" {
