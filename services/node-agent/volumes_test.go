@@ -234,6 +234,11 @@ func TestVolumeFull(t *testing.T) {
 	if want := "fill volume small on node host1 with the image's content: it is full"; !strings.Contains(st.Err, want) {
 		t.Errorf("%q, want %q", st.Err, want)
 	}
+	// What was half prepared is let go of.
+	n.awaitReleased(st.TaskId)
+	if out, _ := exec.Command("findmnt", "-n", filepath.Join(n.cfg.DataDir, "agent/volumes/small/_data")).Output(); len(out) > 0 {
+		t.Errorf("still mounted: %s", out)
+	}
 	// The same without the copy runs.
 	s.Task.Container.Mounts[0].VolumeNocopy = true
 	n.state(running, n.put(1, s)...)

@@ -16,6 +16,9 @@ import (
 // Fill puts the image's content into dir, which becomes the content of an empty volume.
 type Fill func(dir string) error
 
+// errNothing says that an image has no folder there: the volume stays as it is, its owner and mode too.
+var errNothing = errors.New("the image has nothing there")
+
 // fillLimit is how long the copy may take to a file system that may hang.
 const fillLimit = 15 * time.Minute
 
@@ -52,12 +55,17 @@ func (s *Store) Fill(ctx context.Context, driver, name, data string, fill Fill) 
 			return nil
 		case own && errors.Is(err, unix.ENOSPC), own && errors.Is(err, unix.EDQUOT):
 			return fmt.Errorf("fill volume %s on node %s with the image's content: %w", name, s.cfg.Node, ErrFull)
-		case own && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EACCES)):
+		case own && refused(err):
 			return fmt.Errorf("fill volume %s on node %s with the image's content: its file system refuses owners, modes or attributes: mount it with volume-nocopy, or give it options for the owner (uid=, gid=): %w",
 				name, s.cfg.Node, err)
 		}
 		return fmt.Errorf("fill volume %s: %w", name, err)
 	})
+}
+
+// refused tells whether a file system does not know owners, modes or attributes, or does not let us set them.
+func refused(err error) bool {
+	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EACCES)
 }
 
 // between is called between two steps of a fill: tests end the process there.
@@ -78,7 +86,9 @@ func fillFrom(stages, data string, fill Fill, durable bool) error {
 			return err
 		}
 		between()
-		if err := fill(filling); err != nil {
+		if err := fill(filling); errors.Is(err, errNothing) {
+			return os.RemoveAll(filling)
+		} else if err != nil {
 			return errors.Join(err, os.RemoveAll(filling))
 		}
 		between()
@@ -107,11 +117,12 @@ func fillFrom(stages, data string, fill Fill, durable bool) error {
 		}
 	}
 	between()
-	if err := os.Chown(data, int(owner.Uid), int(owner.Gid)); err != nil {
-		return err
+	err = os.Chown(data, int(owner.Uid), int(owner.Gid))
+	if err == nil {
+		between()
+		err = os.Chmod(data, st.Mode())
 	}
-	between()
-	if err := os.Chmod(data, st.Mode()); err != nil {
+	if err != nil && !(len(entries) == 0 && refused(err)) { // an empty folder's owner is not worth a task
 		return err
 	}
 	between()
@@ -168,12 +179,15 @@ func isEmpty(dir string) (bool, error) {
 func CopyUp(rootfs, target string) Fill {
 	return func(dir string) error {
 		src, err := fs.RootPath(rootfs, target)
+		if errors.Is(err, unix.ENOTDIR) {
+			return errNothing
+		}
 		if err != nil {
 			return err
 		}
 		st, err := os.Stat(src)
 		if errors.Is(err, os.ErrNotExist) || err == nil && !st.IsDir() {
-			return nil
+			return errNothing
 		}
 		if err != nil {
 			return err

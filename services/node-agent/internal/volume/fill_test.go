@@ -182,3 +182,24 @@ func TestFillHangs(t *testing.T) {
 		t.Errorf("after it ended: %v", err)
 	}
 }
+
+// An image that has nothing at the target leaves the owner and mode that the volume's options gave.
+func TestNothingToCopy(t *testing.T) {
+	s := open(t, Config{})
+	ctx := context.Background()
+	dir := attach(t, s, "t", "v", map[string]string{"type": "tmpfs", "device": "tmpfs", "o": "uid=1000,mode=0700"})
+	root := t.TempDir()
+	write(t, filepath.Join(root, "file"), "")
+	for _, target := range []string{"/none", "/file", "/file/below"} {
+		if err := s.Fill(ctx, "", "v", dir, CopyUp(root, target)); err != nil {
+			t.Errorf("%s: %v", target, err)
+		}
+		st, err := os.Stat(dir)
+		if err != nil || st.Mode().Perm() != 0o700 || st.Sys().(*syscall.Stat_t).Uid != 1000 || names(t, dir) != "" {
+			t.Errorf("%s: the volume became %v of %d with %q", target, st.Mode(), st.Sys().(*syscall.Stat_t).Uid, names(t, dir))
+		}
+	}
+	if err := s.Release(ctx, "t"); err != nil {
+		t.Error(err)
+	}
+}
