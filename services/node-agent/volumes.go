@@ -18,6 +18,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/node-agent/internal/task"
 	"skep.dev/services/node-agent/internal/volume"
 )
 
@@ -76,13 +77,17 @@ func taskNames(list []mounter) string {
 }
 
 // volumeError gives what the volumes' keeper says the code that people's programs look at.
-func volumeError(err error, name string) error {
+func volumeError(err error, driver, name string) error {
 	var f *fault.Error
 	switch {
 	case errors.Is(err, volume.ErrNotFound):
 		return fault.NotFound("no such volume: %s", name)
 	case err == nil, errors.As(err, &f):
 		return err
+	case task.IsTemporary(err):
+		return fault.Unavailable("%v", err)
+	case driver != volume.Local: // a plug-in's own word
+		return fault.Conflict("%v", err)
 	}
 	return fault.New(fault.CodeInternal, "%v", err)
 }
@@ -114,7 +119,7 @@ func (s *Service) createVolume(ctx context.Context, r *skepv1.CreateVolumeReques
 		}
 	}
 	if err := s.volumes.Create(ctx, w); err != nil {
-		return nil, volumeError(err, w.Name)
+		return nil, volumeError(err, w.Driver, w.Name)
 	}
 	return s.inspectVolume(ctx, w.Driver, w.Name)
 }
@@ -126,11 +131,11 @@ func (s *Service) inspectVolume(ctx context.Context, driver, name string) (*skep
 	}
 	i, err := d.Get(ctx, name)
 	if err != nil {
-		return nil, volumeError(err, name)
+		return nil, volumeError(err, driver, name)
 	}
 	scope, err := d.Scope(ctx)
 	if err != nil {
-		return nil, volumeError(err, name)
+		return nil, volumeError(err, driver, name)
 	}
 	by, _ := s.mounters()
 	return &skepv1.VolumeReply{Volume: s.volumeOf(i, driver, scope, by)}, nil
@@ -270,7 +275,7 @@ func (s *Service) updateVolume(ctx context.Context, r *skepv1.UpdateVolumeReques
 	}
 	have, err := s.volumes.Labels(driver, r.GetName())
 	if err != nil {
-		return nil, volumeError(err, r.GetName())
+		return nil, volumeError(err, driver, r.GetName())
 	}
 	labels := maps.Clone(have)
 	if labels == nil {
@@ -287,7 +292,7 @@ func (s *Service) updateVolume(ctx context.Context, r *skepv1.UpdateVolumeReques
 		return nil, fault.Invalid("the labels of volume %s take %d bytes: at most %d", r.GetName(), n, maxVolumeSpec)
 	}
 	if err := s.volumes.SetLabels(ctx, driver, r.GetName(), labels); err != nil {
-		return nil, volumeError(err, r.GetName())
+		return nil, volumeError(err, driver, r.GetName())
 	}
 	return s.inspectVolume(ctx, driver, r.GetName())
 }
@@ -310,7 +315,7 @@ func (s *Service) driverOf(ctx context.Context, name string) (string, error) {
 		}
 	}
 	if failed != nil {
-		return "", volumeError(failed, name)
+		return "", fault.Unavailable("%v", failed)
 	}
 	return "", fault.NotFound("no such volume: %s", name)
 }
@@ -350,7 +355,7 @@ func (s *Service) removeVolume(ctx context.Context, r *skepv1.RemoveVolumeReques
 		}
 	}
 	if err != nil {
-		return nil, volumeError(err, name)
+		return nil, volumeError(err, driver, name)
 	}
 	return &skepv1.Empty{}, nil
 }
@@ -364,11 +369,11 @@ func (s *Service) pruneVolumes(ctx context.Context, r *skepv1.PruneVolumesReques
 	s.tell(ctx, &skepv1.ToldRequest{Verb: "volume-prune"})
 	d, err := s.volumes.Use(volume.Local)
 	if err != nil {
-		return nil, volumeError(err, "")
+		return nil, volumeError(err, volume.Local, "")
 	}
 	list, err := d.List(ctx)
 	if err != nil {
-		return nil, volumeError(err, "")
+		return nil, volumeError(err, volume.Local, "")
 	}
 	// After the list: what a task has come for since is looked at again by Remove.
 	by, unknown := s.mounters()
@@ -401,5 +406,8 @@ func (s *Service) pruneVolumes(ctx context.Context, r *skepv1.PruneVolumesReques
 			failed = append(failed, err)
 		}
 	}
-	return out, volumeError(errors.Join(failed...), "")
+	if err := errors.Join(failed...); err != nil {
+		return nil, fault.New(fault.CodeInternal, "prune volumes: %v (removed: %s)", err, cmp.Or(strings.Join(out.Removed, ", "), "none"))
+	}
+	return out, nil
 }
