@@ -173,7 +173,7 @@ func TestVolumeRefusals(t *testing.T) {
 		{&skepv1.CreateVolumeRequest{Name: ".tasks"}, fault.CodeInvalid, "invalid volume name"},
 		{&skepv1.CreateVolumeRequest{Name: "_task.x.0"}, fault.CodeInvalid, "invalid volume name"},
 		{&skepv1.CreateVolumeRequest{Name: strings.Repeat("x", 256)}, fault.CodeInvalid, "invalid volume name"},
-		{&skepv1.CreateVolumeRequest{Name: "a", Driver: "rexray"}, fault.CodeInvalid, "rexray"},
+		{&skepv1.CreateVolumeRequest{Name: "a", Driver: "rexray"}, fault.CodeConflict, "rexray"},
 		{&skepv1.CreateVolumeRequest{Name: "a", Options: map[string]string{"type": "nfs"}}, fault.CodeInvalid, "missing volume option device"},
 		{&skepv1.CreateVolumeRequest{Name: "a", Labels: many}, fault.CodeInvalid, "bytes"},
 	} {
@@ -233,6 +233,11 @@ func TestVolumeFull(t *testing.T) {
 	st := n.state(rejected, n.put(1, s)...)
 	if want := "fill volume small on node host1 with the image's content: it is full"; !strings.Contains(st.Err, want) {
 		t.Errorf("%q, want %q", st.Err, want)
+	}
+	// What was half prepared is let go of.
+	n.awaitReleased(st.TaskId)
+	if out, _ := exec.Command("findmnt", "-n", filepath.Join(n.cfg.DataDir, "agent/volumes/small/_data")).Output(); len(out) > 0 {
+		t.Errorf("still mounted: %s", out)
 	}
 	// The same without the copy runs.
 	s.Task.Container.Mounts[0].VolumeNocopy = true
