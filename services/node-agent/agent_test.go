@@ -298,6 +298,11 @@ func TestVolumes(t *testing.T) {
 	}
 	n.want(remove, first...)
 	n.state(shutdown, first...)
+	n.halt()
+	n.start()
+	if m, _ := filepath.Glob(filepath.Join(volumes, "_task.*/_data/x")); len(m) != 1 {
+		t.Errorf("the anonymous volume of an ended task whose record is kept: %v", m)
+	}
 	n.drop(first...)
 	n.await("removal", func(m map[string]*skepv1.TaskStatus) bool { return m[first[0]] == nil })
 	if m, _ := filepath.Glob(filepath.Join(volumes, "_task.*")); len(m) != 0 {

@@ -491,3 +491,62 @@ func TestLabelsOfPlugins(t *testing.T) {
 		t.Errorf("%v %v", got, err)
 	}
 }
+
+// A file system that answers nothing any more, as that of a dead server: no question about its volume hangs.
+func TestFileSystemHangs(t *testing.T) {
+	s := open(t, Config{Limit: 300 * time.Millisecond})
+	ctx := context.Background()
+	dir := attach(t, s, "t1", "v", tmpfs)
+	if err := s.Release(ctx, "t1"); err != nil {
+		t.Fatal(err)
+	}
+	// FUSE without a server: whoever looks into it waits until the other end is closed.
+	dead, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("dead", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", dead.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	for i := range 2 {
+		began := time.Now()
+		_, err := s.Attach(ctx, fmt.Sprint("task", i), Wanted{Name: "v"})
+		if err == nil || !strings.Contains(err.Error(), "does what is mounted there answer?") || time.Since(began) > 5*time.Second {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+	}
+	began := time.Now()
+	for range 2 {
+		if n := s.Size(ctx, "v"); n != -1 {
+			t.Errorf("it takes %d bytes", n)
+		}
+	}
+	if list, err := (local{s}).List(ctx); err != nil || len(list) != 1 || !list[0].Mounted {
+		t.Errorf("%v %v", list, err)
+	}
+	if took := time.Since(began); took > sizeLimit+2*time.Second {
+		t.Errorf("a size took %s", took)
+	}
+	attach(t, s, "t2", "other", tmpfs)
+	if err := s.Release(ctx, "t2"); err != nil {
+		t.Error(err)
+	}
+	_ = s.Release(ctx, "task0") // its volume is locked by who waits in it
+	if err := dead.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// The server's connection is gone for good: now it lets go.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := errors.Join(s.Release(ctx, "task0"), s.Release(ctx, "task1"))
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	if mounted(t, dir) {
+		t.Error("still mounted")
+	}
+}
