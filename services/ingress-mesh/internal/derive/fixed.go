@@ -206,7 +206,7 @@ func (p *Picture) mayLease(n *skepv1.Network, node string, addrs []string) error
 		for task, st := range p.statuses[owner] {
 			if _, there := p.taskOf(owner, task); there && !st.ended() && slices.Contains(st.addrs(id), a) {
 				hostname, _ := p.Host(owner)
-				return fault.Conflict("address %s of network %s is used by task %s on node %s: waiting until that one has ended", a, name, task, hostname)
+				return fault.Conflict("address %s of network %s is used by task %s on node %s: waiting until that one has ended (`skep service update --force` of its service gives it another)", a, name, task, hostname)
 			}
 		}
 	}

@@ -191,7 +191,10 @@ func hostChains(c *Config, filtered bool) []chain {
 		hook("steer-out", nftables.ChainHookOutput, nftables.ChainTypeRoute, -150,
 			rule{"replies go back to the entry node", exprs(ctReply(), ctMarked(), markFromConnection())},
 		),
-		hook("publish-in", nftables.ChainHookPrerouting, nftables.ChainTypeNAT, -100, publish...),
+		hook("publish-in", nftables.ChainHookPrerouting, nftables.ChainTypeNAT, -100, slices.Concat([]rule{
+			// What the host sends there is translated on its way out. Translated here, a neighbour's packet would be a martian no more.
+			{"loopback is the host's own", exprs(ipv4(), addrIn(daddr4, loopback), leave())},
+		}, publish)...),
 		hook("publish-out", nftables.ChainHookOutput, nftables.ChainTypeNAT, -100, publishOut...),
 		hook("guard", nftables.ChainHookInput, nftables.ChainTypeFilter, 0, slices.Concat(guard, inet4.refuse(), inet6.refuse(), untranslated)...),
 		hook("isolate", nftables.ChainHookForward, nftables.ChainTypeFilter, 0, slices.Concat(isolate, noForeignAliases(c.Bridge))...),

@@ -343,6 +343,36 @@ func TestHostModeAtOneAddress(t *testing.T) {
 	n.wantRight()
 }
 
+// A port at 127.0.0.1 is the host's own: a neighbour on its link that sends there by the link does not come to the task.
+func TestHostModeAtLoopback(t *testing.T) {
+	r := newRig(t)
+	n, client := r.nodes[1], r.clients[0]
+	k := n.tasks[0]
+	n.apply(State{Peers: r.peers(n), HostPorts: []HostPort{k.hostPort("tcp", 8443, netip.MustParseAddr("127.0.0.1")), k.hostPort("udp", 8443, netip.MustParseAddr("127.0.0.1"))}})
+	n.wantRight()
+	client.sysctl("net/ipv4/conf/all/route_localnet", "1")
+	client.do("ip addr add 10.90.0.77/24 dev eth0; ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local; ip route add 127.0.0.1/32 via " + n.addr.String() + " dev eth0 src 10.90.0.77")
+	for _, nw := range networks {
+		if who, _, err := n.ask(nw, "127.0.0.1:8443"); err != nil || who != k.name {
+			t.Errorf("%s on the host itself: %q %v", nw, who, err)
+		}
+		led := func() (sum uint64) {
+			ports, err := n.plane.Ports(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range ports {
+				sum += p.Connections
+			}
+			return sum
+		}
+		before := led()
+		if who, _, err := client.ask(nw, "127.0.0.1:8443"); err == nil || led() != before {
+			t.Errorf("%s: what a neighbour sends comes to the task (%q answers)", nw, who)
+		}
+	}
+}
+
 // hundred other services.
 func hundred() (out []Service) {
 	for i := range 100 {
