@@ -29,6 +29,7 @@ import (
 	"skep.dev/libs/life"
 	"skep.dev/libs/limit"
 	"skep.dev/libs/rpc"
+	"skep.dev/libs/stack"
 	"skep.dev/libs/subject"
 	"skep.dev/services/state/internal/index"
 )
@@ -48,8 +49,12 @@ type Config struct {
 	ResolveTimeout time.Duration
 	// KeepRevisions is how many revisions of a service stay (default 50).
 	KeepRevisions int
+	// LeaseTTL is for how long an instance that dies keeps the others from seeing to the stacks (default: the lease's).
+	LeaseTTL time.Duration
 	// Metrics is where the service shows what it does and holds, nil = nowhere.
 	Metrics prometheus.Registerer
+
+	beforeStep func(context.Context, *stack.Op) // of a stack: for tests, which die or change something there
 }
 
 // Service is one instance.
@@ -127,7 +132,7 @@ func (s *Service) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	for _, actor := range []func(context.Context){s.reports.run, s.events.run, s.sweep} {
+	for _, actor := range []func(context.Context){s.reports.run, s.events.run, s.sweep, s.followStacks} {
 		wg.Go(func() { actor(ctx) })
 	}
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
@@ -184,6 +189,12 @@ func (s *Service) endpoints(srv *rpc.Server) error {
 		api.Handle(srv, api.NetworkList, s.listNetworks),
 		api.Handle(srv, api.NetworkInspect, s.inspectNetwork),
 		api.Handle(srv, api.NetworkRemove, s.removeNetwork),
+		api.Handle(srv, api.StackDeploy, s.deployStack),
+		api.Handle(srv, api.StackRollback, s.rollbackStack),
+		api.Handle(srv, api.StackRemove, s.removeStack),
+		api.Handle(srv, api.StackInspect, s.inspectStack),
+		api.Handle(srv, api.StackList, s.listStacks),
+		api.Handle(srv, api.StackRevisions, s.listStackRevisions),
 		api.Handle(srv, api.ClusterInit, s.initCluster),
 		api.Handle(srv, api.ClusterInspect, s.inspectCluster),
 		api.Handle(srv, api.ClusterUpdate, s.updateCluster),
