@@ -44,7 +44,9 @@ func (f *fakeStacks) find(ref string) (*skepv1.Stack, error) {
 // withStacks adds secrets and stacks to a cluster, and the stack shop with revisions 1 and 2.
 func (c *cluster) withStacks() *cluster {
 	c.t.Helper()
-	c.withSecrets()
+	if c.vault == nil {
+		c.withSecrets()
+	}
 	f := &fakeStacks{revs: map[string][]*skepv1.StackRevision{}}
 	c.stacks = f
 	serve(c, c.rs, api.StackDeploy, func(r *skepv1.DeployStackRequest) (*skepv1.DeployStackReply, error) {
