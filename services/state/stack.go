@@ -167,6 +167,14 @@ func (s *Service) deploy(ctx context.Context, d deployment) (*skepv1.DeployStack
 	if d.rollbackTo == 0 {
 		reply.Warnings = s.stackImages(ctx, d.want, s.newest(cur).GetSpec())
 	}
+	for _, sp := range d.want.Services {
+		if err := s.maySpread(sp, 0); err != nil {
+			return nil, fmt.Errorf("service %s: %w", sp.Name, err)
+		}
+		for _, w := range s.spreadWarnings(sp) {
+			reply.Warnings = append(reply.Warnings, fmt.Sprintf("service %s: %s", sp.Name, w))
+		}
+	}
 	self := id.New() // of a stack that is new
 	err := s.retry(ctx, func() error {
 		cur := s.stackNamed(d.want.Name)
