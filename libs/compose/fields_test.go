@@ -26,6 +26,7 @@ var notOfFiles = map[protoreflect.FullName]string{
 	"skep.v1.GenericResource.named":       "reported by nodes",
 	"skep.v1.Privileges.credential_spec":  "Windows",
 	"skep.v1.Mount.consistency":           "without a meaning on Linux: noted",
+	"skep.v1.Mount.image_subpath":         "nodes make no mounts of images",
 	"skep.v1.StackVolume.external":        "set by other files of the corpus",
 }
 

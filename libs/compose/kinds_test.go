@@ -75,7 +75,7 @@ func TestFormsByKind(t *testing.T) {
 		{name: "tmpfs", text: svc("volumes: [{type: tmpfs, target: /t, tmpfs: {size: 64m, mode: 01770}}]"), want: []string{`"tmpfsMode":1016`, `"tmpfsSize":"67108864"`, `"type":"TYPE_TMPFS"`}},
 		{name: "tmpfs of the service", text: svc("tmpfs: ['/run:size=1m,mode=755', /t]"), want: []string{`"target":"/run","tmpfsMode":493,"tmpfsSize":"1048576"`, `{"target":"/t","type":"TYPE_TMPFS"}`}},
 		{name: "create_host_path", text: svc("volumes: [{type: bind, source: /x, target: /x, bind: {create_host_path: true}}]"), want: []string{"no:bindCreateSrc", "note:services.web.volumes.0.bind.create_host_path: it has no effect"}},
-		{name: "image mount", text: svc("volumes: [{type: image, source: 'data:1', target: /x, image: {subpath: a}}]"), want: []string{`"imageSubpath":"a"`, `"source":"data:1"`}},
+		{name: "image mount", text: svc("volumes: [{type: image, source: 'data:1', target: /x, image: {subpath: a}}]"), err: []string{"nodes make no mounts of images"}},
 		{name: "cluster mount", text: svc("volumes: [{type: cluster, source: x, target: /x}]"), err: []string{"mounts of type cluster are not made"}},
 		{name: "external volume with a driver", text: svc("volumes: ['data:/a']") + "volumes: {data: {external: true, driver: nfs}}\n", err: []string{"volumes.data: it is external and has a driver"}},
 		{name: "external network with a driver", text: svc("networks: [n]") + "networks: {n: {external: true, driver: overlay}}\n", want: []string{`"target":"n"`, "note:networks.n: it is external: its driver"}},
