@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -27,10 +28,7 @@ const (
 
 // followStacks campaigns until ctx ends, and leads when it wins.
 func (s *Service) followStacks(ctx context.Context) {
-	holder := s.cfg.NodeID
-	if holder == "" {
-		holder = id.New()
-	}
+	holder := cmp.Or(s.cfg.Instance, s.cfg.NodeID, id.New())
 	l := lease.New(s.js, lease.Config{Name: keys.LeaseStacks.Key(), Holder: holder, TTL: s.cfg.LeaseTTL, Log: s.log})
 	if err := l.Run(ctx, s.leadStacks); err != nil && ctx.Err() == nil {
 		s.log.Error("nobody sees to the stacks on this manager any more", zap.Error(err))

@@ -36,10 +36,12 @@ import (
 
 // Config is everything the service is given.
 type Config struct {
-	NC      *nats.Conn
-	Log     *zap.Logger
-	NodeID  string
-	Version string
+	NC     *nats.Conn
+	Log    *zap.Logger
+	NodeID string
+	// Instance names it in the lease of stacks, unique among all that run (default NodeID).
+	Instance string
+	Version  string
 	// ManagerAddrs lists where nodes reach the managers (host:port), for the answer to a description. Without it
 	// the managers' advertised addresses and the default port are told.
 	ManagerAddrs func() []string
