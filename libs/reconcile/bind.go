@@ -9,6 +9,43 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
+// tie is where its volumes let a task go.
+type tie struct {
+	uses   []use
+	only   *Node // nil = anywhere
+	by     use   // the volume that is there, none when it is for volume-pin's sake
+	reason string
+	why    string // it goes nowhere for now
+}
+
+func (p *planner) tie(w *want, r *revision) (t tie) {
+	if t.uses, t.why = p.s.uses(w.task, r, w.pin); t.why != "" {
+		return t
+	}
+	switch {
+	case len(t.uses) > maxVolumes:
+		t.why = fmt.Sprintf("it mounts %d volumes with one writer, and a task may mount %d", len(t.uses), maxVolumes)
+	case len(t.uses) > 0 && p.s.held+len(p.claims) >= maxClaims:
+		t.why = fmt.Sprintf("the cluster holds %d volumes with one writer, as many as it may", p.s.held)
+	default:
+		t.only, t.by, t.why = p.bonds(w, t.uses)
+	}
+	if t.why != "" {
+		return t
+	}
+	t.reason = "volume " + t.by.String() + " is held by"
+	home := p.home(w, r)
+	switch {
+	case home == nil:
+	case t.only == nil:
+		t.only, t.reason = home, "volume-pin: its local volumes are on"
+		p.waitFor(w, home)
+	case t.only != home:
+		t.why = fmt.Sprintf("volume %s is held by node %s, and by volume-pin its local volumes are on node %s", t.by, t.only.Hostname(), home.Hostname())
+	}
+	return t
+}
+
 // bound places a task that its volumes may bind to a node.
 func (p *planner) bound(w *want, r *revision) {
 	if w.credit != nil && w.credit.Node().index >= 0 {
@@ -17,37 +54,15 @@ func (p *planner) bound(w *want, r *revision) {
 	if w.pin != nil {
 		p.waitFor(w, w.pin)
 	}
-	uses, why := p.s.uses(w.task, r, w.pin)
-	switch {
-	case why != "":
-	case len(uses) > maxVolumes:
-		why = fmt.Sprintf("it mounts %d volumes with one writer, and a task may mount %d", len(uses), maxVolumes)
-	case len(uses) > 0 && p.s.held+len(p.claims) >= maxClaims:
-		why = fmt.Sprintf("the cluster holds %d volumes with one writer, as many as it may", p.s.held)
-	}
-	if why != "" {
-		p.unplaced(w, why)
+	t := p.tie(w, r)
+	if t.why != "" {
+		p.unplaced(w, t.why)
 		return
 	}
-	only, by, why := p.bonds(w, uses)
-	if why != "" {
-		p.unplaced(w, why)
-		return
-	}
-	reason := "volume " + by.String() + " is held by"
-	if home := p.home(w, r); home != nil {
-		if only != nil && only != home {
-			p.unplaced(w, fmt.Sprintf("volume %s is held by node %s, and with volume-pin its local volumes are on node %s", by, only.Hostname(), home.Hostname()))
-			return
-		}
-		if only == nil {
-			only, reason = home, "its local volumes are on"
-		}
-		p.waitFor(w, home)
-	}
+	only, by, uses, why := t.only, t.by, t.uses, ""
 	if w.pin != nil {
 		if only != nil && only != w.pin {
-			p.unplaced(w, reason+" node "+only.Hostname()+p.remedy(only, by.name != "", by.volumeID))
+			p.unplaced(w, t.reason+" node "+only.Hostname()+p.remedy(only, by.name != "", by.volumeID))
 			return
 		}
 		only = w.pin
@@ -57,7 +72,7 @@ func (p *planner) bound(w *want, r *revision) {
 		if only == nil {
 			why = p.engine.Why(r.request, p.have.counts())
 		} else {
-			why = p.refused(w, r, only, reason, by)
+			why = p.refused(w, r, only, t.reason, by)
 		}
 		p.unplaced(w, why)
 		return
@@ -189,6 +204,52 @@ func (p *planner) home(w *want, r *revision) *Node {
 		}
 	}
 	return nil
+}
+
+// tied is where its volumes let a service's next task go: that which waits, else one more.
+func (s *State) tied(v *Service, number uint64, now int64) tie {
+	r := v.revisionOf(number)
+	if !v.Exists || !r.bound() || v.perNode() {
+		return tie{}
+	}
+	p := &planner{s: s, now: now, v: v, out: &Plan{}}
+	p.review()
+	tasks := slices.DeleteFunc(slices.Clone(v.tasks), func(t *Task) bool { return t.Desired == Remove })
+	p.group(tasks)
+	w := want{change: -1, task: &Task{Service: v, Slot: uint64(len(p.units) + 1), Revision: number, Desired: p.goal()}}
+	for _, t := range tasks {
+		if t.Node() == nil && t.Desired <= Complete {
+			w.task = t
+			break
+		}
+	}
+	return p.tie(&w, r)
+}
+
+// tell puts what a tie says into the answer to where a task could go.
+func (s *State) tell(t tie, out *skepv1.Placing) {
+	if t.why != "" {
+		out.Summary = t.why + "; else " + out.Summary
+	}
+	if t.only == nil {
+		return
+	}
+	text := t.reason + " node " + t.only.Hostname()
+	if !t.only.accepts() {
+		text += (&planner{s: s}).remedy(t.only, t.by.name != "", t.by.volumeID)
+	}
+	if t.why == "" {
+		out.Summary = text + "; " + out.Summary
+	}
+	f := &skepv1.FilterResult{Filter: "volumes", Text: text}
+	out.Candidates = slices.DeleteFunc(out.Candidates, func(c *skepv1.ScoredNode) bool {
+		if c.NodeId == t.only.ID {
+			return false
+		}
+		f.Removed = append(f.Removed, &skepv1.RemovedNode{NodeId: c.NodeId, Hostname: c.Hostname, Reason: text})
+		return true
+	})
+	out.Filters = append(out.Filters, f)
 }
 
 // single says why a unit's old task must have stopped before its new one starts, "" when it need not: a volume of either
