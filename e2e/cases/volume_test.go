@@ -51,12 +51,15 @@ func TestVolumes(t *testing.T) {
 	if out := c.skep("volume", "inspect", "data"); !strings.Contains(out, `"team": "x"`) || !strings.Contains(out, `"Hostname": "w1"`) || !strings.Contains(out, `"db.1"`) {
 		t.Errorf("inspect:\n%s", out)
 	}
-	c.refused(1, []string{"volume is in use on node w1 by task db.1", "db.2"}, "volume", "rm", "--force", "data")
+	c.refused(1, []string{"volume is in use on node w1 by task db.1.", ", db.2."}, "volume", "rm", "--force", "data")
 	c.refused(1, []string{"each has its own: say which is meant"}, "volume", "rm", "scratch")
 	c.skep("volume", "rm", "--node", "m1", "scratch")
 
 	// The daemon of the node is killed and comes back: tasks and mounts are there, and counted.
 	c.kill9("w1", "skep", true)
+	if err := c.StartDaemon(c.ctx, "w1"); err != nil {
+		t.Fatal(err)
+	}
 	c.awaitNode("w1", "Ready", time.Minute)
 	has("after the daemon was killed", running[:4]...)
 	c.awaitRunning("db", 2, time.Minute)
