@@ -15,7 +15,7 @@ import (
 const (
 	unmountFirst, unmountMost = 500 * time.Millisecond, 30 * time.Second
 	// maxExtra bounds the further unmounts of a volume that a plug-in may have counted more than once.
-	maxExtra = 8
+	maxExtra = 64
 )
 
 // hold is one use of a volume, from before the plug-in is asked to mount until it has confirmed the unmount.
@@ -30,6 +30,7 @@ type hold struct {
 	path    string // of the last one that succeeded
 	err     error  // of the last one
 	refused bool   // the plug-in said itself that it did not mount it
+	undone  bool   // the plug-in has confirmed the unmount: what is left is the record
 
 	unmountErr error
 	due        time.Time // of the next try to unmount
@@ -168,7 +169,8 @@ func (p *Plugins) mounted(h *hold) (string, error) {
 		}
 		// A plug-in that was restarted may not know of its mounts any more: it is asked anew, in the name of the same task.
 	}
-	e := entry{Calls: h.Calls + 1, Boot: p.cfg.Boot, Since: h.Since}
+	h.undone = false
+	e := entry{Calls: h.Calls + 1, Boot: p.cfg.Boot, Since: h.Since, Start: pl.ep.version}
 	if err := p.records.write(h.key, e); err != nil {
 		return "", task.Temporary(err)
 	}
@@ -219,8 +221,12 @@ func (p *Plugins) setEntry(h *hold, e entry) {
 
 // unmount gives a use back and forgets it once the plug-in has confirmed that.
 func (p *Plugins) unmount(v *volumeOf, h *hold) {
-	err := p.unmounted(v, h)
+	var err error
+	if !h.undone {
+		err = p.unmounted(v, h)
+	}
 	if err == nil {
+		h.undone = true
 		err = p.records.remove(h.key)
 	}
 	p.mu.Lock()
@@ -250,6 +256,9 @@ func (p *Plugins) unmounted(v *volumeOf, h *hold) error {
 	if err != nil {
 		return err
 	}
+	if err := p.remind(pl, v, h); err != nil {
+		return err
+	}
 	unmount := func() error {
 		var r errText
 		return pl.client.call(p.ctx, "VolumeDriver.Unmount", pl.client.limits.quick, request{Name: h.name, ID: h.task}, &r)
@@ -263,13 +272,68 @@ func (p *Plugins) unmounted(v *volumeOf, h *hold) error {
 	default:
 		return fmt.Errorf("volume plug-in %s of node %s: %w", h.driver, p.cfg.Node, err)
 	}
-	// What was asked for more than once because the plug-in was not heard may have been counted more than once. With nobody
-	// else left on this node, that can be given back too.
-	for n := 1; alone && n < min(h.Calls, maxExtra); n++ {
+	// What was asked for more than once, because the plug-in was not heard or had been started again, may have been counted
+	// more than once. With nobody else left on this node that can be given back too; until then it is another's to give back.
+	if !alone {
+		return p.handOver(v, h)
+	}
+	for n := 1; n < min(h.Calls, maxExtra); n++ {
 		if unmount() != nil {
 			break
 		}
 	}
+	return nil
+}
+
+// remind tells a plug-in that was started again who has the volume, before it is told that one has not any more: one that keeps
+// count in memory would take it from the others, or not know what it is to undo.
+func (p *Plugins) remind(pl *plugin, v *volumeOf, h *hold) error {
+	p.mu.Lock()
+	var have []*hold
+	for _, o := range v.holds {
+		if (o == h || o.wanted) && o.Path != "" && o.Boot == p.cfg.Boot && o.Start != pl.ep.version {
+			have = append(have, o)
+		}
+	}
+	p.mu.Unlock()
+	for _, o := range have {
+		e := o.entry
+		e.Calls, e.Start = e.Calls+1, pl.ep.version
+		if err := p.records.write(o.key, e); err != nil {
+			return err
+		}
+		var r errText
+		err := pl.client.call(p.ctx, "VolumeDriver.Mount", pl.client.limits.slow, request{Name: o.name, ID: o.task}, &r)
+		if err != nil && !errors.As(err, new(refused)) { // refused: it knows, or does not care
+			return fmt.Errorf("volume plug-in %s of node %s: tell it that task %s has volume %s: %w", h.driver, p.cfg.Node, o.task, h.name, err)
+		}
+		p.setEntry(o, e)
+	}
+	return nil
+}
+
+// handOver leaves to another use what one may have had counted beyond itself.
+func (p *Plugins) handOver(v *volumeOf, h *hold) error {
+	if h.Calls < 2 {
+		return nil
+	}
+	p.mu.Lock()
+	var to *hold
+	for _, o := range v.holds {
+		if o != h && o.Calls > 0 {
+			to = o
+		}
+	}
+	p.mu.Unlock()
+	if to == nil {
+		return nil // forgotten meanwhile
+	}
+	e := to.entry
+	e.Calls += h.Calls - 1
+	if err := p.records.write(to.key, e); err != nil {
+		return err
+	}
+	p.setEntry(to, e)
 	return nil
 }
 

@@ -459,3 +459,34 @@ func TestDrain(t *testing.T) {
 	}
 	want(t, f.mountedFor("web"), "[]")
 }
+
+// A plug-in is started again while two tasks have a volume: the end of one does not take it from the other, whether the plug-in
+// counts, in memory or on disk, or knows who asked; and in the end nothing is mounted.
+func TestPluginRestartsAmongTwo(t *testing.T) {
+	for name, c := range map[string]struct{ counts, forgets bool }{"counts, forgets": {true, true}, "counts": {true, false}, "forgets": {false, true}, "knows": {}} {
+		t.Run(name, func(t *testing.T) {
+			n, dirs := newNode(t)
+			f := newFake(t, dirs, "rexray")
+			f.counts = c.counts
+			a, b := newTask(), newTask()
+			n.mount("rexray", "web", a)
+			n.mount("rexray", "web", b)
+			f.stop()
+			f.mu.Lock()
+			if c.forgets {
+				f.mounts = map[string][]string{}
+			}
+			f.mu.Unlock()
+			f.start()
+			n.restart() // the agent too: which start of the plug-in was asked is in the record
+			n.unmount("rexray", "web", a)
+			n.awaitHeld("rexray/web:" + b)
+			if len(f.mountedFor("web")) == 0 {
+				t.Error("taken from the other task")
+			}
+			n.unmount("rexray", "web", b)
+			n.awaitHeld("")
+			want(t, f.mountedFor("web"), "[]")
+		})
+	}
+}
