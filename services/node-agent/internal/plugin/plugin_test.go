@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -489,4 +490,33 @@ func TestPluginRestartsAmongTwo(t *testing.T) {
 			want(t, f.mountedFor("web"), "[]")
 		})
 	}
+}
+
+// A mount point that does not answer, as of a server that is gone, keeps neither its task's worker nor the agent's end.
+func TestMountPointHangs(t *testing.T) {
+	n, dirs := newNode(t)
+	n.Close()
+	hung := make(chan struct{})
+	var looks atomic.Int32
+	n.cfg.check = func(path string, keep []string) (string, error) {
+		looks.Add(1)
+		<-hung
+		return checkMountpoint(path, keep)
+	}
+	n.open()
+	f := newFake(t, dirs, "rexray")
+	id := newTask()
+	for _, words := range []string{"does not answer within", "still does not answer"} {
+		if _, err := n.driver("rexray").Mount(context.Background(), "web", id); !task.IsTemporary(err) || !strings.Contains(err.Error(), words) {
+			t.Errorf("error %v, want %q", err, words)
+		}
+	}
+	want(t, looks.Load(), 1)
+	n.Close()
+	close(hung)
+	n.open()
+	n.mount("rexray", "web", id)
+	want(t, f.heard("Mount"), 3)
+	n.unmount("rexray", "web", id)
+	n.awaitHeld("")
 }
