@@ -27,8 +27,9 @@ func TestVolumes(t *testing.T) {
 	c.skep("service", "create", "--name", "db", "--replicas", "2", "--constraint", "node.hostname==w1",
 		"--mount", "source=data,target=/data", "--mount", "source={{ .Service.Name }}-{{ .Task.Slot }},target=/own", "--mount", "source=scratch,target=/scratch", "--mount", "target=/anon",
 		"busybox", "sh", "-c", "echo written > /own/f; touch /anon/f /scratch/f; exec sleep 100000")
-	rows := func() string {
-		return c.skep("volume", "ls", "--format", "{{.Name}} {{.Node}} {{.Tasks}} {{.Mounted}}", "--filter", "name=d", "--filter", "name=scratch")
+	rows := func() string { // whatever a node that is just coming back says
+		r := c.on("m1", "skep", "volume", "ls", "--format", "{{.Name}} {{.Node}} {{.Tasks}} {{.Mounted}}", "--filter", "name=d", "--filter", "name=scratch")
+		return r.Stdout + r.Stderr
 	}
 	has := func(when string, want ...string) {
 		t.Helper()
@@ -58,6 +59,7 @@ func TestVolumes(t *testing.T) {
 	c.kill9("w1", "skep", true)
 	c.awaitNode("w1", "Ready", time.Minute)
 	has("after the daemon was killed", running[:4]...)
+	c.awaitRunning("db", 2, time.Minute)
 	if out := c.skep("volume", "prune", "--all", "--force"); strings.Contains(out, "db-") || strings.Contains(out, "data") || strings.Contains(out, "w1: scratch") {
 		t.Errorf("pruned what runs:\n%s", out)
 	}
