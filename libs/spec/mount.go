@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/taskname"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -45,6 +46,9 @@ func validateMount(m *skepv1.Mount) error {
 		// What stands between braces is filled in on the node, which looks at the whole name then.
 		if name := template.ReplaceAllString(m.Source, ""); strings.ContainsAny(name, "/ \t\n") || name == "." || name == ".." {
 			return fault.Invalid("invalid volume name %q: use letters, digits, '.', '_' and '-'", m.Source)
+		}
+		if _, err := taskname.Plain(m.Source); err != nil {
+			return fault.Invalid("invalid volume name: %v", err)
 		}
 		switch m.VolumeSharing {
 		case "", "none", "onewriter", "all":

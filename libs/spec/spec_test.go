@@ -175,6 +175,8 @@ var refusals = []refusal{
 
 	{"mounts", mount(&skepv1.Mount{Source: "data", Target: "/d"}, &skepv1.Mount{Type: bind, Source: "/a", Target: "/b", BindPropagation: "rslave"}, &skepv1.Mount{Type: tmpfs, Target: "/t", TmpfsSize: 1}), ""},
 	{"volume names with templates", mount(&skepv1.Mount{Source: "data-{{.Task.Slot}}", Target: "/a"}, &skepv1.Mount{Source: "{{ .Service.Name }}-{{ index .Service.Labels \"a/b\" }}", Target: "/b"}), ""},
+	{"a template that costs memory", mount(&skepv1.Mount{Source: `v{{printf "%1000000000d" 1}}`, Target: "/a"}), `invalid volume name: template "v{{printf \"%1000000000d\" 1}}": only fields ({{.Task.Slot}}), labels ({{index .Service.Labels "x"}}) and join may stand in the name of a volume`},
+	{"half a template", mount(&skepv1.Mount{Source: "v{{.Task.Slot", Target: "/a"}), `invalid volume name: template "v{{.Task.Slot": template: :1: unclosed action`},
 	{"blanks beside a template", mount(&skepv1.Mount{Source: "data {{ .Task.Slot }}", Target: "/a"}), `invalid volume name "data {{ .Task.Slot }}": use letters, digits, '.', '_' and '-'`},
 	{"a slash beside a template", mount(&skepv1.Mount{Source: "{{.Task.Slot}}/x", Target: "/a"}), `invalid volume name "{{.Task.Slot}}/x": use letters, digits, '.', '_' and '-'`},
 	{"options of local volumes", mount(&skepv1.Mount{Source: "a", Target: "/a", VolumeOpts: map[string]string{"type": "nfs", "device": ":/x", "o": "addr=nas"}},

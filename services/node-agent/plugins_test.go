@@ -105,9 +105,10 @@ func TestVolumeOfAPlugin(t *testing.T) {
 	s.Task.Container.Mounts = []*skepv1.Mount{{Source: "web", Target: "/data", VolumeDriver: "rexray", VolumeNocopy: true}}
 	first := n.put(1, s)[0]
 	pid := int(n.state(running, first).Pid)
-	if files, err := os.ReadDir(filepath.Join(x.dir, "web")); err != nil || len(files) != 1 {
-		t.Errorf("the volume holds %v %v", files, err)
-	}
+	await(t, "the container writes into the volume", func() bool {
+		files, err := os.ReadDir(filepath.Join(x.dir, "web"))
+		return err == nil && len(files) == 1
+	})
 	x.before = func() {
 		if !dead(pid) {
 			t.Error("asked to unmount while the container runs")

@@ -72,6 +72,7 @@ func taskNames(list []mounter) string {
 	for _, m := range list {
 		out = append(out, m.name)
 	}
+	slices.Sort(out)
 	return strings.Join(out, ", ")
 }
 

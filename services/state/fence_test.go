@@ -121,7 +121,7 @@ func TestVolumesWithOneWriter(t *testing.T) {
 	wantErr(t, err, "volume rexray/data is for one task (volume-sharing=none), and the service would have 2: give each a volume of its own with {{.Task.Slot}} in its name, or let the tasks of one node share it with volume-sharing=onewriter")
 	must[*skepv1.ServiceReply](t)(r.create(mounted("slots", 2, none("data-{{.Task.Slot}}"))))
 	_, err = r.create(mounted("costly", 1, none(`{{.Task.Slot|printf}}`)))
-	wantErr(t, err, `volume rexray/{{.Task.Slot|printf}}: template "{{.Task.Slot|printf}}": only fields ({{.Task.Slot}}), labels ({{index .Service.Labels "x"}}) and join may stand in the name of a volume`)
+	wantErr(t, err, `invalid volume name: template "{{.Task.Slot|printf}}": only fields ({{.Task.Slot}}), labels ({{index .Service.Labels "x"}}) and join may stand in the name of a volume`)
 	must[*skepv1.ServiceReply](t)(r.create(mounted("one", 1, none("data"))))
 	_, err = call(r, api.ServiceScale, &skepv1.ScaleServiceRequest{Ref: "one", Replicas: 2})
 	wantErr(t, err, "volume rexray/data is for one task (volume-sharing=none), and the service would have 2: give each a volume of its own with {{.Task.Slot}} in its name, or let the tasks of one node share it with volume-sharing=onewriter")

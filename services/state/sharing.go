@@ -6,7 +6,6 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/spec"
-	"skep.dev/libs/taskname"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -30,9 +29,6 @@ func ofTask(m *skepv1.Mount) bool {
 func (s *Service) maySpread(want *skepv1.ServiceSpec, canary uint64) error {
 	for _, m := range s.single(want) {
 		name := volumeTitle(m)
-		if _, err := taskname.Plain(m.GetSource()); err != nil {
-			return fault.Invalid("volume %s: %v", name, err)
-		}
 		if ofTask(m) {
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -353,9 +354,15 @@ func TestDeadServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, pid := range strings.Fields(string(b)) {
-		st, err := os.ReadFile("/proc/" + pid + "/stat")
-		if err == nil && !strings.Contains(string(st), ") Z ") {
-			t.Errorf("process %s of the helper lives on", pid)
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // the kernel ends them in its own time
+			st, err := os.ReadFile("/proc/" + pid + "/stat")
+			if err != nil || strings.Contains(string(st), ") Z ") {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("process %s of the helper lives on", pid)
+				break
+			}
 		}
 	}
 	for _, e := range logged.All() {
@@ -427,6 +434,31 @@ func TestBusyVolumeIsDetached(t *testing.T) {
 	attach(t, s, "t2", "v", nil)
 	if err := s.Release(context.Background(), "t2"); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A file system in user space leaves a daemon behind, which is neither waited for nor ended.
+func TestHelperLeavesADaemon(t *testing.T) {
+	pid := filepath.Join(t.TempDir(), "pid")
+	s := open(t, Config{Path: helper(t, "mount.fuse.x", "mount -t tmpfs tmpfs \"$2\"; sleep 600 & echo $! > "+pid)})
+	began := time.Now()
+	dir := attach(t, s, "t", "v", map[string]string{"type": "fuse.x", "device": "x"})
+	if took := time.Since(began); took > 10*time.Second || !mounted(t, dir) {
+		t.Errorf("mounted: %t, after %s", mounted(t, dir), took)
+	}
+	b, err := os.ReadFile(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
+		t.Errorf("the daemon was ended: %v", err)
+	}
+	if err := s.Release(context.Background(), "t"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -225,9 +225,26 @@ func (s *Store) Anonymous(ctx context.Context, task string, n int, fill Fill) (s
 	return s.data(name), s.Fill(ctx, "", name, s.data(name), fill)
 }
 
-// Forget removes the anonymous volumes of a task whose record is gone.
+// Forget removes the anonymous volumes of a task whose record is gone. They are numbered without gaps; what a removal that failed
+// leaves is the sweep's.
 func (s *Store) Forget(task string) error {
-	return s.removeAnonymous(func(id string) bool { return id != task })
+	for n := 0; ; n++ {
+		name := anonymousName(task, n)
+		if _, err := os.Lstat(s.dir(name)); err != nil {
+			return nil
+		}
+		if err := s.removeNow(name); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Store) removeNow(name string) error {
+	tmp, err := s.takeAway(name)
+	if err != nil {
+		return err
+	}
+	return s.removeTree(tmp)
 }
 
 // Sweep lets go of what tasks that are not known hold, and removes their anonymous volumes.
@@ -238,25 +255,14 @@ func (s *Store) Sweep(ctx context.Context, known func(task string) bool) error {
 			failed = append(failed, s.Release(ctx, task))
 		}
 	}
-	return errors.Join(errors.Join(failed...), s.removeAnonymous(known))
-}
-
-func (s *Store) removeAnonymous(known func(task string) bool) error {
 	entries, err := os.ReadDir(s.root)
 	if err != nil {
-		return fmt.Errorf("list volumes: %w", err)
+		return errors.Join(append(failed, fmt.Errorf("list volumes: %w", err))...)
 	}
-	var failed []error
 	for _, e := range entries {
-		id := AnonymousTask(e.Name())
-		if id == "" || known(id) {
-			continue
+		if id := AnonymousTask(e.Name()); id != "" && !known(id) {
+			failed = append(failed, s.removeNow(e.Name()))
 		}
-		tmp, err := s.takeAway(e.Name())
-		if err == nil {
-			err = s.removeTree(tmp)
-		}
-		failed = append(failed, err)
 	}
 	return errors.Join(failed...)
 }
