@@ -201,9 +201,8 @@ func (f *fake) heard(prefix string) (n int) {
 // node is a node's plug-ins, with short limits.
 type node struct {
 	*Plugins
-	t     *testing.T
-	cfg   Config
-	tasks map[string]bool
+	t   *testing.T
+	cfg Config
 }
 
 func newNode(t *testing.T) (*node, Dirs) {
