@@ -101,7 +101,7 @@ func (p *planner) bound(w *want, r *revision) {
 // before is a task of the wanted one's unit that may still run on the node that its volumes leave it, such as one that was told to
 // stop while its node was away. One that is held until then (Ready) may be placed beside it.
 func (p *planner) before(w *want, n *Node) *Task {
-	if n == nil || w.task.Desired == Ready || p.v.perNode() {
+	if n == nil || !n.accepts() || w.task.Desired == Ready || p.v.perNode() {
 		return nil
 	}
 	at, ok := p.unitOf(w.task.Slot)
