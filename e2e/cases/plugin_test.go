@@ -65,7 +65,7 @@ func (p *plugins) awaitPage(want string, limit time.Duration) {
 	})
 }
 
-// saysOf waits until the newest task of a service is not running and says these words.
+// awaitSays waits until the tasks of a service say these words: where they are, how they are and why.
 func (p *plugins) awaitSays(service, words string, limit time.Duration) {
 	p.t.Helper()
 	p.await(service+" says "+words, limit, func() string {

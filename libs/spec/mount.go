@@ -51,10 +51,11 @@ func validateMount(m *skepv1.Mount) error {
 		default:
 			return fault.Invalid("invalid volume-sharing %q: use none (one task), onewriter (the tasks of one node) or all", m.VolumeSharing)
 		}
-		if len(m.VolumeOpts) > 0 && (m.VolumeDriver == "" || m.VolumeDriver == "local") {
-			if m.Source == "" {
-				return fault.Invalid("mount of %s: volume-opt belongs to a volume with a name: use source=NAME", m.Target)
-			}
+		local := m.VolumeDriver == "" || m.VolumeDriver == "local"
+		if m.Source == "" && (!local || len(m.VolumeOpts) > 0) {
+			return fault.Invalid("mount of %s: volume-driver and volume-opt belong to a volume with a name: use source=NAME", m.Target)
+		}
+		if local {
 			if err := ValidateLocalVolume(m.VolumeOpts); err != nil {
 				return err
 			}

@@ -86,7 +86,7 @@ func TestLifeOfATask(t *testing.T) {
 			"invalid mount target, must be an absolute path: x": func(s *skepv1.ServiceSpec) {
 				s.Task.Container.Mounts = []*skepv1.Mount{{Type: skepv1.Mount_TYPE_TMPFS, Target: "x"}}
 			},
-			`volume driver "rexray" is not available on this node: only local volumes are`: func(s *skepv1.ServiceSpec) {
+			`node host1 has no volume plug-in "rexray"`: func(s *skepv1.ServiceSpec) {
 				s.Task.Container.Mounts = []*skepv1.Mount{{Source: "v", Target: "/x", VolumeDriver: "rexray"}}
 			},
 			`log driver "syslog" is not available on this node: use json-file, local or none`: func(s *skepv1.ServiceSpec) {
@@ -298,6 +298,11 @@ func TestVolumes(t *testing.T) {
 	}
 	n.want(remove, first...)
 	n.state(shutdown, first...)
+	n.halt()
+	n.start()
+	if m, _ := filepath.Glob(filepath.Join(volumes, "_task.*/_data/x")); len(m) != 1 {
+		t.Errorf("the anonymous volume of an ended task whose record is kept: %v", m)
+	}
 	n.drop(first...)
 	n.await("removal", func(m map[string]*skepv1.TaskStatus) bool { return m[first[0]] == nil })
 	if m, _ := filepath.Glob(filepath.Join(volumes, "_task.*")); len(m) != 0 {

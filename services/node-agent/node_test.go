@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -61,6 +62,8 @@ type node struct {
 	specs   map[string]*skepv1.Revision
 	status  map[string]*skepv1.TaskStatus
 	trace   map[string][]skepv1.TaskState
+	held    []string // volumes in the newest status: "rexray/web:task,task! why not unmounted"
+	always  string   // what every status must hold, "" = nothing
 	changed chan struct{}
 	beats   []*skepv1.Heartbeat
 	desc    *skepv1.NodeDescription
@@ -169,7 +172,13 @@ func (n *node) manage() {
 	must(api.HandleNode(srv, api.StateStatus, func(_ context.Context, _ string, r *skepv1.NodeStatus) (*skepv1.StatusReply, error) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		n.status = map[string]*skepv1.TaskStatus{}
+		n.status, n.held = map[string]*skepv1.TaskStatus{}, nil
+		for _, v := range r.Volumes {
+			n.held = append(n.held, v.Driver+"/"+v.Name+":"+strings.Join(v.TaskIds, ",")+"!"+v.Err)
+		}
+		if n.always != "" && !slices.Contains(n.held, n.always) {
+			n.t.Errorf("a status without %s: %v", n.always, n.held)
+		}
 		for _, s := range r.Tasks {
 			n.status[s.TaskId] = s
 			if tr := n.trace[s.TaskId]; len(tr) == 0 || tr[len(tr)-1] != s.State {

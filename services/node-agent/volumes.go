@@ -9,7 +9,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -18,6 +17,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/node-agent/internal/task"
 	"skep.dev/services/node-agent/internal/volume"
 )
 
@@ -76,13 +76,17 @@ func taskNames(list []mounter) string {
 }
 
 // volumeError gives what the volumes' keeper says the code that people's programs look at.
-func volumeError(err error, name string) error {
+func volumeError(err error, driver, name string) error {
 	var f *fault.Error
 	switch {
 	case errors.Is(err, volume.ErrNotFound):
 		return fault.NotFound("no such volume: %s", name)
 	case err == nil, errors.As(err, &f):
 		return err
+	case task.IsTemporary(err):
+		return fault.Unavailable("%v", err)
+	case driver != volume.Local: // a plug-in's own word
+		return fault.Conflict("%v", err)
 	}
 	return fault.New(fault.CodeInternal, "%v", err)
 }
@@ -114,7 +118,7 @@ func (s *Service) createVolume(ctx context.Context, r *skepv1.CreateVolumeReques
 		}
 	}
 	if err := s.volumes.Create(ctx, w); err != nil {
-		return nil, volumeError(err, w.Name)
+		return nil, volumeError(err, w.Driver, w.Name)
 	}
 	return s.inspectVolume(ctx, w.Driver, w.Name)
 }
@@ -126,11 +130,11 @@ func (s *Service) inspectVolume(ctx context.Context, driver, name string) (*skep
 	}
 	i, err := d.Get(ctx, name)
 	if err != nil {
-		return nil, volumeError(err, name)
+		return nil, volumeError(err, driver, name)
 	}
 	scope, err := d.Scope(ctx)
 	if err != nil {
-		return nil, volumeError(err, name)
+		return nil, volumeError(err, driver, name)
 	}
 	by, _ := s.mounters()
 	return &skepv1.VolumeReply{Volume: s.volumeOf(i, driver, scope, by)}, nil
@@ -156,112 +160,6 @@ func (s *Service) volumeOf(i volume.Info, driver, scope string, by map[volume.Ke
 	return v
 }
 
-// allVolumes asks every driver, all at once, and tells which did not answer.
-func (s *Service) allVolumes(ctx context.Context) (out []*skepv1.Volume, warnings []string) {
-	by, _ := s.mounters()
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	for _, driver := range append([]string{volume.Local}, s.volumes.Plugins()...) {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			ctx, cancel := context.WithTimeout(ctx, pluginPatience)
-			defer cancel()
-			d, err := s.volumes.Use(driver)
-			var list []volume.Info
-			var scope string
-			if err == nil {
-				list, err = d.List(ctx)
-			}
-			if err == nil {
-				scope, err = d.Scope(ctx)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				warnings = append(warnings, "volumes of driver "+driver+" may be left out: "+err.Error())
-			}
-			for _, i := range list { // with an error, those this node knows of itself
-				out = append(out, s.volumeOf(i, driver, scope, by))
-			}
-		}()
-	}
-	wg.Wait()
-	slices.SortFunc(out, func(a, b *skepv1.Volume) int { return strings.Compare(volumeCursor(a), volumeCursor(b)) })
-	slices.Sort(warnings)
-	return out, warnings
-}
-
-// volumeCursor is where a list of volumes goes on after one.
-func volumeCursor(v *skepv1.Volume) string { return v.Name + "\x00" + v.Driver }
-
-func (s *Service) listVolumes(ctx context.Context, r *skepv1.ListVolumesRequest) (*skepv1.ListVolumesReply, error) {
-	f, err := volumeFilters(r.GetFilters(), "name", "driver", "label", "dangling")
-	if err != nil {
-		return nil, err
-	}
-	size := int(r.GetPage().GetSize())
-	if size == 0 || size > volumePage {
-		size = volumePage
-	}
-	all, warnings := s.allVolumes(ctx)
-	out := &skepv1.ListVolumesReply{Warnings: warnings}
-	bytes := 0
-	until := time.Now().Add(sizesPatience)
-	for _, v := range all {
-		if volumeCursor(v) <= r.GetPage().GetAfter() || !f.fits(v) {
-			continue
-		}
-		bytes += proto.Size(v)
-		if n := len(out.Volumes); n == size || n > 0 && bytes > volumeBytesMost {
-			out.Next = volumeCursor(out.Volumes[n-1])
-			break
-		}
-		if r.GetSize() && v.Driver == volume.Local && time.Now().Before(until) {
-			v.SizeBytes = s.volumes.Size(ctx, v.Name)
-		}
-		out.Volumes = append(out.Volumes, v)
-	}
-	return out, nil
-}
-
-// filtersOfVolumes are those of volume ls: the values of a key are alternatives.
-type filtersOfVolumes map[string][]string
-
-func volumeFilters(list []*skepv1.Filter, known ...string) (filtersOfVolumes, error) {
-	f := filtersOfVolumes{}
-	for _, x := range list {
-		if !slices.Contains(known, x.Key) {
-			return nil, fault.Invalid("invalid filter %q: use %s", x.Key, strings.Join(known, ", "))
-		}
-		if x.Key == "dangling" {
-			for _, v := range x.Values {
-				if !slices.Contains([]string{"true", "false", "1", "0"}, v) {
-					return nil, fault.Invalid("invalid filter 'dangling=%s': use true or false", v)
-				}
-			}
-		}
-		f[x.Key] = append(f[x.Key], x.Values...)
-	}
-	return f, nil
-}
-
-func (f filtersOfVolumes) fits(v *skepv1.Volume) bool {
-	fits := func(key string, one func(want string) bool) bool {
-		return len(f[key]) == 0 || slices.ContainsFunc(f[key], one)
-	}
-	labelled := func(want string) bool {
-		key, value, valued := strings.Cut(want, "=")
-		have, ok := v.Labels[key]
-		return ok && (!valued || have == value)
-	}
-	return fits("name", func(w string) bool { return strings.Contains(v.Name, w) }) &&
-		fits("driver", func(w string) bool { return v.Driver == w }) &&
-		fits("label", labelled) &&
-		(len(f["label!"]) == 0 || !slices.ContainsFunc(f["label!"], labelled)) &&
-		fits("dangling", func(w string) bool { return (w == "true" || w == "1") == (len(v.TaskIds) == 0) })
-}
-
 func (s *Service) updateVolume(ctx context.Context, r *skepv1.UpdateVolumeRequest) (*skepv1.VolumeReply, error) {
 	s.tell(ctx, &skepv1.ToldRequest{Verb: "volume-update", Subject: r.GetName()})
 	driver, err := s.driverOf(ctx, r.GetName())
@@ -270,7 +168,7 @@ func (s *Service) updateVolume(ctx context.Context, r *skepv1.UpdateVolumeReques
 	}
 	have, err := s.volumes.Labels(driver, r.GetName())
 	if err != nil {
-		return nil, volumeError(err, r.GetName())
+		return nil, volumeError(err, driver, r.GetName())
 	}
 	labels := maps.Clone(have)
 	if labels == nil {
@@ -287,7 +185,7 @@ func (s *Service) updateVolume(ctx context.Context, r *skepv1.UpdateVolumeReques
 		return nil, fault.Invalid("the labels of volume %s take %d bytes: at most %d", r.GetName(), n, maxVolumeSpec)
 	}
 	if err := s.volumes.SetLabels(ctx, driver, r.GetName(), labels); err != nil {
-		return nil, volumeError(err, r.GetName())
+		return nil, volumeError(err, driver, r.GetName())
 	}
 	return s.inspectVolume(ctx, driver, r.GetName())
 }
@@ -310,7 +208,7 @@ func (s *Service) driverOf(ctx context.Context, name string) (string, error) {
 		}
 	}
 	if failed != nil {
-		return "", volumeError(failed, name)
+		return "", fault.Unavailable("%v", failed)
 	}
 	return "", fault.NotFound("no such volume: %s", name)
 }
@@ -350,7 +248,7 @@ func (s *Service) removeVolume(ctx context.Context, r *skepv1.RemoveVolumeReques
 		}
 	}
 	if err != nil {
-		return nil, volumeError(err, name)
+		return nil, volumeError(err, driver, name)
 	}
 	return &skepv1.Empty{}, nil
 }
@@ -364,11 +262,11 @@ func (s *Service) pruneVolumes(ctx context.Context, r *skepv1.PruneVolumesReques
 	s.tell(ctx, &skepv1.ToldRequest{Verb: "volume-prune"})
 	d, err := s.volumes.Use(volume.Local)
 	if err != nil {
-		return nil, volumeError(err, "")
+		return nil, volumeError(err, volume.Local, "")
 	}
 	list, err := d.List(ctx)
 	if err != nil {
-		return nil, volumeError(err, "")
+		return nil, volumeError(err, volume.Local, "")
 	}
 	// After the list: what a task has come for since is looked at again by Remove.
 	by, unknown := s.mounters()
@@ -401,5 +299,8 @@ func (s *Service) pruneVolumes(ctx context.Context, r *skepv1.PruneVolumesReques
 			failed = append(failed, err)
 		}
 	}
-	return out, volumeError(errors.Join(failed...), "")
+	if err := errors.Join(failed...); err != nil {
+		return nil, fault.New(fault.CodeInternal, "prune volumes: %v (removed: %s)", err, cmp.Or(strings.Join(out.Removed, ", "), "none"))
+	}
+	return out, nil
 }

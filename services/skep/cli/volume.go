@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -160,6 +161,18 @@ func (a *app) usersOfVolumes(ctx context.Context, list []*skepv1.Volume) map[str
 	return names
 }
 
+// writersOf are the claims on volumes. The list is of use without them too.
+func (a *app) writersOf(ctx context.Context, list []*skepv1.Volume) []*skepv1.VolumeClaim {
+	if len(list) == 0 {
+		return nil
+	}
+	claims, err := a.claims(impatient(ctx))
+	if err != nil {
+		a.warnf("which node may write which volume is left out: %v", err)
+	}
+	return claims
+}
+
 func (a *app) volumeList() *cobra.Command {
 	var l listFlags
 	var nodes []string
@@ -171,11 +184,22 @@ func (a *app) volumeList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for i, x := range f {
-				if x.Key == "node" {
+			// Which nodes, and whether anybody on any of them uses it, no node can tell.
+			var dangling []string
+			f = slices.DeleteFunc(f, func(x *skepv1.Filter) bool {
+				switch x.Key {
+				case "node":
 					nodes = append(nodes, x.Values...)
-					f = slices.Delete(f, i, i+1)
-					break
+				case "dangling":
+					dangling = x.Values
+				default:
+					return false
+				}
+				return true
+			})
+			for _, d := range dangling {
+				if _, err := strconv.ParseBool(d); err != nil {
+					return Usagef("invalid filter 'dangling=%s': use true or false", d)
 				}
 			}
 			on, err := a.targets(ctx, nodes, allNodes)
@@ -183,7 +207,10 @@ func (a *app) volumeList() *cobra.Command {
 				return err
 			}
 			list, ferr := a.volumesOn(ctx, on, size, f)
-			if err := printList(a, &l, list, render.Volumes(list, a.usersOfVolumes(ctx, list), a.Now(), size)); err != nil {
+			if len(dangling) > 0 {
+				list = danglingOnly(list, dangling)
+			}
+			if err := printList(a, &l, list, render.Volumes(list, a.usersOfVolumes(ctx, list), a.writersOf(ctx, list), a.Now(), size)); err != nil {
 				return err
 			}
 			return ferr
@@ -192,6 +219,23 @@ func (a *app) volumeList() *cobra.Command {
 	cmd.Flags().BoolVarP(&size, "size", "s", false, "Show what the volumes' files take on the disks (looks at every file)")
 	a.nodeFlag(cmd, &nodes, "all")
 	return cmd
+}
+
+// danglingOnly are the volumes that no task mounts ("true") or some does; of one that is the same everywhere, on any node.
+func danglingOnly(list []*skepv1.Volume, wants []string) []*skepv1.Volume {
+	key := func(v *skepv1.Volume) [3]string {
+		if v.Scope == "global" {
+			return [3]string{v.Driver, v.Name}
+		}
+		return [3]string{v.Driver, v.Name, v.NodeId}
+	}
+	used := map[[3]string]bool{}
+	for _, v := range list {
+		used[key(v)] = used[key(v)] || len(v.TaskIds) > 0
+	}
+	return slices.DeleteFunc(list, func(v *skepv1.Volume) bool {
+		return !slices.ContainsFunc(wants, func(w string) bool { b, err := strconv.ParseBool(w); return err == nil && b != used[key(v)] })
+	})
 }
 
 // volumeNamed are the volumes of a name on nodes.

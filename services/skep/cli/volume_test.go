@@ -28,11 +28,16 @@ func withVolumes(t *testing.T) *cluster {
 		return v
 	}
 	shared := &skepv1.Volume{Name: "shared", Driver: "rexray", Scope: "global", SizeBytes: -1, Status: map[string]string{"iops": "100"}}
+	usedShared := proto.CloneOf(shared)
+	usedShared.TaskIds, usedShared.Mounted = []string{"t1"}, true
 	have := map[string][]*skepv1.Volume{
 		nodeID: {local("data-10", &skepv1.Volume{SizeBytes: -1, Options: map[string]string{"type": "nfs", "device": ":/x"}, Mounted: true}),
 			local("data-2", &skepv1.Volume{SizeBytes: 3 << 20, TaskIds: []string{"t1", "t9"}, Labels: map[string]string{"team": "x"}}), shared},
-		otherNode: {local("data-2", &skepv1.Volume{SizeBytes: 0}), shared},
+		otherNode: {local("data-2", &skepv1.Volume{SizeBytes: 0}), usedShared},
 	}
+	serve(c, c.rs, api.VolumeClaims, func(*skepv1.ListClaimsRequest) (*skepv1.ListClaimsReply, error) {
+		return &skepv1.ListClaimsReply{Claims: []*skepv1.VolumeClaim{{Driver: "rexray", Name: "shared", NodeId: otherNode, NodeHostname: "w2", State: "releasing"}}}, nil
+	})
 	for _, id := range []string{nodeID, otherNode} {
 		find := func(name string) (*skepv1.Volume, error) {
 			for _, v := range have[id] {
@@ -91,7 +96,7 @@ func TestVolumeSession(t *testing.T) {
 	c := withVolumes(t)
 	golden.Check(t, "volume", session(c,
 		"volume ls", "volume list --size", "volume ls -q", "volume ls --node w2 --format {{.Name}}:{{.Node}}:{{.Labels}}:{{.Scope}}", "volume ls --filter node=w1 --format json",
-		"volume ls --filter nope", "volume ls --filter node=nope", "volume ls --node w1 --json",
+		"volume ls --filter dangling=true", "volume ls --filter dangling=0 -q", "volume ls --filter dangling=perhaps", "volume ls --filter nope", "volume ls --filter node=nope", "volume ls --node w1 --json",
 		"volume inspect data-2 nope", "volume inspect --node w2 --size -f {{.Name}}:{{.Node.Hostname}}:{{.UsageData.Size}} data-2", "volume inspect shared --node w1",
 		"volume create --node w2 --label team=x new", "volume create --node all --opt type=tmpfs --opt device=tmpfs --opt o=size=1m new", "volume create new",
 		"volume create --node w2 data-2", "volume create --node all", "volume create --node w2 --opt tpye=nfs x", "volume create --node w2 --opt type=nfs x", "volume create --node w2 --opt type x",
@@ -114,13 +119,14 @@ func TestVolumeRequests(t *testing.T) {
 		t.Errorf("%v", p)
 	}
 	c.on = func(r proto.Message) error {
-		if _, ok := r.(*skepv1.ListTasksRequest); ok {
+		switch r.(type) {
+		case *skepv1.ListTasksRequest, *skepv1.ListClaimsRequest:
 			return fault.Unavailable("no leader")
 		}
 		return nil
 	}
 	got := c.run("volume", "ls")
-	if !strings.Contains(got.out, "t1, t9") || got.code != 0 || !strings.Contains(got.err, "shown by their ids") {
+	if !strings.Contains(got.out, "t1, t9") || got.code != 0 || !strings.Contains(got.err, "shown by their ids") || !strings.Contains(got.err, "may write which volume is left out") {
 		t.Errorf("%+v", got)
 	}
 }

@@ -30,12 +30,12 @@ type fake struct {
 	sock string
 	dir  string // below which its volumes are
 
-	mu      sync.Mutex
-	calls   []string // "Mount web task"
-	mounts  map[string][]string
-	made    map[string]bool
-	counts  bool                                                // it counts mounts, and does not know who asked
-	forgets bool                                                // it does not know of its mounts any more
+	mu     sync.Mutex
+	calls  []string // "Mount web task"
+	mounts map[string][]string
+	made   map[string]bool
+	counts bool // it counts mounts, and does not know who asked
+
 	answers map[string]func(w http.ResponseWriter, r io.Reader) // by call
 	srv     *http.Server
 	ended   chan struct{}
@@ -201,9 +201,8 @@ func (f *fake) heard(prefix string) (n int) {
 // node is a node's plug-ins, with short limits.
 type node struct {
 	*Plugins
-	t     *testing.T
-	cfg   Config
-	tasks map[string]bool
+	t   *testing.T
+	cfg Config
 }
 
 func newNode(t *testing.T) (*node, Dirs) {

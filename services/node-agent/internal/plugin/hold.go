@@ -2,12 +2,9 @@ package plugin
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
-
-	"go.uber.org/zap"
 
 	"skep.dev/services/node-agent/internal/task"
 )
@@ -15,7 +12,7 @@ import (
 const (
 	unmountFirst, unmountMost = 500 * time.Millisecond, 30 * time.Second
 	// maxExtra bounds the further unmounts of a volume that a plug-in may have counted more than once.
-	maxExtra = 8
+	maxExtra = 64
 )
 
 // hold is one use of a volume, from before the plug-in is asked to mount until it has confirmed the unmount.
@@ -30,6 +27,7 @@ type hold struct {
 	path    string // of the last one that succeeded
 	err     error  // of the last one
 	refused bool   // the plug-in said itself that it did not mount it
+	undone  bool   // the plug-in has confirmed the unmount: what is left is the record
 
 	unmountErr error
 	due        time.Time // of the next try to unmount
@@ -135,154 +133,6 @@ func (v *volumeOf) next() (do *hold, at time.Time) {
 		}
 	}
 	return do, at
-}
-
-// mount asks the plug-in, or makes sure of what it gave before.
-func (p *Plugins) mount(v *volumeOf, h *hold) {
-	path, err := p.mounted(h)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	h.asked = false
-	h.tries++
-	h.err, h.untold = err, true
-	if err == nil {
-		h.path, h.refused = path, false
-	}
-}
-
-func (p *Plugins) mounted(h *hold) (string, error) {
-	pl, err := p.known.get(p.ctx, h.driver)
-	if err != nil {
-		return "", err
-	}
-	where := fmt.Sprintf("volume plug-in %s of node %s: mount volume %s", h.driver, p.cfg.Node, h.name)
-	if h.Path != "" && h.Boot == p.cfg.Boot {
-		now, err := pl.client.path(p.ctx, h.name)
-		if err == nil && now == h.Path {
-			if path, err := checkMountpoint(now, p.cfg.Keep); err == nil {
-				return path, nil
-			}
-		}
-		if err != nil && !errors.As(err, new(refused)) {
-			return "", task.Temporary(fmt.Errorf("%s: is it mounted still: %w", where, err))
-		}
-		// A plug-in that was restarted may not know of its mounts any more: it is asked anew, in the name of the same task.
-	}
-	e := entry{Calls: h.Calls + 1, Boot: p.cfg.Boot, Since: h.Since}
-	if err := p.records.write(h.key, e); err != nil {
-		return "", task.Temporary(err)
-	}
-	p.setEntry(h, e)
-	p.cfg.Changed()
-	var r struct {
-		errText
-		Mountpoint string
-	}
-	err = pl.client.call(p.ctx, "VolumeDriver.Mount", pl.client.limits.slow, request{Name: h.name, ID: h.task}, &r)
-	switch {
-	case err == nil:
-	case unsent(err):
-		e.Calls--
-		p.setEntry(h, e)
-		return "", task.Temporary(fmt.Errorf("%s: %w", where, err))
-	case errors.As(err, new(refused)):
-		p.mu.Lock()
-		h.refused = true
-		p.mu.Unlock()
-		return "", fmt.Errorf("%s: it says: %w", where, err)
-	default:
-		// It may have mounted it, or be about to: asked again in the name of the same task, and held until it has confirmed
-		// that it is not.
-		return "", task.Temporary(fmt.Errorf("%s: %w", where, err))
-	}
-	path, err := checkMountpoint(r.Mountpoint, p.cfg.Keep)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", where, err)
-	}
-	if before := h.path; before != "" && before != path {
-		// Its container may have been made with the other one: what it would write there is not in the volume.
-		return "", fmt.Errorf("%s: it is at %s now and was at %s before", where, path, before)
-	}
-	e.Path = r.Mountpoint
-	if err := p.records.write(h.key, e); err != nil {
-		p.cfg.Log.Warn("where a volume is mounted is not on disk", zap.String("volume", h.name), zap.Error(err)) // it is asked again
-	}
-	p.setEntry(h, e)
-	return path, nil
-}
-
-func (p *Plugins) setEntry(h *hold, e entry) {
-	p.mu.Lock()
-	h.entry = e
-	p.mu.Unlock()
-}
-
-// unmount gives a use back and forgets it once the plug-in has confirmed that.
-func (p *Plugins) unmount(v *volumeOf, h *hold) {
-	err := p.unmounted(v, h)
-	if err == nil {
-		err = p.records.remove(h.key)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err == nil {
-		delete(v.holds, h.task)
-		return
-	}
-	if h.unmountErr == nil && p.ctx.Err() == nil {
-		p.cfg.Log.Warn("volume not unmounted, trying again", zap.String("volume", h.name), zap.String("plugin", h.driver), zap.String("task", h.task), zap.Error(err))
-	}
-	h.unmountErr = err
-	h.backoff = min(max(2*h.backoff, unmountFirst), unmountMost)
-	h.due = time.Now().Add(h.backoff)
-}
-
-func (p *Plugins) unmounted(v *volumeOf, h *hold) error {
-	if h.Calls == 0 {
-		return nil // never asked
-	}
-	alone := p.alone(v, h)
-	if h.refused && !alone {
-		// A plug-in that only counts would take it for one of the others.
-		return nil
-	}
-	pl, err := p.known.get(p.ctx, h.driver)
-	if err != nil {
-		return err
-	}
-	unmount := func() error {
-		var r errText
-		return pl.client.call(p.ctx, "VolumeDriver.Unmount", pl.client.limits.quick, request{Name: h.name, ID: h.task}, &r)
-	}
-	err = unmount()
-	switch {
-	case err == nil:
-	case errors.As(err, new(refused)) && (h.refused || h.Boot != p.cfg.Boot || pl.client.hasNot(p.ctx, h.name)):
-		// It does not have it: it refused to mount it, the machine was started anew, or it says so now.
-		return nil
-	default:
-		return fmt.Errorf("volume plug-in %s of node %s: %w", h.driver, p.cfg.Node, err)
-	}
-	// What was asked for more than once because the plug-in was not heard may have been counted more than once. With nobody
-	// else left on this node, that can be given back too.
-	for n := 1; alone && n < min(h.Calls, maxExtra); n++ {
-		if unmount() != nil {
-			break
-		}
-	}
-	return nil
-}
-
-// alone tells whether no other use of the volume may be mounted here.
-func (p *Plugins) alone(v *volumeOf, h *hold) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, o := range v.holds {
-		if o != h && o.Calls > 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // await waits until a Mount that was asked for has come to an end, for as long as a caller may be kept.

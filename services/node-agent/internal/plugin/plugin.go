@@ -47,6 +47,7 @@ type Config struct {
 	// Boot names this start of the machine; "" = the kernel's own name for it.
 	Boot string
 
+	check    func(mountpoint string, keep []string) (string, error) // checkMountpoint
 	limits   limits
 	patience time.Duration // see get
 	wait     time.Duration // how long a task's worker is kept by a plug-in that does not answer
@@ -64,6 +65,8 @@ type Plugins struct {
 	mu      sync.Mutex
 	closed  bool
 	volumes map[[2]string]*volumeOf // by plug-in and name
+	// checking are the mount points that are being looked at: of one that hangs, one look.
+	checking map[string]bool
 }
 
 // Open reads the record of mounts and begins to look for plug-ins. Nothing is unmounted before Reconcile.
@@ -82,6 +85,9 @@ func Open(cfg Config) (*Plugins, error) {
 	}
 	if cfg.limits == (limits{}) {
 		cfg.limits = dockers
+	}
+	if cfg.check == nil {
+		cfg.check = checkMountpoint
 	}
 	if cfg.patience == 0 {
 		cfg.patience = patience
@@ -102,7 +108,7 @@ func Open(cfg Config) (*Plugins, error) {
 			cfg.Keep = append(cfg.Keep, real) // as mount points are compared
 		}
 	}
-	p := &Plugins{cfg: cfg, records: records{cfg.State}, volumes: map[[2]string]*volumeOf{}}
+	p := &Plugins{cfg: cfg, records: records{cfg.State}, volumes: map[[2]string]*volumeOf{}, checking: map[string]bool{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.known = newKnown(p.ctx, &p.cfg)
 	p.known.came = p.retry

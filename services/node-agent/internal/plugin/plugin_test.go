@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -458,4 +459,64 @@ func TestDrain(t *testing.T) {
 		t.Error(err)
 	}
 	want(t, f.mountedFor("web"), "[]")
+}
+
+// A plug-in is started again while two tasks have a volume: the end of one does not take it from the other, whether the plug-in
+// counts, in memory or on disk, or knows who asked; and in the end nothing is mounted.
+func TestPluginRestartsAmongTwo(t *testing.T) {
+	for name, c := range map[string]struct{ counts, forgets bool }{"counts, forgets": {true, true}, "counts": {true, false}, "forgets": {false, true}, "knows": {}} {
+		t.Run(name, func(t *testing.T) {
+			n, dirs := newNode(t)
+			f := newFake(t, dirs, "rexray")
+			f.counts = c.counts
+			a, b := newTask(), newTask()
+			n.mount("rexray", "web", a)
+			n.mount("rexray", "web", b)
+			f.stop()
+			f.mu.Lock()
+			if c.forgets {
+				f.mounts = map[string][]string{}
+			}
+			f.mu.Unlock()
+			f.start()
+			n.restart() // the agent too: which start of the plug-in was asked is in the record
+			n.unmount("rexray", "web", a)
+			n.awaitHeld("rexray/web:" + b)
+			if len(f.mountedFor("web")) == 0 {
+				t.Error("taken from the other task")
+			}
+			n.unmount("rexray", "web", b)
+			n.awaitHeld("")
+			want(t, f.mountedFor("web"), "[]")
+		})
+	}
+}
+
+// A mount point that does not answer, as of a server that is gone, keeps neither its task's worker nor the agent's end.
+func TestMountPointHangs(t *testing.T) {
+	n, dirs := newNode(t)
+	n.Close()
+	hung := make(chan struct{})
+	var looks atomic.Int32
+	n.cfg.check = func(path string, keep []string) (string, error) {
+		looks.Add(1)
+		<-hung
+		return checkMountpoint(path, keep)
+	}
+	n.open()
+	f := newFake(t, dirs, "rexray")
+	id := newTask()
+	for _, words := range []string{"does not answer within", "still does not answer"} {
+		if _, err := n.driver("rexray").Mount(context.Background(), "web", id); !task.IsTemporary(err) || !strings.Contains(err.Error(), words) {
+			t.Errorf("error %v, want %q", err, words)
+		}
+	}
+	want(t, looks.Load(), 1)
+	n.Close()
+	close(hung)
+	n.open()
+	n.mount("rexray", "web", id)
+	want(t, f.heard("Mount"), 3)
+	n.unmount("rexray", "web", id)
+	n.awaitHeld("")
 }

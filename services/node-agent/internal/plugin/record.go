@@ -23,6 +23,8 @@ type entry struct {
 	// Calls is how often it was asked, as far as it may have heard.
 	Calls int
 	Boot  string // of the machine: the next one knows none of its mounts
+	// Start is which start of the plug-in was asked last, as its socket tells.
+	Start string `json:",omitempty"`
 	Since time.Time
 }
 

@@ -273,9 +273,9 @@ func (s *Set) Close() {
 }
 
 func (s *Set) drop(w *worker) {
+	s.cfg.Forgotten(w.id)
 	s.mu.Lock()
 	delete(s.tasks, w.id)
 	s.mu.Unlock()
-	s.cfg.Forgotten(w.id)
 	s.cfg.Changed()
 }

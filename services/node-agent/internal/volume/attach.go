@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
+
+	"skep.dev/libs/fault"
 )
 
 // Wanted is a volume as a task mounts it.
@@ -54,8 +57,47 @@ func (s *Store) ensure(ctx context.Context, d Driver, w Wanted) error {
 		if !errors.Is(err, ErrNotFound) {
 			return err
 		}
+		if w.Driver == "" {
+			if err := s.elsewhere(ctx, w.Name); err != nil {
+				return err
+			}
+		}
 	}
 	return s.Create(ctx, w)
+}
+
+// elsewherePatience is how long plug-ins may take to say that they have a volume.
+const elsewherePatience = time.Second
+
+// elsewhere refuses a name that a plug-in's volume has: a mount that names no driver means the node's own, and would get a
+// new one that is empty.
+func (s *Store) elsewhere(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, elsewherePatience)
+	defer cancel()
+	plugins := s.Plugins()
+	has := make(chan string, len(plugins))
+	for _, p := range plugins {
+		go func() {
+			if d, err := s.Use(p); err == nil {
+				if _, err = d.Get(ctx, name); err == nil {
+					has <- p
+					return
+				}
+			}
+			has <- ""
+		}()
+	}
+	for range plugins {
+		select {
+		case p := <-has:
+			if p != "" {
+				return fault.Conflict("volume %s on node %s is of driver %s: say volume-driver=%s, or volume-driver=local for the node's own", name, s.cfg.Node, p, p)
+			}
+		case <-ctx.Done():
+			return nil // who does not say so has none
+		}
+	}
+	return nil
 }
 
 // Release lets go of every volume that a task holds. None is fine.

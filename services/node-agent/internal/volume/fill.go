@@ -16,6 +16,9 @@ import (
 // Fill puts the image's content into dir, which becomes the content of an empty volume.
 type Fill func(dir string) error
 
+// errNothing says that an image has no folder there: the volume stays as it is, its owner and mode too.
+var errNothing = errors.New("the image has nothing there")
+
 // fillLimit is how long the copy may take to a file system that may hang.
 const fillLimit = 15 * time.Minute
 
@@ -46,13 +49,13 @@ func (s *Store) Fill(ctx context.Context, driver, name, data string, fill Fill) 
 		stages = filepath.Join(data, inside)
 	}
 	return s.do(ctx, key, "fill", fillLimit, func(context.Context) error {
-		err := fillFrom(stages, data, fill)
+		err := fillFrom(stages, data, fill, AnonymousTask(name) == "") // an anonymous one's task does not survive that
 		switch {
 		case err == nil:
 			return nil
 		case own && errors.Is(err, unix.ENOSPC), own && errors.Is(err, unix.EDQUOT):
 			return fmt.Errorf("fill volume %s on node %s with the image's content: %w", name, s.cfg.Node, ErrFull)
-		case own && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EACCES)):
+		case own && refused(err):
 			return fmt.Errorf("fill volume %s on node %s with the image's content: its file system refuses owners, modes or attributes: mount it with volume-nocopy, or give it options for the owner (uid=, gid=): %w",
 				name, s.cfg.Node, err)
 		}
@@ -60,12 +63,17 @@ func (s *Store) Fill(ctx context.Context, driver, name, data string, fill Fill) 
 	})
 }
 
+// refused tells whether a file system does not know owners, modes or attributes, or does not let us set them.
+func refused(err error) bool {
+	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EACCES)
+}
+
 // between is called between two steps of a fill: tests end the process there.
 var between = func() {}
 
 // fillFrom copies into a folder that no container sees, and moves what is complete to the data: a container that has the
 // empty volume already could otherwise put a link where the copy goes on.
-func fillFrom(stages, data string, fill Fill) error {
+func fillFrom(stages, data string, fill Fill, durable bool) error {
 	filling, filled := stages+"filling", stages+"filled"
 	if err := os.RemoveAll(filling); err != nil { // of a fill that was interrupted
 		return err
@@ -78,10 +86,17 @@ func fillFrom(stages, data string, fill Fill) error {
 			return err
 		}
 		between()
-		if err := fill(filling); err != nil {
+		if err := fill(filling); errors.Is(err, errNothing) {
+			return os.RemoveAll(filling)
+		} else if err != nil {
 			return errors.Join(err, os.RemoveAll(filling))
 		}
 		between()
+		if durable {
+			if err := settle(filling); err != nil {
+				return err
+			}
+		}
 		if err := os.Rename(filling, filled); err != nil {
 			return err
 		}
@@ -102,11 +117,12 @@ func fillFrom(stages, data string, fill Fill) error {
 		}
 	}
 	between()
-	if err := os.Chown(data, int(owner.Uid), int(owner.Gid)); err != nil {
-		return err
+	err = os.Chown(data, int(owner.Uid), int(owner.Gid))
+	if err == nil {
+		between()
+		err = os.Chmod(data, st.Mode())
 	}
-	between()
-	if err := os.Chmod(data, st.Mode()); err != nil {
+	if err != nil && !(len(entries) == 0 && refused(err)) { // an empty folder's owner is not worth a task
 		return err
 	}
 	between()
@@ -116,6 +132,19 @@ func fillFrom(stages, data string, fill Fill) error {
 	}
 	between()
 	return os.RemoveAll(filling)
+}
+
+// settle has what was copied reach the disk: that the copy is complete must not survive a power cut which it does not.
+func settle(dir string) error {
+	if empty, err := isEmpty(dir); err != nil || empty {
+		return err
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
 }
 
 // moveNew moves a file or folder. What a container has put there meanwhile stays.
@@ -150,12 +179,15 @@ func isEmpty(dir string) (bool, error) {
 func CopyUp(rootfs, target string) Fill {
 	return func(dir string) error {
 		src, err := fs.RootPath(rootfs, target)
+		if errors.Is(err, unix.ENOTDIR) {
+			return errNothing
+		}
 		if err != nil {
 			return err
 		}
 		st, err := os.Stat(src)
 		if errors.Is(err, os.ErrNotExist) || err == nil && !st.IsDir() {
-			return nil
+			return errNothing
 		}
 		if err != nil {
 			return err

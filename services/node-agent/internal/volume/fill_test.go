@@ -84,7 +84,7 @@ func fillUntilKilled(what string) {
 		}
 	}
 	if err == nil {
-		err = fillFrom(dir+"/", filepath.Join(dir, "_data"), tenFolders)
+		err = fillFrom(dir+"/", filepath.Join(dir, "_data"), tenFolders, true)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -113,7 +113,7 @@ func TestFillKilledAtEveryStep(t *testing.T) {
 				t.Fatalf("step %d: the volume holds half of %s: %v", step, e, err)
 			}
 		}
-		if err := fillFrom(dir+"/", data, tenFolders); err != nil {
+		if err := fillFrom(dir+"/", data, tenFolders, true); err != nil {
 			t.Fatalf("step %d: %v", step, err)
 		}
 		if got := names(t, data); got != "d0 d1 d2 d3 d4 d5 d6 d7 d8 d9" {
@@ -180,5 +180,26 @@ func TestFillHangs(t *testing.T) {
 	}
 	if err := s.SetLabels(context.Background(), "", "v", map[string]string{"a": "b"}); err != nil {
 		t.Errorf("after it ended: %v", err)
+	}
+}
+
+// An image that has nothing at the target leaves the owner and mode that the volume's options gave.
+func TestNothingToCopy(t *testing.T) {
+	s := open(t, Config{})
+	ctx := context.Background()
+	dir := attach(t, s, "t", "v", map[string]string{"type": "tmpfs", "device": "tmpfs", "o": "uid=1000,mode=0700"})
+	root := t.TempDir()
+	write(t, filepath.Join(root, "file"), "")
+	for _, target := range []string{"/none", "/file", "/file/below"} {
+		if err := s.Fill(ctx, "", "v", dir, CopyUp(root, target)); err != nil {
+			t.Errorf("%s: %v", target, err)
+		}
+		st, err := os.Stat(dir)
+		if err != nil || st.Mode().Perm() != 0o700 || st.Sys().(*syscall.Stat_t).Uid != 1000 || names(t, dir) != "" {
+			t.Errorf("%s: the volume became %v of %d with %q", target, st.Mode(), st.Sys().(*syscall.Stat_t).Uid, names(t, dir))
+		}
+	}
+	if err := s.Release(ctx, "t"); err != nil {
+		t.Error(err)
 	}
 }

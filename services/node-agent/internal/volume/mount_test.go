@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -353,9 +354,15 @@ func TestDeadServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, pid := range strings.Fields(string(b)) {
-		st, err := os.ReadFile("/proc/" + pid + "/stat")
-		if err == nil && !strings.Contains(string(st), ") Z ") {
-			t.Errorf("process %s of the helper lives on", pid)
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // the kernel ends them in its own time
+			st, err := os.ReadFile("/proc/" + pid + "/stat")
+			if err != nil || strings.Contains(string(st), ") Z ") {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("process %s of the helper lives on", pid)
+				break
+			}
 		}
 	}
 	for _, e := range logged.All() {
@@ -430,6 +437,31 @@ func TestBusyVolumeIsDetached(t *testing.T) {
 	}
 }
 
+// A file system in user space leaves a daemon behind, which is neither waited for nor ended.
+func TestHelperLeavesADaemon(t *testing.T) {
+	pid := filepath.Join(t.TempDir(), "pid")
+	s := open(t, Config{Path: helper(t, "mount.fuse.x", "mount -t tmpfs tmpfs \"$2\"; sleep 600 & echo $! > "+pid)})
+	began := time.Now()
+	dir := attach(t, s, "t", "v", map[string]string{"type": "fuse.x", "device": "x"})
+	if took := time.Since(began); took > 10*time.Second || !mounted(t, dir) {
+		t.Errorf("mounted: %t, after %s", mounted(t, dir), took)
+	}
+	b, err := os.ReadFile(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
+		t.Errorf("the daemon was ended: %v", err)
+	}
+	if err := s.Release(context.Background(), "t"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestShown(t *testing.T) {
 	in := map[string]string{"o": "username=me,password=x,pass=y,vers=3.0,rw", "device": "//me:pw@nas/share", "password": "z", "type": "cifs", "api_token": "t"}
 	got := Shown(in)
@@ -489,5 +521,64 @@ func TestLabelsOfPlugins(t *testing.T) {
 	}
 	if got, err := s.Labels("../evil", "../../v"); err != nil || len(got) != 0 {
 		t.Errorf("%v %v", got, err)
+	}
+}
+
+// A file system that answers nothing any more, as that of a dead server: no question about its volume hangs.
+func TestFileSystemHangs(t *testing.T) {
+	s := open(t, Config{Limit: 300 * time.Millisecond})
+	ctx := context.Background()
+	dir := attach(t, s, "t1", "v", tmpfs)
+	if err := s.Release(ctx, "t1"); err != nil {
+		t.Fatal(err)
+	}
+	// FUSE without a server: whoever looks into it waits until the other end is closed.
+	dead, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("dead", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", dead.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	for i := range 2 {
+		began := time.Now()
+		_, err := s.Attach(ctx, fmt.Sprint("task", i), Wanted{Name: "v"})
+		if err == nil || !strings.Contains(err.Error(), "does what is mounted there answer?") || time.Since(began) > 5*time.Second {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+	}
+	began := time.Now()
+	for range 2 {
+		if n := s.Size(ctx, "v"); n != -1 {
+			t.Errorf("it takes %d bytes", n)
+		}
+	}
+	if list, err := (local{s}).List(ctx); err != nil || len(list) != 1 || !list[0].Mounted {
+		t.Errorf("%v %v", list, err)
+	}
+	if took := time.Since(began); took > sizeLimit+2*time.Second {
+		t.Errorf("a size took %s", took)
+	}
+	attach(t, s, "t2", "other", tmpfs)
+	if err := s.Release(ctx, "t2"); err != nil {
+		t.Error(err)
+	}
+	_ = s.Release(ctx, "task0") // its volume is locked by who waits in it
+	if err := dead.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// The server's connection is gone for good: now it lets go.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := errors.Join(s.Release(ctx, "task0"), s.Release(ctx, "task1"))
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	if mounted(t, dir) {
+		t.Error("still mounted")
 	}
 }

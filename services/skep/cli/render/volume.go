@@ -1,6 +1,7 @@
 package render
 
 import (
+	"fmt"
 	"sort"
 	"strings"
 	"time"
@@ -60,17 +61,23 @@ func oneRow(list []*skepv1.Volume) []*skepv1.Volume {
 	return out
 }
 
-// Volumes is `volume ls`: a row for each volume and node, tasks by name.
-func Volumes(list []*skepv1.Volume, tasks map[string]string, now time.Time, size bool) *Table {
+// Volumes is `volume ls`: a row for each volume and node, tasks by name, and who may write what has a single writer.
+func Volumes(list []*skepv1.Volume, tasks map[string]string, claims []*skepv1.VolumeClaim, now time.Time, size bool) *Table {
 	t := &Table{Key: "Name", Columns: []Column{{"Driver", "DRIVER"}, {"Name", "VOLUME NAME"}, {"Node", "NODE"}, {"Tasks", "USED BY"}, {"Size", "SIZE"}, {"Scope", "SCOPE"},
-		{"Mountpoint", "MOUNTPOINT"}, {"Labels", "LABELS"}, {"Created", "CREATED"}, {"Links", "LINKS"}, {"Mounted", "MOUNTED"}},
+		{"Mountpoint", "MOUNTPOINT"}, {"Labels", "LABELS"}, {"Created", "CREATED"}, {"Links", "LINKS"}, {"Mounted", "MOUNTED"}, {"Writer", "WRITER"}},
 		Default: "{{.Driver}}\t{{.Name}}\t{{.Node}}\t{{.Tasks}}"}
 	if size {
 		t.Default += "\t{{.Size}}"
 	}
+	shown := false
 	for _, v := range oneRow(list) {
 		r := Row{"Driver": v.Driver, "Name": v.Name, "Node": v.NodeHostname, "Tasks": dash(strings.Join(usersOf(v, tasks), ", ")), "Size": "-", "Scope": v.Scope,
-			"Mountpoint": dash(v.Mountpoint), "Labels": labelList(v.Labels), "Created": "-", "Links": "0", "Mounted": "no"}
+			"Mountpoint": dash(v.Mountpoint), "Labels": labelList(v.Labels), "Created": "-", "Links": fmt.Sprint(len(v.TaskIds)), "Mounted": "no", "Writer": "-"}
+		for _, c := range claims {
+			if c.Driver == v.Driver && c.Name == v.Name && (v.Scope == "global" || c.NodeId == v.NodeId) {
+				r["Writer"], shown = c.NodeHostname+" ("+c.State+")", true
+			}
+		}
 		if v.SizeBytes >= 0 {
 			r["Size"] = Bytes(v.SizeBytes)
 		}
@@ -81,6 +88,9 @@ func Volumes(list []*skepv1.Volume, tasks map[string]string, now time.Time, size
 			r["Mounted"] = "yes"
 		}
 		t.Rows = append(t.Rows, r)
+	}
+	if shown {
+		t.Default += "\t{{.Writer}}"
 	}
 	return t
 }
