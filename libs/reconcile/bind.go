@@ -67,6 +67,10 @@ func (p *planner) bound(w *want, r *revision) {
 		}
 		only = w.pin
 	}
+	if o := p.before(w, only); o != nil {
+		p.unplaced(w, fmt.Sprintf("the task before it has not stopped yet on node %s, and they would share its volumes", only.Hostname()))
+		return
+	}
 	n, assigned := p.find(w, r, only)
 	if n == nil {
 		if only == nil {
@@ -92,6 +96,28 @@ func (p *planner) bound(w *want, r *revision) {
 	c := &p.out.Changes[w.change]
 	p.carry(c, uses)
 	p.have.add(n.index, 1)
+}
+
+// before is a task of the wanted one's unit that may still run on the node that its volumes leave it, such as one that was told to
+// stop while its node was away. One that is held until then (Ready) may be placed beside it.
+func (p *planner) before(w *want, n *Node) *Task {
+	if n == nil || !n.accepts() || w.task.Desired == Ready || p.v.perNode() {
+		return nil
+	}
+	at, ok := p.unitOf(w.task.Slot)
+	if !ok {
+		return nil
+	}
+	for _, o := range p.units[at].tasks {
+		if o.ID != w.task.ID && o.Node() == n && o.held() {
+			return o
+		}
+	}
+	return nil
+}
+
+func (p *planner) unitOf(slot uint64) (int, bool) {
+	return slices.BinarySearchFunc(p.units, slot, func(u unit, slot uint64) int { return compare(u.slot, slot) })
 }
 
 // find is a node for a task, only that one if there is one.
@@ -187,7 +213,7 @@ func (p *planner) home(w *want, r *revision) *Node {
 	if !r.pin || p.v.perNode() || !slices.ContainsFunc(r.local, func(d string) bool { return p.s.global[d] == 0 }) {
 		return nil
 	}
-	at, ok := slices.BinarySearchFunc(p.units, w.task.Slot, func(u unit, slot uint64) int { return compare(u.slot, slot) })
+	at, ok := p.unitOf(w.task.Slot)
 	if !ok {
 		return nil
 	}

@@ -47,6 +47,7 @@ type order struct {
 	desired TaskState
 	state   TaskState
 	volumes map[string]bool // to whether only one task may have it
+	unit    string
 }
 
 func newStore(t fataler) *store {
@@ -260,7 +261,7 @@ func (m *store) take(id string) {
 	for _, t := range x.page.Tasks {
 		o := h.tasks[t.ID]
 		if o == nil {
-			o = &order{state: Assigned, volumes: m.volumesOf(t, id)}
+			o = &order{state: Assigned, volumes: m.volumesOf(t, id), unit: fmt.Sprint(t.Service.ID, ".", t.Slot)}
 		}
 		o.desired = t.Desired
 		next[t.ID] = o
@@ -376,11 +377,16 @@ func (m *store) oneWriter() {
 			}
 			at[v] = id
 		}
-		runs := map[string]string{}
+		runs, units := map[string]string{}, map[string]string{}
 		for k, o := range h.tasks {
 			if o.state != Running {
 				continue
 			}
+			if other := units[o.unit]; other != "" && len(o.volumes) > 0 && len(h.tasks[other].volumes) > 0 {
+				m.dump()
+				m.fatal.Fatalf("%s and %s, of one slot, run on %s", other, k, id)
+			}
+			units[o.unit] = k
 			for v, alone := range o.volumes {
 				if other := runs[v]; other != "" && (alone || h.tasks[other].volumes[v]) {
 					m.dump()

@@ -373,3 +373,30 @@ func TestVolumesAreExplained(t *testing.T) {
 		t.Fatalf("%q; the task says %q", x.Summary, m.waiting("db"))
 	}
 }
+
+// A node that was away comes back and runs the task still that was replaced meanwhile: the replacement, which its volume binds to
+// the same node, waits until that one has stopped.
+func TestBackBeforeItStopped(t *testing.T) {
+	for name, mount := range map[string]*skepv1.Mount{"one writer": volumeMount("rexray", "data", ""), "pinned": volumeMount("", "data", "")} {
+		m := newStore(t)
+		m.service("db", func(s *skepv1.ServiceSpec) {
+			s.Task.Container.Mounts, s.Task.Placement.VolumePin, s.Task.Restart.Delay.Seconds = []*skepv1.Mount{mount}, true, 0
+		})
+		m.rounds(5)
+		home := m.runsOn("db")[0]
+		m.hosts[home].cut = true
+		m.live(home, skepv1.NodeState_NODE_STATE_DOWN)
+		m.rounds(3)
+		was := m.waiting("db")
+		m.back(home)
+		m.plan(1<<30, false) // before the node takes its new task set
+		m.plan(1<<30, false)
+		if now := m.waiting("db"); now == was || !strings.HasPrefix(now, "the task before it has not stopped yet on node "+home) {
+			t.Errorf("%s: it waited with %q, and with %q once its node was back", name, was, now)
+		}
+		m.rounds(10)
+		if on := m.runsOn("db"); len(on) != 1 {
+			t.Errorf("%s: it runs on %v: %s", name, on, m.waiting("db"))
+		}
+	}
+}

@@ -65,6 +65,12 @@ func (a *app) infoCommand() *cobra.Command {
 				lock = a.lockState(ctx)
 			}
 			locked := lockedNames(lock)
+			fence := ""
+			if manager {
+				if c, err := a.cluster(impatient(ctx)); err == nil { // what is not known is not shown
+					fence = c.GetSpec().GetFenceCommand()
+				}
+			}
 			managers, ready := 0, 0
 			var running, desired uint64
 			for _, n := range nodes {
@@ -95,7 +101,7 @@ func (a *app) infoCommand() *cobra.Command {
 				return render.Inspect(a.Out, []any{map[string]any{
 					"Name": i.Hostname, "ServerVersion": i.Version,
 					"Swarm": map[string]any{"NodeID": i.NodeID, "NodeAddr": i.Addr, "LocalNodeState": state, "ControlAvailable": manager, "Nodes": len(nodes), "Managers": managers,
-						"AutoLockManagers": lock.GetOn(), "LockedManagers": locked, "RemoteManagers": i.ManagerAddrs, "Cluster": map[string]any{"ID": i.ClusterID}},
+						"AutoLockManagers": lock.GetOn(), "LockedManagers": locked, "FenceCommand": fence, "RemoteManagers": i.ManagerAddrs, "Cluster": map[string]any{"ID": i.ClusterID}},
 					"Services": len(services), "TasksRunning": running, "TasksDesired": desired,
 				}}, format)
 			}
@@ -122,6 +128,9 @@ func (a *app) infoCommand() *cobra.Command {
 			}
 			if lock != nil {
 				a.printf(" Autolock Managers: %v\n", lock.On)
+			}
+			if fence != "" {
+				a.printf(" Fencing Command: %s\n", fence)
 			}
 			if len(locked) > 0 {
 				a.printf(" Locked: %s (no secrets, joins and certificates until `skep unlock`)\n", strings.Join(locked, ", "))

@@ -88,6 +88,7 @@ func TestCreate(t *testing.T) {
 		{[]string{"--mode", "replicated-job", "--replicas", "5"}, `mode { replicated_job { max_concurrent: 5 total_completions: 5 } } ` + container("")[len(replicated):]},
 		{[]string{"--mode", "replicated-job", "--replicas", "5", "--max-concurrent", "2"}, `mode { replicated_job { max_concurrent: 2 total_completions: 5 } } ` + container("")[len(replicated):]},
 		{[]string{"--mode", "global-job"}, `mode { global_job {} } ` + container("")[len(replicated):]},
+		{[]string{"--volume-pin"}, task(`placement { volume_pin: true }`)},
 		{[]string{"--replicas-max-per-node", "2"}, task(`placement { max_replicas_per_node: 2 }`)},
 		{[]string{"--entrypoint", `/bin/sh -c "echo hi"`}, container(`command: ["/bin/sh", "-c", "echo hi"]`)},
 		{[]string{"-w", "/srv", "-u", "web:www", "--group", "a", "--group", "b"}, container(`dir: "/srv" user: "web:www" groups: ["a", "b"]`)},

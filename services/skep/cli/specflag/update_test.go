@@ -74,6 +74,8 @@ func TestUpdate(t *testing.T) {
 		{"constraint", k(`placement { constraints: "node.labels.env==test" }`), "--constraint-rm node.labels.env==test --constraint-add node.labels.env==prod", k(`placement { constraints: "node.labels.env==prod" }`)},
 		{"constraint, other spaces", k(`placement { constraints: "node.labels.env == test" }`), "--constraint-rm node.labels.env==test", k(`placement { }`)},
 		{"constraint twice", k(`placement { constraints: "a==b" }`), "--constraint-add a==b", k(`placement { constraints: "a==b" }`)},
+		{"pin", k(`placement { }`), "--volume-pin", k(`placement { volume_pin: true }`)},
+		{"no pin", k(`placement { volume_pin: true }`), "--volume-pin=false", k(`placement { }`)},
 		{"preferences", k(`placement { preferences { spread: "node.labels.a" } }`), "--placement-pref-rm spread=node.labels.a --placement-pref-add spread=node.labels.b --replicas-max-per-node 3",
 			k(`placement { preferences { spread: "node.labels.b" } max_replicas_per_node: 3 }`)},
 		{"networks", k(`networks { target: "a" } networks { target: "b" }`), "--network-rm a --network-add name=c,alias=x", k(`networks { target: "b" } networks { target: "c" aliases: "x" }`)},
