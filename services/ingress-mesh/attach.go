@@ -365,6 +365,7 @@ func (s *Service) dismantle(ctx context.Context, rec record) error {
 		if err := s.overlays.Detach(ctx, m.Network, rec.Task); err != nil {
 			return fmt.Errorf("take task %s off network %s: %w", rec.Task, m.Network, err)
 		}
+		s.unlearn(rec.Task, m)
 	}
 	name := vethName(rec.Task)
 	l, err := s.nl.LinkByName(name)

@@ -8,12 +8,14 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"go.uber.org/zap"
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/ipam"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/ingress-mesh/internal/nsfs"
 	"skep.dev/services/ingress-mesh/internal/picture"
 	"skep.dev/services/ingress-mesh/internal/wgnet"
 )
@@ -93,6 +95,33 @@ func (s *Service) ensureEncrypted(ctx context.Context, scope picture.Scope, node
 		return nil
 	}
 	return s.tellKey(ctx, n.ID, key, port)
+}
+
+// unlearn makes the tasks beside one that goes forget where its address was, which comes up on another node at once. On
+// encrypted networks that is another link-layer address: theirs would be asked for eight seconds before they look again.
+func (s *Service) unlearn(task string, m membership) {
+	if !m.Fixed || s.follow == nil || !encrypted(s.follow.Network(m.Network).GetNetwork()) {
+		return
+	}
+	for _, rec := range s.tasksOn(m.Network) {
+		i := slices.IndexFunc(rec.Networks, func(o membership) bool { return o.Network == m.Network })
+		if rec.Task == task || i < 0 {
+			continue
+		}
+		ns, inside, err := nsfs.Open(s.nsPath(rec.Task))
+		if err != nil {
+			continue // it goes, too
+		}
+		if dev, err := inside.LinkByName(rec.Networks[i].Device); err == nil {
+			for _, a := range []netip.Prefix{m.Addr, m.Addr6} {
+				if a.IsValid() {
+					_ = inside.NeighDel(&netlink.Neigh{LinkIndex: dev.Attrs().Index, IP: a.Addr().AsSlice()}) // most have none
+				}
+			}
+		}
+		inside.Close()
+		_ = ns.Close()
+	}
 }
 
 // tellKey tells the other nodes this one's public key on a network.

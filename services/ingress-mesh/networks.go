@@ -69,7 +69,7 @@ func (s *Service) join(ctx context.Context, rec record, id, device string, fixed
 		}
 	}
 	v4, v6 := subnets(s.follow.Network(id).GetNetwork())
-	m := membership{Network: id, Device: device, Addr: netip.PrefixFrom(a, v4.Bits())}
+	m := membership{Network: id, Device: device, Addr: netip.PrefixFrom(a, v4.Bits()), Fixed: len(fixed) > 0}
 	if v6.IsValid() {
 		if !six.IsValid() {
 			six = ipam.Embed(v6, a)

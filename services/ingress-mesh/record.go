@@ -34,6 +34,7 @@ type membership struct {
 	Device  string       `json:"device"`
 	Addr    netip.Prefix `json:"addr"`
 	Addr6   netip.Prefix `json:"addr6,omitzero"`
+	Fixed   bool         `json:"fixed,omitempty"` // the service names it: it comes up elsewhere as soon as this task has ended
 }
 
 func (r record) networks() []string {

@@ -29,6 +29,7 @@ const (
 	maxOutput      = 4 << 10 // of a probe's output; more is cut
 	maxPerTask     = 4096    // ports, addresses and networks of a task
 	maxVolumes     = 10_000  // of plug-ins that a node holds
+	maxStale       = 8       // sources of bind mounts that changed
 )
 
 // checkDescription refuses what no machine is.
@@ -126,8 +127,13 @@ func boundStatus(r *skepv1.NodeStatus) error {
 			return fault.Invalid("the report gives task %s %d ports, %d addresses and %d networks: at most %d each", id, len(t.Ports), len(t.Addresses), len(t.Networks), maxPerTask)
 		case len(t.Files) > spec.MaxFiles || slices.ContainsFunc(t.Files, func(f *skepv1.HeldFile) bool { return len(f.GetId()) > maxTaskID }):
 			return fault.Invalid("the report gives task %s %d secrets and configs, or ids that are none: at most %d", id, len(t.Files), spec.MaxFiles)
+		case len(t.StaleBinds) > maxStale:
+			return fault.Invalid("the report gives task %s %d bind mounts that changed: at most %d", id, len(t.StaleBinds), maxStale)
 		}
 		seen[id] = true
+		for i, source := range t.StaleBinds {
+			t.StaleBinds[i] = printable.Cut(source, maxText)
+		}
 		t.Message, t.Err, t.ContainerId = printable.Cut(t.Message, maxText), printable.Cut(t.Err, maxText), printable.Cut(t.ContainerId, maxWord)
 		t.HealthOutput = printable.Cut(t.HealthOutput, maxOutput)
 	}

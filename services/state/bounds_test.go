@@ -51,13 +51,14 @@ func TestReportsNoAgentMakes(t *testing.T) {
 		t.Errorf("texts of %d, %d and %d bytes are left", len(long.Message), len(long.Err), len(long.HealthOutput))
 	}
 	for want, tasks := range map[string][]*skepv1.TaskStatus{
-		"no task's id":    {{TaskId: "a.b"}},
-		`names a task ""`: {{}},
-		"twice":           {{TaskId: "a"}, {TaskId: "a"}},
-		"state 99":        {{TaskId: "a", State: 99}},
-		"501 secrets":     {{TaskId: "a", Files: make([]*skepv1.HeldFile, 501)}},
-		"ids that are":    {{TaskId: "a", Files: []*skepv1.HeldFile{{Id: strings.Repeat("x", 65)}}}},
-		"at most 10000":   make([]*skepv1.TaskStatus, maxTasksOfNode+1),
+		"no task's id":               {{TaskId: "a.b"}},
+		`names a task ""`:            {{}},
+		"twice":                      {{TaskId: "a"}, {TaskId: "a"}},
+		"state 99":                   {{TaskId: "a", State: 99}},
+		"9 bind mounts that changed": {{TaskId: "a", StaleBinds: make([]string, 9)}},
+		"501 secrets":                {{TaskId: "a", Files: make([]*skepv1.HeldFile, 501)}},
+		"ids that are":               {{TaskId: "a", Files: []*skepv1.HeldFile{{Id: strings.Repeat("x", 65)}}}},
+		"at most 10000":              make([]*skepv1.TaskStatus, maxTasksOfNode+1),
 	} {
 		if err := boundStatus(&skepv1.NodeStatus{Tasks: tasks}); !fault.Is(err, fault.CodeInvalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", want, err)

@@ -116,6 +116,9 @@ func withoutEffect(want, had *skepv1.ServiceSpec) (out []string) {
 			}
 		}
 		for _, n := range s.GetTask().GetNetworks() {
+			if word := spec.Predefined(n.Target); word != "" && len(n.Aliases) > 0 {
+				lines = append(lines, fmt.Sprintf("alias %s on network %s has no effect: names are told on networks of the cluster", shown(n.Aliases[0]), word))
+			}
 			for _, k := range slices.Sorted(maps.Keys(n.DriverOpts)) {
 				lines = append(lines, fmt.Sprintf("driver-opt %s of a task on a network has no effect: the options of a network are its own (network create --opt)", shown(k)))
 			}

@@ -107,6 +107,11 @@ func TestWarnsOfVolumesThatStayBehind(t *testing.T) {
 			&skepv1.Mount{Type: skepv1.Mount_TYPE_VOLUME, Source: "more", Target: "/more"},
 			&skepv1.Mount{Type: skepv1.Mount_TYPE_BIND, Source: "/srv", Target: "/srv", Consistency: "cached"})
 	})
+	if host := update(func(s *skepv1.ServiceSpec) {
+		s.Task.Networks = []*skepv1.NetworkAttachment{{Target: "host", Aliases: []string{"db"}, DriverOpts: map[string]string{"com.docker.network.endpoint.x": "1"}}}
+	}); len(host) != 2 || !strings.Contains(host[0], "alias db on network host has no effect") || !strings.Contains(host[1], "driver-opt com.docker.network.endpoint.x") {
+		t.Errorf("words on network host: %q", host)
+	}
 	if len(w) != 2 || !slices.ContainsFunc(w, func(s string) bool { return strings.Contains(s, "volume more is local") }) ||
 		!slices.ContainsFunc(w, func(s string) bool { return strings.Contains(s, "consistency=cached of the mount at /srv has no effect") }) {
 		t.Errorf("a volume and a word more: %q", w)

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -69,5 +70,56 @@ func TestAnAddressInAnotherNodesBlock(t *testing.T) {
 	}
 	if err := w.call("lease", n2, &skepv1.LeaseBlockRequest{NetworkId: net, Addresses: []string{"1", "2", "3"}}, &skepv1.LeaseBlockReply{}); !fault.Is(err, fault.CodeInvalid) {
 		t.Errorf("too many at once: %v", err)
+	}
+}
+
+// A write whose answer is lost, and a leader that comes after it, give no address to two nodes.
+func TestALostAnswerGivesNoAddressTwice(t *testing.T) {
+	for _, at := range []string{"write", "written"} { // not carried out; carried out
+		w := newWorld(t)
+		n1, n2, net, svc := id.New(), id.New(), id.New(), id.New()
+		w.node(n1, 1)
+		w.node(n2, 2)
+		w.network(net, "10.9.0.0/24")
+		spec := &skepv1.ServiceSpec{Name: "fixed", Task: &skepv1.TaskSpec{Networks: []*skepv1.NetworkAttachment{{Target: net, Ipv4Address: "10.9.0.5"}}}}
+		w.put(subject.Rev, "service."+svc+".1", &skepv1.Revision{ServiceId: svc, Number: 1, Spec: spec})
+		w.put(subject.Spec, "service."+svc, &skepv1.Service{Meta: &skepv1.Meta{Id: svc}, Spec: spec, Revision: 1})
+		w.put(subject.Endpoint, net+".info", &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Network{Network: &skepv1.MeshNetwork{Reserved: []string{"10.9.0.5"}}}})
+		w.assign(n1, svc, 1)
+		w.assign(n2, svc, 1)
+		var lost atomic.Int64
+		s := w.follower(at, func(where string) error {
+			if where == at && lost.Add(-1) >= 0 {
+				return errors.New("timeout")
+			}
+			return nil
+		})
+		if err := s.takeOver(while(t), 1); err != nil {
+			t.Fatal(err)
+		}
+		ask := func(s *Service, node string) error {
+			_, err := s.lease(while(t), node, &skepv1.LeaseBlockRequest{NetworkId: net, Addresses: []string{"10.9.0.5"}})
+			return err
+		}
+		lost.Store(1)
+		if err := ask(s, n1); err != nil {
+			t.Errorf("an answer lost at %q: %v", at, err)
+		}
+		if err := ask(s, n2); !fault.Is(err, fault.CodeConflict) {
+			t.Errorf("another node after that: %v", err)
+		}
+		next := w.follower("next", nil)
+		if err := next.takeOver(while(t), 2); err != nil {
+			t.Fatal(err)
+		}
+		if err := ask(next, n2); !fault.Is(err, fault.CodeConflict) {
+			t.Errorf("by the leader after it: %v", err)
+		}
+		if err := ask(next, n1); err != nil {
+			t.Errorf("the node that has it asks again: %v", err)
+		}
+		if err := ask(s, n2); err == nil {
+			t.Error("a leader that was deposed gives it away")
+		}
 	}
 }

@@ -127,6 +127,11 @@ func TestAnAddressOfItsOwnGoesWithTheTask(t *testing.T) {
 	if got := c.at("n2"); strings.Contains(got, v4) {
 		t.Errorf("of a node that is down: %s", got)
 	}
+	c.has("n3", "t3", "other", prep, "", "")
+	c.settle()
+	if found := Audit(c.p.Evidence()); len(found) > 0 {
+		t.Errorf("what is as it should be is a finding: %v", found)
+	}
 	c.down("n2", false)
 	c.settle()
 	if got := c.at("n2"); !strings.Contains(got, "t2 "+v4) {

@@ -127,6 +127,27 @@ func TestBlocksAreApart(t *testing.T) {
 	}
 }
 
+// An address that a peer has by itself goes before the block it is in, which stays its node's; of two that have one, or
+// this node, the first has it.
+func TestSingleAddresses(t *testing.T) {
+	p, a := netip.MustParsePrefix, netip.MustParseAddr
+	key := func(i byte) wgtypes.Key { return wgtypes.Key{i} }
+	n := Network{ID: "x", Subnet: p("10.7.0.0/16"), Subnet6: p("fd07::/64"), Own: []netip.Addr{a("10.7.0.9")}, Peers: []Peer{
+		{Node: "a", PublicKey: key(1).String(), Blocks: []netip.Prefix{p("10.7.0.0/28"), p("10.7.1.5/32")}},
+		{Node: "b", PublicKey: key(2).String(), Blocks: []netip.Prefix{p("10.7.0.16/28")}, Addresses: []netip.Addr{a("10.7.0.3"), a("10.7.1.5"), a("fd07::15")}},
+		{Node: "c", PublicKey: key(3).String(), Addresses: []netip.Addr{a("10.7.0.3"), a("10.7.0.9"), a("10.8.0.1")}},
+	}}
+	got, problems := checkNetwork(n, key(9))
+	for i, want := range map[byte]string{1: "[10.7.0.0/28]", 2: "[10.7.0.3/32 10.7.0.16/28 10.7.1.5/32 fd07::15/128]", 3: "[]"} {
+		if have := fmt.Sprint(got[key(i)].Blocks); have != want {
+			t.Errorf("peer %d has %s, want %s", i, have, want)
+		}
+	}
+	if len(problems) != 3 {
+		t.Errorf("what is left out: %q", problems)
+	}
+}
+
 // Whatever another node is said to have: the honest peers that come first are as they would be without it.
 func FuzzPeers(f *testing.F) {
 	f.Add("x", []byte{10, 7, 0, 16}, uint8(28), []byte{10, 90, 0, 2}, uint16(5000))

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -47,6 +48,7 @@ type host struct {
 	key     string
 	port    uint16
 	tasks   []netip.Addr
+	single  []netip.Addr // that it has by themselves
 }
 
 func newRig(t testing.TB, hosts int, six, six6 bool) *rig {
@@ -105,11 +107,12 @@ func (r *rig) network(h *host) Network {
 	if r.six {
 		n.Subnet6 = netip.MustParsePrefix("fd07::/64")
 	}
+	n.Own = h.single
 	for _, o := range r.hosts {
 		if o == h || o.key == "" {
 			continue
 		}
-		n.Peers = append(n.Peers, Peer{PublicKey: o.key, Endpoint: netip.AddrPortFrom(o.Addr, o.port), Blocks: o.blocks()})
+		n.Peers = append(n.Peers, Peer{PublicKey: o.key, Endpoint: netip.AddrPortFrom(o.Addr, o.port), Blocks: o.blocks(), Addresses: o.single})
 		if r.six {
 			for _, a := range o.tasks {
 				n.Remotes6 = append(n.Remotes6, six(a))
@@ -140,9 +143,13 @@ func (r *rig) converge() {
 }
 
 func (h *host) task(name string, k byte) (*nstest.NS, netip.Addr) {
+	h.r.t.Helper()
+	return h.taskAt(name, netip.AddrFrom4([4]byte{10, 7, 0, byte(16*h.i) + k}))
+}
+
+func (h *host) taskAt(name string, a netip.Addr) (*nstest.NS, netip.Addr) {
 	t := h.r.t
 	t.Helper()
-	a := netip.AddrFrom4([4]byte{10, 7, 0, byte(16*h.i) + k})
 	x := nstest.New(t, h.Dir+"/tasks/"+name)
 	at := overlay.Attachment{Task: name, Netns: x.Path, Device: "eth1", Addr: netip.PrefixFrom(a, 24)}
 	if h.r.six {
@@ -204,6 +211,37 @@ func TestTasksReachOneAnotherAndNobodyReadsIt(t *testing.T) {
 		if p.Handshake.IsZero() || p.Sent == 0 || p.Received == 0 || !p.Endpoint.IsValid() {
 			t.Fatalf("%+v", p)
 		}
+	}
+}
+
+// An address of one host's block is a task's on another, which goes to a third one and comes back to the first.
+func TestAnAddressThatGoesAbout(t *testing.T) {
+	r := newRig(t, 3, true, false)
+	r.converge()
+	var spaces []*nstest.NS
+	for i, h := range r.hosts {
+		x, _ := h.task(fmt.Sprintf("t%d", i), 1)
+		spaces = append(spaces, x)
+	}
+	at := addr("10.7.0.23") // of the first one's block
+	for step, i := range []int{1, 2, 0} {
+		h, name := r.hosts[i], fmt.Sprintf("there%d", step)
+		if i != 0 {
+			h.single = []netip.Addr{at, six(at)}
+		}
+		x, _ := h.taskAt(name, at)
+		r.converge()
+		r.converge()
+		for _, from := range spaces {
+			from.Hears(t, at, name)
+			from.Hears(t, six(at), name)
+		}
+		for k, to := range r.hosts { // and answers are not all it can do
+			x.Hears(t, to.tasks[0], fmt.Sprintf("t%d", k))
+		}
+		must(t, h.overlay.Detach(t.Context(), "secret", name))
+		h.tasks, h.single = h.tasks[:1], nil
+		spaces[i].In(t, func() error { return exec.Command("ip", "neigh", "flush", "dev", "eth1").Run() }) // as the mesh makes its tasks
 	}
 }
 

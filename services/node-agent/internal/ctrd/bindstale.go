@@ -2,6 +2,7 @@ package ctrd
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -33,7 +34,7 @@ func (r *Runtime) StaleBinds(j *task.Job, pid uint32) ([]string, error) {
 		}
 		if host == nil {
 			var err error
-			if inside, err = mountinfo.PidMountInfo(int(pid)); err == nil {
+			if inside, err = mountsOf(pid); err == nil {
 				host, err = mountinfo.GetMounts(nil)
 			}
 			if err != nil {
@@ -45,6 +46,15 @@ func (r *Runtime) StaleBinds(j *task.Job, pid uint32) ([]string, error) {
 		}
 	}
 	return out, nil
+}
+
+func mountsOf(pid uint32) ([]*mountinfo.Info, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	return mountinfo.GetMountsFromReader(f, nil)
 }
 
 // at is the mount that is seen at a mount point, nil if there is none: the last of several.

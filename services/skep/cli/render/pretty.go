@@ -131,6 +131,9 @@ func PrettyService(w io.Writer, s *skepv1.Service, now time.Time) {
 		var names []string
 		for _, n := range task.Networks {
 			names = append(names, n.Target)
+			if own := strings.TrimSpace(n.Ipv4Address + " " + n.Ipv6Address); own != "" {
+				names = append(names, "("+own+")")
+			}
 		}
 		p.line(0, "Networks: %s", strings.Join(names, " "))
 	}

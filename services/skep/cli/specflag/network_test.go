@@ -76,3 +76,36 @@ func TestNetworkMistakes(t *testing.T) {
 		}
 	}
 }
+
+// What a service's task is called and where it is on a network.
+func TestParseNetworkAttachment(t *testing.T) {
+	n, err := ParseNetwork("name=net,alias=a,alias=b_c.d,ip=10.0.5.7,ip6=fd00:5::7")
+	if err != nil || n.Target != "net" || len(n.Aliases) != 2 || n.Ipv4Address != "10.0.5.7" || n.Ipv6Address != "fd00:5::7" {
+		t.Errorf("%v %v", n, err)
+	}
+	if _, err := ParseNetwork("name=net,addr=10.0.5.7"); err == nil {
+		t.Error("a field nobody knows is taken")
+	}
+}
+
+func TestParseHostIP(t *testing.T) {
+	for in, want := range map[string]string{"127.0.0.1": "127.0.0.1", "[::1]": "::1", "0.0.0.0": "", "::": "", "::ffff:10.0.0.1": "10.0.0.1"} {
+		p, err := ParsePorts("mode=host,published=80,target=80,host_ip=" + in)
+		if err != nil || p[0].HostIp != want {
+			t.Errorf("%s: %v %v", in, p, err)
+		}
+	}
+	for in, want := range map[string]string{
+		"published=80,target=80,host_ip=127.0.0.1":      "needs mode=host",
+		"mode=host,published=80,target=80,host_ip=eth0": "invalid host_ip",
+		"mode=host,target=80,host_ip=fe80::1%eth0":      "invalid host_ip",
+		"127.0.0.1:8080:80":                             "use mode=host,host_ip=127.0.0.1,published=8080,target=80",
+		"127.0.0.1::80":                                 "use mode=host,host_ip=127.0.0.1,target=80",
+		"[::1]:8080:80":                                 "use mode=host,host_ip=::1,published=8080,target=80",
+		"127.0.0.1:80":                                  "use mode=host,host_ip=127.0.0.1,target=80",
+	} {
+		if _, err := ParsePorts(in); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", in, err, want)
+		}
+	}
+}
