@@ -429,3 +429,18 @@ func TestStackCompletion(t *testing.T) {
 		t.Errorf("--resolve-image: %q", r.out)
 	}
 }
+
+// TestStackFromPipe: -c <(command), as shells write it.
+func TestStackFromPipe(t *testing.T) {
+	c := newCluster(t).withStacks()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	if _, err := w.WriteString("services:\n  web:\n    image: busybox:1\n"); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	want(t, c.run("stack", "deploy", "-d", "-c", fmt.Sprintf("/dev/fd/%d", r.Fd()), "piped"), 0, "create service piped_web", "")
+}
