@@ -394,10 +394,9 @@ func TestStackInterrupted(t *testing.T) {
 
 // TestStackRemoved: rm waits for the tasks, and a deploy for a removal under way.
 func TestStackRemoved(t *testing.T) {
+	c, _ := deployedShop(t)
+	want(t, c.run("stack", "rm", "shop"), 0, "shop\n", "Removing service shop_web")
 	c, one := deployedShop(t)
-	r := c.run("stack", "rm", "shop")
-	want(t, r, 0, "shop\n", "Removing service shop_web")
-	c, one = deployedShop(t)
 	c.stacks.list[0].State = skepv1.StackState_STACK_STATE_REMOVING
 	c.looked = func(n int) {
 		if n == 3 {
