@@ -148,9 +148,32 @@ func (s *stack) finish(one *service) {
 	if len(s.problems) > 0 {
 		return // it would say the same again, without the place
 	}
-	if err := spec.Validate(one.out); err != nil {
-		s.wrongAt(one.path, "%v", err)
+	err := spec.Validate(one.out)
+	if err == nil {
+		return
 	}
+	path := one.path
+	for _, w := range spoken {
+		keys := strings.Split(w.attribute, ".")
+		if strings.Contains(err.Error(), w.word) && rawAt(one.raw, keys...) != nil {
+			path = one.at(keys...)
+			break
+		}
+	}
+	s.wrongAt(path, "%v", err)
+}
+
+// spoken are the attributes that the cluster's refusals speak of, by a word of them: the first one that the service has is
+// shown as the place.
+var spoken = []struct{ word, attribute string }{
+	{"hostname", "hostname"}, {"add-host", "extra_hosts"}, {"IP address is not correctly formatted", "dns"}, {"is not a valid domain", "dns_search"}, {"dns-option", "dns_opt"},
+	{"sysctl", "sysctls"}, {"invalid capability", "cap_add"}, {"invalid capability", "cap_drop"}, {"ulimit", "ulimits"}, {"stop-signal", "stop_signal"},
+	{"stop-grace-period", "stop_grace_period"}, {"workdir", "working_dir"}, {"invalid user", "user"}, {"invalid group", "group_add"}, {"oom-score-adj", "oom_score_adj"},
+	{"isolation", "isolation"}, {"log-driver", "logging"}, {"swappiness", "mem_swappiness"}, {"memory swap", "memswap_limit"}, {"invalid label", "labels"}, {"contains whitespaces", "labels"},
+	{"alias", "networks"}, {"replicas value", "deploy.replicas"}, {"replicas-max-per-node", "deploy.placement"}, {"preference", "deploy.placement.preferences"}, {"update-", "deploy.update_config"},
+	{"rollback-", "deploy.rollback_config"}, {"restart-", "deploy.restart_policy"}, {"readiness", extensionKey}, {"schedule", extensionKey}, {"cron", extensionKey}, {"update-signal", extensionKey},
+	{"health", "healthcheck"}, {"HealthConfig", "healthcheck"}, {"secret", "secrets"}, {"config", "configs"}, {"mount", "volumes"}, {"volume", "volumes"}, {"tmpfs", "tmpfs"},
+	{"reserve-", "deploy.resources"}, {"limit-", "deploy.resources"}, {"cpu value", "deploy.resources"}, {"memory value", "deploy.resources"}, {"generic", "deploy.resources"}, {"port", "ports"}, {"publish", "ports"},
 }
 
 // extensionPlace refuses x-skep where it has no meaning: whoever wrote it expects one. Other extensions are everybody's.

@@ -95,7 +95,7 @@ func TestBadFiles(t *testing.T) {
 		{name: "many services", text: "services:\n" + many(2000, "  s%d: {image: 'i:1', depends_on: [s0]}\n"), err: []string{"s0 → s0"}},
 		{name: "many ports", text: svc("ports: ['1-65000:80']"), err: []string{"it publishes more than 1000 ports"}},
 		{name: "many ports, both sides", text: svc("ports: ['1-65000:1-65000']"), err: []string{"it publishes more than 1000 ports"}},
-		{name: "replicas", text: svc("deploy: {replicas: 99999999999}"), err: []string{"web: invalid replicas value"}},
+		{name: "replicas", text: svc("deploy: {replicas: 99999999999}"), err: []string{"services.web.deploy.replicas: invalid replicas value"}},
 		{name: "negative replicas", text: svc("deploy: {replicas: -1}"), err: []string{"services.web.deploy.replicas"}},
 		{name: "fraction of a replica", text: svc("deploy: {replicas: 1.5}"), err: []string{"services.web.deploy.replicas: it is a number and must be"}},
 		{name: "memory", text: svc("deploy: {resources: {limits: {memory: 99999999999999999G}}}"), err: []string{"memory"}},
@@ -211,7 +211,7 @@ func TestValuesStaySecret(t *testing.T) {
 		{text: svc("env_file: bad.env"), err: []string{"bad.env:1:1"}},
 		{text: svc("environment: {A: '${PW}${'}"), err: []string{"services.web.environment.A"}},
 		{text: svc("deploy: {replicas: '${PW}'}"), err: []string{"services.web.deploy.replicas"}},
-		{text: svc("hostname: '${PW} '"), err: []string{"services.web: invalid hostname"}},
+		{text: svc("hostname: '${PW} '"), err: []string{"services.web.hostname: invalid hostname"}},
 		{text: svc("image: '${PW}/X'"), err: []string{""}},
 		{text: svc("ports: ['${PW}:80']"), err: []string{"services.web.ports.0"}},
 		{text: svc("volumes: ['${PW}:${PW}:${PW}:x']"), err: []string{"services.web.volumes.0"}},
@@ -244,5 +244,41 @@ func TestValuesStaySecret(t *testing.T) {
 	// Bytes are bytes.
 	if got := string(s.Secrets[0].Data); got != "\ufeff"+value+"\xff\r\n" {
 		t.Errorf("the value is %q", got)
+	}
+}
+
+// Includes that multiply: one file more than there may be is refused, before anything is merged.
+func TestManyFiles(t *testing.T) {
+	files := map[string]string{}
+	many := "include: ["
+	for i := range 150 {
+		files[fmt.Sprintf("f%d.yml", i)] = fmt.Sprintf("services: {s%d: {image: 'i:1'}}\n", i)
+		many += fmt.Sprintf("f%d.yml, ", i)
+	}
+	files["many.yml"] = many + "]\nservices: {web: {image: 'i:1'}}\n"
+	dir := write(t, files)
+	// Each includes the next one twice, for two folders below its own: 2^20 in all.
+	for i := range 20 {
+		next := filepath.Join(dir, fmt.Sprintf("d%d.yml", i+1))
+		text := fmt.Sprintf("include: [{path: %s, project_directory: x}, {path: %s, project_directory: y}]\nservices: {s%d: {image: 'i:1'}}\n", next, next, i)
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("d%d.yml", i)), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "d20.yml"), []byte(svc()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"many.yml", "d0.yml"} {
+		_, err := Load(context.Background(), Options{Files: []string{name}, Dir: dir, Stack: "s"})
+		if err == nil || !strings.Contains(err.Error(), "more than 100 files are included and extended") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	var mains []string
+	for i := range 101 {
+		mains = append(mains, fmt.Sprintf("f%d.yml", i))
+	}
+	if _, err := Load(context.Background(), Options{Files: mains, Dir: dir, Stack: "s"}); !fault.Is(err, fault.CodeInvalid) {
+		t.Errorf("101 files of -c: %v", err)
 	}
 }

@@ -85,7 +85,7 @@ func (l *loading) checkPorts(d *document, name string, ports []any) {
 		switch p := p.(type) {
 		case string:
 			if wide(p) {
-				l.wrongIn(d, at, "it publishes more than %d ports", maxPorts)
+				l.wrongIn(d, at, "it publishes more than %d ports: a service that needs so many is put on network_mode: host", maxPorts)
 				continue
 			}
 			var err error

@@ -27,7 +27,8 @@ type Options struct {
 	Stack    string   // its name, see ValidateName
 	Env      []string // NAME=value of the shell; it wins over env files
 	EnvFiles []string // instead of .env beside the first file, which is read when it is there
-	Profiles []string // services of these profiles are a part of the stack too, "*" = of all
+	// Services of these profiles are a part of the stack too, "*" = of all; none = those of the variable COMPOSE_PROFILES.
+	Profiles []string
 	// What skep does not do becomes a note, instead of a refusal.
 	IgnoreUnsupported bool
 }
@@ -157,6 +158,9 @@ func Load(ctx context.Context, o Options) (*Stack, error) {
 	}
 	if len(o.Files) == 0 {
 		return nil, fault.Invalid("no compose file: name one with -c, or - for standard input")
+	}
+	if len(o.Files) > maxFiles {
+		return nil, fault.Invalid("%d compose files: name %d at most", len(o.Files), maxFiles)
 	}
 	l := &loading{o: o, unset: map[string]string{}, filled: map[string]string{}, out: &Stack{Spec: &skepv1.StackSpec{Name: o.Stack}}}
 	for _, step := range []func(context.Context){l.read, l.check, l.merge, l.convert} {

@@ -35,7 +35,12 @@ func Marshal(s *Stack) ([]byte, error) {
 func escaped(v any) any {
 	switch v := v.(type) {
 	case string:
-		return strings.ReplaceAll(v, "$", "$$")
+		v = strings.ReplaceAll(v, "$", "$$")
+		if strings.Contains(v, "\n") && strings.TrimLeft(v, " \t\n") != v {
+			// As a block it would lose the blanks that it begins with.
+			return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: v, Style: yaml.DoubleQuotedStyle}
+		}
+		return v
 	case map[string]any:
 		out := make(map[string]any, len(v))
 		for k, e := range v {

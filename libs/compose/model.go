@@ -46,7 +46,9 @@ func (l *loading) merge(ctx context.Context) {
 	}
 	options := func(o *loader.Options) {
 		o.SetProjectName(l.projectName(), true)
-		o.Profiles = l.o.Profiles
+		if o.Profiles = l.o.Profiles; len(o.Profiles) == 0 {
+			o.Profiles = strings.FieldsFunc(l.env["COMPOSE_PROFILES"], func(r rune) bool { return r == ',' || r == ' ' })
+		}
 		o.SkipValidation = true       // each file was validated, with places
 		o.SkipNormalization = true    // it adds what nobody wrote
 		o.SkipDefaultValues = true    // the same

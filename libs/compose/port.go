@@ -97,7 +97,7 @@ func (s *service) port(at []string, p types.ServicePortConfig) []*skepv1.PortCon
 		return nil
 	}
 	if last-first >= maxPorts {
-		s.wrongAt(at, "it publishes more than %d ports", maxPorts)
+		s.wrongAt(at, "it publishes more than %d ports: a service that needs so many is put on network_mode: host", maxPorts)
 		return nil
 	}
 	var out []*skepv1.PortConfig

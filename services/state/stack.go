@@ -381,8 +381,12 @@ func (s *Service) removeStack(ctx context.Context, r *skepv1.RemoveStackRequest)
 		return nil, err
 	}
 	var st *skepv1.Stack
+	begun := false
 	err = s.retry(ctx, func() error {
 		cur := s.ix.Stack(id)
+		if cur == nil && begun {
+			return nil // gone already
+		}
 		if cur == nil {
 			return noSuch("stack", r.Ref, nil)
 		}
@@ -390,6 +394,7 @@ func (s *Service) removeStack(ctx context.Context, r *skepv1.RemoveStackRequest)
 		if cur.State == skepv1.StackState_STACK_STATE_REMOVING {
 			return nil
 		}
+		begun = true
 		st.State, st.Problems, st.Author, st.AuthorAddress = skepv1.StackState_STACK_STATE_REMOVING, nil, rpc.Asker(ctx), rpc.AskerAddress(ctx)
 		st.Meta.UpdatedAt = timestamppb.Now()
 		batch := s.spec.Batch()
@@ -403,6 +408,9 @@ func (s *Service) removeStack(ctx context.Context, r *skepv1.RemoveStackRequest)
 	})
 	if err != nil {
 		return nil, err
+	}
+	if begun {
+		s.events.send(ctx, stackEvent(st, "remove"))
 	}
 	return &skepv1.StackReply{Stack: st}, nil
 }

@@ -337,6 +337,7 @@ func (s *Service) finish(ctx context.Context, a aimed) error {
 	if err != nil {
 		return err
 	}
+	ctx = rpc.WithActor(ctx, rpc.Actor{}) // nobody asks for an end
 	if a.aim.State == skepv1.StackState_STACK_STATE_DEPLOYING {
 		err := a.edit(ctx, func(st *skepv1.Stack) {
 			st.State, st.Problems, st.Meta.UpdatedAt = skepv1.StackState_STACK_STATE_DEPLOYED, nil, timestamppb.Now()
@@ -359,7 +360,7 @@ func (s *Service) finish(ctx context.Context, a aimed) error {
 	if err != nil {
 		return err
 	}
-	s.events.send(ctx, stackEvent(st, "remove"))
+	s.events.send(ctx, stackEvent(st, "removed"))
 	if err := s.dropStackRevisions(ctx, a.id); err != nil {
 		s.log.Warn("revisions of a removed stack left for the sweep", zap.String("stack", st.Name), zap.Error(err))
 	}

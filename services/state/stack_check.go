@@ -324,8 +324,8 @@ func (s *Service) stacksApart(want *skepv1.StackSpec, self string) error {
 	return nil
 }
 
-// stackPorts refuses ports that two services of the stack want, that the cluster lives by, or that a service has which the
-// plan does not move.
+// stackPorts refuses ports that two services of the stack want, that the cluster lives by, that a service has which the plan
+// does not move, or that services hand round in a circle.
 func (s *Service) stackPorts(want *skepv1.StackSpec, ops []*stack.Op) error {
 	own := s.ownPorts()
 	moves := map[string]bool{} // ids of services whose ports are what the plan says
@@ -335,7 +335,10 @@ func (s *Service) stackPorts(want *skepv1.StackSpec, ops []*stack.Op) error {
 		}
 	}
 	taken := map[string]string{} // who has a port on the mesh, or "host" for one on the nodes
+	var waits []*skepv1.ServiceSpec
 	for _, sp := range want.Services {
+		wait := &skepv1.ServiceSpec{Name: sp.Name}
+		waits = append(waits, wait)
 		ports := sp.GetEndpoint().GetPorts()
 		if len(ports) > maxPorts {
 			return fault.Invalid("service %s: %d published ports: at most %d for one service", sp.Name, len(ports), maxPorts)
@@ -363,6 +366,9 @@ func (s *Service) stackPorts(want *skepv1.StackSpec, ops []*stack.Op) error {
 			}
 			k, _ := s.ix.Key(key)
 			h := parseHolder(k.Value)
+			if other := s.ix.ServiceName(h.ingress); other != "" && other != sp.Name {
+				wait.DependsOn = append(wait.DependsOn, &skepv1.Dependency{Service: other})
+			}
 			switch {
 			case h.ingress != "" && !moves[h.ingress]:
 				return fmt.Errorf("service %s: %w", sp.Name, s.portTaken(p.PublishedPort, h.ingress, "as an ingress port"))
@@ -370,6 +376,9 @@ func (s *Service) stackPorts(want *skepv1.StackSpec, ops []*stack.Op) error {
 				return fmt.Errorf("service %s: %w", sp.Name, s.portTaken(p.PublishedPort, h.hosts[0], "as a host-published port"))
 			}
 		}
+	}
+	if _, err := stack.Order(waits); err != nil {
+		return fault.Conflict("services of stack %s exchange published ports, and each would wait for the other to give up its own: deploy it once without one of them", want.Name)
 	}
 	return nil
 }

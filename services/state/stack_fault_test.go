@@ -307,7 +307,7 @@ func TestStackSaysWho(t *testing.T) {
 	}
 	await(t, "the events", func() bool {
 		list := must[*skepv1.ListEventsReply](t)(call(r, api.EventList, &skepv1.ListEventsRequest{Filters: []*skepv1.Filter{{Key: "kind", Values: []string{"stack"}}}}))
-		return len(list.Events) == 2 && list.Events[0].Verb == "deploy" && list.Events[1].Verb == "deployed" && list.Events[1].Actor == st.Author
+		return len(list.Events) == 2 && list.Events[0].Verb == "deploy" && list.Events[1].Verb == "deployed" && list.Events[0].Actor == st.Author && list.Events[1].Actor == ""
 	})
 }
 

@@ -159,14 +159,21 @@ func TestStackMovesPorts(t *testing.T) {
 	spec.Services[1].Endpoint = nil
 	at(spec.Services[0], 8080)
 	r.mustDeploy(spec, 1)
+	at(spec.Services[1], 8081)
+	r.mustDeploy(spec, 2)
+	swapped := proto.CloneOf(spec)
+	at(swapped.Services[0], 8081)
+	at(swapped.Services[1], 8080)
+	_, err := r.deploy(swapped, 3)
+	wantErr(t, err, "services of stack blog exchange published ports, and each would wait for the other to give up its own: deploy it once without one of them")
 	front := webSpec("blog_front", 1)
 	at(front, 8080)
 	spec.Services = []*skepv1.ServiceSpec{front}
-	_, err := r.deploy(spec, 2)
+	_, err = r.deploy(spec, 3)
 	if err == nil || !strings.HasPrefix(err.Error(), "service blog_front: port '8080' is already in use by service 'blog_db'") {
 		t.Fatal("what is left behind keeps its port", err)
 	}
-	r.mustDeploy(spec, 2, pruned)
+	r.mustDeploy(spec, 3, pruned)
 	if got := fmt.Sprint(r.everything()); got != "[blog_front blog_net]" {
 		t.Fatal(got)
 	}

@@ -80,6 +80,21 @@ func TestEveryChangeNamesItsAuthor(t *testing.T) {
 			_, err := api.Call(r.ctx(), nc, api.ServiceRemove, &skepv1.RemoveServiceRequest{Ref: "web"})
 			return err
 		}},
+		{api.StackDeploy.Verb, func(nc *nats.Conn) error {
+			_, err := api.Call(r.ctx(), nc, api.StackDeploy, &skepv1.DeployStackRequest{Spec: &skepv1.StackSpec{Name: "s"}})
+			return err
+		}},
+		{api.StackRollback.Verb, func(nc *nats.Conn) error {
+			if _, err := r.deploy(&skepv1.StackSpec{Name: "s", Volumes: []*skepv1.StackVolume{{Name: "s_v"}}}, 1); err != nil {
+				return err
+			}
+			_, err := api.Call(r.ctx(), nc, api.StackRollback, &skepv1.RollbackStackRequest{Ref: "s"})
+			return err
+		}},
+		{api.StackRemove.Verb, func(nc *nats.Conn) error {
+			_, err := api.Call(r.ctx(), nc, api.StackRemove, &skepv1.RemoveStackRequest{Ref: "s"})
+			return err
+		}},
 		{api.NodeUpdate.Verb, func(nc *nats.Conn) error {
 			_, err := api.Call(r.ctx(), nc, api.NodeUpdate, &skepv1.UpdateNodeRequest{Ref: "w1", LabelAdd: map[string]string{"a": "b"}})
 			return err

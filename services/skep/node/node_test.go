@@ -258,6 +258,7 @@ func TestOneProcess(t *testing.T) {
 	}
 	nodes := asRoot[skepv1.ListNodesReply](t, p, subject.API("node", "list"), &skepv1.ListNodesRequest{}).Nodes
 	checkMetrics(t, "127.0.0.1:9323")
+	checkStack(t, p)
 	if len(nodes) != 1 || nodes[0].Meta.Id != rec.NodeID {
 		t.Errorf("the nodes after a restart: %v", nodes)
 	}
