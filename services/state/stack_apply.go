@@ -10,14 +10,11 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
-	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
-	"skep.dev/libs/printable"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	"skep.dev/libs/stack"
@@ -85,73 +82,6 @@ func (a aimed) edit(ctx context.Context, edit func(*skepv1.Stack)) error {
 // by is ctx with who asked for what is being done.
 func (a aimed) by(ctx context.Context, st *skepv1.Stack) context.Context {
 	return rpc.WithActor(ctx, rpc.Actor{Name: st.Author, Address: st.AuthorAddress})
-}
-
-// planStack plans a revision of a stack (nil: it is to go) over what there is. was is what the lines of secrets compare with.
-func (s *Service) planStack(st *skepv1.Stack, rev *skepv1.StackRevision, was *skepv1.StackSpec) ([]*stack.Op, error) {
-	return stack.Plan(stack.Input{
-		Want: rev.GetSpec(), Was: was, Members: st.GetMembers(), Exact: rev.GetRollbackTo() != 0, Prune: s.prunes(st, rev),
-		Have: stack.Have{
-			Service: func(name string) *skepv1.Service {
-				id, _ := s.ix.ServiceByName(name)
-				return s.ix.Service(id)
-			},
-			Network: func(name string) *skepv1.Network {
-				id, _ := s.ix.NetworkByName(name)
-				return s.ix.Network(id)
-			},
-			ServiceName: s.ix.ServiceName,
-			NetworkName: func(id string) string { st, _ := s.ix.NetworkState(id); return st.Name },
-		},
-	})
-}
-
-// prunes says which members go that a revision does not have: all when it was asked for; on the way back to an older revision
-// those that came after it. A secret or config stays as long as services that stay could go back to it.
-func (s *Service) prunes(st *skepv1.Stack, rev *skepv1.StackRevision) func(*skepv1.StackMember) bool {
-	if rev == nil {
-		return func(*skepv1.StackMember) bool { return true }
-	}
-	later := map[string]bool{}
-	for _, r := range s.ix.StackRevisions(rev.StackId) {
-		if rev.RollbackTo == 0 || r.Number <= rev.RollbackTo || r.Number >= rev.Number {
-			continue
-		}
-		sp := s.ix.StackRevision(rev.StackId, r.Number).GetSpec()
-		for _, m := range memberNames(sp) {
-			later[m] = true
-		}
-	}
-	goes := func(m *skepv1.StackMember) bool { return rev.Prune || later[m.Kind+" "+m.Name] }
-	wanted := memberNames(rev.Spec)
-	return func(m *skepv1.StackMember) bool {
-		if !goes(m) {
-			return false
-		}
-		if m.Kind != stack.Secret && m.Kind != stack.Config {
-			return true
-		}
-		return !slices.ContainsFunc(s.ix.Referring(m.Id), func(service string) bool {
-			i := slices.IndexFunc(st.GetMembers(), func(o *skepv1.StackMember) bool { return o.Kind == stack.Service && o.Id == service })
-			return i < 0 || !goes(st.Members[i]) || slices.Contains(wanted, stack.Service+" "+st.Members[i].Name)
-		})
-	}
-}
-
-// memberNames are the kinds and names of what a spec asks for.
-func memberNames(sp *skepv1.StackSpec) (out []string) {
-	for _, x := range sp.GetServices() {
-		out = append(out, stack.Service+" "+x.Name)
-	}
-	for _, x := range sp.GetNetworks() {
-		out = append(out, stack.Network+" "+x.Name)
-	}
-	for _, l := range fileLists(sp) {
-		for _, f := range l.files {
-			out = append(out, stack.Kind(l.kind)+" "+f.Name)
-		}
-	}
-	return out
 }
 
 // mostDone is how often one object is changed for one revision before somebody is told that it does not stay.
@@ -312,57 +242,4 @@ func (s *Service) rollOutsiders(ctx context.Context, st *skepv1.Stack, rev *skep
 		}
 	}
 	return out
-}
-
-// mostProblems bounds what a stack tells of.
-const mostProblems = 20
-
-// tellProblems writes down what keeps a stack from being as asked.
-func (s *Service) tellProblems(ctx context.Context, a aimed, list []*skepv1.StackProblem) error {
-	list = list[:min(len(list), mostProblems)]
-	for _, p := range list {
-		p.Text = printable.Cut(strings.ToValidUTF8(p.Text, "?"), maxText)
-	}
-	st, err := a.stack()
-	same := func(x, y *skepv1.StackProblem) bool { return proto.Equal(x, y) }
-	if err != nil || slices.EqualFunc(st.Problems, list, same) {
-		return err
-	}
-	return a.edit(ctx, func(st *skepv1.Stack) { st.Problems = list })
-}
-
-// finish writes down that a stack is as asked, or removes one that has nothing left.
-func (s *Service) finish(ctx context.Context, a aimed) error {
-	st, err := a.stack()
-	if err != nil {
-		return err
-	}
-	ctx = rpc.WithActor(ctx, rpc.Actor{}) // nobody asks for an end
-	if a.aim.State == skepv1.StackState_STACK_STATE_DEPLOYING {
-		err := a.edit(ctx, func(st *skepv1.Stack) {
-			st.State, st.Problems, st.Meta.UpdatedAt = skepv1.StackState_STACK_STATE_DEPLOYED, nil, timestamppb.Now()
-		})
-		if err == nil {
-			s.events.send(ctx, stackEvent(st, "deployed"))
-		}
-		return err
-	}
-	batch := s.spec.Batch()
-	batch.Delete(keys.Stack.Key(a.id), st.Meta.Version)
-	name := keys.Name(keys.StackName, st.Name)
-	if k, ok := s.ix.Key(name); ok && k.Value == a.id {
-		batch.Delete(name, k.Revision)
-	}
-	err = s.commit(ctx, batch, func() bool { return s.ix.Stack(a.id) == nil })
-	if errors.Is(err, kv.ErrConflict) {
-		return errPlanAgain
-	}
-	if err != nil {
-		return err
-	}
-	s.events.send(ctx, stackEvent(st, "removed"))
-	if err := s.dropStackRevisions(ctx, a.id); err != nil {
-		s.log.Warn("revisions of a removed stack left for the sweep", zap.String("stack", st.Name), zap.Error(err))
-	}
-	return nil
 }

@@ -3,15 +3,11 @@ package state
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
 
-	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
-	"skep.dev/libs/keys"
 	"skep.dev/libs/printable"
 	"skep.dev/libs/spec"
 	"skep.dev/libs/stack"
@@ -188,104 +184,6 @@ func (s *Service) stackReferences(ctx context.Context, want *skepv1.StackSpec) e
 	return nil
 }
 
-// stackFiles has the vault look at every secret and config that the stack has or refers to. Those of its own must be in the
-// vault already (but for a dry run), as members or with the stack's label.
-func (s *Service) stackFiles(ctx context.Context, want *skepv1.StackSpec, cur *skepv1.Stack, dryRun bool) error {
-	q := &skepv1.ResolveFilesRequest{}
-	lists := []*[]*skepv1.FileReference{&q.Secrets, &q.Configs}
-	var back [2][]*skepv1.FileReference // the references that are asked for, in order; nil for the stack's own
-	auths := map[string]bool{}
-	for i, l := range fileLists(want) {
-		own := map[string]bool{}
-		var foreign []string
-		for _, f := range l.files {
-			own[f.Name] = true
-			if f.Id == "" && dryRun {
-				continue
-			}
-			if f.Id == "" || f.Version == 0 {
-				return fault.Invalid("%s %s of stack %s has no id and version: it is stored before the stack is", spec.KindWord(l.kind), f.Name, want.Name)
-			}
-			if !dryRun { // else the version is one that is still to be stored
-				*lists[i] = append(*lists[i], &skepv1.FileReference{Id: f.Id, Name: f.Name, Version: f.Version})
-				back[i] = append(back[i], nil)
-			}
-			if !isMember(cur, spec.KindWord(l.kind), f.Id) {
-				foreign = append(foreign, f.Name)
-			}
-		}
-		if err := s.mayAdopt(ctx, l.kind, foreign, want.Name); err != nil {
-			return err
-		}
-		for _, sp := range want.Services {
-			c := sp.GetTask().GetContainer()
-			auths[c.GetRegistryAuth()] = true
-			for _, f := range [][]*skepv1.FileReference{c.GetSecrets(), c.GetConfigs()}[i] {
-				if !own[f.Name] {
-					*lists[i], back[i] = append(*lists[i], proto.CloneOf(f)), append(back[i], f)
-				}
-			}
-		}
-	}
-	delete(auths, "")
-	all := slices.Sorted(maps.Keys(auths))
-	if len(all) == 0 && len(q.Secrets)+len(q.Configs) > 0 {
-		all = []string{""}
-	}
-	for _, auth := range all {
-		q.RegistryAuth = auth
-		r, err := api.Call(ctx, s.cfg.NC, api.FilesResolve, q)
-		if err != nil {
-			return err
-		}
-		for i, got := range [][]*skepv1.FileReference{r.Secrets, r.Configs} {
-			for j, f := range got {
-				if j >= len(back[i]) {
-					break
-				}
-				if back[i][j] != nil {
-					back[i][j].Name = f.Name
-				} else if f.Name != (*lists[i])[j].Name {
-					return fault.Invalid("%s is the id of %s, not of %s: it was renamed or replaced; deploy again", f.Id, f.Name, (*lists[i])[j].Name)
-				}
-			}
-		}
-		q.Secrets, q.Configs, back = nil, nil, [2][]*skepv1.FileReference{}
-	}
-	return nil
-}
-
-// mayAdopt refuses secrets and configs that another has made: those of a stack have its label.
-func (s *Service) mayAdopt(ctx context.Context, kind skepv1.SecretKind, names []string, stackName string) error {
-	if len(names) == 0 {
-		return nil
-	}
-	verb := api.SecretList
-	if kind == skepv1.SecretKind_SECRET_KIND_CONFIG {
-		verb = api.ConfigList
-	}
-	page := &skepv1.Page{}
-	for {
-		r, err := api.Call(ctx, s.cfg.NC, verb, &skepv1.ListSecretsRequest{Filters: []*skepv1.Filter{{Key: "names", Values: names}}, Page: page})
-		if err != nil {
-			return err
-		}
-		for _, o := range r.Secrets {
-			if o.GetSpec().GetLabels()[stack.Label] != stackName {
-				return fault.Conflict("%s %s exists and is not of stack %s: declare it external, or name another", spec.KindWord(kind), o.GetSpec().GetName(), stackName)
-			}
-		}
-		if r.Next == "" {
-			return nil
-		}
-		page.After = r.Next
-	}
-}
-
-func isMember(st *skepv1.Stack, kind, id string) bool {
-	return slices.ContainsFunc(st.GetMembers(), func(m *skepv1.StackMember) bool { return m.Kind == kind && m.Id == id })
-}
-
 // stacksApart refuses names that another stack has, or is about to have.
 func (s *Service) stacksApart(want *skepv1.StackSpec, self string) error {
 	names := map[string]string{}
@@ -320,65 +218,6 @@ func (s *Service) stacksApart(want *skepv1.StackSpec, self string) error {
 				return fault.Conflict("%s %s is of stack %s: no two stacks have one; declare it external in one of them, or name another", m.Kind, name, other.Name)
 			}
 		}
-	}
-	return nil
-}
-
-// stackPorts refuses ports that two services of the stack want, that the cluster lives by, that a service has which the plan
-// does not move, or that services hand round in a circle.
-func (s *Service) stackPorts(want *skepv1.StackSpec, ops []*stack.Op) error {
-	own := s.ownPorts()
-	moves := map[string]bool{} // ids of services whose ports are what the plan says
-	for _, o := range ops {
-		if o.Kind == stack.Service && o.Verb != skepv1.StackChange_VERB_LEAVE {
-			moves[o.ID] = true
-		}
-	}
-	taken := map[string]string{} // who has a port on the mesh, or "host" for one on the nodes
-	var waits []*skepv1.ServiceSpec
-	for _, sp := range want.Services {
-		wait := &skepv1.ServiceSpec{Name: sp.Name}
-		waits = append(waits, wait)
-		ports := sp.GetEndpoint().GetPorts()
-		if len(ports) > maxPorts {
-			return fault.Invalid("service %s: %d published ports: at most %d for one service", sp.Name, len(ports), maxPorts)
-		}
-		if n := len(spec.Overlays(sp)); n > maxNetworks {
-			return fault.Invalid("service %s would be on %d networks: at most %d for one service", sp.Name, n, maxNetworks)
-		}
-		for _, p := range ports {
-			if p.PublishedPort == 0 {
-				continue
-			}
-			key := keys.PortKey(p.Protocol, p.PublishedPort)
-			host := p.PublishMode == skepv1.PublishMode_PUBLISH_MODE_HOST
-			if other, ok := taken[key]; ok && other != sp.Name && !(host && other == "host") {
-				if other == "host" {
-					other = "another"
-				}
-				return fault.Conflict("services %s and %s of stack %s both publish port %d/%s", other, sp.Name, want.Name, p.PublishedPort, p.Protocol)
-			}
-			if taken[key] = sp.Name; host {
-				taken[key] = "host"
-			}
-			if err := own.refuse(p); err != nil {
-				return fmt.Errorf("service %s: %w", sp.Name, err)
-			}
-			k, _ := s.ix.Key(key)
-			h := parseHolder(k.Value)
-			if other := s.ix.ServiceName(h.ingress); other != "" && other != sp.Name {
-				wait.DependsOn = append(wait.DependsOn, &skepv1.Dependency{Service: other})
-			}
-			switch {
-			case h.ingress != "" && !moves[h.ingress]:
-				return fmt.Errorf("service %s: %w", sp.Name, s.portTaken(p.PublishedPort, h.ingress, "as an ingress port"))
-			case !host && slices.ContainsFunc(h.hosts, func(id string) bool { return !moves[id] }):
-				return fmt.Errorf("service %s: %w", sp.Name, s.portTaken(p.PublishedPort, h.hosts[0], "as a host-published port"))
-			}
-		}
-	}
-	if _, err := stack.Order(waits); err != nil {
-		return fault.Conflict("services of stack %s exchange published ports, and each would wait for the other to give up its own: deploy it once without one of them", want.Name)
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/stack"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -438,4 +439,43 @@ func TestStackLateMakerDoesNothing(t *testing.T) {
 		r.s.sweepOnce(r.ctx(), time.Now().Add(time.Hour))
 	}
 	r.onlyStacks()
+}
+
+// The broker that leads the store dies while a stack is carried out: it is finished as if nothing had been, each object once.
+func TestStackSurvivesTheBrokersLeader(t *testing.T) {
+	var once sync.Once
+	n := kvtest.Cluster(t, 3)
+	var r *rig
+	half := make(chan struct{})
+	r = newRig(t, n, func(c *Config) {
+		c.beforeStep = func(_ context.Context, o *stack.Op) {
+			if o.Name == "s_5" {
+				once.Do(func() { close(half) })
+			}
+		}
+	})
+	r.init()
+	spec := &skepv1.StackSpec{Name: "s", ResolveImage: "never"}
+	for i := range 12 {
+		spec.Services = append(spec.Services, webSpec(fmt.Sprintf("s_%d", i), 1))
+	}
+	must[*skepv1.DeployStackReply](t)(r.deploy(spec, 0))
+	<-half
+	st, err := r.s.js.Stream(r.ctx(), subject.Spec.Stream())
+	if err != nil {
+		t.Fatal(err)
+	}
+	leader := st.CachedInfo().Cluster.Leader
+	for _, s := range n.Servers {
+		if s.Name() == leader {
+			s.Shutdown()
+		}
+	}
+	await(t, "the stack", func() bool { return r.stack("s").GetState() == deployed })
+	await(t, "a picture of all", func() bool { return len(r.stack("s").Members) == 12 && r.s.ix.ServiceCount() == 12 })
+	for i := range 12 {
+		if svc := r.service(fmt.Sprintf("s_%d", i)); svc.Revision != 1 || r.s.ix.Revision(svc.Meta.Id, 1) == nil {
+			t.Errorf("%s: revision %d", svc.Spec.Name, svc.Revision)
+		}
+	}
 }
