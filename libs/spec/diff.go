@@ -6,6 +6,7 @@ import (
 	"sort"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -59,6 +60,8 @@ func (d *differ) message(path string, a, b protoreflect.Message) {
 			d.add("%s %s -> %s", words(p), was, is)
 		case p == "task.container.env":
 			d.env(a.Get(f).List(), b.Get(f).List())
+		case p == "task.container.secrets", p == "task.container.configs":
+			d.files(words(p), references(a.Get(f).List()), references(b.Get(f).List()))
 		case f.IsMap():
 			d.maps(words(p), a.Get(f).Map(), b.Get(f).Map())
 		case f.IsList():
@@ -171,6 +174,36 @@ func (d *differ) lists(name string, f protoreflect.FieldDescriptor, a, b protore
 		return out
 	}
 	d.sets(name, all(a), all(b))
+}
+
+func references(l protoreflect.List) (out []*skepv1.FileReference) {
+	for i := range l.Len() {
+		out = append(out, proto.CloneOf(l.Get(i).Message().Interface().(*skepv1.FileReference)))
+	}
+	return out
+}
+
+// files compares secrets or configs: a line for each that has another version, and one for what is asked for otherwise.
+func (d *differ) files(name string, a, b []*skepv1.FileReference) {
+	texts := func(l []*skepv1.FileReference) (out []string) {
+		for _, f := range l {
+			f = proto.CloneOf(f)
+			f.Id, f.Version = "", 0 // what it is, not which one
+			out = append(out, item(f.ProtoReflect()))
+		}
+		return out
+	}
+	as, bs := texts(a), texts(b)
+	told := false
+	for i, f := range b {
+		if at := slices.Index(as, bs[i]); at >= 0 && (a[at].Version != f.Version || a[at].Id != f.Id) {
+			d.add("%s %s version %d -> %d", strings.TrimSuffix(name, "s"), f.Name, a[at].Version, f.Version)
+			told = true
+		}
+	}
+	if !told || !slices.Equal(as, bs) {
+		d.sets(name, as, bs)
+	}
 }
 
 func (d *differ) sets(name string, a, b []string) {

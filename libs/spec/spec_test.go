@@ -375,6 +375,24 @@ func TestDiff(t *testing.T) {
 			t.Errorf("got %s, want %s", got, x.want)
 		}
 	}
+	file := func(name string, version uint64) *skepv1.FileReference {
+		return &skepv1.FileReference{Id: "id-" + name, Name: name, Target: name, Mode: 0o444, Version: version}
+	}
+	for _, x := range []struct {
+		a, b []*skepv1.FileReference
+		want string
+	}{
+		{[]*skepv1.FileReference{file("pw", 1), file("key", 3)}, []*skepv1.FileReference{file("pw", 2), file("key", 3)}, "secret pw version 1 -> 2"},
+		{[]*skepv1.FileReference{file("pw", 1)}, []*skepv1.FileReference{file("key", 1)}, "secrets +key:key:292 -pw:pw:292"},
+		{[]*skepv1.FileReference{file("pw", 1)}, []*skepv1.FileReference{file("pw", 2), file("key", 1)}, "secret pw version 1 -> 2; secrets +key:key:292"},
+		{[]*skepv1.FileReference{file("pw", 1), file("key", 1)}, []*skepv1.FileReference{file("key", 1), file("pw", 1)}, "secrets changed"},
+	} {
+		a, b := proto.CloneOf(a), proto.CloneOf(a)
+		a.Task.Container.Secrets, b.Task.Container.Secrets = x.a, x.b
+		if got := Diff(a, b); got != x.want {
+			t.Errorf("got %s, want %s", got, x.want)
+		}
+	}
 	if proto.Equal(Core(a), Core(b)) {
 		t.Fatal("different task specs are equal")
 	}

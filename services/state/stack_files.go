@@ -32,8 +32,10 @@ func (s *Service) stackFiles(ctx context.Context, want *skepv1.StackSpec, cur *s
 			if f.Id == "" || f.Version == 0 {
 				return fault.Invalid("%s %s of stack %s has no id and version: it is stored before the stack is", spec.KindWord(l.kind), f.Name, want.Name)
 			}
-			*lists[i] = append(*lists[i], &skepv1.FileReference{Id: f.Id, Name: f.Name, Version: f.Version})
-			back[i] = append(back[i], nil)
+			if !dryRun { // else the version is one that is still to be stored
+				*lists[i] = append(*lists[i], &skepv1.FileReference{Id: f.Id, Name: f.Name, Version: f.Version})
+				back[i] = append(back[i], nil)
+			}
 			if !isMember(cur, spec.KindWord(l.kind), f.Id) {
 				foreign = append(foreign, f.Name)
 			}

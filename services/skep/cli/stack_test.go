@@ -394,10 +394,9 @@ func TestStackInterrupted(t *testing.T) {
 
 // TestStackRemoved: rm waits for the tasks, and a deploy for a removal under way.
 func TestStackRemoved(t *testing.T) {
+	c, _ := deployedShop(t)
+	want(t, c.run("stack", "rm", "shop"), 0, "shop\n", "Removing service shop_web")
 	c, one := deployedShop(t)
-	r := c.run("stack", "rm", "shop")
-	want(t, r, 0, "shop\n", "Removing service shop_web")
-	c, one = deployedShop(t)
 	c.stacks.list[0].State = skepv1.StackState_STACK_STATE_REMOVING
 	c.looked = func(n int) {
 		if n == 3 {
@@ -428,4 +427,19 @@ func TestStackCompletion(t *testing.T) {
 	if r := c.run("__complete", "stack", "deploy", "--resolve-image", ""); !strings.Contains(r.out, "changed") {
 		t.Errorf("--resolve-image: %q", r.out)
 	}
+}
+
+// TestStackFromPipe: -c <(command), as shells write it.
+func TestStackFromPipe(t *testing.T) {
+	c := newCluster(t).withStacks()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	if _, err := w.WriteString("services:\n  web:\n    image: busybox:1\n"); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	want(t, c.run("stack", "deploy", "-d", "-c", fmt.Sprintf("/dev/fd/%d", r.Fd()), "piped"), 0, "create service piped_web", "")
 }
