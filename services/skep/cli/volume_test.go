@@ -35,9 +35,7 @@ func withVolumes(t *testing.T) *cluster {
 			local("data-2", &skepv1.Volume{SizeBytes: 3 << 20, TaskIds: []string{"t1", "t9"}, Labels: map[string]string{"team": "x"}}), shared},
 		otherNode: {local("data-2", &skepv1.Volume{SizeBytes: 0}), usedShared},
 	}
-	serve(c, c.rs, api.VolumeClaims, func(*skepv1.ListClaimsRequest) (*skepv1.ListClaimsReply, error) {
-		return &skepv1.ListClaimsReply{Claims: []*skepv1.VolumeClaim{{Driver: "rexray", Name: "shared", NodeId: otherNode, NodeHostname: "w2", State: "releasing"}}}, nil
-	})
+	c.upkeep.claims = []*skepv1.VolumeClaim{{Driver: "rexray", Name: "shared", NodeId: otherNode, NodeHostname: "w2", State: "releasing"}}
 	for _, id := range []string{nodeID, otherNode} {
 		find := func(name string) (*skepv1.Volume, error) {
 			for _, v := range have[id] {
