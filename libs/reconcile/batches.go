@@ -78,20 +78,21 @@ func (b *Batches) Next(maxWrites, maxBytes int) *Batch {
 		}
 		b.pages++
 	}
-	for _, e := range out.edits {
-		w := e.write()
-		out.Bytes += len(w.Value)
-		out.Writes = append(out.Writes, w)
-	}
 	for b.at == len(b.p.Changes) && b.claims < len(b.p.Claims) && len(out.edits)+len(out.claims) < maxWrites {
 		out.claim(b.p.Claims[b.claims])
 		b.claims++
 	}
+	// Claims first: who reads one after the other knows who has a volume before it sees the task that uses it.
 	for _, c := range out.claims {
 		w := Write{Key: c.Key, Delete: c.Claim == nil}
 		if c.Claim != nil {
 			w.Value, _ = proto.Marshal(c.Claim)
 		}
+		out.Bytes += len(w.Value)
+		out.Writes = append(out.Writes, w)
+	}
+	for _, e := range out.edits {
+		w := e.write()
 		out.Bytes += len(w.Value)
 		out.Writes = append(out.Writes, w)
 	}
@@ -253,11 +254,12 @@ func (e *edit) write() Write {
 
 // Applied takes a committed batch into the state; revs are the revisions of its writes, in order.
 func (s *State) Applied(b *Batch, revs []uint64) {
-	for i, e := range b.edits {
-		s.applyEdit(e, revs[i], b.Writes[i].Delete)
-	}
 	for i, c := range b.claims {
-		s.setClaim(c.Key, c.Claim, revs[len(b.edits)+i], false)
+		s.setClaim(c.Key, c.Claim, revs[i], false)
+	}
+	for i, e := range b.edits {
+		at := len(b.claims) + i
+		s.applyEdit(e, revs[at], b.Writes[at].Delete)
 	}
 	for i, r := range b.rollouts {
 		v, rev := s.service(r.Service.ID), revs[len(b.edits)+len(b.claims)+i]
