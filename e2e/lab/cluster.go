@@ -98,9 +98,13 @@ func (l *Lab) Add(ctx context.Context) (*Host, error) {
 		return nil, err
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.Hosts = append(l.Hosts, h)
-	return h, l.save()
+	err := l.save()
+	l.mu.Unlock()
+	if err == nil && l.VolumePlugin != "" {
+		err = l.StartVolumePlugin(ctx, h.Name)
+	}
+	return h, err
 }
 
 // StartDaemon does what the init system does on a host that has one: it starts the node again after a boot or a crash.
@@ -181,14 +185,19 @@ func (l *Lab) LogFiles(host string) (map[string]string, error) {
 	if h.Role == Registry {
 		return map[string]string{"registry": filepath.Join(lib, "registry.log")}, nil
 	}
+	files := map[string]string{}
+	if l.VolumePlugin != "" && h.Role != Client {
+		files[volumed] = filepath.Join(lib, volumed+".log")
+	}
+	files["containerd"] = filepath.Join(lib, "containerd", "containerd.log")
 	if l.Separate && h.Role != Client {
-		files := map[string]string{"containerd": filepath.Join(lib, "containerd", "containerd.log")}
 		for _, name := range Programs(h.Role) {
 			files[name] = filepath.Join(lib, name+".log")
 		}
 		return files, nil
 	}
-	return map[string]string{"skep": filepath.Join(lib, "skep.log"), "containerd": filepath.Join(lib, "containerd", "containerd.log")}, nil
+	files["skep"] = filepath.Join(lib, "skep.log")
+	return files, nil
 }
 
 // KillProcess ends a host's newest process of that exact name, or all of them, with SIGKILL, and returns when they are gone.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,9 +53,12 @@ func (l *Lab) boot(ctx context.Context, h *Host) error {
 		return fmt.Errorf("switch on %s: %w (see %s)", h.Name, err, log.Name())
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	h.PID, h.Cut = pid, false
 	h.Started, err = startTime(pid)
+	l.mu.Unlock()
+	if err == nil && l.VolumePlugin != "" && (h.Role == Manager || h.Role == Worker) && slices.Contains(l.Hosts, h) {
+		err = l.StartVolumePlugin(ctx, h.Name)
+	}
 	return err
 }
 

@@ -57,6 +57,8 @@ type Options struct {
 	Lifeline bool
 	// SmallDisk gives the named hosts an image store of this many bytes only.
 	SmallDisk map[string]int64
+	// VolumePlugin, such as rexray, is the name of a volume plug-in that runs on every host of the cluster.
+	VolumePlugin string
 	// Progress receives a line per step; nil is silence.
 	Progress io.Writer
 }
@@ -71,6 +73,8 @@ type Lab struct {
 	Hosts []*Host  `json:"hosts"`
 	// Separate: the hosts run their services as processes of their own.
 	Separate bool `json:"separate,omitempty"`
+	// VolumePlugin is the name of the volume plug-in that every host of the cluster runs, "" = none does.
+	VolumePlugin string `json:"volume_plugin,omitempty"`
 
 	mu       sync.Mutex
 	progress io.Writer
@@ -103,6 +107,9 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if !validName.MatchString(o.Name) {
 		return nil, fmt.Errorf("lab name %q: use 1 to 20 of a-z, 0-9 and -", o.Name)
 	}
+	if o.VolumePlugin != "" && !validName.MatchString(o.VolumePlugin) {
+		return nil, fmt.Errorf("name of the volume plug-in %q: use 1 to 20 of a-z, 0-9 and -", o.VolumePlugin)
+	}
 	if o.Hosts == 0 {
 		o.Hosts = 3
 	}
@@ -122,7 +129,7 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Name: o.Name, Bin: bin, Skep: bin, Env: o.Env, Flags: o.NodeFlags, Separate: o.Separate, progress: o.Progress}
+	l := &Lab{Name: o.Name, Bin: bin, Skep: bin, Env: o.Env, Flags: o.NodeFlags, Separate: o.Separate, VolumePlugin: o.VolumePlugin, progress: o.Progress}
 	if o.Separate {
 		l.Flags = append(slices.Clone(l.Flags), "--no-start")
 	}

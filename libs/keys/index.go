@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"crypto/sha256"
 	"encoding/base32"
 	"net/netip"
 	"strconv"
@@ -52,6 +53,12 @@ func ParseRevision(key string) (service string, number uint64, ok bool) {
 	service, text, dot := strings.Cut(id, ".")
 	number, err := strconv.ParseUint(text, 10, 64)
 	return service, number, ok && dot && err == nil
+}
+
+// ClaimKey is the key of the claim on a volume. Both names may hold what a key may not, and be long.
+func ClaimKey(driver, name string) string {
+	sum := sha256.Sum256([]byte(driver + "\x00" + name))
+	return Claim.Key(strings.ToLower(enc.EncodeToString(sum[:20])))
 }
 
 // UnplacedKey is the key of a page of a service's tasks that have no node.

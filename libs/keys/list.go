@@ -35,6 +35,8 @@ var Revision = add(subject.Rev, "service.<service>.<number>", State, &pb.Revisio
 var (
 	TaskFence = add(subject.Task, "fence", Scheduler, &pb.Fence{}, "every write of the leading scheduler is conditional on it")
 	Rollout   = add(subject.Task, "rollout.<service>", Scheduler, &pb.Rollout{}, "")
+	// Claim is of one volume: ClaimKey.
+	Claim     = add(subject.Task, "claim.<driver and name, hashed>", Scheduler, &pb.VolumeClaim{}, "which node may write a volume with a single writer")
 	Unplaced  = add(subject.Task, "_.<service>.<n>", Scheduler, &pb.NodeTasks{}, "tasks without a node, at most 1,000 records each")
 	NodeTasks = add(subject.Task, "<node>", Scheduler, &pb.NodeTasks{}, "")
 )

@@ -50,6 +50,7 @@ func TestKeysAreReadBack(t *testing.T) {
 		{Revision, RevisionKey("s1", 12), "service.s1.12", "s1.12"},
 		{TaskFence, TaskFence.Key(), "fence", ""},
 		{Rollout, Rollout.Key("s1"), "rollout.s1", "s1"},
+		{Claim, ClaimKey("rexray", "web_data"), "claim.qlttq0egk2troa7o8j74uhl8a4oe6p08", "qlttq0egk2troa7o8j74uhl8a4oe6p08"},
 		{Unplaced, UnplacedKey("s1", 3), "_.s1.3", "s1.3"},
 		{NodeTasks, NodeTasks.Key("n1"), "n1", "n1"},
 		{Status, Status.Key("n1"), "n1", "n1"},
@@ -92,7 +93,7 @@ func TestWhatIsNoKey(t *testing.T) {
 			t.Errorf("%q is revision %d of %s", key, n, s)
 		}
 	}
-	for key, want := range map[string][2]string{"n1": {"n1", ""}, "n1.2": {"n1", ""}, "_.s1.0": {"", "s1"}, "_.s1": {}, "fence": {}, "rollout.s1": {}, "checkpoint": {}, "": {}} {
+	for key, want := range map[string][2]string{"n1": {"n1", ""}, "n1.2": {"n1", ""}, "_.s1.0": {"", "s1"}, "_.s1": {}, "fence": {}, "claim.x": {}, "rollout.s1": {}, "checkpoint": {}, "": {}} {
 		if node, service := PageOwner(key); node != want[0] || service != want[1] {
 			t.Errorf("%q is of node %q, service %q", key, node, service)
 		}

@@ -17,7 +17,9 @@ func (p *planner) place() {
 	}
 	var plain, credited, standing []*want
 	for i := range p.wants {
-		switch w := &p.wants[i]; {
+		switch w, r := &p.wants[i], p.v.revisionOf(p.wants[i].task.Revision); {
+		case r.bound():
+			p.bound(w, r)
 		case w.pin != nil:
 			req := p.v.current.request
 			if w.task.Revision == p.standing {
@@ -84,11 +86,19 @@ func (p *planner) pinned(w *want, n *Node, req *place.Request) {
 		p.assign(w, n, at.Assigned)
 		return
 	}
+	p.waitFor(w, n)
+	p.unplaced(w, "no suitable node ("+filter.Text(1)+")")
+}
+
+// waitFor notes, in the record of a task that gets no node yet, which one it is meant for.
+func (p *planner) waitFor(w *want, n *Node) {
+	if w.task.more().WantsNode == n.ID {
+		return
+	}
 	w.task = w.task.copyWith(func(t *Task) { t.edit().WantsNode = n.ID })
 	if w.change >= 0 {
 		p.out.Changes[w.change].New = w.task
 	}
-	p.unplaced(w, "no suitable node ("+filter.Text(1)+")")
 }
 
 // inPlaceOf places a task where the one it replaces is, counting what that one holds as free: for this task alone. What
@@ -112,13 +122,16 @@ func (p *planner) inPlaceOf(old *Task, req *place.Request) (place.Placement, pla
 	return at, filter, true
 }
 
-// assign writes a node into a task's record.
+// assign writes a node into a task's record. w.change is then the change that does.
 func (p *planner) assign(w *want, n *Node, assigned []place.Generic) {
 	if w.change >= 0 {
 		c := &p.out.Changes[w.change]
 		c.Node = n
 		if len(assigned) > 0 {
 			c.New.edit().Assigned = assigned
+		}
+		if c.New.more().WantsNode != "" {
+			c.New.edit().WantsNode = ""
 		}
 		return
 	}
@@ -129,6 +142,7 @@ func (p *planner) assign(w *want, n *Node, assigned []place.Generic) {
 			m.Message, m.Err, m.WantsNode, m.Assigned = "", "", "", assigned
 		}
 	})})
+	w.change = len(p.out.Changes) - 1
 }
 
 // unplaced records why a task waits; a record that says so already is left alone.

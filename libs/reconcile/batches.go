@@ -1,6 +1,8 @@
 package reconcile
 
 import (
+	"slices"
+
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/keys"
@@ -21,6 +23,7 @@ type Batch struct {
 	Writes   []Write
 	Bytes    int
 	edits    []*edit
+	claims   []ClaimChange
 	rollouts []RolloutChange
 	Changes  []Change
 }
@@ -40,6 +43,7 @@ type Batches struct {
 	p        *Plan
 	at       int
 	pages    int
+	claims   int
 	rollouts int
 }
 
@@ -58,7 +62,7 @@ func (b *Batches) Next(maxWrites, maxBytes int) *Batch {
 			end++
 		}
 		more, bytes := b.cost(pages, b.p.Changes[b.at:end])
-		if b.at > begin && (len(pages)+more > maxWrites || size+bytes > maxBytes) {
+		if b.at > begin && (len(pages)+len(out.claims)+more > maxWrites || size+bytes > maxBytes) {
 			break
 		}
 		for i := b.at; i < end; i++ {
@@ -68,7 +72,7 @@ func (b *Batches) Next(maxWrites, maxBytes int) *Batch {
 		b.at = end
 	}
 	out.Changes = b.p.Changes[begin:b.at]
-	for b.at == len(b.p.Changes) && b.pages < len(b.p.Pages) && len(out.edits) < maxWrites {
+	for b.at == len(b.p.Changes) && b.pages < len(b.p.Pages) && len(out.edits)+len(out.claims) < maxWrites {
 		if p := b.p.Pages[b.pages]; p.left() {
 			b.edit(pages, out, p)
 		}
@@ -76,6 +80,18 @@ func (b *Batches) Next(maxWrites, maxBytes int) *Batch {
 	}
 	for _, e := range out.edits {
 		w := e.write()
+		out.Bytes += len(w.Value)
+		out.Writes = append(out.Writes, w)
+	}
+	for b.at == len(b.p.Changes) && b.claims < len(b.p.Claims) && len(out.edits)+len(out.claims) < maxWrites {
+		out.claim(b.p.Claims[b.claims])
+		b.claims++
+	}
+	for _, c := range out.claims {
+		w := Write{Key: c.Key, Delete: c.Claim == nil}
+		if c.Claim != nil {
+			w.Value, _ = proto.Marshal(c.Claim)
+		}
 		out.Bytes += len(w.Value)
 		out.Writes = append(out.Writes, w)
 	}
@@ -96,7 +112,10 @@ func (b *Batches) Next(maxWrites, maxBytes int) *Batch {
 	return out
 }
 
-const recordSize = 96 // of a record without texts, about
+const (
+	recordSize = 96  // of a record without texts, about
+	claimSize  = 512 // of a claim
+)
 
 // cost is how many pages and bytes a group adds to a batch, about.
 func (b *Batches) cost(pages map[*Page]*edit, group []Change) (more, bytes int) {
@@ -123,6 +142,8 @@ func (b *Batches) cost(pages map[*Page]*edit, group []Change) (more, bytes int) 
 		if c.Old != nil {
 			page(c.Old.Page)
 		}
+		more += len(c.Claims)
+		bytes += len(c.Claims) * claimSize
 		if c.New != nil {
 			m := c.New.more()
 			bytes += recordSize + len(m.Message) + len(m.Err)
@@ -148,9 +169,19 @@ func (b *Batches) edit(pages map[*Page]*edit, out *Batch, p *Page) *edit {
 	return e
 }
 
+// claim adds the write of a claim, which several tasks of a batch may need.
+func (b *Batch) claim(c ClaimChange) {
+	if !slices.ContainsFunc(b.claims, func(x ClaimChange) bool { return x.Key == c.Key }) {
+		b.claims = append(b.claims, c)
+	}
+}
+
 func (b *Batches) take(pages map[*Page]*edit, out *Batch, c *Change) {
 	if c.Old != nil && c.Old.Page == nil {
 		return // somebody else took the record away: what is left of this batch meets the fence
+	}
+	for _, x := range c.Claims {
+		out.claim(x)
 	}
 	var target *Page
 	switch {
@@ -225,8 +256,11 @@ func (s *State) Applied(b *Batch, revs []uint64) {
 	for i, e := range b.edits {
 		s.applyEdit(e, revs[i], b.Writes[i].Delete)
 	}
+	for i, c := range b.claims {
+		s.setClaim(c.Key, c.Claim, revs[len(b.edits)+i], false)
+	}
 	for i, r := range b.rollouts {
-		v, rev := s.service(r.Service.ID), revs[len(b.edits)+i]
+		v, rev := s.service(r.Service.ID), revs[len(b.edits)+len(b.claims)+i]
 		s.mark(v)
 		if r.Rollout == nil {
 			v.rollout = nil

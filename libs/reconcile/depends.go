@@ -72,11 +72,8 @@ func (p *planner) hold() {
 			kept = append(kept, w)
 			continue
 		}
-		if w.pin != nil && w.task.more().WantsNode != w.pin.ID {
-			w.task = w.task.copyWith(func(t *Task) { t.edit().WantsNode = w.pin.ID })
-			if w.change >= 0 {
-				p.out.Changes[w.change].New = w.task
-			}
+		if w.pin != nil {
+			p.waitFor(&w, w.pin)
 		}
 		p.unplaced(&w, why)
 	}

@@ -24,6 +24,12 @@ type Node struct {
 	generic  []place.Generic
 	maxTasks int
 
+	fenced bool              // it was cut off, and has not taken its new task set since
+	global []string          // its volume plug-ins whose volumes are the same everywhere
+	holds  map[volumeID]bool // volumes of plug-ins that it says it has mounted
+	moved  uint64            // revision of its page when a task that may mount such a volume last came or went
+	claims int               // on volumes with a single writer
+
 	page      *Page
 	applied   uint64 // generation of the task set its agent acts on
 	hasStatus bool
@@ -48,11 +54,13 @@ func (n *Node) Hostname() string {
 
 // accepts: new tasks may be placed there.
 func (n *Node) accepts() bool {
-	return n.Exists && n.State == skepv1.NodeState_NODE_STATE_READY && n.Availability == skepv1.Availability_AVAILABILITY_ACTIVE
+	return n.Exists && !n.fenced && n.State == skepv1.NodeState_NODE_STATE_READY && n.Availability == skepv1.Availability_AVAILABILITY_ACTIVE
 }
 
 // lost: its tasks must run elsewhere, now.
-func (n *Node) lost() bool { return !n.Exists || n.State == skepv1.NodeState_NODE_STATE_DOWN }
+func (n *Node) lost() bool {
+	return !n.Exists || n.fenced || n.State == skepv1.NodeState_NODE_STATE_DOWN
+}
 
 func (n *Node) drained() bool { return n.Availability == skepv1.Availability_AVAILABILITY_DRAIN }
 
@@ -70,7 +78,7 @@ func (s *State) node(id string) *Node {
 func (s *State) putNode(id string, o *skepv1.NodeObject) {
 	n := s.node(id)
 	was := n.Exists
-	n.Exists = o != nil
+	n.Exists, n.fenced = o != nil, o.GetFence() != nil
 	if o != nil {
 		n.Name, n.Availability = o.GetSpec().GetName(), o.GetSpec().GetAvailability()
 		n.attrs.Labels = o.GetSpec().GetLabels()

@@ -35,6 +35,9 @@ func (s *State) putPage(p *Page, val []byte, rev uint64) error {
 	if p.Node != nil {
 		p.Node.stale = true // all is read anyway
 	}
+	if p.Node != nil && p.Revision == 0 {
+		p.Node.moved = rev // what left it before is not known
+	}
 	p.Revision, p.exists, p.size = rev, val != nil, len(val)
 	err := decodePage(val, func(t *Task, service []byte) {
 		if old := s.tasks[t.ID]; old != nil {
@@ -96,6 +99,7 @@ func (s *State) list(t *Task, p *Page) {
 		s.unplaced[t.Service]++
 		return
 	}
+	s.noteUser(t, p)
 	if st := p.Node.early[t.ID]; st != nil {
 		delete(p.Node.early, t.ID)
 		s.sense(t, st)
@@ -107,6 +111,7 @@ func (s *State) list(t *Task, p *Page) {
 // unlist takes it off its page's and its node's counts; the page's list is its owner's business.
 func (s *State) unlist(t *Task) {
 	s.unbook(t)
+	s.noteUser(t, t.Page)
 	if t.Page.Node == nil {
 		if s.unplaced[t.Service]--; s.unplaced[t.Service] <= 0 {
 			delete(s.unplaced, t.Service)
@@ -119,6 +124,7 @@ func (s *State) drop(t *Task) {
 	s.unlist(t)
 	delete(s.tasks, t.ID)
 	delete(s.sick, t)
+	delete(s.named, t)
 	v := t.Service
 	last := v.tasks[len(v.tasks)-1]
 	v.tasks[t.inService], last.inService = last, t.inService
@@ -167,7 +173,11 @@ func (t *Task) see(st *skepv1.TaskStatus) {
 
 // putStatus takes in a node's whole report. A task that the report leaves out keeps its last state.
 func (s *State) putStatus(n *Node, st *skepv1.NodeStatus, present bool, at int64) {
+	changed := n.holdVolumes(st.GetVolumes()) || n.applied != st.GetAppliedGeneration()
 	n.applied, n.hasStatus = st.GetAppliedGeneration(), present
+	if changed && n.claims > 0 {
+		defer s.touchClaims() // once the tasks are seen to
+	}
 	n.early = nil
 	freed := false
 	if n.page != nil {

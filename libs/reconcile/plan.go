@@ -34,7 +34,8 @@ type Change struct {
 	Old, New *Task
 	Node     *Node
 	Verb     Verb
-	Glue     bool // in one batch with the next change
+	Glue     bool          // in one batch with the next change
+	Claims   []ClaimChange // in one batch with this change
 	Reason   string
 }
 
@@ -96,6 +97,7 @@ type RolloutChange struct {
 type Plan struct {
 	Changes  []Change // glued ones first, then the others page by page
 	Rollouts []RolloutChange
+	Claims   []ClaimChange // that go with no change
 	// Rollbacks are to be asked of state, whose revisions are; plans go on asking until it is done.
 	Rollbacks []Rollback
 	Runs      []RunChange      // asked of state too: it writes services
@@ -104,7 +106,9 @@ type Plan struct {
 }
 
 // Empty: there is nothing to do.
-func (p *Plan) Empty() bool { return len(p.Changes) == 0 && len(p.Rollouts) == 0 && len(p.Pages) == 0 }
+func (p *Plan) Empty() bool {
+	return len(p.Changes) == 0 && len(p.Rollouts) == 0 && len(p.Claims) == 0 && len(p.Pages) == 0
+}
 
 // NextWake is the earliest of Wakes, zero when there is none.
 func (p *Plan) NextWake() time.Time {
@@ -126,11 +130,13 @@ func (s *State) Plan(now time.Time, ids *IDs, services []string) *Plan {
 	if services == nil {
 		services = s.Services()
 	}
+	p.review()
 	for _, id := range services {
 		if v := s.services[id]; v != nil {
 			p.service(v)
 		}
 	}
+	p.settleClaims()
 	p.order()
 	for page := range s.left {
 		p.out.Pages = append(p.out.Pages, page)
@@ -146,6 +152,8 @@ type planner struct {
 	out     *Plan
 	engine  *place.Engine
 	victims map[*Node]map[*Task]bool
+	claims  map[string]*planned // what becomes of claims, by key
+	taken   map[volumeID][]user // what this plan has placed, by their volumes
 
 	// Of the service at hand:
 	v        *Service

@@ -86,7 +86,8 @@ type revision struct {
 	request     *place.Request
 	core, place uint64
 	networks    []string // that are not everywhere, by id
-	gone        bool     // it is not kept any more; tasks of it are left
+	storage
+	gone bool // it is not kept any more; tasks of it are left
 }
 
 type failure struct {
@@ -145,6 +146,7 @@ func (s *State) putService(id string, o *skepv1.Service) {
 	}
 	if fresh || v.current != was {
 		v.touchNodes(v.revision)
+		s.storageChanged(v, v.current)
 	}
 	v.limits, v.never = nil, false
 	if cs, err := constraint.Parse(spec.GetTask().GetPlacement().GetConstraints()); err != nil {
@@ -176,9 +178,9 @@ func (s *State) putService(id string, o *skepv1.Service) {
 // newRevision boils a spec down; it shares like's request when nothing in it differs.
 func newRevision(spec *skepv1.ServiceSpec, like *revision) *revision {
 	req := place.FromSpec(spec)
-	r := &revision{request: &req, networks: specs.Overlays(spec)}
+	r := &revision{request: &req, networks: specs.Overlays(spec), storage: newStorage(spec)}
 	r.place, r.core = sum(spec.GetTask().GetPlacement()), sum(specs.Core(spec))
-	if like != nil && like.core == r.core && like.place == r.place {
+	if like != nil && like.core == r.core && like.place == r.place && proto.Equal(like.names, r.names) {
 		return like
 	}
 	return r
@@ -276,6 +278,7 @@ func (s *State) forget(v *Service) {
 	s.depend(v, nil)
 	delete(s.services, v.ID)
 	delete(s.unplaced, v)
+	delete(s.claimants, v)
 	delete(s.dirty, v)
 }
 

@@ -134,9 +134,11 @@ func (p *planner) keepOne(u *unit) {
 }
 
 // request is what a task of a revision needs of its node.
-func (v *Service) request(number uint64) *place.Request {
+func (v *Service) request(number uint64) *place.Request { return v.revisionOf(number).request }
+
+func (v *Service) revisionOf(number uint64) *revision {
 	if r := v.revs[number]; r != nil && number != v.revision {
-		return r.request
+		return r
 	}
-	return v.current.request
+	return v.current
 }

@@ -29,6 +29,15 @@ type State struct {
 
 	networks map[string]bool // those that may be joined, by id
 
+	claims        map[string]*claim // by key
+	held          int               // how many of them hold
+	claimsTouched bool
+	claimants     map[*Service]struct{} // services that may mount volumes with a single writer
+	global        map[string]int        // on how many nodes a volume plug-in has the same volumes everywhere, by its name
+	byVolume      map[volumeID][]user
+	usersStale    bool
+	named         map[*Task]named
+
 	history int64
 	cluster bool // its object was seen
 	fence   skepv1.Fence
@@ -51,6 +60,7 @@ func NewState() *State {
 		nodes: map[string]*Node{}, services: map[string]*Service{}, pages: map[string]*Page{}, tasks: map[string]*Task{},
 		unplaced: map[*Service]int{}, dirty: map[*Service]struct{}{}, left: map[*Page]struct{}{}, sick: map[*Task]string{}, history: 5,
 		dependents: map[string]map[*Service]struct{}{}, networks: map[string]bool{},
+		claims: map[string]*claim{}, claimants: map[*Service]struct{}{}, global: map[string]int{},
 	}
 }
 
@@ -65,8 +75,8 @@ func (s *State) Dirty() []string {
 	return out
 }
 
-// HasDirty reports whether Dirty would return anything.
-func (s *State) HasDirty() bool { return len(s.dirty) > 0 }
+// HasDirty reports whether there is anything to plan: services that Dirty would return, or claims.
+func (s *State) HasDirty() bool { return len(s.dirty) > 0 || s.claimsTouched }
 
 // Services returns the ids of all services that exist or still have tasks.
 func (s *State) Services() []string {
@@ -184,6 +194,7 @@ func (s *State) PutRevision(key string, val []byte) error {
 	if was := v.revs[r.GetNumber()]; was == nil || was.gone {
 		v.revs[r.GetNumber()] = newRevision(r.GetSpec(), v.current)
 		v.touchNodes(r.GetNumber())
+		s.storageChanged(v, v.revs[r.GetNumber()])
 		s.mark(v)
 	}
 	return nil
@@ -222,6 +233,7 @@ func (s *State) PutNodeBucket(key string, val []byte) error {
 		if err := proto.Unmarshal(val, &d); err != nil {
 			return fmt.Errorf("decode node/%s: %w", key, err)
 		}
+		s.describeVolumes(n, d.GetPlugins())
 		if n.describe(&d) {
 			s.nodeChanged(n)
 		}
@@ -260,6 +272,8 @@ func (s *State) PutTask(key string, val []byte, rev uint64) error {
 		return nil
 	case keys.Rollout:
 		return s.putRollout(id, val, rev)
+	case keys.Claim:
+		return s.putClaim(key, val, rev)
 	}
 	p := s.page(key)
 	if p == nil || rev <= p.Revision {
@@ -274,6 +288,11 @@ func (s *State) ResetTasks(keep map[string]bool, upTo uint64) {
 	for key, p := range s.pages {
 		if !keep[key] && p.exists && p.Revision <= upTo {
 			s.putPage(p, nil, p.Revision) //nolint:errcheck // nothing to decode
+		}
+	}
+	for key, c := range s.claims {
+		if !keep[key] && c.rev <= upTo {
+			s.setClaim(key, nil, c.rev, true)
 		}
 	}
 	for _, v := range s.services {

@@ -118,7 +118,7 @@ func (t *Task) quiet() bool {
 // stopped: it will not run any more, as far as anyone can know; a node that is down cannot be asked.
 func (t *Task) stopped() bool {
 	n := t.Node()
-	return n == nil || !n.Exists || n.State == skepv1.NodeState_NODE_STATE_DOWN || t.Verdict == Orphaned || t.quiet()
+	return n == nil || n.lost() || t.Verdict == Orphaned || t.quiet()
 }
 
 func (s TaskState) String() string { return specs.Word(skepv1.TaskState(s)) }

@@ -55,6 +55,8 @@ func (p *planner) settle(u *unit, frozen bool) {
 			p.stop(t, "it ended: "+t.State().String())
 		case !n.Exists:
 			p.orphan(t)
+		case n.fenced && (u.node == nil || p.s.needsClaim(t)):
+			p.stop(t, "its node was fenced")
 		case n.lost() && u.node == nil:
 			p.stop(t, "its node is down")
 		case u.node == nil && p.violates(t), u.node != nil && p.overcommitted(t):
@@ -125,7 +127,7 @@ func (p *planner) advance(u *unit, frozen bool) {
 	if t.Node() == nil {
 		if !frozen {
 			w := want{change: -1, task: t, pin: u.node, drained: u.drained}
-			if t.Desired == Ready && len(u.stale) > 0 && !p.v.update.startFirst {
+			if t.Desired == Ready && len(u.stale) > 0 && !p.startFirst() {
 				w.credit = u.stale[0] // it will be held until that one has stopped
 			}
 			p.wants = append(p.wants, w)
@@ -184,7 +186,7 @@ func (p *planner) relieve(u *unit, t *Task) {
 		}
 		return
 	}
-	beside := p.v.update.startFirst || len(u.stale) == 0
+	beside := p.startFirst() || len(u.stale) == 0
 	for _, o := range olds {
 		beside = beside && o.Node() != t.Node() // it may stand in that one's place
 	}
@@ -293,6 +295,10 @@ func (p *planner) leave(u *unit) {
 	for _, t := range u.drained[:len(u.drained)-1] {
 		p.stop(t, "its node is drained")
 	}
+	if why := p.single(old); why != "" {
+		p.stop(old, "its node is drained, and "+why+": it stops before another starts")
+		return
+	}
 	revision := p.anew(u)
 	ok, notBefore := p.again(u, revision)
 	switch {
@@ -323,9 +329,12 @@ func (p *planner) start(u *unit) {
 		}
 	}
 	reason := fmt.Sprintf("update to revision %d", p.v.revision)
+	if p.v.update.startFirst && !p.startFirst() {
+		reason += ", stop-first: " + p.single(nil)
+	}
 	if ok, notBefore := p.again(u, p.v.revision); ok {
-		p.create(u, p.v.revision, old, p.first(!p.v.update.startFirst, notBefore), notBefore, reason)
-		if !p.v.update.startFirst {
+		p.create(u, p.v.revision, old, p.first(!p.startFirst(), notBefore), notBefore, reason)
+		if !p.startFirst() {
 			p.wants[len(p.wants)-1].credit = old
 		}
 	}

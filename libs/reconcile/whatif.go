@@ -129,6 +129,7 @@ func (s *State) Placing(v *Service, now time.Time) *skepv1.Placing {
 		}
 		out.Candidates = append(out.Candidates, k)
 	}
+	s.tell(s.tied(v, next, now.UnixMilli()), out)
 	return out
 }
 

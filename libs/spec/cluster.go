@@ -2,11 +2,14 @@ package spec
 
 import (
 	"net/netip"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/printable"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -81,7 +84,20 @@ func ValidateCluster(c *skepv1.ClusterSpec) error {
 	if c.DataPathPort != 0 && (c.DataPathPort < 1024 || c.DataPathPort > 49151) {
 		return fault.Invalid("Datapath port number is not in valid range (1024-49151) : %d", c.DataPathPort)
 	}
+	if err := validateFence(c.FenceCommand); err != nil {
+		return err
+	}
 	return validatePools(c)
+}
+
+// validateFence checks the program that cuts a node off. It is run as it stands, without a shell.
+func validateFence(p string) error {
+	switch {
+	case p == "":
+	case len(p) > 4096 || !filepath.IsAbs(p) || filepath.Clean(p) != p || strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return fault.Invalid("invalid fencing command %q: use the absolute path of a program that every manager has, without arguments", printable.Cut(p, 256))
+	}
+	return nil
 }
 
 func validatePools(c *skepv1.ClusterSpec) error {

@@ -1,7 +1,10 @@
 package spec
 
 import (
+	"maps"
 	"path"
+	"regexp"
+	"slices"
 	"strings"
 
 	"skep.dev/libs/fault"
@@ -39,8 +42,22 @@ func validateMount(m *skepv1.Mount) error {
 		if abs {
 			return fault.Invalid("invalid volume mount source, must not be an absolute path: %s", m.Source)
 		}
-		if strings.ContainsAny(m.Source, "/ \t\n") || m.Source == "." || m.Source == ".." {
+		// What stands between braces is filled in on the node, which looks at the whole name then.
+		if name := template.ReplaceAllString(m.Source, ""); strings.ContainsAny(name, "/ \t\n") || name == "." || name == ".." {
 			return fault.Invalid("invalid volume name %q: use letters, digits, '.', '_' and '-'", m.Source)
+		}
+		switch m.VolumeSharing {
+		case "", "none", "onewriter", "all":
+		default:
+			return fault.Invalid("invalid volume-sharing %q: use none (one task), onewriter (the tasks of one node) or all", m.VolumeSharing)
+		}
+		if len(m.VolumeOpts) > 0 && (m.VolumeDriver == "" || m.VolumeDriver == "local") {
+			if m.Source == "" {
+				return fault.Invalid("mount of %s: volume-opt belongs to a volume with a name: use source=NAME", m.Target)
+			}
+			if err := ValidateLocalVolume(m.VolumeOpts); err != nil {
+				return err
+			}
 		}
 		if err := relative("volume-subpath", m.VolumeSubpath); err != nil {
 			return err
@@ -96,11 +113,13 @@ func validateMountOptions(m *skepv1.Mount) error {
 		{"bind-propagation", "bind", m.BindPropagation != ""},
 		{"bind-recursive", "bind", m.BindRecursive != ""},
 		{"bind-create-src", "bind", m.BindCreateSrc},
+		{"bind-wait", "bind", m.BindWait},
 		{"volume-driver", "volume", m.VolumeDriver != ""},
 		{"volume-label", "volume", len(m.VolumeLabels) > 0},
 		{"volume-opt", "volume", len(m.VolumeOpts) > 0},
 		{"volume-nocopy", "volume", m.VolumeNocopy},
 		{"volume-subpath", "volume", m.VolumeSubpath != ""},
+		{"volume-sharing", "volume", m.VolumeSharing != ""},
 		{"image-subpath", "image", m.ImageSubpath != ""},
 		{"tmpfs-size", "tmpfs", m.TmpfsSize != 0},
 		{"tmpfs-mode", "tmpfs", m.TmpfsMode != 0},
@@ -132,6 +151,38 @@ func validateMountOptions(m *skepv1.Mount) error {
 		return fault.Invalid("invalid consistency %q: use consistent, cached or delegated", m.Consistency)
 	}
 	return ValidateLabels(m.VolumeLabels)
+}
+
+// template is what a node fills in: {{.Task.Slot}}.
+var template = regexp.MustCompile(`\{\{[^{}]*\}\}`)
+
+// ValidateLocalVolume refuses options that the local volume driver does not have, and those that say half of what is to be
+// mounted. Whether it can be mounted, the node says.
+func ValidateLocalVolume(opts map[string]string) error {
+	for _, k := range slices.Sorted(maps.Keys(opts)) {
+		switch k {
+		case "type", "device", "o":
+		case "size":
+			return fault.Invalid("invalid volume option size: a directory of the node has no size of its own; use type=tmpfs,device=tmpfs,o=size=… or a file system with one")
+		default:
+			return fault.Invalid("invalid volume option %q: the local driver has type, device and o, as mount(8) takes them", k)
+		}
+	}
+	if len(opts) == 0 {
+		return nil
+	}
+	if opts["device"] == "" {
+		return fault.Invalid("missing volume option device: say what is to be mounted, such as device=tmpfs, device=/dev/sdb1 or device=:/export")
+	}
+	if opts["type"] == "" {
+		for _, o := range strings.Split(opts["o"], ",") {
+			if o = strings.TrimSpace(o); o == "bind" || o == "rbind" {
+				return nil
+			}
+		}
+		return fault.Invalid("missing volume option type: say how %s is to be mounted, such as type=nfs, type=ext4 or o=bind", opts["device"])
+	}
+	return nil
 }
 
 func relative(option, p string) error {

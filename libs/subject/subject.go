@@ -103,8 +103,8 @@ const (
 // The kinds of events, and of kind node the verbs, as they are shared out between the streams.
 var (
 	changedKinds = []string{"service", "network", "cluster", "secret", "config", "registry", "image", "volume", "user", "token"}
-	changedNode  = []string{"create", "update", "remove"}
-	nodeVerbs    = []string{"image-pull", "image-remove", "image-load", "describe", "unknown", "ready", "down", "disconnected", "path-open", "path-blocked"}
+	changedNode  = []string{"create", "update", "remove", "fence", "unfence"}
+	nodeVerbs    = []string{"image-pull", "image-remove", "image-load", "volume-create", "volume-update", "volume-remove", "volume-prune", "describe", "unknown", "ready", "down", "disconnected", "path-open", "path-blocked", "fencing"}
 )
 
 // EventSubjects are the subjects of one of the streams of events, those of one kind or, with kind "", all.

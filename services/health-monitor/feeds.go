@@ -23,6 +23,7 @@ func (s *Service) applyCluster(d kv.Delta) {
 		if e.Deleted || proto.Unmarshal(e.Value, &c) != nil {
 			continue
 		}
+		s.fences.command = c.GetSpec().GetFenceCommand()
 		if p := c.GetSpec().GetHeartbeatPeriod().AsDuration(); p > 0 && p != s.period {
 			s.log.Info("heartbeat period", zap.Duration("period", p))
 			s.period = p
@@ -46,6 +47,10 @@ func (s *Service) applyMembers(d kv.Delta) {
 			s.log.Error("unreadable node object", zap.String("node", id), zap.Error(err))
 		}
 		s.members[id] = n.GetSpec().GetName()
+		delete(s.fences.fenced, id)
+		if n.Fence != nil {
+			s.fences.fenced[id] = true
+		}
 		s.core.Admit(id, s.record[id].live, time.Now())
 		s.inherit(id)
 		s.dirty[id] = true
@@ -67,6 +72,7 @@ func (s *Service) drop(id string) {
 	s.core.Remove(id)
 	delete(s.paths, id)
 	delete(s.clocks, id)
+	delete(s.fences.fenced, id)
 	s.dirty[id] = true
 }
 
@@ -82,10 +88,11 @@ func (s *Service) applyNodes(d kv.Delta) {
 		switch f, id := keys.Of(subject.NodeB, e.Key); {
 		case f == keys.Description && e.Deleted:
 			delete(s.hosts, id)
+			delete(s.fences.addrs, id)
 		case f == keys.Description:
 			var n skepv1.NodeDescription
 			if proto.Unmarshal(e.Value, &n) == nil {
-				s.hosts[id] = n.Hostname
+				s.hosts[id], s.fences.addrs[id] = n.Hostname, n.Addr
 			}
 		case f == keys.Live:
 			s.note(id, e)

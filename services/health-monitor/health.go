@@ -82,6 +82,7 @@ type Service struct {
 	beats   uint64
 	paths   map[string]path // by node: whom it does not reach
 	clocks  clocks
+	fences  fences
 
 	pathLife, pathEvery, settles time.Duration // see the constants; tests have less patience
 }
@@ -104,10 +105,12 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("health: %w", err)
 	}
-	return &Service{
+	s := &Service{
 		cfg: cfg, log: cfg.Log, js: js, live: kv.Open(js, subject.NodeB), Span: life.New(),
 		members: map[string]string{}, hosts: map[string]string{}, record: map[string]stored{}, dirty: map[string]bool{}, paths: map[string]path{}, clocks: clocks{}, pathLife: pathLife, pathEvery: pathEvery, settles: settles,
-	}, nil
+	}
+	s.fences.begin()
+	return s, nil
 }
 
 // Run listens, and decides while it holds the lease, until ctx ends.
@@ -118,6 +121,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer func() {
 		cancel() // first: a feed may be waiting to hand something over
 		feeds.Close()
+		s.fences.running.Wait()
 		wg.Wait()
 	}()
 
@@ -146,6 +150,7 @@ func (s *Service) Run(ctx context.Context) error {
 		{Bucket: subject.NodeB, Apply: hand(s.applyNodes)},
 		{Bucket: subject.Spec, Filter: keys.Cluster.Key(), Apply: hand(s.applyCluster)},
 		{Bucket: subject.Spec, Filter: keys.Node.Key("*"), Apply: hand(s.applyMembers)},
+		{Bucket: subject.Task, Filter: keys.Claim.Key("*"), Apply: hand(s.applyClaims)},
 		// Not through the loop: thousands of reports must not hold up heartbeats.
 		{Bucket: subject.Status, Apply: probes.apply},
 	} {
@@ -261,6 +266,7 @@ func (s *Service) loop(ctx context.Context, do chan func(), hb *gate, paths chan
 		}
 		s.collect()
 		s.write(ctx, do)
+		s.fence(ctx, do, time.Now())
 	}
 }
 

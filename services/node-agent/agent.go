@@ -17,6 +17,7 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/node-agent/internal/ctrd"
 	"skep.dev/services/node-agent/internal/logs"
+	"skep.dev/services/node-agent/internal/plugin"
 	"skep.dev/services/node-agent/internal/probe"
 	"skep.dev/services/node-agent/internal/task"
 	"skep.dev/services/node-agent/internal/volume"
@@ -33,7 +34,9 @@ type Service struct {
 	daemon  *ctrd.Daemon // nil with a containerd of somebody else's
 	runtime *ctrd.Runtime
 	keeper  *logs.Keeper
+	volumes *volume.Store
 	prober  *probe.Prober
+	plugins *plugin.Plugins
 	set     *task.Set
 
 	specs   *specCache
@@ -57,7 +60,7 @@ func New(cfg Config) (*Service, error) {
 		cfg: cfg, log: cfg.Log, session: id.New(), Span: life.New(),
 		ask: make(chan struct{}, 1), desc: make(chan struct{}, 1),
 	}
-	s.meter = newMeter(cfg.Metrics, s.runsTasks)
+	s.meter = newMeter(cfg.Metrics, s.runsTasks, s.holdsVolumes)
 	s.leaving.Store(cfg.Leaving)
 	if cfg.ContainerdAddress == "" {
 		d, err := ctrd.NewDaemon(ctrd.DaemonConfig{
@@ -114,26 +117,39 @@ func (s *Service) start(ctx context.Context) error {
 		}
 		address = s.daemon.Address()
 	}
-	volumes, err := volume.Open(filepath.Join(s.dir(), "volumes"))
+	var err error
+	if s.plugins, err = s.openPlugins(); err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	s.volumes, err = volume.Open(volume.Config{Root: filepath.Join(s.dir(), "volumes"), Node: s.cfg.Hostname, Path: ctrd.SearchPath(s.cfg.BinDir), Log: s.log,
+		Drivers: s.plugins.Driver, Plugins: s.plugins.Names})
 	if err != nil {
+		s.plugins.Close()
 		return fmt.Errorf("agent: %w", err)
 	}
 	if s.keeper, err = logs.Open(s.log); err != nil {
+		s.plugins.Close()
 		return fmt.Errorf("agent: %w", err)
 	}
 	s.runtime, err = ctrd.New(ctx, ctrd.Config{
 		Address: address, Daemon: s.daemon, NodeID: s.cfg.NodeID, Hostname: s.cfg.Hostname, RunDir: s.cfg.RunDir, BinDir: s.cfg.BinDir,
-		Attacher: s.cfg.Attacher, Registries: *s.cfg.Registries, Volumes: volumes, Logs: s.keeper, Courier: s.courier,
+		Attacher: s.cfg.Attacher, Registries: *s.cfg.Registries, Volumes: s.volumes, Logs: s.keeper, Courier: s.courier,
 		Parallelism: s.cfg.StartParallelism, Log: s.log, Pulled: s.meter.pulled,
 	})
 	if err != nil {
+		s.plugins.Close()
 		return fmt.Errorf("agent: %w", errors.Join(err, s.keeper.Close()))
 	}
 	if s.prober, err = probe.New(s.runtime, s.log.Named("probe")); err != nil {
 		return fmt.Errorf("agent: %w", errors.Join(err, s.shutdown()))
 	}
 	s.set, err = task.Open(task.Config{Dir: s.dir(), Runtime: s.runtime, Probes: s.prober, Specs: s.specs.get, Log: s.log, Changed: s.report.changed,
-		Started: s.meter.started, Ended: s.meter.ended})
+		Started: s.meter.started, Ended: s.meter.ended,
+		Forgotten: func(id string) {
+			if err := s.volumes.Forget(id); err != nil {
+				s.log.Warn("remove a task's volumes", zap.String("task", id), zap.Error(err))
+			}
+		}})
 	if err != nil {
 		return fmt.Errorf("agent: %w", errors.Join(err, s.shutdown()))
 	}
@@ -175,10 +191,14 @@ func (s *Service) resume(ctx context.Context) error {
 	if err := s.runtime.Sweep(ctx, s.set.Known); err != nil && ctx.Err() == nil {
 		s.log.Warn("sweep leftovers", zap.Error(err))
 	}
+	s.reconcileVolumes(ctx)
 	s.Begun()
 	s.askSnapshot()
 	return nil
 }
+
+// drainVolumes is how long a node that leaves waits for its volume plug-ins to unmount everything.
+const drainVolumes = 30 * time.Second
 
 // tidyEvery is how often leftovers are looked for while the agent runs.
 const tidyEvery = 20 * time.Second
@@ -195,6 +215,7 @@ func (s *Service) tidy(ctx context.Context) {
 		if err := s.runtime.Tidy(ctx, s.set.Known); err != nil && ctx.Err() == nil {
 			s.log.Warn("sweep leftovers", zap.Error(err))
 		}
+		s.reconcileVolumes(ctx)
 	}
 }
 
@@ -203,6 +224,9 @@ func (s *Service) shutdown() error {
 	var err error
 	if s.set != nil {
 		s.set.Close()
+	}
+	if s.plugins != nil {
+		s.plugins.Close()
 	}
 	if s.prober != nil {
 		err = errors.Join(err, s.prober.Close())
@@ -239,7 +263,7 @@ func (s *Service) Leave(ctx context.Context) error {
 			}
 		}
 		s.set.Resume(found)
-		err = s.set.StopAll(ctx)
+		err = errors.Join(s.set.StopAll(ctx), s.plugins.Drain(ctx, drainVolumes))
 	}
 	cancel()
 	<-followed

@@ -37,7 +37,7 @@ func (c *commands) close() error {
 
 func (s *Service) serve() (*commands, error) {
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
-		Name: "skep-agent", Version: s.cfg.Version, Description: "containers and images of node " + s.cfg.NodeID, Log: s.log, Metrics: s.cfg.Metrics,
+		Name: "skep-agent", Version: s.cfg.Version, Description: "containers, images and volumes of node " + s.cfg.NodeID, Log: s.log, Metrics: s.cfg.Metrics,
 		Timeout: 30 * time.Minute, // a pull takes what it takes
 	})
 	if err != nil {
@@ -49,6 +49,11 @@ func (s *Service) serve() (*commands, error) {
 		api.Handle(srv, api.ImageList.At(id), s.listImages),
 		api.Handle(srv, api.ImageRemove.At(id), s.removeImage),
 		api.Handle(srv, api.ImagePull.At(id), s.pullImage),
+		api.Handle(srv, api.VolumeCreate.At(id), s.createVolume),
+		api.Handle(srv, api.VolumeList.At(id), s.listVolumes),
+		api.Handle(srv, api.VolumeUpdate.At(id), s.updateVolume),
+		api.Handle(srv, api.VolumeRemove.At(id), s.removeVolume),
+		api.Handle(srv, api.VolumePrune.At(id), s.pruneVolumes),
 		api.Handle(srv, api.Stats.At(id), s.stats),
 	)
 	if s.cfg.Manager {

@@ -20,6 +20,7 @@ import (
 
 	"skep.dev/libs/attach"
 	"skep.dev/libs/pki"
+	"skep.dev/services/node-agent/internal/plugin"
 	"skep.dev/services/node-agent/internal/registry"
 )
 
@@ -47,6 +48,9 @@ type Config struct {
 	// PATH and /usr/lib/skep/bin.
 	ContainerdAddress string
 	BinDir            string
+
+	// PluginDirs are the folders in which volume plug-ins are looked for, with commas between them (default: Docker's).
+	PluginDirs string
 
 	// Registries; nil = `<data-dir>/registries.toml`.
 	Registries *Registries
@@ -83,6 +87,9 @@ func (c *Config) check() error {
 	}
 	if c.Log == nil {
 		c.Log = zap.NewNop()
+	}
+	if _, err := plugin.ParseDirs(c.PluginDirs); err != nil {
+		return fmt.Errorf("agent: %w", err)
 	}
 	if c.DataDir == "" {
 		c.DataDir = "/var/lib/skep"

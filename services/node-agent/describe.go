@@ -16,6 +16,7 @@ import (
 	"skep.dev/libs/api"
 	"skep.dev/libs/sctp"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/node-agent/internal/volume"
 )
 
 func (s *Service) describeAgain() {
@@ -68,8 +69,9 @@ func (s *Service) describe(ctx context.Context) *skepv1.NodeDescription {
 		Resources:     &skepv1.Resources{NanoCpus: int64(runtime.NumCPU()) * 1e9, MemoryBytes: meminfo("MemTotal")},
 		EngineVersion: s.cfg.Version, EngineLabels: s.cfg.Labels, Addr: s.cfg.AdvertiseAddr, DataPathAddr: s.cfg.DataPathAddr,
 		MaxTasks: s.cfg.MaxTasks,
-		Plugins:  []*skepv1.Plugin{{Type: "Log", Name: "json-file"}, {Type: "Log", Name: "local"}, {Type: "Log", Name: "none"}, {Type: "Volume", Name: "local"}},
+		Plugins:  []*skepv1.Plugin{{Type: "Log", Name: "json-file"}, {Type: "Log", Name: "local"}, {Type: "Log", Name: "none"}, {Type: "Volume", Name: volume.Local, Scope: volume.ScopeLocal}},
 	}
+	d.Plugins = append(d.Plugins, s.plugins.List()...)
 	if k := sctp.Kernel(); k.Tracked && k.Sockets {
 		d.Plugins = append(d.Plugins, &skepv1.Plugin{Type: sctp.PluginType, Name: sctp.Plugin})
 	}

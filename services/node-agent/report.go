@@ -91,6 +91,7 @@ func (r *reporter) send(ctx context.Context) error {
 		NodeId: r.s.cfg.NodeID, Report: r.seq, Session: r.s.session,
 		AppliedGeneration: r.s.set.Generation(), Tasks: r.s.set.Statuses(),
 	}
+	st.Volumes = r.s.plugins.Held() // read after the generation: what it does not hold, it does not hold for that one
 	r.tasks = len(st.Tasks)
 	reply, err := api.Call(ctx, r.s.cfg.NC, api.StateStatus.At(r.s.cfg.NodeID), st)
 	if err != nil {

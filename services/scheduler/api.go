@@ -22,7 +22,9 @@ import (
 const replyOperations = 2000
 
 func (s *Service) serve(srv *rpc.Server) error {
-	return errors.Join(api.Handle(srv, api.ServiceExplain, s.explain), api.Handle(srv, api.PlanService, s.dryRun))
+	return errors.Join(
+		api.Handle(srv, api.ServiceExplain, s.explain), api.Handle(srv, api.PlanService, s.dryRun), api.Handle(srv, api.VolumeClaims, s.listClaims),
+	)
 }
 
 // maxPlanned bounds the tasks a question may make the planner think about: it holds up the leader's own plans meanwhile

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -44,6 +45,10 @@ type fake struct {
 	everID   map[string]bool
 	violated error
 	holder   string // of the fence
+	claims   map[string]*skepv1.VolumeClaim
+	volumes  map[string]string // plug-in volumes that the tasks of a service mount, by its id
+	stuck    map[string]bool   // nodes that cannot unmount
+	held     map[string]map[string]bool // node → volumes it has mounted
 	watch    func() // called after every step of the scheduler's and of an agent, under mu
 }
 
@@ -55,6 +60,7 @@ func newFake(t testing.TB, n *kvtest.NATS, nodes int) *fake {
 		t: t, n: n, ctx: ctx, spec: kv.Open(js, subject.Spec), rev: kv.Open(js, subject.Rev), node: kv.Open(js, subject.NodeB),
 		status: kv.Open(js, subject.Status), task: kv.Open(js, subject.Task),
 		pages: map[string]*skepv1.NodeTasks{}, revs: map[string]uint64{}, rollouts: map[string]*skepv1.Rollout{},
+		claims: map[string]*skepv1.VolumeClaim{}, volumes: map[string]string{}, stuck: map[string]bool{}, held: map[string]map[string]bool{},
 		dead: map[string]bool{}, seen: map[string]map[string]*skepv1.TaskStatus{}, changed: make(chan struct{}, 1), everID: map[string]bool{},
 	}
 	f.put(f.spec, "cluster", &skepv1.Cluster{Spec: &skepv1.ClusterSpec{TaskHistoryLimit: 5}})
@@ -126,6 +132,12 @@ func (f *fake) tasks(d kv.Delta) {
 			var fence skepv1.Fence
 			_ = proto.Unmarshal(e.Value, &fence)
 			f.holder = fence.Holder
+			continue
+		case strings.HasPrefix(e.Key, "claim."):
+			delete(f.claims, e.Key)
+			if c := (&skepv1.VolumeClaim{}); !e.Deleted && proto.Unmarshal(e.Value, c) == nil {
+				f.claims[e.Key] = c
+			}
 			continue
 		case len(e.Key) > 8 && e.Key[:8] == "rollout.":
 			r := &skepv1.Rollout{}
@@ -239,7 +251,30 @@ func (f *fake) react(node string) (*skepv1.NodeStatus, bool) {
 	for _, id := range slices.Sorted(maps.Keys(next)) {
 		st.Tasks = append(st.Tasks, next[id])
 	}
+	changed = f.mount(node, st) || changed
 	return st, changed
+}
+
+// mount brings a node's volumes in line with its tasks, and its report with them.
+func (f *fake) mount(node string, st *skepv1.NodeStatus) (changed bool) {
+	if len(f.volumes) == 0 {
+		return false
+	}
+	want := map[string]bool{}
+	for _, t := range f.pages[node].Tasks {
+		if v := f.volumes[t.ServiceId]; v != "" && t.Desired <= skepv1.TaskState_TASK_STATE_COMPLETE && f.seen[node][t.Id].GetState() <= skepv1.TaskState_TASK_STATE_RUNNING {
+			want[v] = true
+		}
+	}
+	if f.stuck[node] {
+		maps.Copy(want, f.held[node])
+	}
+	changed = !maps.Equal(want, f.held[node])
+	f.held[node] = want
+	for _, v := range slices.Sorted(maps.Keys(want)) {
+		st.Volumes = append(st.Volumes, &skepv1.HeldVolume{Driver: "rexray", Name: v})
+	}
+	return changed
 }
 
 // health is what the probe of a task says, in a cluster where some probe ever said anything.

@@ -36,6 +36,11 @@ func (s *Service) lead(ctx context.Context, epoch uint64) error {
 		return err
 	}
 	s.refused.forget()
+	srv, err := s.serveLeader()
+	if err != nil {
+		return err
+	}
+	defer srv.Close() //nolint:errcheck // the connection may be gone with the lease
 	s.meter.leading.Set(1)
 	defer s.meter.leading.Set(0)
 	wakes := map[string]int64{}
@@ -94,6 +99,8 @@ func (s *Service) await(ctx context.Context, now bool, earliest time.Time, wakes
 		}
 		select {
 		case <-s.wake:
+		case r := <-s.releases:
+			r.done <- s.release(ctx, r)
 		case <-timer.C:
 		case <-ctx.Done():
 		}
@@ -120,6 +127,7 @@ func (s *Service) plan(now time.Time, all *bool, wakes map[string]int64) *reconc
 		*all, ids = false, nil
 		clear(wakes)
 	} else {
+		touched := s.state.ClaimsTouched()
 		known := make(map[string]bool, len(ids))
 		for _, id := range ids {
 			known[id] = true
@@ -129,7 +137,7 @@ func (s *Service) plan(now time.Time, all *bool, wakes map[string]int64) *reconc
 				ids = append(ids, id)
 			}
 		}
-		if len(ids) == 0 {
+		if len(ids) == 0 && !touched {
 			return nil
 		}
 		for _, id := range ids {

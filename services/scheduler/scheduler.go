@@ -68,6 +68,8 @@ type Service struct {
 
 	question chan struct{} // held by the one question being answered
 
+	releases chan release // of claims, by a person's word
+
 	asking  inFlight // services of which state is asked a rollback or a run
 	refused refusals // jobs of which state took no run
 
@@ -103,8 +105,8 @@ func New(cfg Config) (*Service, error) {
 	return &Service{
 		cfg: cfg, js: js, fence: lease.NewWriter(kv.Open(js, subject.Task), keys.TaskFence.Key(), cfg.NodeID), ids: reconcile.NewIDs(seed), state: reconcile.NewState(), meter: newMeter(cfg.Metrics),
 		refused:  refusals{first: cfg.firstPause},
-		question: make(chan struct{}, 1),
-		wake:     make(chan struct{}, 1), Span: life.New(),
+		question: make(chan struct{}, 1), releases: make(chan release),
+		wake: make(chan struct{}, 1), Span: life.New(),
 	}, nil
 }
 

@@ -28,6 +28,7 @@ const (
 	maxText        = 1 << 10 // of a message; more is cut
 	maxOutput      = 4 << 10 // of a probe's output; more is cut
 	maxPerTask     = 4096    // ports, addresses and networks of a task
+	maxVolumes     = 10_000  // of plug-ins that a node holds
 )
 
 // checkDescription refuses what no machine is.
@@ -66,7 +67,7 @@ func checkDescription(d *skepv1.NodeDescription) error {
 	}
 	words := []string{d.EngineVersion, d.RuntimeVersion, d.Platform.GetOs(), d.Platform.GetArch()}
 	for _, p := range d.Plugins {
-		words = append(words, p.GetType(), p.GetName())
+		words = append(words, p.GetType(), p.GetName(), p.GetScope())
 	}
 	for _, w := range words {
 		if !plain(w) {
@@ -98,6 +99,18 @@ func boundStatus(r *skepv1.NodeStatus) error {
 	}
 	if n := len(r.Tasks); n > maxTasksOfNode {
 		return fault.Invalid("the report has %d tasks: at most %d", n, maxTasksOfNode)
+	}
+	if n := len(r.Volumes); n > maxVolumes {
+		return fault.Invalid("the report has %d volumes: at most %d", n, maxVolumes)
+	}
+	for _, v := range r.Volumes {
+		if v.GetDriver() == "" || v.GetName() == "" || !plain(v.GetDriver()) || !plain(v.GetName()) {
+			return fault.Invalid("the report names volume %q of plug-in %q, which is not printable text of at most %d bytes", printable.Cut(v.GetName(), maxWord), printable.Cut(v.GetDriver(), maxWord), maxWord)
+		}
+		if len(v.TaskIds) > maxTasksOfNode || slices.ContainsFunc(v.TaskIds, func(id string) bool { return len(id) > maxTaskID }) {
+			return fault.Invalid("the report gives volume %s %d tasks, or ids that are none: at most %d", v.Name, len(v.TaskIds), maxTasksOfNode)
+		}
+		v.Err = printable.Cut(v.Err, maxText)
 	}
 	seen := make(map[string]bool, len(r.Tasks))
 	for _, t := range r.Tasks {

@@ -65,6 +65,24 @@ func TestReportsNoAgentMakes(t *testing.T) {
 	}
 }
 
+func TestHeldVolumesNoAgentTells(t *testing.T) {
+	fine := &skepv1.HeldVolume{Driver: "rexray", Name: "web", TaskIds: []string{"a"}, Err: strings.Repeat("e", 1<<19)}
+	if err := boundStatus(&skepv1.NodeStatus{Volumes: []*skepv1.HeldVolume{fine}}); err != nil || len(fine.Err) != maxText {
+		t.Errorf("%d bytes of error, %v", len(fine.Err), err)
+	}
+	for want, volumes := range map[string][]*skepv1.HeldVolume{
+		`volume "" of`:      {{Driver: "rexray"}},
+		`of plug-in ""`:     {{Name: "web"}},
+		"not printable":     {{Driver: "rexray", Name: "a\x1b"}},
+		"ids that are none": {{Driver: "rexray", Name: "web", TaskIds: []string{strings.Repeat("x", 65)}}},
+		"at most 10000":     make([]*skepv1.HeldVolume, maxVolumes+1),
+	} {
+		if err := boundStatus(&skepv1.NodeStatus{Volumes: volumes}); !fault.Is(err, fault.CodeInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", want, err)
+		}
+	}
+}
+
 // A node invents tasks and speaks of another node's: no event tells of them, and those of its own task stay.
 func TestEventsOnlyOfTheNodesOwnTasks(t *testing.T) {
 	r := newRig(t, kvtest.Server(t))

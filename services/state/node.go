@@ -321,5 +321,6 @@ func (s *Service) removeNode(ctx context.Context, r *skepv1.RemoveNodeRequest) (
 		s.log.Warn("description of a removed node left behind", zap.String("node", id), zap.Error(err))
 	}
 	s.events.send(ctx, &skepv1.Event{Kind: "node", Id: id, Name: name, Verb: "remove", Attributes: map[string]string{"name": name}})
+	s.tellLostClaims(ctx, id, name)
 	return &skepv1.Empty{}, nil
 }

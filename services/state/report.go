@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -152,6 +153,9 @@ func news(cur index.Report, r *skepv1.NodeStatus) bool {
 		return r.Session != cur.Previous || cur.Previous == ""
 	}
 	if r.AppliedGeneration != cur.Status.AppliedGeneration || len(r.Tasks) != len(cur.Status.Tasks) {
+		return true
+	}
+	if !slices.EqualFunc(r.Volumes, cur.Status.Volumes, func(a, b *skepv1.HeldVolume) bool { return proto.Equal(a, b) }) {
 		return true
 	}
 	for i, t := range r.Tasks {

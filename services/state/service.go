@@ -50,6 +50,9 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 	if _, taken := s.ix.ServiceByName(want.Name); taken {
 		return nil, nameTaken(want.Name)
 	}
+	if err := s.maySpread(want, 0); err != nil {
+		return nil, err
+	}
 	warnings := s.resolveImage(ctx, want, nil, r.NoResolveImage)
 
 	now := timestamppb.Now()
@@ -118,6 +121,7 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 		return nil, err
 	}
 	warnings = append(warnings, s.portWarnings(nil, svc.Endpoint)...)
+	warnings = append(warnings, s.spreadWarnings(want)...)
 	if r.DryRun {
 		return &skepv1.ServiceReply{Service: svc, Warnings: warnings}, nil
 	}

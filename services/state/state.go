@@ -127,7 +127,7 @@ func (s *Service) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	for _, actor := range []func(context.Context){s.reports.run, s.events.run, s.sweep} {
+	for _, actor := range []func(context.Context){s.reports.run, s.events.run, s.sweep, s.unfence} {
 		wg.Go(func() { actor(ctx) })
 	}
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
@@ -179,6 +179,7 @@ func (s *Service) endpoints(srv *rpc.Server) error {
 		api.Handle(srv, api.NodeInspect, s.inspectNode),
 		api.Handle(srv, api.NodeUpdate, s.updateNode),
 		api.Handle(srv, api.NodeRemove, s.removeNode),
+		api.Handle(srv, api.NodeFence, s.fenceNode),
 		api.Handle(srv, api.NodeAdmit, s.admitNode),
 		api.Handle(srv, api.NetworkCreate, s.createNetwork),
 		api.Handle(srv, api.NetworkList, s.listNetworks),

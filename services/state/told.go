@@ -30,6 +30,8 @@ func (s *Service) told(ctx context.Context, node string, r *skepv1.ToldRequest) 
 		Attributes: map[string]string{"name": host, "image": printable.Cut(r.Subject, eventText)}}
 	switch r.Verb {
 	case "image-pull", "image-remove", "image-load":
+	case "volume-create", "volume-update", "volume-remove", "volume-prune":
+		e.Attributes = map[string]string{"name": host, "volume": e.Attributes["image"]}
 	case "exec":
 		records, _, _ := s.ix.Tasks(node)
 		e = nil

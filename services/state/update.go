@@ -78,6 +78,9 @@ func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequ
 		return nil, err
 	}
 	warnings = append(warnings, s.portWarnings(before, svc.GetEndpoint())...)
+	if !r.Rollback {
+		warnings = append(warnings, s.spreadWarnings(svc.GetSpec())...)
+	}
 	return &skepv1.ServiceReply{Service: svc, Warnings: warnings}, nil
 }
 
@@ -202,6 +205,9 @@ func (s *Service) change(ctx context.Context, id string, dryRun bool, decide fun
 		called = do.called
 		if err == nil && !do.scaleOnly {
 			err = s.mayJoin(do.spec, cur.Spec, called)
+		}
+		if err == nil && do.rollbackTo == 0 {
+			err = s.maySpread(do.spec, do.canary)
 		}
 		return do, err
 	})

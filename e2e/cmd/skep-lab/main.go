@@ -23,6 +23,7 @@ const usage = `skep-lab makes many hosts on one machine, and a skep cluster on t
 
   skep-lab up [-name L] [-n 3] [-managers 1] [-no-cluster] [-race]   make a lab; -n counts all hosts: m1.. are managers, w1.. workers
                                         -separate: every service as a process of its own
+                                        -volume-plugin rexray: a volume plug-in of that name on every host
   skep-lab exec HOST -- CMD [ARG...]    run a command on a host; skep, curl, dig and nc are there
   skep-lab client -- CMD [ARG...]       run a command on a host outside the cluster
   skep-lab ip HOST                      print a host's address
@@ -82,6 +83,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		fs.BoolVar(&o.NoCluster, "no-cluster", false, "")
 		fs.BoolVar(&o.Race, "race", false, "")
 		fs.BoolVar(&o.Separate, "separate", false, "")
+		fs.StringVar(&o.VolumePlugin, "volume-plugin", "", "")
 	case "logs":
 		fs.BoolVar(&containerd, "containerd", false, "")
 	case "down":

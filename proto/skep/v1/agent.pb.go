@@ -1984,11 +1984,11 @@ func (x *TaskStats) GetPids() uint64 {
 // ToldRequest is what a person asked of a node, told by the node before it does it.
 type ToldRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Verb          string                 `protobuf:"bytes,1,opt,name=verb,proto3" json:"verb,omitempty"`                   // exec, image-pull, image-remove, image-load
+	Verb          string                 `protobuf:"bytes,1,opt,name=verb,proto3" json:"verb,omitempty"`                   // exec, image-pull, image-remove, image-load, volume-create, volume-update, volume-remove, volume-prune
 	Actor         string                 `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`                 // user-<name>, or root
 	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`             // where that came from: an IP address, or "local"
 	TaskId        string                 `protobuf:"bytes,4,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"` // of exec
-	Subject       string                 `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`             // which command, which image
+	Subject       string                 `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`             // which command, which image, which volume
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

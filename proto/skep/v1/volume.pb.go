@@ -26,19 +26,22 @@ const (
 
 // Volume is a volume as one node sees it.
 type Volume struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Driver        string                 `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`                        // local, or the name of a plug-in
-	Scope         string                 `protobuf:"bytes,3,opt,name=scope,proto3" json:"scope,omitempty"`                          // local: each node has its own of that name; global: it is the same one everywhere
-	Mountpoint    string                 `protobuf:"bytes,4,opt,name=mountpoint,proto3" json:"mountpoint,omitempty"`                // on the node, "" while it is not mounted
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"` // unset = the driver does not say
-	Labels        map[string]string      `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Options       map[string]string      `protobuf:"bytes,7,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	TaskIds       []string               `protobuf:"bytes,8,rep,name=task_ids,json=taskIds,proto3" json:"task_ids,omitempty"`                                                           // tasks on the node whose record is kept and that mount it
-	SizeBytes     int64                  `protobuf:"varint,9,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`                                                    // -1 = not asked for, or it cannot be told
-	Anonymous     bool                   `protobuf:"varint,10,opt,name=anonymous,proto3" json:"anonymous,omitempty"`                                                                    // a task's own, gone with its record
-	Mounted       bool                   `protobuf:"varint,11,opt,name=mounted,proto3" json:"mounted,omitempty"`                                                                        // the node holds it: a plug-in's volume is attached, a file system of options is mounted
-	Status        map[string]string      `protobuf:"bytes,12,rep,name=status,proto3" json:"status,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // what the plug-in tells of it
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Driver     string                 `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`                        // local, or the name of a plug-in
+	Scope      string                 `protobuf:"bytes,3,opt,name=scope,proto3" json:"scope,omitempty"`                          // local: each node has its own of that name; global: it is the same one everywhere
+	Mountpoint string                 `protobuf:"bytes,4,opt,name=mountpoint,proto3" json:"mountpoint,omitempty"`                // on the node, "" while it is not mounted
+	CreatedAt  *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"` // unset = the driver does not say
+	Labels     map[string]string      `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Options    map[string]string      `protobuf:"bytes,7,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	TaskIds    []string               `protobuf:"bytes,8,rep,name=task_ids,json=taskIds,proto3" json:"task_ids,omitempty"`                                                           // tasks on the node whose record is kept and that mount it
+	SizeBytes  int64                  `protobuf:"varint,9,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`                                                    // -1 = not asked for, or it cannot be told
+	Anonymous  bool                   `protobuf:"varint,10,opt,name=anonymous,proto3" json:"anonymous,omitempty"`                                                                    // a task's own, gone with its record
+	Mounted    bool                   `protobuf:"varint,11,opt,name=mounted,proto3" json:"mounted,omitempty"`                                                                        // the node holds it: a plug-in's volume is attached, a file system of options is mounted
+	Status     map[string]string      `protobuf:"bytes,12,rep,name=status,proto3" json:"status,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // what the plug-in tells of it
+	// Filled in by who asks several nodes:
+	NodeId        string `protobuf:"bytes,20,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeHostname  string `protobuf:"bytes,21,opt,name=node_hostname,json=nodeHostname,proto3" json:"node_hostname,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -155,6 +158,20 @@ func (x *Volume) GetStatus() map[string]string {
 		return x.Status
 	}
 	return nil
+}
+
+func (x *Volume) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Volume) GetNodeHostname() string {
+	if x != nil {
+		return x.NodeHostname
+	}
+	return ""
 }
 
 // ---- skep.v1.node.<node>.volume.*
@@ -889,7 +906,7 @@ var File_skep_v1_volume_proto protoreflect.FileDescriptor
 
 const file_skep_v1_volume_proto_rawDesc = "" +
 	"\n" +
-	"\x14skep/v1/volume.proto\x12\askep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11skep/v1/api.proto\x1a\x14skep/v1/object.proto\"\xeb\x04\n" +
+	"\x14skep/v1/volume.proto\x12\askep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x11skep/v1/api.proto\x1a\x14skep/v1/object.proto\"\xa9\x05\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12\x14\n" +
@@ -907,7 +924,9 @@ const file_skep_v1_volume_proto_rawDesc = "" +
 	"\tanonymous\x18\n" +
 	" \x01(\bR\tanonymous\x12\x18\n" +
 	"\amounted\x18\v \x01(\bR\amounted\x123\n" +
-	"\x06status\x18\f \x03(\v2\x1b.skep.v1.Volume.StatusEntryR\x06status\x1a9\n" +
+	"\x06status\x18\f \x03(\v2\x1b.skep.v1.Volume.StatusEntryR\x06status\x12\x17\n" +
+	"\anode_id\x18\x14 \x01(\tR\x06nodeId\x12#\n" +
+	"\rnode_hostname\x18\x15 \x01(\tR\fnodeHostname\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +

@@ -11,7 +11,7 @@ import (
 func (a *app) extraCommands() []*cobra.Command {
 	logs := a.logsCommand()
 	logs.Short += " (short for service logs)"
-	return []*cobra.Command{a.imageCommand(), a.execCommand(), logs, a.eventsCommand(), a.topCommand(), a.doctorCommand(), a.decodeCommand(),
+	return []*cobra.Command{a.imageCommand(), a.volumeCommand(), a.execCommand(), logs, a.eventsCommand(), a.topCommand(), a.doctorCommand(), a.decodeCommand(),
 		a.versionCommand(), a.infoCommand(), a.contextCommand(), a.userCommand(), a.auditCommand(), a.loginCommand(), a.logoutCommand()}
 }
 

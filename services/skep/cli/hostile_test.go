@@ -102,6 +102,24 @@ func hostileCluster(t *testing.T) *cluster {
 			return &skepv1.RemoveImageReply{}, nil
 		})
 	}
+	serve(c, c.rs, api.VolumeClaims, func(*skepv1.ListClaimsRequest) (*skepv1.ListClaimsReply, error) {
+		return &skepv1.ListClaimsReply{Claims: []*skepv1.VolumeClaim{{Name: "v"}}}, nil
+	})
+	serve(c, c.rs, api.VolumeRelease, func(*skepv1.ReleaseClaimRequest) (*skepv1.ReleaseClaimReply, error) {
+		return &skepv1.ReleaseClaimReply{}, nil
+	})
+	serve(c, c.rs, api.NodeFence, func(*skepv1.FenceNodeRequest) (*skepv1.NodeReply, error) { return &skepv1.NodeReply{}, nil })
+	for _, id := range []string{nodeID, node2} {
+		onNode(c, api.VolumeCreate.At(id), func(*skepv1.CreateVolumeRequest) (*skepv1.VolumeReply, error) { return &skepv1.VolumeReply{}, nil })
+		onNode(c, api.VolumeList.At(id), func(*skepv1.ListVolumesRequest) (*skepv1.ListVolumesReply, error) {
+			return &skepv1.ListVolumesReply{}, nil
+		})
+		onNode(c, api.VolumeUpdate.At(id), func(*skepv1.UpdateVolumeRequest) (*skepv1.VolumeReply, error) { return &skepv1.VolumeReply{}, nil })
+		onNode(c, api.VolumeRemove.At(id), func(*skepv1.RemoveVolumeRequest) (*skepv1.Empty, error) { return &skepv1.Empty{}, nil })
+		onNode(c, api.VolumePrune.At(id), func(*skepv1.PruneVolumesRequest) (*skepv1.PruneVolumesReply, error) {
+			return &skepv1.PruneVolumesReply{}, nil
+		})
+	}
 	c.onNode(api.LogsOpen.At(nodeID).Subject(), func(_ context.Context, s *stream.Session, _ []byte) {
 		w := s.Writer(stream.Out)
 		logLine(w, 1, "\x1b[31mred\x1b[0m "+hostile+"\xff\r\n", false)
@@ -144,6 +162,9 @@ var commandLines = map[string]string{
 	"secret create": "--random 8 new", "secret history": "pw", "secret inspect": "pw", "secret ls": "", "secret rm": "tls", "secret rollback": "pw 1", "secret update": "--random 8 pw",
 	"config create": "--random 8 new", "config history": "web.conf", "config inspect": "web.conf", "config ls": "", "config rm": "web.conf", "config rollback": "web.conf 1", "config update": "--random 8 web.conf",
 	"swarm join-token": "worker", "swarm unlock": "", "swarm unlock-key": "", "unlock": "", "unlock-key": "", "swarm update": "--task-history-limit 3", "task inspect": "t1", "task ls": "", "top": "--once --interval 200ms",
+	"volume create": "--node " + nodeID + " v", "volume inspect": "--node " + nodeID + " v", "volume ls": "", "volume prune": "-f --node " + nodeID, "volume rm": "--node " + nodeID + " v",
+	"volume claims": "", "volume release": "v", "node fence": nodeID,
+	"volume update": "--node " + nodeID + " --label-add a=b v",
 }
 
 // localCommands speak of this machine alone.
@@ -212,7 +233,7 @@ func TestHostileTexts(t *testing.T) {
 	}
 	for _, path := range []string{"doctor", "events", "exec", "image ls", "image pull", "image rm", "image load", "mesh ls", "mesh trace", "network inspect", "network ls", "node inspect", "node ls", "node ps", "service diff",
 		"service explain", "service history", "service inspect", "service ls", "service ps", "service logs", "logs", "task inspect", "task ls", "top", "join-token", "network prune", "context issue",
-		"secret ls", "secret inspect", "secret history", "secret rm", "secret update", "secret rollback", "config ls", "config inspect", "config history"} {
+		"secret ls", "secret inspect", "secret history", "secret rm", "secret update", "secret rollback", "config ls", "config inspect", "config history", "volume create", "volume inspect", "volume ls", "volume prune", "volume claims", "volume release"} {
 		if !shown[path] {
 			t.Errorf("skep %s shows none of it: the test does not reach what it prints", path)
 		}

@@ -14,7 +14,7 @@ import (
 func (a *app) nodeCommand() *cobra.Command {
 	return group("node", "Manage nodes", a.nodeList(), a.nodePs(), a.nodeInspect(), a.nodeUpdate(),
 		a.nodeRole("promote", "Make nodes managers", skepv1.NodeRole_NODE_ROLE_MANAGER), a.nodeRole("demote", "Make managers workers", skepv1.NodeRole_NODE_ROLE_WORKER),
-		a.nodeRemove())
+		a.nodeFence(), a.nodeRemove())
 }
 
 func (a *app) nodeList() *cobra.Command {

@@ -58,6 +58,7 @@ func (a *app) swarmUpdate() *cobra.Command {
 		history           int64
 		heartbeat, expiry time.Duration
 		autolock          bool
+		fence             string
 		snapshots, keep   uint64
 		externalCA        []string
 		noEffect          = []string{"snapshot-interval", "max-snapshots"}
@@ -96,6 +97,9 @@ func (a *app) swarmUpdate() *cobra.Command {
 				turnedOn = autolock && !s.Autolock
 				s.Autolock = autolock
 			}
+			if f.Changed("fence-cmd") {
+				s.FenceCommand = fence
+			}
 			for _, n := range noEffect {
 				if f.Changed(n) {
 					a.warnf("--%s has no effect: skep keeps no Raft log of its own", n)
@@ -122,6 +126,7 @@ func (a *app) swarmUpdate() *cobra.Command {
 	f.DurationVar(&heartbeat, "dispatcher-heartbeat", spec.DefaultHeartbeat, "Time between a node's signs of life")
 	f.DurationVar(&expiry, "cert-expiry", 90*24*time.Hour, "Life of node certificates")
 	f.BoolVar(&autolock, "autolock", false, "Require an unlock key before a manager that was restarted gives out secrets")
+	f.StringVar(&fence, "fence-cmd", "", "Program on every manager, run as root with a node's name, that cuts off a node that is down and holds volumes (\"\" = none)")
 	f.Uint64Var(&snapshots, "snapshot-interval", 10000, "Accepted for Docker's sake; has no effect")
 	f.Uint64Var(&keep, "max-snapshots", 0, "Accepted for Docker's sake; has no effect")
 	f.StringArrayVar(&externalCA, "external-ca", nil, "Not supported")

@@ -119,6 +119,7 @@ type clusterFlags struct {
 	nodePool   string
 	nodeMask   uint32
 	autolock   bool
+	fence      string
 
 	caCert, caKey string // files
 }
@@ -135,6 +136,7 @@ func (c *clusterFlags) add(cmd *cobra.Command) {
 	f.Uint32Var(&c.dataPort, "data-path-port", spec.DefaultDataPathPort, "UDP port of the traffic between containers (1024-49151)")
 	f.StringVar(&c.nodePool, "node-subnet-pool", spec.DefaultNodeSubnetPool, "pool the nodes' own container subnets are cut from (CIDR)")
 	f.Uint32Var(&c.nodeMask, "node-subnet-mask-length", spec.DefaultNodeSubnetSize, "mask length of a node's container subnet")
+	f.StringVar(&c.fence, "fence-cmd", "", "program on every manager, run as root with a node's name, that cuts off a node that is down and holds volumes")
 	f.BoolVar(&c.autolock, "autolock", false, "require an unlock key before a manager that was restarted gives out secrets")
 }
 
@@ -143,6 +145,7 @@ func (c *clusterFlags) spec() (*skepv1.ClusterSpec, error) {
 		Name: "default", TaskHistoryLimit: c.history, HeartbeatPeriod: durationpb.New(c.heartbeat),
 		NodeCertExpiry: durationpb.New(c.certExpiry), DefaultAddrPools: c.pools, SubnetSize: c.maskLength,
 		DataPathPort: c.dataPort, NodeSubnetPool: c.nodePool, NodeSubnetSize: c.nodeMask, Autolock: c.autolock,
+		FenceCommand: c.fence,
 	}
 	spec.ClusterDefaults(s)
 	return s, spec.ValidateCluster(s)

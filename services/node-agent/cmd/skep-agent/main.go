@@ -72,8 +72,8 @@ func awaitMesh(ctx context.Context, a attach.Attacher, log *zap.Logger) error {
 
 func main() {
 	var (
-		containerd, binDir, advertise, dataPath, mesh string
-		parallel                                      int
+		containerd, binDir, advertise, dataPath, mesh, pluginDirs string
+		parallel                                                  int
 	)
 	daemon.Exit(daemon.Main{
 		Name: "skep-agent", Containers: true, About: "runs this node's tasks on containerd", Role: "agent", Single: true, Renews: true,
@@ -83,6 +83,7 @@ func main() {
 			fs.StringVar(&advertise, "advertise-addr", "", "address of this node as others see it")
 			fs.StringVar(&dataPath, "data-path-addr", "", "address for container traffic")
 			fs.StringVar(&mesh, "mesh", "", "socket of the node's mesh (default <run-dir>/mesh.sock)")
+			fs.StringVar(&pluginDirs, "plugin-dirs", "", "folders to look for volume plug-ins in, with commas between (default: Docker's, /run/docker/plugins and so on)")
 			fs.IntVar(&parallel, "start-parallelism", 0, "containers started at once (default: twice the CPUs)")
 		},
 		New: func(ctx context.Context, env daemon.Env) (daemon.Service, error) {
@@ -96,7 +97,7 @@ func main() {
 			}
 			a, err := agent.New(agent.Config{
 				NodeID: env.NodeID, NC: env.NC, Log: env.Log, DataDir: env.DataDir, RunDir: env.RunDir, Version: env.Version,
-				Certificate: env.Store, Attacher: net, ContainerdAddress: cmp.Or(containerd, r.Containerd), BinDir: binDir, StartParallelism: parallel,
+				Certificate: env.Store, Attacher: net, ContainerdAddress: cmp.Or(containerd, r.Containerd), BinDir: binDir, StartParallelism: parallel, PluginDirs: pluginDirs,
 				Hostname: r.Hostname, AdvertiseAddr: cmp.Or(advertise, r.Host()), DataPathAddr: cmp.Or(dataPath, r.DataPath),
 				MaxTasks: r.TaskLimit(), Manager: env.Store.Identity().Role == pki.Manager, Metrics: env.Metrics,
 			})

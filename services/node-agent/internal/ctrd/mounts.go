@@ -1,12 +1,14 @@
 package ctrd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"sort"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -23,7 +25,7 @@ import (
 const maxDeclared = 256
 
 // mounts resolves the user's mounts, and the volumes the image declares, to paths of this host.
-func (r *Runtime) mounts(ctx context.Context, j *task.Job, names ocispec.Names, img *Image, root []mount.Mount) ([]specs.Mount, error) {
+func (r *Runtime) mounts(ctx context.Context, j *task.Job, names ocispec.Names, img *Image, root []mount.Mount, volumes []string) ([]specs.Mount, error) {
 	var out []specs.Mount
 	seen := map[string]bool{}
 	anon := 0
@@ -33,7 +35,7 @@ func (r *Runtime) mounts(ctx context.Context, j *task.Job, names ocispec.Names, 
 	if err := r.subpaths.release(j.ID()); err != nil { // of an earlier try
 		return nil, err
 	}
-	for _, m := range j.Container().GetMounts() {
+	for i, m := range j.Container().GetMounts() {
 		var err error
 		source, target := m.GetSource(), m.GetTarget()
 		if source, err = names.Expand(source); err != nil {
@@ -53,7 +55,7 @@ func (r *Runtime) mounts(ctx context.Context, j *task.Job, names ocispec.Names, 
 		case skepv1.Mount_TYPE_TMPFS:
 			sm, err = tmpfs(m, source, target)
 		case skepv1.Mount_TYPE_VOLUME:
-			sm, err = r.volume(ctx, j, m, source, target, root, &anon)
+			sm, err = r.volume(ctx, j, m, volumes[i], target, root, &anon)
 		default:
 			err = fmt.Errorf("mounts of type %s are not supported on this node", spec.Word(m.GetType()))
 		}
@@ -148,39 +150,91 @@ func tmpfs(m *skepv1.Mount, source, target string) (specs.Mount, error) {
 	return specs.Mount{Destination: target, Type: "tmpfs", Source: "tmpfs", Options: opts}, nil
 }
 
-func (r *Runtime) volume(ctx context.Context, j *task.Job, m *skepv1.Mount, source, target string, root []mount.Mount, anon *int) (specs.Mount, error) {
-	if d := m.GetVolumeDriver(); d != "" && d != "local" {
-		return specs.Mount{}, fmt.Errorf("volume driver %q is not available on this node: only local volumes are", d)
+// attachVolumes has the volumes of a task's mounts mounted on this host, and returns where, by the index of the mount. Those
+// without a name come with the container.
+func (r *Runtime) attachVolumes(ctx context.Context, j *task.Job, names ocispec.Names, progress func(string)) ([]string, error) {
+	out := make([]string, len(j.Container().GetMounts()))
+	for i, m := range j.Container().GetMounts() {
+		if m.GetType() != skepv1.Mount_TYPE_VOLUME || m.GetSource() == "" {
+			continue
+		}
+		w, err := wantedVolume(m, names)
+		if err != nil {
+			return nil, err
+		}
+		if w.Driver != "" || len(w.Options) > 0 {
+			progress("mounting volume " + w.Name)
+		}
+		if out[i], err = r.cfg.Volumes.Attach(ctx, j.ID(), w); err != nil {
+			return nil, err
+		}
 	}
-	if len(m.GetVolumeOpts()) > 0 {
-		return specs.Mount{}, errors.New("options of local volumes (type, device, o) are not supported on this node: use a bind mount")
+	return out, nil
+}
+
+// wantedVolume is the volume a mount names, its templates filled in.
+func wantedVolume(m *skepv1.Mount, names ocispec.Names) (volume.Wanted, error) {
+	w := volume.Wanted{Driver: m.GetVolumeDriver(), Options: map[string]string{}, Labels: map[string]string{}}
+	var err error
+	if w.Name, err = names.Expand(m.GetSource()); err != nil {
+		return w, fmt.Errorf("mount source: %w", err)
 	}
-	var data string
-	err := func() error {
-		get := func(fill volume.Fill) (err error) {
-			if source == "" {
-				data, err = r.cfg.Volumes.Anonymous(j.ID(), *anon, fill)
-			} else {
-				if filepath.IsAbs(source) {
-					return fmt.Errorf("invalid volume mount source, must not be an absolute path: %s", source)
-				}
-				data, err = r.cfg.Volumes.Named(source, fill)
+	if filepath.IsAbs(w.Name) {
+		return w, fmt.Errorf("invalid volume mount source, must not be an absolute path: %s", w.Name)
+	}
+	for _, c := range []struct{ from, to map[string]string }{{m.GetVolumeOpts(), w.Options}, {m.GetVolumeLabels(), w.Labels}} {
+		for k, v := range c.from {
+			if c.to[k], err = names.Expand(v); err != nil {
+				return w, fmt.Errorf("volume %s: %s: %w", w.Name, k, err)
 			}
-			return err
 		}
-		if m.GetVolumeNocopy() || m.GetVolumeSubpath() != "" {
-			return get(nil)
+	}
+	return w, nil
+}
+
+// VolumesOf are the named volumes that a task's mounts name. What cannot be filled in names none.
+func (r *Runtime) VolumesOf(j *task.Job) []volume.Key {
+	names := r.namesOf(j)
+	var out []volume.Key
+	for _, m := range j.Container().GetMounts() {
+		if m.GetType() != skepv1.Mount_TYPE_VOLUME || m.GetSource() == "" {
+			continue
 		}
+		if w, err := wantedVolume(m, names); err == nil {
+			out = append(out, volume.Key{Driver: cmp.Or(w.Driver, volume.Local), Name: w.Name})
+		}
+	}
+	return out
+}
+
+// TaskName is what people call a task.
+func (r *Runtime) TaskName(j *task.Job) string { return r.namesOf(j).Task.Name }
+
+func (r *Runtime) namesOf(j *task.Job) ocispec.Names {
+	return ocispec.NamesOf(r.cfg.NodeID, r.cfg.Hostname, runtime.GOARCH, j.Record, j.Revision.GetSpec())
+}
+
+// volume is the mount of a volume. data is where it is, "" for one without a name, the anon-th of its task.
+func (r *Runtime) volume(ctx context.Context, j *task.Job, m *skepv1.Mount, data, target string, root []mount.Mount, anon *int) (specs.Mount, error) {
+	var fill volume.Fill
+	if !m.GetVolumeNocopy() && m.GetVolumeSubpath() == "" {
 		// The root is mounted only for the one use that needs it: a volume's first.
-		return get(func(dir string) error {
+		fill = func(dir string) error {
 			return withRoot(ctx, root, func(rootfs string) error { return volume.CopyUp(rootfs, target)(dir) })
-		})
-	}()
+		}
+	}
+	var err error
+	if data == "" {
+		data, err = r.cfg.Volumes.Anonymous(ctx, j.ID(), *anon, fill)
+		*anon++
+	} else {
+		var w volume.Wanted
+		if w, err = wantedVolume(m, r.namesOf(j)); err == nil {
+			err = r.cfg.Volumes.Fill(ctx, w.Driver, w.Name, data, fill)
+		}
+	}
 	if err != nil {
 		return specs.Mount{}, err
-	}
-	if source == "" {
-		*anon++
 	}
 	if sub := m.GetVolumeSubpath(); sub != "" {
 		at := r.subpaths.next(j.ID())

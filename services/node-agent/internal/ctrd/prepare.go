@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -35,6 +34,12 @@ func (r *Runtime) Prepare(ctx context.Context, j *task.Job, progress func(string
 	if err != nil {
 		return task.Prepared{}, err
 	}
+	names := r.namesOf(j)
+	// Before its turn: a server that does not answer holds up this task alone.
+	volumes, err := r.attachVolumes(ctx, j, names, progress)
+	if err != nil {
+		return task.Prepared{}, trouble(err)
+	}
 	if err := r.slots.Acquire(ctx, 1); err != nil {
 		return task.Prepared{}, err
 	}
@@ -44,7 +49,6 @@ func (r *Runtime) Prepare(ctx context.Context, j *task.Job, progress func(string
 		return task.Prepared{}, err
 	}
 	defer given.wipe()
-	names := ocispec.NamesOf(r.cfg.NodeID, r.cfg.Hostname, runtime.GOARCH, j.Record, j.Revision.GetSpec())
 	hostname, err := names.Hostname(c.GetHostname())
 	if err != nil {
 		return task.Prepared{}, err
@@ -53,7 +57,7 @@ func (r *Runtime) Prepare(ctx context.Context, j *task.Job, progress func(string
 	if err != nil {
 		return task.Prepared{}, err
 	}
-	if err := r.create(ctx, j, img, names, hostname, att, given); err != nil {
+	if err := r.create(ctx, j, img, names, hostname, att, given, volumes); err != nil {
 		if errdefs.IsNotFound(err) {
 			r.Images.forget() // the image went away under us: look again
 			err = task.Temporary(err)
@@ -66,7 +70,7 @@ func (r *Runtime) Prepare(ctx context.Context, j *task.Job, progress func(string
 }
 
 // create makes snapshot, volumes, files and the container itself. What is left of an earlier try goes first.
-func (r *Runtime) create(ctx context.Context, j *task.Job, img *Image, names ocispec.Names, hostname string, att attach.Attachment, given *delivered) error {
+func (r *Runtime) create(ctx context.Context, j *task.Job, img *Image, names ocispec.Names, hostname string, att attach.Attachment, given *delivered, volumes []string) error {
 	id := j.ID()
 	return withLease(ctx, r.client, "task-"+id, func(ctx context.Context) error {
 		snap := r.client.SnapshotService(snapshotter)
@@ -91,7 +95,7 @@ func (r *Runtime) create(ctx context.Context, j *task.Job, img *Image, names oci
 		if j.Container().GetInit() {
 			in.Init, _ = Find("skep-init", r.path) // none: Build says so
 		}
-		if in.Mounts, err = r.mounts(ctx, j, names, img, root); err != nil {
+		if in.Mounts, err = r.mounts(ctx, j, names, img, root, volumes); err != nil {
 			return err
 		}
 		secret, err := r.placeFiles(j, in, hostname, given)

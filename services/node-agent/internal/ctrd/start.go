@@ -31,6 +31,9 @@ const (
 
 // Make implements task.Runtime.
 func (r *Runtime) Make(ctx context.Context, j *task.Job) error {
+	if err := r.keepVolumes(ctx, j); err != nil {
+		return err
+	}
 	ctx, done, err := r.inSlot(ctx)
 	if err != nil {
 		return err
@@ -46,6 +49,9 @@ func (r *Runtime) Make(ctx context.Context, j *task.Job) error {
 
 // Start implements task.Runtime.
 func (r *Runtime) Start(ctx context.Context, j *task.Job) (uint32, error) {
+	if err := r.keepVolumes(ctx, j); err != nil {
+		return 0, err
+	}
 	ctx, done, err := r.inSlot(ctx)
 	if err != nil {
 		return 0, err
@@ -74,6 +80,12 @@ func (r *Runtime) Start(ctx context.Context, j *task.Job) (uint32, error) {
 		return 0, r.clearUp(ctx, id, err)
 	}
 	return pid, nil
+}
+
+// keepVolumes has mounted again what is not any more after a restart of the machine. Before its turn, as in Prepare.
+func (r *Runtime) keepVolumes(ctx context.Context, j *task.Job) error {
+	_, err := r.attachVolumes(ctx, j, r.namesOf(j), func(string) {})
+	return trouble(err)
 }
 
 // inSlot waits for its turn and gives the context of what is done in it; done ends both. Half a start is worse than a
@@ -250,6 +262,9 @@ func (r *Runtime) Release(ctx context.Context, id string) error {
 	if err := r.discard(ctx, id); err != nil {
 		return err
 	}
+	if err := r.cfg.Volumes.Release(ctx, id); err != nil {
+		return task.Temporary(err)
+	}
 	// Only now has the shim written the last of the output.
 	if err := r.cfg.Logs.Finish(id); err != nil {
 		return err
@@ -262,5 +277,5 @@ func (r *Runtime) Release(ctx context.Context, id string) error {
 	if err := r.cfg.Attacher.Detach(ctx, id); err != nil {
 		return task.Temporary(fmt.Errorf("detach the network of %s: %w", id, err))
 	}
-	return r.cfg.Volumes.RemoveAnonymous(id)
+	return nil
 }

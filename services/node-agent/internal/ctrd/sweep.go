@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -40,14 +41,22 @@ func (r *Runtime) Tidy(ctx context.Context, known func(task string) bool) error 
 	}
 	all, err := r.client.ContainerService().List(ctx)
 	note("containers", err)
-	g, gctx := errgroup.WithContext(ctx)
+	unlisted := err != nil
+	var stays sync.Map // of these the container could not be removed: it may use its volumes still
+	var g errgroup.Group
 	g.SetLimit(4)
 	for _, c := range all {
 		if known(c.ID) {
 			continue
 		}
 		r.cfg.Log.Info("removing a container of no known task", zap.String("task", c.ID))
-		g.Go(func() error { return r.discard(gctx, c.ID) })
+		g.Go(func() error {
+			err := r.discard(ctx, c.ID)
+			if err != nil {
+				stays.Store(c.ID, true)
+			}
+			return err
+		})
 	}
 	note("containers", g.Wait())
 	note("snapshots", r.sweepSnapshots(ctx, known))
@@ -60,7 +69,12 @@ func (r *Runtime) Tidy(ctx context.Context, known func(task string) bool) error 
 	}
 	note("volume subpaths", r.subpaths.sweep(known))
 	note("secrets", r.files.Sweep(known))
-	note("volumes", r.cfg.Volumes.Sweep(known))
+	if !unlisted {
+		note("volumes", r.cfg.Volumes.Sweep(ctx, func(id string) bool {
+			_, is := stays.Load(id)
+			return is || known(id)
+		}))
+	}
 	r.sweepShims(known)
 	for _, id := range r.cg.Groups("/skep/" + r.cfg.NodeID) {
 		if !known(id) {

@@ -85,7 +85,7 @@ type Runtime interface {
 	Wait(ctx context.Context, id string) (Exit, error)
 	// Stop ends it: signal, grace, kill. It returns how it ended, or nil if it never ran.
 	Stop(ctx context.Context, j *Job) (*Exit, error)
-	// Release removes container, network and anonymous volumes; the logs stay.
+	// Release removes container and network and lets go of volumes; the logs and the task's own volumes stay.
 	Release(ctx context.Context, id string) error
 	// List returns every container there is, by task id.
 	List(ctx context.Context) (map[string]Found, error)

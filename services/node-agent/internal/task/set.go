@@ -34,6 +34,8 @@ type Config struct {
 	Started func(took time.Duration)
 	// Ended, if set, is told of every task that ended here, and how, in a word of Ends.
 	Ended func(how string)
+	// Forgotten, if set, is told of every task whose record is gone. What fails is the sweep's.
+	Forgotten func(id string)
 	// Backoff is the first wait after a temporary error (default 500 ms, doubled up to 30 s).
 	Backoff time.Duration
 	// NoSpacePatience is how long a full disk is waited for before its tasks are rejected (default 15 s).
@@ -71,6 +73,9 @@ func Open(cfg Config) (*Set, error) {
 	}
 	if cfg.Ended == nil {
 		cfg.Ended = func(string) {}
+	}
+	if cfg.Forgotten == nil {
+		cfg.Forgotten = func(string) {}
 	}
 	st, err := openStore(filepath.Join(cfg.Dir, "tasks"))
 	if err != nil {
@@ -254,5 +259,6 @@ func (s *Set) drop(w *worker) {
 	s.mu.Lock()
 	delete(s.tasks, w.id)
 	s.mu.Unlock()
+	s.cfg.Forgotten(w.id)
 	s.cfg.Changed()
 }

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,10 +10,7 @@ import (
 )
 
 func TestVolumes(t *testing.T) {
-	s, err := Open(filepath.Join(t.TempDir(), "v"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := open(t, Config{})
 	root := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(root, "data"), 0o755); err != nil {
 		t.Fatal(err)
@@ -23,10 +21,10 @@ func TestVolumes(t *testing.T) {
 	broken := func(dir string) error {
 		return errors.Join(os.WriteFile(filepath.Join(dir, "half"), nil, 0o600), errors.New("disk full"))
 	}
-	if _, err := s.Named("a", broken); err == nil {
+	if _, err := named(s, "a", broken); err == nil {
 		t.Fatal("a failed fill is no error")
 	}
-	dir, err := s.Named("a", CopyUp(root, "/data"))
+	dir, err := named(s, "a", CopyUp(root, "/data"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +35,7 @@ func TestVolumes(t *testing.T) {
 		t.Errorf("%v %v", st, err)
 	}
 	for _, bad := range []string{"", "../x", "_task.1.0", "a/b"} {
-		if _, err := s.Named(bad, nil); err == nil {
+		if _, err := named(s, bad, nil); err == nil {
 			t.Errorf("volume name %q is allowed", bad)
 		}
 	}
@@ -46,11 +44,11 @@ func TestVolumes(t *testing.T) {
 			t.Errorf("subpath %q is allowed", bad)
 		}
 	}
-	an, err := s.Anonymous("task1", 0, nil)
+	an, err := s.Anonymous(context.Background(), "task1", 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.RemoveAnonymous("task1"); err != nil {
+	if err := s.Forget("task1"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(an); !os.IsNotExist(err) {
@@ -63,10 +61,7 @@ func TestVolumes(t *testing.T) {
 
 // An agent that was killed while it moved a complete copy goes on; one that was killed while it copied begins again.
 func TestInterruptedFill(t *testing.T) {
-	s, err := Open(filepath.Join(t.TempDir(), "v"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := open(t, Config{})
 	put := func(path string) {
 		t.Helper()
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o600)); err != nil {
@@ -78,7 +73,7 @@ func TestInterruptedFill(t *testing.T) {
 	put(filepath.Join(s.root, "b/filling/half"))
 	fill := func(dir string) error { put(filepath.Join(dir, "whole")); return nil }
 	for name, want := range map[string]string{"a": "moved rest", "b": "whole"} {
-		dir, err := s.Named(name, fill)
+		dir, err := named(s, name, fill)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,16 +89,13 @@ func TestInterruptedFill(t *testing.T) {
 // A container that has the empty volume puts a link to the host where the copy goes: nothing is written through it, and
 // what the container put there stays.
 func TestFillWhileAContainerLooksOn(t *testing.T) {
-	s, err := Open(filepath.Join(t.TempDir(), "v"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := open(t, Config{})
 	host := t.TempDir()
-	dir, err := s.Named("a", nil)
+	dir, err := named(s, "a", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Named("a", func(to string) error {
+	_, err = named(s, "a", func(to string) error {
 		if to == dir {
 			t.Error("the copy goes where the container writes")
 		}
@@ -119,6 +111,28 @@ func TestFillWhileAContainerLooksOn(t *testing.T) {
 	if got := names(t, dir); got != "d g" {
 		t.Errorf("the volume holds %q", got)
 	}
+}
+
+func open(t *testing.T, cfg Config) *Store {
+	t.Helper()
+	if cfg.Root == "" {
+		cfg.Root = filepath.Join(t.TempDir(), "v")
+	}
+	cfg.Node = "n1"
+	s, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// named attaches and fills a volume as a task does.
+func named(s *Store, name string, fill Fill) (string, error) {
+	dir, err := s.Attach(context.Background(), "task", Wanted{Name: name})
+	if err != nil {
+		return "", err
+	}
+	return dir, s.Fill(context.Background(), "", name, dir, fill)
 }
 
 func names(t *testing.T, dir string) string {

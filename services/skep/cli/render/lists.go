@@ -82,7 +82,7 @@ func Nodes(list []*skepv1.Node, self string) *Table {
 	for _, n := range list {
 		t.Rows = append(t.Rows, Row{
 			"ID": n.GetMeta().GetId(), "Self": fmt.Sprint(self != "" && n.GetMeta().GetId() == self), "Hostname": Hostname(n),
-			"Status": NodeState(n.GetStatus().GetState()), "Availability": Availability(n.GetSpec().GetAvailability()),
+			"Status": nodeStatus(n), "Availability": Availability(n.GetSpec().GetAvailability()),
 			"ManagerStatus": ManagerStatus(n), "EngineVersion": n.GetDescription().GetEngineVersion(), "TLSStatus": "Ready",
 			"DataPath": DataPath(n),
 		})
@@ -94,6 +94,15 @@ func Nodes(list []*skepv1.Node, self string) *Table {
 		t.Default += "\t{{.DataPath}}"
 	}
 	return t
+}
+
+// nodeStatus is a node's state, and whether it was fenced.
+func nodeStatus(n *skepv1.Node) string {
+	st := NodeState(n.GetStatus().GetState())
+	if n.GetFence() != nil {
+		st += " (fenced)"
+	}
+	return st
 }
 
 // DataPath says whether the containers of a node reach those of the others, as its mesh found last: ok, or

@@ -32,16 +32,20 @@ func Networks(list []*skepv1.Network, noTrunc bool) *Table {
 		if c := n.GetMeta().GetCreatedAt(); c != nil {
 			created = c.AsTime().Format("2006-01-02 15:04:05.999999999 -0700 MST")
 		}
-		var labels []string
-		for _, k := range slices.Sorted(maps.Keys(n.GetSpec().GetLabels())) {
-			labels = append(labels, k+"="+n.Spec.Labels[k])
-		}
 		t.Rows = append(t.Rows, Row{
 			"ID": id, "Name": n.GetSpec().GetName(), "Driver": n.GetSpec().GetDriver(), "Scope": n.GetScope(), "IPv4": "true", "IPv6": fmt.Sprint(n.GetSpec().GetIpv6()),
-			"Internal": fmt.Sprint(n.GetSpec().GetInternal()), "Labels": strings.Join(labels, ","), "CreatedAt": created,
+			"Internal": fmt.Sprint(n.GetSpec().GetInternal()), "Labels": labelList(n.GetSpec().GetLabels()), "CreatedAt": created,
 		})
 	}
 	return t
+}
+
+func labelList(m map[string]string) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		out = append(out, k+"="+m[k])
+	}
+	return strings.Join(out, ",")
 }
 
 // Label is one of the row's labels: {{.Label "key"}}.

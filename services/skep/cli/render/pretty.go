@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"io"
 	"math/big"
 	"sort"
@@ -87,10 +88,13 @@ func PrettyService(w io.Writer, s *skepv1.Service, now time.Time) {
 		}
 		p.field(1, "Message", u.Message)
 	}
-	if pl := task.GetPlacement(); pl != nil && len(pl.Constraints)+len(pl.Preferences)+int(pl.MaxReplicasPerNode) > 0 {
+	if pl := task.GetPlacement(); pl != nil && len(pl.Constraints)+len(pl.Preferences)+int(pl.MaxReplicasPerNode) > 0 || pl.GetVolumePin() {
 		p.line(0, "Placement:")
 		if len(pl.Constraints) > 0 {
 			p.line(1, "Constraints:\t[%s]", strings.Join(pl.Constraints, " "))
+		}
+		if pl.VolumePin {
+			p.line(1, "Volume Pin:\tyes: a task stays where its local volumes are")
 		}
 		if len(pl.Preferences) > 0 {
 			p.line(1, "Preferences:")
@@ -222,6 +226,15 @@ func (p page) container(c *skepv1.ContainerSpec) {
 			p.line(2, "ReadOnly:\t%t", m.ReadOnly)
 			p.line(2, "Type:\t%s", mountType(m.Type))
 			p.field(2, "Driver", m.VolumeDriver)
+			p.labels(2, "Options", m.VolumeOpts)
+			p.field(2, "Subpath", cmp.Or(m.VolumeSubpath, m.ImageSubpath))
+			p.field(2, "Sharing", m.VolumeSharing)
+			if m.VolumeNocopy {
+				p.line(2, "NoCopy:\ttrue")
+			}
+			if m.BindWait {
+				p.line(2, "WaitForMount:\ttrue")
+			}
 		}
 	}
 	refs := func(name string, rs []*skepv1.FileReference) {
@@ -297,6 +310,9 @@ func PrettyNode(w io.Writer, n *skepv1.Node) {
 	p.line(1, "State:\t\t\t%s", NodeState(n.GetStatus().GetState()))
 	if n.GetStatus().GetMessage() != "" {
 		p.line(1, "Message:\t\t%s", n.Status.Message)
+	}
+	if f := Fence(n); f != "" {
+		p.line(1, "Fenced:\t\t\t%s", f)
 	}
 	if len(n.GetStatus().GetBlocked()) > 0 {
 		p.line(1, "Data Path:\t\t%s", DataPath(n))

@@ -47,8 +47,8 @@ func (f *Flags) Spec(image string, args []string) (_ *skepv1.ServiceSpec, err er
 		}
 	}
 	f.restart(s.Task)
-	if f.constraints.add.set() || f.prefs.add.set() || f.maxPerNode.set {
-		s.Task.Placement = &skepv1.Placement{Constraints: f.constraints.add.vals, Preferences: f.prefs.add.vals, MaxReplicasPerNode: f.maxPerNode.val}
+	if f.constraints.add.set() || f.prefs.add.set() || f.maxPerNode.set || f.volumePin.set {
+		s.Task.Placement = &skepv1.Placement{Constraints: f.constraints.add.vals, Preferences: f.prefs.add.vals, MaxReplicasPerNode: f.maxPerNode.val, VolumePin: f.volumePin.val}
 	}
 	for _, n := range f.networks.add.vals {
 		for _, o := range s.Task.Networks {

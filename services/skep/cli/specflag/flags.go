@@ -31,7 +31,7 @@ type Flags struct {
 	workdir, user, hostname                  *scalar[string]
 	stopSignal, isolation, credential        *scalar[string]
 	secretSignal, configSignal               *scalar[string]
-	init, tty, readOnly                      *boolean
+	init, tty, readOnly, volumePin           *boolean
 	stopGrace                                *scalar[time.Duration]
 	oomScore                                 *scalar[int64]
 	limitCPU, reserveCPU                     *scalar[int64]
@@ -130,6 +130,7 @@ func register(fs *pflag.FlagSet, update bool) *Flags {
 	}
 	f.replicas = addScalar(f, "replicas", "", "uint", "Number of tasks", parseUint)
 	f.maxConcurrent = addScalar(f, "max-concurrent", "", "uint", "Job tasks to run at the same time (default equal to --replicas)", parseUint)
+	f.volumePin = addBool(f, "volume-pin", "", "Keep a task on the node where the one before it left its local volumes")
 	f.maxPerNode = addScalar(f, "replicas-max-per-node", "", "uint", "Most tasks on one node (0 = no limit)", parseUint)
 	f.registerContainer()
 	f.registerResources()

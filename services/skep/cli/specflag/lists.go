@@ -26,6 +26,19 @@ func ParseLabel(s string) (string, error) {
 	return strings.TrimLeftFunc(s, unicode.IsSpace), nil
 }
 
+// Labels reads labels, key=value or key alone; of several with one key the last stays.
+func Labels(list []string) (map[string]string, error) {
+	pairs := make([]string, 0, len(list))
+	for _, l := range list {
+		p, err := ParseLabel(l)
+		if err != nil {
+			return nil, err
+		}
+		pairs = append(pairs, p)
+	}
+	return toMap(pairs), nil
+}
+
 // parsePair wants key=value.
 func parsePair(what string) func(string) (string, error) {
 	return func(s string) (string, error) {

@@ -33,7 +33,7 @@ func ParseMount(s string) (*skepv1.Mount, error) {
 	for _, f := range parts {
 		key, val, hasVal := strings.Cut(f, "=")
 		key = strings.ToLower(strings.TrimSpace(key))
-		flag := key == "readonly" || key == "ro" || key == "volume-nocopy" || key == "bind-create-src"
+		flag := key == "readonly" || key == "ro" || key == "volume-nocopy" || key == "bind-create-src" || key == "bind-wait"
 		if !hasVal && !flag {
 			if known(key) {
 				return nil, invalidf("invalid field '%s' must be a key=value pair", f)
@@ -83,6 +83,8 @@ func ParseMount(s string) (*skepv1.Mount, error) {
 			}
 		case "bind-create-src":
 			m.BindCreateSrc = yes
+		case "bind-wait":
+			m.BindWait = yes
 		case "volume-driver":
 			m.VolumeDriver = val
 		case "volume-label":
@@ -93,6 +95,13 @@ func ParseMount(s string) (*skepv1.Mount, error) {
 			m.VolumeNocopy = yes
 		case "volume-subpath":
 			m.VolumeSubpath = val
+		case "volume-sharing":
+			switch val {
+			case "none", "onewriter", "all":
+				m.VolumeSharing = val
+			default:
+				return nil, invalidf("invalid value for %s: %s (must be none, onewriter or all)", key, val)
+			}
 		case "image-subpath":
 			m.ImageSubpath = val
 		case "tmpfs-size":
@@ -126,7 +135,7 @@ func ParseMount(s string) (*skepv1.Mount, error) {
 func known(key string) bool {
 	switch key {
 	case "type", "source", "src", "target", "dst", "destination", "consistency", "bind-propagation", "bind-recursive",
-		"volume-driver", "volume-label", "volume-opt", "volume-subpath", "image-subpath", "tmpfs-size", "tmpfs-mode":
+		"volume-driver", "volume-label", "volume-opt", "volume-subpath", "volume-sharing", "image-subpath", "tmpfs-size", "tmpfs-mode":
 		return true
 	}
 	return false

@@ -273,7 +273,7 @@ func (f *Flags) applyGeneric(t *skepv1.TaskSpec) error {
 }
 
 func (f *Flags) applyPlacement(t *skepv1.TaskSpec) {
-	if !f.constraints.touched() && !f.prefs.touched() && !f.maxPerNode.set {
+	if !f.constraints.touched() && !f.prefs.touched() && !f.maxPerNode.set && !f.volumePin.set {
 		return
 	}
 	if t.Placement == nil {
@@ -295,6 +295,9 @@ func (f *Flags) applyPlacement(t *skepv1.TaskSpec) {
 	p.Preferences = append(p.Preferences, f.prefs.add.vals...)
 	if f.maxPerNode.set {
 		p.MaxReplicasPerNode = f.maxPerNode.val
+	}
+	if f.volumePin.set {
+		p.VolumePin = f.volumePin.val
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"skep.dev/libs/kv"
+	skepv1 "skep.dev/proto/skep/v1"
 )
 
 // Index is the whole picture. Its Apply methods are the feeds' callbacks; all methods are safe for concurrent use.
@@ -36,8 +37,10 @@ type Index struct {
 	numbers  map[string]uint32   // group → its number; named is the reverse, spare are numbers to use again
 	named    []string
 	spare    []uint32
-	rollouts map[string]stored  // by service
-	statuses map[string]*report // by node
+	rollouts map[string]stored              // by service
+	claims   map[string]*skepv1.VolumeClaim // by key
+	fenced   map[string]bool                // nodes
+	statuses map[string]*report             // by node
 
 	leases map[string]string // lease → holder
 }

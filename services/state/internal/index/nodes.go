@@ -47,10 +47,10 @@ func (x *Index) ApplyNode(d kv.Delta) {
 		}
 		switch f {
 		case keys.Description:
-			n.desc, n.hostname = s, ""
+			n.desc, n.hostname, n.global = s, "", nil
 			var desc skepv1.NodeDescription
 			if s.rev != 0 && proto.Unmarshal(s.raw, &desc) == nil {
-				n.hostname = strings.Clone(desc.Hostname)
+				n.hostname, n.global = strings.Clone(desc.Hostname), globalPlugins(&desc)
 			}
 		case keys.Live:
 			n.live = s
@@ -134,7 +134,7 @@ func (x *Index) Node(id string) *skepv1.Node {
 	}
 	n := x.nodes[id]
 	out := &skepv1.Node{
-		Meta: o.Meta, Spec: o.Spec, Number: o.Number, Subnet: o.Subnet, Role: o.Role,
+		Meta: o.Meta, Spec: o.Spec, Number: o.Number, Subnet: o.Subnet, Role: o.Role, Fence: o.Fence,
 		Description: &skepv1.NodeDescription{}, Status: &skepv1.NodeLive{},
 	}
 	if n.desc.rev != 0 && proto.Unmarshal(n.desc.raw, out.Description) != nil {

@@ -31,6 +31,7 @@ type node struct {
 	hostname string
 	name     string
 	role     skepv1.NodeRole
+	global   []string // volume plug-ins whose volumes are the same everywhere
 }
 
 func (x *Index) resetSpec() {
@@ -39,6 +40,7 @@ func (x *Index) resetSpec() {
 	x.names = map[string]string{}
 	x.order = nil
 	x.keys = map[string]Key{}
+	x.fenced = map[string]bool{}
 	x.nets.reset()
 	for _, n := range x.nodes {
 		n.stored = stored{}
@@ -50,7 +52,7 @@ func (x *Index) resetNodes() {
 		x.nodes = map[string]*node{}
 	}
 	for _, n := range x.nodes {
-		n.desc, n.live, n.hostname = stored{}, stored{}, ""
+		n.desc, n.live, n.hostname, n.global = stored{}, stored{}, "", nil
 	}
 }
 
@@ -77,9 +79,13 @@ func (x *Index) ApplySpec(d kv.Delta) {
 		case keys.Node:
 			n := x.nodeLocked(id)
 			n.stored, n.name, n.role = stored{}, "", 0
+			delete(x.fenced, id)
 			if !e.Deleted {
 				var o skepv1.NodeObject
 				if proto.Unmarshal(e.Value, &o) == nil {
+					if o.Fence != nil {
+						x.fenced[strings.Clone(id)] = true
+					}
 					n.stored, n.name, n.role = keep(e), strings.Clone(o.GetSpec().GetName()), o.Role
 				}
 			}

@@ -55,6 +55,7 @@ func (x *Index) resetTasks() {
 	x.numbers = map[string]uint32{}
 	x.named, x.spare = nil, nil
 	x.rollouts = map[string]stored{}
+	x.claims = map[string]*skepv1.VolumeClaim{}
 }
 
 func (x *Index) resetStatus() {
@@ -87,6 +88,10 @@ func (x *Index) ApplyTask(d kv.Delta) {
 			} else {
 				x.rollouts[strings.Clone(svc)] = keep(e)
 			}
+			continue
+		}
+		if _, ok := keys.Claim.ID(e.Key); ok {
+			x.applyClaim(e)
 			continue
 		}
 		name := groupOf(e.Key)
