@@ -33,6 +33,12 @@ var (
 	NetworkRemove    = ForPeople[*pb.Ref, *pb.NetworkReply]("state", "network.rm", Writes, Operators)
 	NetworkInspect   = ForPeople[*pb.Ref, *pb.NetworkReply]("state", "network.inspect", Reads, Viewers)
 	NetworkList      = ForPeople[*pb.ListNetworksRequest, *pb.ListNetworksReply]("state", "network.list", Reads, Viewers)
+	StackDeploy      = ForPeople[*pb.DeployStackRequest, *pb.DeployStackReply]("state", "stack.deploy", Writes, Operators)
+	StackRollback    = ForPeople[*pb.RollbackStackRequest, *pb.DeployStackReply]("state", "stack.rollback", Writes, Operators)
+	StackRemove      = ForPeople[*pb.RemoveStackRequest, *pb.StackReply]("state", "stack.rm", Writes, Operators)
+	StackInspect     = ForPeople[*pb.Ref, *pb.StackReply]("state", "stack.inspect", Reads, Viewers)
+	StackList        = ForPeople[*pb.ListStacksRequest, *pb.ListStacksReply]("state", "stack.list", Reads, Viewers)
+	StackRevisions   = ForPeople[*pb.ListStackRevisionsRequest, *pb.ListStackRevisionsReply]("state", "stack.revisions", Reads, Viewers)
 	ClusterInit      = ForPeople[*pb.InitClusterRequest, *pb.ClusterReply]("state", "cluster.init", Writes, Managers)
 	ClusterInspect   = ForPeople[*pb.Empty, *pb.ClusterReply]("state", "cluster.inspect", Reads, Viewers)
 	ClusterUpdate    = ForPeople[*pb.UpdateClusterRequest, *pb.ClusterReply]("state", "cluster.update", Writes, Admins)
@@ -60,6 +66,8 @@ var (
 	FilesUses      = ForPeople[*pb.SecretUsesRequest, *pb.SecretUsesReply]("state", "files.uses", Reads, Managers)
 	FilesOfTasks   = ForPeople[*pb.TaskFilesRequest, *pb.TaskFilesReply]("state", "files.tasks", Reads, Managers)
 	VaultCheck     = ForPeople[*pb.Empty, *pb.VaultCheckReply]("secrets-vault", "vault.check", Reads, Operators)
+	// FilesDrop removes a secret or config that a stack had made.
+	FilesDrop      = ForPeople[*pb.DropFileRequest, *pb.RemoveSecretReply]("secrets-vault", "files.drop", Writes, Managers)
 	FilesRoll      = ForPeople[*pb.RollSecretRequest, *pb.RollSecretReply]("state", "files.roll", Writes, Managers)
 )
 

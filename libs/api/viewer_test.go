@@ -34,6 +34,15 @@ func TestViewersAreToldNoValues(t *testing.T) {
 			return
 		case *pb.Revision:
 			x.AuthorAddress = value
+		case *pb.Stack:
+			x.AuthorAddress = value
+			found[m.Descriptor().FullName()]++
+		case *pb.StackRevision:
+			x.AuthorAddress = value
+		case *pb.StackFile:
+			x.Name, x.Labels = "name", map[string]string{value: value}
+			found[m.Descriptor().FullName()]++
+			return
 		}
 		if depth > 8 {
 			return
@@ -66,7 +75,7 @@ func TestViewersAreToldNoValues(t *testing.T) {
 			t.Errorf("%s tells a viewer:\n%s", v.Subject, text)
 		}
 	}
-	for _, name := range []protoreflect.FullName{"skep.v1.ContainerSpec", "skep.v1.Secret", "skep.v1.Event"} {
+	for _, name := range []protoreflect.FullName{"skep.v1.ContainerSpec", "skep.v1.Secret", "skep.v1.Event", "skep.v1.Stack", "skep.v1.StackFile"} {
 		if found[name] == 0 {
 			t.Errorf("no answer to viewers holds a %s: nothing was tried", name)
 		}

@@ -12,7 +12,7 @@ import (
 
 var enc = base32.HexEncoding.WithPadding(base32.NoPadding)
 
-// Name is the key that makes a name unique among objects of a kind (ServiceName, NetworkName). Case does not count.
+// Name is the key that makes a name unique among objects of a kind (ServiceName, NetworkName, StackName). Case does not count.
 func Name(kind *Family, name string) string {
 	return kind.Key(strings.ToLower(enc.EncodeToString([]byte(strings.ToLower(name)))))
 }
@@ -49,10 +49,24 @@ func RevisionKey(service string, number uint64) string {
 
 // ParseRevision takes such a key apart.
 func ParseRevision(key string) (service string, number uint64, ok bool) {
-	id, ok := Revision.ID(key)
-	service, text, dot := strings.Cut(id, ".")
+	return parseRevision(Revision, key)
+}
+
+// StackRevisionKey is the key of a stack's revision.
+func StackRevisionKey(stack string, number uint64) string {
+	return StackRevision.Key(stack, strconv.FormatUint(number, 10))
+}
+
+// ParseStackRevision takes such a key apart.
+func ParseStackRevision(key string) (stack string, number uint64, ok bool) {
+	return parseRevision(StackRevision, key)
+}
+
+func parseRevision(f *Family, key string) (owner string, number uint64, ok bool) {
+	id, ok := f.ID(key)
+	owner, text, dot := strings.Cut(id, ".")
 	number, err := strconv.ParseUint(text, 10, 64)
-	return service, number, ok && dot && err == nil
+	return owner, number, ok && dot && err == nil
 }
 
 // ClaimKey is the key of the claim on a volume. Both names may hold what a key may not, and be long.

@@ -11,12 +11,14 @@ var (
 	Service = add(subject.Spec, "service.<service>", State, &pb.Service{}, "without its status")
 	Node    = add(subject.Spec, "node.<node>", State, &pb.NodeObject{}, "")
 	Network = add(subject.Spec, "network.<network>", State, &pb.Network{}, "")
+	Stack   = add(subject.Spec, "stack.<stack>", State, &pb.Stack{}, "without its spec")
 )
 
 // What belongs to one object at a time: whoever creates the key has it. index.go builds those that are no plain ids.
 var (
 	ServiceName = add(subject.Spec, "idx.service.<name, lower case, base32hex>", State, nil, "the service's id: its creation makes the name unique")
 	NetworkName = add(subject.Spec, "idx.network.<name, lower case, base32hex>", State, nil, "the network's id")
+	StackName   = add(subject.Spec, "idx.stack.<name, lower case, base32hex>", State, nil, "the stack's id")
 	NodeNumber  = add(subject.Spec, "idx.nodenum.<number>", State, nil, "the node's id")
 	Port        = add(subject.Spec, "idx.port.<protocol>.<port>", State, nil,
 		"the id of the service that has it on the mesh, or `host <id> <id>…` of those that have it on their nodes (any number)")
@@ -30,6 +32,9 @@ var (
 
 // Revision is one of a service: RevisionKey.
 var Revision = add(subject.Rev, "service.<service>.<number>", State, &pb.Revision{}, "")
+
+// StackRevision is one of a stack: StackRevisionKey.
+var StackRevision = add(subject.Rev, "stack.<stack>.<number>", State, &pb.StackRevision{}, "")
 
 // What should run where. A node's tasks may be spread over pages <node>.<n>.
 var (
@@ -79,4 +84,5 @@ var (
 	LeaseHealth    = add(subject.Lease, "health", Health, nil, "its holder")
 	LeaseVault     = add(subject.Lease, "vault", Vault, nil, "its holder, while the root is rotated")
 	LeaseMesh      = add(subject.Lease, "mesh", Mesh, nil, "its holder")
+	LeaseStacks    = add(subject.Lease, "stacks", State, nil, "its holder: makes the cluster follow what stacks ask for")
 )

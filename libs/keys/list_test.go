@@ -41,6 +41,8 @@ func TestKeysAreReadBack(t *testing.T) {
 		{Service, Service.Key("s1"), "service.s1", "s1"},
 		{ServiceName, Name(ServiceName, "Web"), "idx.service.etim4", "etim4"},
 		{NetworkName, Name(NetworkName, "home"), "idx.network.d1nmqp8", "d1nmqp8"},
+		{Stack, Stack.Key("k1"), "stack.k1", "k1"},
+		{StackName, Name(StackName, "Blog"), "idx.stack.c9m6upo", "c9m6upo"},
 		{NodeNumber, Number(NodeNumber, uint32(7)), "idx.nodenum.7", "7"},
 		{Port, PortKey("tcp", 80), "idx.port.tcp.80", "tcp.80"},
 		{VNI, Number(VNI, uint32(4097)), "idx.vni.4097", "4097"},
@@ -48,6 +50,7 @@ func TestKeysAreReadBack(t *testing.T) {
 		{VIP, VIPKey("n1", netip.MustParseAddr("10.0.0.2")), "idx.vip.n1.10-0-0-2", "n1.10-0-0-2"},
 		{Depends, Depends.Key(), "idx.depends", ""},
 		{Revision, RevisionKey("s1", 12), "service.s1.12", "s1.12"},
+		{StackRevision, StackRevisionKey("k1", 12), "stack.k1.12", "k1.12"},
 		{TaskFence, TaskFence.Key(), "fence", ""},
 		{Rollout, Rollout.Key("s1"), "rollout.s1", "s1"},
 		{Claim, ClaimKey("rexray", "web_data"), "claim.qlttq0egk2troa7o8j74uhl8a4oe6p08", "qlttq0egk2troa7o8j74uhl8a4oe6p08"},
@@ -70,6 +73,9 @@ func TestKeysAreReadBack(t *testing.T) {
 	}
 	if p, ok := ParseSubnet("idx.subnet.10.0.1.0-24"); !ok || p.String() != "10.0.1.0/24" {
 		t.Error(p, ok)
+	}
+	if s, n, ok := ParseStackRevision("stack.k1.12"); s != "k1" || n != 12 || !ok {
+		t.Error(s, n, ok)
 	}
 	if s, n, ok := ParseRevision("service.s1.12"); s != "s1" || n != 12 || !ok {
 		t.Error(s, n, ok)

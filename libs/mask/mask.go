@@ -50,7 +50,13 @@ func walk(m protoreflect.Message) {
 			x.Message = ""
 		}
 	case *skepv1.Revision:
+		x.AuthorAddress, x.Summary = "", text(x.Summary)
+	case *skepv1.Stack:
 		x.AuthorAddress = ""
+	case *skepv1.StackRevision:
+		x.AuthorAddress, x.Summary = "", text(x.Summary)
+	case *skepv1.StackFile:
+		x.Labels, x.Version, x.TemplateDriver = nil, 0, ""
 	case *skepv1.ServiceSpec:
 		labels(x.Labels)
 	case *skepv1.ContainerSpec:

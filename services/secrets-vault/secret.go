@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"maps"
@@ -134,7 +135,23 @@ func (k kind) update(ctx context.Context, r *skepv1.UpdateSecretRequest) (*skepv
 		if err := checkTemplate(k.SecretKind, cur.Secret.Spec, value); err != nil {
 			return nil, err
 		}
-		place = newPlace(cur.id())
+		same := false
+		if r.IfChanged {
+			if same, err = k.is(ctx, cur, value); err != nil {
+				return nil, err
+			}
+		}
+		if same && !relabels(cur.Secret.Spec.Labels, r) {
+			return &skepv1.SecretReply{Secret: cur.view(), Unchanged: true}, nil
+		}
+		if !same {
+			place = newPlace(cur.id())
+		}
+	}
+	if r.DryRun {
+		return k.wouldBe(ctx, cur, r, place, uint64(len(value)))
+	}
+	if place != "" {
 		if err := k.putValue(ctx, place, value); err != nil {
 			return nil, fault.Unavailable("store version %d of %s %s: %v", next, k.word(), cur.name(), err)
 		}
@@ -164,12 +181,48 @@ func (k kind) update(ctx context.Context, r *skepv1.UpdateSecretRequest) (*skepv
 		attr["rollback.to"] = strconv.FormatUint(r.RollbackTo, 10)
 	}
 	k.said(ctx, done, "update", next, attr)
+	if r.Hold {
+		return reply, nil
+	}
 	reply.Rolled, err = k.roll(ctx, done)
 	if err != nil {
 		// The version is there; the loop goes on with the services that use it.
 		reply.Warnings = append(reply.Warnings, fmt.Sprintf("version %d is stored, the services that use it are not changed yet: %v; the vault goes on with it", next, err))
 	}
 	return reply, nil
+}
+
+// is reports whether a value is that of the current version, in a time that does not depend on where they differ. What is not
+// in the store any more is another.
+func (k kind) is(ctx context.Context, o *object, value []byte) (bool, error) {
+	now, err := k.value(ctx, o, o.current())
+	if err != nil {
+		if fault.Is(err, fault.CodeUnavailable) {
+			return false, err
+		}
+		return false, nil
+	}
+	defer seal.Wipe(now)
+	return subtle.ConstantTimeCompare(now, value) == 1, nil
+}
+
+// relabels reports whether an update changes labels.
+func relabels(now map[string]string, r *skepv1.UpdateSecretRequest) bool {
+	for k, v := range r.LabelAdd {
+		if was, ok := now[k]; !ok || was != v {
+			return true
+		}
+	}
+	return len(r.LabelRm) > 0
+}
+
+// wouldBe is what an update would come to. Nothing is stored.
+func (k kind) wouldBe(ctx context.Context, o *object, r *skepv1.UpdateSecretRequest, place string, size uint64) (*skepv1.SecretReply, error) {
+	next, err := k.updated(ctx, o, r, place, size)
+	if err != nil {
+		return nil, err
+	}
+	return &skepv1.SecretReply{Secret: (&object{SecretRecord: next, revision: o.revision}).view()}, nil
 }
 
 func errOutOfSequence(o *object) error {
@@ -215,7 +268,9 @@ func (k kind) updated(ctx context.Context, o *object, r *skepv1.UpdateSecretRequ
 	}
 	s.Versions = append(s.Versions, v)
 	n.Values[v.Number] = place
-	n.Rolling = v.Number
+	if !r.Hold {
+		n.Rolling = v.Number
+	}
 	return n, nil
 }
 

@@ -24,7 +24,20 @@ const keptRemoved = 90 * time.Second
 
 // remove removes an object that nothing refers to.
 func (k kind) remove(ctx context.Context, r *skepv1.RemoveSecretRequest) (*skepv1.RemoveSecretReply, error) {
-	o, err := k.lookup(ctx, r.Ref)
+	return k.take(ctx, r.Ref, r.Force)
+}
+
+// dropFile removes what a stack had made, for whoever asked for the stack's removal. What others refer to is refused, as ever.
+func (s *Service) dropFile(ctx context.Context, r *skepv1.DropFileRequest) (*skepv1.RemoveSecretReply, error) {
+	if r.Kind != skepv1.SecretKind_SECRET_KIND_SECRET && r.Kind != skepv1.SecretKind_SECRET_KIND_CONFIG || r.Id == "" {
+		return nil, fault.Invalid("drop a file of a stack: it is a secret or config, by its id")
+	}
+	ctx = rpc.WithActor(ctx, rpc.Actor{Name: r.Author, Address: r.AuthorAddress})
+	return kind{s, r.Kind}.take(ctx, r.Id, false)
+}
+
+func (k kind) take(ctx context.Context, ref string, force bool) (*skepv1.RemoveSecretReply, error) {
+	o, err := k.lookup(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -33,15 +46,15 @@ func (k kind) remove(ctx context.Context, r *skepv1.RemoveSecretRequest) (*skepv
 		return nil, err
 	}
 	uses, left := all[o.id()].GetUses(), all[o.id()].GetLeft()
-	if err := inUse(o, uses, r.Force); err != nil {
+	if err := inUse(o, uses, force); err != nil {
 		return nil, err
 	}
 	done, err := k.change(ctx, o.id(), func(cur *object) (*skepv1.SecretRecord, error) {
 		if cur == nil || cur.RemovedAt != nil {
-			return nil, fault.NotFound("%s not found: %s", k.word(), printable(r.Ref))
+			return nil, fault.NotFound("%s not found: %s", k.word(), printable(ref))
 		}
 		next := proto.CloneOf(cur.SecretRecord)
-		next.RemovedAt, next.RemovedBy, next.RemovedByForce, next.Rolling = timestamppb.New(k.cfg.Now()), rpc.Asker(ctx), r.Force, 0
+		next.RemovedAt, next.RemovedBy, next.RemovedByForce, next.Rolling = timestamppb.New(k.cfg.Now()), rpc.Asker(ctx), force, 0
 		return next, nil
 	})
 	if err != nil {

@@ -198,6 +198,7 @@ func (s *Service) serve(ctx context.Context) error {
 		api.Handle(srv, api.ConfigList, configs.list),
 		api.Handle(srv, api.RegistryCreate, s.createRegistry),
 		api.Handle(srv, api.FilesResolve, s.resolve),
+		api.Handle(srv, api.FilesDrop, s.dropFile),
 		api.Handle(srv, api.VaultCheck, s.check),
 		api.HandleNode(srv, api.VaultDeliver, s.deliver),
 		s.handleLock(srv),

@@ -32,6 +32,7 @@ var ownerKinds = []struct {
 	there        func(*index.Index, string) bool
 }{
 	{keys.NetworkName, keys.Network, hasNetwork},
+	{keys.StackName, keys.Stack, hasStack},
 	{keys.VNI, keys.Network, hasNetwork},
 	{keys.Tunnel, keys.Network, hasNetwork},
 	{keys.Subnet, keys.Network, hasNetwork},
@@ -40,6 +41,7 @@ var ownerKinds = []struct {
 }
 
 func hasNetwork(x *index.Index, id string) bool { _, ok := x.NetworkState(id); return ok }
+func hasStack(x *index.Index, id string) bool   { return x.Stack(id) != nil }
 func hasService(x *index.Index, id string) bool { return x.ServiceName(id) != "" }
 
 // strays are the keys of names, numbers, addresses and ports whose owner is gone, in order.
@@ -120,6 +122,9 @@ func audit(x *index.Index) []string {
 			}
 		}
 	}
+	for _, n := range x.Stacks() {
+		claim("the name of stack "+n.Name, keys.Name(keys.StackName, n.Name), n.ID)
+	}
 	for _, n := range x.ServicesAfter("") {
 		o := x.Service(n.ID)
 		if o == nil {
@@ -151,7 +156,7 @@ func audit(x *index.Index) []string {
 
 // anyThere leaves to strays what names nobody that exists.
 func anyThere(x *index.Index, key, value string) bool {
-	return slices.ContainsFunc(owners(key, value), func(id string) bool { return hasNetwork(x, id) || hasService(x, id) })
+	return slices.ContainsFunc(owners(key, value), func(id string) bool { return hasNetwork(x, id) || hasService(x, id) || hasStack(x, id) })
 }
 
 // auditUsers looks at who is on which network: each must be there, and have given every service that wants one a

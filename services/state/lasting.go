@@ -46,6 +46,9 @@ func leftOver(x *index.Index, before time.Time) (out []string) {
 	for _, svc := range x.OrphanRevisions(before.UnixMilli()) {
 		out = append(out, string(subject.Rev)+"/"+keys.Revision.Key(svc, "*"))
 	}
+	for _, st := range x.OrphanStackRevisions(before.UnixMilli()) {
+		out = append(out, string(subject.Rev)+"/"+keys.StackRevision.Key(st, "*"))
+	}
 	for node := range x.OrphanReports() {
 		out = append(out, string(subject.Status)+"/"+node)
 	}

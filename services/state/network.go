@@ -92,7 +92,11 @@ func (s *Service) findNetwork(ctx context.Context, ref string) (id string, err e
 }
 
 func (s *Service) createNetwork(ctx context.Context, r *skepv1.CreateNetworkRequest) (*skepv1.NetworkReply, error) {
-	want := r.Spec
+	return s.makeNetwork(ctx, id.New(), r.Spec, r.DryRun, nil)
+}
+
+// makeNetwork checks a network's spec and stores a network of that id, with what else is written then.
+func (s *Service) makeNetwork(ctx context.Context, nid string, want *skepv1.NetworkSpec, dryRun bool, with also) (*skepv1.NetworkReply, error) {
 	c := s.ix.Cluster()
 	if err := spec.ValidateNetwork(want, c.GetSpec()); err != nil {
 		return nil, err
@@ -104,13 +108,13 @@ func (s *Service) createNetwork(ctx context.Context, r *skepv1.CreateNetworkRequ
 	if c == nil {
 		return nil, errNoCluster()
 	}
-	if !r.DryRun {
+	if !dryRun {
 		// Here they would only take the same number from one another.
 		s.networkMu.Lock()
 		defer s.networkMu.Unlock()
 	}
 	now := timestamppb.Now()
-	n := &skepv1.Network{Meta: &skepv1.Meta{Id: id.New(), CreatedAt: now, UpdatedAt: now}, Spec: want}
+	n := &skepv1.Network{Meta: &skepv1.Meta{Id: nid, CreatedAt: now, UpdatedAt: now}, Spec: want}
 	tries := 0
 	err := s.retry(ctx, func() error {
 		if s.ix.Network(n.Meta.Id) != nil {
@@ -120,7 +124,7 @@ func (s *Service) createNetwork(ctx context.Context, r *skepv1.CreateNetworkRequ
 			return fault.Conflict("network with name %s already exists", want.Name)
 		}
 		auto, err := s.allocateNetwork(n, c.Spec, tries)
-		if err != nil || r.DryRun {
+		if err != nil || dryRun {
 			return err
 		}
 		tries++
@@ -128,7 +132,7 @@ func (s *Service) createNetwork(ctx context.Context, r *skepv1.CreateNetworkRequ
 		if err != nil {
 			return err
 		}
-		nid := []byte(n.Meta.Id)
+		nid := []byte(nid)
 		batch := s.spec.Batch()
 		batch.Create(keys.Network.Key(n.Meta.Id), body)
 		batch.Create(keys.Name(keys.NetworkName, want.Name), nid)
@@ -139,13 +143,16 @@ func (s *Service) createNetwork(ctx context.Context, r *skepv1.CreateNetworkRequ
 		if auto.IsValid() {
 			batch.Create(keys.SubnetKey(auto), nid)
 		}
+		if err := with.to(batch); err != nil {
+			return err
+		}
 		return s.commit(ctx, batch, func() bool { return s.ix.Network(n.Meta.Id) != nil })
 	})
 	if err != nil {
 		return nil, err
 	}
 	warnings := s.networkWarnings(n)
-	if r.DryRun {
+	if dryRun {
 		n.Scope = "swarm"
 		return &skepv1.NetworkReply{Network: n, Warnings: warnings}, nil
 	}

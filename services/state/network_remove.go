@@ -38,14 +38,19 @@ func (s *Service) removeNetwork(ctx context.Context, r *skepv1.Ref) (*skepv1.Net
 	if word := spec.Predefined(id); word != "" {
 		return nil, fault.Invalid("%s is a pre-defined network and cannot be removed", word)
 	}
-	var gone *skepv1.Network
+	gone, err := s.dropNetwork(ctx, id, r.Ref, nil)
+	return &skepv1.NetworkReply{Network: gone}, err
+}
+
+// dropNetwork removes a network that is called ref, with what else is written then.
+func (s *Service) dropNetwork(ctx context.Context, id, ref string, with also) (gone *skepv1.Network, err error) {
 	err = s.retry(ctx, func() error {
 		cur := s.viewNetwork(id)
 		switch {
 		case cur == nil && gone != nil:
 			return nil // ours, its acknowledgement lost, or somebody else was as fast
 		case cur == nil:
-			return networkNotFound(r.Ref, nil)
+			return networkNotFound(ref, nil)
 		}
 		gone = cur
 		if !cur.Removing {
@@ -61,14 +66,14 @@ func (s *Service) removeNetwork(ctx context.Context, r *skepv1.Ref) (*skepv1.Net
 			}
 		}
 		s.letLeave(ctx, id)
-		return s.finishRemoval(ctx, id)
+		return s.finishRemoval(ctx, id, with)
 	})
 	if err != nil {
 		return nil, err
 	}
 	s.events.send(ctx, networkEvent(gone, "remove"))
 	gone.Removing = true
-	return &skepv1.NetworkReply{Network: gone}, nil
+	return gone, nil
 }
 
 // leaveWait is how long a removal waits for services that are about to leave.
@@ -94,7 +99,7 @@ func (s *Service) letLeave(ctx context.Context, id string) {
 
 // finishRemoval is the second step for a network whose mark the index shows: delete it, or take the mark off again
 // when services are on it.
-func (s *Service) finishRemoval(ctx context.Context, id string) error {
+func (s *Service) finishRemoval(ctx context.Context, id string, with also) error {
 	cur := s.ix.Network(id)
 	if cur == nil {
 		return nil
@@ -120,6 +125,9 @@ func (s *Service) finishRemoval(ctx context.Context, id string) error {
 		if k, ok := s.ix.Key(key); ok && k.Value == id {
 			batch.Delete(key, k.Revision)
 		}
+	}
+	if err := with.to(batch); err != nil {
+		return err
 	}
 	return s.commit(ctx, batch, func() bool { return s.ix.Network(id) == nil })
 }
@@ -174,7 +182,7 @@ func (s *Service) sweepRemovals(ctx context.Context, before time.Time) {
 			continue
 		}
 		log := s.log.With(zap.String("network", id), zap.String("name", n.Spec.Name))
-		switch err := s.finishRemoval(ctx, id); {
+		switch err := s.finishRemoval(ctx, id, nil); {
 		case err == nil:
 			log.Info("finished the removal of a network that was left half done")
 			s.events.send(ctx, networkEvent(n, "remove"))

@@ -42,7 +42,7 @@ func (s *Service) steerRollout(ctx context.Context, r *skepv1.RolloutRequest) (*
 		after = proto.CloneOf(cur)
 		after.Control = control
 		after.Meta.UpdatedAt = timestamppb.Now()
-		return s.commitChange(ctx, cur, after, 0) // its dependencies stay as they are
+		return s.commitChange(ctx, cur, after, 0, nil) // its dependencies stay as they are
 	})
 	if err != nil {
 		return nil, err

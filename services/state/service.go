@@ -20,6 +20,7 @@ import (
 	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/state/internal/index"
 )
 
 // maxObject keeps a service, and a list reply that holds nothing else, well below the broker's payload limit.
@@ -55,26 +56,55 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 	}
 	warnings := s.resolveImage(ctx, want, nil, r.NoResolveImage)
 
-	now := timestamppb.Now()
+	svc, err := s.store(ctx, newService{id: id.New(), spec: want, called: called, dryRun: r.DryRun, summary: "created"})
+	if err != nil {
+		return nil, err
+	}
+	return &skepv1.ServiceReply{Service: svc, Warnings: append(append(warnings, s.portWarnings(nil, svc.Endpoint)...), s.spreadWarnings(want)...)}, nil
+}
+
+// newService is a service about to be stored: checked, its references resolved.
+type newService struct {
+	id      string
+	spec    *skepv1.ServiceSpec
+	called  map[string]string // what the spec's networks were called, by id
+	dryRun  bool
+	summary string
+	with    also
+}
+
+// also adds to a batch what is written together with an object, nil = nothing. Its error ends the change.
+type also func(*kv.Batch) error
+
+func (f also) to(b *kv.Batch) error {
+	if f == nil {
+		return nil
+	}
+	return f(b)
+}
+
+// store gives a new service what its spec leaves open and stores it.
+func (s *Service) store(ctx context.Context, n newService) (*skepv1.Service, error) {
+	now, want := timestamppb.Now(), n.spec
 	svc := &skepv1.Service{
-		Meta: &skepv1.Meta{Id: id.New(), CreatedAt: now, UpdatedAt: now},
+		Meta: &skepv1.Meta{Id: n.id, CreatedAt: now, UpdatedAt: now},
 		Spec: want, Revision: 1,
 	}
 	job.Revise(nil, svc, now.AsTime(), s.tasksOf(svc.Meta.Id))
 	stored := false
-	err = s.retry(ctx, func() error {
+	err := s.retry(ctx, func() error {
 		if s.ix.Service(svc.Meta.Id) != nil {
 			return nil // ours, its acknowledgement lost
 		}
 		if _, taken := s.ix.ServiceByName(want.Name); taken {
 			return nameTaken(want.Name)
 		}
-		if !r.DryRun {
+		if !n.dryRun {
 			if err := s.freeStaleClaim(ctx, want.Name, svc.Meta.Id); err != nil {
 				return err
 			}
 		}
-		if err := s.mayJoin(want, nil, called); err != nil {
+		if err := s.mayJoin(want, nil, n.called); err != nil {
 			return err
 		}
 		ports, err := s.allocatePorts(svc.Meta.Id, want, nil)
@@ -86,11 +116,11 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 			return err
 		}
 		svc.Endpoint = &skepv1.Endpoint{Ports: ports, VirtualIps: vips}
-		if r.DryRun {
+		if n.dryRun {
 			return nil
 		}
 		if !stored {
-			if err := s.putRevision(ctx, svc, "created"); err != nil {
+			if err := s.putRevision(ctx, svc, n.summary); err != nil {
 				return err
 			}
 			stored = true
@@ -99,7 +129,7 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 		if err != nil {
 			return err
 		}
-		if len(ports) == 0 && len(spec.Overlays(want)) == 0 && s.lone(ctx) {
+		if n.with == nil && len(ports) == 0 && len(spec.Overlays(want)) == 0 && s.lone(ctx) {
 			return s.createByClaim(ctx, svc.Meta.Id, want.Name, body)
 		}
 		batch := s.spec.Batch()
@@ -111,6 +141,9 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 		if err := s.vipOps(batch, svc.Meta.Id, nil, vips); err != nil {
 			return err
 		}
+		if err := n.with.to(batch); err != nil {
+			return err
+		}
 		return s.commit(ctx, batch, func() bool { return s.ix.Service(svc.Meta.Id) != nil })
 	})
 	if err != nil {
@@ -120,19 +153,20 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 		}
 		return nil, err
 	}
-	warnings = append(warnings, s.portWarnings(nil, svc.Endpoint)...)
-	warnings = append(warnings, s.spreadWarnings(want)...)
-	if r.DryRun {
-		return &skepv1.ServiceReply{Service: svc, Warnings: warnings}, nil
+	if n.dryRun {
+		return svc, nil
 	}
-	if err := s.keepOffLost(ctx, svc.Meta.Id, called); err != nil {
+	if err := s.keepOffLost(ctx, svc.Meta.Id, n.called); err != nil {
 		return nil, err
 	}
 	s.events.send(ctx, &skepv1.Event{
 		Kind: "service", Id: svc.Meta.Id, Name: want.Name, Verb: "create",
 		Attributes: map[string]string{"name": want.Name, "image.new": want.Task.Container.Image},
 	})
-	return &skepv1.ServiceReply{Service: s.viewService(svc.Meta.Id), Warnings: warnings}, nil
+	if v := s.viewService(svc.Meta.Id); v != nil {
+		svc = v // else it is gone already
+	}
+	return svc, nil
 }
 
 // prepare fills in and checks a spec before anything is looked up.
@@ -302,35 +336,40 @@ func (s *Service) removeService(ctx context.Context, r *skepv1.RemoveServiceRequ
 	if err != nil {
 		return nil, err
 	}
-	var gone *skepv1.Service
 	warnings := s.dependentsWarning(id)
+	gone, err := s.drop(ctx, id, r.Ref, r.DryRun, nil)
+	return &skepv1.ServiceReply{Service: gone, Warnings: warnings}, err
+}
+
+// drop removes a service that is called ref, with what else is written then.
+func (s *Service) drop(ctx context.Context, id, ref string, dryRun bool, with also) (gone *skepv1.Service, err error) {
 	err = s.retry(ctx, func() error {
 		cur := s.viewService(id)
 		if cur == nil {
 			if gone != nil {
 				return nil // ours, its acknowledgement lost, or somebody else was as fast
 			}
-			return noSuch("service", r.Ref, nil)
+			return noSuch("service", ref, nil)
 		}
 		gone = cur
-		if r.DryRun {
+		if dryRun {
 			return nil
 		}
-		return s.commitRemoval(ctx, cur)
+		return s.commitRemoval(ctx, cur, with)
 	})
-	if err != nil || r.DryRun {
-		return &skepv1.ServiceReply{Service: gone, Warnings: warnings}, err
+	if err != nil || dryRun {
+		return gone, err
 	}
 	s.events.send(ctx, &skepv1.Event{Kind: "service", Id: id, Name: gone.Spec.Name, Verb: "remove", Attributes: map[string]string{"name": gone.Spec.Name}})
 	// The tasks still name these revisions, but an agent keeps what it needs to stop one.
 	if err := s.dropRevisions(ctx, id); err != nil {
 		s.log.Warn("revisions of a removed service left for the sweep", zap.String("service", id), zap.Error(err))
 	}
-	return &skepv1.ServiceReply{Service: gone, Warnings: warnings}, nil
+	return gone, nil
 }
 
 // commitRemoval deletes a service as it was read, with all it takes up.
-func (s *Service) commitRemoval(ctx context.Context, cur *skepv1.Service) error {
+func (s *Service) commitRemoval(ctx context.Context, cur *skepv1.Service, with also) error {
 	id := cur.Meta.Id
 	batch := s.spec.Batch()
 	batch.Delete(keys.Service.Key(id), cur.Meta.Version)
@@ -344,17 +383,24 @@ func (s *Service) commitRemoval(ctx context.Context, cur *skepv1.Service) error 
 	if err := s.vipOps(batch, id, cur.Endpoint.GetVirtualIps(), nil); err != nil {
 		return err
 	}
+	if err := with.to(batch); err != nil {
+		return err
+	}
 	return s.commit(ctx, batch, func() bool { return s.ix.Service(id) == nil })
 }
 
 // dropRevisions deletes everything kept of a service that is gone.
 func (s *Service) dropRevisions(ctx context.Context, service string) error {
-	revs := s.ix.Revisions(service)
+	return s.dropAll(ctx, s.ix.Revisions(service), func(n uint64) string { return keys.RevisionKey(service, n) })
+}
+
+// dropAll deletes revisions, whatever they are.
+func (s *Service) dropAll(ctx context.Context, revs []index.RevisionNumber, key func(number uint64) string) error {
 	for len(revs) > 0 {
 		batch := s.rev.Batch()
 		n := min(len(revs), kv.MaxBatch)
 		for _, r := range revs[:n] {
-			batch.Delete(keys.RevisionKey(service, r.Number), 0)
+			batch.Delete(key(r.Number), 0)
 		}
 		if _, err := batch.Commit(ctx); err != nil {
 			return err

@@ -142,7 +142,7 @@ func (s *Service) takeOff(ctx context.Context, svc *skepv1.Service, lost string,
 		if cur == nil || stays {
 			return nil
 		}
-		return s.commitRemoval(ctx, cur)
+		return s.commitRemoval(ctx, cur, nil)
 	})
 	if err == nil && stays {
 		return nil

@@ -29,6 +29,7 @@ import (
 	"skep.dev/libs/life"
 	"skep.dev/libs/limit"
 	"skep.dev/libs/rpc"
+	"skep.dev/libs/stack"
 	"skep.dev/libs/subject"
 	"skep.dev/services/state/internal/index"
 )
@@ -48,6 +49,8 @@ type Config struct {
 	ResolveTimeout time.Duration
 	// KeepRevisions is how many revisions of a service stay (default 50).
 	KeepRevisions int
+	// LeaseTTL is for how long an instance that dies keeps the others from seeing to the stacks (default: the lease's).
+	LeaseTTL time.Duration
 	// Metrics is where the service shows what it does and holds, nil = nowhere.
 	Metrics prometheus.Registerer
 }
@@ -74,6 +77,8 @@ type Service struct {
 	networkMu sync.Mutex // networks are made one after the other
 
 	replicas, replicasAt atomic.Int64 // of the spec bucket, and when that was looked up (unix ms)
+
+	beforeStep func(context.Context, *stack.Op) // of a stack: for tests, which die or change something there
 
 	left, differ lasting // keys of what is gone after a sweep, what the audit found: see clusterCheck
 }
@@ -127,7 +132,7 @@ func (s *Service) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	for _, actor := range []func(context.Context){s.reports.run, s.events.run, s.sweep, s.unfence} {
+	for _, actor := range []func(context.Context){s.reports.run, s.events.run, s.sweep, s.unfence, s.followStacks} {
 		wg.Go(func() { actor(ctx) })
 	}
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
@@ -185,6 +190,12 @@ func (s *Service) endpoints(srv *rpc.Server) error {
 		api.Handle(srv, api.NetworkList, s.listNetworks),
 		api.Handle(srv, api.NetworkInspect, s.inspectNetwork),
 		api.Handle(srv, api.NetworkRemove, s.removeNetwork),
+		api.Handle(srv, api.StackDeploy, s.deployStack),
+		api.Handle(srv, api.StackRollback, s.rollbackStack),
+		api.Handle(srv, api.StackRemove, s.removeStack),
+		api.Handle(srv, api.StackInspect, s.inspectStack),
+		api.Handle(srv, api.StackList, s.listStacks),
+		api.Handle(srv, api.StackRevisions, s.listStackRevisions),
 		api.Handle(srv, api.ClusterInit, s.initCluster),
 		api.Handle(srv, api.ClusterInspect, s.inspectCluster),
 		api.Handle(srv, api.ClusterUpdate, s.updateCluster),

@@ -79,6 +79,7 @@ func (s *Service) sweepOnce(ctx context.Context, before time.Time) {
 			}
 		}
 	}
+	s.sweepStacks(ctx, before)
 	for key, k := range s.ix.Keys(keys.ServiceName.Prefix()) {
 		if s.ix.Service(k.Value) != nil || !k.Seen.Before(before) {
 			continue
@@ -101,6 +102,32 @@ func (s *Service) sweepOnce(ctx context.Context, before time.Time) {
 		}
 		if err := s.nodes.Delete(ctx, keys.Description.Key(node), rev); err != nil && !errors.Is(err, kv.ErrConflict) {
 			s.log.Warn("description of a removed node stays for now", zap.String("node", node), zap.Error(err))
+		}
+	}
+}
+
+// sweepStacks removes revisions of stacks that are gone, and those that no stack came to.
+func (s *Service) sweepStacks(ctx context.Context, before time.Time) {
+	for _, id := range s.ix.OrphanStackRevisions(before.UnixMilli()) {
+		if !s.gone(ctx, keys.Stack.Key(id)) {
+			continue
+		}
+		if err := s.dropStackRevisions(ctx, id); err != nil {
+			s.log.Warn("revisions of a removed stack stay for now", zap.String("stack", id), zap.Error(err))
+		}
+	}
+	for _, n := range s.ix.Stacks() {
+		for _, r := range s.ix.StackRevisions(n.ID) {
+			if st := s.ix.Stack(n.ID); st == nil || r.Number <= st.Revision || r.WrittenMs >= before.UnixMilli() {
+				continue
+			}
+			e, err := s.spec.Get(ctx, keys.Stack.Key(n.ID))
+			if err != nil || s.feeds.Of(subject.Spec).Wait(ctx, e.Revision) != nil || s.ix.Stack(n.ID).GetRevision() >= r.Number {
+				continue
+			}
+			if err := s.rev.Delete(ctx, keys.StackRevisionKey(n.ID, r.Number), r.KeyRevision); err != nil && !errors.Is(err, kv.ErrConflict) {
+				s.log.Warn("unused revision stays for now", zap.String("stack", n.Name), zap.Uint64("rev", r.Number), zap.Error(err))
+			}
 		}
 	}
 }

@@ -195,6 +195,7 @@ type step struct {
 	canary     uint64
 	scaleOnly  bool
 	called     map[string]string // what the spec's networks were called, by id
+	with       also
 }
 
 // change commits what decide makes of the service and tells everybody, unless a network it joined turns out to be gone.
@@ -270,8 +271,8 @@ func (s *Service) apply(ctx context.Context, id string, dryRun bool, decide func
 				return err
 			}
 		}
-		err = s.commitChange(ctx, before, after, depends.Revision)
-		if err != nil && revise && errors.Is(err, kv.ErrConflict) {
+		err = s.commitChange(ctx, before, after, depends.Revision, do.with)
+		if err != nil && revise && (errors.Is(err, kv.ErrConflict) || fault.Is(err, fault.CodeConflict)) {
 			s.dropRevision(id, after.Revision)
 		}
 		return err
@@ -295,7 +296,7 @@ func (s *Service) allocateEndpoint(id string, do step, had *skepv1.Endpoint) (*s
 }
 
 // commitChange writes a change of a service with all it takes up, on the condition that everything is as it was looked at.
-func (s *Service) commitChange(ctx context.Context, before, after *skepv1.Service, depends uint64) error {
+func (s *Service) commitChange(ctx context.Context, before, after *skepv1.Service, depends uint64, with also) error {
 	id := after.Meta.Id
 	body, err := encodeService(after)
 	if err != nil {
@@ -310,6 +311,9 @@ func (s *Service) commitChange(ctx context.Context, before, after *skepv1.Servic
 		return err
 	}
 	dependOps(batch, before, after, depends)
+	if err := with.to(batch); err != nil {
+		return err
+	}
 	return s.commit(ctx, batch, func() bool {
 		now := s.ix.Service(id)
 		return now != nil && now.Revision == after.Revision && now.JobIteration == after.JobIteration && proto.Equal(now.Spec, after.Spec) &&
@@ -382,6 +386,19 @@ func updateEvent(before, after *skepv1.Service) *skepv1.Event {
 	return &skepv1.Event{Kind: "service", Id: after.Meta.Id, Name: after.Spec.Name, Verb: "update", Attributes: attr}
 }
 
+// revisionsBefore is the number that the revisions of a page are below.
+func revisionsBefore(p *skepv1.Page) (uint64, error) {
+	a := p.GetAfter()
+	if a == "" {
+		return ^uint64(0), nil
+	}
+	n, err := strconv.ParseUint(a, 10, 64)
+	if err != nil {
+		return 0, fault.Invalid("invalid page %q: use the next of the page before", a)
+	}
+	return n, nil
+}
+
 func (s *Service) listRevisions(ctx context.Context, r *skepv1.ListRevisionsRequest) (*skepv1.ListRevisionsReply, error) {
 	id, err := s.findService(ctx, r.Ref)
 	if err != nil {
@@ -391,11 +408,9 @@ func (s *Service) listRevisions(ctx context.Context, r *skepv1.ListRevisionsRequ
 	if svc == nil {
 		return nil, noSuch("service", r.Ref, nil)
 	}
-	after := ^uint64(0)
-	if a := r.Page.GetAfter(); a != "" {
-		if after, err = strconv.ParseUint(a, 10, 64); err != nil {
-			return nil, fault.Invalid("invalid page %q: use the next of the page before", a)
-		}
+	after, err := revisionsBefore(r.Page)
+	if err != nil {
+		return nil, err
 	}
 	out := &skepv1.ListRevisionsReply{}
 	p := newPage(r.Page)

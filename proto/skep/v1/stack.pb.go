@@ -376,7 +376,7 @@ type Stack struct {
 	Problems      []*StackProblem        `protobuf:"bytes,5,rep,name=problems,proto3" json:"problems,omitempty"` // what keeps it from being deployed or removed; retried until it is
 	Prune         bool                   `protobuf:"varint,6,opt,name=prune,proto3" json:"prune,omitempty"`      // the newest deploy asked for it: what it does not have goes
 	Members       []*StackMember         `protobuf:"bytes,7,rep,name=members,proto3" json:"members,omitempty"`   // what deploys of this stack have made and not yet removed: nothing else is ever removed
-	Author        string                 `protobuf:"bytes,8,opt,name=author,proto3" json:"author,omitempty"`     // who asked for the newest revision
+	Author        string                 `protobuf:"bytes,8,opt,name=author,proto3" json:"author,omitempty"`     // who asked for the newest revision, or for the removal
 	AuthorAddress string                 `protobuf:"bytes,9,opt,name=author_address,json=authorAddress,proto3" json:"author_address,omitempty"`
 	Spec          *StackSpec             `protobuf:"bytes,20,opt,name=spec,proto3" json:"spec,omitempty"` // composed by inspect: the newest revision's
 	unknownFields protoimpl.UnknownFields

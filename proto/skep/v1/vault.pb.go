@@ -1888,6 +1888,75 @@ func (x *RollSecretRequest) GetAuthorAddress() string {
 	return ""
 }
 
+// DropFileRequest asks the vault to remove a secret or config that was a stack's own, unless a service refers to it.
+type DropFileRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          SecretKind             `protobuf:"varint,1,opt,name=kind,proto3,enum=skep.v1.SecretKind" json:"kind,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Author        string                 `protobuf:"bytes,3,opt,name=author,proto3" json:"author,omitempty"` // who asked for the stack's removal or pruning
+	AuthorAddress string                 `protobuf:"bytes,4,opt,name=author_address,json=authorAddress,proto3" json:"author_address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropFileRequest) Reset() {
+	*x = DropFileRequest{}
+	mi := &file_skep_v1_vault_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropFileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropFileRequest) ProtoMessage() {}
+
+func (x *DropFileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_vault_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropFileRequest.ProtoReflect.Descriptor instead.
+func (*DropFileRequest) Descriptor() ([]byte, []int) {
+	return file_skep_v1_vault_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DropFileRequest) GetKind() SecretKind {
+	if x != nil {
+		return x.Kind
+	}
+	return SecretKind_SECRET_KIND_UNSPECIFIED
+}
+
+func (x *DropFileRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DropFileRequest) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *DropFileRequest) GetAuthorAddress() string {
+	if x != nil {
+		return x.AuthorAddress
+	}
+	return ""
+}
+
 type RollSecretReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Services      []string               `protobuf:"bytes,1,rep,name=services,proto3" json:"services,omitempty"`
@@ -1897,7 +1966,7 @@ type RollSecretReply struct {
 
 func (x *RollSecretReply) Reset() {
 	*x = RollSecretReply{}
-	mi := &file_skep_v1_vault_proto_msgTypes[28]
+	mi := &file_skep_v1_vault_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1909,7 +1978,7 @@ func (x *RollSecretReply) String() string {
 func (*RollSecretReply) ProtoMessage() {}
 
 func (x *RollSecretReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_vault_proto_msgTypes[28]
+	mi := &file_skep_v1_vault_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1922,7 +1991,7 @@ func (x *RollSecretReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollSecretReply.ProtoReflect.Descriptor instead.
 func (*RollSecretReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_vault_proto_rawDescGZIP(), []int{28}
+	return file_skep_v1_vault_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RollSecretReply) GetServices() []string {
@@ -1946,7 +2015,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_skep_v1_vault_proto_msgTypes[29]
+	mi := &file_skep_v1_vault_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2027,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_vault_proto_msgTypes[29]
+	mi := &file_skep_v1_vault_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2040,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_vault_proto_rawDescGZIP(), []int{29}
+	return file_skep_v1_vault_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeliverRequest) GetAsk() []byte {
@@ -2009,7 +2078,7 @@ type DeliverAsk struct {
 
 func (x *DeliverAsk) Reset() {
 	*x = DeliverAsk{}
-	mi := &file_skep_v1_vault_proto_msgTypes[30]
+	mi := &file_skep_v1_vault_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2090,7 @@ func (x *DeliverAsk) String() string {
 func (*DeliverAsk) ProtoMessage() {}
 
 func (x *DeliverAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_vault_proto_msgTypes[30]
+	mi := &file_skep_v1_vault_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2103,7 @@ func (x *DeliverAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverAsk.ProtoReflect.Descriptor instead.
 func (*DeliverAsk) Descriptor() ([]byte, []int) {
-	return file_skep_v1_vault_proto_rawDescGZIP(), []int{30}
+	return file_skep_v1_vault_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeliverAsk) GetNodeId() string {
@@ -2084,7 +2153,7 @@ type DeliverTask struct {
 
 func (x *DeliverTask) Reset() {
 	*x = DeliverTask{}
-	mi := &file_skep_v1_vault_proto_msgTypes[31]
+	mi := &file_skep_v1_vault_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2165,7 @@ func (x *DeliverTask) String() string {
 func (*DeliverTask) ProtoMessage() {}
 
 func (x *DeliverTask) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_vault_proto_msgTypes[31]
+	mi := &file_skep_v1_vault_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2178,7 @@ func (x *DeliverTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverTask.ProtoReflect.Descriptor instead.
 func (*DeliverTask) Descriptor() ([]byte, []int) {
-	return file_skep_v1_vault_proto_rawDescGZIP(), []int{31}
+	return file_skep_v1_vault_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeliverTask) GetTaskId() string {
@@ -2144,7 +2213,7 @@ type DeliverReply struct {
 
 func (x *DeliverReply) Reset() {
 	*x = DeliverReply{}
-	mi := &file_skep_v1_vault_proto_msgTypes[32]
+	mi := &file_skep_v1_vault_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2156,7 +2225,7 @@ func (x *DeliverReply) String() string {
 func (*DeliverReply) ProtoMessage() {}
 
 func (x *DeliverReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_vault_proto_msgTypes[32]
+	mi := &file_skep_v1_vault_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2169,7 +2238,7 @@ func (x *DeliverReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverReply.ProtoReflect.Descriptor instead.
 func (*DeliverReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_vault_proto_rawDescGZIP(), []int{32}
+	return file_skep_v1_vault_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeliverReply) GetKey() *VaultKey {
@@ -2198,7 +2267,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_skep_v1_vault_proto_msgTypes[33]
+	mi := &file_skep_v1_vault_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2210,7 +2279,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_vault_proto_msgTypes[33]
+	mi := &file_skep_v1_vault_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2223,7 +2292,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_skep_v1_vault_proto_rawDescGZIP(), []int{33}
+	return file_skep_v1_vault_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Delivery) GetAsk() []byte {
@@ -2268,7 +2337,7 @@ type DeliveredTask struct {
 
 func (x *DeliveredTask) Reset() {
 	*x = DeliveredTask{}
-	mi := &file_skep_v1_vault_proto_msgTypes[34]
+	mi := &file_skep_v1_vault_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2349,7 @@ func (x *DeliveredTask) String() string {
 func (*DeliveredTask) ProtoMessage() {}
 
 func (x *DeliveredTask) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_vault_proto_msgTypes[34]
+	mi := &file_skep_v1_vault_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +2362,7 @@ func (x *DeliveredTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliveredTask.ProtoReflect.Descriptor instead.
 func (*DeliveredTask) Descriptor() ([]byte, []int) {
-	return file_skep_v1_vault_proto_rawDescGZIP(), []int{34}
+	return file_skep_v1_vault_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeliveredTask) GetTaskId() string {
@@ -2345,7 +2414,7 @@ type DeliveredValue struct {
 
 func (x *DeliveredValue) Reset() {
 	*x = DeliveredValue{}
-	mi := &file_skep_v1_vault_proto_msgTypes[35]
+	mi := &file_skep_v1_vault_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2426,7 @@ func (x *DeliveredValue) String() string {
 func (*DeliveredValue) ProtoMessage() {}
 
 func (x *DeliveredValue) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_vault_proto_msgTypes[35]
+	mi := &file_skep_v1_vault_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2439,7 @@ func (x *DeliveredValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliveredValue.ProtoReflect.Descriptor instead.
 func (*DeliveredValue) Descriptor() ([]byte, []int) {
-	return file_skep_v1_vault_proto_rawDescGZIP(), []int{35}
+	return file_skep_v1_vault_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeliveredValue) GetId() string {
@@ -2576,7 +2645,12 @@ const file_skep_v1_vault_proto_rawDesc = "" +
 	"\x04kind\x18\x03 \x01(\x0e2\x13.skep.v1.SecretKindR\x04kind\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06author\x18\x05 \x01(\tR\x06author\x12%\n" +
-	"\x0eauthor_address\x18( \x01(\tR\rauthorAddress\"-\n" +
+	"\x0eauthor_address\x18( \x01(\tR\rauthorAddress\"\x89\x01\n" +
+	"\x0fDropFileRequest\x12'\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x13.skep.v1.SecretKindR\x04kind\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x16\n" +
+	"\x06author\x18\x03 \x01(\tR\x06author\x12%\n" +
+	"\x0eauthor_address\x18\x04 \x01(\tR\rauthorAddress\"-\n" +
 	"\x0fRollSecretReply\x12\x1a\n" +
 	"\bservices\x18\x01 \x03(\tR\bservices\"[\n" +
 	"\x0eDeliverRequest\x12\x10\n" +
@@ -2637,7 +2711,7 @@ func file_skep_v1_vault_proto_rawDescGZIP() []byte {
 }
 
 var file_skep_v1_vault_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_skep_v1_vault_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_skep_v1_vault_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_skep_v1_vault_proto_goTypes = []any{
 	(SecretKind)(0),               // 0: skep.v1.SecretKind
 	(*SecretSpec)(nil),            // 1: skep.v1.SecretSpec
@@ -2668,75 +2742,77 @@ var file_skep_v1_vault_proto_goTypes = []any{
 	(*TaskFilesReply)(nil),        // 26: skep.v1.TaskFilesReply
 	(*TaskFiles)(nil),             // 27: skep.v1.TaskFiles
 	(*RollSecretRequest)(nil),     // 28: skep.v1.RollSecretRequest
-	(*RollSecretReply)(nil),       // 29: skep.v1.RollSecretReply
-	(*DeliverRequest)(nil),        // 30: skep.v1.DeliverRequest
-	(*DeliverAsk)(nil),            // 31: skep.v1.DeliverAsk
-	(*DeliverTask)(nil),           // 32: skep.v1.DeliverTask
-	(*DeliverReply)(nil),          // 33: skep.v1.DeliverReply
-	(*Delivery)(nil),              // 34: skep.v1.Delivery
-	(*DeliveredTask)(nil),         // 35: skep.v1.DeliveredTask
-	(*DeliveredValue)(nil),        // 36: skep.v1.DeliveredValue
-	nil,                           // 37: skep.v1.SecretSpec.LabelsEntry
-	nil,                           // 38: skep.v1.SecretRecord.ValuesEntry
-	nil,                           // 39: skep.v1.SecretLedger.RecordsEntry
-	nil,                           // 40: skep.v1.UpdateSecretRequest.LabelAddEntry
-	nil,                           // 41: skep.v1.SecretUsesReply.UsesEntry
-	(*Meta)(nil),                  // 42: skep.v1.Meta
-	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
-	(*Filter)(nil),                // 44: skep.v1.Filter
-	(*Page)(nil),                  // 45: skep.v1.Page
-	(*FileReference)(nil),         // 46: skep.v1.FileReference
-	(*HeldFile)(nil),              // 47: skep.v1.HeldFile
+	(*DropFileRequest)(nil),       // 29: skep.v1.DropFileRequest
+	(*RollSecretReply)(nil),       // 30: skep.v1.RollSecretReply
+	(*DeliverRequest)(nil),        // 31: skep.v1.DeliverRequest
+	(*DeliverAsk)(nil),            // 32: skep.v1.DeliverAsk
+	(*DeliverTask)(nil),           // 33: skep.v1.DeliverTask
+	(*DeliverReply)(nil),          // 34: skep.v1.DeliverReply
+	(*Delivery)(nil),              // 35: skep.v1.Delivery
+	(*DeliveredTask)(nil),         // 36: skep.v1.DeliveredTask
+	(*DeliveredValue)(nil),        // 37: skep.v1.DeliveredValue
+	nil,                           // 38: skep.v1.SecretSpec.LabelsEntry
+	nil,                           // 39: skep.v1.SecretRecord.ValuesEntry
+	nil,                           // 40: skep.v1.SecretLedger.RecordsEntry
+	nil,                           // 41: skep.v1.UpdateSecretRequest.LabelAddEntry
+	nil,                           // 42: skep.v1.SecretUsesReply.UsesEntry
+	(*Meta)(nil),                  // 43: skep.v1.Meta
+	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
+	(*Filter)(nil),                // 45: skep.v1.Filter
+	(*Page)(nil),                  // 46: skep.v1.Page
+	(*FileReference)(nil),         // 47: skep.v1.FileReference
+	(*HeldFile)(nil),              // 48: skep.v1.HeldFile
 }
 var file_skep_v1_vault_proto_depIdxs = []int32{
-	37, // 0: skep.v1.SecretSpec.labels:type_name -> skep.v1.SecretSpec.LabelsEntry
-	42, // 1: skep.v1.Secret.meta:type_name -> skep.v1.Meta
+	38, // 0: skep.v1.SecretSpec.labels:type_name -> skep.v1.SecretSpec.LabelsEntry
+	43, // 1: skep.v1.Secret.meta:type_name -> skep.v1.Meta
 	0,  // 2: skep.v1.Secret.kind:type_name -> skep.v1.SecretKind
 	1,  // 3: skep.v1.Secret.spec:type_name -> skep.v1.SecretSpec
 	3,  // 4: skep.v1.Secret.versions:type_name -> skep.v1.SecretVersion
 	4,  // 5: skep.v1.Secret.uses:type_name -> skep.v1.SecretUse
-	43, // 6: skep.v1.SecretVersion.created_at:type_name -> google.protobuf.Timestamp
-	43, // 7: skep.v1.SecretVersion.dropped_at:type_name -> google.protobuf.Timestamp
+	44, // 6: skep.v1.SecretVersion.created_at:type_name -> google.protobuf.Timestamp
+	44, // 7: skep.v1.SecretVersion.dropped_at:type_name -> google.protobuf.Timestamp
 	5,  // 8: skep.v1.SecretUse.holders:type_name -> skep.v1.SecretHolder
 	2,  // 9: skep.v1.SecretRecord.secret:type_name -> skep.v1.Secret
-	43, // 10: skep.v1.SecretRecord.removed_at:type_name -> google.protobuf.Timestamp
-	38, // 11: skep.v1.SecretRecord.values:type_name -> skep.v1.SecretRecord.ValuesEntry
-	39, // 12: skep.v1.SecretLedger.records:type_name -> skep.v1.SecretLedger.RecordsEntry
+	44, // 10: skep.v1.SecretRecord.removed_at:type_name -> google.protobuf.Timestamp
+	39, // 11: skep.v1.SecretRecord.values:type_name -> skep.v1.SecretRecord.ValuesEntry
+	40, // 12: skep.v1.SecretLedger.records:type_name -> skep.v1.SecretLedger.RecordsEntry
 	0,  // 13: skep.v1.SealedValue.kind:type_name -> skep.v1.SecretKind
 	1,  // 14: skep.v1.CreateSecretRequest.spec:type_name -> skep.v1.SecretSpec
-	40, // 15: skep.v1.UpdateSecretRequest.label_add:type_name -> skep.v1.UpdateSecretRequest.LabelAddEntry
+	41, // 15: skep.v1.UpdateSecretRequest.label_add:type_name -> skep.v1.UpdateSecretRequest.LabelAddEntry
 	2,  // 16: skep.v1.SecretReply.secret:type_name -> skep.v1.Secret
 	2,  // 17: skep.v1.InspectSecretReply.secret:type_name -> skep.v1.Secret
-	44, // 18: skep.v1.ListSecretsRequest.filters:type_name -> skep.v1.Filter
-	45, // 19: skep.v1.ListSecretsRequest.page:type_name -> skep.v1.Page
+	45, // 18: skep.v1.ListSecretsRequest.filters:type_name -> skep.v1.Filter
+	46, // 19: skep.v1.ListSecretsRequest.page:type_name -> skep.v1.Page
 	2,  // 20: skep.v1.ListSecretsReply.secrets:type_name -> skep.v1.Secret
 	2,  // 21: skep.v1.RemoveSecretReply.secret:type_name -> skep.v1.Secret
 	4,  // 22: skep.v1.RemoveSecretReply.lost:type_name -> skep.v1.SecretUse
 	5,  // 23: skep.v1.RemoveSecretReply.left:type_name -> skep.v1.SecretHolder
-	46, // 24: skep.v1.ResolveFilesRequest.secrets:type_name -> skep.v1.FileReference
-	46, // 25: skep.v1.ResolveFilesRequest.configs:type_name -> skep.v1.FileReference
-	46, // 26: skep.v1.ResolveFilesReply.secrets:type_name -> skep.v1.FileReference
-	46, // 27: skep.v1.ResolveFilesReply.configs:type_name -> skep.v1.FileReference
-	41, // 28: skep.v1.SecretUsesReply.uses:type_name -> skep.v1.SecretUsesReply.UsesEntry
+	47, // 24: skep.v1.ResolveFilesRequest.secrets:type_name -> skep.v1.FileReference
+	47, // 25: skep.v1.ResolveFilesRequest.configs:type_name -> skep.v1.FileReference
+	47, // 26: skep.v1.ResolveFilesReply.secrets:type_name -> skep.v1.FileReference
+	47, // 27: skep.v1.ResolveFilesReply.configs:type_name -> skep.v1.FileReference
+	42, // 28: skep.v1.SecretUsesReply.uses:type_name -> skep.v1.SecretUsesReply.UsesEntry
 	4,  // 29: skep.v1.SecretUses.uses:type_name -> skep.v1.SecretUse
 	5,  // 30: skep.v1.SecretUses.left:type_name -> skep.v1.SecretHolder
 	27, // 31: skep.v1.TaskFilesReply.tasks:type_name -> skep.v1.TaskFiles
-	46, // 32: skep.v1.TaskFiles.secrets:type_name -> skep.v1.FileReference
-	46, // 33: skep.v1.TaskFiles.configs:type_name -> skep.v1.FileReference
+	47, // 32: skep.v1.TaskFiles.secrets:type_name -> skep.v1.FileReference
+	47, // 33: skep.v1.TaskFiles.configs:type_name -> skep.v1.FileReference
 	0,  // 34: skep.v1.RollSecretRequest.kind:type_name -> skep.v1.SecretKind
-	32, // 35: skep.v1.DeliverAsk.tasks:type_name -> skep.v1.DeliverTask
-	47, // 36: skep.v1.DeliverTask.held:type_name -> skep.v1.HeldFile
-	9,  // 37: skep.v1.DeliverReply.key:type_name -> skep.v1.VaultKey
-	35, // 38: skep.v1.Delivery.tasks:type_name -> skep.v1.DeliveredTask
-	36, // 39: skep.v1.Delivery.values:type_name -> skep.v1.DeliveredValue
-	47, // 40: skep.v1.DeliveredTask.files:type_name -> skep.v1.HeldFile
-	0,  // 41: skep.v1.DeliveredValue.kind:type_name -> skep.v1.SecretKind
-	24, // 42: skep.v1.SecretUsesReply.UsesEntry.value:type_name -> skep.v1.SecretUses
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	0,  // 35: skep.v1.DropFileRequest.kind:type_name -> skep.v1.SecretKind
+	33, // 36: skep.v1.DeliverAsk.tasks:type_name -> skep.v1.DeliverTask
+	48, // 37: skep.v1.DeliverTask.held:type_name -> skep.v1.HeldFile
+	9,  // 38: skep.v1.DeliverReply.key:type_name -> skep.v1.VaultKey
+	36, // 39: skep.v1.Delivery.tasks:type_name -> skep.v1.DeliveredTask
+	37, // 40: skep.v1.Delivery.values:type_name -> skep.v1.DeliveredValue
+	48, // 41: skep.v1.DeliveredTask.files:type_name -> skep.v1.HeldFile
+	0,  // 42: skep.v1.DeliveredValue.kind:type_name -> skep.v1.SecretKind
+	24, // 43: skep.v1.SecretUsesReply.UsesEntry.value:type_name -> skep.v1.SecretUses
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_vault_proto_init() }
@@ -2753,7 +2829,7 @@ func file_skep_v1_vault_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_vault_proto_rawDesc), len(file_skep_v1_vault_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -57,7 +57,7 @@ func (a *app) auditCommand() *cobra.Command {
 	f.StringVar(&format, "format", "", `"table", "table TEMPLATE", "json" or a Go template`)
 	f.BoolVar(&asJSON, "json", false, "Print one event of skep's own a line, as JSON (a stable form)")
 	f.BoolVar(&noTrunc, "no-trunc", false, "Do not cut long values short")
-	completeWords(cmd, "kind", "service", "network", "node", "cluster", "secret", "config", "user", "task", "image")
+	completeWords(cmd, "kind", "service", "stack", "network", "node", "cluster", "secret", "config", "user", "task", "image")
 	_ = cmd.RegisterFlagCompletionFunc("user", a.issuedNames)
 	return cmd
 }

@@ -26,9 +26,11 @@ type Index struct {
 	nodes    map[string]*node    // by id
 	keys     map[string]Key      // the idx.* keys
 	nets     networks
+	stacks   map[string]*stack // by id
 
-	revs    map[string][]revision // by service, ascending
-	revSize int
+	revs      map[string][]revision // by service, ascending
+	stackRevs map[string][]revision // by stack, ascending
+	revSize   int
 
 	groups   map[string]*group   // task sets by node id, "_.<service>" for unplaced ones
 	dirty    map[string]struct{} // groups whose counts are out of date

@@ -1,6 +1,7 @@
 package index
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -18,7 +19,7 @@ type revision struct {
 }
 
 func (x *Index) resetRevs() {
-	x.revs = map[string][]revision{}
+	x.revs, x.stackRevs = map[string][]revision{}, map[string][]revision{}
 	x.revSize = 0
 }
 
@@ -30,52 +31,54 @@ func (x *Index) ApplyRev(d kv.Delta) {
 		x.resetRevs()
 	}
 	for _, e := range d.Entries {
-		id, number, ok := keys.ParseRevision(e.Key)
-		if !ok {
-			continue
-		}
-		list := x.revs[id]
-		i, found := slices.BinarySearchFunc(list, number, func(r revision, n uint64) int {
-			switch {
-			case r.number < n:
-				return -1
-			case r.number > n:
-				return 1
-			}
-			return 0
-		})
-		if found {
-			x.revSize -= len(list[i].raw)
-		}
-		switch {
-		case e.Deleted && found:
-			list = slices.Delete(list, i, i+1)
-		case e.Deleted:
-		case found:
-			list[i] = revision{stored: keep(e), number: number, written: millis(e.Time)}
-			x.revSize += len(e.Value)
-		default:
-			list = slices.Insert(list, i, revision{stored: keep(e), number: number, written: millis(e.Time)})
-			x.revSize += len(e.Value)
-		}
-		if len(list) == 0 {
-			delete(x.revs, id)
-		} else {
-			x.revs[strings.Clone(id)] = list
+		if id, number, ok := keys.ParseRevision(e.Key); ok {
+			x.applyRevLocked(x.revs, id, number, e)
+		} else if id, number, ok := keys.ParseStackRevision(e.Key); ok {
+			x.applyRevLocked(x.stackRevs, id, number, e)
 		}
 	}
 	x.notifyLocked()
 }
 
-// Revision is one revision of a service, nil when it is not kept.
-func (x *Index) Revision(service string, number uint64) *skepv1.Revision {
-	x.mu.RLock()
-	var s stored
-	for _, r := range x.revs[service] {
+func (x *Index) applyRevLocked(revs map[string][]revision, id string, number uint64, e kv.Entry) {
+	list := revs[id]
+	i, found := slices.BinarySearchFunc(list, number, func(r revision, n uint64) int { return cmp.Compare(r.number, n) })
+	if found {
+		x.revSize -= len(list[i].raw)
+	}
+	now := revision{stored: keep(e), number: number, written: millis(e.Time)}
+	switch {
+	case e.Deleted && found:
+		list = slices.Delete(list, i, i+1)
+	case e.Deleted:
+	case found:
+		list[i] = now
+		x.revSize += len(e.Value)
+	default:
+		list = slices.Insert(list, i, now)
+		x.revSize += len(e.Value)
+	}
+	if len(list) == 0 {
+		delete(revs, id)
+	} else {
+		revs[strings.Clone(id)] = list
+	}
+}
+
+// rawLocked is a revision as stored, with no revision of its key when it is not kept.
+func rawLocked(list []revision, number uint64) (s stored) {
+	for _, r := range list {
 		if r.number == number {
 			s = r.stored
 		}
 	}
+	return s
+}
+
+// Revision is one revision of a service, nil when it is not kept.
+func (x *Index) Revision(service string, number uint64) *skepv1.Revision {
+	x.mu.RLock()
+	s := rawLocked(x.revs[service], number)
 	x.mu.RUnlock()
 	if s.rev == 0 {
 		return nil
@@ -98,8 +101,12 @@ type RevisionNumber struct {
 func (x *Index) Revisions(service string) []RevisionNumber {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	out := make([]RevisionNumber, 0, len(x.revs[service]))
-	for _, r := range x.revs[service] {
+	return numbers(x.revs[service])
+}
+
+func numbers(list []revision) []RevisionNumber {
+	out := make([]RevisionNumber, 0, len(list))
+	for _, r := range list {
 		out = append(out, RevisionNumber{r.number, r.rev, r.written})
 	}
 	return out
@@ -109,12 +116,14 @@ func (x *Index) Revisions(service string) []RevisionNumber {
 func (x *Index) OrphanRevisions(beforeMs int64) []string {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	var out []string
-	for id, list := range x.revs {
-		if _, ok := x.services[id]; ok || len(list) == 0 || list[len(list)-1].written >= beforeMs {
-			continue
+	return orphans(x.revs, x.services, beforeMs)
+}
+
+func orphans[T any](revs map[string][]revision, owners map[string]*T, beforeMs int64) (out []string) {
+	for id, list := range revs {
+		if owners[id] == nil && len(list) > 0 && list[len(list)-1].written < beforeMs {
+			out = append(out, id)
 		}
-		out = append(out, id)
 	}
 	return out
 }

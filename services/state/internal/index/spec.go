@@ -42,6 +42,7 @@ func (x *Index) resetSpec() {
 	x.keys = map[string]Key{}
 	x.fenced = map[string]bool{}
 	x.nets.reset()
+	x.stacks = map[string]*stack{}
 	for _, n := range x.nodes {
 		n.stored = stored{}
 	}
@@ -76,6 +77,8 @@ func (x *Index) ApplySpec(d kv.Delta) {
 			x.applyServiceLocked(id, e, d.Reset)
 		case keys.Network:
 			x.nets.apply(id, e, d.Reset)
+		case keys.Stack:
+			x.applyStackLocked(id, e)
 		case keys.Node:
 			n := x.nodeLocked(id)
 			n.stored, n.name, n.role = stored{}, "", 0
