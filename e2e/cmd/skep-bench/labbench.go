@@ -97,16 +97,28 @@ func (r *rig) started(service string, n int) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
+	last, err := r.lastRan(n, strings.Fields(ids))
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", service, err)
+	}
+	if len(services) != 1 {
+		return 0, fmt.Errorf("%d services are called %s", len(services), service)
+	}
+	return last.Sub(services[0].CreatedAt), nil
+}
+
+// lastRan is when the last of n tasks began to run, by the times that the nodes put into their states; all n must run.
+func (r *rig) lastRan(n int, ids []string) (time.Time, error) {
 	var tasks []struct {
 		Status struct {
 			State     string
 			Timestamp time.Time
 		}
 	}
-	if err := r.inspect(&tasks, "task", strings.Fields(ids)...); err != nil {
-		return 0, err
-	}
 	var last time.Time
+	if err := r.inspect(&tasks, "task", ids...); err != nil {
+		return last, err
+	}
 	running := 0
 	for _, t := range tasks {
 		if t.Status.State == "running" {
@@ -116,10 +128,10 @@ func (r *rig) started(service string, n int) (time.Duration, error) {
 			}
 		}
 	}
-	if len(services) != 1 || running != n {
-		return 0, fmt.Errorf("%d of %d tasks of %s run", running, n, service)
+	if running != n {
+		return last, fmt.Errorf("%d of %d tasks run", running, n)
 	}
-	return last.Sub(services[0].CreatedAt), nil
+	return last, nil
 }
 
 // inspect reads what skep says of objects of a kind.

@@ -5,8 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"skep.dev/libs/fault"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -14,11 +12,6 @@ import (
 const (
 	relist = time.Second // in case events are lost
 	settle = 30 * time.Millisecond
-	// gaveUpAfter is how long a slot must stay without a successor before that is believed.
-	gaveUpAfter = 2 * time.Second
-	// emptyAfter is how long a global service must stay without a task before "no node suits" is believed when the
-	// scheduler does not say.
-	emptyAfter = 3 * time.Second
 )
 
 // pacer spaces the looks at the cluster: on events, soon after the start, then once a second; never denser than a
@@ -65,129 +58,54 @@ const outage = 30 * time.Second
 func Converge(ctx context.Context, api API, o Options) error {
 	ctx, cancel := withTimeout(ctx, o.Timeout)
 	defer cancel()
-	d := newDisplay(o)
 	var (
-		pace      = pacer{wake: o.Wake, next: 25 * time.Millisecond}
-		revision  uint64
-		fresh     map[uint64]bool
-		steady    time.Time // when everything was first seen to run
-		gaveUp    time.Time
-		empty     time.Time
-		lastGood  = o.Now()
-		p         *Progress
-		id, name  = o.Service.GetMeta().GetId(), o.Service.GetSpec().GetName()
-		remaining = relist
-		run       = o.Run
+		d        = newDisplay(o)
+		f        = newFollower(o)
+		pace     = pacer{wake: o.Wake, next: 25 * time.Millisecond}
+		lastGood = o.Now()
+		id       = o.Service.GetMeta().GetId()
 	)
-	if run == 0 {
-		run = o.Service.GetJobIteration()
-	}
 	for {
 		began := o.Now()
 		s, tasks, err := look(ctx, api, id)
-		if err == nil && s.Revision != revision {
-			revision = s.Revision
-			fresh, err = freshRevisions(ctx, api, s)
-			if err != nil {
-				revision = 0
-			}
+		if err == nil {
+			err = f.learn(ctx, api, s)
 		}
 		now := o.Now()
 		pace.cost = now.Sub(began)
 		switch {
 		case ctx.Err() != nil:
-			return interrupted(ctx, o, p)
+			return interrupted(ctx, o.Timeout, f.p.Reasons())
 		case fault.Is(err, fault.CodeNotFound):
-			return end(fault.NotFound("gone"), "service %s was removed meanwhile", name)
+			return end(fault.NotFound("gone"), "service %s was removed meanwhile", f.name)
 		case err != nil && (!fault.Is(err, fault.CodeUnavailable) || now.Sub(lastGood) > outage):
 			return err
 		case err != nil:
 			d.note("cannot reach the managers, trying again: " + err.Error())
 			if !pace.wait(ctx, relist) {
-				return interrupted(ctx, o, p)
+				return interrupted(ctx, o.Timeout, f.p.Reasons())
 			}
 			continue
 		}
 		lastGood = now
-		status := newStatus(s.UpdateStatus, o.Before)
-		if o.AnyRevision {
-			status, fresh = nil, revisionsOf(tasks, s.Revision)
+		done, left, err := f.see(ctx, api, s, tasks, now)
+		d.note(f.told)
+		d.draw(f.p, left)
+		if err != nil {
+			return err
 		}
-		p = assess(s, tasks, fresh)
-		if p.Job {
-			p = assessJob(s, tasks, run)
-			if err := superseded(s, run, p); err != nil {
-				d.draw(p, 0)
-				return err
+		if done {
+			if !f.canary {
+				d.finish(f.name, f.p.Job)
 			}
-		}
-		p.Status = status
-		switch status.GetState() {
-		case "paused":
-			d.draw(p, 0)
-			return end(ErrPaused, "service update paused: %s", status.Message)
-		case "rollback_paused":
-			d.draw(p, 0)
-			return end(ErrPaused, "service rollback paused: %s", status.Message)
-		case "rollback_completed":
-			if p.Converged() && !o.Rollback {
-				d.draw(p, 0)
-				return end(ErrRolledBack, "service rolled back: %s", orElse(s.RollbackReason, status.Message))
-			}
-		case "canary":
-			d.draw(p, 0)
-			d.note(status.Message)
 			return nil
 		}
-		busy := status.GetState() == "updating" || status.GetState() == "rollback_started"
-		done := p.Converged() && !busy
-		if done && p.Global && p.Want == 0 {
-			if empty.IsZero() {
-				empty = now
-			}
-			if why, settled := nothingToRun(ctx, api, id, now.Sub(empty)); settled {
-				d.note(why)
-			} else {
-				done = false
-			}
-		} else {
-			empty = time.Time{}
-		}
-		remaining = relist
-		if done {
-			if steady.IsZero() {
-				steady = now
-			}
-			left := o.Hold - now.Sub(steady)
-			finished := status.GetState() == "completed" || status.GetState() == "rollback_completed"
-			if left <= 0 || p.Job || finished {
-				d.draw(p, 0)
-				d.finish(name, p.Job)
-				return nil
-			}
-			d.draw(p, left)
+		remaining := relist
+		if left > 0 {
 			remaining = left
-		} else {
-			steady = time.Time{}
-			d.draw(p, 0)
-		}
-		if g := p.GaveUp(); len(g) > 0 && !busy {
-			if gaveUp.IsZero() {
-				gaveUp = now
-			}
-			if now.Sub(gaveUp) >= gaveUpAfter && allSettled(p) {
-				if p.Job {
-					return end(ErrGaveUp, "job %s failed: %d of %d tasks completed and no more will be started by its restart policy\n%s: %s\nSee `skep service ps %s` and `skep service logs %s`.",
-						name, p.Done, p.Want, g[0].Name, orElse(g[0].Reason, "its command failed"), name, name)
-				}
-				return end(ErrGaveUp, "service %s does not converge: %d of %d tasks run and no more will be started by its restart policy\n%s: %s\nSee `skep service ps %s` and `skep service logs %s`.",
-					name, p.Done, p.Want, g[0].Name, orElse(g[0].Reason, "its command ended"), name, name)
-			}
-		} else {
-			gaveUp = time.Time{}
 		}
 		if !pace.wait(ctx, remaining) {
-			return interrupted(ctx, o, p)
+			return interrupted(ctx, o.Timeout, f.p.Reasons())
 		}
 	}
 }
@@ -206,7 +124,7 @@ func Gone(ctx context.Context, api API, o Options) error {
 		pace.cost = now.Sub(began)
 		switch {
 		case ctx.Err() != nil:
-			return interrupted(ctx, o, nil)
+			return interrupted(ctx, o.Timeout, nil)
 		case fault.Is(err, fault.CodeNotFound):
 			return nil
 		case err != nil && (!fault.Is(err, fault.CodeUnavailable) || now.Sub(lastGood) > outage):
@@ -222,7 +140,7 @@ func Gone(ctx context.Context, api API, o Options) error {
 			d.stopping(tasks)
 		}
 		if !pace.wait(ctx, relist) {
-			return interrupted(ctx, o, nil)
+			return interrupted(ctx, o.Timeout, nil)
 		}
 	}
 }
@@ -236,56 +154,6 @@ func look(ctx context.Context, api API, id string) (*skepv1.Service, []*skepv1.T
 	return s, tasks, err
 }
 
-func freshRevisions(ctx context.Context, api API, s *skepv1.Service) (map[uint64]bool, error) {
-	if s.Revision <= 1 {
-		return map[uint64]bool{s.Revision: true}, nil
-	}
-	revs, err := api.Revisions(ctx, s.GetMeta().GetId())
-	if err != nil {
-		return nil, err
-	}
-	return current(s, revs), nil
-}
-
-// revisionsOf are all there are tasks of.
-func revisionsOf(tasks []*skepv1.Task, newest uint64) map[uint64]bool {
-	out := map[uint64]bool{newest: true}
-	for _, t := range tasks {
-		out[t.Revision] = true
-	}
-	return out
-}
-
-// newStatus hides the status of an update that was over before the change.
-func newStatus(now, before *skepv1.UpdateStatus) *skepv1.UpdateStatus {
-	if before != nil && proto.Equal(now.GetStartedAt(), before.GetStartedAt()) && now.GetState() == before.GetState() {
-		return nil
-	}
-	return now
-}
-
-// nothingToRun tells why a global service has no task, once it is sure that it will not get one.
-func nothingToRun(ctx context.Context, api API, id string, since time.Duration) (string, bool) {
-	if since < settle {
-		return "", false
-	}
-	r, err := api.Explain(ctx, id)
-	if err == nil {
-		return r.GetPlacing().GetSummary(), len(r.Next) == 0
-	}
-	return "the service has no task: no node suits it now", since >= emptyAfter
-}
-
-// allSettled: every slot either runs or is beyond hope.
-func allSettled(p *Progress) bool {
-	for _, s := range p.Slots {
-		if !s.Done && !s.GaveUp {
-			return false
-		}
-	}
-	return !p.Job || len(p.Slots) >= p.Want
-}
-
 func withTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	if d <= 0 {
 		return context.WithCancel(ctx)
@@ -293,17 +161,16 @@ func withTimeout(ctx context.Context, d time.Duration) (context.Context, context
 	return context.WithTimeoutCause(ctx, d, ErrTimeout)
 }
 
-func interrupted(ctx context.Context, o Options, p *Progress) error {
+// interrupted is why a wait ended early; reasons hold up what was waited for.
+func interrupted(ctx context.Context, limit time.Duration, reasons []string) error {
 	if context.Cause(ctx) != ErrTimeout {
 		return context.Cause(ctx)
 	}
 	text := ""
-	if p != nil {
-		if r := p.Reasons(); len(r) > 0 {
-			text = ": " + strings.Join(r[:min(3, len(r))], "; ")
-		}
+	if len(reasons) > 0 {
+		text = ": " + strings.Join(reasons[:min(3, len(reasons))], "; ")
 	}
-	return end(ErrTimeout, "timed out after %s%s", o.Timeout, text)
+	return end(ErrTimeout, "timed out after %s%s", limit, text)
 }
 
 func orElse(s, other string) string {
