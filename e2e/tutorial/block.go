@@ -48,6 +48,9 @@ func (g *Guide) show(host string, o Output, loose bool) {
 	out := o.Stdout
 	if o.Code != 0 {
 		out += o.Stderr
+		if at := strings.Index(out, "Error: "); at > 0 { // before it, progress: other steps each time
+			out = out[at:]
+		}
 	}
 	lines := strings.Split(strings.TrimRight(out, "\n"), "\n")
 	for i := range lines {
@@ -110,7 +113,7 @@ var passing = []struct {
 	as string
 }{
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| \+0000 UTC)?`), "TIME"},
-	{regexp.MustCompile(`\b(less than a|about a|about an|\d+) (second|minute|hour)s? ago`), "AGE"},
+	{regexp.MustCompile(`\d\d/[A-Z][a-z]{2}/\d{4}(:\d\d){3} [+-]\d{4}`), "TIME"}, // Apache's
 	{regexp.MustCompile(`(?i)\b(less than a|about a|about an|\d+) (second|minute|hour)s?( ago)?\b`), "AGE"},
 	{regexp.MustCompile(`\bsha256:[0-9a-f]{64}\b`), "DIGEST"},
 	{regexp.MustCompile(`\b[0-9a-z]{25}\b`), "ID"},

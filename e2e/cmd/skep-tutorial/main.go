@@ -21,9 +21,10 @@ import (
 func main() {
 	out := flag.String("o", "", "file to write the document to, when every chapter went well")
 	from := flag.Int("from", 1, "begin with this chapter, and write nothing")
+	to := flag.Int("to", 99, "end with this chapter, and write nothing")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, *out, *from)
+	err := run(ctx, *out, *from, *to)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "skep-tutorial:", err)
@@ -31,7 +32,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, out string, first int) (err error) {
+func run(ctx context.Context, out string, first, last int) (err error) {
 	o := tutorial.Options("tutorial")
 	o.Progress = os.Stderr
 	l, err := lab.Up(ctx, o)
@@ -42,7 +43,7 @@ func run(ctx context.Context, out string, first int) (err error) {
 	began := time.Now()
 	var seen [][]tutorial.Block
 	for _, ch := range tutorial.Chapters {
-		if ch.Number < first {
+		if ch.Number < first || ch.Number > last {
 			continue
 		}
 		from := time.Now()
@@ -54,7 +55,7 @@ func run(ctx context.Context, out string, first int) (err error) {
 		seen = append(seen, blocks)
 	}
 	fmt.Printf("\nThat was the tutorial, in %.0f s.\n", time.Since(began).Seconds())
-	if out == "" || first > 1 {
+	if out == "" || len(seen) < len(tutorial.Chapters) {
 		return nil
 	}
 	return save(out, seen)
