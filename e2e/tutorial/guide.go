@@ -170,7 +170,7 @@ func (g *Guide) PowerOn(host string) {
 }
 
 func (g *Guide) onTheLab(what string, f func() error) {
-	g.add(Block{Kind: Console, Host: "lab", Text: "skep-lab " + what})
+	g.add(Block{Kind: Console, Host: labHost, Text: "skep-lab " + what})
 	if err := f(); err != nil {
 		g.stop(err)
 	}

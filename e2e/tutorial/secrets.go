@@ -45,9 +45,9 @@ func secrets(g *Guide) {
 
 	g.Say("### The blog in operation")
 	g.Say("More replicas of WordPress. They share the database, and the login holds on all of them.")
-	g.Run("skep service scale wordpress=3")
+	g.Run("skep service scale wordpress=2")
 	g.blogStands(post)
-	g.writePost("Written by one of three")
+	g.writePost("Written by one of two")
 	g.Say("A change of settings is an update like any other, and can be taken back. Nobody who reads the blog notices.")
 	end := g.askOften("http://" + g.address("m1") + ":30000/")
 	g.Run("skep service update --update-order start-first --update-monitor 1s --env-add WORDPRESS_DEBUG=1 wordpress")
@@ -60,10 +60,10 @@ func secrets(g *Guide) {
 	g.Say("A host dies that runs WordPress and not the database: the blog stands, and the post is there.")
 	victim := g.hostWithout("wordpress", "mysql")
 	g.PowerOff(victim)
-	g.awaitRunning("wordpress", 3, 30*time.Second, victim)
+	g.awaitRunning("wordpress", 2, 30*time.Second, victim)
 	g.Await("the blog without "+victim, 10*time.Second, func() string { return g.blogThrough(post, without(members, victim)...) })
 	g.Until(20*time.Second, "skep service ls", func(o Output) string {
-		if !strings.Contains(o.Stdout, "3/3") || !strings.Contains(o.Stdout, "1/1") {
+		if !strings.Contains(o.Stdout, "2/2") || !strings.Contains(o.Stdout, "1/1") {
 			return o.Stdout
 		}
 		return ""
