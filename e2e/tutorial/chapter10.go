@@ -45,8 +45,7 @@ func storage(g *Guide) {
 
 	g.Say("### The host dies")
 	g.Say("The cluster cannot see whether a node that is silent is dead, or cut off and still writing. A disk with two writers is a broken disk, so the volume stays with the silent node until it is certain that it writes no more: an operator says so (`skep node fence NODE`), or a program does that cuts the node off. This one takes its volumes away:")
-	write := fmt.Sprintf("cat > %s <<'END'\n#!/bin/sh\nexec %s -store %s force-detach \"$1\"\nEND\nchmod +x %[1]s", fence, filepath.Join(g.Lab.Bin, "skep-volumed"), g.Lab.VolumeStore())
-	g.Quietly("m1", write)
+	g.Quietly("m1", g.fenceProgram())
 	g.Run("skep swarm update --fence-cmd " + fence)
 	g.Then(func() { g.Quietly("m1", "skep swarm update --fence-cmd ''") })
 	victim := g.moveTo("w1", "my_web")
@@ -77,6 +76,11 @@ func storage(g *Guide) {
 	g.Say("The services are gone, the volumes are not: data goes when somebody says so.")
 	g.Shows(g.Run("skep volume ls"), "notes", "web_data")
 	g.Until(20*time.Second, "skep volume rm notes web_data", func(Output) string { return "" })
+}
+
+// fenceProgram is a script that puts a program there that takes a host's volumes away, as the storage of a cloud can.
+func (g *Guide) fenceProgram() string {
+	return fmt.Sprintf("printf '#!/bin/sh\\nexec %s -store %s force-detach \"$1\"\\n' > %s && chmod +x %[3]s", filepath.Join(g.Lab.Bin, "skep-volumed"), g.Lab.VolumeStore(), fence)
 }
 
 // failoverLimit is how long a service with a volume may be away when its host dies and there is a fencing program.

@@ -39,6 +39,7 @@ var Chapters = []Chapter{
 	{Number: 12, Title: "Labels decide where a service runs", walk: labels},
 	{Number: 13, Title: "Health checks", walk: health},
 	{Number: 14, Title: "Secrets", walk: secrets},
+	{Number: 15, Title: "Stacks", walk: stacks},
 }
 
 // Walk goes through one chapter and returns what was said and seen, also when it fails. Progress goes to narrate as it comes; nil is silence.
