@@ -83,7 +83,7 @@ runtime() {
 lab() {
 	runtime
 	packages busybox-static=/bin/busybox mmdebstrap=mmdebstrap curl=curl dnsutils=dig netcat-openbsd=nc util-linux=nsenter \
-		iputils-ping=ping procps=ps
+		iputils-ping=ping procps=ps openssl=openssl
 	tool registry "$REGISTRY_VERSION" github.com/distribution/distribution/v3/cmd/registry
 }
 

@@ -83,7 +83,10 @@ func TestLabRegistry(t *testing.T) {
 	c := up(t, lab.Options{Hosts: 1, NoCluster: true})
 	for _, name := range images.Names() {
 		repo, tag, _ := strings.Cut(name, ":")
-		r := c.on("client", "curl", "-sf", "-H", "Accept: application/vnd.oci.image.manifest.v1+json", "http://"+lab.RegistryAddress+"/v2/library/"+repo+"/manifests/"+tag)
+		if !strings.Contains(repo, "/") {
+			repo = "library/" + repo
+		}
+		r := c.on("client", "curl", "-sf", "-H", "Accept: application/vnd.oci.image.manifest.v1+json", "http://"+lab.RegistryAddress+"/v2/"+repo+"/manifests/"+tag)
 		if r.Code != 0 || !strings.Contains(r.Stdout, "application/vnd.oci.image.layer") {
 			t.Errorf("%s: %d %s", name, r.Code, r.Stdout)
 		}

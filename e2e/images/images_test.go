@@ -91,3 +91,24 @@ func TestArchiveHoldsTheName(t *testing.T) {
 		t.Errorf("no %s in %s", want, index)
 	}
 }
+
+// A machine that reaches no mirror is told so, and keeps nothing half made.
+func TestNoMirror(t *testing.T) {
+	in := inputs(t)
+	in.Cache = t.TempDir()
+	tools := t.TempDir()
+	if err := os.WriteFile(filepath.Join(tools, "mmdebstrap"), []byte("#!/bin/sh\necho half >\"$5\"\necho E: Could not connect to deb.debian.org >&2\nexit 100\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", tools+":"+os.Getenv("PATH"))
+	for _, name := range []string{"mysql:latest", "wordpress:latest", "httpd:latest"} {
+		_, err := Build(context.Background(), in, name)
+		if err == nil || !strings.Contains(err.Error(), "Could not connect to deb.debian.org") || !strings.Contains(err.Error(), "reach the mirrors") || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	left, err := os.ReadDir(in.Cache)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left in the cache: %v %v", left, err)
+	}
+}
