@@ -108,7 +108,7 @@ func (l *loading) schemaProblem(d *document, e *jsonschema.ValidationError) {
 	switch k := e.ErrorKind.(type) {
 	case *kind.AdditionalProperties:
 		for _, key := range k.Properties {
-			tell(with(path, key), "unknown key%s", suggest(path, key))
+			tell(with(path, key), "unknown key%s", l.suggest(path, key))
 		}
 	case *kind.Type:
 		text := fmt.Sprintf("it is %s and must be %s", typeWord(k.Got), typeWords(k.Want))
@@ -139,7 +139,7 @@ func (l *loading) schemaProblem(d *document, e *jsonschema.ValidationError) {
 		tell(path, "it must be %s or less", k.Want.RatString())
 	case *kind.FalseSchema: // a key that no part of the schema took: either none knows it, or the part that does has another error
 		if key := path[len(path)-1]; byPath[rowOf(path)].path == "" {
-			tell(path, "unknown key%s", suggest(path[:len(path)-1], key))
+			tell(path, "unknown key%s", l.suggest(path[:len(path)-1], key))
 		}
 	default:
 		tell(path, "it is not as the compose specification has it (%s)", strings.Join(e.ErrorKind.KeywordPath(), " "))
@@ -176,7 +176,10 @@ func typeWords(want []string) string {
 }
 
 // suggest names the key that was meant, and where a key stands that stands in the wrong place.
-func suggest(path []string, key string) string {
+func (l *loading) suggest(path []string, key string) string {
+	if len(l.problems) > shownProblems {
+		return "" // nobody sees it
+	}
 	parent := treePath(path)
 	best, least := "", 3
 	var elsewhere []string

@@ -88,6 +88,9 @@ func yamlNote(name string, err error) Note {
 		w.Column, _ = strconv.Atoi(m[2])
 		w.Column = max(w.Column, 1)
 	}
+	if fmt.Sprintf("%T", err) == "libyaml.ParserError" {
+		w.Line++ // the parser counts lines from 0, its scanner from 1
+	}
 	text = yamlPlace.ReplaceAllString(strings.ReplaceAll(text, " at <unknown position>", ""), "")
 	return Note{Where: w, Text: "it is not valid YAML: " + text}
 }

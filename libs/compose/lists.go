@@ -2,7 +2,9 @@ package compose
 
 import (
 	"path"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/format"
@@ -79,6 +81,10 @@ func (l *loading) checkPorts(d *document, name string, ports []any) {
 		var list []types.ServicePortConfig
 		switch p := p.(type) {
 		case string:
+			if wide(p) {
+				l.wrongIn(d, at, "it publishes more than %d ports", maxPorts)
+				continue
+			}
 			var err error
 			if list, err = types.ParsePortConfig(p); err != nil {
 				l.wrongIn(d, at, "it is no port: write published:target, or the long form")
@@ -101,4 +107,18 @@ func (l *loading) checkPorts(d *document, name string, ports []any) {
 			taken[k] = whole
 		}
 	}
+}
+
+var portNumbers = regexp.MustCompile(`(\d{1,9})-(\d{1,9})`)
+
+// wide: a range has too many ports to write them out.
+func wide(text string) bool {
+	for _, m := range portNumbers.FindAllStringSubmatch(text, -1) {
+		from, _ := strconv.Atoi(m[1])
+		to, _ := strconv.Atoi(m[2])
+		if to-from >= maxPorts {
+			return true
+		}
+	}
+	return false
 }

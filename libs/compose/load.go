@@ -1,10 +1,13 @@
 package compose
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
@@ -88,6 +91,7 @@ type loading struct {
 	project *types.Project
 	out     *Stack
 	unset   map[string]string // variables without a value, by the path that asks for them
+	filled  map[string]string // the variables that the files use, by their values
 
 	problems, notes []Note
 }
@@ -128,7 +132,22 @@ func (l *loading) failed() error {
 			l.problems[i].Text += fmt.Sprintf(" (the variable %s is not set)", name)
 		}
 	}
+	l.mask(l.problems)
 	return Problems(sorted(l.problems))
+}
+
+// shortest is the least length of a value that mask takes for one: a number or a word of three letters is in many texts.
+const shortest = 4
+
+// mask takes the values of variables out of texts: one of them may be a password, and libraries quote what they refuse.
+func (l *loading) mask(notes []Note) {
+	values := slices.DeleteFunc(slices.Collect(maps.Keys(l.filled)), func(v string) bool { return len(v) < shortest })
+	slices.SortFunc(values, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
+	for i := range notes {
+		for _, v := range values {
+			notes[i].Text = strings.ReplaceAll(notes[i].Text, v, "${"+l.filled[v]+"}")
+		}
+	}
 }
 
 // Load reads a stack. The error is Problems, with everything that is wrong, and then nothing else is returned.
@@ -139,7 +158,7 @@ func Load(ctx context.Context, o Options) (*Stack, error) {
 	if len(o.Files) == 0 {
 		return nil, fault.Invalid("no compose file: name one with -c, or - for standard input")
 	}
-	l := &loading{o: o, unset: map[string]string{}, out: &Stack{Spec: &skepv1.StackSpec{Name: o.Stack}}}
+	l := &loading{o: o, unset: map[string]string{}, filled: map[string]string{}, out: &Stack{Spec: &skepv1.StackSpec{Name: o.Stack}}}
 	for _, step := range []func(context.Context){l.read, l.check, l.merge, l.convert} {
 		step(ctx)
 		if err := ctx.Err(); err != nil {
@@ -149,6 +168,7 @@ func Load(ctx context.Context, o Options) (*Stack, error) {
 			return nil, err
 		}
 	}
+	l.mask(l.notes)
 	l.out.Notes = sorted(l.notes)
 	return l.out, nil
 }

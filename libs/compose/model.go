@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,7 +64,7 @@ func (l *loading) merge(ctx context.Context) {
 	}
 	dict, err := loader.LoadModelWithContext(ctx, details, options)
 	if err != nil {
-		l.wrong(l.guess(err.Error()), "", "%s", l.tidy(err.Error()))
+		l.library(err)
 		return
 	}
 	delete(dict, "version")
@@ -75,6 +76,23 @@ func (l *loading) merge(ctx context.Context) {
 	l.out.model = clone(dict).(map[string]any)
 	l.project, err = loader.ModelToProject(clone(dict).(map[string]any), loader.ToOptions(&details, []func(*loader.Options){options}), details)
 	if err != nil {
+		l.library(err)
+	}
+}
+
+// decoded is the path in a decoder's sentence.
+var decoded = regexp.MustCompile(`^\s*\*?\s*'([^']+)' (.*)$`)
+
+// library says what the library refuses, each part of it at its place.
+func (l *loading) library(err error) {
+	found := false
+	for _, line := range strings.Split(err.Error(), "\n") {
+		if m := decoded.FindStringSubmatch(line); m != nil {
+			found = true
+			l.wrongAt(strings.FieldsFunc(m[1], func(r rune) bool { return strings.ContainsRune(".[]", r) }), "it cannot be read: %s", m[2])
+		}
+	}
+	if !found {
 		l.wrong(l.guess(err.Error()), "", "%s", l.tidy(err.Error()))
 	}
 }
@@ -154,6 +172,12 @@ func (l *loading) repair() {
 		}
 	}
 	l.dates(l.dict, nil)
+	for _, name := range sortedKeys(services) {
+		s, _ := services[name].(map[string]any)
+		for _, path := range [][]string{{"cpus"}, {"deploy", "resources", "limits", "cpus"}, {"deploy", "resources", "reservations", "cpus"}} {
+			l.cpus(append([]string{"services", name}, path...), rawAt(s, path...))
+		}
+	}
 }
 
 // dates refuses what an included file has as a date, whose text is lost.
@@ -190,9 +214,14 @@ func clone(v any) any {
 	return v
 }
 
+var extending = regexp.MustCompile(`cannot extend service "([^"]+)"`)
+
 // guess finds the place that a library's sentence speaks of: the longest path in it.
 func (l *loading) guess(text string) Where {
 	best, at := 0, Where{File: l.mains[0].name}
+	if m := extending.FindStringSubmatch(text); m != nil {
+		return find(l.docs, []string{"services", m[1], "extends"})
+	}
 	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \"'`:,\n", r) }) {
 		parts := strings.FieldsFunc(word, func(r rune) bool { return strings.ContainsRune(".[]", r) })
 		for _, d := range l.docs {

@@ -81,7 +81,7 @@ func (s *service) resource(key string, r *types.Resource) *skepv1.Resources {
 }
 
 // cpus are billionths of a processor, exactly as the text says: the library's number has 32 bits.
-func (s *service) cpus(path []string, v any) int64 {
+func (s *loading) cpus(path []string, v any) int64 {
 	if v == nil {
 		return 0
 	}

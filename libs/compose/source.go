@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,8 +16,10 @@ import (
 const (
 	maxFile  = 1 << 20 // bytes of one compose or env file
 	maxFiles = 100     // compose files, with those that are included or extended
-	maxNodes = 100_000 // values of one file, with what its aliases stand for
+	maxNodes = 50_000  // values of one file, with what its aliases stand for
 	maxDepth = 64      // levels of one file
+
+	readTime = 2 * time.Second
 )
 
 // readFile reads a regular file of at most limit bytes. It does not wait: whoever names a pipe, a terminal or a device is
@@ -41,6 +44,8 @@ func readFile(path string, limit int) ([]byte, error) {
 	if !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("it is %s: name a file", kindOf(st.Mode()))
 	}
+	// Some files of the kernel are regular and have a reader wait. Where there is no such thing as waiting this is refused.
+	_ = f.SetReadDeadline(time.Now().Add(readTime))
 	return readAll(f, limit)
 }
 
@@ -61,6 +66,8 @@ func plainError(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return errors.New("there is no such file")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errors.New("it has no end: name a file that can be read at once")
 	case errors.As(err, &p):
 		return p.Err
 	}

@@ -21,12 +21,15 @@ type reader struct {
 	l     *loading
 	d     *document
 	casts map[tree.Path]interpolation.Cast
-	unset map[string]bool // variables told of
+	// The paths of casts: asking it costs less than asking each of them.
+	casted *tree.Matcher
+	unset  map[string]bool // variables told of
 }
 
 // fill makes d.values.
 func (l *loading) fill(d *document) {
 	r := &reader{l: l, d: d, casts: casts(), unset: map[string]bool{}}
+	r.casted = tree.NewMatcher(slices.Collect(maps.Keys(r.casts))...)
 	d.values, _ = r.value(d.root, nil).(map[string]any)
 }
 
@@ -98,6 +101,9 @@ func (r *reader) text(n *yaml.Node, path []string) any {
 		return n.Value
 	}
 	at := treePath(path)
+	if !r.casted.Matches(at) {
+		return text
+	}
 	for pattern, cast := range r.casts {
 		if !at.Matches(pattern) {
 			continue
@@ -107,7 +113,7 @@ func (r *reader) text(n *yaml.Node, path []string) any {
 			if text == "" {
 				r.l.wrong(r.d.at(n), joinPath(path), "the value is empty: a variable in it has no value")
 			} else {
-				r.l.wrong(r.d.at(n), joinPath(path), "%.40q is no %s", text, wanted(cast))
+				r.l.wrong(r.d.at(n), joinPath(path), "%.40q is no %s", n.Value, wanted(cast))
 			}
 			return n.Value
 		}
@@ -119,6 +125,9 @@ func (r *reader) text(n *yaml.Node, path []string) any {
 func (r *reader) lookup(n *yaml.Node, path []string) template.Mapping {
 	return func(name string) (string, bool) {
 		v, ok := r.d.env[name]
+		if ok {
+			r.l.filled[v] = name
+		}
 		if !ok && !defaulted(n.Value, name) {
 			r.l.unset[joinPath(path)] = name
 			if r.unset[name] {

@@ -63,7 +63,30 @@ func (s *Service) rollbackStack(ctx context.Context, r *skepv1.RollbackStackRequ
 	if err := checkStack(target.Spec, s.ix.Cluster().GetSpec()); err != nil {
 		return nil, fmt.Errorf("go back to revision %d of stack %s: %w", target.Number, cur.Name, err)
 	}
-	return s.deploy(ctx, deployment{want: target.Spec, expect: cmp.Or(r.ExpectRevision, cur.Revision), dryRun: r.DryRun, rollbackTo: target.Number})
+	warnings := s.credentialsNow(ctx, target.Spec)
+	reply, err := s.deploy(ctx, deployment{want: target.Spec, expect: cmp.Or(r.ExpectRevision, cur.Revision), dryRun: r.DryRun, rollbackTo: target.Number})
+	if err != nil {
+		return nil, fmt.Errorf("go back to revision %d of stack %s: %w", target.Number, cur.Name, err)
+	}
+	reply.Warnings = append(warnings, reply.Warnings...)
+	return reply, nil
+}
+
+// credentialsNow gives an older spec the registry credentials of today, where there are some for the same repository. Those of
+// long ago may be gone.
+func (s *Service) credentialsNow(ctx context.Context, old *skepv1.StackSpec) (warnings []string) {
+	for _, sp := range old.Services {
+		c := sp.GetTask().GetContainer()
+		if c.GetRegistryAuth() == "" {
+			continue
+		}
+		id, _ := s.ix.ServiceByName(sp.Name)
+		if c.RegistryAuth = registryAuth(sp, s.ix.Service(id).GetSpec()); s.resolveFiles(ctx, &skepv1.ServiceSpec{Task: &skepv1.TaskSpec{Container: &skepv1.ContainerSpec{RegistryAuth: c.RegistryAuth}}}) != nil {
+			c.RegistryAuth = ""
+			warnings = append(warnings, fmt.Sprintf("service %s: the registry credentials of that revision are gone, its image is pulled without", sp.Name))
+		}
+	}
+	return warnings
 }
 
 // stackTarget is the revision to go back to, 0: the last one that asked for something else.
@@ -123,11 +146,11 @@ func (s *Service) mayDeploy(cur *skepv1.Stack, d deployment) error {
 
 // deploy plans, and stores the stack's next revision unless it is a dry run or there is nothing to change.
 func (s *Service) deploy(ctx context.Context, d deployment) (*skepv1.DeployStackReply, error) {
-	if s.ix.Cluster() == nil {
-		return nil, errNoCluster()
-	}
 	if err := s.stacksCurrent(ctx); err != nil {
 		return nil, err
+	}
+	if s.ix.Cluster() == nil {
+		return nil, errNoCluster()
 	}
 	cur := s.stackNamed(d.want.Name)
 	if err := s.mayDeploy(cur, d); err != nil {
@@ -197,6 +220,9 @@ func (s *Service) planDeploy(cur *skepv1.Stack, d deployment) ([]*stack.Op, erro
 			return nil, fault.Conflict("%s", o.Refused)
 		}
 	}
+	if n := len(ops); n > maxStackMembers {
+		return nil, fault.Exhausted("stack %s would have %d services, networks, secrets and configs, with what former deploys left behind: at most %d; deploy with --prune", d.want.Name, n, maxStackMembers)
+	}
 	return ops, s.stackPorts(d.want, ops)
 }
 
@@ -210,6 +236,13 @@ func (s *Service) nothingNew(cur *skepv1.Stack, d deployment, ops []*stack.Op) b
 		return false
 	}
 	was.ResolveImage = d.want.ResolveImage
+	for _, w := range was.Services {
+		for _, n := range d.want.Services {
+			if n.Name == w.Name && n.GetTask().GetContainer().GetRegistryAuth() == "" {
+				w.Task.Container.RegistryAuth = "" // those there are stay
+			}
+		}
+	}
 	if !proto.Equal(was, d.want) {
 		return false
 	}

@@ -163,7 +163,7 @@ func (s *Service) mayDo(o *stack.Op, done map[string]int, missing map[string]boo
 		return fault.Conflict("%s", o.Refused)
 	}
 	for _, n := range o.Needs {
-		if missing[stack.Service+" "+n] {
+		if missing[n] {
 			return fault.Conflict("it waits for service %s, on which it depends", n)
 		}
 	}
@@ -177,8 +177,8 @@ func (s *Service) mayDo(o *stack.Op, done map[string]int, missing map[string]boo
 func (s *Service) do(ctx context.Context, a aimed, o *stack.Op, rev *skepv1.StackRevision) error {
 	ctx, cancel := context.WithTimeout(ctx, doFor)
 	defer cancel()
-	if s.beforeStep != nil {
-		s.beforeStep(ctx, o)
+	if s.cfg.beforeStep != nil {
+		s.cfg.beforeStep(ctx, o)
 	}
 	without := func(st *skepv1.Stack) { dropMember(st, o.Kind, o.Name) }
 	gone := func(err error) error {
@@ -199,6 +199,9 @@ func (s *Service) do(ctx context.Context, a aimed, o *stack.Op, rev *skepv1.Stac
 		return err
 	case o.Kind == stack.Network:
 		_, err := s.dropNetwork(ctx, o.ID, o.Name, a.with(without))
+		if errors.Is(err, errOtherAim) {
+			s.stayNetwork(ctx, o.ID)
+		}
 		return gone(err)
 	case o.Kind == stack.Service && create:
 		return s.doCreate(ctx, a, o, rev)
@@ -211,6 +214,32 @@ func (s *Service) do(ctx context.Context, a aimed, o *stack.Op, rev *skepv1.Stac
 		return s.doDropFile(ctx, a, o)
 	}
 	return nil
+}
+
+// stayNetwork takes the mark off a network whose removal was begun and is not wanted any more.
+func (s *Service) stayNetwork(ctx context.Context, id string) {
+	ctx, cancel := undoContext(ctx)
+	defer cancel()
+	err := s.retry(ctx, func() error {
+		n := s.ix.Network(id)
+		if n == nil || !n.Removing {
+			return nil
+		}
+		return s.markRemoving(ctx, n, false)
+	})
+	if err != nil {
+		s.log.Warn("a network stays marked for removal for now", zap.String("network", id), zap.Error(err))
+	}
+}
+
+// stayWanted does so for the networks that a revision wants: who began their removal may be dead.
+func (s *Service) stayWanted(ctx context.Context, st *skepv1.Stack, rev *skepv1.StackRevision) {
+	for _, n := range rev.GetSpec().GetNetworks() {
+		id, _ := s.ix.NetworkByName(n.Name)
+		if is, ok := s.ix.NetworkState(id); ok && is.Removing && isMember(st, stack.Network, id) {
+			s.stayNetwork(ctx, id)
+		}
+	}
 }
 
 func (s *Service) doCreate(ctx context.Context, a aimed, o *stack.Op, rev *skepv1.StackRevision) error {

@@ -24,6 +24,7 @@ const (
 	maxStackNetworks = 100
 	maxStackFiles    = 500
 	maxStackVolumes  = 1000
+	maxStackMembers  = 2000 // with what was left behind
 )
 
 // checkStack fills in and checks what can be looked at without the cluster's objects.
@@ -162,9 +163,6 @@ func (s *Service) stackReferences(ctx context.Context, want *skepv1.StackSpec) e
 			if err != nil {
 				return fmt.Errorf("service %s: %w: create it first, or have the stack make it", sp.Name, err)
 			}
-			if id == spec.NetworkIngress {
-				return fault.Invalid("service %s cannot be explicitly attached to the ingress network", sp.Name)
-			}
 			n.Target = s.networkCalled(id, nil)
 		}
 		for _, d := range sp.DependsOn {
@@ -208,8 +206,10 @@ func (s *Service) stackFiles(ctx context.Context, want *skepv1.StackSpec, cur *s
 			if f.Id == "" || f.Version == 0 {
 				return fault.Invalid("%s %s of stack %s has no id and version: it is stored before the stack is", spec.KindWord(l.kind), f.Name, want.Name)
 			}
-			*lists[i] = append(*lists[i], &skepv1.FileReference{Id: f.Id, Name: f.Name, Version: f.Version})
-			back[i] = append(back[i], nil)
+			if !dryRun { // else the version is one that is still to be stored
+				*lists[i] = append(*lists[i], &skepv1.FileReference{Id: f.Id, Name: f.Name, Version: f.Version})
+				back[i] = append(back[i], nil)
+			}
 			if !isMember(cur, spec.KindWord(l.kind), f.Id) {
 				foreign = append(foreign, f.Name)
 			}

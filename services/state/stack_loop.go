@@ -12,6 +12,7 @@ import (
 	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/lease"
+	"skep.dev/libs/stack"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/state/internal/index"
 )
@@ -147,6 +148,7 @@ func (s *Service) pass(ctx context.Context, a aimed, done map[string]int) (passe
 	if removing {
 		rev = nil
 	}
+	s.stayWanted(ctx, st, rev)
 	ops, err := s.planStack(st, rev, rev.GetSpec())
 	if err != nil {
 		return passed{}, err
@@ -173,7 +175,8 @@ func (s *Service) pass(ctx context.Context, a aimed, done map[string]int) (passe
 		case errors.Is(err, errPlanAgain):
 			out.moved = true
 		case err != nil:
-			missing[o.Kind+" "+o.Name] = true
+			// One that is there already does not keep others waiting: it may want the port they are to give up.
+			missing[o.Name] = o.Kind == stack.Service && o.Verb == skepv1.StackChange_VERB_CREATE
 			trouble(o.Kind, o.Name, err.Error())
 		default:
 			done[o.Kind+" "+o.Name]++

@@ -18,7 +18,6 @@ import (
 const (
 	deploying = skepv1.StackState_STACK_STATE_DEPLOYING
 	deployed  = skepv1.StackState_STACK_STATE_DEPLOYED
-	removing  = skepv1.StackState_STACK_STATE_REMOVING
 )
 
 // blog is a stack of that name: web depends on db, both are on a network of its own.
@@ -48,18 +47,30 @@ func (r *rig) mustDeploy(spec *skepv1.StackSpec, expect uint64, set ...func(*ske
 func pruned(q *skepv1.DeployStackRequest) { q.Prune = true }
 func dryRun(q *skepv1.DeployStackRequest) { q.DryRun = true }
 
+// stack is a stack as the first instance sees it, with its newest spec; nil when there is none.
 func (r *rig) stack(name string) *skepv1.Stack {
-	reply, err := call(r, api.StackInspect, &skepv1.Ref{Ref: name})
-	if err != nil && !fault.Is(err, fault.CodeNotFound) && !fault.Is(err, fault.CodeUnavailable) {
-		r.t.Fatal(err)
+	st := r.s.stackNamed(name)
+	if st != nil {
+		st.Spec = r.s.newest(st).GetSpec()
 	}
-	return reply.GetStack()
+	return st
 }
 
-// settled waits until a stack is deployed.
+// service is a service as the first instance sees it.
+func (r *rig) service(name string) *skepv1.Service {
+	r.t.Helper()
+	id, ok := r.s.ix.ServiceByName(name)
+	if !ok {
+		r.t.Fatalf("there is no service %s", name)
+	}
+	return r.s.ix.Service(id)
+}
+
+// settled waits until a stack is deployed: the newest revision that any instance has stored by now.
 func (r *rig) settled(name string) (st *skepv1.Stack) {
 	r.t.Helper()
-	await(r.t, "stack "+name, func() bool { st = r.stack(name); return st.GetState() == deployed })
+	r.caughtUp()
+	await(r.t, "stack "+name, func() bool { st = r.stack(name); return st.GetState() == deployed && st.Spec != nil })
 	return st
 }
 
@@ -113,7 +124,7 @@ func TestStack(t *testing.T) {
 	if st.Revision != 1 || members(st) != "network blog_net, service blog_db, service blog_web" || !proto.Equal(st.Spec.Services[0].Mode, spec.Services[0].Mode) {
 		t.Fatal(st)
 	}
-	web := must[*skepv1.Service](t)(r.inspect("blog_web"))
+	web := r.service("blog_web")
 	if web.Spec.Labels[stack.Label] != "blog" || web.Spec.Task.Networks[0].Target == "blog_net" || web.Revision != 1 {
 		t.Fatal(web)
 	}
@@ -133,7 +144,7 @@ func TestStack(t *testing.T) {
 		t.Fatal(got)
 	}
 	r.settled("blog")
-	if web := must[*skepv1.Service](t)(r.inspect("blog_web")); web.Revision != 2 || fmt.Sprint(web.Spec.Task.Container.Env) != "[A=b]" {
+	if web := r.service("blog_web"); web.Revision != 2 || fmt.Sprint(web.Spec.Task.Container.Env) != "[A=b]" {
 		t.Fatal(web)
 	}
 	// By hand: the next deploy brings it back and says so, and what is the same is left alone.
@@ -152,7 +163,7 @@ func TestStack(t *testing.T) {
 		t.Fatal(got)
 	}
 	r.settled("blog")
-	must[*skepv1.Service](t)(r.inspect("blog_web"))
+	r.service("blog_web")
 	gone := must[*skepv1.DeployStackReply](t)(r.deploy(spec, 4, pruned))
 	if got := changes(gone); got != "remove service blog_web, keep network blog_net, keep service blog_db" {
 		t.Fatal(got)

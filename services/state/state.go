@@ -53,6 +53,8 @@ type Config struct {
 	LeaseTTL time.Duration
 	// Metrics is where the service shows what it does and holds, nil = nowhere.
 	Metrics prometheus.Registerer
+
+	beforeStep func(context.Context, *stack.Op) // of a stack: for tests, which die or change something there
 }
 
 // Service is one instance.
@@ -77,8 +79,6 @@ type Service struct {
 	networkMu sync.Mutex // networks are made one after the other
 
 	replicas, replicasAt atomic.Int64 // of the spec bucket, and when that was looked up (unix ms)
-
-	beforeStep func(context.Context, *stack.Op) // of a stack: for tests, which die or change something there
 
 	left, differ lasting // keys of what is gone after a sweep, what the audit found: see clusterCheck
 }

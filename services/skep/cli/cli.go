@@ -109,7 +109,7 @@ func build(env Env) (*cobra.Command, *app) {
 		}
 		return append(names, conn.Local), cobra.ShellCompDirectiveNoFileComp
 	})
-	root.AddCommand(a.serviceCommand(), a.networkCommand(), a.meshCommand(), a.nodeCommand(), a.taskCommand(), a.secretCommand(aSecret), a.secretCommand(aConfig), a.swarmCommand(), a.joinTokenCommand(), a.caCommand(), a.unlockCommand(), a.unlockKeyCommand())
+	root.AddCommand(a.serviceCommand(), a.stackCommand(), a.networkCommand(), a.meshCommand(), a.nodeCommand(), a.taskCommand(), a.secretCommand(aSecret), a.secretCommand(aConfig), a.swarmCommand(), a.joinTokenCommand(), a.caCommand(), a.unlockCommand(), a.unlockKeyCommand())
 	root.AddCommand(a.extraCommands()...)
 	if env.NodeCommands != nil {
 		env.NodeCommands(root)

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -52,6 +53,7 @@ type cluster struct {
 	poison func(proto.Message)
 	revs   []*skepv1.Revision
 	vault  *fakeVault // nil: nobody keeps secrets
+	stacks *fakeStacks
 	upkeep upkeep
 	roots  []*skepv1.CAReply // one after the other; the last one stays
 }
@@ -336,7 +338,7 @@ func (c *cluster) run(args ...string) result {
 func (c *cluster) runCtx(ctx context.Context, args ...string) result {
 	var out, errs safeBuffer
 	env := c.env(&out, &errs)
-	if len(args) > 1 && args[0] == "service" && args[1] != "ls" && args[1] != "ps" {
+	if len(args) > 1 && (args[0] == "service" && args[1] != "ls" && args[1] != "ps" || args[0] == "stack" && slices.Contains([]string{"deploy", "up", "rollback", "rm"}, args[1])) {
 		env.Now = time.Now
 	}
 	code := Main(ctx, env, args)

@@ -41,7 +41,8 @@ func TestHelpGolden(t *testing.T) {
 	c := newCluster(t)
 	var b strings.Builder
 	for _, args := range [][]string{{"--help"}, {"context", "--help"}, {"context", "issue", "--help"}, {"context", "import", "--help"}, {"node", "ls", "--help"},
-		{"user", "create", "--help"}, {"user", "ls", "--help"}, {"audit", "--help"}, {"network", "--help"}, {"network", "create", "--help"}, {"network", "prune", "--help"}, {"mesh", "ls", "--help"}, {"mesh", "trace", "--help"}, {"doctor", "--help"}} {
+		{"user", "create", "--help"}, {"user", "ls", "--help"}, {"audit", "--help"}, {"network", "--help"}, {"network", "create", "--help"}, {"network", "prune", "--help"}, {"mesh", "ls", "--help"}, {"mesh", "trace", "--help"}, {"doctor", "--help"},
+		{"stack", "--help"}, {"stack", "deploy", "--help"}, {"stack", "diff", "--help"}} {
 		b.WriteString("$ skep " + strings.Join(args, " ") + "\n" + c.run(args...).out + "\n")
 	}
 	golden.Check(t, "help", b.String())

@@ -137,7 +137,10 @@ func hostileCluster(t *testing.T) *cluster {
 	})
 	c.revs = []*skepv1.Revision{{Number: 1, Spec: web.Spec}, {Number: 2, Spec: proto.CloneOf(web.Spec)}}
 	c.revs[1].Spec.Labels = map[string]string{"k" + hostile: hostile}
-	c.withSecrets()
+	c.withStacks()
+	shop := &skepv1.Stack{Meta: &skepv1.Meta{Id: stackID("shop")}, Name: "shop", Revision: 2, State: skepv1.StackState_STACK_STATE_DEPLOYING, Spec: &skepv1.StackSpec{Name: "shop", Services: []*skepv1.ServiceSpec{web.Spec}}}
+	c.stacks.list, c.stacks.stays = append(c.stacks.list, shop), true
+	c.stacks.revs["shop"] = []*skepv1.StackRevision{{Number: 2, Spec: shop.Spec}, {Number: 1, Spec: &skepv1.StackSpec{}}}
 	c.vault.lost = []*skepv1.SecretUse{{ServiceName: "old", Revisions: []uint64{1}}}
 	c.poison = func(m proto.Message) {
 		poison(m.ProtoReflect(), 0)
@@ -159,6 +162,8 @@ var commandLines = map[string]string{
 	"node ps": nodeID, "node rm": nodeID, "node update": "--availability drain " + nodeID, "service abort": "-d " + webID, "service create": "-d img", "service diff": webID + " 1 2",
 	"service explain": webID, "service history": webID, "service inspect": webID, "service logs": webID, "service ls": "", "service promote": "-d " + webID, "service ps": webID,
 	"service rm": "-d " + webID, "service rollback": "-d " + webID, "service run": "-d " + webID, "service runs": webID, "service scale": "-d " + webID + "=2", "service update": "-d --force " + webID,
+	"stack deploy": "-d -c testdata/stack.yaml shop", "stack diff": stackID("shop"), "stack history": stackID("shop"), "stack logs": stackID("shop"), "stack ls": "", "stack ps": stackID("shop"),
+	"stack rm": "-d " + stackID("shop"), "stack rollback": "-d --to 1 " + stackID("shop"), "stack services": stackID("shop"),
 	"secret create": "--random 8 new", "secret history": "pw", "secret inspect": "pw", "secret ls": "", "secret rm": "tls", "secret rollback": "pw 1", "secret update": "--random 8 pw",
 	"config create": "--random 8 new", "config history": "web.conf", "config inspect": "web.conf", "config ls": "", "config rm": "web.conf", "config rollback": "web.conf 1", "config update": "--random 8 web.conf",
 	"swarm join-token": "worker", "swarm unlock": "", "swarm unlock-key": "", "unlock": "", "unlock-key": "", "swarm update": "--task-history-limit 3", "task inspect": "t1", "task ls": "", "top": "--once --interval 200ms",
@@ -170,7 +175,7 @@ var commandLines = map[string]string{
 // localCommands speak of this machine alone.
 var localCommands = map[string]string{
 	"context create": "--addr h --cert /none --key /none --ca /none bad", "context export": "evil -o -", "login": "-u x --password-stdin 127.0.0.1:1", "logout": "127.0.0.1:1", "context import": "/none", "context inspect": "evil", "context ls": "", "context nats": "evil",
-	"context rm": "none", "context show": "", "context use": "none", "decode": "--type Heartbeat", "network connect": "a b", "network disconnect": "a b", "version": "",
+	"context rm": "none", "context show": "", "context use": "none", "decode": "--type Heartbeat", "stack config": "-c testdata/stack.yaml", "network connect": "a b", "network disconnect": "a b", "version": "",
 }
 
 // variants are flags that change what a command shows.
@@ -233,6 +238,7 @@ func TestHostileTexts(t *testing.T) {
 	}
 	for _, path := range []string{"doctor", "events", "exec", "image ls", "image pull", "image rm", "image load", "mesh ls", "mesh trace", "network inspect", "network ls", "node inspect", "node ls", "node ps", "service diff",
 		"service explain", "service history", "service inspect", "service ls", "service ps", "service logs", "logs", "task inspect", "task ls", "top", "join-token", "network prune", "context issue",
+		"stack ls", "stack ps", "stack services", "stack history", "stack diff", "stack deploy", "stack rm", "stack logs",
 		"secret ls", "secret inspect", "secret history", "secret rm", "secret update", "secret rollback", "config ls", "config inspect", "config history", "volume create", "volume inspect", "volume ls", "volume prune", "volume claims", "volume release"} {
 		if !shown[path] {
 			t.Errorf("skep %s shows none of it: the test does not reach what it prints", path)

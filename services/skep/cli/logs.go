@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,6 +46,11 @@ func (a *app) logsCommand() *cobra.Command {
 			return append(s, t...), d
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return a.logs(cmd.Context(), args[0], &l) }}
+	l.add(cmd)
+	return cmd
+}
+
+func (l *logsFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.BoolVarP(&l.follow, "follow", "f", false, "Go on with new output, also of tasks that start later")
 	f.StringVarP(&l.tail, "tail", "n", "all", "Lines to show from the end of each task's log")
@@ -56,7 +62,6 @@ func (a *app) logsCommand() *cobra.Command {
 	f.BoolVar(&l.noResolve, "no-resolve", false, "Show ids instead of names")
 	f.BoolVar(&l.raw, "raw", false, "Show the output as it is, without any prefix; also on a terminal, which it may then steer")
 	f.BoolVar(&l.details, "details", false, "Show which service, task and node each line is from")
-	return cmd
 }
 
 // logRun is one `logs` command under way.
@@ -69,23 +74,30 @@ type logRun struct {
 	partial  map[string]bool // task|stream whose last entry had no end of line
 }
 
-func (a *app) logs(ctx context.Context, ref string, l *logsFlags) error {
+func (a *app) newLogRun(l *logsFlags) (*logRun, error) {
 	r := &logRun{a: a, l: l, partial: map[string]bool{}}
 	var err error
 	if r.req.Since, err = parseWhen("since", l.since, a.Now()); err != nil {
-		return err
+		return nil, err
 	}
 	if r.req.Until, err = parseWhen("until", l.until, a.Now()); err != nil {
-		return err
+		return nil, err
 	}
 	r.req.Tail = -1
 	if l.tail != "all" && l.tail != "" {
 		if r.req.Tail, err = strconv.ParseInt(l.tail, 10, 64); err != nil {
-			return Usagef("invalid --tail %q: it must be a number of lines, or all", l.tail)
+			return nil, Usagef("invalid --tail %q: it must be a number of lines, or all", l.tail)
 		}
 	}
 	r.req.Follow, r.req.Stdout, r.req.Stderr = l.follow, true, true
+	return r, nil
+}
 
+func (a *app) logs(ctx context.Context, ref string, l *logsFlags) error {
+	r, err := a.newLogRun(l)
+	if err != nil {
+		return err
+	}
 	s, err := a.service(ctx, ref)
 	if fault.Is(err, fault.CodeNotFound) {
 		t, terr := a.findTask(ctx, ref)
@@ -106,14 +118,35 @@ func (a *app) logs(ctx context.Context, ref string, l *logsFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := r.check(s.GetSpec().GetTask().GetContainer()); err != nil {
+	id := s.GetMeta().GetId()
+	return r.services(ctx, func(ctx context.Context) ([]*skepv1.Service, error) {
+		s, err := a.service(ctx, id)
+		return []*skepv1.Service{s}, err
+	})
+}
+
+// services prints the logs of several services. list says which they are now; with NotFound there will be none any more.
+func (r *logRun) services(ctx context.Context, list func(context.Context) ([]*skepv1.Service, error)) error {
+	services, err := list(ctx)
+	if err != nil {
 		return err
 	}
-	r.replicas = s.GetSpec().GetMode().GetReplicated().GetReplicas()
-	if l.follow {
-		return r.finish(ctx, r.follow(ctx, s.GetMeta().GetId()))
+	for _, s := range services {
+		if err := r.check(s.GetSpec().GetTask().GetContainer()); err != nil {
+			if len(services) > 1 {
+				err = Usagef("%w; service %s has one", err, s.GetSpec().GetName())
+			}
+			return err
+		}
+		r.replicas = max(r.replicas, s.GetSpec().GetMode().GetReplicated().GetReplicas())
 	}
-	tasks, err := a.tasks(ctx, filter("service", s.GetMeta().GetId()))
+	if r.req.Follow {
+		return r.finish(ctx, r.follow(ctx, list, idsOf(services)))
+	}
+	if len(services) == 0 {
+		return nil
+	}
+	tasks, err := r.a.tasks(ctx, filter("service", idsOf(services)...))
 	if err != nil {
 		return err
 	}
@@ -269,11 +302,11 @@ func (r *logRun) merge(ctx context.Context, tasks []*skepv1.Task) error {
 	return context.Cause(ctx)
 }
 
-// follow prints what the service's tasks write, of new tasks too, until ctx ends or the service is gone.
-func (r *logRun) follow(ctx context.Context, service string) error {
+// follow prints what the services' tasks write, of new services and tasks too, until ctx ends or there will be no more.
+func (r *logRun) follow(ctx context.Context, list func(context.Context) ([]*skepv1.Service, error), ids []string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	wake, stop, err := r.a.watch(ctx, service)
+	wake, stop, err := r.a.watch(ctx, ids...)
 	if err != nil {
 		return err
 	}
@@ -288,8 +321,18 @@ func (r *logRun) follow(ctx context.Context, service string) error {
 	defer wg.Wait()
 	every := time.NewTicker(2 * time.Second)
 	defer every.Stop()
-	for first := true; ; first = false {
-		tasks, err := r.a.tasks(ctx, filter("service", service))
+	for {
+		services, lerr := list(ctx)
+		for _, id := range idsOf(services) {
+			if lerr == nil && !slices.Contains(ids, id) {
+				ids = append(ids, id)
+			}
+		}
+		var tasks []*skepv1.Task
+		var err error
+		if len(ids) > 0 {
+			tasks, err = r.a.tasks(ctx, filter("service", ids...))
+		}
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -340,10 +383,8 @@ func (r *logRun) follow(ctx context.Context, service string) error {
 				}
 			}()
 		}
-		if !first && err == nil && len(tasks) == 0 {
-			if _, serr := r.a.service(ctx, service); fault.Is(serr, fault.CodeNotFound) {
-				return nil
-			}
+		if err == nil && len(tasks) == 0 && fault.Is(lerr, fault.CodeNotFound) {
+			return nil
 		}
 		select {
 		case <-ctx.Done():

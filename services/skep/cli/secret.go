@@ -128,17 +128,32 @@ func (a *app) ca(ctx context.Context) (*x509.Certificate, error) {
 	return ca, nil
 }
 
-// sealed seals a value to the vault before it leaves the process.
-func (a *app) sealed(ctx context.Context, k secretKind, name string, version uint64, value []byte) ([]byte, error) {
+// sealer seals values to the vault.
+type sealer struct {
+	ca  *x509.Certificate
+	key *skepv1.VaultKey
+}
+
+func (a *app) sealer(ctx context.Context) (*sealer, error) {
 	ca, err := a.ca(ctx)
 	if err != nil {
 		return nil, err
 	}
 	key, err := call(ctx, a, api.VaultKey, &skepv1.Empty{})
+	return &sealer{ca, key}, err
+}
+
+func (s *sealer) seal(k secretKind, name string, version uint64, value []byte) ([]byte, error) {
+	return seal.ToVault(s.ca, s.key, &skepv1.SealedValue{Kind: k.kind, Name: name, Version: version, Value: value})
+}
+
+// sealed seals a value to the vault before it leaves the process.
+func (a *app) sealed(ctx context.Context, k secretKind, name string, version uint64, value []byte) ([]byte, error) {
+	s, err := a.sealer(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return seal.ToVault(ca, key, &skepv1.SealedValue{Kind: k.kind, Name: name, Version: version, Value: value})
+	return s.seal(k, name, version, value)
 }
 
 func (a *app) secretCreate(k secretKind) *cobra.Command {

@@ -118,6 +118,14 @@ func (v *fakeVault) serve(c *cluster, k secretKind) {
 			if err != nil {
 				return nil, fault.Invalid("%v", err)
 			}
+			if list := v.values[s.Meta.Id]; r.IfChanged && bytes.Equal(list[len(list)-1], value) {
+				return &skepv1.SecretReply{Secret: s, Unchanged: true}, nil
+			}
+			if r.DryRun {
+				s = proto.CloneOf(s)
+				s.Versions = append(s.Versions, &skepv1.SecretVersion{Number: newest(s).GetNumber() + 1})
+				return &skepv1.SecretReply{Secret: s}, nil
+			}
 			v.add(s, value)
 		case r.RollbackTo != 0:
 			if r.RollbackTo > uint64(len(s.Versions)) {

@@ -85,8 +85,15 @@ type reachable struct {
 
 func (r reachable) Tasks(ctx context.Context, id string) ([]*skepv1.Task, error) {
 	list, err := r.waitAPI.Tasks(ctx, id)
-	if err != nil || len(list) == 0 {
-		return list, err
+	if err != nil {
+		return nil, err
+	}
+	return r.of(ctx, list)
+}
+
+func (r reachable) of(ctx context.Context, list []*skepv1.Task) ([]*skepv1.Task, error) {
+	if len(list) == 0 {
+		return nil, nil
 	}
 	nodes, err := r.a.nodes(impatient(ctx))
 	if err != nil {
@@ -115,17 +122,19 @@ func (w waitAPI) Explain(ctx context.Context, id string) (*skepv1.ExplainReply, 
 	return call(impatient(ctx), w.a, api.ServiceExplain, &skepv1.ExplainRequest{Ref: id})
 }
 
-// watch wakes whenever an event names the service, or a node changes.
-func (a *app) watch(ctx context.Context, id string) (<-chan struct{}, func(), error) {
+// watch wakes whenever an event names one of the words, ids mostly, or a node changes.
+func (a *app) watch(ctx context.Context, words ...string) (<-chan struct{}, func(), error) {
 	nc, err := a.conn(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	wake := make(chan struct{}, 1)
-	needle := []byte(id)
 	nodes := strings.TrimSuffix(subject.Event("node", "", ""), "..") + "."
 	sub, err := nc.Subscribe(subject.AllEvents, func(m *nats.Msg) {
-		if !bytes.Contains(m.Data, needle) && !strings.Contains(m.Subject, id) && !strings.HasPrefix(m.Subject, nodes) {
+		named := func(word string) bool {
+			return bytes.Contains(m.Data, []byte(word)) || strings.Contains(m.Subject, word)
+		}
+		if !slices.ContainsFunc(words, named) && !strings.HasPrefix(m.Subject, nodes) {
 			return
 		}
 		select {
@@ -134,7 +143,7 @@ func (a *app) watch(ctx context.Context, id string) (<-chan struct{}, func(), er
 		}
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("watch the events of service %s: %w", id, err)
+		return nil, nil, fmt.Errorf("watch the events of %s: %w", strings.Join(words, ", "), err)
 	}
 	return wake, func() { _ = sub.Unsubscribe() }, nil // the connection may be gone by then
 }

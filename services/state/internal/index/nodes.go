@@ -245,3 +245,10 @@ func (x *Index) OrphanDescriptions() map[string]uint64 {
 	}
 	return out
 }
+
+// Leader is who holds a lease, "" when nobody does.
+func (x *Index) Leader(lease string) string {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.leases[lease]
+}
