@@ -19,7 +19,7 @@ func (g *Guide) address(host string) string {
 	return h.IP
 }
 
-// prepare makes what a chapter begins with: three hosts, in a cluster unless the chapter founds it.
+// prepare makes what a chapter begins with: three hosts, in a cluster unless the chapter founds it, with nothing of the chapter before.
 func (g *Guide) prepare(ch Chapter) {
 	for _, h := range g.Lab.Hosts {
 		if !h.Running() {
@@ -45,6 +45,7 @@ func (g *Guide) prepare(ch Chapter) {
 			}
 		}
 	}
+	g.clear()
 	for _, h := range members {
 		g.awaitNode(h, "Ready Active", time.Minute)
 	}
@@ -59,29 +60,25 @@ func (g *Guide) joined(host string) {
 	h.Joined = true
 }
 
-// tidy removes what a chapter left, the cluster stays.
-const tidy = `s=$(skep service ls -q); [ -z "$s" ] || skep service rm $s
-s=$(skep secret ls -q); [ -z "$s" ] || skep secret rm $s
-s=$(skep config ls -q); [ -z "$s" ] || skep config rm $s
-for n in m1 w1 w2; do skep node update --availability active --label-rm env $n; done
-true`
-
-const tidyNetworks = `for n in $(skep network ls --format '{{.Name}}' --filter driver=overlay | grep -v '^ingress$'); do
+// tidy removes what a chapter left beside its services; the cluster stays.
+const tidy = `for n in $(skep network ls --format '{{.Name}}' --filter driver=overlay | grep -v '^ingress$'); do
 	for i in $(seq 100); do skep network rm $n && break; sleep 0.1; done
 done
-true`
+s=$(skep secret ls -q); [ -z "$s" ] || skep secret rm $s
+s=$(skep config ls -q); [ -z "$s" ] || skep config rm $s
+for n in m1 w1 w2; do
+	skep node update --availability active $n || exit 1
+	skep node update --label-rm env $n || true # most have none
+done`
 
-// finish does what the chapter put off, and clears up behind it. A chapter that failed is left as it is, for who looks.
-func (g *Guide) finish() {
-	for i := len(g.atEnd) - 1; i >= 0; i-- {
-		g.atEnd[i]()
-	}
+// clear removes what the chapter before left, also when that failed half-way.
+func (g *Guide) clear() {
+	g.Quietly("m1", `s=$(skep service ls -q); [ -z "$s" ] || skep service rm --detach $s`)
 	for _, h := range members { // a shell that sleeps would take its whole grace period
 		g.Try(h, "for t in $(ctr -a /run/skep/containerd.sock -n skep task ls -q); do ctr -a /run/skep/containerd.sock -n skep task kill -s KILL $t; done")
 	}
-	g.Quietly("m1", tidy)
 	g.awaitNothing()
-	g.Quietly("m1", tidyNetworks)
+	g.Quietly("m1", tidy)
 }
 
 // awaitNothing waits until no host has a trace of any task.

@@ -52,7 +52,7 @@ func routingMesh(g *Guide) {
 
 	g.Say("A load balancer in front of the cluster needs to know nothing of the service: it sends each connection to any node. This one is six lines of shell on the client, on port 8000.")
 	g.Quietly("client", balancer)
-	g.Then(func() { g.Try("client", "kill $(cat /run/balancer.pid)") })
+	g.Then(func() { g.Try("client", "kill -- -$(cat /run/balancer.pid)") })
 	for range 3 {
 		g.Shows(g.UntilOn("client", 10*time.Second, "curl -sS http://127.0.0.1:8000/", func(Output) string { return "" }), "It works!")
 	}

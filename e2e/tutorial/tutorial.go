@@ -2,7 +2,7 @@
 // The same chapters run as a test, as a show for a terminal, and make docs/tutorial.md.
 //
 // A chapter is a function that leads a Guide through a lab. It begins with a cluster of one manager and two workers that runs nothing, and
-// stops at the first thing that is not as it says. What a chapter leaves, the walk removes before the next.
+// stops at the first thing that is not as it says. What it leaves stays for who wants to look; the next chapter begins by removing it.
 package tutorial
 
 import (
@@ -49,10 +49,10 @@ func (ch Chapter) Walk(ctx context.Context, l *lab.Lab, narrate io.Writer) ([]Bl
 	ended := make(chan struct{})
 	go func() { // so that the guide can stop the chapter anywhere
 		defer close(ended)
+		defer g.end()
 		g.prepare(ch)
 		g.title(ch)
 		ch.walk(g)
-		g.finish()
 	}()
 	<-ended
 	if g.failed != nil {
@@ -66,8 +66,17 @@ func Options(name string) lab.Options {
 	return lab.Options{Name: name, NoCluster: true, Lifeline: true, VolumePlugin: "rexray"}
 }
 
-// stop ends the chapter.
+// stop ends the chapter. The first reason counts.
 func (g *Guide) stop(err error) {
-	g.failed = err
+	if g.failed == nil {
+		g.failed = err
+	}
 	runtime.Goexit()
+}
+
+// end does what the chapter put off, the last first, whatever comes of it.
+func (g *Guide) end() {
+	for _, f := range g.atEnd {
+		defer f()
+	}
 }
