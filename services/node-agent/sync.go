@@ -124,6 +124,7 @@ func (s *Service) snapshot(ctx context.Context) error {
 	if r.GetGeneration() > 0 {
 		s.apply(r.GetGeneration(), r.GetTasks())
 	}
+	s.set.Confirm()
 	return nil
 }
 

@@ -173,6 +173,12 @@ func (s *Service) snapshot(ctx context.Context, node string, r *skepv1.SnapshotR
 	if err := s.feeds.Of(subject.Task).Current(now); err != nil {
 		return nil, fault.Unavailable("this manager may not know the newest tasks of node %s: try again (%v)", node, err)
 	}
+	if err := s.feeds.Of(subject.Spec).Current(now); err != nil {
+		return nil, fault.Unavailable("this manager may not know whether node %s was fenced: try again (%v)", node, err)
+	}
+	if s.ix.IsFenced(node) && len(s.ix.ClaimsOf(node)) > 0 {
+		return nil, fault.Unavailable("node %s was fenced, and its new task set is not made yet: try again", node)
+	}
 	records, _, gen := s.ix.Tasks(node)
 	out := &skepv1.SnapshotReply{
 		Generation: gen, Tasks: &skepv1.NodeTasks{Tasks: records},

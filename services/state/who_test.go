@@ -84,6 +84,10 @@ func TestEveryChangeNamesItsAuthor(t *testing.T) {
 			_, err := api.Call(r.ctx(), nc, api.NodeUpdate, &skepv1.UpdateNodeRequest{Ref: "w1", LabelAdd: map[string]string{"a": "b"}})
 			return err
 		}},
+		{api.NodeFence.Verb, func(nc *nats.Conn) error {
+			_, err := api.Call(r.ctx(), nc, api.NodeFence, &skepv1.FenceNodeRequest{Ref: "w1"})
+			return err
+		}},
 		{api.NodeRemove.Verb, func(nc *nats.Conn) error {
 			_, err := api.Call(r.ctx(), nc, api.NodeRemove, &skepv1.RemoveNodeRequest{Ref: "gone", Force: true})
 			return err

@@ -28,6 +28,11 @@ func (a *app) upkeep(ctx context.Context, p *doctor.Picture) error {
 		p.Clocks, p.ClocksErr = say(ctx, a, api.HealthClocks, &skepv1.ClocksRequest{BeyondMs: doctor.ClockNear.Milliseconds()})
 	})
 	wg.Go(func() { p.State, p.StateErr = say(ctx, a, api.ClusterCheck, &skepv1.Empty{}) })
+	wg.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, a.NodeTimeout)
+		defer cancel()
+		p.Claims, p.ClaimsErr = a.claims(ctx)
+	})
 	wg.Go(func() { p.Vault, p.VaultErr = say(ctx, a, api.VaultCheck, &skepv1.Empty{}) })
 	for _, n := range p.Before.Nodes {
 		if n.GetManager() != nil && n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY {
@@ -41,7 +46,7 @@ func (a *app) upkeep(ctx context.Context, p *doctor.Picture) error {
 		})
 	}
 	wg.Wait()
-	errs := []error{p.ClocksErr, p.StateErr, p.VaultErr}
+	errs := []error{p.ClocksErr, p.StateErr, p.VaultErr, p.ClaimsErr}
 	for _, s := range p.Stores {
 		errs = append(errs, s.Err)
 	}

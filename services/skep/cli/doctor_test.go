@@ -17,6 +17,7 @@ type upkeep struct {
 	clocks *skepv1.ClocksReply
 	audit  *skepv1.ClusterCheckReply
 	vault  *skepv1.VaultCheckReply
+	claims []*skepv1.VolumeClaim
 	store  *skepv1.StoreStateReply
 }
 
@@ -32,6 +33,20 @@ func (c *cluster) serveUpkeep() {
 	c.upkeep.clocks.NodeId, c.upkeep.clocks.NowUnixMs = nodeID, testNow.UnixMilli()
 	onNode(c, api.HealthClocks, func(*skepv1.ClocksRequest) (*skepv1.ClocksReply, error) { return said(c, c.upkeep.clocks) })
 	onNode(c, api.ClusterCheck, func(*skepv1.Empty) (*skepv1.ClusterCheckReply, error) { return said(c, c.upkeep.audit) })
+	onNode(c, api.VolumeClaims, func(r *skepv1.ListClaimsRequest) (*skepv1.ListClaimsReply, error) {
+		// One a page: who asks must follow.
+		out := &skepv1.ListClaimsReply{}
+		for i, x := range c.upkeep.claims {
+			if r.GetPage().GetAfter() == "" && i == 0 || i > 0 && c.upkeep.claims[i-1].GetName() == r.GetPage().GetAfter() {
+				out.Claims = c.upkeep.claims[i : i+1]
+				if i+1 < len(c.upkeep.claims) {
+					out.Next = x.GetName()
+				}
+				break
+			}
+		}
+		return said(c, out)
+	})
 	onNode(c, api.VaultCheck, func(*skepv1.Empty) (*skepv1.VaultCheckReply, error) { return said(c, c.upkeep.vault) })
 	onNode(c, api.StoreState.At(nodeID), func(*skepv1.StoreStateRequest) (*skepv1.StoreStateReply, error) { return said(c, c.upkeep.store) })
 }

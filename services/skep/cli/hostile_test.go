@@ -102,9 +102,7 @@ func hostileCluster(t *testing.T) *cluster {
 			return &skepv1.RemoveImageReply{}, nil
 		})
 	}
-	serve(c, c.rs, api.VolumeClaims, func(*skepv1.ListClaimsRequest) (*skepv1.ListClaimsReply, error) {
-		return &skepv1.ListClaimsReply{Claims: []*skepv1.VolumeClaim{{Name: "v"}}}, nil
-	})
+	c.upkeep.claims = []*skepv1.VolumeClaim{{Name: "v"}}
 	serve(c, c.rs, api.VolumeRelease, func(*skepv1.ReleaseClaimRequest) (*skepv1.ReleaseClaimReply, error) {
 		return &skepv1.ReleaseClaimReply{}, nil
 	})

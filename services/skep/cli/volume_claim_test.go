@@ -17,12 +17,7 @@ func withClaims(c *cluster) *cluster {
 		{Driver: "rexray", Name: "data", NodeId: nodeID, NodeHostname: "w1", ServiceId: webID, ServiceName: "web", SinceUnixMs: since, TaskIds: []string{"t1"}, State: "in use"},
 		{Driver: "rexray", Name: "old", NodeId: "gone", NodeHostname: "w9", ServiceId: "svc", SinceUnixMs: since, WaitingTaskIds: []string{"t2"}, State: "lost"},
 	}
-	serve(c, c.rs, api.VolumeClaims, func(r *skepv1.ListClaimsRequest) (*skepv1.ListClaimsReply, error) {
-		if r.GetPage().GetAfter() == "" {
-			return &skepv1.ListClaimsReply{Claims: claims[:1], Next: "data"}, nil
-		}
-		return &skepv1.ListClaimsReply{Claims: claims[1:]}, nil
-	})
+	c.upkeep.claims = claims
 	serve(c, c.rs, api.VolumeRelease, func(r *skepv1.ReleaseClaimRequest) (*skepv1.ReleaseClaimReply, error) {
 		if r.Name == "data" && !r.Force {
 			return nil, fault.Conflict("release volume rexray/data: web.1 uses it on node w1: scale its service to 0, or remove it, first")

@@ -55,6 +55,7 @@ type Set struct {
 	tasks      map[string]*worker
 	generation uint64
 	closed     bool
+	confirmed  chan struct{} // closed once a manager has said which tasks the node has, since this process began
 }
 
 // Open reads what is on disk. Nothing runs until Resume.
@@ -81,7 +82,7 @@ func Open(cfg Config) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{cfg: cfg, store: st, tasks: map[string]*worker{}}
+	s := &Set{cfg: cfg, store: st, tasks: map[string]*worker{}, confirmed: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	known, err := st.load()
 	if err != nil {
@@ -92,7 +93,7 @@ func Open(cfg Config) (*Set, error) {
 		if k.status != nil {
 			w.status = k.status
 		}
-		w.revision, w.imageHealth = k.revision, k.imageHealth
+		w.revision, w.imageHealth, w.kept = k.revision, k.imageHealth, true
 		s.tasks[k.record.Id] = w
 	}
 	if b, err := os.ReadFile(s.generationFile()); err == nil {
@@ -127,6 +128,22 @@ func (s *Set) goLocked(w *worker) {
 		defer s.wg.Done()
 		w.run(s.ctx)
 	}()
+}
+
+// Confirm says that a manager has told which tasks the node has. Until then a task from disk that would mount a volume with a
+// single writer waits: while the node was away it may have been fenced, and its volume be another's.
+func (s *Set) Confirm() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.confirmed:
+		return
+	default:
+	}
+	close(s.confirmed)
+	for _, w := range s.tasks {
+		w.nudge()
+	}
 }
 
 // Generation is the sequence of the task set acted on.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/record"
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -32,6 +34,7 @@ type worker struct {
 
 	// imageHealth is the HEALTHCHECK of the image. The worker alone reads and writes it.
 	imageHealth *skepv1.HealthConfig
+	kept        bool // it was on disk when this process began
 	probing     probing
 
 	released bool
@@ -258,6 +261,9 @@ func (w *worker) prepare(ctx context.Context) error {
 		w.revision = rev
 		w.mu.Unlock()
 	}
+	if err := w.mayMount(); err != nil {
+		return err
+	}
 	if w.snapshot().State < skepv1.TaskState_TASK_STATE_PREPARING { // a repetition keeps its reason on show
 		w.state(skepv1.TaskState_TASK_STATE_PREPARING, "preparing")
 	}
@@ -295,6 +301,22 @@ func (w *worker) prepare(ctx context.Context) error {
 		st.ContainerId, st.Addresses, st.Networks, st.Ports, st.Files = p.ContainerID, p.Addresses, p.Networks, p.Ports, p.Files
 	})
 	return nil
+}
+
+var errUnconfirmed = errors.New("waiting for a manager: the volume may have been given to another node")
+
+// mayMount holds up a task of an earlier process whose volumes may be another node's by now.
+func (w *worker) mayMount() error {
+	select {
+	case <-w.set.confirmed:
+		return nil
+	default:
+	}
+	if !w.kept || !slices.ContainsFunc(w.job().Container().GetMounts(), spec.MayBeExclusive) {
+		return nil
+	}
+	w.setStatus(func(st *skepv1.TaskStatus) { st.Message = errUnconfirmed.Error() })
+	return errUnconfirmed
 }
 
 // noRoom reports whether the disk has been full for so long that the task is better off on another node.

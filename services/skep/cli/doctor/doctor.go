@@ -64,6 +64,9 @@ type Picture struct {
 	StateErr error
 	Vault    *skepv1.VaultCheckReply
 	VaultErr error
+	// Claims are which nodes hold which volumes.
+	Claims    []*skepv1.VolumeClaim
+	ClaimsErr error
 }
 
 // Examine judges the picture.
@@ -78,6 +81,7 @@ func Examine(p Picture) []Check {
 	d.files()
 	d.vault()
 	d.leftovers()
+	d.claims()
 	d.addresses()
 	d.mesh()
 	d.dataPath()

@@ -57,6 +57,13 @@ func (x *Index) Fenced() []string {
 	return out
 }
 
+// IsFenced reports whether a node was cut off.
+func (x *Index) IsFenced(node string) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.fenced[node]
+}
+
 // GlobalVolumes reports whether a node says that a plug-in's volumes are the same everywhere.
 func (x *Index) GlobalVolumes(driver string) bool {
 	x.mu.RLock()
