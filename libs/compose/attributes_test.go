@@ -1,11 +1,14 @@
 package compose
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/compose-spec/compose-go/v2/schema"
 	"github.com/compose-spec/compose-go/v2/tree"
+
+	"skep.dev/libs/doctest"
 )
 
 // Every attribute that the compose specification has is on a row, or stands below a row that speaks for all below it.
@@ -40,4 +43,37 @@ func TestEveryAttributeIsDecided(t *testing.T) {
 			t.Errorf("%s: the text ends with a point", a.path)
 		}
 	}
+}
+
+// docs/compose.md shows the rows: those that are done in one list, every other one with its text.
+func TestAttributesInTheDocs(t *testing.T) {
+	var out strings.Builder
+	for _, v := range []verdict{mapped, passed, refused} {
+		title := map[verdict]string{mapped: "Done in another way", passed: "Without effect, with a note", refused: "Refused, or noted with `--ignore-unsupported`"}[v]
+		fmt.Fprintf(&out, "\n### %s\n\n| attribute | |\n|---|---|\n", title)
+		for _, a := range attributes {
+			if a.verdict == v {
+				fmt.Fprintf(&out, "| `%s` | %s |\n", strings.ReplaceAll(string(a.path), ".[]", "[]"), a.text)
+			}
+		}
+	}
+	fmt.Fprintf(&out, "\n### Done\n\n")
+	section := ""
+	for _, a := range attributes {
+		if a.verdict != done {
+			continue
+		}
+		parts := a.path.Parts()
+		if len(parts) < 3 {
+			continue
+		}
+		if parts[0] != section {
+			if section = parts[0]; out.Len() > 0 {
+				fmt.Fprintf(&out, "\n- `%s.*`:", section)
+			}
+		}
+		fmt.Fprintf(&out, " `%s`", strings.ReplaceAll(strings.Join(parts[2:], "."), ".[]", "[]"))
+	}
+	out.WriteString("\n\n")
+	doctest.TableOf(t, "compose.md", "compose", out.String())
 }

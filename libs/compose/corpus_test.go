@@ -3,16 +3,15 @@ package compose
 import (
 	"context"
 	"errors"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"go.yaml.in/yaml/v4"
-)
 
-var update = flag.Bool("update", false, "write the goldens of testdata/corpus anew")
+	"skep.dev/libs/doctest"
+)
 
 // The corpus: files as people write them, and what becomes of each: the StackSpec, what must exist already, what is noted
 // and what is refused.
@@ -35,7 +34,7 @@ func TestCorpus(t *testing.T) {
 			got := outcome(t, o)
 			got = strings.ReplaceAll(got, dir, "$DIR")
 			golden := strings.TrimSuffix(name, ".yml") + ".golden"
-			if *update {
+			if doctest.Updating() {
 				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
 					t.Fatal(err)
 				}

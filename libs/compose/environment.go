@@ -13,6 +13,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/compose-spec/compose-go/v2/consts"
 	"github.com/compose-spec/compose-go/v2/dotenv"
 )
 
@@ -24,6 +25,7 @@ func (l *loading) variables() map[string]string {
 			env[k] = v
 		}
 	}
+	env[consts.ComposeProjectName] = l.projectName()
 	files := slices.Clone(l.o.EnvFiles)
 	if len(files) == 0 {
 		beside := filepath.Join(l.dir, ".env")

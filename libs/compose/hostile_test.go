@@ -91,7 +91,7 @@ func TestBadFiles(t *testing.T) {
 		{name: "nested maps", text: many(500, "%[1]*[1]s: \n"), err: []string{"stdin"}},
 		{name: "many keys", text: "x-k:\n" + many(60000, "  k%d: 1\n") + svc(), err: []string{"more than 50000 values"}},
 		{name: "many unknown keys", text: svc() + many(5000, "k%d: 1\n"), err: []string{"k1: unknown key", "and 4950 more"}},
-		{name: "many labels", text: svc("labels:") + many(20000, "      l%d: v\n"), want: []string{`"l19999":"v"`}},
+		{name: "many labels", text: svc("labels:") + many(4000, "      l%d: v\n"), want: []string{`"l3999":"v"`}},
 		{name: "many services", text: "services:\n" + many(2000, "  s%d: {image: 'i:1', depends_on: [s0]}\n"), err: []string{"s0 → s0"}},
 		{name: "many ports", text: svc("ports: ['1-65000:80']"), err: []string{"it publishes more than 1000 ports"}},
 		{name: "many ports, both sides", text: svc("ports: ['1-65000:1-65000']"), err: []string{"it publishes more than 1000 ports"}},
@@ -119,7 +119,7 @@ func TestBadFiles(t *testing.T) {
 			start := time.Now()
 			f.run(t)
 			runtime.ReadMemStats(&after)
-			if took, mb := time.Since(start), (after.TotalAlloc-before.TotalAlloc)>>20; took > 20*time.Second || mb > 1500 {
+			if took, mb := time.Since(start), (after.TotalAlloc-before.TotalAlloc)>>20; took > time.Minute || mb > 1000 {
 				t.Errorf("it took %v and %d MB", took, mb)
 			}
 		})

@@ -74,8 +74,11 @@ func (l *loading) shortVolume(d *document, at []string, text string) string {
 
 // checkPorts refuses a port that one file publishes twice: of two files, the later one wins.
 func (l *loading) checkPorts(d *document, name string, ports []any) {
-	type key struct{ published, protocol, ip string }
-	taken := map[key]string{}
+	type key struct {
+		published    uint32
+		protocol, ip string
+	}
+	taken := map[key]bool{}
 	for i, p := range ports {
 		at := []string{"services", name, "ports", itoa(i)}
 		var list []types.ServicePortConfig
@@ -99,12 +102,18 @@ func (l *loading) checkPorts(d *document, name string, ports []any) {
 			list = append(list, one)
 		}
 		for _, one := range list {
-			k := key{one.Published, one.Protocol, one.HostIP}
-			whole := textOf(p)
-			if other, ok := taken[k]; ok && one.Published != "" && (whole == "" || whole != other) {
-				l.wrongIn(d, at, "the port %s/%s is published twice: remove one of them", one.Published, one.Protocol)
+			first, last, err := portRange(one.Published)
+			if err != nil || last-first >= maxPorts {
+				continue // said elsewhere
 			}
-			taken[k] = whole
+			for n := first; n <= last && n > 0; n++ {
+				k := key{n, one.Protocol, one.HostIP}
+				if taken[k] {
+					l.wrongIn(d, at, "the port %d/%s is published twice: remove one of them", n, one.Protocol)
+					break
+				}
+				taken[k] = true
+			}
 		}
 	}
 }

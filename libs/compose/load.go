@@ -168,7 +168,6 @@ func Load(ctx context.Context, o Options) (*Stack, error) {
 			return nil, err
 		}
 	}
-	l.mask(l.notes)
 	l.out.Notes = sorted(l.notes)
 	return l.out, nil
 }

@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -43,13 +44,8 @@ func (l *loading) merge(ctx context.Context) {
 		}
 		details.ConfigFiles = append(details.ConfigFiles, types.ConfigFile{Filename: path, Content: content})
 	}
-	// A project's name has no capitals, a stack's may: the names of what is made are put together here, not by compose-go.
-	name := loader.NormalizeProjectName(l.o.Stack)
-	if name == "" {
-		name = "stack"
-	}
 	options := func(o *loader.Options) {
-		o.SetProjectName(name, true)
+		o.SetProjectName(l.projectName(), true)
 		o.Profiles = l.o.Profiles
 		o.SkipValidation = true       // each file was validated, with places
 		o.SkipNormalization = true    // it adds what nobody wrote
@@ -78,6 +74,12 @@ func (l *loading) merge(ctx context.Context) {
 	if err != nil {
 		l.library(err)
 	}
+}
+
+// projectName is compose's name of the stack. It has no capitals, a stack's may: the names of what is made are put together
+// here, not by compose-go.
+func (l *loading) projectName() string {
+	return cmp.Or(loader.NormalizeProjectName(l.o.Stack), "stack")
 }
 
 // decoded is the path in a decoder's sentence.

@@ -37,6 +37,9 @@ func (s *service) mounts() {
 		at := s.at("tmpfs", itoa(i))
 		add(at, s.tmpfs(at, t))
 	}
+	if s.in.ShmSize != 0 {
+		add(s.at("shm_size"), &skepv1.Mount{Type: skepv1.Mount_TYPE_TMPFS, Target: "/dev/shm", TmpfsSize: int64(s.in.ShmSize)})
+	}
 	slices.SortFunc(c.Mounts, func(a, b *skepv1.Mount) int { return strings.Compare(a.Target, b.Target) })
 }
 
@@ -46,7 +49,10 @@ func (s *service) mount(at []string, v types.ServiceVolumeConfig) *skepv1.Mount 
 		s.wrongAt(at, "it has no target: say where in the container it is mounted")
 		return nil
 	}
-	m.Target = path.Clean(m.Target)
+	if m.Target = path.Clean(m.Target); !path.IsAbs(m.Target) {
+		s.wrongAt(at, "the target %s is no absolute path", m.Target)
+		return nil
+	}
 	ext := s.mountExtension(at, v.Extensions)
 	switch v.Type {
 	case "volume":

@@ -51,10 +51,7 @@ func (s *service) ports() {
 }
 
 func samePort(a, b *skepv1.PortConfig) bool {
-	if a.PublishedPort == 0 || a.PublishedPort != b.PublishedPort || a.Protocol != b.Protocol {
-		return false
-	}
-	return a.HostIp == b.HostIp || a.HostIp == "" || b.HostIp == ""
+	return a.PublishedPort != 0 && a.PublishedPort == b.PublishedPort && a.Protocol == b.Protocol && a.HostIp == b.HostIp
 }
 
 // port is one entry; a range makes several.

@@ -1,4 +1,4 @@
-// Package doctest holds the tables of docs/contracts.md that are made from lists in the code.
+// Package doctest holds the tables of docs/ that are made from lists in the code.
 package doctest
 
 import (
@@ -9,13 +9,22 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write the table into docs/contracts.md")
+var update = flag.Bool("update", false, "write what is made from the code anew: tables of docs/, goldens")
+
+// Updating tells whether -update was given.
+func Updating() bool { return *update }
 
 // Table fails the test unless docs/contracts.md shows want between the marks of the package, such as "libs/api", whose
 // list it is made from; with -update it writes it.
 func Table(t *testing.T, pkg, want string) {
 	t.Helper()
-	path := filepath.Join("..", "..", "docs", "contracts.md")
+	TableOf(t, "contracts.md", pkg, want)
+}
+
+// TableOf is Table for another file of docs/.
+func TableOf(t *testing.T, doc, pkg, want string) {
+	t.Helper()
+	path := filepath.Join("..", "..", "docs", doc)
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

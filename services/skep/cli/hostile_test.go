@@ -327,7 +327,11 @@ func TestHostileLogs(t *testing.T) {
 
 // TestHostileScreen: what is painted on a terminal holds the program's codes and no others.
 func TestHostileScreen(t *testing.T) {
-	c := meshCluster(t)
+	c := meshCluster(t).withStacks()
+	c.stacks.held = func(s *skepv1.Stack) {
+		s.State, s.Problems = skepv1.StackState_STACK_STATE_DEPLOYING, []*skepv1.StackProblem{{Kind: "service", Name: "shop_web", Text: hostile}}
+		c.services = slices.DeleteFunc(c.services, func(s *skepv1.Service) bool { return s.Spec.Name == "shop_web" })
+	}
 	c.tasks[0].Status.State = pending
 	c.poison = func(m proto.Message) {
 		switch m.(type) {
@@ -336,7 +340,7 @@ func TestHostileScreen(t *testing.T) {
 		}
 	}
 	codes := regexp.MustCompile(`\x1b\[(\?1049[hl]|\?25[hl]|H|J|K|2K|[0-9]+A)|\r`)
-	for _, args := range []string{"top --interval 200ms", "service update --force " + webID, "service scale " + webID + "=3"} {
+	for _, args := range []string{"top --interval 200ms", "service update --force " + webID, "service scale " + webID + "=3", "stack deploy -c testdata/stack.yaml shop"} {
 		x := newTerminal(t)
 		if err := pty.Setsize(x.tty, &pty.Winsize{Rows: 40, Cols: 160}); err != nil {
 			t.Fatal(err)

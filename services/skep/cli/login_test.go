@@ -276,3 +276,45 @@ func TestRegistryFileThatCannotBeRead(t *testing.T) {
 		t.Errorf("it was changed: %s", b)
 	}
 }
+
+// TestStackRegistryAuth: services that are made or changed are given credentials, one set each; the others keep theirs, so
+// that the same deploy again changes nothing.
+func TestStackRegistryAuth(t *testing.T) {
+	d := newCluster(t).desk()
+	kept := d.registries()
+	d.vault = &fakeVault{}
+	d.withStacks()
+	if err := os.MkdirAll(filepath.Dir(d.config()), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(d.config(), []byte(`{"auths":{"r.example.com":{"auth":"bWU6Y29ycmVjdCBob3JzZTpiYXR0ZXJ5"}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	compose := func(tag string) string {
+		return file(t, "services:\n  a:\n    image: r.example.com/a:1\n  b:\n    image: r.example.com/b:"+tag+"\n  c:\n    image: busybox:1\n")
+	}
+	auths := func() map[string]string {
+		out := map[string]string{}
+		for _, s := range sent[*skepv1.DeployStackRequest](d.cluster).Spec.Services {
+			out[s.Name] = s.Task.Container.RegistryAuth
+		}
+		return out
+	}
+	if r := d.do("", "stack", "deploy", "--dry-run", "--with-registry-auth", "-c", compose("1"), "shop"); r.code != 0 || len(kept) != 0 {
+		t.Fatalf("a dry run gave the vault %d: %+v", len(kept), r)
+	}
+	r := d.do("", "stack", "deploy", "-d", "--with-registry-auth", "-c", compose("1"), "shop")
+	if first := auths(); r.code != 0 || len(kept) != 2 || first["shop_a"] == "" || first["shop_a"] == first["shop_b"] || first["shop_c"] != "" || strings.Count(r.err, "no credentials for docker.io") != 1 {
+		t.Fatalf("%v: %+v", first, r)
+	}
+	// As the cluster fills in what a deploy leaves as it is.
+	for _, s := range d.stacks.list[0].Spec.Services {
+		s.Task.Container.RegistryAuth = ""
+	}
+	if r := d.do("", "stack", "deploy", "-d", "--with-registry-auth", "-c", compose("1"), "shop"); r.code != 0 || !strings.Contains(r.out, "unchanged") || len(kept) != 2 {
+		t.Errorf("the same again: %d kept, %+v", len(kept), r)
+	}
+	if r := d.do("", "stack", "deploy", "-d", "--with-registry-auth", "-c", compose("2"), "shop"); r.code != 0 || len(kept) != 3 || auths()["shop_b"] == "" || auths()["shop_a"] != "" {
+		t.Errorf("one changed: %d kept, %+v", len(kept), r)
+	}
+}

@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -36,7 +38,12 @@ func (f *fileFlags) load(ctx context.Context, a *app, name string) (*compose.Sta
 	if len(f.files) == 0 {
 		return nil, Usagef("no compose file: name it with -c compose.yaml, or -c - for standard input")
 	}
-	s, err := compose.Load(ctx, compose.Options{Files: f.files, Stdin: a.In, Stack: name, Env: os.Environ(), EnvFiles: f.envFiles, Profiles: f.profiles, IgnoreUnsupported: f.ignore})
+	files, in, closeIn, err := substituted(f.files, a.In)
+	if err != nil {
+		return nil, err
+	}
+	defer closeIn()
+	s, err := compose.Load(ctx, compose.Options{Files: files, Stdin: in, Stack: name, Env: os.Environ(), EnvFiles: f.envFiles, Profiles: f.profiles, IgnoreUnsupported: f.ignore})
 	var problems compose.Problems
 	if errors.As(err, &problems) {
 		var lines list
@@ -55,6 +62,24 @@ func (f *fileFlags) load(ctx context.Context, a *app, name string) (*compose.Sta
 		a.warnf("%s", n.String())
 	}
 	return s, nil
+}
+
+// substituted takes what a shell puts in the place of <(command), a pipe of its own, for standard input.
+func substituted(files []string, in io.Reader) ([]string, io.Reader, func(), error) {
+	at := slices.IndexFunc(files, func(name string) bool {
+		st, err := os.Stat(name)
+		return err == nil && strings.HasPrefix(name, "/dev/fd/") && st.Mode()&os.ModeNamedPipe != 0
+	})
+	if at < 0 || slices.Contains(files, "-") {
+		return files, in, func() {}, nil
+	}
+	f, err := os.Open(files[at])
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("read what the command writes: %w", err)
+	}
+	files = slices.Clone(files)
+	files[at] = "-"
+	return files, f, func() { _ = f.Close() }, nil
 }
 
 func (a *app) stackConfig() *cobra.Command {

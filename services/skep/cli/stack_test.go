@@ -44,7 +44,9 @@ func (f *fakeStacks) find(ref string) (*skepv1.Stack, error) {
 // withStacks adds secrets and stacks to a cluster, and the stack shop with revisions 1 and 2.
 func (c *cluster) withStacks() *cluster {
 	c.t.Helper()
-	c.withSecrets()
+	if c.vault == nil {
+		c.withSecrets()
+	}
 	f := &fakeStacks{revs: map[string][]*skepv1.StackRevision{}}
 	c.stacks = f
 	serve(c, c.rs, api.StackDeploy, func(r *skepv1.DeployStackRequest) (*skepv1.DeployStackReply, error) {
@@ -426,4 +428,19 @@ func TestStackCompletion(t *testing.T) {
 	if r := c.run("__complete", "stack", "deploy", "--resolve-image", ""); !strings.Contains(r.out, "changed") {
 		t.Errorf("--resolve-image: %q", r.out)
 	}
+}
+
+// TestStackFromPipe: -c <(command), as shells write it.
+func TestStackFromPipe(t *testing.T) {
+	c := newCluster(t).withStacks()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	if _, err := w.WriteString("services:\n  web:\n    image: busybox:1\n"); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	want(t, c.run("stack", "deploy", "-d", "-c", fmt.Sprintf("/dev/fd/%d", r.Fd()), "piped"), 0, "create service piped_web", "")
 }

@@ -213,6 +213,10 @@ func (v *stackView) judge(ctx context.Context, l *stackLook, now time.Time) ([]r
 // follow judges one service; the error is of the look, not of the service.
 func (v *stackView) follow(ctx context.Context, r *row, s *skepv1.Service, tasks []*skepv1.Task, now time.Time) (time.Duration, error) {
 	name := s.GetSpec().GetName()
+	if s.GetSpec().GetSchedule() != nil {
+		r.done, r.text = true, "runs at its times"
+		return 0, nil
+	}
 	f := v.followers[name]
 	if f == nil {
 		o := Options{Service: s, Now: v.o.Now, Rollback: v.o.Rollback}

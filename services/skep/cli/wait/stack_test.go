@@ -188,6 +188,18 @@ func TestStackNotBegun(t *testing.T) {
 	}
 }
 
+// TestStackSchedule: a job with a schedule is done once it is there.
+func TestStackSchedule(t *testing.T) {
+	f := &fakeStack{stack: shop(deployed)}
+	for _, name := range []string{"api", "db", "web"} {
+		f.ofShop(name, 1, nil)
+		f.services[len(f.services)-1].Spec.Schedule = &skepv1.Schedule{Cron: "@hourly"}
+	}
+	if _, err := f.deployed(t, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStackEnds(t *testing.T) {
 	for name, x := range map[string]struct {
 		change func(f *fakeStack)
