@@ -132,9 +132,17 @@ func TestChapter7RoutingMesh(t *testing.T) {
 	c.awaitRunning("web_server", 3, time.Minute)
 	c.awaitPort(8080)
 	victim := c.tasks("web_server")[0]
-	c.skep("exec", victim.ID, "kill", "-9", "1")
-	c.on("m1", "sh", "-c", "true")
-	c.awaitRunning("web_server", 3, time.Minute)
+	if r := c.on(victim.Node, "ctr", "-a", "/run/skep/containerd.sock", "-n", "skep", "task", "kill", "-s", "KILL", victim.ID); r.Code != 0 { // no process kills its own init
+		t.Fatal(r.Stderr)
+	}
+	c.await("the killed one to be replaced", time.Minute, func() string {
+		for _, now := range c.only("web_server", 3) {
+			if now.ID == victim.ID {
+				return "it still runs"
+			}
+		}
+		return ""
+	})
 	for range 30 {
 		if _, err := c.ask("client", "http://"+fabric["w2"]+":8080/"); err != nil {
 			t.Error(err)
