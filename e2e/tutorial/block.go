@@ -118,6 +118,7 @@ var passing = []struct {
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| \+0000 UTC)?`), "TIME"},
 	{regexp.MustCompile(`\d\d/[A-Z][a-z]{2}/\d{4}(:\d\d){3} [+-]\d{4}`), "TIME"}, // Apache's
 	{regexp.MustCompile(`(?i)\b(less than a|about a|about an|\d+) (second|minute|hour)s?( ago)?\b`), "AGE"},
+	{regexp.MustCompile(`(?m)\b(dev|[0-9a-f]{7,12}|v\d+\.\d+\.\d+\S*)(-dirty)?(-race)?$`), "VERSION"},
 	{regexp.MustCompile(`\bsha256:[0-9a-f]{64}\b`), "DIGEST"},
 	{regexp.MustCompile(`\b[0-9a-z]{25}\b`), "ID"},
 	{regexp.MustCompile(`\b[0-9a-z]*[0-9][0-9a-z]*[a-z][0-9a-z]*\b|\b[0-9a-z]{12}\b`), "ID"},

@@ -11,6 +11,7 @@ func TestShapeIsWhatTwoWalksHaveInCommon(t *testing.T) {
 			"55w75twv1c4b   web_server.2   w2   Running less than a second ago\nil0t7t95tcvx   web_server.1   m1   Running 1 second ago"},
 		{"10.90.0.200 - - [29/Nov/2026:23:46:04 +0000] \"GET / HTTP/1.1\" 200 45", "10.90.0.7 - - [01/Jan/2027:03:06:04 +0000] \"GET / HTTP/1.1\" 200 45"},
 		{"64 bytes from 10.0.15.238: seq=0 ttl=64 time=0.095 ms", "64 bytes from 10.0.1.2: seq=0 ttl=64 time=1.5 ms"},
+		{"g7967gxz6qdrvqnyodxiygdau     w2         Ready     Active                          d707f34\n", "g7967gxz6qdrvqnyodxiygda1 w1 Ready Active 1234567-dirty"},
 	} {
 		if a, b := Shape(two[0]), Shape(two[1]); a != b {
 			t.Errorf("two shapes of the same:\n%s\n\n%s", a, b)

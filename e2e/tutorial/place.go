@@ -10,7 +10,7 @@ const collect = "skep service create --mode global --name logspout \\\n    --mou
 
 func global(g *Guide) {
 	g.Say("A service is *replicated* unless you say otherwise: so many tasks, wherever there is room. A *global* service has exactly one task on every node: for daemons, such as one that collects the logs of all containers of its node.")
-	g.Say("Docker's tutorial gives the collector Docker's socket. A node of skep has none, and says so rather than to let the task fail later:")
+	g.Say("Docker's tutorial gives the collector Docker's socket. A node of skep has none, and the task says so:")
 	g.Run("skep service create -d --mode global --name no_socket --mount type=bind,source=/var/run/docker.sock,destination=/var/run/docker.sock gliderlabs/logspout")
 	g.Await("a reason", 20*time.Second, func() string {
 		for _, t := range g.tasks("no_socket") {
@@ -22,7 +22,7 @@ func global(g *Guide) {
 	})
 	g.Glance("skep service ps --filter node=w1 --no-trunc --format '{{.Name}}: {{.Error}}' no_socket | head -1")
 	g.Run("skep service rm no_socket")
-	g.Say("The agent of a node keeps the output of its tasks in files, and a folder can be mounted. So the collector reads that:")
+	g.Say("The agent of a node keeps the output of its tasks in files, and a folder can be mounted. So the collector reads that. It can read what every container of the node prints and how it was set up, and nothing more; with Docker's socket it could also start containers.")
 	g.Run(collect)
 	each := func() string {
 		by := g.running("logspout")
