@@ -5,7 +5,11 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"skep.dev/libs/leaktest"
 )
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 func TestCollect(t *testing.T) {
 	dir := t.TempDir()
