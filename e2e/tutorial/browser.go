@@ -113,11 +113,10 @@ func (b blog) install() error {
 
 // login leaves the browser with the author's cookies.
 func (b blog) login() error {
-	page, err := b.get(b.address + "/wp-login.php") // sets the cookie by which WordPress sees that cookies work
-	if err != nil {
+	if _, err := b.get(b.address + "/wp-login.php"); err != nil { // sets the cookie by which WordPress sees that cookies work
 		return err
 	}
-	page, err = b.submit(b.address+"/wp-login.php", url.Values{"log": {author}, "pwd": {phrase}, "wp-submit": {"Log In"}, "testcookie": {"1"},
+	page, err := b.submit(b.address+"/wp-login.php", url.Values{"log": {author}, "pwd": {phrase}, "wp-submit": {"Log In"}, "testcookie": {"1"},
 		"redirect_to": {b.address + "/"}})
 	if err == nil && !strings.Contains(page, "/wp-admin/profile.php") { // the bar that only who is logged in sees
 		err = fmt.Errorf("the login was refused: %s", short([]byte(page)))
