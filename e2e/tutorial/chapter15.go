@@ -26,6 +26,13 @@ func stacks(g *Guide) {
 			g.Quietly("m1", fmt.Sprintf("skep image pull --node %s %s", h, image))
 		}
 	}
+	// The limit is for a clean cluster: a node that still has the network of the chapter before waits with a new one of the same VXLAN id.
+	g.Await("no network of an earlier chapter", time.Minute, func() (left string) {
+		for _, h := range members {
+			left += g.Quietly(h, "ls /run/skep/overlays 2>/dev/null || true")
+		}
+		return left
+	})
 	began := time.Now()
 	g.Run("cd ~/blog && skep stack deploy -c wordpress.yml wp")
 	b := blog{g.browser(), "http://m1:30000"}
