@@ -66,6 +66,7 @@ const tidy = `for n in $(skep network ls --format '{{.Name}}' --filter driver=ov
 done
 s=$(skep secret ls -q); [ -z "$s" ] || skep secret rm $s
 s=$(skep config ls -q); [ -z "$s" ] || skep config rm $s
+skep volume prune --all --force
 for n in m1 w1 w2; do
 	skep node update --availability active $n || exit 1
 	skep node update --label-rm env $n || true # most have none

@@ -34,10 +34,12 @@ var Chapters = []Chapter{
 	{Number: 7, Title: "The routing mesh", walk: routingMesh},
 	{Number: 8, Title: "Services that talk to each other", walk: overlay},
 	{Number: 9, Title: "Rolling updates", walk: updates},
+	{Number: 10, Title: "Volumes", walk: storage},
 	{Number: 11, Title: "Replicated and global mode", walk: global},
 	{Number: 12, Title: "Labels decide where a service runs", walk: labels},
 	{Number: 13, Title: "Health checks", walk: health},
 	{Number: 14, Title: "Secrets", walk: secrets},
+	{Number: 15, Title: "Stacks", walk: stacks},
 }
 
 // Walk goes through one chapter and returns what was said and seen, also when it fails. Progress goes to narrate as it comes; nil is silence.
@@ -61,7 +63,7 @@ func (ch Chapter) Walk(ctx context.Context, l *lab.Lab, narrate io.Writer) ([]Bl
 
 // Options are those of the tutorial's lab: three hosts and no cluster yet.
 func Options(name string) lab.Options {
-	return lab.Options{Name: name, NoCluster: true, Lifeline: true}
+	return lab.Options{Name: name, NoCluster: true, Lifeline: true, VolumePlugin: "rexray"}
 }
 
 // stop ends the chapter. The first reason counts.
