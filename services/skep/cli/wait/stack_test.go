@@ -200,6 +200,20 @@ func TestStackSchedule(t *testing.T) {
 	}
 }
 
+// TestStackOneShot: a task that was to end, and did, is no reason to wait for ever.
+func TestStackOneShot(t *testing.T) {
+	f := &fakeStack{stack: shop(deployed)}
+	for _, name := range []string{"api", "db", "web"} {
+		f.ofShop(name, 1, nil)
+		f.has(name, 1, running, "")
+	}
+	f.services[0].Spec.Task.Restart.Condition = skepv1.RestartCondition_RESTART_CONDITION_ON_FAILURE
+	f.has("api", 1, complete, "")
+	if _, err := f.deployed(t, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStackEnds(t *testing.T) {
 	for name, x := range map[string]struct {
 		change func(f *fakeStack)
