@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 	"strings"
@@ -244,7 +245,12 @@ func (s *Service) allocateVNI(n *skepv1.Network, skip int) (uint32, error) {
 		return 0, fault.Exhausted("there are %d encrypted networks, and each has one of the UDP ports %d-%d: remove networks that nobody needs",
 			most, spec.FirstEncryptedPort, spec.LastEncryptedPort)
 	}
-	for vni := uint32(spec.FirstVNI); vni <= spec.MaxVNI; vni++ {
+	// The search begins at a place of the network's own: nodes may still be taking down the one that had a low number a moment ago.
+	const all = spec.MaxVNI - spec.FirstVNI + 1
+	h := fnv.New32a()
+	h.Write([]byte(n.Meta.Id))
+	for i := range uint32(all) {
+		vni := spec.FirstVNI + (h.Sum32()%all+i)%all
 		if _, taken := s.ix.Key(keys.Number(keys.VNI, vni)); taken {
 			continue
 		}

@@ -77,7 +77,7 @@ func networkLife(t *testing.T, r *rig) {
 	r.init()
 
 	a := r.mustNetwork("Front_end")
-	if a.Vni != 4097 || len(a.Ipam) != 1 || a.Ipam[0].Subnet != "10.0.0.0/20" || a.Ipam[0].Gateway != "10.0.0.1" || a.Spec.Driver != "overlay" || a.Scope != "swarm" || a.Meta.Version == 0 {
+	if a.Vni < spec.FirstVNI || a.Vni > spec.MaxVNI || len(a.Ipam) != 1 || a.Ipam[0].Subnet != "10.0.0.0/20" || a.Ipam[0].Gateway != "10.0.0.1" || a.Spec.Driver != "overlay" || a.Scope != "swarm" || a.Meta.Version == 0 {
 		t.Fatalf("created %v", a)
 	}
 	if k, ok := r.s.ix.Key("idx.subnet.10.0.0.0-20"); !ok || k.Value != a.Meta.Id {
@@ -214,11 +214,28 @@ func TestNetworkRefusals(t *testing.T) {
 	r.nothingLeft()
 }
 
+// A network made right after another was removed does not get its VXLAN id: nodes may still have that.
+func TestVXLANIDIsNotReusedAtOnce(t *testing.T) {
+	r := newRig(t, kvtest.Server(t))
+	r.init()
+	had := map[uint32]bool{}
+	for range 20 {
+		n := r.mustNetwork("a")
+		if had[n.Vni] {
+			t.Fatalf("VXLAN id %d again", n.Vni)
+		}
+		had[n.Vni] = true
+		if err := r.rmNetwork(n.Meta.Id); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestNetworkDryRun(t *testing.T) {
 	r := newRig(t, kvtest.Server(t))
 	r.init()
 	reply := must[*skepv1.NetworkReply](t)(call(r, api.NetworkCreate, &skepv1.CreateNetworkRequest{Spec: &skepv1.NetworkSpec{Name: "a"}, DryRun: true}))
-	if reply.Network.Vni != 4097 || reply.Network.Ipam[0].Subnet != "10.0.0.0/20" {
+	if reply.Network.Vni < spec.FirstVNI || reply.Network.Ipam[0].Subnet != "10.0.0.0/20" {
 		t.Fatalf("%v", reply)
 	}
 	r.nothingLeft()
@@ -349,11 +366,14 @@ func TestEncryptedNetworksShareNoPort(t *testing.T) {
 		return reply.GetNetwork(), err
 	}
 	a := must[*skepv1.Network](t)(create("a", "6097", true)) // 2000 above the first
-	if b := must[*skepv1.Network](t)(create("b", "", true)); b.Vni != 4098 {
-		t.Errorf("an encrypted network has VXLAN id %d, and the port of another", b.Vni)
-	}
-	if c := must[*skepv1.Network](t)(create("c", "", false)); c.Vni != 4097 {
-		t.Errorf("a plain network has VXLAN id %d", c.Vni)
+	// Their ids begin anywhere, so of 80 some would have the port of another, were it not looked for.
+	ports := map[uint16]string{spec.EncryptedPort(a.Vni): "a"}
+	for i := range 80 {
+		n := must[*skepv1.Network](t)(create(fmt.Sprintf("b%d", i), "", true))
+		if other := ports[spec.EncryptedPort(n.Vni)]; other != "" {
+			t.Errorf("an encrypted network has VXLAN id %d, and the port of %s", n.Vni, other)
+		}
+		ports[spec.EncryptedPort(n.Vni)] = n.Spec.Name
 	}
 	_, err := create("d", "8097", true)
 	wantErr(t, err, "an encrypted network with VXLAN id 8097 needs 51820/udp of every node, which is in use by network a: name another, or none for a free one")
