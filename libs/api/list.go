@@ -67,8 +67,8 @@ var (
 	FilesOfTasks   = ForPeople[*pb.TaskFilesRequest, *pb.TaskFilesReply]("state", "files.tasks", Reads, Managers)
 	VaultCheck     = ForPeople[*pb.Empty, *pb.VaultCheckReply]("secrets-vault", "vault.check", Reads, Operators)
 	// FilesDrop removes a secret or config that a stack had made.
-	FilesDrop      = ForPeople[*pb.DropFileRequest, *pb.RemoveSecretReply]("secrets-vault", "files.drop", Writes, Managers)
-	FilesRoll      = ForPeople[*pb.RollSecretRequest, *pb.RollSecretReply]("state", "files.roll", Writes, Managers)
+	FilesDrop = ForPeople[*pb.DropFileRequest, *pb.RemoveSecretReply]("secrets-vault", "files.drop", Writes, Managers)
+	FilesRoll = ForPeople[*pb.RollSecretRequest, *pb.RollSecretReply]("state", "files.roll", Writes, Managers)
 )
 
 // How the vault's master key rests, and what opens it.

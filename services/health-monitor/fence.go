@@ -33,8 +33,8 @@ type fences struct {
 	fenced  map[string]bool      // nodes
 	tries   map[string]*fenceTry // by node
 	running sync.WaitGroup
-	pause   time.Duration        // fenceFirst; tests have less patience
-	addrs   map[string]string    // of nodes
+	pause   time.Duration     // fenceFirst; tests have less patience
+	addrs   map[string]string // of nodes
 }
 
 // fenceTry is one node that should be cut off.

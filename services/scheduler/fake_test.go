@@ -46,10 +46,10 @@ type fake struct {
 	violated error
 	holder   string // of the fence
 	claims   map[string]*skepv1.VolumeClaim
-	volumes  map[string]string // plug-in volumes that the tasks of a service mount, by its id
-	stuck    map[string]bool   // nodes that cannot unmount
+	volumes  map[string]string          // plug-in volumes that the tasks of a service mount, by its id
+	stuck    map[string]bool            // nodes that cannot unmount
 	held     map[string]map[string]bool // node → volumes it has mounted
-	watch    func() // called after every step of the scheduler's and of an agent, under mu
+	watch    func()                     // called after every step of the scheduler's and of an agent, under mu
 }
 
 func newFake(t testing.TB, n *kvtest.NATS, nodes int) *fake {

@@ -113,7 +113,9 @@ func TestWarnsOfVolumesThatStayBehind(t *testing.T) {
 		t.Errorf("words on network host: %q", host)
 	}
 	if len(w) != 2 || !slices.ContainsFunc(w, func(s string) bool { return strings.Contains(s, "volume more is local") }) ||
-		!slices.ContainsFunc(w, func(s string) bool { return strings.Contains(s, "consistency=cached of the mount at /srv has no effect") }) {
+		!slices.ContainsFunc(w, func(s string) bool {
+			return strings.Contains(s, "consistency=cached of the mount at /srv has no effect")
+		}) {
 		t.Errorf("a volume and a word more: %q", w)
 	}
 }

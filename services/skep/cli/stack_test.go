@@ -23,9 +23,9 @@ import (
 
 // fakeStacks keeps stacks for a fake cluster: what is asked for is so at once.
 type fakeStacks struct {
-	list []*skepv1.Stack
-	revs map[string][]*skepv1.StackRevision // by name, newest first
-	stays bool // nothing is ever removed
+	list  []*skepv1.Stack
+	revs  map[string][]*skepv1.StackRevision // by name, newest first
+	stays bool                               // nothing is ever removed
 	// held, if set, changes a stack after each change of it.
 	held func(*skepv1.Stack)
 }

@@ -44,15 +44,15 @@ type Picture struct {
 	live  map[string]map[taskRev]bool // node → revisions its live tasks are of
 	onRev map[string]map[uint64]int   // service → revision → nodes with live tasks of it
 
-	stored   map[string]Stored          // by key
-	scopes   map[string]map[string]bool // scope → items
-	ofNode   map[string]map[string]bool // node → keys
-	ofSvc    map[string]map[string]bool // service → keys
+	stored   map[string]Stored            // by key
+	scopes   map[string]map[string]bool   // scope → items
+	ofNode   map[string]map[string]bool   // node → keys
+	ofSvc    map[string]map[string]bool   // service → keys
 	single   map[string]map[string]string // network → address leased by itself → node
 	fixed    map[string]map[string]string // network → address that a service's newest spec names → service
-	unseen   map[string]Stored          // written here, and the feed has not told so yet; a deletion has no Raw
-	revision uint64                     // the bucket's, as far as it is known here
-	fed      uint64                     // how far the feed of the bucket has come
+	unseen   map[string]Stored            // written here, and the feed has not told so yet; a deletion has no Raw
+	revision uint64                       // the bucket's, as far as it is known here
+	fed      uint64                       // how far the feed of the bucket has come
 
 	dirtyNodes, dirtyServices, dirtyNetworks map[string]bool
 }
