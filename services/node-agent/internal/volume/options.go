@@ -48,10 +48,6 @@ func parseOptions(opts map[string]string) (*options, error) {
 	return o, nil
 }
 
-func (o *options) network() bool {
-	return strings.HasPrefix(o.typ, "nfs") || o.typ == "cifs" || o.typ == "smb3"
-}
-
 // resolve puts addresses where addr= names a host, and the server before an NFS device that leaves it out (":/export"), as
 // docker's users write it.
 func (o *options) resolve(ctx context.Context) error {
