@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,7 +17,7 @@ type plug struct {
 	mu    sync.Mutex
 	have  map[string]map[string]string // options by volume
 	held  map[string]bool              // volume and task
-	hangs bool
+	hangs atomic.Bool
 }
 
 func (p *plug) Create(_ context.Context, name string, opts map[string]string) error {
@@ -33,14 +34,14 @@ func (p *plug) Mount(_ context.Context, name, task string) (string, error) {
 func (p *plug) Unmount(_ context.Context, name, task string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.hangs {
+	if p.hangs.Load() {
 		return fmt.Errorf("the plug-in does not answer")
 	}
 	delete(p.held, name+" "+task)
 	return nil
 }
 func (p *plug) Get(ctx context.Context, name string) (Info, error) {
-	if p.hangs {
+	if p.hangs.Load() {
 		<-ctx.Done()
 		return Info{}, ctx.Err()
 	}
@@ -74,7 +75,7 @@ func TestPluginVolumes(t *testing.T) {
 	}
 	cfg.Root = s.root
 	s = open(t, cfg) // the agent was killed
-	p.hangs = true
+	p.hangs.Store(true)
 	if err := s.Release(ctx, "t1"); err == nil || len(s.Holders("rexray", "web_data")) != 1 {
 		t.Errorf("let go of without the plug-in: %v", err)
 	}
@@ -82,7 +83,7 @@ func TestPluginVolumes(t *testing.T) {
 	if _, err := s.Attach(ctx, "t3", Wanted{Name: "plain"}); err != nil || time.Since(began) > 5*time.Second {
 		t.Errorf("a local volume waited %s for a plug-in: %v", time.Since(began), err)
 	}
-	p.hangs = false
+	p.hangs.Store(false)
 	if err := s.Sweep(ctx, func(string) bool { return false }); err != nil || len(p.held) > 0 || len(s.Holders("rexray", "web_data")) > 0 {
 		t.Errorf("still held: %v %v", p.held, err)
 	}
