@@ -2,11 +2,14 @@ package cases
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"skep.dev/e2e/lab"
+	"skep.dev/libs/spec"
 )
 
 // fabric6 are the IPv6 addresses of the lab's hosts.
@@ -135,7 +138,11 @@ func TestEncryptedNetworkWithIPv6(t *testing.T) {
 		}
 	}
 	for _, h := range c.members() {
-		if r := c.on(h, "ss", "-Hlun"); !strings.Contains(r.Stdout, ":51820 ") {
+		r := c.on(h, "ss", "-Hlun")
+		if !slices.ContainsFunc(strings.Fields(r.Stdout), func(at string) bool {
+			port, _ := strconv.Atoi(at[strings.LastIndexByte(at, ':')+1:])
+			return spec.FirstEncryptedPort <= port && port <= spec.LastEncryptedPort
+		}) {
 			t.Errorf("%s has no WireGuard port:\n%s", h, r.Stdout)
 		}
 	}
