@@ -145,7 +145,8 @@ func (s *service) health() {
 		test = []string{"NONE"}
 	}
 	switch {
-	case h.Disable && len(test) > 0 && test[0] != "NONE":
+	// A later file may take away the check of an earlier one.
+	case h.Disable && len(test) > 0 && test[0] != "NONE" && !s.later(s.at("healthcheck", "disable"), s.at("healthcheck", "test")):
 		s.wrongAt(append(path, "disable"), "the check is disabled and has a test: remove one of them")
 		return
 	case h.Disable || len(test) > 0 && test[0] == "NONE":

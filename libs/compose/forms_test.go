@@ -181,6 +181,8 @@ func TestNumbersWithFiles(t *testing.T) {
 		"over.yml":  "services: {web: {ports: [\"443:8443\"], command: [b], volumes: [\"/two:/x\"], deploy: {replicas: 3}}}",
 		"bad.env":   "export A=1\nB C=secretvalue\n=x\nok=1\n",
 		"bad.yml":   svc("env_file: [bad.env, missing.env]"),
+		"check.yml": svc(`healthcheck: {test: "x"}`),
+		"none.yml":  "services: {web: {healthcheck: {disable: true}}}",
 		"opt.yml":   svc("env_file: [{path: missing.env, required: false}]"),
 	})
 	at := func(files ...string) func(*Options) {
@@ -190,6 +192,8 @@ func TestNumbersWithFiles(t *testing.T) {
 		"note:a.env:3:1: Q: the quotes are a part", "note:a.env:4:1: D: the $ is a part", "note:a.env:5:1: C: what follows #", "note:a.env:6:1: BLANK: the blanks", "note:a.env:8:1: UNSET: it has no value"}}.run(t, at("stack.yml"))
 	form{want: []string{`"publishedPort":443,"targetPort":8443`, `"publishedPort":80,"targetPort":80`, `no:"targetPort":443`, `"args":["b"]`, `"source":"/two","target":"/x"`, `"source":"/keep"`, `no:/one`, `"replicas":"3"`}}.run(t, at("stack.yml", "over.yml"))
 	form{err: []string{`bad.env:1:1: "export" is the shell's`, "bad.env:2:1: the name before =", "bad.env:3:1: the name before =", "bad.yml:4:25: services.web.env_file.1: cannot read the env file missing.env: there is no such file"}}.run(t, at("bad.yml"))
+	form{want: []string{`"health":{"test":["NONE"]}`}}.run(t, at("check.yml", "none.yml"))
+	form{err: []string{"the check is disabled and has a test"}}.run(t, at("none.yml", "check.yml"))
 	form{want: []string{"note:opt.yml:4:16: services.web.env_file.0: missing.env is not read: there is no such file"}}.run(t, at("opt.yml"))
 	_, err := load(t, "", at("bad.yml"))
 	if strings.Contains(err.Error(), "secretvalue") {

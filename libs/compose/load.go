@@ -110,6 +110,15 @@ func (l *loading) wrongAt(path []string, format string, a ...any) {
 	l.wrong(find(l.docs, path), strings.Join(path, "."), format, a...)
 }
 
+// later reports whether the last file that has one thing comes after the last that has another.
+func (l *loading) later(one, other []string) bool {
+	file := func(path []string) int {
+		at := find(l.docs, path)
+		return slices.IndexFunc(l.docs, func(d *document) bool { return d.name == at.File })
+	}
+	return file(one) > file(other)
+}
+
 func (l *loading) noteAt(path []string, format string, a ...any) {
 	l.note(find(l.docs, path), strings.Join(path, "."), format, a...)
 }

@@ -83,6 +83,9 @@ func (s *stack) printed() {
 			}
 			in["environment"] = list
 		}
+		if check, _ := in["healthcheck"].(map[string]any); check["disable"] == true {
+			delete(check, "test") // a later file took it away
+		}
 		if labels := one.containerLabelsPrinted(); len(labels) > 0 {
 			in["labels"] = labels
 		}
