@@ -68,6 +68,7 @@ func (r *rig) writerKilled() error {
 		var have int
 		fmt.Sscan(out, &have)
 		lost += max(0, n-have)
+		fmt.Fprintf(r.progress, "storagebench: kill %d: %d records confirmed, %d there, the task runs elsewhere after %s\n", round, n, have, short(d))
 		if err := r.Start(r.ctx, node); err != nil {
 			return 0, err
 		}
