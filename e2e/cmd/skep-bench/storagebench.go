@@ -12,14 +12,18 @@ import (
 	"skep.dev/e2e/lab"
 )
 
-// kills is how often the host that writes is killed.
-const kills = 20
+// kills is how often the host that writes is killed. A node that falls more than three times in ten minutes is held back
+// before it is ready again, so each host serves for three.
+const (
+	kills        = 20
+	killsOfAHost = 3
+)
 
 // storageRows measures a plug-in's volume with one writer whose host is killed amid its writes, again and again, with a
 // fencing command: how long until its task runs elsewhere, and whether a record is missing that had been confirmed. The
 // hosts of a lab share one kernel, so what is shown is that no other writer came between, not that the disk kept its word.
 func storageRows(ctx context.Context, progress io.Writer) ([]row, error) {
-	l, err := lab.Up(ctx, lab.Options{Name: "storagebench", Hosts: 3, Lifeline: true, VolumePlugin: "rexray", Progress: progress})
+	l, err := lab.Up(ctx, lab.Options{Name: "storagebench", Hosts: 10, Lifeline: true, VolumePlugin: "rexray", Progress: progress})
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +43,7 @@ func (r *rig) writerKilled() error {
 		"--mount", "type=volume,volume-driver=rexray,source=db,target=/data", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000"); err != nil {
 		return err
 	}
-	confirmed, lost := 0, 0
+	confirmed, lost, falls := 0, 0, map[string]int{}
 	round := 0
 	took, err := r.median(func() (time.Duration, error) {
 		round++
@@ -71,6 +75,10 @@ func (r *rig) writerKilled() error {
 		fmt.Fprintf(r.progress, "storagebench: kill %d: %d records confirmed, %d there, the task runs elsewhere after %s\n", round, n, have, short(d))
 		if err := r.Start(r.ctx, node); err != nil {
 			return 0, err
+		}
+		if falls[node]++; falls[node] == killsOfAHost {
+			_, err := r.skep("node", "update", "--availability", "drain", node)
+			return d, err
 		}
 		_, err = r.await(node+" is ready", time.Now(), func() (bool, error) {
 			out, err := r.skep("node", "ls", "--format", "{{.Hostname}} {{.Status}}")
