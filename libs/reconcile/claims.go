@@ -367,9 +367,6 @@ func (s *State) waitsFor(t *Task, id volumeID) bool {
 // ClaimKey is the key of a claim.
 func ClaimKey(c *skepv1.VolumeClaim) string { return keys.ClaimKey(c.GetDriver(), c.GetName()) }
 
-// VolumeTitle is a claim's volume for people: driver/name, the name alone of a local one.
-func VolumeTitle(c *skepv1.VolumeClaim) string { return volumeID{c.GetDriver(), c.GetName()}.String() }
-
 // MayRelease refuses to end a claim by a person's word where that would do harm, or nothing.
 func (s *State) MayRelease(c *skepv1.VolumeClaim, force bool) error {
 	id, n := volumeID{c.GetDriver(), c.GetName()}, s.nodes[c.GetNodeId()]

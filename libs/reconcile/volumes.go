@@ -17,12 +17,7 @@ func newVolumeID(driver, name string) volumeID {
 }
 
 // String is the volume for people, as messages and commands name it.
-func (v volumeID) String() string {
-	if v.driver == specs.LocalDriver {
-		return v.name
-	}
-	return v.driver + "/" + v.name
-}
+func (v volumeID) String() string { return specs.VolumeTitle(v.driver, v.name) }
 
 // mount is one of a revision that may need a claim.
 type mount struct {
@@ -91,7 +86,7 @@ func (s *State) single(r *revision) string {
 	return ""
 }
 
-// needsClaim: the task may not be on two nodes, for a volume.s sake.
+// needsClaim: the task may not be on two nodes, for a volume's sake.
 func (s *State) needsClaim(t *Task) bool { return s.single(t.Service.revs[t.Revision]) != "" }
 
 // uses are the volumes with a single writer of a task on node n, nil = before it has one: then those whose names depend on

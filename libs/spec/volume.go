@@ -25,6 +25,14 @@ func VolumeDriver(name string) string {
 	return name
 }
 
+// VolumeTitle is a volume for people: driver/name, the name alone of a local one.
+func VolumeTitle(driver, name string) string {
+	if d := VolumeDriver(driver); d != LocalDriver {
+		return d + "/" + name
+	}
+	return name
+}
+
 // MayBeExclusive reports whether a mount is of a named volume that only one task, or the tasks of one node, may have: it says
 // so, or it writes and its driver is a plug-in, which depends on whether that one's volumes are the same everywhere.
 func MayBeExclusive(m *skepv1.Mount) bool {

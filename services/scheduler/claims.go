@@ -17,6 +17,7 @@ import (
 	"skep.dev/libs/lease"
 	"skep.dev/libs/reconcile"
 	"skep.dev/libs/rpc"
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -150,7 +151,7 @@ func (s *Service) release(ctx context.Context, r release) error {
 	}
 	s.nudge()
 	proto.Merge(r.claim, claim)
-	s.tellClaim(r.ctx, claim, "release", fmt.Sprintf("volume %s of node %s was released by a person's word", reconcile.VolumeTitle(claim), claim.GetNodeHostname()))
+	s.tellClaim(r.ctx, claim, "release", fmt.Sprintf("volume %s of node %s was released by a person's word", spec.VolumeTitle(claim.GetDriver(), claim.GetName()), claim.GetNodeHostname()))
 	return nil
 }
 

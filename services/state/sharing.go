@@ -28,7 +28,7 @@ func ofTask(m *skepv1.Mount) bool {
 // maySpread refuses more tasks at once than may have a volume.
 func (s *Service) maySpread(want *skepv1.ServiceSpec, canary uint64) error {
 	for _, m := range s.single(want) {
-		name := volumeTitle(m)
+		name := spec.VolumeTitle(m.GetVolumeDriver(), m.GetSource())
 		if ofTask(m) {
 			continue
 		}
@@ -65,7 +65,7 @@ func tasksOf(want *skepv1.ServiceSpec) uint64 {
 func (s *Service) spreadWarnings(want *skepv1.ServiceSpec) []string {
 	var out []string
 	for _, m := range s.single(want) {
-		name := volumeTitle(m)
+		name := spec.VolumeTitle(m.GetVolumeDriver(), m.GetSource())
 		if want.GetUpdate().GetOrder() == skepv1.UpdateOrder_UPDATE_ORDER_START_FIRST {
 			out = append(out, fmt.Sprintf("volume %s has one writer: tasks are updated stop-first, whatever the update order says", name))
 		}
@@ -74,12 +74,4 @@ func (s *Service) spreadWarnings(want *skepv1.ServiceSpec) []string {
 		}
 	}
 	return out
-}
-
-// volumeTitle is a mount's volume for people.
-func volumeTitle(m *skepv1.Mount) string {
-	if d := spec.VolumeDriver(m.GetVolumeDriver()); d != spec.LocalDriver {
-		return d + "/" + m.GetSource()
-	}
-	return m.GetSource()
 }
