@@ -32,8 +32,9 @@ type monitor struct {
 
 // endpoint is a subject the service answers on, and what it answered.
 type endpoint struct {
-	info micro.EndpointInfo
-	subs []*nats.Subscription
+	info  micro.EndpointInfo
+	subs  []*nats.Subscription
+	ended []chan struct{} // each closed when the last message of its subscription was handed over
 
 	mu     sync.Mutex
 	stats  micro.EndpointStats
@@ -92,6 +93,11 @@ func (m *monitor) add(info micro.EndpointInfo, h func(*endpoint, *nats.Msg), als
 			continue
 		}
 		sub, err := m.nc.QueueSubscribe(subj, info.QueueGroup, func(q *nats.Msg) { h(e, q) })
+		if err == nil {
+			ended := make(chan struct{})
+			sub.SetClosedHandler(func(string) { close(ended) })
+			e.ended = append(e.ended, ended)
+		}
 		if err != nil {
 			for _, s := range e.subs {
 				_ = s.Unsubscribe() // err says what is wrong
@@ -178,4 +184,22 @@ func (m *monitor) close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// drained waits until everything that had arrived when the monitor was closed was handed over.
+func (m *monitor) drained() {
+	if !m.nc.IsConnected() {
+		return // nothing arrives, and the client would wait for a broker
+	}
+	late := time.NewTimer(flushWithin)
+	defer late.Stop()
+	for _, e := range m.all() {
+		for _, ended := range e.ended {
+			select {
+			case <-ended:
+			case <-late.C:
+				return
+			}
+		}
+	}
 }

@@ -164,6 +164,72 @@ func TestNothingIsInWorkAfterClose(t *testing.T) {
 	}
 }
 
+// Whoever asks while a server closes is answered at once, with an error that says that nothing was done: waiting for a place,
+// for the node's turn, or handed over a moment too late.
+func TestClosingAnswersEverybody(t *testing.T) {
+	n := kvtest.Server(t)
+	people := n.Conn(t)
+	var nodes []*nats.Conn
+	for i := range 40 {
+		nodes = append(nodes, n.As(t, fmt.Sprint("n", i)))
+	}
+	var answered, turnedAway atomic.Int32
+	for round := range 20 {
+		nc := n.Conn(t)
+		srv, err := rpc.NewServer(nc, rpc.Config{Name: "closing", Parallel: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		work := func(ctx context.Context) (*skepv1.Empty, error) {
+			select {
+			case <-time.After(time.Millisecond):
+			case <-ctx.Done():
+			}
+			return &skepv1.Empty{}, nil
+		}
+		api, svc := fmt.Sprint("skep.v1.api.closing.", round), fmt.Sprintf("skep.v1.svc.closing.%d.", round)
+		if err := errors.Join(
+			rpc.Handle(srv, api, func(ctx context.Context, _ *skepv1.Empty) (*skepv1.Empty, error) { return work(ctx) }),
+			rpc.HandleNode(srv, svc+"*", func(ctx context.Context, _ string, _ *skepv1.Empty) (*skepv1.Empty, error) { return work(ctx) }),
+		); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for i, node := range nodes {
+			asking, subj := node, fmt.Sprint(svc, "n", i)
+			if i%2 == 1 {
+				asking, subj = people, api
+			}
+			wg.Go(func() {
+				for {
+					ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+					err := rpc.Call(ctx, asking, subj, &skepv1.Empty{}, nil)
+					cancel()
+					switch {
+					case errors.Is(err, rpc.ErrNobody):
+						turnedAway.Add(1)
+						return
+					case err == nil:
+						answered.Add(1)
+					default:
+						t.Errorf("round %d: %v", round, err)
+						return
+					}
+				}
+			})
+		}
+		time.Sleep(5 * time.Millisecond) // any moment will do: requests are in every state
+		if err := srv.Close(); err != nil {
+			t.Fatal(err)
+		}
+		nc.Close()
+		wg.Wait()
+	}
+	if answered.Load() == 0 || turnedAway.Load() == 0 {
+		t.Errorf("%d answered, %d turned away", answered.Load(), turnedAway.Load())
+	}
+}
+
 // TestViewersSeeNoValues: what is answered into a viewer's inbox, the only one the broker lets him hear, is masked, in either
 // encoding; what goes anywhere else is not.
 func TestViewersSeeNoValues(t *testing.T) {

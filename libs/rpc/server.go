@@ -81,32 +81,19 @@ func NewServer(nc *nats.Conn, cfg Config) (*Server, error) {
 	}, nil
 }
 
-// Close stops taking requests, cancels those in work and waits for them.
+// Close stops taking requests, turns those away that have arrived and are not in work, cancels those in work and waits for them.
 func (s *Server) Close() error {
 	err := s.mon.close()
 	s.cancel()
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
+	s.mon.drained()
 	s.wg.Wait()
 	return err
 }
 
-// take waits for a place and counts a request as in work; false: the server closes, and the request is dropped.
-func (s *Server) take() bool {
-	select {
-	case s.slots <- struct{}{}:
-	case <-s.ctx.Done():
-		return false
-	}
-	if !s.begin() {
-		<-s.slots
-		return false
-	}
-	return true
-}
-
-// begin counts a request as in work, unless the server is closed: one that was handed over while it closes is dropped.
+// begin counts a request as in work, unless the server is closed: one that was handed over while it closes comes too late.
 func (s *Server) begin() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,6 +103,30 @@ func (s *Server) begin() bool {
 	s.wg.Add(1)
 	return true
 }
+
+// take waits for a place; false: the server closes.
+func (s *Server) take() bool {
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	case <-s.ctx.Done():
+		return false
+	}
+}
+
+// turnAway answers a request that came while the server closes as the broker answers one that nobody listens to: nothing
+// was done, and whoever asks may ask the next instance at once. Unanswered it would wait for its whole deadline.
+func (s *Server) turnAway(req *nats.Msg) {
+	m := nats.NewMsg("")
+	m.Header.Set(headerStatus, statusNobody)
+	s.reply(req, m)
+}
+
+// How a broker says that nobody listens (NATS ADR-9).
+const (
+	headerStatus = "Status"
+	statusNobody = "503"
+)
 
 type replyKey struct{}
 
@@ -159,8 +170,11 @@ func handle[Q, R proto.Message](s *Server, subj string, limits *nodeLimits, h fu
 		if req.Reply != "" && !mayHear(s.log, req) {
 			return
 		}
+		if !s.begin() {
+			s.turnAway(req)
+			return
+		}
 		answer := func() {
-			defer s.wg.Done()
 			defer func() { <-s.slots }()
 			began := time.Now()
 			code, text := serve(s, req, h)
@@ -168,9 +182,15 @@ func handle[Q, R proto.Message](s *Server, subj string, limits *nodeLimits, h fu
 			e.served(code, text, time.Since(began))
 		}
 		if limits == nil {
-			if s.take() {
-				go answer()
+			if !s.take() {
+				s.turnAway(req)
+				s.wg.Done()
+				return
 			}
+			go func() {
+				defer s.wg.Done()
+				answer()
+			}()
 			return
 		}
 		node := lastToken(req.Subject)
@@ -179,13 +199,17 @@ func handle[Q, R proto.Message](s *Server, subj string, limits *nodeLimits, h fu
 			s.fail(req, fault.Unavailable("node %s asks too much of this manager: it reads %d requests a second from a node", node, nodeRate))
 		}
 		if n == nil {
+			s.wg.Done()
 			return
 		}
 		go func() {
+			defer s.wg.Done()
 			defer limits.end(n)
-			if n.turn(s.ctx) && s.take() {
-				answer()
+			if !n.turn(s.ctx) || !s.take() {
+				s.turnAway(req)
+				return
 			}
+			answer()
 		}()
 	}
 	// People ask on a subject of their own, which proves who they are (subject.By).
