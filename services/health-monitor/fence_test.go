@@ -154,6 +154,7 @@ func TestFencingIsInterrupted(t *testing.T) {
 	p.await(readyS, "a")
 	p.silence("a")
 	p.until("the program runs", func() bool { return p.runs()[0] != "" })
+	p.await(downS, "a") // the test's own view may be later than the program
 	p.beat("a")
 	p.await(readyS, "a")
 	p.silence("a")

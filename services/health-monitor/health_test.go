@@ -189,6 +189,8 @@ func (f *field) until(what string, ok func() bool) {
 	f.t.Helper()
 	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
 			f.t.Fatalf("not in time: %s; live: %v, events: %v", what, f.live, f.events)
 		}
 	}
