@@ -224,12 +224,15 @@ for i in $(seq 200); do [ -n "$(skep stack ls -q)" ] && break; sleep 0.05; done;
 	c.skep("stack", "deploy", "-d", "-c", "/srv/shop/compose.yaml", "shop")
 	c.skep("stack", "rm", "shop")
 	c.gone("shop")
+	// This one never ends by itself, however slow the removal comes: db is not healthy before it starts for good.
+	c.stackFile(`"-f", "/data/ready"], interval: 1s`, `"-f", "/data/never"], interval: 1s, start_period: 10m`)
 	r := c.on("m1", "sh", "-c", `skep stack deploy -c /srv/shop/compose.yaml shop >/srv/out 2>&1 & pid=$!
 for i in $(seq 200); do [ -n "$(skep stack ls -q)" ] && break; sleep 0.05; done; skep stack rm shop; wait $pid; echo "exit $?"; cat /srv/out`)
 	if !strings.Contains(r.Stdout, "exit 1") || !strings.Contains(r.Stdout, "removed meanwhile") {
 		t.Errorf("the deploy that was removed under way: %s%s", r.Stdout, r.Stderr)
 	}
 	c.gone("shop")
+	c.stackFile()
 
 	// Two at once: both commands end, one revision after the other or one of them refused, and never a mix.
 	c.skep("stack", "deploy", "-q", "-c", "/srv/shop/compose.yaml", "shop")
