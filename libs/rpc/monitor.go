@@ -93,18 +93,15 @@ func (m *monitor) add(info micro.EndpointInfo, h func(*endpoint, *nats.Msg), als
 			continue
 		}
 		sub, err := m.nc.QueueSubscribe(subj, info.QueueGroup, func(q *nats.Msg) { h(e, q) })
-		if err == nil {
-			ended := make(chan struct{})
-			sub.SetClosedHandler(func(string) { close(ended) })
-			e.ended = append(e.ended, ended)
-		}
 		if err != nil {
 			for _, s := range e.subs {
 				_ = s.Unsubscribe() // err says what is wrong
 			}
 			return err
 		}
-		e.subs = append(e.subs, sub)
+		ended := make(chan struct{})
+		sub.SetClosedHandler(func(string) { close(ended) })
+		e.subs, e.ended = append(e.subs, sub), append(e.ended, ended)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -174,7 +174,12 @@ func handle[Q, R proto.Message](s *Server, subj string, limits *nodeLimits, h fu
 			s.turnAway(req)
 			return
 		}
+		late := func() {
+			defer s.wg.Done()
+			s.turnAway(req)
+		}
 		answer := func() {
+			defer s.wg.Done()
 			defer func() { <-s.slots }()
 			began := time.Now()
 			code, text := serve(s, req, h)
@@ -183,14 +188,10 @@ func handle[Q, R proto.Message](s *Server, subj string, limits *nodeLimits, h fu
 		}
 		if limits == nil {
 			if !s.take() {
-				s.turnAway(req)
-				s.wg.Done()
+				late()
 				return
 			}
-			go func() {
-				defer s.wg.Done()
-				answer()
-			}()
+			go answer()
 			return
 		}
 		node := lastToken(req.Subject)
@@ -203,10 +204,9 @@ func handle[Q, R proto.Message](s *Server, subj string, limits *nodeLimits, h fu
 			return
 		}
 		go func() {
-			defer s.wg.Done()
 			defer limits.end(n)
 			if !n.turn(s.ctx) || !s.take() {
-				s.turnAway(req)
+				late()
 				return
 			}
 			answer()
