@@ -29,22 +29,24 @@ var (
 	NodeRemove       = ForPeople[*pb.RemoveNodeRequest, *pb.Empty]("state", "node.rm", Writes, Admins)
 	NodeFence        = ForPeople[*pb.FenceNodeRequest, *pb.NodeReply]("state", "node.fence", Writes, Admins)
 	NodeAdmit        = ForPeople[*pb.AdmitNodeRequest, *pb.NodeReply]("state", "node.admit", Writes, Managers)
-	NetworkCreate    = ForPeople[*pb.CreateNetworkRequest, *pb.NetworkReply]("state", "network.create", Writes, Operators)
-	NetworkRemove    = ForPeople[*pb.Ref, *pb.NetworkReply]("state", "network.rm", Writes, Operators)
-	NetworkInspect   = ForPeople[*pb.Ref, *pb.NetworkReply]("state", "network.inspect", Reads, Viewers)
-	NetworkList      = ForPeople[*pb.ListNetworksRequest, *pb.ListNetworksReply]("state", "network.list", Reads, Viewers)
-	StackDeploy      = ForPeople[*pb.DeployStackRequest, *pb.DeployStackReply]("state", "stack.deploy", Writes, Operators)
-	StackRollback    = ForPeople[*pb.RollbackStackRequest, *pb.DeployStackReply]("state", "stack.rollback", Writes, Operators)
-	StackRemove      = ForPeople[*pb.RemoveStackRequest, *pb.StackReply]("state", "stack.rm", Writes, Operators)
-	StackInspect     = ForPeople[*pb.Ref, *pb.StackReply]("state", "stack.inspect", Reads, Viewers)
-	StackList        = ForPeople[*pb.ListStacksRequest, *pb.ListStacksReply]("state", "stack.list", Reads, Viewers)
-	StackRevisions   = ForPeople[*pb.ListStackRevisionsRequest, *pb.ListStackRevisionsReply]("state", "stack.revisions", Reads, Viewers)
-	ClusterInit      = ForPeople[*pb.InitClusterRequest, *pb.ClusterReply]("state", "cluster.init", Writes, Managers)
-	ClusterInspect   = ForPeople[*pb.Empty, *pb.ClusterReply]("state", "cluster.inspect", Reads, Viewers)
-	ClusterUpdate    = ForPeople[*pb.UpdateClusterRequest, *pb.ClusterReply]("state", "cluster.update", Writes, Admins)
-	EventList        = ForPeople[*pb.ListEventsRequest, *pb.ListEventsReply]("state", "event.list", Reads, Viewers)
-	AuditList        = ForPeople[*pb.ListAuditRequest, *pb.ListEventsReply]("state", "audit.list", Reads, Operators)
-	ClusterCheck     = ForPeople[*pb.Empty, *pb.ClusterCheckReply]("state", "cluster.check", Reads, Operators)
+	// NodeSettle makes a worker of a manager that is to be one, once its server has left the group.
+	NodeSettle     = ForPeople[*pb.SettleNodeRequest, *pb.NodeReply]("state", "node.settle", Writes, Managers)
+	NetworkCreate  = ForPeople[*pb.CreateNetworkRequest, *pb.NetworkReply]("state", "network.create", Writes, Operators)
+	NetworkRemove  = ForPeople[*pb.Ref, *pb.NetworkReply]("state", "network.rm", Writes, Operators)
+	NetworkInspect = ForPeople[*pb.Ref, *pb.NetworkReply]("state", "network.inspect", Reads, Viewers)
+	NetworkList    = ForPeople[*pb.ListNetworksRequest, *pb.ListNetworksReply]("state", "network.list", Reads, Viewers)
+	StackDeploy    = ForPeople[*pb.DeployStackRequest, *pb.DeployStackReply]("state", "stack.deploy", Writes, Operators)
+	StackRollback  = ForPeople[*pb.RollbackStackRequest, *pb.DeployStackReply]("state", "stack.rollback", Writes, Operators)
+	StackRemove    = ForPeople[*pb.RemoveStackRequest, *pb.StackReply]("state", "stack.rm", Writes, Operators)
+	StackInspect   = ForPeople[*pb.Ref, *pb.StackReply]("state", "stack.inspect", Reads, Viewers)
+	StackList      = ForPeople[*pb.ListStacksRequest, *pb.ListStacksReply]("state", "stack.list", Reads, Viewers)
+	StackRevisions = ForPeople[*pb.ListStackRevisionsRequest, *pb.ListStackRevisionsReply]("state", "stack.revisions", Reads, Viewers)
+	ClusterInit    = ForPeople[*pb.InitClusterRequest, *pb.ClusterReply]("state", "cluster.init", Writes, Managers)
+	ClusterInspect = ForPeople[*pb.Empty, *pb.ClusterReply]("state", "cluster.inspect", Reads, Viewers)
+	ClusterUpdate  = ForPeople[*pb.UpdateClusterRequest, *pb.ClusterReply]("state", "cluster.update", Writes, Admins)
+	EventList      = ForPeople[*pb.ListEventsRequest, *pb.ListEventsReply]("state", "event.list", Reads, Viewers)
+	AuditList      = ForPeople[*pb.ListAuditRequest, *pb.ListEventsReply]("state", "audit.list", Reads, Operators)
+	ClusterCheck   = ForPeople[*pb.Empty, *pb.ClusterCheckReply]("state", "cluster.check", Reads, Operators)
 )
 
 // What people ask of the vault, and what it and state ask of each other.
@@ -99,7 +101,9 @@ var (
 	CARotate      = ForPeople[*pb.RotateCARequest, *pb.CAReply]("secrets-vault", "ca.rotate", Writes, Admins)
 	MeshNetwork   = ForPeople[*pb.MeshNetworkRequest, *pb.MeshNetworkReply]("ingress-mesh", "mesh.network", Reads, Viewers)
 	HealthClocks  = ForPeople[*pb.ClocksRequest, *pb.ClocksReply]("health-monitor", "health.clocks", Reads, Operators)
-	ImageResolve  = ForPeople[*pb.ResolveImageRequest, *pb.ResolveImageReply]("node-agent", "image.resolve", Reads, Operators)
+	// ManagerList is answered by every broker from what it knows, also without a majority.
+	ManagerList  = ForPeople[*pb.Empty, *pb.ListManagersReply]("bus", "manager.list", Reads, Viewers)
+	ImageResolve = ForPeople[*pb.ResolveImageRequest, *pb.ResolveImageReply]("node-agent", "image.resolve", Reads, Operators)
 )
 
 // What nodes ask: skep.v1.svc.state.status.<node>.
@@ -109,13 +113,19 @@ var (
 	StateSpecs    = node[*pb.SpecsRequest, *pb.SpecsReply]("state", "state", "specs", Reads)
 	StateStatus   = node[*pb.NodeStatus, *pb.StatusReply]("state", "state", "status", Writes)
 	StateTold     = node[*pb.ToldRequest, *pb.Empty]("state", "state", "told", Writes)
-	VaultRenew    = node[*pb.RenewRequest, *pb.RenewReply]("secrets-vault", "vault", "renew", Writes)
-	VaultTrust    = node[*pb.TrustRequest, *pb.TrustReply]("secrets-vault", "vault", "trust", Reads)
-	VaultDeliver  = node[*pb.DeliverRequest, *pb.DeliverReply]("secrets-vault", "vault", "deliver", Reads)
-	MeshSync      = node[*pb.MeshSyncRequest, *pb.MeshSyncReply]("ingress-mesh", "mesh", "sync", Reads)
-	MeshLease     = node[*pb.LeaseBlockRequest, *pb.LeaseBlockReply]("ingress-mesh", "mesh", "lease", Writes)
-	MeshReturn    = node[*pb.ReturnBlocksRequest, *pb.ReturnBlocksReply]("ingress-mesh", "mesh", "return", Writes)
-	MeshDrain     = node[*pb.DrainRequest, *pb.DrainReply]("ingress-mesh", "mesh", "drain", Writes)
+	// StateManagers is asked by every node when it is connected, when PushRole tells it to, and now and then.
+	StateManagers = node[*pb.Empty, *pb.NodeManagersReply]("state", "state", "managers", Reads)
+	// BusEnlist is answered by the broker that holds the lease of the managers; managers alone are let in.
+	BusEnlist = node[*pb.EnlistRequest, *pb.EnlistReply]("bus", "bus", "enlist", Writes)
+	// VaultMaster gives a manager the master key, sealed to its certificate.
+	VaultMaster  = node[*pb.DeliverRequest, *pb.MasterReply]("secrets-vault", "vault", "master", Reads)
+	VaultRenew   = node[*pb.RenewRequest, *pb.RenewReply]("secrets-vault", "vault", "renew", Writes)
+	VaultTrust   = node[*pb.TrustRequest, *pb.TrustReply]("secrets-vault", "vault", "trust", Reads)
+	VaultDeliver = node[*pb.DeliverRequest, *pb.DeliverReply]("secrets-vault", "vault", "deliver", Reads)
+	MeshSync     = node[*pb.MeshSyncRequest, *pb.MeshSyncReply]("ingress-mesh", "mesh", "sync", Reads)
+	MeshLease    = node[*pb.LeaseBlockRequest, *pb.LeaseBlockReply]("ingress-mesh", "mesh", "lease", Writes)
+	MeshReturn   = node[*pb.ReturnBlocksRequest, *pb.ReturnBlocksReply]("ingress-mesh", "mesh", "return", Writes)
+	MeshDrain    = node[*pb.DrainRequest, *pb.DrainReply]("ingress-mesh", "mesh", "drain", Writes)
 )
 
 // Join is what a connection without a certificate asks: skep.v1.join.<joiner>.
@@ -141,7 +151,11 @@ var (
 	// NodeCertificate has a node ask the vault which roots and certificate it should have, and answers what it then has.
 	NodeCertificate = atNode[*pb.Empty, *pb.CertificateReply]("node-agent", "certificate", Reads)
 	MeshApplied     = atNode[*pb.MeshAppliedRequest, *pb.Empty]("ingress-mesh", "mesh.applied", Reads)
-	StoreState      = atNode[*pb.StoreStateRequest, *pb.StoreStateReply]("bus", "store.state", Reads)
+	// What the broker that holds the lease of the managers asks of the others.
+	BusReach   = define[*pb.ReachRequest, *pb.ReachReply](subject.Node("*", "bus.reach"), "bus", Reads, Managers)
+	BusWitness = define[*pb.WitnessRequest, *pb.Empty](subject.Node("*", "bus.witness"), "bus", Writes, Managers)
+	BusRetire  = define[*pb.RetireRequest, *pb.Empty](subject.Node("*", "bus.retire"), "bus", Writes, Managers)
+	StoreState = atNode[*pb.StoreStateRequest, *pb.StoreStateReply]("bus", "store.state", Reads)
 )
 
 // Announcement is a message that is published and not answered.
@@ -157,6 +171,8 @@ var Announcements = []Announcement{
 	{subject.Path("*"), "ingress-mesh", (*pb.MeshPathReport)(nil).ProtoReflect().Type()},
 	{subject.Push("*"), "the broker, of task.<node>", (*pb.NodeTasks)(nil).ProtoReflect().Type()},
 	{subject.PushFiles("*"), "state", (*pb.Empty)(nil).ProtoReflect().Type()},
+	{subject.PushRole("*"), "state", (*pb.Empty)(nil).ProtoReflect().Type()},
+	{subject.AllManagerBeats, "bus", (*pb.ManagerBeat)(nil).ProtoReflect().Type()},
 	{subject.AllNet, "the broker, of endpoint.<scope>.<item>", (*pb.MeshRecord)(nil).ProtoReflect().Type()},
 	{subject.AllEvents, "everybody", (*pb.Event)(nil).ProtoReflect().Type()},
 	{subject.AllSeen, "everybody, for viewers", (*pb.Event)(nil).ProtoReflect().Type()},

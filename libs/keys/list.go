@@ -51,6 +51,7 @@ var (
 	Status      = add(subject.Status, "<node>", State, &pb.NodeStatus{}, "as the node reported it")
 	Description = add(subject.NodeB, "desc.<node>", State, &pb.NodeDescription{}, "")
 	Live        = add(subject.NodeB, "live.<node>", Health, &pb.NodeLive{}, "")
+	Managers    = add(subject.NodeB, "managers", Bus, &pb.ManagerSet{}, "the group that keeps the store")
 )
 
 // What nodes are told of the network: endpoint.go has scopes and items.
@@ -84,5 +85,6 @@ var (
 	LeaseHealth    = add(subject.Lease, "health", Health, nil, "its holder")
 	LeaseVault     = add(subject.Lease, "vault", Vault, nil, "its holder, while the root is rotated")
 	LeaseMesh      = add(subject.Lease, "mesh", Mesh, nil, "its holder")
+	LeaseManagers  = add(subject.Lease, "managers", Bus, nil, "its holder: lets managers into the group and out of it")
 	LeaseStacks    = add(subject.Lease, "stacks", State, nil, "its holder: makes the cluster follow what stacks ask for")
 )

@@ -63,6 +63,12 @@ func Push(node string) string { return prefix + "push." + node }
 // skep.v1.push.<id>.files. The message says no more: the node asks the vault.
 func PushFiles(node string) string { return Push(node) + ".files" }
 
+// PushRole is where a node is told to ask what it should be (api.StateManagers): skep.v1.push.<id>.role.
+func PushRole(node string) string { return Push(node) + ".role" }
+
+// ManagerBeat is where a manager's broker says that it is there: skep.v1.mgr.<id>.
+func ManagerBeat(node string) string { return prefix + "mgr." + node }
+
 // Net is where a record of bucket endpoint is re-published whenever it is committed: skep.v1.net.<scope>.<item>.
 func Net(scope, item string) string { return NetPrefix + scope + "." + item }
 
@@ -84,13 +90,14 @@ func IO(node, session, channel string) string {
 
 // Wildcards used by permissions and by those who listen to everything.
 const (
-	AllAPI        = prefix + "api.>"
-	AllHeartbeats = prefix + "hb.*"
-	AllEvents     = prefix + "event.>"
-	AllSeen       = prefix + "seen.>"
-	PushPrefix    = prefix + "push."
-	NetPrefix     = prefix + "net."
-	AllNet        = NetPrefix + ">"
+	AllAPI          = prefix + "api.>"
+	AllHeartbeats   = prefix + "hb.*"
+	AllManagerBeats = prefix + "mgr.*"
+	AllEvents       = prefix + "event.>"
+	AllSeen         = prefix + "seen.>"
+	PushPrefix      = prefix + "push."
+	NetPrefix       = prefix + "net."
+	AllNet          = NetPrefix + ">"
 )
 
 // The streams that hold the events, 7 days: what people and the managers changed, and what nodes and their tasks did.
@@ -167,7 +174,7 @@ const (
 	Rev      Bucket = "rev"      // state
 	Task     Bucket = "task"     // scheduler
 	Status   Bucket = "status"   // state, for agents
-	NodeB    Bucket = "node"     // desc.*: state; live.*: health-monitor
+	NodeB    Bucket = "node"     // desc.*: state; live.*: health-monitor; managers: bus
 	Endpoint Bucket = "endpoint" // ingress-mesh controller
 	Secret   Bucket = "secret"   // secrets-vault
 	Value    Bucket = "value"    // secrets-vault; nobody follows it: it may hold gigabytes

@@ -2792,7 +2792,8 @@ type JoinRequest struct {
 	Availability  Availability           `protobuf:"varint,4,opt,name=availability,proto3,enum=skep.v1.Availability" json:"availability,omitempty"`
 	Addr          string                 `protobuf:"bytes,5,opt,name=addr,proto3" json:"addr,omitempty"` // advertise address
 	Version       string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
-	Now           *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=now,proto3" json:"now,omitempty"` // the joiner's clock
+	Now           *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=now,proto3" json:"now,omitempty"`           // the joiner's clock
+	Witness       bool                   `protobuf:"varint,40,opt,name=witness,proto3" json:"witness,omitempty"` // with the managers' token: it shall run a broker and nothing else
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2876,6 +2877,13 @@ func (x *JoinRequest) GetNow() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *JoinRequest) GetWitness() bool {
+	if x != nil {
+		return x.Witness
+	}
+	return false
+}
+
 type JoinReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
@@ -2885,6 +2893,7 @@ type JoinReply struct {
 	Role          NodeRole               `protobuf:"varint,5,opt,name=role,proto3,enum=skep.v1.NodeRole" json:"role,omitempty"`
 	ManagerAddrs  []string               `protobuf:"bytes,6,rep,name=manager_addrs,json=managerAddrs,proto3" json:"manager_addrs,omitempty"`
 	Now           *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=now,proto3" json:"now,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,40,opt,name=epoch,proto3" json:"epoch,omitempty"` // ManagerSet.epoch
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2966,6 +2975,13 @@ func (x *JoinReply) GetNow() *timestamppb.Timestamp {
 		return x.Now
 	}
 	return nil
+}
+
+func (x *JoinReply) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
 }
 
 type RenewRequest struct {
@@ -3755,7 +3771,7 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\x06rotate\x18\x02 \x01(\bR\x06rotate\"K\n" +
 	"\x0eJoinTokenReply\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12#\n" +
-	"\rmanager_addrs\x18\x02 \x03(\tR\fmanagerAddrs\"\xef\x01\n" +
+	"\rmanager_addrs\x18\x02 \x03(\tR\fmanagerAddrs\"\x89\x02\n" +
 	"\vJoinRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x17\n" +
 	"\acsr_der\x18\x02 \x01(\fR\x06csrDer\x12\x1a\n" +
@@ -3763,7 +3779,8 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\favailability\x18\x04 \x01(\x0e2\x15.skep.v1.AvailabilityR\favailability\x12\x12\n" +
 	"\x04addr\x18\x05 \x01(\tR\x04addr\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12,\n" +
-	"\x03now\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"\xef\x01\n" +
+	"\x03now\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x03now\x12\x18\n" +
+	"\awitness\x18( \x01(\bR\awitness\"\x85\x02\n" +
 	"\tJoinReply\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -3772,7 +3789,8 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\x06ca_pem\x18\x04 \x01(\fR\x05caPem\x12%\n" +
 	"\x04role\x18\x05 \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\x12#\n" +
 	"\rmanager_addrs\x18\x06 \x03(\tR\fmanagerAddrs\x12,\n" +
-	"\x03now\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"@\n" +
+	"\x03now\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x03now\x12\x14\n" +
+	"\x05epoch\x18( \x01(\x04R\x05epoch\"@\n" +
 	"\fRenewRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x17\n" +
 	"\acsr_der\x18\x02 \x01(\fR\x06csrDer\">\n" +

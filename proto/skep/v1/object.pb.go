@@ -1561,6 +1561,10 @@ type ManagerStatus struct {
 	Leader        bool                   `protobuf:"varint,1,opt,name=leader,proto3" json:"leader,omitempty"`
 	Reachability  string                 `protobuf:"bytes,2,opt,name=reachability,proto3" json:"reachability,omitempty"` // reachable, unreachable, unknown
 	Addr          string                 `protobuf:"bytes,3,opt,name=addr,proto3" json:"addr,omitempty"`
+	Version       string                 `protobuf:"bytes,40,opt,name=version,proto3" json:"version,omitempty"`  // of its broker
+	Server        string                 `protobuf:"bytes,41,opt,name=server,proto3" json:"server,omitempty"`    // its name in the JetStream group
+	State         string                 `protobuf:"bytes,42,opt,name=state,proto3" json:"state,omitempty"`      // joining, voter, leaving; "" for a lone manager
+	Witness       bool                   `protobuf:"varint,43,opt,name=witness,proto3" json:"witness,omitempty"` // it runs a broker and nothing else
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1614,6 +1618,34 @@ func (x *ManagerStatus) GetAddr() string {
 		return x.Addr
 	}
 	return ""
+}
+
+func (x *ManagerStatus) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ManagerStatus) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *ManagerStatus) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ManagerStatus) GetWitness() bool {
+	if x != nil {
+		return x.Witness
+	}
+	return false
 }
 
 // TaskRecord is one task as the scheduler decided it. The spec is not repeated: it is revision
@@ -3260,11 +3292,15 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x06number\x18\x06 \x01(\rR\x06number\x12\x16\n" +
 	"\x06subnet\x18\a \x01(\tR\x06subnet\x12%\n" +
 	"\x04role\x18\b \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\x12(\n" +
-	"\x05fence\x18\t \x01(\v2\x12.skep.v1.NodeFenceR\x05fence\"_\n" +
+	"\x05fence\x18\t \x01(\v2\x12.skep.v1.NodeFenceR\x05fence\"\xc1\x01\n" +
 	"\rManagerStatus\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\bR\x06leader\x12\"\n" +
 	"\freachability\x18\x02 \x01(\tR\freachability\x12\x12\n" +
-	"\x04addr\x18\x03 \x01(\tR\x04addr\"\xc1\x04\n" +
+	"\x04addr\x18\x03 \x01(\tR\x04addr\x12\x18\n" +
+	"\aversion\x18( \x01(\tR\aversion\x12\x16\n" +
+	"\x06server\x18) \x01(\tR\x06server\x12\x14\n" +
+	"\x05state\x18* \x01(\tR\x05state\x12\x18\n" +
+	"\awitness\x18+ \x01(\bR\awitness\"\xc1\x04\n" +
 	"\n" +
 	"TaskRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
