@@ -57,7 +57,7 @@ func (l *localServices) startManager(ctx context.Context) (*nats.Conn, error) {
 	b, err := bus.NewManager(bus.Config{
 		NodeID: d.rec.NodeID, DataDir: d.paths.Bus(), Listen: d.rec.Listen, Advertise: d.rec.Advertise,
 		RoutePort: d.rec.RoutePort, TLS: d.store, Witness: d.rec.Witness, Log: d.log.Named("bus"), Metrics: d.metrics,
-		RetireAfter: retire,
+		RetireAfter: retire, Found: d.rec.Init != nil, Managers: d.rec.Managers, Hostname: d.rec.Hostname, Version: d.version,
 	}, d.paths.Broker())
 	if err != nil {
 		return nil, err
