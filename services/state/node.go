@@ -204,9 +204,6 @@ func (s *Service) updateNode(ctx context.Context, r *skepv1.UpdateNodeRequest) (
 		if err := spec.ValidateNode(after); err != nil {
 			return err
 		}
-		if s.cfg.OneManager && before.Role != skepv1.NodeRole_NODE_ROLE_MANAGER && after.Role == skepv1.NodeRole_NODE_ROLE_MANAGER {
-			return fault.Invalid("promote node %s: this version of skep runs one manager", s.ix.Hostname(id))
-		}
 		if err := s.mayDemote(id, before, after); err != nil {
 			return err
 		}

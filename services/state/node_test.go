@@ -169,19 +169,6 @@ func TestAgentEndpoints(t *testing.T) {
 	}
 }
 
-func TestOneManager(t *testing.T) {
-	r := newRig(t, kvtest.Server(t), func(c *Config) { c.OneManager = true })
-	r.init()
-	m1, w1 := r.admit("m1", manager), r.admit("w1", worker)
-	_, err := call(r, api.NodeUpdate, &skepv1.UpdateNodeRequest{Ref: "w1", Role: manager.Enum()})
-	wantErr(t, err, "promote node w1: this version of skep runs one manager")
-	_, err = call(r, api.NodeUpdate, &skepv1.UpdateNodeRequest{Ref: m1.Meta.Id, Role: worker.Enum()})
-	wantErr(t, err, "attempting to demote the last manager of the swarm")
-	if _, err = call(r, api.NodeUpdate, &skepv1.UpdateNodeRequest{Ref: w1.Meta.Id, LabelAdd: map[string]string{"a": "b"}}); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // A snapshot is not older than the question: an instance whose picture stands still, as after a restart of the broker,
 // gives none rather than an old one.
 func TestSnapshotIsNotOld(t *testing.T) {

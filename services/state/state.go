@@ -45,8 +45,6 @@ type Config struct {
 	// ManagerAddrs lists where nodes reach the managers (host:port), for the answer to a description. Without it
 	// the managers' advertised addresses and the default port are told.
 	ManagerAddrs func() []string
-	// OneManager refuses to promote: this installation runs a single manager.
-	OneManager bool
 	// ResolveTimeout bounds asking for an image's digest (default 10 s).
 	ResolveTimeout time.Duration
 	// KeepRevisions is how many revisions of a service stay (default 50).
