@@ -62,7 +62,7 @@ func TestNodes(t *testing.T) {
 	if again.Number != 2 || again.Meta.Version != w1.Meta.Version {
 		t.Fatalf("admitted twice %v", again)
 	}
-	if m1.Manager == nil || m1.Manager.Reachability != "unknown" || w1.Manager != nil {
+	if m1.Manager == nil || m1.Manager.Reachability != "reachable" || !m1.Manager.Leader || w1.Manager != nil {
 		t.Fatalf("manager status %v %v", m1.Manager, w1.Manager)
 	}
 	r.putLive(m1.Meta.Id, ready)
@@ -84,6 +84,7 @@ func TestNodes(t *testing.T) {
 	wantErr(t, err, "attempting to demote the last manager of the swarm")
 	must[*skepv1.Node](t)(update(&skepv1.UpdateNodeRequest{Ref: "w1", Role: manager.Enum()}))
 	must[*skepv1.Node](t)(update(&skepv1.UpdateNodeRequest{Ref: "w1", Role: worker.Enum()}))
+	must[*skepv1.NodeReply](t)(call(r, api.NodeSettle, &skepv1.SettleNodeRequest{NodeId: w1.Meta.Id}))
 
 	list := func(f ...*skepv1.Filter) []string {
 		t.Helper()
