@@ -88,7 +88,7 @@ func (l *localServices) startServices(ctx context.Context, boss *nats.Conn) erro
 		nc[name] = c
 	}
 	addrs := d.rec.ManagerAddrs
-	st, err := state.New(state.Config{NC: nc["state"], Log: d.log.Named("state"), NodeID: d.rec.NodeID, Version: d.version, ManagerAddrs: addrs, OneManager: true, Metrics: d.metrics})
+	st, err := state.New(state.Config{NC: nc["state"], Log: d.log.Named("state"), NodeID: d.rec.NodeID, Version: d.version, ManagerAddrs: addrs, Metrics: d.metrics})
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (l *localServices) startServices(ctx context.Context, boss *nats.Conn) erro
 		return err
 	}
 	d.rec = rec
-	va, err := vault.New(vault.Config{NC: nc["vault"], Log: d.log.Named("vault"), Dir: d.paths.Vault(), NodeID: d.rec.NodeID, Hostname: d.rec.Hostname, Certificate: d.store, ManagerAddrs: addrs, Version: d.version, OneManager: true, Metrics: d.metrics})
+	va, err := vault.New(vault.Config{NC: nc["vault"], Log: d.log.Named("vault"), Dir: d.paths.Vault(), NodeID: d.rec.NodeID, Hostname: d.rec.Hostname, Certificate: d.store, ManagerAddrs: addrs, Version: d.version, Metrics: d.metrics})
 	if err != nil {
 		return err
 	}
