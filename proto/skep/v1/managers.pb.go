@@ -490,6 +490,7 @@ func (x *EnlistReply) GetClusterId() string {
 type ReachRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Addrs         []string               `protobuf:"bytes,1,rep,name=addrs,proto3" json:"addrs,omitempty"`
+	NodeId        string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"` // whose certificate must be shown there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -529,6 +530,13 @@ func (x *ReachRequest) GetAddrs() []string {
 		return x.Addrs
 	}
 	return nil
+}
+
+func (x *ReachRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
 }
 
 type ReachReply struct {
@@ -684,7 +692,8 @@ type ManagerBeat struct {
 	Epoch         uint64                 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	UnixMs        int64                  `protobuf:"varint,7,opt,name=unix_ms,json=unixMs,proto3" json:"unix_ms,omitempty"`
 	Hostname      string                 `protobuf:"bytes,8,opt,name=hostname,proto3" json:"hostname,omitempty"`
-	Addr          string                 `protobuf:"bytes,9,opt,name=addr,proto3" json:"addr,omitempty"`
+	Addr          string                 `protobuf:"bytes,9,opt,name=addr,proto3" json:"addr,omitempty"` // host:port, as the set has them of a member that did not move
+	Route         string                 `protobuf:"bytes,10,opt,name=route,proto3" json:"route,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -778,6 +787,13 @@ func (x *ManagerBeat) GetHostname() string {
 func (x *ManagerBeat) GetAddr() string {
 	if x != nil {
 		return x.Addr
+	}
+	return ""
+}
+
+func (x *ManagerBeat) GetRoute() string {
+	if x != nil {
+		return x.Route
 	}
 	return ""
 }
@@ -1128,9 +1144,10 @@ const file_skep_v1_managers_proto_rawDesc = "" +
 	"\x06routes\x18\x02 \x03(\tR\x06routes\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x04 \x01(\tR\tclusterId\"$\n" +
+	"cluster_id\x18\x04 \x01(\tR\tclusterId\"=\n" +
 	"\fReachRequest\x12\x14\n" +
-	"\x05addrs\x18\x01 \x03(\tR\x05addrs\"\x80\x01\n" +
+	"\x05addrs\x18\x01 \x03(\tR\x05addrs\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"\x80\x01\n" +
 	"\n" +
 	"ReachReply\x127\n" +
 	"\x06failed\x18\x01 \x03(\v2\x1f.skep.v1.ReachReply.FailedEntryR\x06failed\x1a9\n" +
@@ -1141,7 +1158,7 @@ const file_skep_v1_managers_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04wipe\x18\x02 \x01(\bR\x04wipe\"'\n" +
 	"\rRetireRequest\x12\x16\n" +
-	"\x06server\x18\x01 \x01(\tR\x06server\"\xe1\x01\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\"\xf7\x01\n" +
 	"\vManagerBeat\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x18\n" +
@@ -1151,7 +1168,9 @@ const file_skep_v1_managers_proto_rawDesc = "" +
 	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12\x17\n" +
 	"\aunix_ms\x18\a \x01(\x03R\x06unixMs\x12\x1a\n" +
 	"\bhostname\x18\b \x01(\tR\bhostname\x12\x12\n" +
-	"\x04addr\x18\t \x01(\tR\x04addr\"\xaa\x01\n" +
+	"\x04addr\x18\t \x01(\tR\x04addr\x12\x14\n" +
+	"\x05route\x18\n" +
+	" \x01(\tR\x05route\"\xaa\x01\n" +
 	"\x11ListManagersReply\x12%\n" +
 	"\x03set\x18\x01 \x01(\v2\x13.skep.v1.ManagerSetR\x03set\x12*\n" +
 	"\x05views\x18\x02 \x03(\v2\x14.skep.v1.ManagerViewR\x05views\x12\x10\n" +
