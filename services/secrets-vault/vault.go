@@ -33,11 +33,10 @@ type Config struct {
 	// Hostname and Certificate are this manager's: a locked vault says by them what to do where, and that it is itself.
 	Hostname    string
 	Certificate pki.Source
-	// ManagerAddrs lists where nodes reach the managers (host:port); it is handed to joiners and with tokens.
+	// ManagerAddrs lists where nodes reach the managers (host:port), for joiners and with tokens, while the bus has not written
+	// down the group.
 	ManagerAddrs func() []string
 	Version      string
-	// OneManager refuses joins with the managers' token: this installation runs a single manager.
-	OneManager bool
 	// Now is the clock (nil = time.Now).
 	Now func() time.Time
 	// Metrics is where the vault counts what it issues, nil = nowhere.
@@ -54,6 +53,7 @@ type Service struct {
 	refusals *zap.Logger
 	bucket   *kv.Bucket
 	values   *kv.Bucket
+	group    *group
 	js       jetstream.JetStream
 	idx      *index
 	wrong    *rate.Limiter // see wrongPerSecond
@@ -103,7 +103,8 @@ func New(cfg Config) (*Service, error) {
 	}
 	return &Service{
 		cfg: cfg, log: cfg.Log, js: js, bucket: kv.Open(js, subject.Secret), values: kv.Open(js, subject.Value), wrong: rate.NewLimiter(wrongPerSecond, wrongBurst), issued: countIssued(cfg.Metrics),
-		lock: lock, gauge: showLocked(cfg.Metrics),
+		group: &group{bucket: kv.Open(js, subject.NodeB), log: cfg.Log},
+		lock:  lock, gauge: showLocked(cfg.Metrics),
 		idx:         &index{seal: s, lock: &lock.picture, log: cfg.Log, tokens: map[string]token{}, users: map[string]user{}, objects: newObjects(), turned: make(chan struct{}, 1)},
 		settleAfter: settleFor,
 		Span:        life.New(),
