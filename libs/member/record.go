@@ -179,6 +179,17 @@ func (r *Record) ManagerAddrs() []string {
 	return r.Managers
 }
 
+// AddrsOf tells the managers' addresses as the record on the disk has them now, where another process of the node follows
+// them; was is what is known if it cannot be read.
+func AddrsOf(p Paths, was *Record) func() []string {
+	return func() []string {
+		if r, err := Load(p); err == nil {
+			return r.ManagerAddrs()
+		}
+		return was.ManagerAddrs()
+	}
+}
+
 // TaskLimit is how many tasks the node takes: what the operator said, at most what its subnet has addresses for.
 // It is 0, no limit, while neither is known.
 func (r *Record) TaskLimit() uint32 {

@@ -88,7 +88,7 @@ func managerLeaves(rec *Record, list *skepv1.ListManagersReply) string {
 	)
 	total := len(list.GetSet().GetManagers())
 	switch {
-	case total == 1 && list.Set.Managers[0].GetNodeId() == rec.NodeID, list == nil && len(rec.Managers) == 0:
+	case total == 1 && list.Set.Managers[0].GetNodeId() == rec.NodeID, total == 0 && len(rec.Managers) == 0:
 		return start + last
 	case total == 0:
 		return start + "Doing so may lose the consensus of your cluster. " + restore + end
