@@ -110,7 +110,7 @@ const (
 // The kinds of events, and of kind node the verbs, as they are shared out between the streams.
 var (
 	changedKinds = []string{"service", "network", "stack", "cluster", "secret", "config", "registry", "image", "volume", "user", "token"}
-	changedNode  = []string{"create", "update", "remove", "fence", "unfence"}
+	changedNode  = []string{"create", "update", "remove", "fence", "unfence", "manager-join", "manager-leave"}
 	nodeVerbs    = []string{"image-pull", "image-remove", "image-load", "volume-create", "volume-update", "volume-remove", "volume-prune", "describe", "unknown", "ready", "down", "disconnected", "path-open", "path-blocked", "fencing"}
 )
 

@@ -62,26 +62,32 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	m.cfg.Name, m.cfg.Witness, m.cfg.Routes = place.Server, place.Witness, place.Routes
 
+	// The server ends after what uses it: leases are given up, and what is answered now is answered.
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	ended := make(chan error, 1)
-	go func() { ended <- m.Bus.Run(ctx) }()
+	go func() { ended <- m.Bus.Run(running) }()
 	select {
 	case <-m.Serving():
+	case <-ctx.Done():
+		stop()
+		return <-ended
 	case err := <-ended:
 		return err
 	}
-	preparing, stop := context.WithCancel(ctx)
-	defer stop()
+	preparing, cancelled := context.WithCancel(ctx)
+	defer cancelled()
 	go func() {
 		select {
 		case <-m.group.over:
-			stop()
+			cancelled()
 		case <-preparing.Done():
 		}
 	}()
 	release, err := m.prepare(preparing)
 	if err != nil {
 		err = orEnded(preparing, err)
-		cancel()
+		stop()
 		<-ended
 		return m.group.left(err)
 	}
@@ -89,9 +95,13 @@ func (m *Manager) Run(ctx context.Context) error {
 	select {
 	case err = <-ended:
 		release()
+	case <-ctx.Done():
+		release()
+		stop()
+		err = <-ended
 	case <-m.group.over:
-		release() // what is answered now is answered first
-		cancel()
+		release()
+		stop()
 		err = <-ended
 	}
 	return m.group.left(err)

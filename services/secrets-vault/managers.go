@@ -29,21 +29,26 @@ type group struct {
 	last *skepv1.ManagerSet // as it was read last, for when the store does not answer
 }
 
-// now is the group as it is; nil where nobody wrote one down yet.
-func (g *group) now(ctx context.Context) *skepv1.ManagerSet {
+// read asks the store's leader; nil where nobody wrote the group down yet.
+func (g *group) read(ctx context.Context) (*skepv1.ManagerSet, error) {
 	ctx, cancel := context.WithTimeout(ctx, readGroupWithin)
 	defer cancel()
 	e, err := g.bucket.Get(ctx, keys.Managers.Key())
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	if errors.Is(err, kv.ErrNotFound) {
-		g.last = nil
-		return nil
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	set := &skepv1.ManagerSet{}
-	if err == nil {
-		err = proto.Unmarshal(e.Value, set)
-	}
+	return set, proto.Unmarshal(e.Value, set)
+}
+
+// now is the group as it is, or as it was last known.
+func (g *group) now(ctx context.Context) *skepv1.ManagerSet {
+	set, err := g.read(ctx)
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if err != nil {
 		g.log.Warn("the list of managers cannot be read; the last one is told", zap.Error(err))
 		return g.last

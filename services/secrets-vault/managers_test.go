@@ -131,3 +131,34 @@ func TestManagerJoins(t *testing.T) {
 		t.Errorf("renewed as %v, good for %v", got, leaf.IPAddresses)
 	}
 }
+
+// TestFormerManagersLocks: of who is no manager any more nobody says how its key rests.
+func TestFormerManagersLocks(t *testing.T) {
+	c := startGrown(t)
+	put := func(node string) {
+		t.Helper()
+		body, err := proto.Marshal(&skepv1.ManagerLock{NodeId: node, Hostname: node, Locked: true})
+		if err == nil {
+			var rev uint64
+			if rev, err = c.vault.bucket.Put(ctx(t), keys.ManagerLock.Key(node), body); err == nil {
+				err = c.vault.feed.Wait(ctx(t), rev)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	stays, goes, demoted := c.vaultNode(t), "gone", c.vaultNode(t)
+	c.joined(stays, "m2", skepv1.NodeRole_NODE_ROLE_MANAGER)
+	c.joined(demoted, "m3", skepv1.NodeRole_NODE_ROLE_WORKER)
+	for _, n := range []string{stays.Identity().NodeID, goes, demoted.Identity().NodeID} {
+		put(n)
+	}
+	c.vault.dropLocks(ctx(t))
+	if err := c.vault.feed.Current(ctx(t)); err != nil {
+		t.Fatal(err)
+	}
+	if left := c.vault.lock.picture.others(c.boot.NodeID); !slices.Equal(left, []string{stays.Identity().NodeID}) {
+		t.Errorf("left are %v", left)
+	}
+}

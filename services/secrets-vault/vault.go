@@ -59,6 +59,7 @@ type Service struct {
 	wrong    *rate.Limiter // see wrongPerSecond
 	issued   *prometheus.CounterVec
 	lock     *lock
+	handed   handed
 	gauge    prometheus.Gauge // 1 while locked
 
 	feed *kv.Feed
@@ -90,6 +91,9 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	if lock.missing != nil && cfg.Certificate == nil {
+		return nil, lock.missing
+	}
 	if lock.locked() && cfg.Certificate == nil {
 		return nil, errors.New("configure the vault: its master key is sealed, and there is no certificate to be unlocked with")
 	}
@@ -106,8 +110,8 @@ func New(cfg Config) (*Service, error) {
 		group: &group{bucket: kv.Open(js, subject.NodeB), log: cfg.Log},
 		lock:  lock, gauge: showLocked(cfg.Metrics),
 		idx:         &index{seal: s, lock: &lock.picture, log: cfg.Log, tokens: map[string]token{}, users: map[string]user{}, objects: newObjects(), turned: make(chan struct{}, 1)},
-		settleAfter: settleFor,
-		Span:        life.New(),
+		settleAfter: settleFor, handed: newHanded(),
+		Span: life.New(),
 	}, nil
 }
 
@@ -145,6 +149,9 @@ func (s *Service) install(ctx context.Context) error {
 
 func (s *Service) serve(ctx context.Context) error {
 	if err := s.install(ctx); err != nil {
+		return err
+	}
+	if there, err := s.fetch(ctx); !there {
 		return err
 	}
 	if open, err := s.awaitUnlock(ctx); !open {
@@ -202,6 +209,7 @@ func (s *Service) serve(ctx context.Context) error {
 		api.Handle(srv, api.FilesDrop, s.dropFile),
 		api.Handle(srv, api.VaultCheck, s.check),
 		api.HandleNode(srv, api.VaultDeliver, s.deliver),
+		api.HandleNode(srv, api.VaultMaster, s.giveMaster),
 		s.handleLock(srv),
 	)
 	if err != nil {
