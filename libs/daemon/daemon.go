@@ -171,7 +171,12 @@ func (m Main) serve(ctx context.Context, env Env, urls, certs string) error {
 		return err
 	}
 	if m.Managers && store.Identity().Role != pki.Manager {
-		return fmt.Errorf("this node is a %s: %s runs on managers", store.Identity().Role, m.Name)
+		return fmt.Errorf("this node is a %s: %s runs on managers; start it again once the node is one (skep node promote)", member.Certified(store.Identity().Role), m.Name)
+	}
+	if rec.NodeID != "" {
+		if rec, err = member.Settle(paths, store.Identity().Role); err != nil {
+			return err
+		}
 	}
 	instance, release, err := member.HoldPart(paths, m.Name, m.Single)
 	if err != nil {
@@ -192,14 +197,42 @@ func (m Main) serve(ctx context.Context, env Env, urls, certs string) error {
 		}
 		defer env.NC.Close()
 	}
-	go m.certificate(ctx, env)
+	ctx, done := context.WithCancelCause(ctx)
+	defer done(nil)
+	roles := make(chan bool, 1) // the newest that the service was not told yet
+	go m.certificate(ctx, env, done, func(manager bool) {
+		select {
+		case <-roles:
+		default:
+		}
+		roles <- manager
+	})
 	svc, err := m.New(ctx, env)
 	if err != nil {
 		return ended(ctx, fmt.Errorf("prepare %s: %w", m.Name, err))
 	}
 	defer svc.Close()
+	if t, ok := svc.(turning); ok {
+		go func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case manager := <-roles:
+					t.SetManager(manager)
+				}
+			}
+		}()
+	}
 	log.Info("started", zap.String("version", Version), zap.String("node", env.NodeID), zap.Int("instance", instance))
 	err = svc.Run(ctx)
+	if errors.Is(err, ErrDone) || errors.Is(context.Cause(ctx), ErrDone) {
+		if err == nil || !errors.Is(err, ErrDone) {
+			err = context.Cause(ctx)
+		}
+		log.Info("stopped", zap.NamedError("reason", err))
+		return nil
+	}
 	if ctx.Err() != nil {
 		log.Info("stopped", zap.Error(err))
 		return nil
@@ -209,6 +242,12 @@ func (m Main) serve(ctx context.Context, env Env, urls, certs string) error {
 	}
 	return err
 }
+
+// ErrDone ends a service whose work on this node is over: its process ends well, and is not to be started again.
+var ErrDone = errors.New("nothing is left to do here")
+
+// turning is a service that works on managers and workers, and minds which of them the node is.
+type turning interface{ SetManager(is bool) }
 
 // ended: an error during the start counts for nothing when the start was called off.
 func ended(ctx context.Context, err error) error {

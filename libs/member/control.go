@@ -20,6 +20,10 @@ type Info struct {
 	Version      string   `json:"version"`
 	State        string   `json:"state"` // starting, ready, leaving
 	Error        string   `json:"error,omitempty"`
+	// Warning is what a leave that succeeded could not do.
+	Warning string `json:"warning,omitempty"`
+	// Refused: the managers did not let this new manager in, and nothing of the node was started.
+	Refused bool `json:"refused,omitempty"`
 	PID          int      `json:"pid"`
 }
 
@@ -83,6 +87,16 @@ func (c *Control) snapshot() Info {
 	defer c.mu.Unlock()
 	return c.info
 }
+
+// Change changes what is answered.
+func (c *Control) Change(f func(*Info)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f(&c.info)
+}
+
+// Starting reports whether the node is neither ready yet nor anything else.
+func (c *Control) Starting() bool { return c.snapshot().State == "starting" }
 
 // Ready says that the node serves.
 func (c *Control) Ready() { c.Settle("ready", nil) }

@@ -134,22 +134,12 @@ func found(m *membership, cs *skepv1.ClusterSpec, own ownRoot) (rec *Record, boo
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := free(listen); err != nil {
-		return nil, nil, err
-	}
-	host, port, err := net.SplitHostPort(listen)
+	port, err := freePorts(listen)
 	if err != nil {
 		return nil, nil, err
 	}
-	n, err := strconv.Atoi(port)
-	if err != nil {
+	if err := metricsApart(m.metrics, port); err != nil {
 		return nil, nil, err
-	}
-	if err := free(net.JoinHostPort(host, strconv.Itoa(n+1))); err != nil {
-		return nil, nil, err
-	}
-	if _, p, err := net.SplitHostPort(m.metrics); err == nil && (p == port || p == strconv.Itoa(n+1)) {
-		return nil, nil, fault.Invalid("metrics address %q: port %s is for the nodes: name another with --metrics-addr", m.metrics, p)
 	}
 	if err := os.MkdirAll(m.paths.Data, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("make the data directory: %w", err)
@@ -175,7 +165,7 @@ func found(m *membership, cs *skepv1.ClusterSpec, own ownRoot) (rec *Record, boo
 	}
 	rec = &Record{
 		NodeID: boot.NodeID, ClusterID: boot.ClusterID, Role: RoleManager, Hostname: m.hostname, Joined: time.Now().UTC(),
-		Advertise: advertise, Listen: listen, DataPath: m.dataPath, RoutePort: n + 1, Witness: boot.NodeID + "-w1",
+		Advertise: advertise, Listen: listen, DataPath: m.dataPath, RoutePort: port + 1, Witness: boot.NodeID + "-w1",
 		Containerd: m.containerd, MaxTasks: m.maxTasks, MetricsAddr: m.metrics,
 		Init: &Initial{Cluster: spec, CADigest: boot.CADigest, Availability: strings.ToUpper(m.availability)},
 	}
@@ -206,11 +196,27 @@ func managerAddrs(m *membership) (advertise, listen string, err error) {
 	return advertise, listen, nil
 }
 
-// free refuses a port that is taken before anything is made.
-func free(addr string) error {
-	l, err := net.Listen("tcp", addr)
+// freePorts refuses a listen address whose port, or the next one (for other managers), is taken, before anything is made.
+func freePorts(listen string) (port int, err error) {
+	host, p, err := net.SplitHostPort(listen)
 	if err != nil {
-		return fault.Conflict("cannot listen on %s: %v; is another skep or Docker swarm running here? Choose another with --listen-addr", addr, err)
+		return 0, fault.Invalid("listen address %q: %v", listen, err)
 	}
-	return l.Close()
+	if port, err = strconv.Atoi(p); err != nil {
+		return 0, fault.Invalid("listen address %q: %v", listen, err)
+	}
+	for _, n := range []int{port, port + 1} {
+		if err := member.Free(net.JoinHostPort(host, strconv.Itoa(n))); err != nil {
+			return port, fault.Conflict("%v; is another skep or Docker swarm running here? Choose another with --listen-addr", err)
+		}
+	}
+	return port, nil
+}
+
+// metricsApart refuses to serve metrics on a manager's ports.
+func metricsApart(metrics string, port int) error {
+	if _, p, err := net.SplitHostPort(metrics); err == nil && (p == strconv.Itoa(port) || p == strconv.Itoa(port+1)) {
+		return fault.Invalid("metrics address %q: port %s is for the nodes: name another with --metrics-addr", metrics, p)
+	}
+	return nil
 }

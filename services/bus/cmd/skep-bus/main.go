@@ -4,7 +4,9 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
+	"fmt"
 
 	"skep.dev/services/bus"
 
@@ -29,7 +31,22 @@ func main() {
 			cfg.Hostname, cfg.Version, cfg.Managers = env.Record.Hostname, env.Version, env.Record.Managers
 			// An older version's directory goes on with the witness it has; the first start of `skep init` founds the group.
 			cfg.Witness, cfg.Found = env.Record.Witness, env.Record.Init != nil
-			return bus.NewManager(cfg, env.Paths.Broker())
+			m, err := bus.NewManager(cfg, env.Paths.Broker())
+			if err != nil {
+				return nil, err
+			}
+			return retiring{m}, nil
 		},
 	})
+}
+
+// retiring is the broker, whose work here is over when the group of managers has let the node go: the process then ends well.
+type retiring struct{ *bus.Manager }
+
+func (r retiring) Run(ctx context.Context) error {
+	err := r.Manager.Run(ctx)
+	if errors.Is(err, bus.ErrRetired) {
+		return fmt.Errorf("%w: %w", err, daemon.ErrDone)
+	}
+	return err
 }

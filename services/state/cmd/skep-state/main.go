@@ -53,7 +53,7 @@ func main() {
 		New: func(_ context.Context, env daemon.Env) (daemon.Service, error) {
 			cfg := state.Config{NC: env.NC, Log: env.Log, NodeID: env.NodeID, Instance: env.Instance, Version: env.Version, Metrics: env.Metrics}
 			if env.Record.Advertise != "" {
-				cfg.ManagerAddrs = env.Record.ManagerAddrs
+				cfg.ManagerAddrs = member.AddrsOf(env.Paths, env.Record)
 			}
 			s, err := state.New(cfg)
 			if err != nil {
