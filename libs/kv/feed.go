@@ -105,7 +105,9 @@ func (f *Feed) Wait(ctx context.Context, rev uint64) error {
 // Current waits until the feed holds all that its bucket held when it was called, by the word of the bucket's leader: what
 // is answered from the picture then is not older than the question. It is for feeds of a whole bucket.
 func (f *Feed) Current(ctx context.Context) error {
-	st, err := f.js.Stream(ctx, f.bucket.Stream())
+	asking, cancel := context.WithTimeout(ctx, ackWithin)
+	defer cancel()
+	st, err := whenLed(asking, func() (jetstream.Stream, error) { return f.js.Stream(asking, f.bucket.Stream()) })
 	if err != nil {
 		return fmt.Errorf("look how far bucket %s is: %w", f.bucket, err)
 	}
