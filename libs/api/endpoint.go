@@ -105,10 +105,14 @@ func Call[Q, R proto.Message](ctx context.Context, nc *nats.Conn, e Endpoint[Q, 
 }
 
 // Handle answers an endpoint: any instance of the service, or, when the endpoint is one node's, this one alone. What changes
-// something waits while the managers elect a leader, and is refused before it begins when they have no majority.
+// something waits while the managers elect a leader, and is refused before it begins when they have no majority; what people
+// only read is then answered from the last known state.
 func Handle[Q, R proto.Message](s *rpc.Server, e Endpoint[Q, R], h func(context.Context, Q) (R, error)) error {
-	if e.Effect == Writes {
+	switch {
+	case e.Effect == Writes:
 		h = led(s, h)
+	case e.Callers <= Admins:
+		h = asIs(s, h)
 	}
 	if e.at != "" {
 		return rpc.HandleDirect(s, e.Subject(), h)
@@ -124,6 +128,16 @@ func led[Q, R proto.Message](s *rpc.Server, h func(context.Context, Q) (R, error
 		if err := s.MayWrite(ctx); err != nil {
 			var none R
 			return none, err
+		}
+		return h(ctx, q)
+	}
+}
+
+// asIs is h, answering as it can when there is no leader. Services among themselves decide by what they read, and go without.
+func asIs[Q, R proto.Message](s *rpc.Server, h func(context.Context, Q) (R, error)) func(context.Context, Q) (R, error) {
+	return func(ctx context.Context, q Q) (R, error) {
+		if s.Stale() {
+			ctx = patience.AsIs(ctx)
 		}
 		return h(ctx, q)
 	}

@@ -10,7 +10,10 @@ import (
 // Election outlasts one: measured, electing a leader takes 4 to 9 s.
 const Election = 10 * time.Second
 
-type key struct{}
+type (
+	key  struct{}
+	asIs struct{}
+)
 
 // Until lets what is done under ctx wait for a leader until then. A write that was not heard may be repeated till then.
 func Until(ctx context.Context, end time.Time) context.Context {
@@ -25,3 +28,10 @@ func Left(ctx context.Context) time.Duration {
 	}
 	return max(0, time.Until(end))
 }
+
+// AsIs has a read under ctx answered from what is known, without asking the store whether there is more: it has no leader,
+// and the answer says so.
+func AsIs(ctx context.Context) context.Context { return context.WithValue(ctx, asIs{}, true) }
+
+// IsAsIs reports whether what is known is enough.
+func IsAsIs(ctx context.Context) bool { return ctx.Value(asIs{}) != nil }

@@ -25,6 +25,15 @@ func (s *Server) MayWrite(ctx context.Context) error {
 	return s.quorum.MayWrite(ctx)
 }
 
+// Stale reports whether answers are marked: the managers have no leader.
+func (s *Server) Stale() bool {
+	if s.quorum == nil {
+		return false
+	}
+	_, stale := s.quorum.Stale()
+	return stale
+}
+
 // mark says on a reply that it is of a time before now.
 func (s *Server) mark(m *nats.Msg) {
 	if s.quorum == nil {
