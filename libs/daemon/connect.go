@@ -19,8 +19,6 @@ const (
 	pingsOut  = 2
 	// greetWithin is how long a manager whose certificate was seen may take to say that it takes the connection.
 	greetWithin = 3 * time.Second
-	// nowhere stands in nats.go's list of servers: the dialer knows where the managers are.
-	nowhere = "tls://managers:2377"
 )
 
 // Managers say where to connect.
@@ -42,7 +40,7 @@ func Connect(name string, addrs []string, store *pki.Store, log *zap.Logger, mor
 // ConnectTo is Connect with a choice among the managers.
 func ConnectTo(name string, to Managers, store *pki.Store, log *zap.Logger, more ...nats.Option) (*nats.Conn, error) {
 	d := dial.New(dial.Config{TLS: pki.ClientTLS(store), Addrs: to.Addrs, Home: to.Home})
-	learn := func(nc *nats.Conn) { d.Learn(hosts(nc.DiscoveredServers())) }
+	learn := func(nc *nats.Conn) { d.Learn(dial.Told(nc)) }
 	opts := append(Options(name, store.Identity().NodeID, log),
 		nats.Secure(pki.ClientTLS(store)), nats.TLSHandshakeFirst(), nats.SetCustomDialer(d), nats.SkipHostLookup(), nats.Timeout(greetWithin),
 		nats.DiscoveredServersHandler(learn), nats.ConnectHandler(learn),
@@ -51,7 +49,7 @@ func ConnectTo(name string, to Managers, store *pki.Store, log *zap.Logger, more
 			log.Info("connected to the bus again", zap.String("addr", nc.ConnectedAddr()))
 		}))
 	p := &pace{log: log, dialed: d.Err, until: func() time.Time { return store.Leaf().NotAfter }}
-	nc, err := nats.Connect(nowhere, append(append(opts, more...), p.option)...)
+	nc, err := nats.Connect(dial.URL, append(append(opts, more...), p.option)...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", strings.Join(to.Addrs, ", "), err)
 	}
@@ -60,15 +58,4 @@ func ConnectTo(name string, to Managers, store *pki.Store, log *zap.Logger, more
 		go d.Homing(nc)
 	}
 	return nc, nil
-}
-
-// hosts are the addresses in URLs of servers.
-func hosts(urls []string) []string {
-	out := make([]string, 0, len(urls))
-	for _, u := range urls {
-		if _, addr, ok := strings.Cut(u, "://"); ok {
-			out = append(out, addr)
-		}
-	}
-	return out
 }

@@ -15,8 +15,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 const (
@@ -33,6 +36,20 @@ const (
 	// most bounds what managers can make us remember.
 	most = 32
 )
+
+// URL stands in nats.go's list of servers: the dialer knows where the managers are. SkipHostLookup goes with it.
+const URL = "tls://managers:2377"
+
+// Told are the addresses that the manager a connection is at told of, itself among them.
+func Told(nc *nats.Conn) []string {
+	var out []string
+	for _, u := range nc.DiscoveredServers() {
+		if _, addr, ok := strings.Cut(u, "://"); ok {
+			out = append(out, addr)
+		}
+	}
+	return out
+}
 
 // Config says where the managers are.
 type Config struct {
