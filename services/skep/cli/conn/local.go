@@ -48,7 +48,7 @@ func dialLocal(ctx context.Context, o Options, opts []nats.Option) (*nats.Conn, 
 		case <-late.C:
 			others = make(chan dialed, 1)
 			go func(to chan<- dialed) {
-				nc, err := Peers(o)
+				nc, err := Peers(o, peersWithin)
 				to <- dialed{nc, err}
 			}(others)
 		case r := <-others:
@@ -73,7 +73,7 @@ func discard(c <-chan dialed) {
 
 // Peers connects to another manager than the one on this machine, as root of this one: with its certificate, which only root
 // can read.
-func Peers(o Options) (*nats.Conn, error) {
+func Peers(o Options, within time.Duration) (*nats.Conn, error) {
 	if o.Context != "" || o.dataDir() == "" {
 		return nil, errors.New("there are no other managers")
 	}
@@ -89,8 +89,8 @@ func Peers(o Options) (*nats.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := dial.New(dial.Config{TLS: pki.ClientTLS(id), Addrs: rec.Managers, Ordered: true, Step: sideBySide, Within: peersWithin})
-	nc, err := nats.Connect(dial.URL, nats.Name("skep CLI"), nats.Timeout(peersWithin), nats.MaxReconnects(-1), nats.ReconnectWait(200*time.Millisecond),
+	d := dial.New(dial.Config{TLS: pki.ClientTLS(id), Addrs: rec.Managers, Ordered: true, Step: sideBySide, Within: within})
+	nc, err := nats.Connect(dial.URL, nats.Name("skep CLI"), nats.Timeout(within), nats.MaxReconnects(-1), nats.ReconnectWait(200*time.Millisecond),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), nats.IgnoreDiscoveredServers(),
 		nats.Secure(pki.ClientTLS(id)), nats.TLSHandshakeFirst(), nats.SetCustomDialer(d), nats.SkipHostLookup(),
 		nats.CustomInboxPrefix(subject.Inbox(subject.LocalRoot)))
