@@ -267,16 +267,19 @@ func (m Main) connect(ctx context.Context, urls string, rec *member.Record, stor
 	if len(addrs) == 0 {
 		return nil, errors.New("-nats is missing: name the managers' addresses, such as -nats 10.0.0.1:2377")
 	}
+	to := Managers{Addrs: addrs}
 	more := []nats.Option{nats.UserInfo(m.Role, "")}
 	if m.Managers {
 		// As in process: what a service hears is told from what its node does.
 		more = append(more, nats.CustomInboxPrefix(subject.Inbox(m.Role+"-"+store.Identity().NodeID)))
 	}
 	if store.Identity().Role == pki.Manager {
-		// The broker is on this machine: no crowd to be kept apart.
+		// The broker on this machine comes first: what this manager has decided does not pass through another one. Streams
+		// of the agent would break on the way back, so it waits for the next time it has to connect anyway.
+		to.Home, to.Return = addrs[0], m.Managers
 		more = append(more, nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond))
 	}
-	nc, err := Connect(m.Name, addrs, store, log, more...)
+	nc, err := ConnectTo(m.Name, to, store, log, more...)
 	if err != nil || !m.Managers {
 		return nc, err
 	}
@@ -291,24 +294,6 @@ func (m Main) connect(ctx context.Context, urls string, rec *member.Record, stor
 	return nc, nil
 }
 
-// Connect opens a connection to the bus with the node's certificate. It
-// keeps trying for ever, and takes the certificate from the store for every attempt, so a renewed one is used
-// without a restart.
-func Connect(name string, addrs []string, store *pki.Store, log *zap.Logger, more ...nats.Option) (*nats.Conn, error) {
-	urls := make([]string, len(addrs))
-	for i, a := range addrs {
-		urls[i] = "tls://" + a
-	}
-	opts := append(Options(name, store.Identity().NodeID, log), nats.Secure(pki.ClientTLS(store)), nats.TLSHandshakeFirst())
-	p := &pace{log: log, until: func() time.Time { return store.Leaf().NotAfter }}
-	nc, err := nats.Connect(strings.Join(urls, ","), append(append(opts, more...), p.option)...)
-	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", strings.Join(addrs, ", "), err)
-	}
-	p.nc.Store(nc)
-	return nc, nil
-}
-
 // Options are the connection options every long-lived connection of a node shares: reconnect for ever with
 // jitter, an inbox prefix its permissions name, and disconnects in the log.
 func Options(name, nodeID string, log *zap.Logger) []nats.Option {
@@ -320,8 +305,8 @@ func Options(name, nodeID string, log *zap.Logger) []nats.Option {
 		nats.ReconnectJitter(250*time.Millisecond, 2*time.Second),
 		nats.RetryOnFailedConnect(true),
 		nats.IgnoreAuthErrorAbort(),
-		nats.PingInterval(5 * time.Second),
-		nats.MaxPingsOutstanding(2),
+		nats.PingInterval(pingEvery),
+		nats.MaxPingsOutstanding(pingsOut),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				log.Warn("disconnected from the bus", zap.Error(err))

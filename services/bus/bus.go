@@ -87,6 +87,7 @@ func (b *Bus) Run(ctx context.Context) error {
 	}
 	defer d.close()
 	go b.watch(ctx, main)
+	go b.spread(ctx, main, sys)
 	if err := b.register(); err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"skep.dev/libs/life"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/quiet"
+	"skep.dev/libs/quorum"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -172,6 +173,7 @@ func (s *Service) serve(ctx context.Context) error {
 
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
 		Name: "skep-vault", Version: s.cfg.Version, Description: "secrets, configs, the cluster's CA, join tokens, certificates", Log: s.log, Metrics: s.cfg.Metrics,
+		Quorum: quorum.Follow(s.cfg.NC, s.log),
 	})
 	if err != nil {
 		return err

@@ -28,6 +28,7 @@ import (
 	"skep.dev/libs/kv"
 	"skep.dev/libs/life"
 	"skep.dev/libs/limit"
+	"skep.dev/libs/quorum"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/stack"
 	"skep.dev/libs/subject"
@@ -137,6 +138,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
 		Name: "skep-state", Version: s.cfg.Version, Description: "desired objects, nodes and task status", Log: s.log, Metrics: s.cfg.Metrics,
+		Quorum: quorum.Follow(s.cfg.NC, s.log),
 	})
 	if err != nil {
 		return err
