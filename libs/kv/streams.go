@@ -71,6 +71,9 @@ func Streams(replicas int) []jetstream.StreamConfig {
 			DenyDelete:   true,
 			AllowDirect:  true,
 			Duplicates:   2 * time.Minute,
+			SubjectTransform: &jetstream.SubjectTransformConfig{
+				Source: subject.Event("*", "*", "*"), Destination: subject.KeptEvent("{{wildcard(1)}}", "{{wildcard(3)}}"),
+			},
 		})
 	}
 	return out
@@ -161,6 +164,7 @@ func differs(have, want jetstream.StreamConfig) bool {
 	return have.AllowAtomicPublish != want.AllowAtomicPublish || have.AllowMsgTTL != want.AllowMsgTTL ||
 		have.MaxMsgSize != want.MaxMsgSize || have.MaxBytes != want.MaxBytes || have.MaxAge != want.MaxAge ||
 		(have.RePublish == nil) != (want.RePublish == nil) || have.RePublish != nil && *have.RePublish != *want.RePublish ||
+		(have.SubjectTransform == nil) != (want.SubjectTransform == nil) || have.SubjectTransform != nil && *have.SubjectTransform != *want.SubjectTransform ||
 		!slices.Equal(have.Subjects, want.Subjects)
 }
 
