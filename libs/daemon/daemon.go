@@ -135,6 +135,9 @@ func (m Main) run(ctx context.Context, args []string, stderr io.Writer) int {
 	log = log.Named(m.Name)
 	LimitMemory(log)
 	NoCores(log, !m.Containers)
+	giving, stop := context.WithCancel(ctx)
+	defer stop()
+	go GiveBack(giving, log)
 	env := Env{Log: log, NodeID: *node, Paths: member.Paths{Data: *dataDir, Run: *runDir}, DataDir: *dataDir, RunDir: *runDir, Version: Version, Commit: Commit}
 	if *show != "" {
 		reg := metrics.New(Version, Commit)

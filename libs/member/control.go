@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"sync"
 	"time"
@@ -77,9 +78,18 @@ func (c *Control) Serve(path string) error {
 		}
 		writeJSON(w, c.snapshot())
 	})
-	c.srv = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	profiles(mux)
+	c.srv = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
 	go c.srv.Serve(l) //nolint:errcheck // it returns when it is closed
 	return nil
+}
+
+// profiles adds the Go runtime's own pages, /debug/pprof/heap and its neighbours: what the process spends memory and time on,
+// for whoever looks after it. They show what is in memory, as root may look anyway; nothing is measured until somebody asks.
+func profiles(mux *http.ServeMux) {
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index) // and every profile by its name
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 }
 
 func (c *Control) snapshot() Info {
