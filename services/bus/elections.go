@@ -13,7 +13,7 @@ import (
 // The leader of an idle group speaks at most two beats apart. The shortest patience is five beats: a busy disk or processor
 // that stops a manager for two seconds deposes nobody. Too short a patience costs a pause of writes and no data.
 const (
-	beatEvery      = 500 * time.Millisecond
+	raftBeat       = 500 * time.Millisecond
 	electAfter     = 2500 * time.Millisecond
 	electBefore    = 4500 * time.Millisecond
 	quorumWithin   = 5 * time.Second // a leader that has heard no majority for so long steps down
@@ -41,7 +41,7 @@ func init() {
 	for _, v := range []struct {
 		at  *time.Duration
 		own time.Duration
-	}{{&minElectionTimeout, electAfter}, {&maxElectionTimeout, electBefore}, {&hbInterval, beatEvery}, {&lostQuorumInterval, quorumWithin}, {&lostQuorumCheck, quorumCheckAll}} {
+	}{{&minElectionTimeout, electAfter}, {&maxElectionTimeout, electBefore}, {&hbInterval, raftBeat}, {&lostQuorumInterval, quorumWithin}, {&lostQuorumCheck, quorumCheckAll}} {
 		theirs = append(theirs, *v.at)
 		*v.at = v.own
 	}
