@@ -59,7 +59,7 @@ func found(t *testing.T, names ...string) *fleet {
 	core, logs := observer.New(zap.InfoLevel)
 	f := &fleet{t: t, ca: pkitest.NewCA(t), members: map[string]*manned{}, logs: logs, log: zap.New(core)}
 	t.Cleanup(func() {
-		if t.Failed() {
+		if t.Failed() || testing.Verbose() {
 			for _, e := range logs.All() {
 				t.Logf("%s %s %s %v", e.Time.Format("05.000"), e.Level, e.Message, e.ContextMap())
 			}
