@@ -226,20 +226,20 @@ func (v *view) planShape() plan {
 			return p
 		}
 	}
-	if want := replicasFor(len(all)); v.set.GetReplicas() != want {
-		if want > v.set.GetReplicas() {
-			for _, m := range all {
-				if !v.there(m.GetServer()) {
-					return v.waitsFor(fmt.Sprintf("manager %s is not there", m.GetServer()))
-				}
-			}
-		}
-		return v.writes("", actScale, "", "", func(s *skepv1.ManagerSet) { s.Replicas = want })
-	}
 	if v.streams == nil {
 		return v.waitsFor("the streams do not tell how they are")
 	}
-	if len(v.streams.differ) > 0 {
+	want := replicasFor(len(all))
+	if v.set.GetReplicas() != want || len(v.streams.differ) > 0 {
+		// Which copies go cannot be chosen: with one away it could be the others.
+		for _, m := range all {
+			if !v.there(m.GetServer()) {
+				return v.waitsFor(fmt.Sprintf("manager %s is not there", m.GetServer()))
+			}
+		}
+		if v.set.GetReplicas() != want {
+			return v.writes("", actScale, "", "", func(s *skepv1.ManagerSet) { s.Replicas = want })
+		}
 		return v.acts(actScale, "", "")
 	}
 	if v.set.GetStep().GetAction() == actScale && len(v.streams.unsettle) > 0 {
