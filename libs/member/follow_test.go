@@ -41,7 +41,7 @@ func newManagers(t *testing.T) *managers {
 	}
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
 	m := &managers{t: t, reply: &skepv1.NodeManagersReply{}}
-	if m.nc, err = nats.Connect(s.ClientURL()); err != nil {
+	if m.nc, err = nats.Connect(s.ClientURL(), nats.CustomInboxPrefix(subject.Inbox("n1"))); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.nc.Close)
