@@ -26,6 +26,8 @@ type Managers struct {
 	Addrs []string // host:port
 	// Home is tried before the others: the broker of this machine.
 	Home string
+	// HomeOutside is the address others reach it at, "" when that is the same.
+	HomeOutside string
 	// Return brings the connection back to Home when that is there again.
 	Return bool
 }
@@ -39,7 +41,7 @@ func Connect(name string, addrs []string, store *pki.Store, log *zap.Logger, mor
 
 // ConnectTo is Connect with a choice among the managers.
 func ConnectTo(name string, to Managers, store *pki.Store, log *zap.Logger, more ...nats.Option) (*nats.Conn, error) {
-	d := dial.New(dial.Config{TLS: pki.ClientTLS(store), Addrs: to.Addrs, Home: to.Home})
+	d := dial.New(dial.Config{TLS: pki.ClientTLS(store), Addrs: to.Addrs, Home: to.Home, HomeOutside: to.HomeOutside})
 	learn := func(nc *nats.Conn) { d.Learn(dial.Told(nc)) }
 	opts := append(Options(name, store.Identity().NodeID, log),
 		nats.Secure(pki.ClientTLS(store)), nats.TLSHandshakeFirst(), nats.SetCustomDialer(d), nats.SkipHostLookup(), nats.Timeout(greetWithin),

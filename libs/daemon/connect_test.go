@@ -173,7 +173,7 @@ func TestAManagerThatHangsIsLeft(t *testing.T) {
 	ca := pkitest.NewCA(t)
 	b := brokers(t, ca, 2)
 	home := newFreezer(t, b[0].Addr().String())
-	to := Managers{Home: home.Addr().String(), Addrs: []string{home.Addr().String(), b[1].Addr().String()}, Return: true}
+	to := Managers{Home: home.Addr().String(), Addrs: []string{home.Addr().String(), b[1].Addr().String()}, HomeOutside: b[0].Addr().String(), Return: true}
 
 	home.freeze()
 	began := time.Now()

@@ -279,7 +279,7 @@ func (m Main) connect(ctx context.Context, urls string, rec *member.Record, stor
 	if store.Identity().Role == pki.Manager {
 		// The broker on this machine comes first: what this manager has decided does not pass through another one. Streams
 		// of the agent would break on the way back, so it waits for the next time it has to connect anyway.
-		to.Home, to.Return = addrs[0], m.Managers
+		to.Home, to.HomeOutside, to.Return = addrs[0], rec.Advertise, m.Managers
 		more = append(more, nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond))
 	}
 	nc, err := ConnectTo(m.Name, to, store, log, more...)

@@ -58,6 +58,8 @@ type Config struct {
 	Addrs []string
 	// Home, one of them or another one, is tried first: the broker of this machine.
 	Home string
+	// HomeOutside is Home's address as other managers tell it: when one hangs, so does the other.
+	HomeOutside string
 	// Ordered tries Addrs as they stand: the first one is where it worked last.
 	Ordered      bool
 	Step, Within time.Duration
@@ -147,6 +149,9 @@ func (d *Dialer) order(now time.Time) []string {
 		if now.Sub(at) > remember || !slices.Contains(all, a) {
 			delete(d.failed, a)
 		}
+	}
+	if at, is := d.failed[d.cfg.Home]; is && slices.Contains(all, d.cfg.HomeOutside) {
+		d.failed[d.cfg.HomeOutside] = at
 	}
 	slices.SortStableFunc(all, func(a, b string) int { return d.failed[a].Compare(d.failed[b]) })
 	return all

@@ -10,8 +10,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
-
-	"skep.dev/libs/patience"
 )
 
 // MaxBatch is the server's limit of messages in one atomic batch.
@@ -113,7 +111,7 @@ func (t *Batch) Commit(ctx context.Context) (uint64, error) {
 }
 
 func (t *Batch) publish(ctx context.Context) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, ackWithin+patience.Left(ctx))
+	ctx, cancel := context.WithTimeout(ctx, bound(ctx))
 	defer cancel()
 	if len(t.ops) == 1 {
 		ack, err := whenLed(ctx, func() (*jetstream.PubAck, error) { return t.b.js.PublishMsg(ctx, t.ops[0].msg) })

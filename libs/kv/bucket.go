@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"skep.dev/libs/patience"
 	"skep.dev/libs/subject"
 )
 
@@ -132,13 +132,13 @@ func (b *Bucket) deletion(key string) *nats.Msg {
 }
 
 func (b *Bucket) write(ctx context.Context, m *nats.Msg) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, ackWithin+patience.Left(ctx))
+	ctx, cancel := context.WithTimeout(ctx, bound(ctx))
 	defer cancel()
-	ack, err := whenLed(ctx, func() (*jetstream.PubAck, error) { return b.js.PublishMsg(ctx, m) })
+	rev, err := b.publish(ctx, strings.TrimPrefix(m.Subject, b.name.Key("")), m)
 	if err != nil {
-		return 0, fmt.Errorf("write %s: %w", m.Subject, Classify(err))
+		return 0, fmt.Errorf("write %s: %w", m.Subject, err)
 	}
-	return ack.Sequence, nil
+	return rev, nil
 }
 
 // tombstone returns the sequence of what stands in the way of a Create although the key is gone: the deletion's marker, or

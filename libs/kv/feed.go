@@ -112,7 +112,7 @@ func (f *Feed) Current(ctx context.Context) error {
 	}
 	asking, cancel := context.WithTimeout(ctx, ackWithin)
 	defer cancel()
-	st, err := whenLed(asking, func() (jetstream.Stream, error) { return f.js.Stream(asking, f.bucket.Stream()) })
+	st, err := askLed(asking, func(ctx context.Context) (jetstream.Stream, error) { return f.js.Stream(ctx, f.bucket.Stream()) })
 	if err != nil {
 		return fmt.Errorf("look how far bucket %s is: %w", f.bucket, err)
 	}

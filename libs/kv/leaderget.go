@@ -27,7 +27,7 @@ func leaderGet(ctx context.Context, js jetstream.JetStream, stream, subj string)
 	}
 	ctx, cancel := withDefaultTimeout(ctx)
 	defer cancel()
-	r, err := whenLed(ctx, func() (*nats.Msg, error) {
+	r, err := askLed(ctx, func(ctx context.Context) (*nats.Msg, error) {
 		return js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, req)
 	})
 	if err != nil {

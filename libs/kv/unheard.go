@@ -1,8 +1,10 @@
 package kv
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -27,6 +29,27 @@ func whenLed[T any](ctx context.Context, do func() (T, error)) (T, error) {
 	}
 }
 
+// readAgain is how long a patient question to a leader waits for its answer before it is asked again: servers that do not lead
+// the stream say nothing.
+const readAgain = time.Second
+
+// askLed asks a stream's leader something, again and again for as long as ctx has patience.
+func askLed[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
+	for {
+		try, cancel := ctx, context.CancelFunc(func() {})
+		patient := patience.Left(ctx) > 0
+		if patient {
+			try, cancel = context.WithTimeout(ctx, readAgain)
+		}
+		out, err := whenLed(try, func() (T, error) { return ask(try) })
+		late := patient && try.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err == nil || !late {
+			return out, err
+		}
+	}
+}
+
 // unheard reports whether an error means that no leader took what was asked.
 func unheard(err error) bool {
 	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
@@ -39,6 +62,55 @@ func unheard(err error) bool {
 // codeNoLeader: the JetStream system is temporarily unavailable, it has no leader.
 const codeNoLeader = 10008
 
-// ackWithin bounds the wait for one acknowledgement. A leader that hangs holds what it was sent; whoever waits longer than
-// an election takes learns nothing more.
-const ackWithin = 10 * time.Second
+const (
+	// ackWithin bounds the wait for one acknowledgement. A leader that hangs holds what it was sent; whoever waits longer
+	// than an election takes learns nothing more.
+	ackWithin = 10 * time.Second
+	// lookAfter is when a patient write that is not acknowledged looks what became of it. It is longer than a write takes on
+	// a slow disk, and shorter than an election.
+	lookAfter = 3 * time.Second
+)
+
+// bound is how long a write may take in all.
+func bound(ctx context.Context) time.Duration {
+	if left := patience.Left(ctx); left > 0 {
+		return left + time.Second
+	}
+	return ackWithin
+}
+
+// publish writes a message that is conditional on its key's revision, or one that is not.
+//
+// The leader that it was sent to may have died or hang, and may or may not have stored it. A patient write looks then: is the
+// key at the revision that was expected, the message is sent again. The first one, should it still arrive, makes the second
+// one conflict, or conflicts itself; so it is stored once, and a conflict is looked into: a newer revision with our value is
+// our write, or somebody's who wrote the same.
+func (b *Bucket) publish(ctx context.Context, key string, m *nats.Msg) (uint64, error) {
+	expect, perr := strconv.ParseUint(m.Header.Get(headerExpect), 10, 64)
+	conditional := perr == nil && m.Header.Get(headerExpectSubject) == "" && m.Header.Get(headerOp) == ""
+	for sent := 0; ; sent++ {
+		try, cancel := ctx, context.CancelFunc(func() {})
+		if conditional && patience.Left(ctx) > lookAfter {
+			try, cancel = context.WithTimeout(ctx, lookAfter)
+		}
+		ack, err := whenLed(try, func() (*jetstream.PubAck, error) { return b.js.PublishMsg(try, m) })
+		late := try.Err() != nil && ctx.Err() == nil
+		cancel()
+		switch {
+		case err == nil:
+			return ack.Sequence, nil
+		case late: // try again, or it was stored
+		case sent == 0 || !errors.Is(Classify(err), ErrConflict):
+			return 0, Classify(err)
+		}
+		e, gerr := b.Get(ctx, key)
+		switch {
+		case gerr != nil && !errors.Is(gerr, ErrNotFound):
+			return 0, errors.Join(Classify(err), gerr)
+		case gerr == nil && e.Revision > expect && bytes.Equal(e.Value, m.Data):
+			return e.Revision, nil
+		case e.Revision != expect:
+			return 0, ErrConflict
+		}
+	}
+}

@@ -14,12 +14,11 @@ import (
 	"skep.dev/libs/subject"
 )
 
-// A write that comes while the store elects a leader is made when there is one, if it has the patience, and not twice.
-func TestAnElectionIsWaitedFor(t *testing.T) {
-	ps := kvtest.Spawn(t, 3, 0)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	js := ps.JS(t)
+// three are servers in processes of their own, with a key in the bucket whose leader is told.
+func three(ctx context.Context, t *testing.T) (ps *kvtest.Processes, js jetstream.JetStream, b *kv.Bucket, leader int) {
+	t.Helper()
+	ps = kvtest.Spawn(t, 3, 0)
+	js = ps.JS(t)
 	for kv.Ensure(ctx, js, 3) != nil && ctx.Err() == nil {
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -27,14 +26,18 @@ func TestAnElectionIsWaitedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := kv.Open(js, subject.Spec)
-	if _, err := b.Create(ctx, "before", []byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	ps.Kill(ps.Index(st.CachedInfo().Cluster.Leader))
+	return ps, js, kv.Open(js, subject.Spec), ps.Index(st.CachedInfo().Cluster.Leader)
+}
+
+// A write that comes while the store elects a leader is made when there is one, if it has the patience, and not twice.
+func TestAnElectionIsWaitedFor(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	ps, js, b, leader := three(ctx, t)
+	ps.Kill(leader)
 	await(ctx, t, js)
 	began := time.Now()
-	_, err = b.Create(ctx, "hasty", []byte("x"))
+	_, err := b.Create(ctx, "hasty", []byte("x"))
 	hasty := time.Since(began)
 	patient := patience.Until(ctx, time.Now().Add(patience.Election))
 	rev, perr := b.Create(patient, "patient", []byte("x"))
@@ -60,5 +63,40 @@ func await(ctx context.Context, t *testing.T, js jetstream.JetStream) {
 		if ctx.Err() != nil {
 			t.Fatal("no server is left")
 		}
+	}
+}
+
+// What was sent to a leader that hangs is made by the next one, once: also when the first wakes.
+func TestALeaderThatHangs(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	ps, _, _, leader := three(ctx, t)
+	js := ps.JS(t, (leader+1)%3, (leader+2)%3)
+	b := kv.Open(js, subject.Spec)
+	first, err := b.Create(ctx, "key", []byte("1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ps.Freeze(leader)
+	began := time.Now()
+	var rev uint64
+	for rev == 0 {
+		// With the default pings the others notice after minutes that it hangs; its followers elect another one sooner.
+		rev, err = b.Update(patience.Until(ctx, time.Now().Add(patience.Election)), "key", []byte("2"), first)
+		t.Logf("revision %d after %v: %v", rev, time.Since(began), err)
+		if err != nil && ctx.Err() != nil {
+			t.Fatal(err)
+		}
+	}
+	ps.Thaw(leader)
+	if _, err := b.Create(patience.Until(ctx, time.Now().Add(patience.Election)), "after", nil); err != nil {
+		t.Error(err)
+	}
+	e, err := b.Get(ctx, "key")
+	if err != nil || e.Revision != rev || string(e.Value) != "2" {
+		t.Errorf("the key is %q at %d: %v", e.Value, e.Revision, err)
+	}
+	if _, err := b.Update(ctx, "key", []byte("3"), first); !errors.Is(err, kv.ErrConflict) {
+		t.Errorf("over a newer one: %v", err)
 	}
 }

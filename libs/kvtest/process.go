@@ -149,6 +149,19 @@ func (ps *Processes) Kill(i int) {
 	p.cmd = nil
 }
 
+// Freeze stops a server's process: its kernel goes on taking what is sent to it. Kill ends a frozen one too.
+func (ps *Processes) Freeze(i int) { ps.signal(i, syscall.SIGSTOP) }
+
+// Thaw lets a frozen server go on.
+func (ps *Processes) Thaw(i int) { ps.signal(i, syscall.SIGCONT) }
+
+func (ps *Processes) signal(i int, sig syscall.Signal) {
+	ps.t.Helper()
+	if err := ps.servers[i].cmd.Process.Signal(sig); err != nil {
+		ps.t.Fatalf("signal server %s: %v", ps.servers[i].settings.Name, err)
+	}
+}
+
 // Stop ends a server as a shutdown does.
 func (ps *Processes) Stop(i int) {
 	p := ps.servers[i]

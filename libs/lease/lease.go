@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -34,6 +35,9 @@ const DefaultTTL = 5 * time.Second
 const (
 	soonTimes = 10
 	soonPause = 20 * time.Millisecond
+	// overduePause is how often is asked for a lease whose holder missed two renewals. The store ends a lease up to two
+	// seconds after it has a leader again (measured).
+	overduePause = 100 * time.Millisecond
 )
 
 // Config names the lease and who asks.
@@ -67,9 +71,13 @@ func New(js jetstream.JetStream, cfg Config) *Lease {
 // again after a pause.
 func (l *Lease) Run(ctx context.Context, lead func(ctx context.Context, epoch uint64) error) error {
 	up := make(chan struct{}, 1)
+	var renewed atomic.Int64 // when the holder was heard last, unix ns
 	if sub, err := l.js.Conn().Subscribe(subject.Lease.Key(l.cfg.Name), func(m *nats.Msg) {
 		if len(m.Data) > 0 {
-			return // a renewal
+			if string(m.Data) != l.cfg.Holder {
+				renewed.Store(time.Now().UnixNano())
+			}
+			return
 		}
 		select {
 		case up <- struct{}{}:
@@ -84,6 +92,9 @@ func (l *Lease) Run(ctx context.Context, lead func(ctx context.Context, epoch ui
 		rev, err := l.acquire(ctx)
 		if err != nil {
 			pause := l.cfg.TTL / 10
+			if last := renewed.Load(); last != 0 && time.Since(time.Unix(0, last)) > l.cfg.TTL/2 {
+				pause = min(pause, overduePause)
+			}
 			if soon > 0 {
 				pause, soon = min(pause, soonPause), soon-1
 			}
@@ -107,6 +118,9 @@ func (l *Lease) Run(ctx context.Context, lead func(ctx context.Context, epoch ui
 }
 
 func (l *Lease) acquire(ctx context.Context) (uint64, error) {
+	// What was sent to a leader that died is never answered: better to ask again. Our own name is found if it was taken.
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.TTL/5)
+	defer cancel()
 	rev, err := l.put(ctx, 0)
 	if !errors.Is(err, kv.ErrConflict) {
 		return rev, err

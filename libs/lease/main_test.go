@@ -3,7 +3,7 @@ package lease
 import (
 	"testing"
 
-	"skep.dev/libs/leaktest"
+	"skep.dev/libs/kvtest"
 )
 
-func TestMain(m *testing.M) { leaktest.Main(m) }
+func TestMain(m *testing.M) { kvtest.Main(m) }

@@ -24,6 +24,9 @@ import (
 )
 
 const (
+	// ledFor is how long a beat that knew a leader holds against one that knows none: a manager that joins, or is cut off,
+	// knows none while the others do.
+	ledFor = 1500 * time.Millisecond
 	// staleAfter is how long no broker may have known a leader before answers are marked.
 	staleAfter = 2 * time.Second
 	// quiet is how long nothing may be heard of any broker.
@@ -89,7 +92,7 @@ func (g *Group) beat(b *skepv1.ManagerBeat) {
 	}
 }
 
-// leaderless reports whether the newest beat knew no leader, and when one was known last.
+// leaderless reports whether no broker knows a leader, and when one was known last.
 func (g *Group) leaderless() (since time.Time, is bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -100,7 +103,8 @@ func (g *Group) leaderless() (since time.Time, is bool) {
 	if since.IsZero() {
 		since = g.first
 	}
-	return since, g.unled.After(g.led) || g.now().Sub(g.heard) > quiet
+	now := g.now()
+	return since, g.unled.After(g.led) && now.Sub(g.led) > ledFor || now.Sub(g.heard) > quiet
 }
 
 // Stale reports whether what this service knows may be out of date because there is no leader, and of when it is.
