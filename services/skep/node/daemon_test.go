@@ -66,7 +66,14 @@ func spawn(t *testing.T, p Paths) *child {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
+		// Nothing of it stays for other tests: containerd and the network would outlive a daemon that is stopped.
+		within, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if _, err := ask(within, p, http.MethodPost, "/leave?force=true"); err != nil {
+			t.Errorf("leave: %v", err)
+			_ = cmd.Process.Kill()
+			return
+		}
 		select {
 		case err := <-ended:
 			if err != nil {
