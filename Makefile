@@ -122,8 +122,15 @@ bench: tools build ## measure, and print the table of bars (needs root, takes mi
 	@$(BIN)/skep-bench
 
 .PHONY: soak
-soak: ## a year's million deletions through the store (takes minutes)
+soak: soak-store soak-memory ## a year of deletions through the store, a day of churn through a manager (takes long)
+
+.PHONY: soak-store
+soak-store: ## a year's million deletions through the store (takes minutes)
 	cd libs && SKEP_DELETIONS=1000000 go test -count=1 -timeout 90m -v -run TestDeletionsCostNothing ./kv
+
+.PHONY: soak-memory
+soak-memory: tools ## 50,000 tasks and as much else made and removed: what a manager takes then (root, takes half an hour)
+	cd services/skep && SKEP_CHURN=50000 go test -count=1 -timeout 120m -v -run TestChurn ./node
 
 .PHONY: each
 each: ## check that every commit after SINCE=commit builds, with its tests

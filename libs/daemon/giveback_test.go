@@ -8,14 +8,15 @@ func TestRestAfterABurst(t *testing.T) {
 		more, live uint64 // allocated since the look before, held
 		give       bool
 	}
+	burst, rest, gives := look{100 * mb, 20 * mb, false}, look{1 * mb, 20 * mb, false}, look{1 * mb, 20 * mb, true}
 	for name, looks := range map[string][]look{
-		"a start, then nothing":              {{more: 100 * mb, live: 20 * mb}, {1 * mb, 20 * mb, true}, {1 * mb, 20 * mb, false}, {1 * mb, 20 * mb, false}},
-		"not while it goes on":               {{more: 100 * mb, live: 20 * mb}, {50 * mb, 20 * mb, false}, {6 * mb, 20 * mb, false}, {5 * mb, 20 * mb, true}},
-		"once after each burst":              {{1 * mb, 20 * mb, true}, {100 * mb, 30 * mb, false}, {0, 30 * mb, true}, {0, 20 * mb, false}},
-		"a small one rests at a few":         {{3 * mb, 1 * mb, true}, {5 * mb, 1 * mb, false}, {3 * mb, 1 * mb, true}},
-		"what a large one does all the time": {{200 * mb, 1000 * mb, true}, {200 * mb, 1000 * mb, false}, {300 * mb, 1000 * mb, false}, {200 * mb, 1000 * mb, true}},
+		"a start, then nothing":              {burst, gives, rest, rest, rest, gives, rest, rest, rest, gives, rest, rest, rest, rest, rest, rest},
+		"not while it goes on":               {burst, {50 * mb, 20 * mb, false}, {21 * mb, 20 * mb, false}, {20 * mb, 20 * mb, true}},
+		"after each burst":                   {gives, rest, burst, gives, rest, rest, rest, gives, burst, burst, gives},
+		"a small one rests at a few":         {{3 * mb, 1 * mb, true}, {17 * mb, 1 * mb, false}, {16 * mb, 1 * mb, true}},
+		"what a large one does all the time": {{900 * mb, 1000 * mb, true}, {900 * mb, 1000 * mb, false}, {1100 * mb, 1000 * mb, false}, {900 * mb, 1000 * mb, true}},
 	} {
-		r := rest{owes: true}
+		var r atRest
 		var allocated uint64
 		for i, l := range looks {
 			allocated += l.more

@@ -35,10 +35,11 @@ func main() {
 		}
 		return
 	}
-	only := flag.String("only", "", "go, lab, net, update, secret, stack, storage or density: measure only that part")
+	only := flag.String("only", "", "go, lab, net, update, secret, stack, storage, memory or density: measure only that part")
 	rounds := flag.Int("rounds", 3, "times each lab figure is taken; the median is shown")
 	networks := flag.Int("networks", 100, "with -only density: networks on the one node")
 	services := flag.Int("services", 10, "with -only density: services on each network")
+	cycles := flag.Int("cycles", 100, "of churn, for what memory it leaves")
 	flag.Parse()
 	parts := []part{
 		{name: "go", rows: func() ([]row, error) { return goRows(ctx, os.Stderr) }},
@@ -48,6 +49,7 @@ func main() {
 		{name: "secret", rows: func() ([]row, error) { return secretRows(ctx, *rounds, os.Stderr) }},
 		{name: "stack", rows: func() ([]row, error) { return stackRows(ctx, *rounds, os.Stderr) }},
 		{name: "storage", rows: func() ([]row, error) { return storageRows(ctx, os.Stderr) }},
+		{name: "memory", rows: func() ([]row, error) { return memoryRows(ctx, *cycles, os.Stderr) }},
 		{name: "density", onDemand: true, rows: func() ([]row, error) { return densityRows(ctx, *networks, *services, os.Stderr) }},
 	}
 	if err := run(parts, *only, os.Stdout); err != nil {

@@ -17,6 +17,9 @@ const inside = "SKEP_NODE_TEST_INSIDE"
 // TestMain runs the tests again as a child in network, mount and process namespaces of its own: a real node with its
 // default ports, and nothing of it reaches the machine or outlives the child.
 func TestMain(m *testing.M) {
+	if os.Getenv(asDaemon) != "" {
+		os.Exit(runDaemon(os.Args[1:]))
+	}
 	if os.Getenv(inside) != "" {
 		if err := isolate(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
