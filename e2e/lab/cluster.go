@@ -47,7 +47,7 @@ func (l *Lab) makeCluster(ctx context.Context, o Options) error {
 		switch {
 		case h.Role == Manager && h != m1:
 			if err := l.Join(ctx, h, tokens[Manager]); err != nil {
-				return fmt.Errorf("more than one manager: %w", err)
+				return fmt.Errorf("join manager %s: %w", h.Name, err)
 			}
 		case h.Role == Worker:
 			workers = append(workers, h)
@@ -173,6 +173,55 @@ func (l *Lab) startServices(ctx context.Context, h *Host) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// Freeze stops a host's daemon where it stands (SIGSTOP), with all its connections open: it hangs, and does not die. Containers
+// and containerd go on.
+func (l *Lab) Freeze(ctx context.Context, host string) error { return l.stall(ctx, host, "STOP", true) }
+
+// Thaw lets a frozen daemon go on, as if no time had passed.
+func (l *Lab) Thaw(ctx context.Context, host string) error { return l.stall(ctx, host, "CONT", false) }
+
+func (l *Lab) stall(ctx context.Context, host, signal string, frozen bool) error {
+	h, err := l.Host(host)
+	if err != nil {
+		return err
+	}
+	// Who runs here is in the locks of the node and of its parts; a lock whose process is gone names nobody.
+	script := fmt.Sprintf(`n=0; for f in /var/lib/skep/lock/node /var/lib/skep/lock/skep-*; do
+  p=$(cat "$f" 2>/dev/null); [ -n "$p" ] && kill -%s "$p" 2>/dev/null && n=$((n+1)); done; [ $n -gt 0 ]`, signal)
+	if _, err := l.must(ctx, host, "sh", "-c", script); err != nil {
+		return fmt.Errorf("send SIG%s to the daemon of %s: does it run? %w", signal, host, err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h.Frozen = frozen
+	return l.save()
+}
+
+// SetRole has later commands go by a host's new role, after it was promoted or demoted. Where every service is a process of its own
+// this is what a supervisor is told: with the first it starts the managers' services.
+func (l *Lab) SetRole(ctx context.Context, host, role string) error {
+	h, err := l.Host(host)
+	if err != nil {
+		return err
+	}
+	before := h.Role
+	l.mu.Lock()
+	h.Role = role
+	err = l.save()
+	l.mu.Unlock()
+	if err != nil || !l.Separate || role != Manager || before == Manager {
+		return err
+	}
+	for _, name := range Programs(Manager) {
+		if !slices.Contains(Programs(Worker), name) {
+			if err := l.StartProgram(ctx, host, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // LogFiles are the logs of the host's daemon, by name.

@@ -53,7 +53,7 @@ func (l *Lab) boot(ctx context.Context, h *Host) error {
 		return fmt.Errorf("switch on %s: %w (see %s)", h.Name, err, log.Name())
 	}
 	l.mu.Lock()
-	h.PID, h.Cut = pid, false
+	h.PID, h.Cut, h.Frozen = pid, false, false
 	h.Started, err = startTime(pid)
 	l.mu.Unlock()
 	if err == nil && l.VolumePlugin != "" && (h.Role == Manager || h.Role == Worker) && slices.Contains(l.Hosts, h) {
@@ -183,7 +183,7 @@ func (l *Lab) Kill(ctx context.Context, host string) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h.PID, h.Cut = 0, false
+	h.PID, h.Cut, h.Frozen = 0, false, false
 	return l.save()
 }
 

@@ -90,6 +90,7 @@ type Host struct {
 	PID       int    `json:"pid"` // of its init, 0 while it is off
 	Started   uint64 `json:"started"`
 	Cut       bool   `json:"cut"`
+	Frozen    bool   `json:"frozen,omitempty"`
 	SmallDisk int64  `json:"small_disk,omitempty"`
 	Joined    bool   `json:"joined"` // has a daemon to start again after a power-off
 }

@@ -25,7 +25,7 @@ type Info struct {
 	Warning string `json:"warning,omitempty"`
 	// Refused: the managers did not let this new manager in, and nothing of the node was started.
 	Refused bool `json:"refused,omitempty"`
-	PID          int      `json:"pid"`
+	PID     int  `json:"pid"`
 }
 
 // Control is the daemon's local HTTP interface for root on this machine: who are we, are we ready, leave.

@@ -1,6 +1,7 @@
 package member
 
 import (
+	"fmt"
 	"slices"
 
 	skepv1 "skep.dev/proto/skep/v1"
@@ -38,4 +39,15 @@ func Addrs(set *skepv1.ManagerSet, node string) []string {
 		out[i] = m.Addr
 	}
 	return out
+}
+
+// Advice says what is wrong with a number of managers, "" when nothing is.
+func Advice(managers int) string {
+	switch {
+	case managers == 2:
+		return "two managers are no safer than one: losing the one that leads stops every change until it is back. Add a third (skep node promote, or skep join with the managers' token), or demote one"
+	case managers > 0 && managers%2 == 0:
+		return fmt.Sprintf("%d managers bear the loss of no more of them than %d would: add one, or demote one", managers, managers-1)
+	}
+	return ""
 }

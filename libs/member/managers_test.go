@@ -31,3 +31,11 @@ func TestAddrs(t *testing.T) {
 		}
 	}
 }
+
+func TestAdvice(t *testing.T) {
+	for n := range 8 {
+		if got := Advice(n); (got != "") != (n > 0 && n%2 == 0) {
+			t.Errorf("of %d managers: %q", n, got)
+		}
+	}
+}

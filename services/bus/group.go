@@ -42,6 +42,8 @@ type group struct {
 	end   error
 
 	witness sync.Mutex // one change of the witness at a time
+
+	stepped func() error // tests: called after each step
 }
 
 // heard is the last beat of a server.

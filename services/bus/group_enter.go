@@ -126,6 +126,11 @@ func (g *group) confirm(ctx context.Context, p *Place) error {
 			return err
 		}
 		return ErrRetired
+	case set.GetEpoch() == p.Epoch && p.follow(set, p.Revision):
+		// The others may have moved, or taken the witness out, while this one was away.
+		if err := g.keep(p); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -35,6 +35,8 @@ const (
 	actFor = 30 * time.Second
 	// settleEvery is the pause between two requests to make a worker of a node that left.
 	settleEvery = 2 * time.Second
+	// sayAfter is how long the group may wait for something before it is worth a line.
+	sayAfter = 10 * time.Second
 )
 
 // replicas are those that new streams get.
@@ -61,6 +63,9 @@ func (g *group) lead(ctx context.Context, nc *nats.Conn, js jetstream.JetStream)
 	}
 }
 
+// errHandOver has a leader give the lease up (tests do).
+var errHandOver = errors.New("the lease is handed over")
+
 // leader is the group's while this manager has the lease. Two may believe to be it for a moment: each step is written
 // down on the condition that nobody else wrote, and doing a step twice is as good as once.
 type leader struct {
@@ -77,7 +82,8 @@ type leader struct {
 	missing map[string]time.Time // members that are offline: since when
 	quiet   map[string]time.Time // servers that were retired: when
 	settled time.Time            // when nodes were last settled
-	said    string               // what is waited for, as it was last logged
+	waits   time.Time            // since when the group does not go on
+	said    time.Time            // when that was last logged
 }
 
 func (l *leader) run(ctx context.Context) error {
@@ -108,6 +114,12 @@ func (l *leader) run(ctx context.Context) error {
 		l.turn.Lock()
 		pause, err := l.step(ctx)
 		l.turn.Unlock()
+		if pause == 0 && err == nil && l.g.stepped != nil {
+			err = l.g.stepped()
+		}
+		if errors.Is(err, errHandOver) {
+			return err
+		}
 		if err != nil && ctx.Err() == nil {
 			l.say(err.Error())
 		}
@@ -115,12 +127,18 @@ func (l *leader) run(ctx context.Context) error {
 	}
 }
 
-// say logs what keeps the group from going on, once.
+// say logs what keeps the group from going on, when it lasts.
 func (l *leader) say(text string) {
-	if text != l.said && text != "" {
-		l.g.log.Warn("the group of managers waits", zap.String("for", text))
+	now := time.Now()
+	switch {
+	case text == "":
+		l.waits, l.said = time.Time{}, time.Time{}
+	case l.waits.IsZero():
+		l.waits = now
+	case now.Sub(l.waits) > sayAfter && now.Sub(l.said) > sayEvery:
+		l.said = now
+		l.g.log.Warn("the group of managers waits", zap.String("for", text), zap.Duration("dur", now.Sub(l.waits).Round(time.Second)))
 	}
-	l.said = text
 }
 
 func (l *leader) hearNodes(d kv.Delta) {

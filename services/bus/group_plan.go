@@ -72,7 +72,7 @@ func (p plan) String() string {
 }
 
 // planGroup says what is next. It is level-triggered: whoever leads after a crash at any point goes on from what there is.
-// Only one change is under way at a time; it is in the set (a member that is JOINING or LEAVING, and the step) before
+// Only one change is under way at a time (one that waits for a majority gives way to the removal of a dead one); it is in the set (a member that is JOINING or LEAVING, and the step) before
 // anything of it is done.
 func planGroup(v *view) plan {
 	if v.members == nil {
@@ -81,13 +81,16 @@ func planGroup(v *view) plan {
 	if j := v.first(joining); j != nil {
 		return v.planJoin(j)
 	}
-	if l := v.first(leaving); l != nil {
-		return v.planLeave(l)
+	if l := v.leaver(); l != nil {
+		p := v.planLeave(l)
+		if d := v.unwantedDead(); d != nil && p.waits != "" {
+			// It may be what is missing for a majority: it can go, and then the other.
+			return v.leaves(d)
+		}
+		return p
 	}
 	if l, why := v.nextToLeave(); l != nil {
-		return v.writes("", actEvacuate, l.GetNodeId(), l.GetServer(), func(s *skepv1.ManagerSet) {
-			memberOf(s, l.GetServer()).State = leaving
-		})
+		return v.leaves(l)
 	} else if why != "" {
 		return v.waitsFor(why)
 	}
@@ -100,7 +103,7 @@ func (v *view) planJoin(j *skepv1.Manager) plan {
 	lost := !v.heard[j.GetServer()] && v.now.Sub(v.since(j.GetServer())) > joinWithin
 	switch {
 	case !v.desired[j.GetNodeId()] || lost:
-		return v.writes("", actEvacuate, j.GetNodeId(), j.GetServer(), func(s *skepv1.ManagerSet) { memberOf(s, j.GetServer()).State = leaving })
+		return v.leaves(j)
 	case m != nil && m.Current && !m.Offline && v.heard[j.GetServer()]:
 		p := v.writes("joined", "", "", "", func(s *skepv1.ManagerSet) { memberOf(s, j.GetServer()).State = voter })
 		p.node, p.server = j.GetNodeId(), j.GetServer()
@@ -108,7 +111,7 @@ func (v *view) planJoin(j *skepv1.Manager) plan {
 	case m == nil:
 		return v.waitsFor("its server has not started yet")
 	}
-	return v.waitsFor(fmt.Sprintf("its store is not current yet: %d behind", m.Lag))
+	return v.waitsFor("its store is not current yet")
 }
 
 // planLeave goes on with a manager that leaves: a witness comes in first where fewer than three stay, then streams go off
@@ -154,6 +157,32 @@ func (v *view) planLeave(l *skepv1.Manager) plan {
 		return v.acts(actRetire, l.GetNodeId(), l.GetServer())
 	}
 	return v.acts(actRemove, l.GetNodeId(), l.GetServer())
+}
+
+// leaves begins to let a manager go.
+func (v *view) leaves(l *skepv1.Manager) plan {
+	return v.writes("", actEvacuate, l.GetNodeId(), l.GetServer(), func(s *skepv1.ManagerSet) { memberOf(s, l.GetServer()).State = leaving })
+}
+
+// leaver is the manager that is leaving, of several the one that is dead.
+func (v *view) leaver() (l *skepv1.Manager) {
+	for _, m := range v.set.GetManagers() {
+		if m.GetState() == leaving && (l == nil || v.heard[l.GetServer()] && !v.heard[m.GetServer()]) {
+			l = m
+		}
+	}
+	return l
+}
+
+// unwantedDead is a manager that is to be none and is not there, nil when there is none, or nobody else would stay.
+func (v *view) unwantedDead() *skepv1.Manager {
+	all := v.voters()
+	for _, m := range all {
+		if !v.desired[m.GetNodeId()] && !v.heard[m.GetServer()] && len(all) > 1 {
+			return m
+		}
+	}
+	return nil
 }
 
 // nextToLeave is the manager that is to leave next: the dead before the living, who plans last. why says that one cannot.
@@ -213,12 +242,16 @@ func (v *view) planShape() plan {
 	if len(v.streams.differ) > 0 {
 		return v.acts(actScale, "", "")
 	}
-	scaling := v.set.GetStep().GetAction() == actScale
-	if scaling && len(v.streams.unsettle) > 0 {
+	if v.set.GetStep().GetAction() == actScale && len(v.streams.unsettle) > 0 {
 		return v.waitsFor("copies are being made of " + listed(v.streams.unsettle))
 	}
-	if host := v.witnessHost(); host != nil && len(all) >= 3 && len(v.streams.unsettle) == 0 {
-		return v.dropWitness(host)
+	if host := v.witnessHost(); host != nil && len(all) >= 3 {
+		// Once begun it is finished: the name is good for nothing any more.
+		begun := v.set.GetStep().GetAction() == actStopWitness || v.member(host.GetWitness()) == nil
+		if begun || len(v.streams.unsettle) == 0 {
+			return v.dropWitness(host)
+		}
+		return v.waitsFor("before the witness goes, all copies must be current of " + listed(v.streams.unsettle))
 	}
 	if p, ok := v.moved(); ok {
 		return p

@@ -190,29 +190,43 @@ func (w *world) do(t *rapid.T, p plan, half bool) {
 	}
 }
 
-// check holds the group to what must be so at every moment.
-func (w *world) check(t *rapid.T, was *skepv1.ManagerSet, planned plan) {
-	changing, pairs := 0, map[string]int{}
+// tend is what each manager does by itself: its witness follows the set.
+func (w *world) tend(t *rapid.T) {
 	for _, m := range w.set.GetManagers() {
-		if m.GetState() != voter {
-			changing++
-			pairs[m.GetNodeId()]++
+		host, s := w.servers[m.GetServer()], w.set.GetStep()
+		if host == nil || !host.up || m.GetState() != voter || s.GetNodeId() == m.GetNodeId() && (s.GetAction() == actStartWitness || s.GetAction() == actStopWitness) {
+			continue
+		}
+		if name := m.GetWitness(); name != "" && (w.servers[name] == nil || !w.servers[name].up) {
+			if w.removed[name] {
+				t.Fatalf("witness %s starts again under a name that was removed: %s", name, w.describe())
+			}
+			w.servers[name] = &fakeServer{node: m.GetNodeId(), witness: true, up: true, current: true}
+		}
+		for name, s := range w.servers {
+			if s.witness && s.node == m.GetNodeId() && name != m.GetWitness() && s.up {
+				t.Fatalf("witness %s runs and is in no set: %s", name, w.describe())
+			}
 		}
 	}
-	// A store that was lost takes two names at once: the old one goes when the new one is in.
-	if changing > 1 && len(pairs) > 1 {
+}
+
+// check holds the group to what must be so at every moment.
+func (w *world) check(t *rapid.T, was *skepv1.ManagerSet, planned plan) {
+	changing := 0
+	for _, m := range w.set.GetManagers() {
+		// The dead go beside another change: a store that was lost when its node has a new one, what is missing for a majority.
+		if s := w.servers[m.GetServer()]; m.GetState() == joining || m.GetState() == leaving && s != nil && s.up {
+			changing++
+		}
+	}
+	if changing > 1 {
 		t.Fatalf("two changes at once: %v", w.set)
 	}
 	if !w.led() {
 		t.Fatalf("no majority after %v: %v", planned, w.describe())
 	}
-	data := 0
-	for _, s := range w.servers {
-		if s.data && s.up {
-			data++
-		}
-	}
-	if data == 0 {
+	if w.lost() {
 		t.Fatalf("the data is gone after %v: %s", planned, w.describe())
 	}
 }
@@ -236,21 +250,20 @@ func TestPlanConverges(t *testing.T) {
 			for _, n := range rapid.SliceOfNDistinct(rapid.SampledFrom(nodes), 1, 5, rapid.ID[string]).Draw(t, "desired") {
 				w.desired[n] = true
 			}
-			// Of three or more one may be dead, for good when it is not wanted.
-			var dead string
-			if up := w.voters(); len(up) >= 3 && rapid.Bool().Draw(t, "one dies") {
-				dead = rapid.SampledFrom(up).Draw(t, "dead")
-				w.servers[dead].up = false
-				if !w.led() {
-					w.servers[dead].up, dead = true, ""
-				}
-			}
+			// Once one of them may die, for good when it is not wanted.
+			dead, dies := "", rapid.IntRange(0, 60).Draw(t, "one dies")
 			crashes := rapid.IntRange(0, 6).Draw(t, "crashes")
 			for step := 0; ; step++ {
-				if step > 400 {
+				if step > 600 {
 					t.Fatalf("round %d does not end; wanted %v; next %v; %s", round, w.desired, planGroup(w.view()), w.describe())
 				}
 				w.now = w.now.Add(time.Second)
+				if up := w.voters(); step == dies && len(up) > 1 {
+					dead = rapid.SampledFrom(up).Draw(t, "dead")
+					if w.servers[dead].up = false; !w.led() || w.lost() {
+						w.servers[dead].up, dead = true, ""
+					}
+				}
 				for _, n := range slices.Sorted(maps.Keys(w.desired)) {
 					if !w.runs(n) && (dead == "" || w.servers[dead] == nil || w.servers[dead].node != n) {
 						w.enlist(n)
@@ -268,8 +281,10 @@ func TestPlanConverges(t *testing.T) {
 				case p.do != "":
 					w.do(t, p, crash)
 				}
+				w.tend(t)
 				w.check(t, was, p)
-				if dead != "" && step > 60 {
+				w.settled = w.replicas == w.set.GetReplicas() && rapid.IntRange(0, 4).Draw(t, "settled") > 0
+				if dead != "" && step > dies+60 {
 					if s := w.servers[dead]; s != nil && w.desired[s.node] {
 						s.up = true // it is back
 					}
@@ -282,6 +297,16 @@ func TestPlanConverges(t *testing.T) {
 			w.final(t)
 		}
 	})
+}
+
+// lost reports whether nobody that is there has the data.
+func (w *world) lost() bool {
+	for _, s := range w.servers {
+		if s.data && s.up {
+			return false
+		}
+	}
+	return true
 }
 
 func (w *world) voters() (out []string) {
@@ -403,13 +428,15 @@ func TestAdmit(t *testing.T) {
 		code  fault.Code
 		text  string
 	}{
-		"a new one":                       {node: "c", name: "c-1"},
-		"one whose store is gone":         {node: "b", name: "b-5"},
-		"while another change goes on":    {node: "c", set: step, code: fault.CodeUnavailable, text: "all streams are given 3 replicas; node c is let in after it"},
-		"a copy of a machine":             {node: "b", heard: map[string]bool{"b-1": true}, code: fault.CodeUnavailable, text: "server b-1 at 10.0.0.2:2377: the one at 10.0.0.9:2377 waits"},
-		"one that still leaves":           {node: "b", set: func(s *skepv1.ManagerSet) { s.Managers[1].State = leaving }, code: fault.CodeUnavailable, text: "still leaves"},
-		"while another joins":             {node: "c", set: func(s *skepv1.ManagerSet) { s.Managers[1].State = joining }, code: fault.CodeUnavailable, text: "let in after it"},
-		"one that asks again":             {node: "d", set: func(s *skepv1.ManagerSet) { s.Managers = append(s.Managers, &skepv1.Manager{NodeId: "d", Server: "d-7", State: joining}) }, name: "d-7"},
+		"a new one":                    {node: "c", name: "c-1"},
+		"one whose store is gone":      {node: "b", name: "b-5"},
+		"while another change goes on": {node: "c", set: step, code: fault.CodeUnavailable, text: "all streams are given 3 replicas; node c is let in after it"},
+		"a copy of a machine":          {node: "b", heard: map[string]bool{"b-1": true}, code: fault.CodeUnavailable, text: "server b-1 at 10.0.0.2:2377: the one at 10.0.0.9:2377 waits"},
+		"one that still leaves":        {node: "b", set: func(s *skepv1.ManagerSet) { s.Managers[1].State = leaving }, code: fault.CodeUnavailable, text: "still leaves"},
+		"while another joins":          {node: "c", set: func(s *skepv1.ManagerSet) { s.Managers[1].State = joining }, code: fault.CodeUnavailable, text: "let in after it"},
+		"one that asks again": {node: "d", set: func(s *skepv1.ManagerSet) {
+			s.Managers = append(s.Managers, &skepv1.Manager{NodeId: "d", Server: "d-7", State: joining})
+		}, name: "d-7"},
 		"one that only asks for the rest": {node: "a", q: &skepv1.EnlistRequest{Server: "a-1"}, name: "a-1"},
 		"one that was taken out":          {node: "a", q: &skepv1.EnlistRequest{Server: "a-0"}, code: fault.CodeConflict, text: "not in the group"},
 	} {

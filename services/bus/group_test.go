@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/api"
@@ -49,6 +52,7 @@ type manned struct {
 	m      *Manager
 	cancel context.CancelFunc
 	ended  chan error
+	hand   func() error // called after each step it does as the group's leader
 }
 
 const testState = "state0" // a node whose certificate the test's own services use
@@ -59,7 +63,7 @@ func found(t *testing.T, names ...string) *fleet {
 	core, logs := observer.New(zap.InfoLevel)
 	f := &fleet{t: t, ca: pkitest.NewCA(t), members: map[string]*manned{}, logs: logs, log: zap.New(core)}
 	t.Cleanup(func() {
-		if t.Failed() {
+		if t.Failed() || testing.Verbose() {
 			for _, e := range logs.All() {
 				t.Logf("%s %s %s %v", e.Time.Format("05.000"), e.Level, e.Message, e.ContextMap())
 			}
@@ -175,6 +179,7 @@ func (m *manned) run() {
 	if m.m, err = NewManager(m.cfg, m.cfg.DataDir+".sock"); err != nil {
 		m.f.t.Fatal(err)
 	}
+	m.m.group.stepped = m.hand
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel, m.ended = cancel, make(chan error, 1)
 	go func(m *Manager, ended chan error) { ended <- m.Run(ctx); close(ended) }(m.m, m.ended)
@@ -252,61 +257,222 @@ func (f *fleet) said(text string) {
 	}
 }
 
-// TestGroupGrowsAndShrinks: 1→3→5→1 by nothing but the roles of nodes, with writers; the founder leaves too.
-func TestGroupGrowsAndShrinks(t *testing.T) {
-	f := found(t, "m2", "m3", "m4", "m5")
+// TestGroup is the life of a group, with writers: nothing but the roles of nodes changes, and what happens to machines.
+func TestGroup(t *testing.T) {
+	f := found(t, "m2", "m3", "m4", "m5", "m6")
 	creds := pkitest.Store(t, f.ca, pki.Identity{NodeID: "writer", Role: pki.Manager}, time.Hour)
-	l := startWriters(t, creds, 3, f.addrs...)
+	l := startWriters(t, creds, 2, f.addrs...)
 	if _, err := l.js.CreateStream(within(t), bucket("a")); err != nil {
 		t.Fatal(err)
 	}
+	events, err := f.nc.SubscribeSync(subject.Event("node", "*", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	f.await(1, true, "m1-1")
-	join := func(replicas uint32, witness bool, servers []string, who ...string) {
+	// One after the other on the same group: no step stands for itself.
+	step := func(name string, do func()) {
 		t.Helper()
 		began := time.Now()
-		for _, n := range who {
+		do()
+		l.mark(name, began)
+	}
+
+	step("who is no manager is turned away", func() {
+		f.role("m2", false)
+		f.members["m2"].run()
+		if err := f.members["m2"].end(); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "node m2 is not to be a manager") {
+			t.Errorf("it ended with %v", err)
+		}
+	})
+	step("who is not reached is turned away", func() {
+		m := f.members["m2"]
+		right := m.cfg.Advertise
+		m.cfg.Advertise = fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0])
+		f.role("m2", true)
+		m.run()
+		want := "manager host-m1 (m1) does not reach this node at " + m.cfg.Advertise + " from 127.0.0.1: "
+		if err := m.end(); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), want) {
+			t.Errorf("it ended with %v, want %s", err, want)
+		}
+		m.cfg.Advertise = right
+	})
+	step("two join at once, and no leader does more than one step", func() {
+		hand := func() error { return errHandOver }
+		for _, n := range []string{"m2", "m3"} {
+			f.role(n, true)
+			f.members[n].hand = hand
+			f.members[n].run()
+		}
+		f.await(3, false, "m1-1", "m2-1", "m3-1")
+		f.said("replicas of all streams: 1 -> 3")
+		for _, n := range []string{"m1", "m3"} {
+			if p, err := ReadPlace(f.members[n].cfg.DataDir); err != nil || len(p.Routes) != 2 || p.Witness != "" {
+				t.Errorf("%s would start by %+v, %v", n, p, err)
+			}
+		}
+	})
+	step("a store is lost", func() {
+		m := f.members["m3"]
+		m.stop()
+		if err := os.RemoveAll(filepath.Join(m.cfg.DataDir, "main")); err != nil {
+			t.Fatal(err)
+		}
+		m.start()
+		f.await(3, false, "m1-1", "m2-1", "m3-2")
+	})
+	step("one dies and is removed", func() {
+		f.members["m2"].stop()
+		f.removeNode("m2")
+		f.await(1, true, "m1-1", "m3-2")
+		f.said("make it 3")
+	})
+	step("five", func() {
+		for _, n := range []string{"m4", "m5", "m6"} {
 			f.role(n, true)
 			f.members[n].run()
 		}
-		f.await(replicas, witness, servers...)
-		l.mark(fmt.Sprintf("%v joined", who), began)
-	}
-	leave := func(replicas uint32, witness bool, servers []string, who ...string) {
-		t.Helper()
-		began := time.Now()
-		for _, n := range who {
-			f.role(n, false)
-		}
-		for _, n := range who {
-			if err := f.members[n].end(); !errors.Is(err, ErrRetired) {
-				t.Fatalf("%s ended: %v", n, err)
-			}
-			if p, err := ReadPlace(f.members[n].cfg.DataDir); p != nil || err != nil {
-				t.Errorf("%s left %v, %v", n, p, err)
-			}
-			if have, err := hasStore(f.members[n].cfg.DataDir); have || err != nil {
-				t.Errorf("%s left its store: %v", n, err)
-			}
-		}
-		f.await(replicas, witness, servers...)
-		l.mark(fmt.Sprintf("%v left", who), began)
-	}
-	join(1, true, []string{"m1-1", "m2-1"}, "m2")
-	f.said("make it 3")
-	join(3, false, []string{"m1-1", "m2-1", "m3-1"}, "m3")
-	f.said("replicas of all streams: 1 -> 3")
-	join(5, false, []string{"m1-1", "m2-1", "m3-1", "m4-1", "m5-1"}, "m4", "m5") // two at once
-	for _, n := range []string{"m1", "m5"} {
-		p, err := ReadPlace(f.members[n].cfg.DataDir)
-		if err != nil || len(p.Routes) != 4 || p.Witness != "" {
-			t.Errorf("%s would start by %+v, %v", n, p, err)
-		}
-	}
-	leave(3, false, []string{"m2-1", "m3-1", "m4-1"}, "m1", "m5")
-	leave(1, true, []string{"m3-1"}, "m2", "m4")
+		f.await(5, false, "m1-1", "m3-2", "m4-1", "m5-1", "m6-1")
+		f.said("replicas of all streams: 3 -> 5")
+	})
+	step("one is demoted while it is away, the founder while it leads", func() {
+		f.members["m6"].stop()
+		f.role("m6", false)
+		f.role("m1", false)
+		f.members["m1"].retired()
+		f.await(3, false, "m3-2", "m4-1", "m5-1")
+		f.members["m6"].run()
+		f.members["m6"].retired()
+	})
+	step("one", func() {
+		f.role("m3", false)
+		f.role("m5", false)
+		f.members["m3"].retired()
+		f.members["m5"].retired()
+		f.await(1, true, "m4-1")
+	})
 	l.halt()
 	l.verify("at the end")
-	if err := await(within(t), 50*time.Millisecond, patience, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return len(f.settled) >= 4 }); err != nil {
-		t.Errorf("settled: %v", f.settled)
+	if err := await(within(t), 50*time.Millisecond, patience, func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return slices.Contains(f.settled, "m1") && slices.Contains(f.settled, "m3") && slices.Contains(f.settled, "m5") && slices.Contains(f.settled, "m6")
+	}); err != nil {
+		t.Errorf("workers were made of %v", f.settled)
+	}
+	told := map[string]int{}
+	for {
+		m, err := events.NextMsg(100 * time.Millisecond)
+		if err != nil {
+			break
+		}
+		e := &skepv1.Event{}
+		if err := protojson.Unmarshal(m.Data, e); err != nil {
+			t.Fatal(err)
+		}
+		told[e.GetVerb()+" "+e.GetAttributes()["server"]]++
+	}
+	for _, want := range []string{"manager-join m2-1", "manager-join m3-2", "manager-leave m3-1", "manager-leave m2-1", "manager-leave m1-1"} {
+		if told[want] == 0 {
+			t.Errorf("no event tells %s: %v", want, told)
+		}
+	}
+}
+
+// retired waits until it has left the group, with nothing of it on its disk.
+func (m *manned) retired() {
+	t := m.f.t
+	t.Helper()
+	if err := m.end(); !errors.Is(err, ErrRetired) {
+		t.Fatalf("%s ended: %v", m.cfg.NodeID, err)
+	}
+	if p, err := ReadPlace(m.cfg.DataDir); p != nil || err != nil {
+		t.Errorf("%s left %v, %v", m.cfg.NodeID, p, err)
+	}
+	if have, err := hasStore(m.cfg.DataDir); have || err != nil {
+		t.Errorf("%s left its store: %v", m.cfg.NodeID, err)
+	}
+}
+
+// A directory of a version without groups goes on under its name, and is written down.
+func TestOldDirectory(t *testing.T) {
+	ca := pkitest.NewCA(t)
+	cfg := lone(t, ca, "m1")
+	b := run(t, cfg)
+	_, js := inProcessJS(t, b, "manager")
+	if err := kv.Ensure(within(t), js, 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.Open(js, subject.Spec).Put(within(t), "x", []byte("y")); err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	m, err := NewManager(cfg, cfg.DataDir+".sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel, ended := runManager(t, m)
+	_, js = inProcessJS(t, m.Bus, "manager")
+	if e, err := kv.Open(js, subject.Spec).Get(within(t), "x"); err != nil || string(e.Value) != "y" {
+		t.Errorf("what was stored is %v, %v", e, err)
+	}
+	want := &skepv1.Manager{NodeId: "m1", Server: "m1", Witness: "m1-w1", Addr: cfg.Advertise, Route: cfg.RouteAddr(), State: voter}
+	if err := await(within(t), 20*time.Millisecond, patience, func() bool {
+		set, _ := m.group.known()
+		return len(set.GetManagers()) == 1 && proto.Equal(set.GetManagers()[0], want) && set.GetUsed()["m1"] == 1
+	}); err != nil {
+		t.Errorf("the group is %v", m.group.set)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if p, err := ReadPlace(cfg.DataDir); err != nil || p.Server != "m1" || p.Witness != "m1-w1" || len(p.set().GetManagers()) != 1 {
+		t.Errorf("it would start by %+v, %v", p, err)
+	}
+}
+
+// A lone manager whose store is gone does not found a group anew, nor does one that was never let in.
+func TestNoStoreFoundsNothing(t *testing.T) {
+	ca := pkitest.NewCA(t)
+	cfg := lone(t, ca, "m1")
+	if err := (&Place{Server: "m1-1", Witness: "m1-w1", Epoch: 1}).Write(cfg.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	m, err := NewManager(cfg, cfg.DataDir+".sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Run(within(t)); err == nil || !strings.Contains(err.Error(), "the store of this manager, which had the only copy, is gone") {
+		t.Errorf("it ended with %v", err)
+	}
+	cfg = lone(t, ca, "m2")
+	core, logs := observer.New(zap.InfoLevel)
+	cfg.Log, cfg.Managers = zap.New(core), []string{fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1)[0])}
+	if m, err = NewManager(cfg, cfg.DataDir+".sock"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(within(t))
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run(ctx) }()
+	if err := await(within(t), 10*time.Millisecond, patience, func() bool {
+		return logs.FilterMessage("waiting to be let into the group of managers").Len() > 0
+	}); err != nil {
+		t.Error("it does not say whom it waits for")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+	if have, _ := hasStore(cfg.DataDir); have {
+		t.Error("it has a store")
+	}
+}
+
+// The id of a peer is the one nats-server makes of its name.
+func TestPeerID(t *testing.T) {
+	b := run(t, lone(t, pkitest.NewCA(t), "m1"))
+	if want := b.running().Node(); peerID("m1") != want {
+		t.Errorf("%s, nats-server has %s", peerID("m1"), want)
 	}
 }

@@ -35,6 +35,10 @@ var expected = []string{
 	"quorum lowered 2 -> 2", // see hurry
 	"quorum updated to 2",
 	"Self-advertised",
+	// While managers come and go. What lasts, the group says (group_lead.go), and `skep doctor`.
+	"detected stream remapping", "detected consumer remapping", "could not replace peer for stream",
+	"resetting first sequence", "Falling behind in health check", "Got an error loading",
+	"has NO quorum, stalled",
 	"hostname of solicited routes will not be verified", // they are: pki.RouteTLS does it
 }
 

@@ -126,15 +126,14 @@ func (m *Manager) Run(ctx context.Context) error {
 // prepare makes what is missing. "manager" may do everything.
 func (m *Manager) prepare(ctx context.Context, anew *Refounding) (release func(), err error) {
 	var undo []func()
-	release = func() {
+	all := func() {
 		for _, f := range slices.Backward(undo) {
 			f()
 		}
 	}
 	defer func() {
 		if err != nil {
-			release()
-			release = nil
+			all()
 		}
 	}()
 	boss, err := m.InProcess(string(RoleManager))
@@ -183,5 +182,5 @@ func (m *Manager) prepare(ctx context.Context, anew *Refounding) (release func()
 		return nil, err
 	}
 	undo = append(undo, store.close)
-	return release, nil
+	return all, nil
 }

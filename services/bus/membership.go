@@ -302,8 +302,14 @@ func (b *Bus) Scale(ctx context.Context, replicas int) error {
 	if err != nil {
 		return fmt.Errorf("scale the streams: list them: %w", err)
 	}
+	// All are told first: what is copied, is copied at the same time.
 	for _, name := range names {
 		if err := scale(ctx, js, name, replicas); err != nil {
+			return fmt.Errorf("scale stream %s to %d replicas: %w", name, replicas, err)
+		}
+	}
+	for _, name := range names {
+		if err := await(ctx, 50*time.Millisecond, 0, func() bool { return scaled(ctx, js, name, replicas) }); err != nil {
 			return fmt.Errorf("scale stream %s to %d replicas: %w", name, replicas, err)
 		}
 	}
@@ -311,7 +317,7 @@ func (b *Bus) Scale(ctx context.Context, replicas int) error {
 }
 
 func scale(ctx context.Context, js jetstream.JetStream, name string, replicas int) error {
-	err := again(ctx, func(ctx context.Context) error {
+	return again(ctx, func(ctx context.Context) error {
 		s, err := js.Stream(ctx, name)
 		if err != nil {
 			return err
@@ -324,27 +330,26 @@ func scale(ctx context.Context, js jetstream.JetStream, name string, replicas in
 		_, err = js.UpdateStream(ctx, cfg)
 		return err
 	})
+}
+
+// scaled reports whether a stream has a leader and that number of replicas, all current.
+func scaled(ctx context.Context, js jetstream.JetStream, name string, replicas int) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	s, err := js.Stream(ctx, name)
 	if err != nil {
-		return err
+		return false
 	}
-	return await(ctx, 50*time.Millisecond, 0, func() bool {
-		qctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		s, err := js.Stream(qctx, name)
-		if err != nil {
+	c := s.CachedInfo().Cluster
+	if c == nil || c.Leader == "" || len(c.Replicas) != replicas-1 {
+		return false
+	}
+	for _, r := range c.Replicas {
+		if !r.Current || r.Offline {
 			return false
 		}
-		c := s.CachedInfo().Cluster
-		if c == nil || c.Leader == "" || len(c.Replicas) != replicas-1 {
-			return false
-		}
-		for _, r := range c.Replicas {
-			if !r.Current || r.Offline {
-				return false
-			}
-		}
-		return true
-	})
+	}
+	return true
 }
 
 // again repeats a request to the JetStream API until it succeeds or ctx ends; each attempt is bounded, because requests

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -61,7 +62,22 @@ func (b *Bus) options(name, dir string) (*server.Options, error) {
 		ConnectErrorReports: 60, ReconnectErrorReports: 60,
 	}
 	o.JetStreamLimits.DefaultMaxConsumers = -1
+	o.Cluster.TLSConfig.VerifyConnection = b.notRemoved(o.Cluster.TLSConfig.VerifyConnection)
 	return o, nil
+}
+
+// notRemoved refuses to dial a manager that was removed: routeAuth has no word on routes that this server makes.
+func (b *Bus) notRemoved(verify func(tls.ConnectionState) error) func(tls.ConnectionState) error {
+	return func(st tls.ConnectionState) error {
+		if err := verify(st); err != nil {
+			return err
+		}
+		ident, err := pki.FromCertificate(st.PeerCertificates[0])
+		if err == nil && b.revoked(ident.NodeID) {
+			err = fmt.Errorf("node %s was removed from the cluster", ident.NodeID)
+		}
+		return err
+	}
 }
 
 func (b *Bus) startMain(ctx context.Context) (*instance, error) {

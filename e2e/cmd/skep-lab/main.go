@@ -22,6 +22,7 @@ import (
 const usage = `skep-lab makes many hosts on one machine, and a skep cluster on them. It needs root.
 
   skep-lab up [-name L] [-n 3] [-managers 1] [-no-cluster] [-race]   make a lab; -n counts all hosts: m1.. are managers, w1.. workers
+                                        -managers 3: the first three join one after another with the managers' token
                                         -separate: every service as a process of its own
                                         -volume-plugin rexray: a volume plug-in of that name on every host
   skep-lab exec HOST -- CMD [ARG...]    run a command on a host; skep, curl, dig and nc are there
@@ -30,6 +31,7 @@ const usage = `skep-lab makes many hosts on one machine, and a skep cluster on t
   skep-lab kill HOST                    power-off: every process gone at once, the disk stays
   skep-lab start HOST                   switch it on again
   skep-lab cut HOST | heal HOST         pull a host's network cable, put it back
+  skep-lab freeze HOST | thaw HOST      stop a host's daemon where it stands, connections open (SIGSTOP); let it go on
   skep-lab logs [-containerd] HOST      print the log of a host's daemon, or of its containerd
   skep-lab ps                           the hosts of the lab
   skep-lab ls                           the labs of this machine
@@ -133,6 +135,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return act(func(l *lab.Lab, host string) error { return l.Cut(ctx, host) })
 	case "heal":
 		return act(func(l *lab.Lab, host string) error { return l.Heal(ctx, host) })
+	case "freeze":
+		return act(func(l *lab.Lab, host string) error { return l.Freeze(ctx, host) })
+	case "thaw":
+		return act(func(l *lab.Lab, host string) error { return l.Thaw(ctx, host) })
 	case "logs":
 		return act(func(l *lab.Lab, host string) error { return logs(l, host, containerd, stdout) })
 	case "ps":
@@ -242,6 +248,8 @@ func ps(name string, stdout io.Writer) error {
 			state, pid = "off", "-"
 		case h.Cut:
 			state = "cut"
+		case h.Frozen:
+			state = "frozen"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", h.Name, h.Role, h.IP, state, pid)
 	}

@@ -33,6 +33,7 @@ func (a *app) upkeep(ctx context.Context, p *doctor.Picture) error {
 		defer cancel()
 		p.Claims, p.ClaimsErr = a.claims(ctx)
 	})
+	wg.Go(func() { p.Group = a.group(ctx) })
 	wg.Go(func() { p.Vault, p.VaultErr = say(ctx, a, api.VaultCheck, &skepv1.Empty{}) })
 	for _, n := range p.Before.Nodes {
 		if n.GetManager() != nil && n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY {

@@ -175,7 +175,7 @@ func newClusterUnder(t *testing.T, q rpc.Quorum, opts ...func(*server.Options)) 
 		}
 		return nil, fault.NotFound("no such node: %s", r.Ref)
 	})
-	serve(c, rs, api.NodeUpdate, func(*skepv1.UpdateNodeRequest) (*skepv1.NodeReply, error) { return &skepv1.NodeReply{}, nil })
+	serve(c, rs, api.NodeUpdate, c.updateNode)
 	serve(c, rs, api.NodeRemove, func(*skepv1.RemoveNodeRequest) (*skepv1.Empty, error) { return &skepv1.Empty{}, nil })
 	serve(c, rs, api.TokenGet, func(r *skepv1.JoinTokenRequest) (*skepv1.JoinTokenReply, error) {
 		return &skepv1.JoinTokenReply{Token: "SKEP-1-x", ManagerAddrs: []string{"10.0.0.1:2377"}}, nil
@@ -229,6 +229,20 @@ func serve[Q, R proto.Message](c *cluster, rs *rpc.Server, e api.Endpoint[Q, R],
 	if err != nil {
 		c.t.Fatal(err)
 	}
+}
+
+// updateNode changes a node's role, as if the managers needed no time for it.
+func (c *cluster) updateNode(r *skepv1.UpdateNodeRequest) (*skepv1.NodeReply, error) {
+	for _, n := range c.nodes {
+		if r.Role == nil || n.Meta.Id != r.Ref {
+			continue
+		}
+		n.Spec.Role, n.Role, n.Manager = *r.Role, *r.Role, nil
+		if *r.Role == manager {
+			n.Manager = &skepv1.ManagerStatus{Reachability: "reachable", State: "voter"}
+		}
+	}
+	return &skepv1.NodeReply{}, nil
 }
 
 func (c *cluster) find(ref string) (*skepv1.Service, error) {

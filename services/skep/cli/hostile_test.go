@@ -156,7 +156,7 @@ var commandLines = map[string]string{
 	"audit": "--since 1h", "ca": "", "swarm ca": "--json", "user create": "-o - --role viewer alice", "user ls": "", "user rm": "alice",
 	"context issue": "-o - alice", "context issued": "", "context revoke": "alice", "doctor": "", "events": "--since 1h --until 1s", "exec": "t1 sh", "image load": "--node " + nodeID, "image ls": "", "image pull": "--node " + nodeID + " img",
 	"image rm": "--node " + nodeID + " img", "info": "", "join-token": "worker", "logs": webID, "mesh ls": "--node all", "mesh trace": "--node all 8080", "network create": "other",
-	"network inspect": frontID, "network ls": "", "network prune": "-f", "network rm": frontID, "node demote": nodeID, "node inspect": nodeID, "node ls": "", "node promote": nodeID,
+	"network inspect": frontID, "network ls": "", "network prune": "-f", "network rm": frontID, "node demote": "-d " + nodeID, "node inspect": nodeID, "node ls": "", "node promote": "-d " + nodeID,
 	"node ps": nodeID, "node rm": nodeID, "node update": "--availability drain " + nodeID, "service abort": "-d " + webID, "service create": "-d img", "service diff": webID + " 1 2",
 	"service explain": webID, "service history": webID, "service inspect": webID, "service logs": webID, "service ls": "", "service promote": "-d " + webID, "service ps": webID,
 	"service rm": "-d " + webID, "service rollback": "-d " + webID, "service run": "-d " + webID, "service runs": webID, "service scale": "-d " + webID + "=2", "service update": "-d --force " + webID,

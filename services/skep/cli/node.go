@@ -13,7 +13,7 @@ import (
 
 func (a *app) nodeCommand() *cobra.Command {
 	return group("node", "Manage nodes", a.nodeList(), a.nodePs(), a.nodeInspect(), a.nodeUpdate(),
-		a.nodeRole("promote", "Make nodes managers", skepv1.NodeRole_NODE_ROLE_MANAGER), a.nodeRole("demote", "Make managers workers", skepv1.NodeRole_NODE_ROLE_WORKER),
+		a.nodeRole("promote", "Make nodes managers", manager), a.nodeRole("demote", "Make managers workers", worker),
 		a.nodeFence(), a.nodeRemove())
 }
 
@@ -40,7 +40,11 @@ func (a *app) nodeList() *cobra.Command {
 			if l.json {
 				return render.JSONNodes(a.Out, list)
 			}
-			return printList(a, &l, list, t)
+			if err := printList(a, &l, list, t); err != nil || l.quiet {
+				return err
+			}
+			a.tellStep(cmd.Context(), list)
+			return nil
 		}}
 	l.add(cmd, "the ids", "id", "name", "role", "membership", "label", "node.label")
 	return cmd
@@ -160,41 +164,6 @@ func parseRole(s string) (skepv1.NodeRole, error) {
 	return 0, Usagef("invalid role %q, only worker and manager are supported", s)
 }
 
-func (a *app) nodeRole(verb, short string, role skepv1.NodeRole) *cobra.Command {
-	return &cobra.Command{Use: verb + " NODE [NODE...]", Short: short, Args: minArgs(1), ValidArgsFunction: a.completeNodes,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			return a.each(ctx, args, func(name string) error {
-				ref, err := a.node(ctx, name)
-				if err != nil {
-					return err
-				}
-				n, err := a.inspectNode(ctx, ref)
-				if err != nil {
-					return err
-				}
-				manager := role == skepv1.NodeRole_NODE_ROLE_MANAGER
-				if n.GetSpec().GetRole() == role {
-					what := "worker"
-					if manager {
-						what = "manager"
-					}
-					a.printf("Node %s is already a %s.\n", name, what)
-					return nil
-				}
-				if _, err := call(ctx, a, api.NodeUpdate, &skepv1.UpdateNodeRequest{Ref: n.GetMeta().GetId(), Version: n.GetMeta().GetVersion(), Role: &role}); err != nil {
-					return err
-				}
-				if manager {
-					a.printf("Node %s promoted to a manager in the swarm.\n", name)
-				} else {
-					a.printf("Manager %s demoted in the swarm.\n", name)
-				}
-				return nil
-			})
-		}}
-}
-
 func (a *app) nodeRemove() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{Use: "rm [OPTIONS] NODE [NODE...]", Aliases: []string{"remove"}, Short: "Remove nodes that are down from the cluster", Args: minArgs(1), ValidArgsFunction: a.completeNodes,
@@ -207,6 +176,6 @@ func (a *app) nodeRemove() *cobra.Command {
 				return nil
 			})
 		}}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "Remove it although it is not down")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "Remove it although it is not down, or a manager that is gone for good")
 	return cmd
 }

@@ -71,11 +71,14 @@ func (a *app) infoCommand() *cobra.Command {
 					fence = c.GetSpec().GetFenceCommand()
 				}
 			}
-			managers, ready := 0, 0
+			managers, reachable, ready := 0, 0, 0
 			var running, desired uint64
 			for _, n := range nodes {
 				if n.Manager != nil {
 					managers++
+					if n.Manager.Reachability == "reachable" {
+						reachable++
+					}
 				}
 				if n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY {
 					ready++
@@ -100,7 +103,7 @@ func (a *app) infoCommand() *cobra.Command {
 			if format != "" {
 				return render.Inspect(a.Out, []any{map[string]any{
 					"Name": i.Hostname, "ServerVersion": i.Version,
-					"Swarm": map[string]any{"NodeID": i.NodeID, "NodeAddr": i.Addr, "LocalNodeState": state, "ControlAvailable": manager, "Nodes": len(nodes), "Managers": managers,
+					"Swarm": map[string]any{"NodeID": i.NodeID, "NodeAddr": i.Addr, "LocalNodeState": state, "ControlAvailable": manager, "Nodes": len(nodes), "Managers": managers, "ManagersReachable": reachable,
 						"AutoLockManagers": lock.GetOn(), "LockedManagers": locked, "FenceCommand": fence, "RemoteManagers": i.ManagerAddrs, "Cluster": map[string]any{"ID": i.ClusterID}},
 					"Services": len(services), "TasksRunning": running, "TasksDesired": desired,
 				}}, format)
@@ -124,7 +127,7 @@ func (a *app) infoCommand() *cobra.Command {
 				a.printf("Swarm:\n")
 			}
 			if manager {
-				a.printf(" Nodes: %d (%d ready, %s)\n Services: %d\n Tasks: %d running of %d desired\n", len(nodes), ready, count(managers, "manager"), len(services), running, desired)
+				a.printf(" Managers: %d, reachable %d\n Nodes: %d (%d ready)\n Services: %d\n Tasks: %d running of %d desired\n", managers, reachable, len(nodes), ready, len(services), running, desired)
 			}
 			if lock != nil {
 				a.printf(" Autolock Managers: %v\n", lock.On)

@@ -5,6 +5,8 @@
 // wrote it. It refuses to run twice on one data directory, and beside services that run as processes of their own
 // (--no-start).
 //
+// A node may become a manager or a worker while it runs: the managers' services come and go beside mesh and agent.
+//
 // Failure story: init and join write node.json last, so a half-done attempt leaves no membership behind and can be
 // repeated. A daemon that dies is started again by systemd, or by hand; containers run on meanwhile, and the agent
 // takes them up again.

@@ -64,6 +64,8 @@ type Picture struct {
 	StateErr error
 	Vault    *skepv1.VaultCheckReply
 	VaultErr error
+	// Group is the managers as one of them knows them, nil when none says.
+	Group *skepv1.ListManagersReply
 	// Claims are which nodes hold which volumes.
 	Claims    []*skepv1.VolumeClaim
 	ClaimsErr error
@@ -72,6 +74,7 @@ type Picture struct {
 // Examine judges the picture.
 func Examine(p Picture) []Check {
 	d := &exam{Picture: p, settled: settled(p)}
+	d.managers()
 	d.nodes()
 	d.lock()
 	d.certificates()
@@ -143,30 +146,20 @@ func (d *exam) name(id string) string {
 	return id
 }
 
-// nodes looks at who is there, and at how many managers can be lost.
+// server is the name of the manager that a server of the store belongs to: <node>-<number>, or the node's id.
+func (d *exam) server(name string) string {
+	if i := strings.LastIndexByte(name, '-'); i > 0 {
+		if host := d.name(name[:i]); host != name[:i] {
+			return host
+		}
+	}
+	return d.name(name)
+}
+
+// nodes looks at who is there.
 func (d *exam) nodes() {
 	nodes := byName(d.After.Nodes)
-	managers, reachable, ready := 0, 0, 0
-	since := len(d.out)
-	for _, n := range nodes {
-		m := n.GetManager()
-		if m == nil {
-			continue
-		}
-		managers++
-		if m.Reachability == "unreachable" {
-			d.add(Error, "manager "+render.Hostname(n), "the other managers do not reach it: bring it back, or demote and remove it if it is lost")
-			continue
-		}
-		reachable++
-	}
-	if managers > 0 && managers%2 == 0 {
-		d.add(Warn, "managers", "%d managers bear the loss of no more of them than %d would: promote or demote one (skep node promote, skep node demote)", managers, managers-1)
-	}
-	if managers > 0 {
-		d.found(since, "managers", "%d of %d reachable", reachable, managers)
-	}
-	since = len(d.out)
+	ready, since := 0, len(d.out)
 	versions := map[string][]string{}
 	for _, n := range nodes {
 		name, check := render.Hostname(n), "node "+render.Hostname(n)

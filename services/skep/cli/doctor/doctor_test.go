@@ -102,7 +102,7 @@ func TestFindings(t *testing.T) {
 		"a manager is lost": {func(p *Picture) { p.After.Nodes[0].Manager.Reachability = "unreachable" }, []string{"error manager m1: the other managers do not reach it"}},
 		"two managers": {func(p *Picture) {
 			p.After.Nodes[1].Manager = &skepv1.ManagerStatus{Reachability: "reachable"}
-		}, []string{"warning managers: 2 managers bear the loss of no more of them than 1 would"}},
+		}, []string{"warning managers: two managers are no safer than one: losing the one that leads stops every change"}},
 		"a node is down": {func(p *Picture) {
 			p.After.Nodes[2].Status = &skepv1.NodeLive{State: skepv1.NodeState_NODE_STATE_DOWN, Message: "heartbeat failure"}
 			p.Kernels = p.Kernels[:2]

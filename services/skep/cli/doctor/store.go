@@ -118,13 +118,24 @@ func (d *exam) streams(all []*skepv1.StreamState) {
 		for _, r := range s.Replicas {
 			switch {
 			case r.Offline:
-				behind = append(behind, d.name(r.Name)+" (offline)")
+				behind = append(behind, d.server(r.Name)+" (offline)")
 			case !r.Current:
-				behind = append(behind, fmt.Sprintf("%s (%d messages behind)", d.name(r.Name), r.Lag))
+				behind = append(behind, fmt.Sprintf("%s (%d messages behind)", d.server(r.Name), r.Lag))
 			}
 		}
 		if len(behind) > 0 {
 			d.add(Warn, "stream "+s.Name, "not every manager has all of it: %s. It should catch up within minutes; if not, look at skep's log there", list(behind))
+		}
+	}
+	if want := d.Group.GetSet().GetReplicas(); want > 1 {
+		var few []string
+		for _, s := range all {
+			if have := len(s.Replicas) + 1; s.Err == "" && s.Leader != "" && have < int(want) {
+				few = append(few, fmt.Sprintf("%s (%d)", s.Name, have))
+			}
+		}
+		if len(few) > 0 && d.Group.GetSet().GetStep().GetAction() != "scale" {
+			d.add(Warn, check, "%d have fewer copies than the %d that the managers are to keep: %s. Look for \"scale\" in skep's log on the leading manager", len(few), want, list(few))
 		}
 	}
 	if len(silent) > 0 {

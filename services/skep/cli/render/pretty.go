@@ -334,6 +334,15 @@ func PrettyNode(w io.Writer, n *skepv1.Node) {
 			leader = "Yes"
 		}
 		p.line(1, "Leader:\t\t%s", leader)
+		if m.Server != "" {
+			p.line(1, "Server:\t\t%s", m.Server)
+		}
+		if m.State != "" && m.State != "voter" {
+			p.line(1, "State:\t\t\t%s", title(m.State))
+		}
+		if m.Witness {
+			p.line(1, "Witness:\t\tYes")
+		}
 	}
 	p.line(0, "Platform:")
 	p.line(1, "Operating System:\t%s", d.GetPlatform().GetOs())
