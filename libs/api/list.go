@@ -101,6 +101,8 @@ var (
 	CARotate      = ForPeople[*pb.RotateCARequest, *pb.CAReply]("secrets-vault", "ca.rotate", Writes, Admins)
 	MeshNetwork   = ForPeople[*pb.MeshNetworkRequest, *pb.MeshNetworkReply]("ingress-mesh", "mesh.network", Reads, Viewers)
 	HealthClocks  = ForPeople[*pb.ClocksRequest, *pb.ClocksReply]("health-monitor", "health.clocks", Reads, Operators)
+	// ClusterRefound has the nodes follow a group that was founded anew: who is not in it is no manager any more.
+	ClusterRefound = ForPeople[*pb.RefoundRequest, *pb.Empty]("state", "cluster.refound", Writes, Managers)
 	// ManagerList is answered by every broker from what it knows, also without a majority.
 	ManagerList  = ForPeople[*pb.Empty, *pb.ListManagersReply]("bus", "manager.list", Reads, Viewers)
 	ImageResolve = ForPeople[*pb.ResolveImageRequest, *pb.ResolveImageReply]("node-agent", "image.resolve", Reads, Operators)
@@ -130,6 +132,10 @@ var (
 
 // Join is what a connection without a certificate asks: skep.v1.join.<joiner>.
 var Join = define[*pb.JoinRequest, *pb.JoinReply](subject.Join("*"), "secrets-vault", Writes, Joiners)
+
+// Epoch is asked before anything else of a manager that is known: a cluster that was founded anew is told by it, also from
+// those it does not let in any more. It says nothing that the manager's certificate does not, but for a number.
+var Epoch = define[*pb.Empty, *pb.EpochReply](subject.Epoch("*"), "bus", Reads, Joiners)
 
 // What is asked of one node: skep.v1.node.<id>.image.ls. Those called Open begin a stream of bytes (libs/stream).
 var (

@@ -145,6 +145,10 @@ func (f *Follower) once(ctx context.Context) error {
 			f.Log.Warn("a manager of a cluster that is over answers: the cluster was founded anew or restored since; what it says is ignored",
 				zap.Uint64("epoch", reply.Epoch), zap.Uint64("known", rec.Epoch), zap.String("addr", f.NC.ConnectedAddr()))
 		}
+		if reply.Epoch != 0 { // 0: that one does not know the group yet
+			// What else it says is of a cluster that is over, too: another manager is looked for.
+			return f.NC.ForceReconnect()
+		}
 		return nil
 	}
 	if rec, err = f.follow(rec, reply); err != nil {

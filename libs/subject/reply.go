@@ -11,6 +11,7 @@ const maxReply = 256
 //
 //	asked               whose inbox
 //	join.<joiner>       the joiner's, or that of the broker's door for them
+//	epoch.<joiner>      the joiner's
 //	svc.*.*.<node>      the node's, or that of a service on it
 //	api.>               a person's, local root's, a service's; no node's
 //	node.>, $SRV.>      the same without viewers
@@ -38,6 +39,8 @@ func MayHear(asked, reply string) bool {
 	switch class {
 	case "join":
 		return kind == "join" && owner == rest || service && kind == "door"
+	case "epoch":
+		return kind == "join" && owner == rest
 	case "svc":
 		node := rest[strings.LastIndexByte(rest, '.')+1:]
 		return node != "" && (owner == node || service && on == node)

@@ -19,6 +19,10 @@ const prefix = "skep." + Version + "."
 // cluster's own account.
 func Join(joiner string) string { return prefix + "join." + joiner }
 
+// Epoch is where a connection without a certificate asks a manager's broker which cluster, and which founding of it, it is
+// of: skep.v1.epoch.<joiner>.
+func Epoch(joiner string) string { return prefix + "epoch." + joiner }
+
 // Inboxes are where a connection hears answers; the broker lets it listen to its own only. So who will hear an answer can
 // be read off the subject it goes to.
 

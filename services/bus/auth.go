@@ -206,6 +206,10 @@ func (a routeAuth) Check(c server.ClientAuthentication) bool {
 	}
 	ident, err := pki.FromCertificate(st.VerifiedChains[0][0])
 	ok := err == nil && ident.Role == pki.Manager && ident.ClusterID == a.bus.cfg.TLS.Identity().ClusterID && !a.bus.shut(ident.NodeID)
+	if ok && ident.NodeID != a.bus.cfg.NodeID && (a.bus.cfg.Alone || a.bus.out(ident.NodeID)) {
+		a.bus.refusals.Warn("refused a route: that manager is not in the group any more", zap.String("node", ident.NodeID), zap.Stringer("addr", c.RemoteAddress()))
+		return false
+	}
 	if !ok {
 		a.bus.refusals.Warn("refused a route: not a manager of this cluster",
 			zap.String("node", ident.NodeID), zap.String("role", string(ident.Role)), zap.Stringer("addr", c.RemoteAddress()), zap.Error(err))

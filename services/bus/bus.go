@@ -32,6 +32,10 @@ type Bus struct {
 
 	serving chan struct{} // closed once the listener serves
 
+	// What a Manager knows of its group; set before Run.
+	epoch func() uint64          // of the cluster's founding
+	out   func(node string) bool // it was in the group and is not any more
+
 	mu      sync.Mutex
 	main    *instance
 	witness *instance
@@ -47,6 +51,7 @@ func New(cfg Config) (*Bus, error) {
 	b := &Bus{
 		cfg: cfg, log: cfg.Log, secret: rand.Text(),
 		serving: make(chan struct{}), Span: life.New(),
+		epoch: func() uint64 { return 0 }, out: func(string) bool { return false },
 	}
 	b.guests = newGuests(b.kick, b.alive)
 	b.hush()

@@ -97,7 +97,11 @@ func childMain(path string) error {
 }
 
 func obey(b *Bus, o order) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	limit := patience
+	if o.Op == "reform" {
+		limit *= 3 // groups that were cut off in the middle take up to 20 s to notice, and an election
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	switch o.Op {
 	case "ready":
@@ -107,6 +111,15 @@ func obey(b *Bus, o order) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	case "serving":
+		select {
+		case <-b.Serving():
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	case "reform":
+		return reformAlone(ctx, b, o.Name)
 	case "members":
 		return b.WaitMembers(ctx, o.Names...)
 	case "start-witness":
@@ -149,6 +162,13 @@ func newChild(t *testing.T, ca *pki.CA, name string) *child {
 
 func (c *child) start() {
 	c.t.Helper()
+	c.spawn()
+	c.do(order{Op: "ready"})
+}
+
+// spawn starts its process and waits for nothing.
+func (c *child) spawn() {
+	c.t.Helper()
 	cfg := c.cfg
 	cfg.TLS, cfg.Log, cfg.Revoked, cfg.RevokedUser = nil, nil, nil, nil
 	text, err := json.Marshal(cfg)
@@ -173,14 +193,19 @@ func (c *child) start() {
 	if err := c.cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
-	c.do(order{Op: "ready"})
 }
 
-func (c *child) do(o order) {
+// send gives an order and does not wait for it.
+func (c *child) send(o order) {
 	c.t.Helper()
 	if err := json.NewEncoder(c.in).Encode(o); err != nil {
 		c.t.Fatalf("%s: %s: %v", c.cfg.NodeID, o.Op, err)
 	}
+}
+
+func (c *child) do(o order) {
+	c.t.Helper()
+	c.send(o)
 	line, err := c.out.ReadBytes('\n')
 	if err != nil {
 		c.t.Fatalf("%s: %s: %v", c.cfg.NodeID, o.Op, err)

@@ -37,6 +37,8 @@ type Config struct {
 	Cluster string
 	// Routes are the route addresses (host:port) of the other managers; empty when this one is alone.
 	Routes []string
+	// Alone: the group is founded anew with this server. No other manager gets a route, whatever Routes says.
+	Alone bool
 	// Witness names the witness to run, "" for none: one while there are one or two managers. The name outlives a lost
 	// store; after SERVER.REMOVE it must never be used again.
 	Witness string

@@ -63,6 +63,9 @@ func (b *Bus) openDoor(ctx context.Context) (*door, error) {
 		err = sub.SetPendingLimits(64<<10, 16<<20)
 	}
 	if err == nil {
+		_, err = d.outside.QueueSubscribe(subject.Epoch("*"), subject.Queue, d.tell)
+	}
+	if err == nil {
 		err = d.outside.FlushTimeout(admitWithin)
 	}
 	if err != nil {

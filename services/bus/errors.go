@@ -12,4 +12,7 @@ var ErrRefused = errors.New("the managers do not let this node in")
 // ErrOver ends Manager.Run when the cluster was founded anew, or restored, without this manager.
 var ErrOver = errors.New("the cluster was founded anew without this manager: its store is of a cluster that is over")
 
+// ErrAsked ends Manager.Run when the cluster is to be founded anew (AskRefound): run again, it is.
+var ErrAsked = errors.New("the cluster is to be founded anew by this manager: its broker starts again, alone")
+
 var errStopped = errors.New("the bus does not run")

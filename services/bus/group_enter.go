@@ -35,7 +35,7 @@ const (
 )
 
 // place decides which server this start runs, and waits to be let into the group when it is none yet.
-func (g *group) place(ctx context.Context) (*Place, error) {
+func (g *group) place(ctx context.Context, anew *Refounding) (*Place, error) {
 	cfg := &g.b.cfg
 	p, err := ReadPlace(cfg.DataDir)
 	if err != nil {
@@ -53,8 +53,18 @@ func (g *group) place(ctx context.Context) (*Place, error) {
 		return nil, err
 	}
 	switch {
+	case anew != nil && !store:
+		return nil, fmt.Errorf("found the cluster anew: %w: there is no store in %s", ErrNoCopy, cfg.DataDir)
+	case anew != nil:
+		if p == nil { // an older version's directory
+			p = &Place{Server: cfg.Name, Witness: cfg.Witness, Epoch: 1}
+		}
+		p.ClusterID = cfg.TLS.Identity().ClusterID
+		p, err = anew.alone(p, cfg)
 	case p != nil && store:
-		if err := g.confirm(ctx, p); err != nil {
+		if newer, addr := newerEpoch(ctx, cfg.TLS, g.others(p.set()), p.Epoch); newer != nil {
+			p, err = g.outlived(ctx, p, newer, addr)
+		} else if err := g.confirm(ctx, p); err != nil {
 			return nil, err
 		}
 	case p != nil && len(p.Routes) == 0 && !cfg.Found:

@@ -83,6 +83,14 @@ func (p *Place) set() *skepv1.ManagerSet {
 	return set
 }
 
+// Group is the group of managers as it was last known, empty when nothing was; nil knows nothing.
+func (p *Place) Group() *skepv1.ManagerSet {
+	if p == nil {
+		return &skepv1.ManagerSet{}
+	}
+	return p.set()
+}
+
 // follow takes over what a set says of this server; false when it changes nothing. A set that does not name the server is
 // none of its business.
 func (p *Place) follow(set *skepv1.ManagerSet, revision uint64) (changed bool) {
@@ -130,7 +138,7 @@ func wipe(dataDir string) error {
 	if err = p.Write(dataDir); err != nil {
 		return err
 	}
-	for _, name := range []string{"main", "witness", groupFile} {
+	for _, name := range []string{"main", "witness", refoundFile, groupFile} {
 		if err := os.RemoveAll(filepath.Join(dataDir, name)); err != nil {
 			return fmt.Errorf("remove the store of a manager that left the group: %w", err)
 		}

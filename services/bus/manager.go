@@ -41,6 +41,7 @@ func NewManager(cfg Config, socket string) (*Manager, error) {
 	}
 	m.Bus = b
 	m.group = newGroup(b)
+	b.epoch, b.out = m.group.epoch, m.group.isOut
 	if _, err := ReadPlace(cfg.DataDir); err != nil {
 		return nil, fmt.Errorf("%w; restore the file, or take this manager out of the cluster and let it join again", err)
 	}
@@ -65,13 +66,20 @@ func (m *Manager) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(m.Life(), cancel)()
-	place, err := m.group.place(ctx)
+	anew, err := ReadRefounding(m.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	place, err := m.group.place(ctx, anew)
 	if err != nil {
 		err = orEnded(ctx, err)
 		_ = m.Bus.Close() // it returns nil
 		return err
 	}
 	m.cfg.Name, m.cfg.Witness, m.cfg.Routes = place.Server, place.Witness, place.Routes
+	if anew != nil {
+		m.cfg.Alone, m.cfg.Witness, m.cfg.Routes = true, "", nil
+	}
 
 	// The server ends after what uses it: leases are given up, and what is answered now is answered.
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -95,7 +103,15 @@ func (m *Manager) Run(ctx context.Context) error {
 		case <-preparing.Done():
 		}
 	}()
-	release, err := m.prepare(preparing)
+	if anew == nil {
+		go m.group.awaitAsked(preparing)
+	} else {
+		err = m.group.refound(preparing, anew)
+	}
+	var release func()
+	if err == nil {
+		release, err = m.prepare(preparing, anew)
+	}
 	if err != nil {
 		err = orEnded(preparing, err)
 		stop()
@@ -119,7 +135,7 @@ func (m *Manager) Run(ctx context.Context) error {
 }
 
 // prepare makes what is missing. "manager" may do everything.
-func (m *Manager) prepare(ctx context.Context) (release func(), err error) {
+func (m *Manager) prepare(ctx context.Context, anew *Refounding) (release func(), err error) {
 	var undo []func()
 	all := func() {
 		for _, f := range slices.Backward(undo) {
@@ -168,6 +184,10 @@ func (m *Manager) prepare(ctx context.Context) (release func(), err error) {
 	feeds := kv.Feeds{m.nodes.Follow(life, js, m.Bus), m.users.Follow(life, js, m.Bus)}
 	undo = append(undo, func() { feeds.Close(); m.nodes.Save() })
 	running.Go(func() { m.group.lead(life, boss, js) })
+	running.Go(func() { m.group.watchEpoch(life) })
+	if anew != nil {
+		running.Go(func() { m.group.followRefound(life, boss, anew) })
+	}
 	store, err := m.serveStore(boss, js, c.Found)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -13,7 +14,7 @@ func (b *Bus) register() error {
 	if b.cfg.Metrics == nil {
 		return nil
 	}
-	err := b.cfg.Metrics.Register(metrics.NewFamily(b.measure).
+	f := metrics.NewFamily(b.measure).
 		Gauge("skep_bus_connections", "Clients connected: nodes, services and users.").
 		Counter("skep_bus_connections_opened_total", "Connections accepted since the start.").
 		Gauge("skep_bus_routes", "Connections to other servers of the cluster, the witness included.").
@@ -32,10 +33,11 @@ func (b *Bus) register() error {
 		Gauge("skep_bus_jetstream_consumers", "Consumers of streams.").
 		Counter("skep_bus_jetstream_api_requests_total", "Requests to the JetStream API.").
 		Counter("skep_bus_jetstream_api_errors_total", "Requests to the JetStream API that failed.").
-		Gauge("skep_bus_jetstream_has_leader", "1 while the group of managers has a leader: without one nothing is written."))
-	if err != nil {
+		Gauge("skep_bus_jetstream_has_leader", "1 while the group of managers has a leader: without one nothing is written.")
+	if err := b.cfg.Metrics.Register(f); err != nil {
 		return fmt.Errorf("register the broker's metrics: %w", err)
 	}
+	context.AfterFunc(b.Life(), func() { b.cfg.Metrics.Unregister(f) }) // another broker may run in this process after it
 	return nil
 }
 

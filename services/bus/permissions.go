@@ -86,7 +86,7 @@ func Permissions(role Role, id, from string) *server.Permissions {
 
 	case RoleJoiner:
 		return &server.Permissions{
-			Publish:   &server.SubjectPermission{Allow: []string{subject.Join(id)}},
+			Publish:   &server.SubjectPermission{Allow: []string{subject.Join(id), subject.Epoch(id)}},
 			Subscribe: &server.SubjectPermission{Allow: []string{inbox}},
 		}
 

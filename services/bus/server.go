@@ -130,8 +130,10 @@ func (b *Bus) start(ctx context.Context, o *server.Options, routes []string, mad
 	for _, r := range routes {
 		o.Routes = append(o.Routes, &url.URL{Scheme: "nats-route", Host: r})
 	}
-	if err := os.MkdirAll(o.StoreDir, 0o700); err != nil {
-		return nil, fmt.Errorf("start the broker %s: %w", o.ServerName, err)
+	if o.JetStream {
+		if err := os.MkdirAll(o.StoreDir, 0o700); err != nil {
+			return nil, fmt.Errorf("start the broker %s: %w", o.ServerName, err)
+		}
 	}
 	s, err := server.NewServer(o)
 	if err != nil {
@@ -165,6 +167,9 @@ func (b *Bus) start(ctx context.Context, o *server.Options, routes []string, mad
 			s.WaitForShutdown()
 			return nil, fmt.Errorf("start the broker %s: %w", o.ServerName, err)
 		}
+	}
+	if !o.JetStream {
+		return in, nil
 	}
 	acc, err := s.LookupAccount(accountName)
 	if err == nil {

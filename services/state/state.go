@@ -200,6 +200,7 @@ func (s *Service) endpoints(srv *rpc.Server) error {
 		api.Handle(srv, api.StackList, s.listStacks),
 		api.Handle(srv, api.StackRevisions, s.listStackRevisions),
 		api.Handle(srv, api.ClusterInit, s.initCluster),
+		api.Handle(srv, api.ClusterRefound, s.refound),
 		api.Handle(srv, api.ClusterInspect, s.inspectCluster),
 		api.Handle(srv, api.ClusterUpdate, s.updateCluster),
 		api.Handle(srv, api.EventList, s.listEvents),

@@ -1255,6 +1255,121 @@ func (x *MasterKey) GetUnlock() *UnlockKeyInfo {
 	return nil
 }
 
+// ---- skep.v1.epoch.<joiner>: asked without a certificate
+type EpochReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`                // ManagerSet.epoch
+	NodeId        string                 `protobuf:"bytes,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"` // of the manager that answers
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EpochReply) Reset() {
+	*x = EpochReply{}
+	mi := &file_skep_v1_managers_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EpochReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EpochReply) ProtoMessage() {}
+
+func (x *EpochReply) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_managers_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EpochReply.ProtoReflect.Descriptor instead.
+func (*EpochReply) Descriptor() ([]byte, []int) {
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *EpochReply) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *EpochReply) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *EpochReply) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+// RefoundRequest (services of managers only): the group was founded anew, by this manager alone. Every other manager becomes
+// a worker. It may be asked again.
+type RefoundRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefoundRequest) Reset() {
+	*x = RefoundRequest{}
+	mi := &file_skep_v1_managers_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefoundRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefoundRequest) ProtoMessage() {}
+
+func (x *RefoundRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_managers_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefoundRequest.ProtoReflect.Descriptor instead.
+func (*RefoundRequest) Descriptor() ([]byte, []int) {
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RefoundRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *RefoundRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 var File_skep_v1_managers_proto protoreflect.FileDescriptor
 
 const file_skep_v1_managers_proto_rawDesc = "" +
@@ -1357,7 +1472,16 @@ const file_skep_v1_managers_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x16\n" +
 	"\x06master\x18\x03 \x01(\fR\x06master\x12.\n" +
-	"\x06unlock\x18\x04 \x01(\v2\x16.skep.v1.UnlockKeyInfoR\x06unlock*x\n" +
+	"\x06unlock\x18\x04 \x01(\v2\x16.skep.v1.UnlockKeyInfoR\x06unlock\"Z\n" +
+	"\n" +
+	"EpochReply\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\tR\x06nodeId\"?\n" +
+	"\x0eRefoundRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch*x\n" +
 	"\fManagerState\x12\x19\n" +
 	"\x15MANAGER_STATE_UNKNOWN\x10\x00\x12\x19\n" +
 	"\x15MANAGER_STATE_JOINING\x10\x01\x12\x17\n" +
@@ -1377,7 +1501,7 @@ func file_skep_v1_managers_proto_rawDescGZIP() []byte {
 }
 
 var file_skep_v1_managers_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_skep_v1_managers_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_skep_v1_managers_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_skep_v1_managers_proto_goTypes = []any{
 	(ManagerState)(0),             // 0: skep.v1.ManagerState
 	(*ManagerSet)(nil),            // 1: skep.v1.ManagerSet
@@ -1397,28 +1521,30 @@ var file_skep_v1_managers_proto_goTypes = []any{
 	(*MasterAsk)(nil),             // 15: skep.v1.MasterAsk
 	(*MasterReply)(nil),           // 16: skep.v1.MasterReply
 	(*MasterKey)(nil),             // 17: skep.v1.MasterKey
-	nil,                           // 18: skep.v1.ManagerSet.UsedEntry
-	nil,                           // 19: skep.v1.ReachReply.FailedEntry
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(NodeRole)(0),                 // 21: skep.v1.NodeRole
-	(*VaultKey)(nil),              // 22: skep.v1.VaultKey
-	(*UnlockKeyInfo)(nil),         // 23: skep.v1.UnlockKeyInfo
+	(*EpochReply)(nil),            // 18: skep.v1.EpochReply
+	(*RefoundRequest)(nil),        // 19: skep.v1.RefoundRequest
+	nil,                           // 20: skep.v1.ManagerSet.UsedEntry
+	nil,                           // 21: skep.v1.ReachReply.FailedEntry
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(NodeRole)(0),                 // 23: skep.v1.NodeRole
+	(*VaultKey)(nil),              // 24: skep.v1.VaultKey
+	(*UnlockKeyInfo)(nil),         // 25: skep.v1.UnlockKeyInfo
 }
 var file_skep_v1_managers_proto_depIdxs = []int32{
 	2,  // 0: skep.v1.ManagerSet.managers:type_name -> skep.v1.Manager
 	3,  // 1: skep.v1.ManagerSet.step:type_name -> skep.v1.ManagerStep
-	18, // 2: skep.v1.ManagerSet.used:type_name -> skep.v1.ManagerSet.UsedEntry
+	20, // 2: skep.v1.ManagerSet.used:type_name -> skep.v1.ManagerSet.UsedEntry
 	0,  // 3: skep.v1.Manager.state:type_name -> skep.v1.ManagerState
-	20, // 4: skep.v1.ManagerStep.since:type_name -> google.protobuf.Timestamp
+	22, // 4: skep.v1.ManagerStep.since:type_name -> google.protobuf.Timestamp
 	1,  // 5: skep.v1.EnlistReply.set:type_name -> skep.v1.ManagerSet
-	19, // 6: skep.v1.ReachReply.failed:type_name -> skep.v1.ReachReply.FailedEntry
+	21, // 6: skep.v1.ReachReply.failed:type_name -> skep.v1.ReachReply.FailedEntry
 	1,  // 7: skep.v1.ListManagersReply.set:type_name -> skep.v1.ManagerSet
 	12, // 8: skep.v1.ListManagersReply.views:type_name -> skep.v1.ManagerView
-	20, // 9: skep.v1.ManagerView.heard:type_name -> google.protobuf.Timestamp
-	21, // 10: skep.v1.NodeManagersReply.role:type_name -> skep.v1.NodeRole
-	20, // 11: skep.v1.MasterAsk.asked_at:type_name -> google.protobuf.Timestamp
-	22, // 12: skep.v1.MasterReply.key:type_name -> skep.v1.VaultKey
-	23, // 13: skep.v1.MasterKey.unlock:type_name -> skep.v1.UnlockKeyInfo
+	22, // 9: skep.v1.ManagerView.heard:type_name -> google.protobuf.Timestamp
+	23, // 10: skep.v1.NodeManagersReply.role:type_name -> skep.v1.NodeRole
+	22, // 11: skep.v1.MasterAsk.asked_at:type_name -> google.protobuf.Timestamp
+	24, // 12: skep.v1.MasterReply.key:type_name -> skep.v1.VaultKey
+	25, // 13: skep.v1.MasterKey.unlock:type_name -> skep.v1.UnlockKeyInfo
 	14, // [14:14] is the sub-list for method output_type
 	14, // [14:14] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
@@ -1440,7 +1566,7 @@ func file_skep_v1_managers_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_managers_proto_rawDesc), len(file_skep_v1_managers_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -264,6 +264,9 @@ func (d *Daemon) apart(err error) (pause time.Duration, _ error) {
 		d.log.Info("the group of managers has let this node go; its tasks run on", zap.Error(err))
 		d.local.follower.Ask()
 		return enlistAgain, nil
+	case errors.Is(err, bus.ErrAsked):
+		d.log.Warn("the managers' services start again; the tasks of this node run on", zap.Error(err))
+		return 0, nil
 	case errors.Is(err, bus.ErrRefused), errors.Is(err, bus.ErrOver):
 		d.log.Error("this node is a manager by its certificate, and the group of managers does not have it; its tasks run on",
 			zap.Error(err), zap.Duration("again", refusedWait))

@@ -29,6 +29,7 @@ const startLimit = 60 * time.Second
 func initCommand() *cobra.Command {
 	var m membership
 	var c clusterFlags
+	var anew bool
 	cmd := &cobra.Command{
 		Use:   "init [OPTIONS]",
 		Short: "Start a cluster with this machine as its first manager",
@@ -38,6 +39,9 @@ func initCommand() *cobra.Command {
 		Example: "  skep init\n  skep init --advertise-addr 192.168.56.101",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if anew {
+				return refoundCommand(cmd, &m)
+			}
 			if err := m.check(cmd); err != nil {
 				return err
 			}
@@ -93,6 +97,7 @@ func initCommand() *cobra.Command {
 	}
 	m.add(cmd)
 	c.add(cmd)
+	cmd.Flags().BoolVar(&anew, "force-new-cluster", false, "on a manager that survived: make it the only one of its cluster, with all its data, after the majority of the managers was lost for good")
 	return cmd
 }
 

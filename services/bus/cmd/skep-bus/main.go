@@ -31,20 +31,37 @@ func main() {
 			cfg.Hostname, cfg.Version, cfg.Managers = env.Record.Hostname, env.Version, env.Record.Managers
 			// An older version's directory goes on with the witness it has; the first start of `skep init` founds the group.
 			cfg.Witness, cfg.Found = env.Record.Witness, env.Record.Init != nil
-			m, err := bus.NewManager(cfg, env.Paths.Broker())
-			if err != nil {
-				return nil, err
-			}
-			return retiring{m}, nil
+			return newBroker(cfg, env.Paths.Broker())
 		},
 	})
 }
 
-// retiring is the broker, whose work here is over when the group of managers has let the node go: the process then ends well.
-type retiring struct{ *bus.Manager }
+// broker is the manager's broker in a process of its own.
+type broker struct {
+	cfg    bus.Config
+	socket string
+	*bus.Manager
+}
 
-func (r retiring) Run(ctx context.Context) error {
-	err := r.Manager.Run(ctx)
+func newBroker(cfg bus.Config, socket string) (*broker, error) {
+	m, err := bus.NewManager(cfg, socket)
+	if err != nil {
+		return nil, err
+	}
+	return &broker{cfg, socket, m}, nil
+}
+
+// Run runs it, again when the cluster is to be founded anew. Its work here is over when the group of managers has let the
+// node go: the process then ends well.
+func (b *broker) Run(ctx context.Context) error {
+	err := b.Manager.Run(ctx)
+	for errors.Is(err, bus.ErrAsked) {
+		m, merr := bus.NewManager(b.cfg, b.socket)
+		if merr != nil {
+			return merr
+		}
+		err = m.Run(ctx)
+	}
 	if errors.Is(err, bus.ErrRetired) {
 		return fmt.Errorf("%w: %w", err, daemon.ErrDone)
 	}
