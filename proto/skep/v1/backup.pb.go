@@ -36,12 +36,14 @@ type BackupHeader struct {
 	MadeOn      string                 `protobuf:"bytes,7,opt,name=made_on,json=madeOn,proto3" json:"made_on,omitempty"`    // its host name
 	AskedBy     string                 `protobuf:"bytes,8,opt,name=asked_by,json=askedBy,proto3" json:"asked_by,omitempty"` // who wanted it
 	// Which key opens it: one of the two.
-	Passphrase    *BackupPassphrase `protobuf:"bytes,9,opt,name=passphrase,proto3" json:"passphrase,omitempty"`
-	UnlockKey     *BackupUnlockKey  `protobuf:"bytes,10,opt,name=unlock_key,json=unlockKey,proto3" json:"unlock_key,omitempty"`
-	Counts        map[string]uint64 `protobuf:"bytes,11,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`       // by kind: services, nodes, secrets, …
-	Epoch         uint64            `protobuf:"varint,12,opt,name=epoch,proto3" json:"epoch,omitempty"`                                                                                   // of the group of managers (ManagerSet)
-	Sequences     map[string]uint64 `protobuf:"bytes,13,rep,name=sequences,proto3" json:"sequences,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // by bucket: the last one that is in it
-	Timed         bool              `protobuf:"varint,14,opt,name=timed,proto3" json:"timed,omitempty"`                                                                                   // the cut was made by the managers' clocks: writes never paused
+	Passphrase *BackupPassphrase `protobuf:"bytes,9,opt,name=passphrase,proto3" json:"passphrase,omitempty"`
+	UnlockKey  *BackupUnlockKey  `protobuf:"bytes,10,opt,name=unlock_key,json=unlockKey,proto3" json:"unlock_key,omitempty"`
+	Counts     map[string]uint64 `protobuf:"bytes,11,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`       // by kind: services, nodes, secrets, …
+	Epoch      uint64            `protobuf:"varint,12,opt,name=epoch,proto3" json:"epoch,omitempty"`                                                                                   // of the group of managers (ManagerSet)
+	Sequences  map[string]uint64 `protobuf:"bytes,13,rep,name=sequences,proto3" json:"sequences,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // by bucket: the last one that is in it
+	Timed      bool              `protobuf:"varint,14,opt,name=timed,proto3" json:"timed,omitempty"`                                                                                   // the cut was made by the managers' clocks: writes never paused
+	// How many things do not fit together in the store itself: every cut had them. `skep doctor` names them.
+	Findings      uint32 `protobuf:"varint,15,opt,name=findings,proto3" json:"findings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +174,13 @@ func (x *BackupHeader) GetTimed() bool {
 		return x.Timed
 	}
 	return false
+}
+
+func (x *BackupHeader) GetFindings() uint32 {
+	if x != nil {
+		return x.Findings
+	}
+	return 0
 }
 
 // BackupPassphrase is how a passphrase becomes a key: Argon2id.
@@ -824,7 +833,7 @@ var File_skep_v1_backup_proto protoreflect.FileDescriptor
 
 const file_skep_v1_backup_proto_rawDesc = "" +
 	"\n" +
-	"\x14skep/v1/backup.proto\x12\askep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x05\n" +
+	"\x14skep/v1/backup.proto\x12\askep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbb\x05\n" +
 	"\fBackupHeader\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1d\n" +
 	"\n" +
@@ -844,7 +853,8 @@ const file_skep_v1_backup_proto_rawDesc = "" +
 	"\x06counts\x18\v \x03(\v2!.skep.v1.BackupHeader.CountsEntryR\x06counts\x12\x14\n" +
 	"\x05epoch\x18\f \x01(\x04R\x05epoch\x12B\n" +
 	"\tsequences\x18\r \x03(\v2$.skep.v1.BackupHeader.SequencesEntryR\tsequences\x12\x14\n" +
-	"\x05timed\x18\x0e \x01(\bR\x05timed\x1a9\n" +
+	"\x05timed\x18\x0e \x01(\bR\x05timed\x12\x1a\n" +
+	"\bfindings\x18\x0f \x01(\rR\bfindings\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a<\n" +
