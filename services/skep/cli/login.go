@@ -157,7 +157,7 @@ func (a *app) askLogin(ctx context.Context, c *login.Credentials, former string,
 		} else {
 			a.tellf("Username: ")
 		}
-		line, err := interruptible(ctx, func() (string, error) { return readLine(a.In) })
+		line, err := hidden.Interruptible(ctx, func() (string, error) { return readLine(a.In) })
 		if err != nil {
 			return nil, err
 		}
