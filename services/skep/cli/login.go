@@ -12,6 +12,7 @@ import (
 
 	"skep.dev/libs/seal"
 	"skep.dev/libs/spec"
+	"skep.dev/services/skep/cli/hidden"
 	"skep.dev/services/skep/cli/login"
 )
 
