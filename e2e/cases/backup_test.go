@@ -31,17 +31,17 @@ func (c *cluster) born(services ...string) map[string]string {
 func TestBackup(t *testing.T) {
 	t.Parallel()
 	c := up(t, lab.Options{Hosts: 3, Race: true})
-	c.on("m1", "sh", "-c", "printf 'correct horse\n' > /tmp/pass; printf 'wrong horse\n' > /tmp/wrong; chmod 600 /tmp/pass /tmp/wrong; printf s3cret | skep secret create pw -")
+	c.on("m1", "sh", "-c", "printf 'correct horse\n' > /srv/pass; printf 'wrong horse\n' > /srv/wrong; chmod 600 /srv/pass /srv/wrong; printf s3cret | skep secret create pw -")
 	c.skep("network", "create", "-d", "overlay", "net")
 	c.skep("service", "create", "--name", "db", "--constraint", "node.role==worker", "--replicas", "2", "--network", "net", "--secret", "pw", "--mount", "type=volume,source=data,target=/data", "busybox", "sleep", "100000")
 	c.skep("service", "create", "--name", "web", "--constraint", "node.role==worker", "--replicas", "2", "--network", "net", "--publish", "8080:80", "whoami:v1")
 	db := c.tasks("db")[0]
 	c.on("m1", "skep", "exec", db.ID, "sh", "-c", "echo kept > /data/file")
-	r := c.on("m1", "skep", "backup", "create", "--passphrase-file", "/tmp/pass", "/tmp/b.skep")
-	if r.Code != 0 || strings.TrimSpace(r.Stdout) != "/tmp/b.skep" || !strings.Contains(r.Stderr, "2 services, 0 stacks") {
+	r := c.on("m1", "skep", "backup", "create", "--passphrase-file", "/srv/pass", "/srv/b.skep")
+	if r.Code != 0 || strings.TrimSpace(r.Stdout) != "/srv/b.skep" || !strings.Contains(r.Stderr, "2 services, 0 stacks") {
 		t.Fatalf("%d %s%s", r.Code, r.Stdout, r.Stderr)
 	}
-	if out := c.skep("backup", "inspect", "--passphrase-file", "/tmp/pass", "/tmp/b.skep"); !strings.Contains(out, "whole, and unaltered") {
+	if out := c.skep("backup", "inspect", "--passphrase-file", "/srv/pass", "/srv/b.skep"); !strings.Contains(out, "whole, and unaltered") {
 		t.Error(out)
 	}
 	// Begun after the backup.
@@ -51,23 +51,23 @@ func TestBackup(t *testing.T) {
 		t.Fatal(before, late)
 	}
 
-	c.refused(1, []string{"This node is already part of a swarm"}, "backup", "restore", "--passphrase-file", "/tmp/pass", "/tmp/b.skep")
+	c.refused(1, []string{"This node is already part of a swarm"}, "backup", "restore", "--passphrase-file", "/srv/pass", "/srv/b.skep")
 	c.skep("leave", "--force")
-	c.on("m1", "sh", "-c", "head -c 3000 /tmp/b.skep > /tmp/cut.skep; cp /tmp/b.skep /tmp/bad.skep; printf x | dd of=/tmp/bad.skep bs=1 seek=3000 conv=notrunc")
+	c.on("m1", "sh", "-c", "head -c 3000 /srv/b.skep > /srv/cut.skep; cp /srv/b.skep /srv/bad.skep; printf x | dd of=/srv/bad.skep bs=1 seek=3000 conv=notrunc")
 	m1, err := c.Host("m1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.refused(1, []string{"it does not open the backup: the passphrase that was given on"}, "backup", "restore", "--passphrase-file", "/tmp/wrong", "/tmp/b.skep")
-	for _, bad := range []string{"/tmp/cut.skep", "/tmp/bad.skep"} {
-		c.refused(1, []string{"was altered, damaged or cut off"}, "backup", "restore", "--passphrase-file", "/tmp/pass", bad)
+	c.refused(1, []string{"it does not open the backup: the passphrase that was given on"}, "backup", "restore", "--passphrase-file", "/srv/wrong", "/srv/b.skep")
+	for _, bad := range []string{"/srv/cut.skep", "/srv/bad.skep"} {
+		c.refused(1, []string{"was altered, damaged or cut off"}, "backup", "restore", "--passphrase-file", "/srv/pass", bad)
 	}
 	if left := c.on("m1", "ls", "/var/lib/skep").Stdout; strings.Contains(left, "vault") || strings.Contains(left, "node.json") {
 		t.Errorf("what is refused leaves something behind: %s", left)
 	}
 
 	began := time.Now()
-	args := slices.Concat([]string{"skep", "backup", "restore", "--passphrase-file", "/tmp/pass", "--advertise-addr", m1.IP}, c.Flags, []string{"/tmp/b.skep"})
+	args := slices.Concat([]string{"skep", "backup", "restore", "--passphrase-file", "/srv/pass", "--advertise-addr", m1.IP}, c.Flags, []string{"/srv/b.skep"})
 	if r := c.on("m1", args...); r.Code != 0 || !strings.Contains(r.Stdout, "this node") {
 		t.Fatalf("restore: %d %s%s", r.Code, r.Stdout, r.Stderr)
 	}
@@ -111,7 +111,7 @@ func TestBackup(t *testing.T) {
 	c.skep("service", "update", "--env-add", "A=b", "web")
 	c.awaitRunning("web", 2, time.Minute)
 	// And again.
-	if r := c.on("m1", "skep", "backup", "create", "--passphrase-file", "/tmp/pass", "/tmp/c.skep"); r.Code != 0 || !strings.Contains(r.Stderr, "3 services") {
+	if r := c.on("m1", "skep", "backup", "create", "--passphrase-file", "/srv/pass", "/srv/c.skep"); r.Code != 0 || !strings.Contains(r.Stderr, "3 services") {
 		t.Errorf("%d %s%s", r.Code, r.Stdout, r.Stderr)
 	}
 }

@@ -10,12 +10,14 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/patience"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 )
@@ -102,12 +104,43 @@ func Call[Q, R proto.Message](ctx context.Context, nc *nats.Conn, e Endpoint[Q, 
 	return reply, rpc.Call(ctx, nc, e.Subject(), req, reply)
 }
 
-// Handle answers an endpoint: any instance of the service, or, when the endpoint is one node's, this one alone.
+// Handle answers an endpoint: any instance of the service, or, when the endpoint is one node's, this one alone. What changes
+// something waits while the managers elect a leader, and is refused before it begins when they have no majority; what people
+// only read is then answered from the last known state.
 func Handle[Q, R proto.Message](s *rpc.Server, e Endpoint[Q, R], h func(context.Context, Q) (R, error)) error {
+	switch {
+	case e.Effect == Writes:
+		h = led(s, h)
+	case e.Callers <= Admins:
+		h = asIs(s, h)
+	}
 	if e.at != "" {
 		return rpc.HandleDirect(s, e.Subject(), h)
 	}
 	return rpc.Handle(s, e.Subject(), h)
+}
+
+// led is h for when there is a leader. Nodes have none of it: they ask again by themselves, and thousands that wait would
+// take all places.
+func led[Q, R proto.Message](s *rpc.Server, h func(context.Context, Q) (R, error)) func(context.Context, Q) (R, error) {
+	return func(ctx context.Context, q Q) (R, error) {
+		ctx = patience.Until(ctx, time.Now().Add(patience.Election))
+		if err := s.MayWrite(ctx); err != nil {
+			var none R
+			return none, err
+		}
+		return h(ctx, q)
+	}
+}
+
+// asIs is h, answering as it can when there is no leader. Services among themselves decide by what they read, and go without.
+func asIs[Q, R proto.Message](s *rpc.Server, h func(context.Context, Q) (R, error)) func(context.Context, Q) (R, error) {
+	return func(ctx context.Context, q Q) (R, error) {
+		if s.Stale() {
+			ctx = patience.AsIs(ctx)
+		}
+		return h(ctx, q)
+	}
 }
 
 // HandleNode answers an endpoint that nodes ask. h gets the id of the node that asks: the broker lets a node publish under

@@ -135,6 +135,9 @@ func (m Main) run(ctx context.Context, args []string, stderr io.Writer) int {
 	log = log.Named(m.Name)
 	LimitMemory(log)
 	NoCores(log, !m.Containers)
+	giving, stop := context.WithCancel(ctx)
+	defer stop()
+	go GiveBack(giving, log)
 	env := Env{Log: log, NodeID: *node, Paths: member.Paths{Data: *dataDir, Run: *runDir}, DataDir: *dataDir, RunDir: *runDir, Version: Version, Commit: Commit}
 	if *show != "" {
 		reg := metrics.New(Version, Commit)
@@ -171,7 +174,12 @@ func (m Main) serve(ctx context.Context, env Env, urls, certs string) error {
 		return err
 	}
 	if m.Managers && store.Identity().Role != pki.Manager {
-		return fmt.Errorf("this node is a %s: %s runs on managers", store.Identity().Role, m.Name)
+		return fmt.Errorf("this node is a %s: %s runs on managers; start it again once the node is one (skep node promote)", member.Certified(store.Identity().Role), m.Name)
+	}
+	if rec.NodeID != "" {
+		if rec, err = member.Settle(paths, store.Identity().Role); err != nil {
+			return err
+		}
 	}
 	instance, release, err := member.HoldPart(paths, m.Name, m.Single)
 	if err != nil {
@@ -192,14 +200,42 @@ func (m Main) serve(ctx context.Context, env Env, urls, certs string) error {
 		}
 		defer env.NC.Close()
 	}
-	go m.certificate(ctx, env)
+	ctx, done := context.WithCancelCause(ctx)
+	defer done(nil)
+	roles := make(chan bool, 1) // the newest that the service was not told yet
+	go m.certificate(ctx, env, done, func(manager bool) {
+		select {
+		case <-roles:
+		default:
+		}
+		roles <- manager
+	})
 	svc, err := m.New(ctx, env)
 	if err != nil {
 		return ended(ctx, fmt.Errorf("prepare %s: %w", m.Name, err))
 	}
 	defer svc.Close()
+	if t, ok := svc.(turning); ok {
+		go func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case manager := <-roles:
+					t.SetManager(manager)
+				}
+			}
+		}()
+	}
 	log.Info("started", zap.String("version", Version), zap.String("node", env.NodeID), zap.Int("instance", instance))
 	err = svc.Run(ctx)
+	if errors.Is(err, ErrDone) || errors.Is(context.Cause(ctx), ErrDone) {
+		if err == nil || !errors.Is(err, ErrDone) {
+			err = context.Cause(ctx)
+		}
+		log.Info("stopped", zap.NamedError("reason", err))
+		return nil
+	}
 	if ctx.Err() != nil {
 		log.Info("stopped", zap.Error(err))
 		return nil
@@ -209,6 +245,12 @@ func (m Main) serve(ctx context.Context, env Env, urls, certs string) error {
 	}
 	return err
 }
+
+// ErrDone ends a service whose work on this node is over: its process ends well, and is not to be started again.
+var ErrDone = errors.New("nothing is left to do here")
+
+// turning is a service that works on managers and workers, and minds which of them the node is.
+type turning interface{ SetManager(is bool) }
 
 // ended: an error during the start counts for nothing when the start was called off.
 func ended(ctx context.Context, err error) error {
@@ -228,16 +270,19 @@ func (m Main) connect(ctx context.Context, urls string, rec *member.Record, stor
 	if len(addrs) == 0 {
 		return nil, errors.New("-nats is missing: name the managers' addresses, such as -nats 10.0.0.1:2377")
 	}
+	to := Managers{Addrs: addrs}
 	more := []nats.Option{nats.UserInfo(m.Role, "")}
 	if m.Managers {
 		// As in process: what a service hears is told from what its node does.
 		more = append(more, nats.CustomInboxPrefix(subject.Inbox(m.Role+"-"+store.Identity().NodeID)))
 	}
 	if store.Identity().Role == pki.Manager {
-		// The broker is on this machine: no crowd to be kept apart.
+		// The broker on this machine comes first: what this manager has decided does not pass through another one. Streams
+		// of the agent would break on the way back, so it waits for the next time it has to connect anyway.
+		to.Home, to.Return = addrs[0], m.Managers
 		more = append(more, nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond))
 	}
-	nc, err := Connect(m.Name, addrs, store, log, more...)
+	nc, err := ConnectTo(m.Name, to, store, log, more...)
 	if err != nil || !m.Managers {
 		return nc, err
 	}
@@ -252,24 +297,6 @@ func (m Main) connect(ctx context.Context, urls string, rec *member.Record, stor
 	return nc, nil
 }
 
-// Connect opens a connection to the bus with the node's certificate. It
-// keeps trying for ever, and takes the certificate from the store for every attempt, so a renewed one is used
-// without a restart.
-func Connect(name string, addrs []string, store *pki.Store, log *zap.Logger, more ...nats.Option) (*nats.Conn, error) {
-	urls := make([]string, len(addrs))
-	for i, a := range addrs {
-		urls[i] = "tls://" + a
-	}
-	opts := append(Options(name, store.Identity().NodeID, log), nats.Secure(pki.ClientTLS(store)), nats.TLSHandshakeFirst())
-	p := &pace{log: log, until: func() time.Time { return store.Leaf().NotAfter }}
-	nc, err := nats.Connect(strings.Join(urls, ","), append(append(opts, more...), p.option)...)
-	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", strings.Join(addrs, ", "), err)
-	}
-	p.nc.Store(nc)
-	return nc, nil
-}
-
 // Options are the connection options every long-lived connection of a node shares: reconnect for ever with
 // jitter, an inbox prefix its permissions name, and disconnects in the log.
 func Options(name, nodeID string, log *zap.Logger) []nats.Option {
@@ -281,8 +308,8 @@ func Options(name, nodeID string, log *zap.Logger) []nats.Option {
 		nats.ReconnectJitter(250*time.Millisecond, 2*time.Second),
 		nats.RetryOnFailedConnect(true),
 		nats.IgnoreAuthErrorAbort(),
-		nats.PingInterval(5 * time.Second),
-		nats.MaxPingsOutstanding(2),
+		nats.PingInterval(pingEvery),
+		nats.MaxPingsOutstanding(pingsOut),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				log.Warn("disconnected from the bus", zap.Error(err))

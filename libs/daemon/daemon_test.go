@@ -35,7 +35,7 @@ func TestARenewedCertificateIsReadAgain(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		Main{}.certificate(ctx, Env{Store: mesh, Log: zap.NewNop()})
+		Main{}.certificate(ctx, Env{Store: mesh, Log: zap.NewNop()}, nil, nil)
 	}()
 	cert, key = issue(node)
 	if err := agent.Save(cert, key, ca.CertPEM()); err != nil {

@@ -22,8 +22,9 @@ type pace struct {
 	refused int // in a row
 	early   int // failures by the clock, in a row
 
-	log   *zap.Logger
-	until func() time.Time // the end of the certificate in use
+	log    *zap.Logger
+	until  func() time.Time // the end of the certificate in use
+	dialed func() error     // why no manager's certificate was seen, nil if one was
 }
 
 // sayAfter is how many refusals in a row are no passing thing, and sayEvery how often it is said again.
@@ -36,6 +37,9 @@ const (
 func (p *pace) option(o *nats.Options) error {
 	o.CustomReconnectDelayCB = func(int) time.Duration {
 		var err error
+		if err = p.dialed(); err != nil {
+			return p.pause(err, o.ReconnectWait, o.ReconnectJitterTLS)
+		}
 		if nc := p.nc.Load(); nc != nil {
 			err = nc.LastError()
 		}

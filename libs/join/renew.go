@@ -19,10 +19,16 @@ import (
 	"skep.dev/libs/pki"
 )
 
+// ErrRole: the vault certifies the node in another role than it was to have.
+var ErrRole = errors.New("the vault does not certify it yet")
+
 // Renewal keeps a node's certificate alive, and the roots it trusts those of the cluster. Make it with its fields and call
 // Run once.
 type Renewal struct {
-	NC    *nats.Conn // as the node
+	NC *nats.Conn // as the node
+	// Local is a connection that needs no certificate (a manager's own broker, in process), nil for none: with it a manager
+	// whose certificate ended while it was off gets another.
+	Local func() *nats.Conn
 	Store *pki.Store
 	Log   *zap.Logger
 	// Renewed is called after each renewal (nil = nothing). Connections made before keep the old certificate and are
@@ -90,6 +96,33 @@ func (r *Renewal) once(ctx context.Context) error {
 	return r.onceLocked(ctx)
 }
 
+// Turn gets the certificate of another role, once the cluster gave it to the node; ErrRole while it did not. Connections made
+// before keep the old one, and the loop of Run finds out when it wakes.
+func (r *Renewal) Turn(ctx context.Context, role pki.Role) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.Store.Identity().Role == role {
+		return nil
+	}
+	if err := r.onceLocked(ctx); err != nil {
+		return err
+	}
+	if got := r.Store.Identity().Role; got != role {
+		return fmt.Errorf("get the certificate of a %s: %w", role, ErrRole)
+	}
+	return nil
+}
+
+// conn is the connection to ask on.
+func (r *Renewal) conn() *nats.Conn {
+	if r.Local != nil && !r.NC.IsConnected() {
+		if nc := r.Local(); nc != nil {
+			return nc
+		}
+	}
+	return r.NC
+}
+
 func (r *Renewal) onceLocked(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -98,7 +131,7 @@ func (r *Renewal) onceLocked(ctx context.Context) error {
 		return err
 	}
 	node := r.Store.Identity().NodeID
-	reply, err := api.Call(ctx, r.NC, api.VaultRenew.At(node), &skepv1.RenewRequest{NodeId: node, CsrDer: csr})
+	reply, err := api.Call(ctx, r.conn(), api.VaultRenew.At(node), &skepv1.RenewRequest{NodeId: node, CsrDer: csr})
 	if err != nil {
 		return fmt.Errorf("renew the certificate of %s: %w", node, err)
 	}

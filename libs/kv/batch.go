@@ -8,8 +8,10 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
+	"skep.dev/libs/patience"
 	"skep.dev/libs/subject"
 )
 
@@ -115,8 +117,10 @@ func (t *Batch) Commit(ctx context.Context) (uint64, error) {
 }
 
 func (t *Batch) publish(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, ackWithin+patience.Left(ctx))
+	defer cancel()
 	if len(t.ops) == 1 {
-		ack, err := t.b.js.PublishMsg(ctx, t.ops[0].msg)
+		ack, err := whenLed(ctx, func() (*jetstream.PubAck, error) { return t.b.js.PublishMsg(ctx, t.ops[0].msg) })
 		if err != nil {
 			return 0, Classify(err)
 		}
@@ -127,9 +131,7 @@ func (t *Batch) publish(ctx context.Context) (uint64, error) {
 		msgs[i] = o.msg
 		msgs[i].Reply = ""
 	}
-	ctx, cancel := withDefaultTimeout(ctx)
-	defer cancel()
-	ack, err := jetstreamext.PublishMsgBatch(ctx, t.b.js, msgs)
+	ack, err := whenLed(ctx, func() (*jetstreamext.BatchAck, error) { return jetstreamext.PublishMsgBatch(ctx, t.b.js, msgs) })
 	if err != nil {
 		return 0, Classify(err)
 	}

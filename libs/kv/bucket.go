@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"skep.dev/libs/patience"
 	"skep.dev/libs/subject"
 )
 
@@ -131,7 +132,9 @@ func (b *Bucket) deletion(key string) *nats.Msg {
 }
 
 func (b *Bucket) write(ctx context.Context, m *nats.Msg) (uint64, error) {
-	ack, err := b.js.PublishMsg(ctx, m)
+	ctx, cancel := context.WithTimeout(ctx, ackWithin+patience.Left(ctx))
+	defer cancel()
+	ack, err := whenLed(ctx, func() (*jetstream.PubAck, error) { return b.js.PublishMsg(ctx, m) })
 	if err != nil {
 		return 0, fmt.Errorf("write %s: %w", m.Subject, Classify(err))
 	}

@@ -2,6 +2,7 @@ package kv_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -69,7 +70,40 @@ func TestEventsOfNodesPushOutNoChanges(t *testing.T) {
 			t.Errorf("event %s is refused", what)
 		}
 	}
+	checkSubjects(t, js, want)
 	if err := event.Publish(nc, &skepv1.Event{Kind: "node", Id: "x", Verb: "new-verb"}); err == nil || !strings.Contains(err.Error(), "no stream keeps") {
 		t.Errorf("an event that no stream keeps: %v", err)
+	}
+}
+
+// checkSubjects: however many things events are about, the subjects they are kept under are as many as kinds and verbs. The
+// broker holds each in memory. Those of an older version end with what they are of.
+func checkSubjects(t *testing.T, js jetstream.JetStream, kept map[string]string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	const many = 300
+	for i := range many {
+		if _, err := js.Publish(ctx, subject.Event("task", fmt.Sprint("t", i), "running"), []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	subjects := 0
+	for _, name := range []string{subject.NodeEventStream, subject.EventStream} {
+		s, err := js.Stream(ctx, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := s.Info(ctx, jetstream.WithSubjectFilter(">"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		subjects += len(info.State.Subjects)
+		if n := info.State.Subjects[subject.KeptEvent("task", "running")]; name == subject.NodeEventStream && n != many+1 {
+			t.Errorf("%d of %d events are kept under their kind and verb", n, many+1)
+		}
+	}
+	if most := len(kept) + 1; subjects > most {
+		t.Errorf("the streams hold %d subjects, want %d at most", subjects, most)
 	}
 }

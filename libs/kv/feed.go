@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"skep.dev/libs/patience"
 	"skep.dev/libs/subject"
 )
 
@@ -103,9 +104,15 @@ func (f *Feed) Wait(ctx context.Context, rev uint64) error {
 }
 
 // Current waits until the feed holds all that its bucket held when it was called, by the word of the bucket's leader: what
-// is answered from the picture then is not older than the question. It is for feeds of a whole bucket.
+// is answered from the picture then is not older than the question. It is for feeds of a whole bucket. Without a leader, what
+// people ask is answered as it is (patience.AsIs).
 func (f *Feed) Current(ctx context.Context) error {
-	st, err := f.js.Stream(ctx, f.bucket.Stream())
+	if patience.IsAsIs(ctx) {
+		return nil
+	}
+	asking, cancel := context.WithTimeout(ctx, ackWithin)
+	defer cancel()
+	st, err := whenLed(asking, func() (jetstream.Stream, error) { return f.js.Stream(asking, f.bucket.Stream()) })
 	if err != nil {
 		return fmt.Errorf("look how far bucket %s is: %w", f.bucket, err)
 	}

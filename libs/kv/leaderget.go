@@ -27,7 +27,9 @@ func leaderGet(ctx context.Context, js jetstream.JetStream, stream, subj string)
 	}
 	ctx, cancel := withDefaultTimeout(ctx)
 	defer cancel()
-	r, err := js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, req)
+	r, err := whenLed(ctx, func() (*nats.Msg, error) {
+		return js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, req)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", subj, err)
 	}

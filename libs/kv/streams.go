@@ -19,6 +19,11 @@ const MaxValue = 1 << 20
 // EventAge is how long events are kept.
 const EventAge = 7 * 24 * time.Hour
 
+// leaseBytes makes the blocks of the leases' stream the smallest there are, 32 kB. Leases are renewed three times a second for
+// as long as a manager runs, and the broker holds the block it writes to, with what was written over in it. It is also how much
+// all leases together may take: there are a handful, 200 bytes each.
+const leaseBytes = 100 << 10
+
 // Streams is the configuration of every stream of skep at the given number of replicas.
 func Streams(replicas int) []jetstream.StreamConfig {
 	var out []jetstream.StreamConfig
@@ -52,6 +57,7 @@ func Streams(replicas int) []jetstream.StreamConfig {
 			c.SubjectDeleteMarkerTTL = time.Minute
 			// nats-server asks for rollup where it writes delete markers itself; nobody but managers may publish here.
 			c.AllowRollup = true
+			c.MaxBytes = leaseBytes
 		}
 		out = append(out, c)
 	}
@@ -71,6 +77,9 @@ func Streams(replicas int) []jetstream.StreamConfig {
 			DenyDelete:   true,
 			AllowDirect:  true,
 			Duplicates:   2 * time.Minute,
+			SubjectTransform: &jetstream.SubjectTransformConfig{
+				Source: subject.Event("*", "*", "*"), Destination: subject.KeptEvent("{{wildcard(1)}}", "{{wildcard(3)}}"),
+			},
 		})
 	}
 	return out
@@ -161,6 +170,7 @@ func differs(have, want jetstream.StreamConfig) bool {
 	return have.AllowAtomicPublish != want.AllowAtomicPublish || have.AllowMsgTTL != want.AllowMsgTTL ||
 		have.MaxMsgSize != want.MaxMsgSize || have.MaxBytes != want.MaxBytes || have.MaxAge != want.MaxAge ||
 		(have.RePublish == nil) != (want.RePublish == nil) || have.RePublish != nil && *have.RePublish != *want.RePublish ||
+		(have.SubjectTransform == nil) != (want.SubjectTransform == nil) || have.SubjectTransform != nil && *have.SubjectTransform != *want.SubjectTransform ||
 		!slices.Equal(have.Subjects, want.Subjects)
 }
 

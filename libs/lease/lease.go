@@ -6,7 +6,7 @@
 // grows with every leader.
 //
 // Liveness: the holder renews at a quarter of the TTL and stops leading, by its own clock, at two thirds of the TTL
-// without an acknowledgement, before anyone else can win. A clean stop deletes the key, so a standby follows at
+// without an acknowledgement, before anyone else can win. A clean stop deletes the key, which a standby hears of, so it follows at
 // once; after a crash it waits for the TTL. An instance that finds its own name in the lease (it was restarted)
 // takes it over immediately.
 package lease
@@ -29,6 +29,12 @@ import (
 // DefaultTTL outlives neither a crash for long nor a NATS leader election (4–9 s) for sure: losing the lease in one
 // is harmless, since nothing can be committed meanwhile.
 const DefaultTTL = 5 * time.Second
+
+// A lease that is given up is heard of before the store has it, so whoever waits for it asks a few times in short order.
+const (
+	soonTimes = 10
+	soonPause = 20 * time.Millisecond
+)
 
 // Config names the lease and who asks.
 type Config struct {
@@ -60,14 +66,36 @@ func New(js jetstream.JetStream, cfg Config) *Lease {
 // and the epoch of this leadership; lead must return soon after. An error of lead gives the lease up and campaigns
 // again after a pause.
 func (l *Lease) Run(ctx context.Context, lead func(ctx context.Context, epoch uint64) error) error {
-	for ctx.Err() == nil {
+	up := make(chan struct{}, 1)
+	if sub, err := l.js.Conn().Subscribe(subject.Lease.Key(l.cfg.Name), func(m *nats.Msg) {
+		if len(m.Data) > 0 {
+			return // a renewal
+		}
+		select {
+		case up <- struct{}{}:
+		default:
+		}
+	}); err == nil {
+		defer sub.Unsubscribe() //nolint:errcheck // the connection may be gone
+	} else {
+		l.cfg.Log.Debug("a lease that is given up is found by looking", zap.String("lease", l.cfg.Name), zap.Error(err))
+	}
+	for soon := 0; ctx.Err() == nil; {
 		rev, err := l.acquire(ctx)
 		if err != nil {
-			if !sleep(ctx, l.cfg.TTL/10) {
-				return nil
+			pause := l.cfg.TTL / 10
+			if soon > 0 {
+				pause, soon = min(pause, soonPause), soon-1
+			}
+			select {
+			case <-up:
+				soon = soonTimes
+			case <-time.After(pause):
+			case <-ctx.Done():
 			}
 			continue
 		}
+		soon = 0
 		l.cfg.Log.Info("leading", zap.String("lease", l.cfg.Name), zap.Uint64("epoch", rev))
 		err = l.hold(ctx, rev, lead)
 		l.cfg.Log.Info("not leading any more", zap.String("lease", l.cfg.Name), zap.Uint64("epoch", rev), zap.Error(err))

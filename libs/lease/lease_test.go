@@ -52,3 +52,46 @@ func TestOneLeaderAndHandOver(t *testing.T) {
 		t.Fatalf("epoch %d after %d", second, first)
 	}
 }
+
+// A leader that stops hands over at once, whatever the TTL: also where the store has three copies.
+func TestGracefulHandOver(t *testing.T) {
+	for name, n := range map[string]*kvtest.NATS{"one copy": kvtest.Server(t), "three copies": kvtest.Cluster(t, 3)} {
+		t.Run(name, func(t *testing.T) {
+			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+			defer stop()
+			won := make(chan time.Time, 2)
+			campaign := func(ctx context.Context, holder string) (ended chan struct{}) {
+				l := lease.New(n.JS(t), lease.Config{Name: "test", Holder: holder, TTL: 20 * time.Second})
+				ended = make(chan struct{})
+				go func() {
+					defer close(ended)
+					_ = l.Run(ctx, func(ctx context.Context, _ uint64) error {
+						won <- time.Now()
+						<-ctx.Done()
+						return nil
+					})
+				}()
+				return ended
+			}
+			first, resign := context.WithCancel(ctx)
+			a := campaign(first, "a")
+			<-won
+			b := campaign(ctx, "b")
+			select {
+			case <-won:
+				t.Fatal("won while another one leads")
+			case <-time.After(300 * time.Millisecond): // it campaigns
+			}
+			began := time.Now()
+			resign()
+			took := (<-won).Sub(began)
+			t.Logf("handed over in %v", took)
+			if took > 500*time.Millisecond {
+				t.Errorf("it took %v", took)
+			}
+			<-a
+			stop()
+			<-b
+		})
+	}
+}

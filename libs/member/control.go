@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"sync"
 	"time"
@@ -20,6 +21,10 @@ type Info struct {
 	Version      string   `json:"version"`
 	State        string   `json:"state"` // starting, ready, leaving
 	Error        string   `json:"error,omitempty"`
+	// Warning is what a leave that succeeded could not do.
+	Warning string `json:"warning,omitempty"`
+	// Refused: the managers did not let this new manager in, and nothing of the node was started.
+	Refused bool `json:"refused,omitempty"`
 	PID          int      `json:"pid"`
 }
 
@@ -73,9 +78,18 @@ func (c *Control) Serve(path string) error {
 		}
 		writeJSON(w, c.snapshot())
 	})
-	c.srv = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	profiles(mux)
+	c.srv = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
 	go c.srv.Serve(l) //nolint:errcheck // it returns when it is closed
 	return nil
+}
+
+// profiles adds the Go runtime's own pages, /debug/pprof/heap and its neighbours: what the process spends memory and time on,
+// for whoever looks after it. They show what is in memory, as root may look anyway; nothing is measured until somebody asks.
+func profiles(mux *http.ServeMux) {
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index) // and every profile by its name
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 }
 
 func (c *Control) snapshot() Info {
@@ -83,6 +97,16 @@ func (c *Control) snapshot() Info {
 	defer c.mu.Unlock()
 	return c.info
 }
+
+// Change changes what is answered.
+func (c *Control) Change(f func(*Info)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f(&c.info)
+}
+
+// Starting reports whether the node is neither ready yet nor anything else.
+func (c *Control) Starting() bool { return c.snapshot().State == "starting" }
 
 // Ready says that the node serves.
 func (c *Control) Ready() { c.Settle("ready", nil) }

@@ -37,11 +37,14 @@ type Record struct {
 	Joined    time.Time `json:"joined"`
 
 	Advertise string `json:"advertise"` // host:port clients and nodes reach this manager at; workers: the host alone
+	// Listen is where a manager takes connections; a worker's is where it would if it were promoted, "" = DefaultListen.
 	Listen    string `json:"listen,omitempty"`
 	DataPath  string `json:"data_path,omitempty"`
 	RoutePort int    `json:"route_port,omitempty"`
-	// Managers are the addresses (host:port) this node dials, itself left out.
+	// Managers are the addresses (host:port) this node dials, itself left out. They follow the group (Follower).
 	Managers []string `json:"managers,omitempty"`
+	// Epoch is that of the group which Managers are of: what an older one says counts for nothing.
+	Epoch uint64 `json:"epoch,omitempty"`
 	// Witness is the name of the voting-only server a lone manager runs beside its own, "" with three managers.
 	Witness string `json:"witness,omitempty"`
 
@@ -174,6 +177,17 @@ func (r *Record) ManagerAddrs() []string {
 		return append([]string{r.Advertise}, r.Managers...)
 	}
 	return r.Managers
+}
+
+// AddrsOf tells the managers' addresses as the record on the disk has them now, where another process of the node follows
+// them; was is what is known if it cannot be read.
+func AddrsOf(p Paths, was *Record) func() []string {
+	return func() []string {
+		if r, err := Load(p); err == nil {
+			return r.ManagerAddrs()
+		}
+		return was.ManagerAddrs()
+	}
 }
 
 // TaskLimit is how many tasks the node takes: what the operator said, at most what its subnet has addresses for.

@@ -121,7 +121,7 @@ func (s *Store) Shows(chain []*x509.Certificate) bool {
 }
 
 // Reload reads the files again: another process of this node may have renewed the certificate, or learnt of other roots.
-// It reports whether there is a new certificate; files that do not fit together, as between the renames of a Save, are an error and change nothing.
+// It reports whether there is a new certificate, which may be of another role (Identity); files that do not fit together, as between the renames of a Save, are an error and change nothing.
 func (s *Store) Reload() (bool, error) {
 	var text [3][]byte
 	for i, name := range []string{CertFile, KeyFile, CAFile} {
@@ -139,7 +139,7 @@ func (s *Store) Reload() (bool, error) {
 	if m.same(cur) {
 		return false, nil
 	}
-	if m.id.NodeID != cur.id.NodeID || m.id.ClusterID != cur.id.ClusterID || m.id.Role != cur.id.Role {
+	if m.id.NodeID != cur.id.NodeID || m.id.ClusterID != cur.id.ClusterID {
 		return false, fmt.Errorf("the certificate in %s is now another node's (%s): start again with it", s.dir, m.id.NodeID)
 	}
 	return s.cur.CompareAndSwap(cur, m) && !m.cert.Leaf.Equal(cur.cert.Leaf), nil

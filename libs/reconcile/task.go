@@ -58,6 +58,7 @@ type More struct {
 	Assigned     []place.Generic
 	Failures     uint32 // in a row, of its unit, before it was made
 	ForHealth    bool   // its unit is down for its health until one serves
+	Rest         string // what a later version added to the record, encoded
 }
 
 var noMore More

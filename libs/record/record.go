@@ -27,6 +27,7 @@ type Task[S string | []byte] struct {
 	Failures           uint32
 	ForHealth          bool
 	Assigned           []Generic
+	Rest               S // fields that a later version added, encoded: they are written again as they were
 }
 
 // Generic is an amount of a user-defined resource that was given to a task.
@@ -40,7 +41,7 @@ type Generic struct {
 // that cannot be read ends it.
 func EachTask(page []byte, f func(*Task[[]byte])) error {
 	var t Task[[]byte]
-	return fields(page, func(n protowire.Number, _ uint64, s []byte) error {
+	return fields(page, func(n protowire.Number, _ uint64, s, _ []byte) error {
 		if n != 1 || s == nil {
 			return nil
 		}
@@ -53,9 +54,9 @@ func EachTask(page []byte, f func(*Task[[]byte])) error {
 	})
 }
 
-func (t *Task[S]) set(n protowire.Number, v uint64, s []byte) error {
+func (t *Task[S]) set(n protowire.Number, v uint64, s, field []byte) error {
 	if s != nil {
-		return t.setText(n, s)
+		return t.setText(n, s, field)
 	}
 	switch n {
 	case 3:
@@ -78,11 +79,13 @@ func (t *Task[S]) set(n protowire.Number, v uint64, s []byte) error {
 		t.Failures = uint32(v)
 	case 17:
 		t.ForHealth = v != 0
+	default:
+		t.Rest = S(append([]byte(t.Rest), field...))
 	}
 	return nil
 }
 
-func (t *Task[S]) setText(n protowire.Number, s []byte) error {
+func (t *Task[S]) setText(n protowire.Number, s, field []byte) error {
 	switch n {
 	case 1:
 		t.ID = S(s)
@@ -99,11 +102,13 @@ func (t *Task[S]) setText(n protowire.Number, s []byte) error {
 		t.Replaces = S(s)
 	case 15:
 		t.WantsNode = S(s)
+	default:
+		t.Rest = S(append([]byte(t.Rest), field...))
 	}
 	return nil
 }
 
-func (g *Generic) set(n protowire.Number, v uint64, s []byte) error {
+func (g *Generic) set(n protowire.Number, v uint64, s, _ []byte) error {
 	switch {
 	case n == 1 && s != nil:
 		g.Kind = string(s)
@@ -142,6 +147,7 @@ func AppendTask(page []byte, t *Task[string]) []byte {
 	if t.ForHealth {
 		b = num(b, 17, 1)
 	}
+	b = append(b, t.Rest...)
 	n := len(b) - at - 2
 	if n < 1<<14 {
 		// A length may be padded to two bytes: the continuation bit with a zero tail is valid protobuf.
@@ -179,9 +185,10 @@ func num(b []byte, f protowire.Number, v uint64) []byte {
 }
 
 // fields walks the fields of a message. Numbers and bytes are all there is in these: s is nil for a number, and never for
-// bytes. A field that came as the other is none that we know.
-func fields(b []byte, f func(n protowire.Number, v uint64, s []byte) error) error {
+// bytes. A field that came as the other is none that we know. field is all of it, as it is encoded.
+func fields(b []byte, f func(n protowire.Number, v uint64, s, field []byte) error) error {
 	for len(b) > 0 {
+		field := b
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
 			return protowire.ParseError(n)
@@ -202,7 +209,7 @@ func fields(b []byte, f func(n protowire.Number, v uint64, s []byte) error) erro
 			return protowire.ParseError(n)
 		}
 		b = b[n:]
-		if err := f(num, v, s); err != nil {
+		if err := f(num, v, s, field[:len(field)-len(b)]); err != nil {
 			return err
 		}
 	}

@@ -1,9 +1,11 @@
 package record
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
@@ -56,6 +58,32 @@ func TestRecordsAreProtobuf(t *testing.T) {
 			t.Fatalf("%v: got %v, want %v", err, got, want)
 		}
 	})
+}
+
+// What a later version adds to a record is written again as it was: a scheduler of this one loses nothing of it.
+func TestWhatALaterVersionAddsIsKept(t *testing.T) {
+	raw, err := proto.Marshal(&pb.TaskRecord{Id: "a", ServiceId: "s", Slot: 3, Err: "no"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := protowire.AppendVarint(protowire.AppendTag(nil, 900, protowire.VarintType), 7)
+	later = protowire.AppendString(protowire.AppendTag(later, 901, protowire.BytesType), "text")
+	later = protowire.AppendFixed64(protowire.AppendTag(later, 902, protowire.Fixed64Type), 9)
+	page := protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), append(raw, later...))
+	var again []byte
+	if err := EachTask(page, func(r *Task[[]byte]) {
+		again = AppendTask(nil, &Task[string]{ID: string(r.ID), Service: string(r.Service), Slot: r.Slot, Err: string(r.Err), Rest: string(r.Rest)})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var have pb.NodeTasks
+	if err := proto.Unmarshal(again, &have); err != nil {
+		t.Fatal(err)
+	}
+	r := have.Tasks[0]
+	if r.Id != "a" || r.Slot != 3 || r.Err != "no" || !bytes.Equal(r.ProtoReflect().GetUnknown(), later) {
+		t.Errorf("%v, unknown %x, want %x", r, r.ProtoReflect().GetUnknown(), later)
+	}
 }
 
 func TestStatusesAreProtobuf(t *testing.T) {

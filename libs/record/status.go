@@ -50,7 +50,7 @@ type Address struct{ Network, V4, V6 []byte }
 // that cannot be read ends it.
 func EachStatus(report []byte, f func(*Status)) error {
 	var st Status
-	return fields(report, func(n protowire.Number, _ uint64, s []byte) error {
+	return fields(report, func(n protowire.Number, _ uint64, s, _ []byte) error {
 		if n != 5 || s == nil {
 			return nil
 		}
@@ -63,7 +63,7 @@ func EachStatus(report []byte, f func(*Status)) error {
 	})
 }
 
-func (st *Status) set(n protowire.Number, v uint64, s []byte) error {
+func (st *Status) set(n protowire.Number, v uint64, s, _ []byte) error {
 	if s != nil {
 		return st.setText(n, s)
 	}
@@ -95,7 +95,7 @@ func (st *Status) setText(n protowire.Number, s []byte) error {
 	return nil
 }
 
-func (a *Address) set(n protowire.Number, _ uint64, s []byte) error {
+func (a *Address) set(n protowire.Number, _ uint64, s, _ []byte) error {
 	switch {
 	case s == nil:
 	case n == 1:

@@ -39,6 +39,7 @@ func Call(ctx context.Context, nc *nats.Conn, subject string, req, reply proto.M
 	if err := ReplyError(r.Header); err != nil {
 		return err
 	}
+	tellStale(ctx, r.Header)
 	if reply == nil {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -35,10 +36,17 @@ func newMeter(reg prometheus.Registerer, name string) (*meter, error) {
 			Buckets: []float64{.001, .0025, .01, .05, .25, 1, 10},
 		}, []string{"verb"}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds} {
-		if err := reg.Register(c); err != nil {
-			return nil, fmt.Errorf("register the metrics of service %s: %w", name, err)
-		}
+	// A service that comes and goes counts on.
+	var have prometheus.AlreadyRegisteredError
+	if err := reg.Register(m.requests); errors.As(err, &have) {
+		m.requests = have.ExistingCollector.(*prometheus.CounterVec) //nolint:forcetypeassert // of the same description
+	} else if err != nil {
+		return nil, fmt.Errorf("register the metrics of service %s: %w", name, err)
+	}
+	if err := reg.Register(m.seconds); errors.As(err, &have) {
+		m.seconds = have.ExistingCollector.(*prometheus.HistogramVec) //nolint:forcetypeassert // of the same description
+	} else if err != nil {
+		return nil, fmt.Errorf("register the metrics of service %s: %w", name, err)
 	}
 	return m, nil
 }

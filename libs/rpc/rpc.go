@@ -18,6 +18,8 @@ const (
 	HeaderAccept      = "Accept"
 	HeaderType        = "Skep-Type"
 	HeaderTrace       = "Skep-Trace"
+	// HeaderStale, on a reply, says that the managers have no leader: it is as of then (unix ms).
+	HeaderStale = "Skep-Stale"
 
 	TypeJSON  = "application/json"
 	TypeProto = "application/x-protobuf"

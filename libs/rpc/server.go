@@ -32,6 +32,9 @@ type Config struct {
 	Timeout time.Duration
 	// Metrics is where requests are counted, nil = nowhere.
 	Metrics prometheus.Registerer
+	// Quorum knows whether the managers have a leader (libs/quorum), nil for what answers without a store. The server
+	// closes it.
+	Quorum Quorum
 }
 
 // Server is a service in the form of NATS' micro services.
@@ -46,6 +49,7 @@ type Server struct {
 	wg     sync.WaitGroup
 	meter  *meter
 	nodes  nodeLimits
+	quorum Quorum
 
 	mu     sync.Mutex
 	closed bool
@@ -77,7 +81,7 @@ func NewServer(nc *nats.Conn, cfg Config) (*Server, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Server{
-		nc: nc, mon: mon, meter: meter, log: cfg.Log, slots: make(chan struct{}, cfg.Parallel), limit: cfg.Timeout, ctx: ctx, cancel: cancel,
+		nc: nc, mon: mon, meter: meter, log: cfg.Log, slots: make(chan struct{}, cfg.Parallel), limit: cfg.Timeout, ctx: ctx, cancel: cancel, quorum: cfg.Quorum,
 	}, nil
 }
 
@@ -90,6 +94,9 @@ func (s *Server) Close() error {
 	s.mu.Unlock()
 	s.mon.drained()
 	s.wg.Wait()
+	if s.quorum != nil {
+		s.quorum.Close()
+	}
 	return err
 }
 
@@ -280,6 +287,7 @@ func serve[Q, R proto.Message](s *Server, req *nats.Msg, h func(context.Context,
 	m.Data = body
 	m.Header.Set(HeaderContentType, ct)
 	m.Header.Set(HeaderType, string(reply.ProtoReflect().Descriptor().FullName()))
+	s.mark(m)
 	s.reply(req, m)
 	return ok, ""
 }

@@ -229,28 +229,37 @@ func Ask(src pki.Source, ask *pb.DeliverAsk) (*pb.DeliverRequest, error) {
 
 // Asked is what a node asked for, and who it is: one of the roots certifies it.
 func Asked(roots []*x509.Certificate, r *pb.DeliverRequest) (*pb.DeliverAsk, pki.Identity, error) {
-	cert, err := x509.ParseCertificate(r.GetCertDer())
-	if err != nil {
-		return nil, pki.Identity{}, fmt.Errorf("read the certificate of who asks: %w", err)
+	ask := &pb.DeliverAsk{}
+	id, err := asked(roots, r, purposeAsk, ask)
+	if err == nil && ask.NodeId != id.NodeID {
+		err = fmt.Errorf("node %s asks for a delivery to node %s", id.NodeID, ask.NodeId)
 	}
-	if err := pki.Verify(cert, roots, x509.ExtKeyUsageClientAuth, time.Time{}); err != nil {
-		return nil, pki.Identity{}, fmt.Errorf("check the certificate of who asks: %w", err)
-	}
-	id, err := pki.FromCertificate(cert)
 	if err != nil {
 		return nil, id, err
 	}
-	if err := pki.CheckStatement(cert, purposeAsk, r.GetAsk(), r.GetSignature()); err != nil {
-		return nil, id, fmt.Errorf("check what node %s asks for: %w", id.NodeID, err)
-	}
-	ask := &pb.DeliverAsk{}
-	if err := proto.Unmarshal(r.GetAsk(), ask); err != nil {
-		return nil, id, fmt.Errorf("read what node %s asks for: %w", id.NodeID, err)
-	}
-	if ask.NodeId != id.NodeID {
-		return nil, id, fmt.Errorf("node %s asks for a delivery to node %s", id.NodeID, ask.NodeId)
-	}
 	return ask, id, nil
+}
+
+// asked reads what somebody signed for a purpose, and says who it is.
+func asked(roots []*x509.Certificate, r *pb.DeliverRequest, purpose string, ask proto.Message) (pki.Identity, error) {
+	cert, err := x509.ParseCertificate(r.GetCertDer())
+	if err != nil {
+		return pki.Identity{}, fmt.Errorf("read the certificate of who asks: %w", err)
+	}
+	if err := pki.Verify(cert, roots, x509.ExtKeyUsageClientAuth, time.Time{}); err != nil {
+		return pki.Identity{}, fmt.Errorf("check the certificate of who asks: %w", err)
+	}
+	id, err := pki.FromCertificate(cert)
+	if err != nil {
+		return id, err
+	}
+	if err := pki.CheckStatement(cert, purpose, r.GetAsk(), r.GetSignature()); err != nil {
+		return id, fmt.Errorf("check what node %s asks for: %w", id.NodeID, err)
+	}
+	if err := proto.Unmarshal(r.GetAsk(), ask); err != nil {
+		return id, fmt.Errorf("read what node %s asks for: %w", id.NodeID, err)
+	}
+	return id, nil
 }
 
 // Digest ties a Delivery to the DeliverAsk it answers.

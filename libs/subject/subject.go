@@ -78,6 +78,11 @@ func Heartbeat(node string) string { return prefix + "hb." + node }
 // Event names one event: skep.v1.event.<kind>.<id>.<verb>.
 func Event(kind, id, verb string) string { return prefix + "event." + kind + "." + id + "." + verb }
 
+// KeptEvent is the subject under which the streams keep events of a kind and verb, whatever they are about: their content has
+// the id. The broker holds every subject of a stream in memory, about 300 bytes each, and what existed once must not stay there
+// for the days that its events are kept on disk.
+func KeptEvent(kind, verb string) string { return Event(kind, "kept", verb) }
+
 // Seen is where an event is told without who did it and from where, to people who may only look: skep.v1.seen.<kind>.<id>.<verb>.
 // Nobody keeps these.
 func Seen(kind, id, verb string) string { return prefix + "seen." + kind + "." + id + "." + verb }
@@ -110,7 +115,7 @@ const (
 // The kinds of events, and of kind node the verbs, as they are shared out between the streams.
 var (
 	changedKinds = []string{"service", "network", "stack", "cluster", "secret", "config", "registry", "image", "volume", "user", "token"}
-	changedNode  = []string{"create", "update", "remove", "fence", "unfence"}
+	changedNode  = []string{"create", "update", "remove", "fence", "unfence", "manager-join", "manager-leave"}
 	nodeVerbs    = []string{"image-pull", "image-remove", "image-load", "volume-create", "volume-update", "volume-remove", "volume-prune", "describe", "unknown", "ready", "down", "disconnected", "path-open", "path-blocked", "fencing"}
 )
 

@@ -87,6 +87,7 @@ func (b *Bus) Run(ctx context.Context) error {
 	}
 	defer d.close()
 	go b.watch(ctx, main)
+	go b.spread(ctx, main, sys)
 	if err := b.register(); err != nil {
 		return err
 	}
@@ -94,7 +95,11 @@ func (b *Bus) Run(ctx context.Context) error {
 
 	if b.cfg.Witness != "" {
 		if err := b.startOwnWitness(ctx); err != nil {
-			return orEnded(ctx, err)
+			if ctx.Err() != nil || len(b.cfg.Routes) == 0 {
+				return orEnded(ctx, err)
+			}
+			// The others may be a majority without it, and give it a new name.
+			b.log.Error("the witness does not start; this manager goes on without it", zap.Error(err))
 		}
 		if err := b.hurry(ctx, main, sys); err != nil {
 			return orEnded(ctx, err)
@@ -125,6 +130,8 @@ func orEnded(ctx context.Context, err error) error {
 // startOwnWitness starts the witness of the configuration. A damaged store keeps it from starting; alone, everything in
 // it is also with the main server, so it is wiped and rebuilt, under the same name.
 func (b *Bus) startOwnWitness(ctx context.Context) error {
+	b.memberM.Lock()
+	defer b.memberM.Unlock()
 	w, err := b.startWitnessServer(ctx, b.cfg.Witness)
 	if err != nil && ctx.Err() == nil && len(b.cfg.Routes) == 0 {
 		b.log.Warn("the witness does not start; its store is rebuilt from the main server", zap.Error(err))

@@ -40,6 +40,16 @@ type Config struct {
 	// Witness names the witness to run, "" for none: one while there are one or two managers. The name outlives a lost
 	// store; after SERVER.REMOVE it must never be used again.
 	Witness string
+	// The rest of the group is Manager's (group.go); a Bus alone goes by Name, Routes and Witness.
+
+	// Found lets this start found the group: only the first start of `skep init` may.
+	Found bool
+	// Managers are the client addresses (host:port) of managers, which a node without a place in the group asks for one.
+	Managers []string
+	// Hostname and Version are told to the other managers.
+	Hostname, Version string
+	// Bare says that nothing else of a manager runs here.
+	Bare bool
 	// Revoked reports whether a node was removed from the cluster. It is asked on every connection of a node (not of a
 	// user) and must not block. Call Sweep when its answers change other than by Disconnect.
 	Revoked func(nodeID string) bool `json:"-"`

@@ -2,7 +2,6 @@ package bus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -11,8 +10,6 @@ import (
 
 	"skep.dev/libs/subject"
 )
-
-var errStopped = errors.New("the bus does not run")
 
 // InProcess connects one of the manager's own parts: state, scheduler, health, vault, mesh (each may write only
 // the keys it owns), agent (the node's own agent), manager (everything: the assembly that makes the streams), admin (what

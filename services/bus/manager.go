@@ -3,25 +3,31 @@ package bus
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/zap"
 
 	"skep.dev/libs/kv"
-	"skep.dev/libs/subject"
 )
 
-// Manager is a manager's broker with what belongs to it beside the server: the cluster's streams and their compaction, the
-// lists of who may connect, the socket of local root.
+// Manager is a manager's broker with what belongs to it beside the server: its place in the group of managers, the
+// cluster's streams and their compaction, the lists of who may connect, the socket of local root.
 type Manager struct {
 	*Bus
 	socket string
 	nodes  *Members
 	users  *Users
 	ready  chan struct{}
+	group  *group
 }
 
-// NewManager checks the configuration and starts nothing. socket is where local root reaches the broker.
+// NewManager checks the configuration and reads group.json; it starts nothing. socket is where local root reaches the broker.
+//
+// Which server this is, is decided by Run: the one of group.json; without that file, the one of an older version's
+// directory (under Config.Name and Config.Witness); with Found a new group's first; else the one it is given by the
+// managers it asks, which may take as long as they need.
 func NewManager(cfg Config, socket string) (*Manager, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
@@ -33,86 +39,129 @@ func NewManager(cfg Config, socket string) (*Manager, error) {
 		return nil, err
 	}
 	m.Bus = b
+	m.group = newGroup(b)
+	if _, err := ReadPlace(cfg.DataDir); err != nil {
+		return nil, fmt.Errorf("%w; restore the file, or take this manager out of the cluster and let it join again", err)
+	}
 	return m, nil
 }
 
 // Ready is closed once the streams exist: services may start.
 func (m *Manager) Ready() <-chan struct{} { return m.ready }
 
-// Run starts the broker and blocks until ctx ends (nil) or it fails.
+// Run starts the broker and blocks until ctx ends (nil) or it fails. It returns ErrRetired when the group has let this node
+// go, ErrRefused when it does not let it in.
 func (m *Manager) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer context.AfterFunc(m.Life(), cancel)()
+	place, err := m.group.place(ctx)
+	if err != nil {
+		_ = m.Bus.Close() // it returns nil
+		return orEnded(ctx, err)
+	}
+	m.cfg.Name, m.cfg.Witness, m.cfg.Routes = place.Server, place.Witness, place.Routes
+
+	// The server ends after what uses it: leases are given up, and what is answered now is answered.
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	ended := make(chan error, 1)
-	go func() { ended <- m.Bus.Run(ctx) }()
+	go func() { ended <- m.Bus.Run(running) }()
 	select {
 	case <-m.Serving():
+	case <-ctx.Done():
+		stop()
+		return <-ended
 	case err := <-ended:
 		return err
 	}
-	release, err := m.prepare(ctx)
+	preparing, cancelled := context.WithCancel(ctx)
+	defer cancelled()
+	go func() {
+		select {
+		case <-m.group.over:
+			cancelled()
+		case <-preparing.Done():
+		}
+	}()
+	release, err := m.prepare(preparing)
 	if err != nil {
-		err = orEnded(ctx, err)
-		cancel()
+		err = orEnded(preparing, err)
+		stop()
 		<-ended
-		return err
+		return m.group.left(err)
 	}
 	close(m.ready)
-	err = <-ended
-	release()
-	return err
+	select {
+	case err = <-ended:
+		release()
+	case <-ctx.Done():
+		release()
+		stop()
+		err = <-ended
+	case <-m.group.over:
+		release()
+		stop()
+		err = <-ended
+	}
+	return m.group.left(err)
 }
 
 // prepare makes what is missing. "manager" may do everything.
 func (m *Manager) prepare(ctx context.Context) (release func(), err error) {
+	var undo []func()
+	release = func() {
+		for _, f := range slices.Backward(undo) {
+			f()
+		}
+	}
+	defer func() {
+		if err != nil {
+			release()
+			release = nil
+		}
+	}()
 	boss, err := m.InProcess(string(RoleManager))
 	if err != nil {
 		return nil, err
 	}
-	js, err := jetstream.New(boss)
-	if err == nil {
-		if err = kv.Ensure(ctx, js, 1); err != nil {
-			err = fmt.Errorf("prepare the cluster's streams: %w", err)
-		}
-	}
-	var found func() map[subject.Bucket]kv.Found
-	compacting, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var compactor sync.WaitGroup
-	if err == nil {
-		c := kv.NewCompactor(js, m.log.Named("store"), m.cfg.RetireAfter)
-		c.Begin(ctx)
-		compactor.Go(func() { c.Run(compacting) })
-		found = c.Found
-	}
-	var feeds kv.Feeds
-	if err == nil {
-		life := context.WithoutCancel(ctx)
-		feeds = kv.Feeds{m.nodes.Follow(life, js, m.Bus), m.users.Follow(life, js, m.Bus)}
-	}
-	var local *Relay
-	if err == nil {
-		local, err = NewRelay(m.socket, m.Bus, m.log.Named("relay"))
-	}
-	var store *storeState
-	if err == nil {
-		store, err = m.serveStore(boss, js, found)
-	}
-	release = func() {
-		store.close()
-		if local != nil {
-			if cerr := local.Close(); cerr != nil {
-				m.log.Sugar().Debugw("close the local socket", "err", cerr)
-			}
-		}
-		feeds.Close()
-		m.nodes.Save()
-		stop()
-		compactor.Wait()
-		boss.Close()
-	}
+	undo = append(undo, boss.Close)
+	// What works without a quorum comes first.
+	stop, err := m.group.serve(boss)
 	if err != nil {
-		release()
 		return nil, err
 	}
+	undo = append(undo, stop)
+	local, err := NewRelay(m.socket, m.Bus, m.log.Named("relay"))
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, func() {
+		if err := local.Close(); err != nil {
+			m.log.Debug("close the local socket", zap.Error(err))
+		}
+	})
+
+	js, err := jetstream.New(boss)
+	if err != nil {
+		return nil, err
+	}
+	if err := kv.Ensure(ctx, js, m.group.replicas()); err != nil {
+		return nil, fmt.Errorf("prepare the cluster's streams: %w", err)
+	}
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	undo = append(undo, func() { end(); running.Wait() })
+	c := kv.NewCompactor(js, m.log.Named("store"), m.cfg.RetireAfter)
+	c.Begin(ctx)
+	running.Go(func() { c.Run(life) })
+	feeds := kv.Feeds{m.nodes.Follow(life, js, m.Bus), m.users.Follow(life, js, m.Bus)}
+	undo = append(undo, func() { feeds.Close(); m.nodes.Save() })
+	running.Go(func() { m.group.lead(life, boss, js) })
+	store, err := m.serveStore(boss, js, c.Found)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, store.close)
 	return release, nil
 }

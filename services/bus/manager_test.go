@@ -41,6 +41,7 @@ func runManager(t *testing.T, m *Manager) (cancel context.CancelFunc, ended chan
 func TestManager(t *testing.T) {
 	ca := pkitest.NewCA(t)
 	cfg := lone(t, ca, id.New())
+	cfg.Found = true
 	sock := filepath.Join(t.TempDir(), "run", "skep.sock")
 	m, err := NewManager(cfg, sock)
 	if err != nil {

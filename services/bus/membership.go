@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,6 +33,29 @@ type Member struct {
 	Current bool // caught up and seen recently
 	Offline bool
 	Lag     uint64
+
+	peer string // its id in the group
+}
+
+// nameOf is the name of a peer. The group knows one that was not heard of since its leader started by its id alone.
+func nameOf(name, peer string, known []string) string {
+	for _, k := range known {
+		if peerID(k) == peer {
+			return k
+		}
+	}
+	return name
+}
+
+// peerID is the id nats-server gives a server of that name in its groups (getHash in its util.go); a test holds it to that.
+func peerID(name string) string {
+	const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	sum := sha256.Sum256([]byte(name))
+	id := sum[:8]
+	for i := range id {
+		id[i] = digits[int(id[i])%len(digits)]
+	}
+	return string(id)
 }
 
 // Members lists the group as the meta leader, or this server if there is none, sees it.
@@ -70,11 +94,11 @@ func (b *Bus) members(within time.Duration) ([]Member, error) {
 	}
 	var out []Member
 	if info.Leader != "" {
-		out = append(out, Member{Name: info.Leader, Leader: true, Current: true})
+		out = append(out, Member{Name: info.Leader, Leader: true, Current: true, peer: info.Peer})
 	}
 	for _, p := range info.Replicas {
 		if p.Name != info.Leader {
-			out = append(out, Member{Name: p.Name, Current: p.Current, Offline: p.Offline, Lag: p.Lag})
+			out = append(out, Member{Name: p.Name, Current: p.Current, Offline: p.Offline, Lag: p.Lag, peer: p.Peer})
 		}
 	}
 	return out, nil
@@ -154,7 +178,7 @@ func (b *Bus) StopWitness(wipe bool) error {
 // Evacuate moves leaderships and replicas off a server that is about to leave, and returns once no stream counts on it:
 // stopped earlier, it would be missed by a quorum of two (measured: 24 s without writes).
 func (b *Bus) Evacuate(ctx context.Context, name string) error {
-	err := b.api(ctx, "evacuate "+name, server.JSApiEvacuateServer, server.JSApiMetaServerEvacuateRequest{Server: name})
+	err := b.api(ctx, "evacuate "+name, server.JSApiEvacuateServer, server.JSApiMetaServerEvacuateRequest{Server: name, Peer: peerID(name)})
 	if err != nil {
 		return err
 	}
@@ -197,7 +221,7 @@ func uses(ctx context.Context, js jetstream.JetStream, name string) error {
 
 // Remove takes a stopped or lost server out of the group for ever.
 func (b *Bus) Remove(ctx context.Context, name string) error {
-	return b.api(ctx, "remove "+name, server.JSApiRemoveServer, server.JSApiMetaServerRemoveRequest{Server: name})
+	return b.api(ctx, "remove "+name, server.JSApiRemoveServer, server.JSApiMetaServerRemoveRequest{Server: name, Peer: peerID(name)})
 }
 
 // Rescue lowers the quorum on this server after the others were lost for good. It may be refused for about 20 s after the

@@ -85,6 +85,7 @@ func TestRootsComeAndGo(t *testing.T) {
 func TestRemovedNodeStaysOut(t *testing.T) {
 	ca := pkitest.NewCA(t)
 	cfg := lone(t, ca, id.New())
+	cfg.Found = true
 	m, err := NewManager(cfg, filepath.Join(t.TempDir(), "skep.sock"))
 	if err != nil {
 		t.Fatal(err)

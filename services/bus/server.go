@@ -24,6 +24,9 @@ const (
 	// maxSubs bounds the subscriptions of a connection, and with them how many copies of one message it can have made: the
 	// logs of a service with 5,000 tasks take three each. What a role may have is in allowanceOf.
 	maxSubs = 16 << 10
+	// closedClients is how many connections that ended the broker remembers, about 1 KB each, for its own monitoring, which
+	// nobody asks about them. Left alone it remembers 10,000, and every command is a connection.
+	closedClients = 16
 	// uniqueTag: a server without a tag of this prefix is never given a stream. It is one of two locks that keep streams
 	// off the witness; the tag noStreams is the other.
 	uniqueTag = "mgr:"
@@ -53,7 +56,7 @@ func (b *Bus) options(name, dir string) (*server.Options, error) {
 		Cluster:                    server.ClusterOpts{Name: b.cfg.Cluster, TLSConfig: pki.RouteTLS(b.cfg.TLS), TLSTimeout: 5},
 		LameDuckGracePeriod:        200 * time.Millisecond, LameDuckDuration: 2 * time.Second,
 		MaxPayload: 1 << 20, MaxPending: 64 << 20, MaxControlLine: 4096, WriteDeadline: 10 * time.Second, MaxSubs: maxSubs,
-		PingInterval: 20 * time.Second, MaxPingsOut: 2,
+		PingInterval: 20 * time.Second, MaxPingsOut: 2, MaxClosedClients: closedClients,
 		// A manager that is away is dialled every second and need not be in the log as often.
 		ConnectErrorReports: 60, ReconnectErrorReports: 60,
 	}

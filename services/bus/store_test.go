@@ -23,6 +23,7 @@ import (
 func TestStoreState(t *testing.T) {
 	ca := pkitest.NewCA(t)
 	cfg := lone(t, ca, id.New())
+	cfg.Found = true
 	m, err := NewManager(cfg, filepath.Join(t.TempDir(), "run", "skep.sock"))
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +50,7 @@ func TestStoreState(t *testing.T) {
 		t.Errorf("%d streams, want %d", len(r.Streams), want)
 	}
 	for _, s := range r.Streams {
-		if s.Err != "" || s.Leader != cfg.NodeID || s.Damage != "" || s.Ghosts != 0 || len(s.Replicas) != 0 {
+		if s.Err != "" || s.Leader != serverName(cfg.NodeID, 1) || s.Damage != "" || s.Ghosts != 0 || len(s.Replicas) != 0 {
 			t.Errorf("stream %v", s)
 		}
 	}

@@ -40,6 +40,7 @@ func (p *peer) mustEnd(within time.Duration) {
 func TestRevokedUser(t *testing.T) {
 	ca := pkitest.NewCA(t)
 	cfg := lone(t, ca, id.New())
+	cfg.Found = true
 	m, err := NewManager(cfg, filepath.Join(t.TempDir(), "skep.sock"))
 	if err != nil {
 		t.Fatal(err)

@@ -49,6 +49,8 @@ type Service struct {
 	cluster atomic.Pointer[skepv1.ClusterSpec]
 	leaving atomic.Bool
 	running atomic.Bool
+	manager atomic.Bool
+	role    chan struct{} // manager changed
 }
 
 // New checks the configuration. Nothing is started.
@@ -58,8 +60,9 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, log: cfg.Log, session: id.New(), Span: life.New(),
-		ask: make(chan struct{}, 1), desc: make(chan struct{}, 1),
+		ask: make(chan struct{}, 1), desc: make(chan struct{}, 1), role: make(chan struct{}, 1),
 	}
+	s.manager.Store(cfg.Manager)
 	s.meter = newMeter(cfg.Metrics, s.runsTasks, s.holdsVolumes)
 	s.leaving.Store(cfg.Leaving)
 	if cfg.ContainerdAddress == "" {
@@ -100,6 +103,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	g.Go(func() error { s.describeLoop(gctx); return nil })
 	g.Go(func() error { return s.resume(gctx) })
 	g.Go(func() error { s.tidy(gctx); return nil })
+	g.Go(func() error { return s.serveManager(gctx) })
 	g.Go(func() error { s.watchBinds(gctx); return nil })
 	return g.Wait()
 }

@@ -56,9 +56,6 @@ func (s *Service) serve() (*commands, error) {
 		api.Handle(srv, api.VolumePrune.At(id), s.pruneVolumes),
 		api.Handle(srv, api.Stats.At(id), s.stats),
 	)
-	if s.cfg.Manager {
-		err = errors.Join(err, api.Handle(srv, api.ImageResolve, s.resolveImage))
-	}
 	for subj, h := range map[string]stream.Handler{api.ExecOpen.At(id).Subject(): s.exec, api.LogsOpen.At(id).Subject(): s.logs, api.ImageOpen.At(id).Subject(): s.loadImage} {
 		st, serr := stream.Serve(s.cfg.NC, subj, id, h)
 		if serr != nil {

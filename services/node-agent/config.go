@@ -66,7 +66,7 @@ type Config struct {
 	Labels        map[string]string // engine labels
 	// Generic resources the node offers; reported as they are.
 	Generic map[string][]string
-	// Manager: answer skep.v1.api.image.resolve too.
+	// Manager: answer skep.v1.api.image.resolve too, from the beginning (Service.SetManager).
 	Manager bool
 	// Leaving: Close tells the managers that the node leaves now, instead of letting them find out.
 	Leaving bool

@@ -29,6 +29,7 @@ import (
 	"skep.dev/libs/kv"
 	"skep.dev/libs/lease"
 	"skep.dev/libs/life"
+	"skep.dev/libs/quorum"
 	"skep.dev/libs/reconcile"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
@@ -121,6 +122,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
 		Name: "skep-scheduler", Version: s.cfg.Version, Log: s.cfg.Log, Description: "places, replaces and updates tasks; explains and plans", Metrics: s.cfg.Metrics,
+		Quorum: quorum.Follow(s.cfg.NC, s.cfg.Log),
 	})
 	if err != nil {
 		return fmt.Errorf("scheduler: %w", err)

@@ -47,8 +47,8 @@ func (s *Service) renew(ctx context.Context, node string, r *skepv1.RenewRequest
 		return nil, fault.Invalid("renew the certificate of %s: the certificate request is too long", node)
 	}
 	ident := pki.Identity{NodeID: node, Role: pkiRole(n.Node.Role)}
-	if addr := n.Node.GetDescription().GetAddr(); addr != "" {
-		ident.Hosts = []string{addr}
+	if ident.Role == pki.Manager {
+		ident.Hosts = s.hostsOf(ctx, n.Node)
 	}
 	a := s.idx.authorities()
 	cert, err := a.signs.Sign(r.CsrDer, ident, s.expiry(ctx))
@@ -56,7 +56,7 @@ func (s *Service) renew(ctx context.Context, node string, r *skepv1.RenewRequest
 		return nil, fault.Invalid("renew the certificate of %s: %v", node, err)
 	}
 	s.issued.WithLabelValues("renew").Inc()
-	s.log.Info("certificate renewed", zap.String("node", node))
+	s.log.Info("certificate renewed", zap.String("node", node), zap.String("role", string(ident.Role)))
 	cert, roots := a.certificate(cert, s.cfg.Now())
 	return &skepv1.RenewReply{CertPem: cert, CaPem: roots}, nil
 }
@@ -85,7 +85,8 @@ func (s *Service) token(ctx context.Context, r *skepv1.JoinTokenRequest) (*skepv
 			s.tellToken(ctx, "token-read", role)
 		}
 		text := pki.Token{Digest: pki.Digest(s.idx.authorities().token()), Secret: t.Secret}.String()
-		return &skepv1.JoinTokenReply{Token: text, ManagerAddrs: s.cfg.ManagerAddrs()}, nil
+		addrs, _ := s.managers(ctx)
+		return &skepv1.JoinTokenReply{Token: text, ManagerAddrs: addrs}, nil
 	}
 }
 
@@ -164,7 +165,7 @@ func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*s
 	}
 	s.tell(ctx, "issue", c)
 	s.log.Info("user certified", zap.String("user", r.Name), zap.String("role", r.Role), zap.Duration("expiry", expiry))
-	return s.issuedTo(a, cert), nil
+	return s.issuedTo(ctx, a, cert), nil
 }
 
 // certifyUser makes a certificate for a user's key, and records who asked for it before anybody has it.
@@ -185,9 +186,10 @@ func (s *Service) certifyUser(ctx context.Context, a *authorities, csr []byte, n
 }
 
 // issuedTo is what a user is given.
-func (s *Service) issuedTo(a *authorities, cert []byte) *skepv1.IssueUserReply {
+func (s *Service) issuedTo(ctx context.Context, a *authorities, cert []byte) *skepv1.IssueUserReply {
 	s.issued.WithLabelValues("user").Inc()
-	return &skepv1.IssueUserReply{CertPem: cert, CaPem: pki.EncodeCertificates(a.roots...), ManagerAddrs: s.cfg.ManagerAddrs()}
+	addrs, _ := s.managers(ctx)
+	return &skepv1.IssueUserReply{CertPem: cert, CaPem: pki.EncodeCertificates(a.roots...), ManagerAddrs: addrs}
 }
 
 // askState asks the state service.

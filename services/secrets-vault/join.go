@@ -13,6 +13,7 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/member"
 	"skep.dev/libs/pki"
 )
 
@@ -39,9 +40,6 @@ func (s *Service) join(ctx context.Context, r *skepv1.JoinRequest) (*skepv1.Join
 		s.refusals.Warn("refused a join", zap.String("hostname", printable(r.Hostname)), zap.Error(err))
 		return nil, err
 	}
-	if role == pki.Manager && s.cfg.OneManager {
-		return nil, fault.Invalid("join: this version of skep runs one manager; join as a worker: skep join-token worker shows how")
-	}
 	if err := checkClock(r.Now, now); err != nil {
 		s.refusals.Warn("refused a join", zap.String("hostname", printable(r.Hostname)), zap.Error(err))
 		return nil, err
@@ -54,8 +52,8 @@ func (s *Service) join(ctx context.Context, r *skepv1.JoinRequest) (*skepv1.Join
 		return nil, fault.Invalid("join: %v", err)
 	}
 	ident := pki.Identity{NodeID: pki.NodeIDFor(csr), Role: role}
-	if role == pki.Manager && r.Addr != "" {
-		ident.Hosts = []string{r.Addr}
+	if role == pki.Manager {
+		ident.Hosts = hosts(r.Addr)
 	}
 	a := s.idx.authorities()
 	cert, err := a.signs.Sign(r.CsrDer, ident, s.expiry(ctx))
@@ -64,7 +62,7 @@ func (s *Service) join(ctx context.Context, r *skepv1.JoinRequest) (*skepv1.Join
 	}
 	// The cluster knows the node before the node has its certificate, so no certificate exists that nobody can revoke.
 	_, err = askState(ctx, s, api.NodeAdmit, &skepv1.AdmitNodeRequest{
-		NodeId: ident.NodeID, Role: protoRole(role), Availability: r.Availability, Hostname: r.Hostname, Addr: r.Addr,
+		NodeId: ident.NodeID, Role: protoRole(role), Availability: r.Availability, Hostname: r.Hostname, Addr: member.HostOf(r.Addr),
 	})
 	if err != nil {
 		return nil, err
@@ -72,9 +70,10 @@ func (s *Service) join(ctx context.Context, r *skepv1.JoinRequest) (*skepv1.Join
 	s.issued.WithLabelValues("join").Inc()
 	s.log.Info("node joined", zap.String("node", ident.NodeID), zap.String("hostname", r.Hostname), zap.String("role", string(role)), zap.String("addr", r.Addr))
 	cert, roots := a.certificate(cert, now)
+	addrs, epoch := s.managers(ctx)
 	return &skepv1.JoinReply{
 		NodeId: ident.NodeID, ClusterId: a.current.ClusterID(), CertPem: cert, CaPem: roots, Role: protoRole(role),
-		ManagerAddrs: s.cfg.ManagerAddrs(), Now: timestamppb.New(now),
+		ManagerAddrs: addrs, Epoch: epoch, Now: timestamppb.New(now),
 	}, nil
 }
 

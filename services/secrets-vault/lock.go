@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,13 +33,17 @@ type lock struct {
 	master []byte     // nil while locked
 	rests  resting
 	since  time.Time // when it was locked or opened
+	// missing: the directory has no master key; fetch asks for it.
+	missing *noMasterError
 }
 
 // readLock reads the vault's directory.
 func readLock(dir string, log *zap.Logger, now time.Time) (*lock, error) {
 	l := &lock{disk: disk{dir: dir, log: log}, since: now, picture: lockPicture{managers: map[string]*skepv1.ManagerLock{}, changed: make(chan struct{}, 1)}}
 	var err error
-	if l.rests, err = l.disk.read(); err != nil {
+	if l.rests, err = l.disk.read(); errors.As(err, &l.missing) {
+		return l, nil
+	} else if err != nil {
 		return nil, err
 	}
 	l.master = bytes.Clone(l.rests.master)
@@ -310,6 +315,33 @@ func (s *Service) tendLock(ctx context.Context) {
 			return
 		case <-s.lock.picture.changed:
 		case <-t.C:
+			s.dropLocks(ctx)
+		}
+	}
+}
+
+// dropLocks removes what managers wrote down of their locks that are managers no more. Should one have become a manager again
+// just now, it writes its own anew.
+func (s *Service) dropLocks(ctx context.Context) {
+	others := s.lock.picture.others(s.cfg.NodeID)
+	if len(others) == 0 {
+		return
+	}
+	set, err := s.group.read(ctx)
+	if err != nil || set == nil {
+		return
+	}
+	for _, node := range others {
+		if slices.ContainsFunc(set.Managers, func(m *skepv1.Manager) bool { return m.NodeId == node }) {
+			continue
+		}
+		n, err := askState(ctx, s, api.NodeInspect, &skepv1.Ref{Ref: node})
+		gone := fault.Is(err, fault.CodeNotFound) || err == nil && (n.GetNode().GetMeta().GetId() != node || n.Node.Role != skepv1.NodeRole_NODE_ROLE_MANAGER)
+		if !gone {
+			continue
+		}
+		if err := s.bucket.Delete(ctx, keys.ManagerLock.Key(node), 0); err != nil && ctx.Err() == nil {
+			s.log.Warn("how the key of a former manager rested stays written down for now", zap.String("node", node), zap.Error(err))
 		}
 	}
 }

@@ -70,8 +70,7 @@ func (d disk) read() (resting, error) {
 	var malformed *malformedError
 	switch {
 	case noSealed && noClear:
-		return r, fmt.Errorf("read the master key: neither %s nor %s is in %s: restore the directory from a backup; without the key nothing that the vault keeps can be opened "+
-			"(to begin a new cluster instead: skep leave --force)", masterFile, sealedFile, d.dir)
+		return r, &noMasterError{d.dir}
 	case merr != nil && !noClear && (serr != nil || !errors.As(merr, &malformed)):
 		return r, merr
 	case serr != nil && !noSealed && noClear:
@@ -82,6 +81,14 @@ func (d disk) read() (resting, error) {
 	}
 	r.master, r.sealed, r.broken = master, sealed, merr != nil && !noClear
 	return r, nil
+}
+
+// noMasterError: the directory has no master key in any form. A manager that is new gets it from another (master_ask.go).
+type noMasterError struct{ dir string }
+
+func (e *noMasterError) Error() string {
+	return fmt.Sprintf("read the master key: neither %s nor %s is in %s: restore the directory from a backup; without the key nothing that the vault keeps can be opened "+
+		"(to begin a new cluster instead: skep leave --force)", masterFile, sealedFile, e.dir)
 }
 
 // malformedError: the file is there, ours, and does not hold a key.

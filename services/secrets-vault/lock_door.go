@@ -27,12 +27,6 @@ import (
 // and the unlocking, at its node's name; and for as long as no vault of the cluster is open it refuses the others, so that
 // who asks learns why instead of waiting.
 
-// standEvery is how often a locked vault looks whether another one is open.
-const standEvery = time.Second
-
-// silences are how many questions in a row may go unanswered before the others are taken for gone.
-const silences = 3
-
 // waiting is a locked vault.
 type waiting struct {
 	s    *Service
@@ -88,7 +82,7 @@ func (s *Service) awaitUnlock(ctx context.Context) (open bool, err error) {
 		return nil
 	}, func(kv.Delta) { s.lock.picture.reset() }))
 	defer feeds.Close()
-	wg.Go(func() { w.stand(around) })
+	wg.Go(func() { stand{s: s, why: s.refusal, state: s.autolockState}.run(around) })
 	wg.Go(func() { w.tell(around, feeds) })
 	select {
 	case <-ctx.Done():
@@ -108,64 +102,6 @@ func (s *Service) refusal() error {
 		where = s.cfg.NodeID
 	}
 	return fault.Locked("the cluster's secrets are locked: run skep unlock on %s", where)
-}
-
-// stand refuses the vault's verbs while no other vault answers them.
-func (w *waiting) stand(ctx context.Context) {
-	var srv *rpc.Server
-	drop := func() {
-		if srv != nil {
-			_ = srv.Close() // the connection may be gone
-			srv = nil
-		}
-	}
-	defer drop()
-	for silent := 0; ; {
-		ask, cancel := context.WithTimeout(ctx, standEvery)
-		_, err := api.Call(ask, w.s.cfg.NC, api.VaultOpen, &skepv1.Empty{})
-		cancel()
-		// Nobody is there, or nobody has answered for a while: an open one that is busy is not to be spoken for.
-		if silent++; errors.Is(err, rpc.ErrNobody) {
-			silent = silences
-		}
-		switch {
-		case err == nil:
-			silent = 0
-			drop()
-		case srv == nil && silent >= silences:
-			if srv, err = w.refuse(); err != nil {
-				w.s.log.Warn("a locked vault cannot say so", zap.Error(err))
-			}
-		}
-		if srv != nil || err == nil {
-			w.s.Begun()
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(standEvery):
-		}
-	}
-}
-
-// refuse serves the vault's verbs with refusals.
-func (w *waiting) refuse() (*rpc.Server, error) {
-	srv, err := rpc.NewServer(w.s.cfg.NC, rpc.Config{Name: "skep-vault", Version: w.s.cfg.Version, Description: "locked: " + w.s.refusal().Error(), Log: w.s.log})
-	if err != nil {
-		return nil, err
-	}
-	err = api.Handle(srv, api.AutolockGet, w.s.autolockState)
-	for _, v := range api.All() {
-		if v.Service != api.VaultKey.Service || v == api.AutolockGet.Verb || v == api.VaultOpen.Verb || v == api.VaultDoor.Verb || v == api.VaultUnlock.Verb {
-			continue
-		}
-		err = errors.Join(err, rpc.Refuse(srv, v.Subject, w.s.refusal))
-	}
-	if err != nil {
-		_ = srv.Close()
-		return nil, err
-	}
-	return srv, w.s.cfg.NC.FlushTimeout(10 * time.Second)
 }
 
 // tell writes down that this manager is locked, as soon as the store takes it.
@@ -288,16 +224,27 @@ func wrongKey(given string, disk, cluster *skepv1.UnlockKeyInfo) error {
 
 // fits makes sure that the master key is the one of this cluster's store, before the vault relies on it.
 func (w *waiting) fits(ctx context.Context, master []byte) error {
-	s, err := newSealer(master)
-	if err != nil {
-		return err
-	}
-	e, err := w.s.bucket.Get(ctx, keyCA)
-	if err != nil {
+	ours, err := w.s.opensStore(ctx, master)
+	switch {
+	case err != nil:
 		return fault.Unavailable("the unlock key is right, but the store does not answer what it is to open: try again (%v)", err)
-	}
-	if _, err := s.openBytes(keyCA, bytes.Clone(e.Value)); err != nil {
+	case !ours:
 		return fault.Invalid("the unlock key is right, but the cluster's CA in the store was sealed under another master key: vault/ and bus/ of this data directory do not belong together; restore both from one backup")
 	}
 	return nil
+}
+
+// opensStore reports whether a master key opens the cluster's CA in the store; with an error nobody knows.
+func (s *Service) opensStore(ctx context.Context, master []byte) (bool, error) {
+	seal, err := newSealer(master)
+	if err != nil {
+		return false, err
+	}
+	e, err := s.bucket.Get(ctx, keyCA)
+	if err != nil {
+		return false, err
+	}
+	ca, err := seal.openBytes(keyCA, bytes.Clone(e.Value))
+	clear(ca)
+	return err == nil, nil
 }

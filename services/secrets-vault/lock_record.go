@@ -122,6 +122,18 @@ func newRecord(s *sealer, master []byte, info *skepv1.UnlockKeyInfo, k unlockkey
 	return proto.Marshal(r)
 }
 
+// others are the managers that wrote something down, but for one.
+func (p *lockPicture) others(own string) (out []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for node := range p.managers {
+		if node != own {
+			out = append(out, node)
+		}
+	}
+	return out
+}
+
 // state is what anybody may know; own is what this vault knows of itself.
 func (p *lockPicture) state(own *skepv1.ManagerLock) *skepv1.AutolockState {
 	p.mu.Lock()

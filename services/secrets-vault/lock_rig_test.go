@@ -45,8 +45,23 @@ func (m *manager) end() {
 // manager runs a vault on a directory, under an identity of its own. The cluster's own vault is ended before.
 func (c *cluster) manager(t testing.TB, dir, hostname string, certificate *pki.Store, now func() time.Time, at func(string) error) *manager {
 	t.Helper()
+	m := c.begin(t, c.nc, dir, hostname, certificate, now, at)
+	select {
+	case <-m.Ready():
+	case err := <-m.ended:
+		m.ended <- nil
+		t.Fatalf("the vault ended: %v", err)
+	case <-time.After(30 * time.Second):
+		t.Fatal("the vault is not ready")
+	}
+	return m
+}
+
+// begin runs a vault over a connection and does not wait for it.
+func (c *cluster) begin(t testing.TB, nc *nats.Conn, dir, hostname string, certificate *pki.Store, now func() time.Time, at func(string) error) *manager {
+	t.Helper()
 	node := certificate.Identity().NodeID
-	v, err := New(Config{NC: c.nc, Log: zaptest.NewLogger(t), Dir: dir, NodeID: node, Hostname: hostname, Certificate: certificate, Now: now})
+	v, err := New(Config{NC: nc, Log: zaptest.NewLogger(t), Dir: dir, NodeID: node, Hostname: hostname, Certificate: certificate, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,14 +69,6 @@ func (c *cluster) manager(t testing.TB, dir, hostname string, certificate *pki.S
 	m := &manager{Service: v, t: t, c: c, node: node, ended: make(chan error, 1)}
 	go func() { m.ended <- v.Run(context.Background()) }()
 	t.Cleanup(m.end)
-	select {
-	case <-v.Ready():
-	case err := <-m.ended:
-		m.ended <- nil
-		t.Fatalf("the vault ended: %v", err)
-	case <-time.After(30 * time.Second):
-		t.Fatal("the vault is not ready")
-	}
 	return m
 }
 

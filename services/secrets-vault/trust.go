@@ -92,7 +92,7 @@ func (s *Service) exchangeUser(ctx context.Context, r *skepv1.ExchangeUserReques
 	}
 	s.tell(ctx, "exchange", c)
 	s.log.Info("user's certificate exchanged", zap.String("user", name), zap.String("serial", c.Serial))
-	return s.issuedTo(a, cert), nil
+	return s.issuedTo(ctx, a, cert), nil
 }
 
 // user is whose certificate it is, if it is good now.

@@ -18,6 +18,7 @@ import (
 	"skep.dev/libs/life"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/quiet"
+	"skep.dev/libs/quorum"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -33,11 +34,10 @@ type Config struct {
 	// Hostname and Certificate are this manager's: a locked vault says by them what to do where, and that it is itself.
 	Hostname    string
 	Certificate pki.Source
-	// ManagerAddrs lists where nodes reach the managers (host:port); it is handed to joiners and with tokens.
+	// ManagerAddrs lists where nodes reach the managers (host:port), for joiners and with tokens, while the bus has not written
+	// down the group.
 	ManagerAddrs func() []string
 	Version      string
-	// OneManager refuses joins with the managers' token: this installation runs a single manager.
-	OneManager bool
 	// Now is the clock (nil = time.Now).
 	Now func() time.Time
 	// Metrics is where the vault counts what it issues, nil = nowhere.
@@ -54,11 +54,13 @@ type Service struct {
 	refusals *zap.Logger
 	bucket   *kv.Bucket
 	values   *kv.Bucket
+	group    *group
 	js       jetstream.JetStream
 	idx      *index
 	wrong    *rate.Limiter // see wrongPerSecond
 	issued   *prometheus.CounterVec
 	lock     *lock
+	handed   handed
 	gauge    prometheus.Gauge // 1 while locked
 
 	feed *kv.Feed
@@ -90,6 +92,9 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	if lock.missing != nil && cfg.Certificate == nil {
+		return nil, lock.missing
+	}
 	if lock.locked() && cfg.Certificate == nil {
 		return nil, errors.New("configure the vault: its master key is sealed, and there is no certificate to be unlocked with")
 	}
@@ -103,10 +108,11 @@ func New(cfg Config) (*Service, error) {
 	}
 	return &Service{
 		cfg: cfg, log: cfg.Log, js: js, bucket: kv.Open(js, subject.Secret), values: kv.Open(js, subject.Value), wrong: rate.NewLimiter(wrongPerSecond, wrongBurst), issued: countIssued(cfg.Metrics),
-		lock: lock, gauge: showLocked(cfg.Metrics),
+		group: &group{bucket: kv.Open(js, subject.NodeB), log: cfg.Log},
+		lock:  lock, gauge: showLocked(cfg.Metrics),
 		idx:         &index{seal: s, lock: &lock.picture, log: cfg.Log, tokens: map[string]token{}, users: map[string]user{}, objects: newObjects(), turned: make(chan struct{}, 1)},
-		settleAfter: settleFor,
-		Span:        life.New(),
+		settleAfter: settleFor, handed: newHanded(),
+		Span: life.New(),
 	}, nil
 }
 
@@ -146,6 +152,9 @@ func (s *Service) serve(ctx context.Context) error {
 	if err := s.install(ctx); err != nil {
 		return err
 	}
+	if there, err := s.fetch(ctx); !there {
+		return err
+	}
 	if open, err := s.awaitUnlock(ctx); !open {
 		return err
 	}
@@ -164,6 +173,7 @@ func (s *Service) serve(ctx context.Context) error {
 
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
 		Name: "skep-vault", Version: s.cfg.Version, Description: "secrets, configs, the cluster's CA, join tokens, certificates", Log: s.log, Metrics: s.cfg.Metrics,
+		Quorum: quorum.Follow(s.cfg.NC, s.log),
 	})
 	if err != nil {
 		return err
@@ -201,6 +211,7 @@ func (s *Service) serve(ctx context.Context) error {
 		api.Handle(srv, api.FilesDrop, s.dropFile),
 		api.Handle(srv, api.VaultCheck, s.check),
 		api.HandleNode(srv, api.VaultDeliver, s.deliver),
+		api.HandleNode(srv, api.VaultMaster, s.giveMaster),
 		s.handleLock(srv),
 	)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"time"
 
@@ -146,19 +145,6 @@ func (s *Service) called(name, than string) string {
 		}
 	}
 	return ""
-}
-
-func (s *Service) managerAddrs() []string {
-	if s.cfg.ManagerAddrs != nil {
-		return s.cfg.ManagerAddrs()
-	}
-	_, _, addrs := s.ix.Managers()
-	for i, a := range addrs {
-		if _, _, err := net.SplitHostPort(a); err != nil {
-			addrs[i] = net.JoinHostPort(a, busPort)
-		}
-	}
-	return addrs
 }
 
 // snapshot is a node's whole task set, for an agent that starts or has missed a push. It is not older than the question:

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
@@ -25,7 +24,8 @@ func notPart(node string) error {
 }
 
 // admitNode makes the node object of a node the vault has certified: its number and with it the subnet of its
-// skep0 bridge. Asked again it only records the role of the newest certificate.
+// skep0 bridge. Asked again it records that the newest certificate is a manager's. A manager it does not make a worker:
+// whoever joined, and asks again because the answer was lost, may have been promoted since.
 func (s *Service) admitNode(ctx context.Context, r *skepv1.AdmitNodeRequest) (*skepv1.NodeReply, error) {
 	if !id.Valid(r.NodeId) {
 		return nil, fault.Invalid("invalid node id %q: it must be %d characters of 0-9 and a-z", r.NodeId, id.Len)
@@ -42,7 +42,7 @@ func (s *Service) admitNode(ctx context.Context, r *skepv1.AdmitNodeRequest) (*s
 	created := false
 	err := s.retry(ctx, func() error {
 		if cur := s.ix.NodeObject(r.NodeId); cur != nil {
-			if cur.Role == r.Role {
+			if r.Role != managerRole || cur.Role == managerRole && cur.Spec.Role == managerRole {
 				return nil
 			}
 			cur.Role, cur.Spec.Role = r.Role, r.Role
@@ -124,14 +124,11 @@ func (s *Service) freeNumber(c *skepv1.ClusterSpec) (uint32, string, error) {
 
 // putNode writes a node object over the version it was read at.
 func (s *Service) putNode(ctx context.Context, o *skepv1.NodeObject) error {
-	version := o.Meta.Version
-	o = proto.CloneOf(o)
-	o.Meta.Version, o.Meta.UpdatedAt = 0, timestamppb.Now()
-	body, err := proto.Marshal(o)
+	body, err := encodeNode(o)
 	if err != nil {
-		return fmt.Errorf("encode node %s: %w", o.Meta.Id, err)
+		return err
 	}
-	rev, err := s.spec.Update(ctx, keys.Node.Key(o.Meta.Id), body, version)
+	rev, err := s.spec.Update(ctx, keys.Node.Key(o.Meta.Id), body, o.Meta.Version)
 	switch {
 	case errors.Is(err, kv.ErrConflict):
 		return err
@@ -197,6 +194,7 @@ func (s *Service) updateNode(ctx context.Context, r *skepv1.UpdateNodeRequest) (
 			return errOutOfSequence
 		}
 		before = proto.CloneOf(cur.Spec)
+		certified := cur.Role
 		if err := applyNode(cur.Spec, r); err != nil {
 			return err
 		}
@@ -204,16 +202,11 @@ func (s *Service) updateNode(ctx context.Context, r *skepv1.UpdateNodeRequest) (
 		if err := spec.ValidateNode(after); err != nil {
 			return err
 		}
-		if s.cfg.OneManager && before.Role != skepv1.NodeRole_NODE_ROLE_MANAGER && after.Role == skepv1.NodeRole_NODE_ROLE_MANAGER {
-			return fault.Invalid("promote node %s: this version of skep runs one manager", s.ix.Hostname(id))
-		}
-		if err := s.mayDemote(id, before, after); err != nil {
+		stays, err := s.turn(ctx, cur, before.Role)
+		if err != nil || proto.Equal(before, after) && cur.Role == certified {
 			return err
 		}
-		if proto.Equal(before, after) {
-			return nil
-		}
-		return s.putNode(ctx, cur)
+		return s.putTurned(ctx, cur, stays)
 	})
 	if err != nil {
 		return nil, err
@@ -246,18 +239,6 @@ func applyNode(n *skepv1.NodeSpec, r *skepv1.UpdateNodeRequest) error {
 	}
 	for k, v := range r.LabelAdd {
 		n.Labels[k] = v
-	}
-	return nil
-}
-
-// mayDemote keeps at least one manager.
-func (s *Service) mayDemote(id string, before, after *skepv1.NodeSpec) error {
-	if before.Role != skepv1.NodeRole_NODE_ROLE_MANAGER || after.Role == skepv1.NodeRole_NODE_ROLE_MANAGER {
-		return nil
-	}
-	_, desired, _ := s.ix.Managers()
-	if len(slices.DeleteFunc(desired, func(m string) bool { return m == id })) == 0 {
-		return fault.Invalid("attempting to demote the last manager of the swarm")
 	}
 	return nil
 }
@@ -299,8 +280,12 @@ func (s *Service) removeNode(ctx context.Context, r *skepv1.RemoveNodeRequest) (
 			}
 			return noSuch("node", r.Ref, nil)
 		}
-		if n.Role == skepv1.NodeRole_NODE_ROLE_MANAGER || n.Spec.Role == skepv1.NodeRole_NODE_ROLE_MANAGER {
-			return fault.Invalid("node %s is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal", id)
+		stays := ""
+		if n.Role == managerRole || n.Spec.Role == managerRole {
+			var err error
+			if stays, err = s.mayRemoveManager(ctx, n, r.Force); err != nil {
+				return err
+			}
 		}
 		if !r.Force && n.Status.State != skepv1.NodeState_NODE_STATE_DOWN {
 			return fault.Invalid("node %s is not down and can't be removed", id)
@@ -309,6 +294,11 @@ func (s *Service) removeNode(ctx context.Context, r *skepv1.RemoveNodeRequest) (
 		batch.Delete(keys.Node.Key(id), n.Meta.Version)
 		if k, ok := s.ix.Key(keys.Number(keys.NodeNumber, n.Number)); ok && k.Value == id {
 			batch.Delete(keys.Number(keys.NodeNumber, n.Number), k.Revision)
+		}
+		if stays != "" {
+			if err := s.hold(batch, stays); err != nil {
+				return err
+			}
 		}
 		tried = true
 		return s.commit(ctx, batch, func() bool { return !s.ix.HasNode(id) })

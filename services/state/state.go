@@ -28,6 +28,7 @@ import (
 	"skep.dev/libs/kv"
 	"skep.dev/libs/life"
 	"skep.dev/libs/limit"
+	"skep.dev/libs/quorum"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/stack"
 	"skep.dev/libs/subject"
@@ -42,11 +43,9 @@ type Config struct {
 	// Instance names it in the lease of stacks, unique among all that run (default NodeID).
 	Instance string
 	Version  string
-	// ManagerAddrs lists where nodes reach the managers (host:port), for the answer to a description. Without it
+	// ManagerAddrs lists where nodes reach the managers (host:port) while the bus has not written down the group. Without it
 	// the managers' advertised addresses and the default port are told.
 	ManagerAddrs func() []string
-	// OneManager refuses to promote: this installation runs a single manager.
-	OneManager bool
 	// ResolveTimeout bounds asking for an image's digest (default 10 s).
 	ResolveTimeout time.Duration
 	// KeepRevisions is how many revisions of a service stay (default 50).
@@ -134,11 +133,12 @@ func (s *Service) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	for _, actor := range []func(context.Context){s.reports.run, s.events.run, s.sweep, s.followStacks, s.unfence} {
+	for _, actor := range []func(context.Context){s.reports.run, s.events.run, s.sweep, s.followStacks, s.unfence, s.listen, s.tellRoles} {
 		wg.Go(func() { actor(ctx) })
 	}
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
 		Name: "skep-state", Version: s.cfg.Version, Description: "desired objects, nodes and task status", Log: s.log, Metrics: s.cfg.Metrics,
+		Quorum: quorum.Follow(s.cfg.NC, s.log),
 	})
 	if err != nil {
 		return err
@@ -189,6 +189,7 @@ func (s *Service) endpoints(srv *rpc.Server) error {
 		api.Handle(srv, api.NodeRemove, s.removeNode),
 		api.Handle(srv, api.NodeFence, s.fenceNode),
 		api.Handle(srv, api.NodeAdmit, s.admitNode),
+		api.Handle(srv, api.NodeSettle, s.settleNode),
 		api.Handle(srv, api.NetworkCreate, s.createNetwork),
 		api.Handle(srv, api.NetworkList, s.listNetworks),
 		api.Handle(srv, api.NetworkInspect, s.inspectNetwork),
@@ -208,6 +209,7 @@ func (s *Service) endpoints(srv *rpc.Server) error {
 		api.HandleNode(srv, api.StateDescribe, s.describeNode),
 		api.HandleNode(srv, api.StateSnapshot, s.snapshot),
 		api.HandleNode(srv, api.StateSpecs, s.specs),
+		api.HandleNode(srv, api.StateManagers, s.nodeManagers),
 		api.HandleNode(srv, api.StateTold, s.told),
 		api.HandleNode(srv, api.StateStatus, s.reportStatus),
 	)

@@ -490,6 +490,7 @@ func (x *EnlistReply) GetClusterId() string {
 type ReachRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Addrs         []string               `protobuf:"bytes,1,rep,name=addrs,proto3" json:"addrs,omitempty"`
+	NodeId        string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"` // whose certificate must be shown there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -529,6 +530,13 @@ func (x *ReachRequest) GetAddrs() []string {
 		return x.Addrs
 	}
 	return nil
+}
+
+func (x *ReachRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
 }
 
 type ReachReply struct {
@@ -684,7 +692,8 @@ type ManagerBeat struct {
 	Epoch         uint64                 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	UnixMs        int64                  `protobuf:"varint,7,opt,name=unix_ms,json=unixMs,proto3" json:"unix_ms,omitempty"`
 	Hostname      string                 `protobuf:"bytes,8,opt,name=hostname,proto3" json:"hostname,omitempty"`
-	Addr          string                 `protobuf:"bytes,9,opt,name=addr,proto3" json:"addr,omitempty"`
+	Addr          string                 `protobuf:"bytes,9,opt,name=addr,proto3" json:"addr,omitempty"` // host:port, as the set has them of a member that did not move
+	Route         string                 `protobuf:"bytes,10,opt,name=route,proto3" json:"route,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -778,6 +787,13 @@ func (x *ManagerBeat) GetHostname() string {
 func (x *ManagerBeat) GetAddr() string {
 	if x != nil {
 		return x.Addr
+	}
+	return ""
+}
+
+func (x *ManagerBeat) GetRoute() string {
+	if x != nil {
+		return x.Route
 	}
 	return ""
 }
@@ -1041,17 +1057,87 @@ func (x *SettleNodeRequest) GetNodeId() string {
 	return ""
 }
 
-// MasterAsk is what a new manager's vault signs to get the master key (libs/seal).
+// MasterAsk is what a new manager's vault signs (libs/seal) to get the master key; it travels as DeliverRequest.ask.
+type MasterAsk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Reader        string                 `protobuf:"bytes,3,opt,name=reader,proto3" json:"reader,omitempty"`                  // curve key, made for this request
+	AskedAt       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=asked_at,json=askedAt,proto3" json:"asked_at,omitempty"` // an old one is not answered
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MasterAsk) Reset() {
+	*x = MasterAsk{}
+	mi := &file_skep_v1_managers_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MasterAsk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MasterAsk) ProtoMessage() {}
+
+func (x *MasterAsk) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_managers_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MasterAsk.ProtoReflect.Descriptor instead.
+func (*MasterAsk) Descriptor() ([]byte, []int) {
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *MasterAsk) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *MasterAsk) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *MasterAsk) GetReader() string {
+	if x != nil {
+		return x.Reader
+	}
+	return ""
+}
+
+func (x *MasterAsk) GetAskedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AskedAt
+	}
+	return nil
+}
+
+// MasterReply is sealed from the vault's key to the reader.
 type MasterReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sealed        []byte                 `protobuf:"bytes,1,opt,name=sealed,proto3" json:"sealed,omitempty"` // to the asker's key: the master key as the vault's directory holds it
+	Sealed        []byte                 `protobuf:"bytes,1,opt,name=sealed,proto3" json:"sealed,omitempty"` // MasterKey
+	Key           *VaultKey              `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MasterReply) Reset() {
 	*x = MasterReply{}
-	mi := &file_skep_v1_managers_proto_msgTypes[14]
+	mi := &file_skep_v1_managers_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1149,7 @@ func (x *MasterReply) String() string {
 func (*MasterReply) ProtoMessage() {}
 
 func (x *MasterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_managers_proto_msgTypes[14]
+	mi := &file_skep_v1_managers_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1162,7 @@ func (x *MasterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MasterReply.ProtoReflect.Descriptor instead.
 func (*MasterReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_managers_proto_rawDescGZIP(), []int{14}
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MasterReply) GetSealed() []byte {
@@ -1086,11 +1172,86 @@ func (x *MasterReply) GetSealed() []byte {
 	return nil
 }
 
+func (x *MasterReply) GetKey() *VaultKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+type MasterKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ask           []byte                 `protobuf:"bytes,1,opt,name=ask,proto3" json:"ask,omitempty"` // SHA-256 of the MasterAsk it answers
+	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Master        []byte                 `protobuf:"bytes,3,opt,name=master,proto3" json:"master,omitempty"`
+	Unlock        *UnlockKeyInfo         `protobuf:"bytes,4,opt,name=unlock,proto3" json:"unlock,omitempty"` // in force, as the vault knows it: with autolock the key must not rest in clear; unset: there was never any
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MasterKey) Reset() {
+	*x = MasterKey{}
+	mi := &file_skep_v1_managers_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MasterKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MasterKey) ProtoMessage() {}
+
+func (x *MasterKey) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_managers_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MasterKey.ProtoReflect.Descriptor instead.
+func (*MasterKey) Descriptor() ([]byte, []int) {
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *MasterKey) GetAsk() []byte {
+	if x != nil {
+		return x.Ask
+	}
+	return nil
+}
+
+func (x *MasterKey) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *MasterKey) GetMaster() []byte {
+	if x != nil {
+		return x.Master
+	}
+	return nil
+}
+
+func (x *MasterKey) GetUnlock() *UnlockKeyInfo {
+	if x != nil {
+		return x.Unlock
+	}
+	return nil
+}
+
 var File_skep_v1_managers_proto protoreflect.FileDescriptor
 
 const file_skep_v1_managers_proto_rawDesc = "" +
 	"\n" +
-	"\x16skep/v1/managers.proto\x12\askep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12skep/v1/spec.proto\"\x82\x02\n" +
+	"\x16skep/v1/managers.proto\x12\askep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12skep/v1/lock.proto\x1a\x12skep/v1/spec.proto\x1a\x13skep/v1/vault.proto\"\x82\x02\n" +
 	"\n" +
 	"ManagerSet\x12,\n" +
 	"\bmanagers\x18\x01 \x03(\v2\x10.skep.v1.ManagerR\bmanagers\x12(\n" +
@@ -1128,9 +1289,10 @@ const file_skep_v1_managers_proto_rawDesc = "" +
 	"\x06routes\x18\x02 \x03(\tR\x06routes\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x04 \x01(\tR\tclusterId\"$\n" +
+	"cluster_id\x18\x04 \x01(\tR\tclusterId\"=\n" +
 	"\fReachRequest\x12\x14\n" +
-	"\x05addrs\x18\x01 \x03(\tR\x05addrs\"\x80\x01\n" +
+	"\x05addrs\x18\x01 \x03(\tR\x05addrs\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"\x80\x01\n" +
 	"\n" +
 	"ReachReply\x127\n" +
 	"\x06failed\x18\x01 \x03(\v2\x1f.skep.v1.ReachReply.FailedEntryR\x06failed\x1a9\n" +
@@ -1141,7 +1303,7 @@ const file_skep_v1_managers_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04wipe\x18\x02 \x01(\bR\x04wipe\"'\n" +
 	"\rRetireRequest\x12\x16\n" +
-	"\x06server\x18\x01 \x01(\tR\x06server\"\xe1\x01\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\"\xf7\x01\n" +
 	"\vManagerBeat\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x18\n" +
@@ -1151,7 +1313,9 @@ const file_skep_v1_managers_proto_rawDesc = "" +
 	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\x12\x17\n" +
 	"\aunix_ms\x18\a \x01(\x03R\x06unixMs\x12\x1a\n" +
 	"\bhostname\x18\b \x01(\tR\bhostname\x12\x12\n" +
-	"\x04addr\x18\t \x01(\tR\x04addr\"\xaa\x01\n" +
+	"\x04addr\x18\t \x01(\tR\x04addr\x12\x14\n" +
+	"\x05route\x18\n" +
+	" \x01(\tR\x05route\"\xaa\x01\n" +
 	"\x11ListManagersReply\x12%\n" +
 	"\x03set\x18\x01 \x01(\v2\x13.skep.v1.ManagerSetR\x03set\x12*\n" +
 	"\x05views\x18\x02 \x03(\v2\x14.skep.v1.ManagerViewR\x05views\x12\x10\n" +
@@ -1169,9 +1333,22 @@ const file_skep_v1_managers_proto_rawDesc = "" +
 	"\x05addrs\x18\x02 \x03(\tR\x05addrs\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\",\n" +
 	"\x11SettleNodeRequest\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"%\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\x92\x01\n" +
+	"\tMasterAsk\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x16\n" +
+	"\x06reader\x18\x03 \x01(\tR\x06reader\x125\n" +
+	"\basked_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aaskedAt\"J\n" +
 	"\vMasterReply\x12\x16\n" +
-	"\x06sealed\x18\x01 \x01(\fR\x06sealed*x\n" +
+	"\x06sealed\x18\x01 \x01(\fR\x06sealed\x12#\n" +
+	"\x03key\x18\x02 \x01(\v2\x11.skep.v1.VaultKeyR\x03key\"\x84\x01\n" +
+	"\tMasterKey\x12\x10\n" +
+	"\x03ask\x18\x01 \x01(\fR\x03ask\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x16\n" +
+	"\x06master\x18\x03 \x01(\fR\x06master\x12.\n" +
+	"\x06unlock\x18\x04 \x01(\v2\x16.skep.v1.UnlockKeyInfoR\x06unlock*x\n" +
 	"\fManagerState\x12\x19\n" +
 	"\x15MANAGER_STATE_UNKNOWN\x10\x00\x12\x19\n" +
 	"\x15MANAGER_STATE_JOINING\x10\x01\x12\x17\n" +
@@ -1191,7 +1368,7 @@ func file_skep_v1_managers_proto_rawDescGZIP() []byte {
 }
 
 var file_skep_v1_managers_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_skep_v1_managers_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_skep_v1_managers_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_skep_v1_managers_proto_goTypes = []any{
 	(ManagerState)(0),             // 0: skep.v1.ManagerState
 	(*ManagerSet)(nil),            // 1: skep.v1.ManagerSet
@@ -1208,28 +1385,35 @@ var file_skep_v1_managers_proto_goTypes = []any{
 	(*ManagerView)(nil),           // 12: skep.v1.ManagerView
 	(*NodeManagersReply)(nil),     // 13: skep.v1.NodeManagersReply
 	(*SettleNodeRequest)(nil),     // 14: skep.v1.SettleNodeRequest
-	(*MasterReply)(nil),           // 15: skep.v1.MasterReply
-	nil,                           // 16: skep.v1.ManagerSet.UsedEntry
-	nil,                           // 17: skep.v1.ReachReply.FailedEntry
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(NodeRole)(0),                 // 19: skep.v1.NodeRole
+	(*MasterAsk)(nil),             // 15: skep.v1.MasterAsk
+	(*MasterReply)(nil),           // 16: skep.v1.MasterReply
+	(*MasterKey)(nil),             // 17: skep.v1.MasterKey
+	nil,                           // 18: skep.v1.ManagerSet.UsedEntry
+	nil,                           // 19: skep.v1.ReachReply.FailedEntry
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(NodeRole)(0),                 // 21: skep.v1.NodeRole
+	(*VaultKey)(nil),              // 22: skep.v1.VaultKey
+	(*UnlockKeyInfo)(nil),         // 23: skep.v1.UnlockKeyInfo
 }
 var file_skep_v1_managers_proto_depIdxs = []int32{
 	2,  // 0: skep.v1.ManagerSet.managers:type_name -> skep.v1.Manager
 	3,  // 1: skep.v1.ManagerSet.step:type_name -> skep.v1.ManagerStep
-	16, // 2: skep.v1.ManagerSet.used:type_name -> skep.v1.ManagerSet.UsedEntry
+	18, // 2: skep.v1.ManagerSet.used:type_name -> skep.v1.ManagerSet.UsedEntry
 	0,  // 3: skep.v1.Manager.state:type_name -> skep.v1.ManagerState
-	18, // 4: skep.v1.ManagerStep.since:type_name -> google.protobuf.Timestamp
-	17, // 5: skep.v1.ReachReply.failed:type_name -> skep.v1.ReachReply.FailedEntry
+	20, // 4: skep.v1.ManagerStep.since:type_name -> google.protobuf.Timestamp
+	19, // 5: skep.v1.ReachReply.failed:type_name -> skep.v1.ReachReply.FailedEntry
 	1,  // 6: skep.v1.ListManagersReply.set:type_name -> skep.v1.ManagerSet
 	12, // 7: skep.v1.ListManagersReply.views:type_name -> skep.v1.ManagerView
-	18, // 8: skep.v1.ManagerView.heard:type_name -> google.protobuf.Timestamp
-	19, // 9: skep.v1.NodeManagersReply.role:type_name -> skep.v1.NodeRole
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	20, // 8: skep.v1.ManagerView.heard:type_name -> google.protobuf.Timestamp
+	21, // 9: skep.v1.NodeManagersReply.role:type_name -> skep.v1.NodeRole
+	20, // 10: skep.v1.MasterAsk.asked_at:type_name -> google.protobuf.Timestamp
+	22, // 11: skep.v1.MasterReply.key:type_name -> skep.v1.VaultKey
+	23, // 12: skep.v1.MasterKey.unlock:type_name -> skep.v1.UnlockKeyInfo
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_managers_proto_init() }
@@ -1237,14 +1421,16 @@ func file_skep_v1_managers_proto_init() {
 	if File_skep_v1_managers_proto != nil {
 		return
 	}
+	file_skep_v1_lock_proto_init()
 	file_skep_v1_spec_proto_init()
+	file_skep_v1_vault_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_managers_proto_rawDesc), len(file_skep_v1_managers_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -49,8 +49,20 @@ func call[Q, R proto.Message](ctx context.Context, a *app, e api.Endpoint[Q, R],
 		limit = 0
 	}
 	for began := time.Now(); ; {
-		reply, err := ask(ctx, a, nc, e, req)
-		if err == nil || !again(e.Verb, err) || time.Since(began) >= limit {
+		asked := rpc.OnStale(ctx, func(asOf time.Time) { a.stale(ctx, nc, asOf) })
+		led, stop := a.whileLed(asked, nc, e.Verb)
+		reply, err := ask(led, a, nc, e, req)
+		stop()
+		if err == nil {
+			return reply, nil
+		}
+		if next, lost := a.afterLoss(ctx, nc, e.Verb, err); lost != nil {
+			return reply, lost
+		} else if next != nil {
+			nc, began = next, time.Now()
+			continue
+		}
+		if !again(e.Verb, err) || time.Since(began) >= limit {
 			return reply, err
 		}
 		if time.Since(began) > time.Second {
@@ -118,6 +130,10 @@ func dial[Q, R proto.Message](ctx context.Context, a *app, nc *nats.Conn, e api.
 
 // caused is the reason we gave for ending a request, if we ended it.
 func caused(ctx context.Context, err error) error {
+	var l *lost
+	if err != nil && errors.As(context.Cause(ctx), &l) {
+		return l
+	}
 	var f *fault.Error
 	if err != nil && errors.As(context.Cause(ctx), &f) {
 		return f

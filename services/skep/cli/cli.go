@@ -57,6 +57,8 @@ type app struct {
 	mu       sync.Mutex
 	refusals map[*refusal]bool
 	noticed  bool
+	// staleTold: that answers are old was said. moved: another manager was looked for.
+	staleTold, moved bool
 }
 
 // New builds the command tree.
@@ -162,7 +164,7 @@ func (a *app) conn(ctx context.Context) (*nats.Conn, error) {
 	if a.Connect != nil {
 		a.nc, err = a.Connect(ctx)
 	} else {
-		a.nc, err = conn.Dial(ctx, conn.Options{RunDir: a.runDir, Context: a.contextName(), Store: a.store, Patience: min(a.Patience, dialPatience), Notice: a.notice,
+		a.nc, err = conn.Dial(ctx, conn.Options{RunDir: a.runDir, Context: a.contextName(), Store: a.store, Patience: min(a.Patience, dialPatience), Notice: a.notice, Elsewhere: a.elsewhereNow,
 			Kept: func(err error) {
 				a.warnf("the root of the cluster is being rotated, and this context's certificate was not exchanged: %v", err)
 			}})

@@ -72,6 +72,12 @@ func (c *cluster) nextCA() *skepv1.CAReply {
 
 func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
 	t.Helper()
+	return newClusterUnder(t, nil, opts...)
+}
+
+// newClusterUnder is a cluster whose services know of the managers' group what q does.
+func newClusterUnder(t *testing.T, q rpc.Quorum, opts ...func(*server.Options)) *cluster {
+	t.Helper()
 	o := &server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true}
 	for _, f := range opts {
 		f(o)
@@ -93,7 +99,7 @@ func newCluster(t *testing.T, opts ...func(*server.Options)) *cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.nc.Close)
-	rs, err := rpc.NewServer(c.nc, rpc.Config{Name: "fake"})
+	rs, err := rpc.NewServer(c.nc, rpc.Config{Name: "fake", Quorum: q})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,6 +58,7 @@ func runCommand() *cobra.Command {
 			// its whole shutdown.
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
+			go daemon.GiveBack(ctx, log)
 			if err := d.Run(ctx); err != nil {
 				return fmt.Errorf("node: %w", err)
 			}

@@ -16,7 +16,8 @@ type Info = member.Info
 
 // controlClient talks to the daemon of this machine.
 func controlClient(p Paths) *http.Client {
-	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	// A connection for each question: nobody closes a client that is made for one.
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", p.Control())
 	}}}

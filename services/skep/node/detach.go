@@ -2,11 +2,11 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -63,6 +63,24 @@ func underSystemd(p Paths) bool {
 	return exec.Command("systemctl", "cat", unit).Run() == nil
 }
 
+// undo takes back a membership of which nothing was started: the daemon ends by itself, or systemd is told not to try again.
+func undo(ctx context.Context, p Paths) error {
+	if underSystemd(p) {
+		if out, err := exec.CommandContext(ctx, "systemctl", "disable", "--now", unit).CombinedOutput(); err != nil {
+			return fmt.Errorf("stop %s: %w: %s", unit, err, strings.TrimSpace(string(out)))
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	if err := awaitEnd(ctx, p); err != nil {
+		return err
+	}
+	if err := forget(p); err != nil {
+		return err
+	}
+	return os.RemoveAll(filepath.Join(p.Data, "lock"))
+}
+
 // awaitReady waits until the daemon says it serves, or why it does not.
 func awaitReady(ctx context.Context, p Paths, exited <-chan error) error {
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -73,8 +91,8 @@ func awaitReady(ctx context.Context, p Paths, exited <-chan error) error {
 			switch {
 			case info.State == "ready":
 				return nil
-			case info.Error != "":
-				return errors.New(info.Error)
+			case info.State == "failed":
+				return startError{info.Error, info.Refused}
 			}
 		}
 		select {
@@ -86,6 +104,14 @@ func awaitReady(ctx context.Context, p Paths, exited <-chan error) error {
 		}
 	}
 }
+
+// startError is why a daemon did not come up, in its own words.
+type startError struct {
+	text    string
+	refused bool
+}
+
+func (e startError) Error() string { return e.text }
 
 // lines is an error of several lines.
 func lines(text []string) error {

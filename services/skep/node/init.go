@@ -174,11 +174,27 @@ func managerAddrs(m *membership) (advertise, listen string, err error) {
 	return advertise, listen, nil
 }
 
-// free refuses a port that is taken before anything is made.
-func free(addr string) error {
-	l, err := net.Listen("tcp", addr)
+// freePorts refuses a listen address whose port, or the next one (for other managers), is taken, before anything is made.
+func freePorts(listen string) (port int, err error) {
+	host, p, err := net.SplitHostPort(listen)
 	if err != nil {
-		return fault.Conflict("cannot listen on %s: %v; is another skep or Docker swarm running here? Choose another with --listen-addr", addr, err)
+		return 0, fault.Invalid("listen address %q: %v", listen, err)
 	}
-	return l.Close()
+	if port, err = strconv.Atoi(p); err != nil {
+		return 0, fault.Invalid("listen address %q: %v", listen, err)
+	}
+	for _, n := range []int{port, port + 1} {
+		if err := member.Free(net.JoinHostPort(host, strconv.Itoa(n))); err != nil {
+			return port, fault.Conflict("%v; is another skep or Docker swarm running here? Choose another with --listen-addr", err)
+		}
+	}
+	return port, nil
+}
+
+// metricsApart refuses to serve metrics on a manager's ports.
+func metricsApart(metrics string, port int) error {
+	if _, p, err := net.SplitHostPort(metrics); err == nil && (p == strconv.Itoa(port) || p == strconv.Itoa(port+1)) {
+		return fault.Invalid("metrics address %q: port %s is for the nodes: name another with --metrics-addr", metrics, p)
+	}
+	return nil
 }

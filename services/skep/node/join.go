@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/join"
+	"skep.dev/libs/member"
 	"skep.dev/libs/pki"
 	"skep.dev/services/skep/cli/plain"
 )
@@ -52,10 +54,15 @@ func joinCommand(version string) *cobra.Command {
 			}
 			if !m.noStart {
 				if err := launch(ctx, m.paths, m.logLevel); err != nil {
-					return fmt.Errorf("start the node: %w", err)
+					return refused(cmd.Context(), m.paths, rec, err)
 				}
 			}
 			plain.Fprintf(cmd.OutOrStdout(), "This node joined a swarm as a %s.\n", rec.Role)
+			if rec.Role == RoleManager && !m.noStart {
+				if n := len(managersNow(cmd.Context(), m.paths).GetSet().GetManagers()); n > 0 && n%2 == 0 {
+					plain.Fprintf(cmd.ErrOrStderr(), "Warning: %s\n", even(n))
+				}
+			}
 			return nil
 		},
 	}
@@ -64,26 +71,51 @@ func joinCommand(version string) *cobra.Command {
 	return cmd
 }
 
+// even is what an even number of managers is worth.
+func even(n int) string {
+	if n == 2 {
+		return "2 managers are no safer than 1: the swarm survives the loss of the second, not of the first. Add a third."
+	}
+	return fmt.Sprintf("%d managers survive the loss of %d, as %d do. Use an odd number.", n, (n-1)/2, n-1)
+}
+
+// refused is what a failed start of a node that has just joined comes to. A manager that the others do not let in is undone:
+// nothing of it was started.
+func refused(ctx context.Context, p Paths, rec *Record, err error) error {
+	var failed startError
+	if !errors.As(err, &failed) || !failed.refused {
+		return fmt.Errorf("start the node: %w", err)
+	}
+	if uerr := undo(ctx, p); uerr != nil {
+		return plain.Errorf("join as a manager: %w\nThis attempt is not undone: %w", err, uerr)
+	}
+	return plain.Errorf("join as a manager: %w\nNothing of it stays on this machine. Remove its entry on a manager before you try again: skep node rm --force %s", err, rec.NodeID)
+}
+
 // enter gets a certificate for this machine and writes what makes it a node. The record is written last.
 func enter(ctx context.Context, m *membership, token, manager, version string) (*Record, error) {
 	now, err := clock()
 	if err != nil {
 		return nil, err
 	}
-	advertise, err := workerAddr(m.advertise, manager)
+	host, err := workerAddr(m.advertise, manager)
 	if err != nil {
 		return nil, fault.Invalid("%v", err)
 	}
+	// Which of the two it becomes, only the vault knows. What a manager could not do is said before it is one, if it can be.
+	as := *m
+	if l, _, err := net.SplitHostPort(m.listen); m.advertise == "" && (err != nil || l == "" || l == "0.0.0.0" || l == "::") {
+		as.advertise = host
+	}
+	advertise, listen, badAddr := managerAddrs(&as)
+	if as.advertise == "" && badAddr == nil {
+		host = member.HostOf(advertise) // the one address it listens on
+	}
+	port, busy := freePorts(listen)
 	r, err := join.Join(ctx, manager, token, join.Params{
-		Hostname: m.hostname, Addr: advertise, Availability: availability(m.availability), Version: version, Now: now,
+		Hostname: m.hostname, Addr: host, Availability: availability(m.availability), Version: version, Now: now,
 	})
 	if err != nil {
-		return nil, err
-	}
-	if r.Reply.Role == skepv1.NodeRole_NODE_ROLE_MANAGER {
-		return nil, fault.Invalid("join: this version runs one manager; join as a worker with the token of \"skep join-token worker\", and remove the entry this attempt made with \"skep node rm --force %s\"", r.Reply.NodeId)
-	}
-	if _, err := pki.Create(m.paths.Certs(), r.Cert, r.Key, r.CA); err != nil {
 		return nil, err
 	}
 	managers := r.Reply.ManagerAddrs
@@ -93,7 +125,29 @@ func enter(ctx context.Context, m *membership, token, manager, version string) (
 	}
 	rec := &Record{
 		NodeID: r.Reply.NodeId, ClusterID: r.Reply.ClusterId, Role: RoleWorker, Hostname: m.hostname, Joined: time.Now().UTC(),
-		Advertise: advertise, DataPath: m.dataPath, Managers: managers, Containerd: m.containerd, MaxTasks: m.maxTasks, MetricsAddr: m.metrics,
+		Advertise: host, DataPath: m.dataPath, Managers: managers, Containerd: m.containerd, MaxTasks: m.maxTasks, MetricsAddr: m.metrics,
+	}
+	if m.listen != member.DefaultListen && badAddr == nil {
+		rec.Listen = listen // for the day it is promoted
+	}
+	if r.Reply.Role == skepv1.NodeRole_NODE_ROLE_MANAGER {
+		bad := errors.Join(badAddr, busy)
+		if bad == nil {
+			bad = metricsApart(m.metrics, port)
+		}
+		if bad != nil {
+			return nil, fmt.Errorf("join as a manager: %w; remove the entry this attempt made with \"skep node rm --force %s\" on a manager", bad, r.Reply.NodeId)
+		}
+		rec.Role, rec.Advertise, rec.Listen, rec.RoutePort = RoleManager, advertise, listen, port+1
+	}
+	// What an attempt that died half-way left; without a record there is no membership in it.
+	for _, dir := range []string{m.paths.Vault(), m.paths.Bus()} {
+		if err := os.RemoveAll(dir); err != nil {
+			return nil, fmt.Errorf("clear %s: %w", dir, err)
+		}
+	}
+	if _, err := pki.Create(m.paths.Certs(), r.Cert, r.Key, r.CA); err != nil {
+		return nil, err
 	}
 	return rec, rec.Save(m.paths)
 }

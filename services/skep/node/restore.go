@@ -3,9 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -209,21 +207,12 @@ func newManager(m *membership) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
-	host, port, err := net.SplitHostPort(listen)
+	port, err := freePorts(listen)
 	if err != nil {
 		return place{}, err
 	}
-	n, err := strconv.Atoi(port)
-	if err != nil {
+	if err := metricsApart(m.metrics, port); err != nil {
 		return place{}, err
-	}
-	for _, addr := range []string{listen, net.JoinHostPort(host, strconv.Itoa(n+1))} {
-		if err := free(addr); err != nil {
-			return place{}, err
-		}
-	}
-	if _, p, err := net.SplitHostPort(m.metrics); err == nil && (p == port || p == strconv.Itoa(n+1)) {
-		return place{}, fault.Invalid("metrics address %q: port %s is for the nodes: name another with --metrics-addr", m.metrics, p)
 	}
 	if err := os.MkdirAll(m.paths.Data, 0o700); err != nil {
 		return place{}, fmt.Errorf("make the data directory: %w", err)
@@ -233,7 +222,7 @@ func newManager(m *membership) (place, error) {
 			return place{}, fmt.Errorf("clear %s: %w", dir, err)
 		}
 	}
-	return place{advertise, listen, n + 1}, nil
+	return place{advertise, listen, port + 1}, nil
 }
 
 // record is what makes the machine the node.

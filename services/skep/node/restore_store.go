@@ -9,12 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
-	"google.golang.org/protobuf/proto"
-
-	skepv1 "skep.dev/proto/skep/v1"
 
 	"skep.dev/libs/backup"
-	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/subject"
@@ -29,8 +25,13 @@ func fill(ctx context.Context, m *membership, rec *Record, store *pki.Store, in 
 		return err
 	}
 	log := zap.NewNop()
+	// The daemon finds a group of this server alone, of an epoch above the one before: its members are of a cluster that is over.
+	server := bus.Place{Server: rec.NodeID + "-1", Witness: rec.Witness, Epoch: backup.Epoch(in.header, time.Now()), ClusterID: rec.ClusterID}
+	if err := server.Write(m.paths.Bus()); err != nil {
+		return err
+	}
 	b, err := bus.New(bus.Config{
-		NodeID: rec.NodeID, DataDir: m.paths.Bus(), Listen: "127.0.0.1:0", Advertise: "127.0.0.1:0", RoutePort: route, TLS: store, Witness: rec.Witness, Log: log,
+		NodeID: rec.NodeID, Name: server.Server, DataDir: m.paths.Bus(), Listen: "127.0.0.1:0", Advertise: "127.0.0.1:0", RoutePort: route, TLS: store, Witness: rec.Witness, Log: log,
 	})
 	if err != nil {
 		return fmt.Errorf("restore the store: %w", err)
@@ -68,21 +69,13 @@ func load(ctx context.Context, b *bus.Bus, in *backedUp, log *zap.Logger) error 
 	if err != nil {
 		return err
 	}
-	now := time.Now()
-	l, err := backup.NewLoader(ctx, js, backup.First(in.header, now))
-	if err != nil {
-		return err
-	}
-	set, err := proto.Marshal(&skepv1.ManagerSet{Epoch: backup.Epoch(in.header, now)})
+	l, err := backup.NewLoader(ctx, js, backup.First(in.header, time.Now()))
 	if err != nil {
 		return err
 	}
 	for _, bucket := range backup.Buckets() {
-		switch bucket {
-		case subject.Value:
+		if bucket == subject.Value {
 			err = loadValues(in, l)
-		case subject.NodeB:
-			err = l.Put(bucket, kv.Entry{Key: keys.Managers.Key(), Value: set})
 		}
 		for _, e := range in.content[bucket] {
 			if err == nil {

@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
@@ -9,179 +11,109 @@ import (
 	"skep.dev/libs/daemon"
 	"skep.dev/libs/join"
 	"skep.dev/libs/member"
-	"skep.dev/services/bus"
-	health "skep.dev/services/health-monitor"
 	mesh "skep.dev/services/ingress-mesh"
-	"skep.dev/services/ingress-mesh/controller"
 	agent "skep.dev/services/node-agent"
-	"skep.dev/services/scheduler"
-	vault "skep.dev/services/secrets-vault"
-	"skep.dev/services/state"
 )
 
-// localServices holds what outlives single services of this process.
+// localServices is what every node has: the mesh and the agent, and who keeps the certificate and follows the node's role.
+// They stay while the node becomes a manager or a worker.
 type localServices struct {
-	d       *Daemon
-	bus     *bus.Manager
-	conns   []*nats.Conn
-	renewal context.CancelFunc
-	agent   *agent.Service
-	mesh    *mesh.Service
+	d        *Daemon
+	group    *group
+	nc       *nats.Conn
+	agent    *agent.Service
+	mesh     *mesh.Service
+	follower *member.Follower
+	keeping  context.CancelFunc // of the certificate and the role
+	kept     sync.WaitGroup
 }
 
-// start brings the node up: on a manager the broker and the manager services first, then on every node the mesh
-// and the agent.
-func (d *Daemon) start(ctx context.Context) error {
-	d.local = &localServices{d: d}
-	var nc *nats.Conn
-	var err error
-	if d.rec.Role == RoleManager {
-		if nc, err = d.local.startManager(ctx); err != nil {
-			return err
-		}
-	} else {
-		if nc, err = daemon.Connect("skep node", d.rec.Dial(), d.store, d.log.Named("node")); err != nil {
-			return err
-		}
-		d.local.conns = append(d.local.conns, nc)
-	}
-	return d.local.startNode(ctx, nc)
-}
-
-func (l *localServices) startManager(ctx context.Context) (*nats.Conn, error) {
+// connect opens the node's connection, to the nearest manager that answers: a manager's own broker may be away, or not in
+// the group yet, while its tasks need the others.
+func (l *localServices) connect() error {
 	d := l.d
-	retire, err := envDuration("SKEP_RETIRE_AFTER")
-	if err != nil {
-		return nil, err
+	rec := d.record()
+	more := []nats.Option{nats.UserInfo("agent", "")}
+	if rec.Role == RoleManager {
+		// The broker is on this machine: no crowd to be kept apart.
+		more = append(more, nats.ReconnectWait(100*time.Millisecond), nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond))
 	}
-	b, err := bus.NewManager(bus.Config{
-		NodeID: d.rec.NodeID, DataDir: d.paths.Bus(), Listen: d.rec.Listen, Advertise: d.rec.Advertise,
-		RoutePort: d.rec.RoutePort, TLS: d.store, Witness: d.rec.Witness, Log: d.log.Named("bus"), Metrics: d.metrics,
-		RetireAfter: retire,
-	}, d.paths.Broker())
-	if err != nil {
-		return nil, err
-	}
-	l.bus = b
-	if err := d.group.start(ctx, "bus", b); err != nil {
-		return nil, err
-	}
-	// "manager" may do everything: it stores what init asked for.
-	boss, err := l.connect("manager")
-	if err != nil {
-		return nil, err
-	}
-	if err := l.startServices(ctx, boss); err != nil {
-		return nil, err
-	}
-	return l.connect("agent")
+	nc, err := daemon.Connect("skep node", rec.Dial(), d.store, d.log.Named("node"), more...)
+	l.nc = nc
+	return err
 }
 
-func (l *localServices) startServices(ctx context.Context, boss *nats.Conn) error {
+// start runs what every node has. A node starts with its last known network when no manager answers.
+func (l *localServices) start(ctx context.Context) error {
 	d := l.d
-	nc := map[string]*nats.Conn{}
-	for _, name := range []string{"state", "vault", "health", "mesh", "scheduler"} {
-		c, err := l.connect(name)
-		if err != nil {
-			return err
-		}
-		nc[name] = c
+	if err := l.connect(); err != nil {
+		return err
 	}
-	addrs := d.rec.ManagerAddrs
-	st, err := state.New(state.Config{NC: nc["state"], Log: d.log.Named("state"), NodeID: d.rec.NodeID, Version: d.version, ManagerAddrs: addrs, OneManager: true, Metrics: d.metrics})
+	l.keep()
+	rec, err := member.LearnSubnet(ctx, l.nc, d.paths, d.log)
 	if err != nil {
 		return err
 	}
-	if err := d.group.start(ctx, "state", st); err != nil {
-		return err
-	}
-	rec, err := member.Found(ctx, boss, d.paths)
-	if err != nil {
-		return err
-	}
-	d.rec = rec
-	va, err := vault.New(vault.Config{NC: nc["vault"], Log: d.log.Named("vault"), Dir: d.paths.Vault(), NodeID: d.rec.NodeID, Hostname: d.rec.Hostname, Certificate: d.store, ManagerAddrs: addrs, Version: d.version, OneManager: true, Metrics: d.metrics})
-	if err != nil {
-		return err
-	}
-	if err := d.group.start(ctx, "vault", va); err != nil {
-		return err
-	}
-	he, err := health.New(health.Config{NC: nc["health"], Log: d.log.Named("health"), NodeID: d.rec.NodeID, Version: d.version, Metrics: d.metrics})
-	if err != nil {
-		return err
-	}
-	if err := d.group.start(ctx, "health", he); err != nil {
-		return err
-	}
-	co, err := controller.New(controller.Config{NC: nc["mesh"], Log: d.log.Named("mesh-controller"), NodeID: d.rec.NodeID, Version: d.version, Metrics: d.metrics})
-	if err != nil {
-		return err
-	}
-	if err := d.group.start(ctx, "mesh-controller", co); err != nil {
-		return err
-	}
-	sc, err := scheduler.New(scheduler.Config{NC: nc["scheduler"], Log: d.log.Named("scheduler"), NodeID: d.rec.NodeID, Version: d.version, Metrics: d.metrics})
-	if err != nil {
-		return err
-	}
-	return d.group.start(ctx, "scheduler", sc)
-}
-
-// startNode runs what every node has. A worker starts with its last known network when no manager answers.
-func (l *localServices) startNode(ctx context.Context, nc *nats.Conn) error {
-	d := l.d
-	rec, err := member.LearnSubnet(ctx, nc, d.paths, d.log)
-	if err != nil {
-		return err
-	}
-	d.rec = rec
+	d.learn(rec)
 	me, err := mesh.New(mesh.Config{
-		NC: nc, Log: d.log.Named("mesh"), NodeID: d.rec.NodeID, Version: d.version, DataDir: d.paths.Data, RunDir: d.paths.Run,
-		Subnet: d.rec.Subnet, Number: d.rec.Number, Underlay: d.rec.Underlay(), DataPathPort: d.rec.DataPathPort, Metrics: d.metrics,
+		NC: l.nc, Log: d.log.Named("mesh"), NodeID: rec.NodeID, Version: d.version, DataDir: d.paths.Data, RunDir: d.paths.Run,
+		Subnet: rec.Subnet, Number: rec.Number, Underlay: rec.Underlay(), DataPathPort: rec.DataPathPort, Metrics: d.metrics.node(),
 	})
 	if err != nil {
 		return err
 	}
 	l.mesh = me
-	if err := d.group.start(ctx, "mesh", me); err != nil {
+	if err := l.group.start(ctx, "mesh", me); err != nil {
 		return err
 	}
 	ag, err := agent.New(agent.Config{
-		NC: nc, Log: d.log.Named("agent"), NodeID: d.rec.NodeID, DataDir: d.paths.Data, RunDir: d.paths.Run,
-		Version: d.version, Certificate: d.store, Attacher: me, Hostname: d.rec.Hostname, AdvertiseAddr: d.rec.Host(), DataPathAddr: d.rec.DataPath,
-		Manager: d.rec.Role == RoleManager, ContainerdAddress: d.rec.Containerd, MaxTasks: d.rec.TaskLimit(), Metrics: d.metrics,
+		NC: l.nc, Log: d.log.Named("agent"), NodeID: rec.NodeID, DataDir: d.paths.Data, RunDir: d.paths.Run,
+		Version: d.version, Certificate: d.store, Attacher: me, Hostname: rec.Hostname, AdvertiseAddr: rec.Host(), DataPathAddr: rec.DataPath,
+		Manager: d.record().Role == RoleManager, ContainerdAddress: rec.Containerd, MaxTasks: rec.TaskLimit(), Metrics: d.metrics.node(),
 	})
 	if err != nil {
 		return err
 	}
 	l.agent = ag
-	if err := d.group.start(ctx, "agent", ag); err != nil {
-		return err
-	}
-	renew, cancel := context.WithCancel(context.Background())
-	l.renewal = cancel
-	go func() {
-		r := &join.Renewal{NC: nc, Store: d.store, Log: d.log.Named("renewal"), Version: d.version, Renewed: func() {
-			if d.rec.Role == RoleWorker {
-				if err := nc.ForceReconnect(); err != nil {
-					d.log.Warn("reconnect with the renewed certificate", zap.Error(err))
-				}
-			}
-		}}
-		if err := r.Run(renew); err != nil {
-			d.log.Error("the certificate is not renewed any more", zap.Error(err))
-		}
-	}()
-	return nil
+	return l.group.start(ctx, "agent", ag)
 }
 
-func (l *localServices) connect(name string) (*nats.Conn, error) {
-	nc, err := l.bus.InProcess(name)
-	if err == nil {
-		l.conns = append(l.conns, nc)
+// keep renews the certificate and follows what the managers say of this node.
+func (l *localServices) keep() {
+	d := l.d
+	ctx, cancel := context.WithCancel(context.Background())
+	l.keeping = cancel
+	r := &join.Renewal{NC: l.nc, Store: d.store, Log: d.log.Named("renewal"), Version: d.version, Local: d.localConn}
+	l.follower = member.NewFollower(l.nc, d.record().NodeID, d.paths, d.log.Named("role"))
+	r.Renewed = func() {
+		l.reconnect()
+		l.follower.Ask() // the certificate may be of another role
 	}
-	return nc, err
+	l.follower.Changed = d.followed
+	l.follower.Turn = func(ctx context.Context, role string) error {
+		rec, err := member.TurnNode(ctx, d.paths, role, r.Turn)
+		if err != nil {
+			return err
+		}
+		return d.turned(ctx, rec)
+	}
+	l.kept.Go(func() {
+		if err := r.Run(ctx); err != nil {
+			d.log.Error("the certificate is not renewed any more", zap.Error(err))
+		}
+	})
+	l.kept.Go(func() {
+		if err := l.follower.Run(ctx); err != nil {
+			d.log.Error("the managers are not followed", zap.Error(err))
+		}
+	})
+}
+
+// reconnect moves the node's connection over to the certificate in use.
+func (l *localServices) reconnect() {
+	if err := l.nc.ForceReconnect(); err != nil {
+		l.d.log.Warn("reconnect with the new certificate", zap.Error(err))
+	}
 }
 
 // leave stops every task and takes the network and containerd away. The agent was started last: it is stopped
@@ -189,7 +121,7 @@ func (l *localServices) connect(name string) (*nats.Conn, error) {
 func (l *localServices) leave(ctx context.Context) error {
 	if l.agent != nil {
 		l.agent.SetLeaving(true)
-		l.d.group.stopLast()
+		l.group.stopLast()
 		if err := l.agent.Leave(ctx); err != nil {
 			return err
 		}
@@ -200,12 +132,19 @@ func (l *localServices) leave(ctx context.Context) error {
 	return nil
 }
 
+// unkeep ends what follows the node's role: nothing turns while the node stops.
+func (l *localServices) unkeep() {
+	if l.keeping != nil {
+		l.keeping()
+		l.kept.Wait()
+	}
+}
+
+// close ends what is left, the last started first.
 func (l *localServices) close() {
-	if l.renewal != nil {
-		l.renewal()
+	l.unkeep()
+	l.group.stop()
+	if l.nc != nil {
+		l.nc.Close()
 	}
-	for _, c := range l.conns {
-		c.Close()
-	}
-	l.conns = nil
 }

@@ -23,14 +23,32 @@ import (
 type controlled struct {
 	*agent.Service
 	env daemon.Env
+	ctl *member.Control
 }
 
-func (c controlled) Run(ctx context.Context) error {
-	r := c.env.Record
-	ctl := member.NewControl(member.Info{
-		NodeID: c.env.NodeID, ClusterID: r.ClusterID, Role: r.Role, Hostname: r.Hostname, Addr: r.Host(), ManagerAddrs: r.ManagerAddrs(), Version: c.env.Version,
+func control(a *agent.Service, env daemon.Env) *controlled {
+	c := &controlled{Service: a, env: env}
+	r := env.Record
+	c.ctl = member.NewControl(member.Info{
+		NodeID: env.NodeID, ClusterID: r.ClusterID, Role: r.Role, Hostname: r.Hostname, Addr: r.Host(), ManagerAddrs: r.ManagerAddrs(), Version: env.Version,
 	}, c.leave)
-	ctl.CA = c.env.Store.CAPEM
+	c.ctl.CA = env.Store.CAPEM
+	return c
+}
+
+// SetManager takes the node's new role, and who the managers are now.
+func (c *controlled) SetManager(is bool) {
+	c.Service.SetManager(is)
+	r, err := member.Load(c.env.Paths)
+	if err != nil {
+		c.env.Log.Warn("the node's record is unreadable", zap.Error(err))
+		return
+	}
+	c.ctl.Change(func(i *member.Info) { i.Role, i.ManagerAddrs = r.Role, r.ManagerAddrs() })
+}
+
+func (c *controlled) Run(ctx context.Context) error {
+	r, ctl := c.env.Record, c.ctl
 	if err := ctl.Serve(c.env.Paths.Control()); err != nil {
 		return err
 	}
@@ -47,7 +65,7 @@ func (c controlled) Run(ctx context.Context) error {
 }
 
 // leave is for the one process that can end all services of the node.
-func (c controlled) leave(context.Context, bool) error {
+func (c *controlled) leave(context.Context, bool) error {
 	return fault.Conflict("this node's services run as processes of their own (%s): stop them, then leave again", strings.Join(member.Holders(c.env.Paths), ", "))
 }
 
@@ -104,7 +122,7 @@ func main() {
 			if err != nil {
 				return nil, err
 			}
-			return controlled{a, env}, nil
+			return control(a, env), nil
 		},
 	})
 }

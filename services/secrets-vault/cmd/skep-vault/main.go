@@ -9,6 +9,7 @@ import (
 	vault "skep.dev/services/secrets-vault"
 
 	"skep.dev/libs/daemon"
+	"skep.dev/libs/member"
 )
 
 func main() {
@@ -16,16 +17,17 @@ func main() {
 	daemon.Exit(daemon.Main{
 		Name: "skep-vault", About: "keeper of the cluster's CA, join tokens and certificates; several instances share the work", Role: "vault", Managers: true,
 		Flags: func(fs *flag.FlagSet) {
-			fs.StringVar(&managers, "managers", "", "addresses joiners are told, host:port separated by commas")
+			fs.StringVar(&managers, "managers", "", "addresses joiners are told while the group of managers is not written down yet, host:port separated by commas")
 		},
 		New: func(_ context.Context, env daemon.Env) (daemon.Service, error) {
-			addrs := env.Record.ManagerAddrs()
+			addrs := member.AddrsOf(env.Paths, env.Record)
 			if managers != "" {
-				addrs = strings.FieldsFunc(managers, func(r rune) bool { return r == ',' || r == ' ' })
+				fixed := strings.FieldsFunc(managers, func(r rune) bool { return r == ',' || r == ' ' })
+				addrs = func() []string { return fixed }
 			}
 			return vault.New(vault.Config{
 				NC: env.NC, Log: env.Log, NodeID: env.NodeID, Version: env.Version, Dir: env.Paths.Vault(), Hostname: env.Record.Hostname, Certificate: env.Store,
-				ManagerAddrs: func() []string { return addrs }, OneManager: true, Metrics: env.Metrics,
+				ManagerAddrs: addrs, Metrics: env.Metrics,
 			})
 		},
 	})

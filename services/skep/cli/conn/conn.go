@@ -42,6 +42,8 @@ type Options struct {
 	// second.
 	Patience time.Duration
 	Notice   func()
+	// Elsewhere is told when the broker of this machine does not answer and another manager is asked instead.
+	Elsewhere func(addr string)
 	// Kept is told why a context's certificate was not exchanged although the cluster's root is being rotated.
 	Kept func(error)
 	// DataDir of the local daemon tells a node whose daemon is down from a machine that is no node; default: the usual one
@@ -78,7 +80,7 @@ func Dial(ctx context.Context, o Options) (*nats.Conn, error) {
 	}
 	began, told := time.Now(), false
 	for {
-		nc, err := dial(ctx, o)
+		nc, err := connect(ctx, o)
 		if err == nil || !fault.Is(err, fault.CodeUnavailable) || time.Since(began) >= o.Patience {
 			return nc, err
 		}
@@ -94,21 +96,15 @@ func Dial(ctx context.Context, o Options) (*nats.Conn, error) {
 	}
 }
 
-func dial(ctx context.Context, o Options) (*nats.Conn, error) {
+func connect(ctx context.Context, o Options) (*nats.Conn, error) {
 	opts := []nats.Option{
 		nats.Name("skep CLI"), nats.Timeout(o.Timeout), nats.MaxReconnects(-1), nats.ReconnectWait(200 * time.Millisecond),
-		nats.IgnoreDiscoveredServers(), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
 	}
 	if o.Context != "" {
 		return dialRemote(ctx, o, opts)
 	}
-	opts = append(opts, nats.SetCustomDialer(unixDialer{o.Socket(), o.Timeout}), nats.UserInfo(LocalUser, ""))
-	// The address is never looked up: the dialer goes to the socket.
-	nc, err := nats.Connect("nats://127.0.0.1:2377", opts...)
-	if err == nil {
-		return nc, nil
-	}
-	return nil, localError(ctx, o, err)
+	return dialLocal(ctx, o, opts)
 }
 
 // localError finds out why there is no broker behind the socket.

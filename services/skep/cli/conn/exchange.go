@@ -50,7 +50,10 @@ func (s Store) exchange(ctx context.Context, nc *nats.Conn, c Context, id *pki.S
 	if !pki.Follows(id.Roots(), st.PeerCertificates[1:], next.Roots()) {
 		return fmt.Errorf("it comes with a root that the old one does not vouch for")
 	}
-	return s.replace(c)
+	return s.change(c.Name, func(now *Context) bool {
+		now.Cert, now.Key, now.CA = c.Cert, c.Key, c.CA
+		return true
+	})
 }
 
 // trim takes the old root out of a context that was exchanged, once its rotation has ended: until then managers may still
@@ -65,8 +68,13 @@ func (s Store) trim(ctx context.Context, nc *nats.Conn, c Context, id *pki.Store
 	if err != nil || r.Rotation != nil || r.Root.GetDigest() != pki.Digest(id.CA()) {
 		return err
 	}
-	c.CA = string(pki.EncodeCertificates(id.CA()))
-	return s.replace(c)
+	return s.change(c.Name, func(now *Context) bool {
+		if now.Cert != c.Cert {
+			return false // exchanged meanwhile
+		}
+		now.CA = string(pki.EncodeCertificates(id.CA()))
+		return true
+	})
 }
 
 // replace writes a context over the one of its name: the old one is there, or the new one. One that was removed meanwhile

@@ -6,11 +6,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"skep.dev/libs/dial"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/subject"
@@ -87,17 +89,26 @@ func dialRemote(ctx context.Context, o Options, opts []nats.Option) (*nats.Conn,
 		return nil, fault.Denied("context %s: its certificate expired on %s; on a manager, `skep context issue %s` makes a new one",
 			c.Name, end.Local().Format("2006-01-02 15:04:05 MST"), strings.TrimPrefix(id.Identity().NodeID, userPrefix))
 	}
+	d := dial.New(dial.Config{TLS: pki.ClientTLS(id), Addrs: c.Servers(), Ordered: true, Step: sideBySide, Within: o.Timeout})
 	opts = append(opts,
-		nats.Secure(pki.ClientTLS(id)), nats.TLSHandshakeFirst(), nats.DontRandomize(),
+		nats.Secure(pki.ClientTLS(id)), nats.TLSHandshakeFirst(), nats.SetCustomDialer(d), nats.SkipHostLookup(),
+		nats.DiscoveredServersHandler(func(nc *nats.Conn) { d.Learn(dial.Told(nc)) }),
 		nats.CustomInboxPrefix(inbox(id)),
 	)
-	nc, err := nats.Connect("tls://"+strings.Join(c.Servers(), ",tls://"), opts...)
+	nc, err := nats.Connect(dial.URL, opts...)
 	if err != nil {
+		if derr := d.Err(); derr != nil {
+			err = derr
+		}
 		return nil, remoteError(c, err)
 	}
 	if err := o.Store.exchange(ctx, nc, c, id); err != nil && o.Kept != nil {
 		o.Kept(err)
 	}
+	told := dial.Told(nc)
+	d.Learn(told)
+	// A context that cannot be written works as it is.
+	_ = o.Store.learn(c.Name, d.Addr(), told)
 	return nc, nil
 }
 
@@ -119,7 +130,8 @@ func remoteError(c Context, err error) error {
 	case errors.Is(err, nats.ErrAuthorization), strings.Contains(err.Error(), "remote error: tls:"):
 		return fault.Denied("%s: the manager refuses this context's certificate (%v): it was revoked, or the cluster's root was rotated meanwhile; on a manager, `skep context issue %s` makes another", at, err, c.userName())
 	}
-	if errors.Is(err, nats.ErrNoServers) { // what it makes of a refused connection
+	var net net.Error
+	if errors.Is(err, nats.ErrNoServers) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &net) {
 		return fault.Unavailable("%s: nothing answers there: is the manager running, and is the address right from here?", at)
 	}
 	return fault.Unavailable("%s: %v", at, err)

@@ -51,9 +51,9 @@ func main() {
 	daemon.Exit(daemon.Main{
 		Name: "skep-state", About: "owns services, nodes and the cluster, and serves the object API; several instances share the work", Role: "state", Managers: true,
 		New: func(_ context.Context, env daemon.Env) (daemon.Service, error) {
-			cfg := state.Config{NC: env.NC, Log: env.Log, NodeID: env.NodeID, Instance: env.Instance, Version: env.Version, OneManager: true, Metrics: env.Metrics}
+			cfg := state.Config{NC: env.NC, Log: env.Log, NodeID: env.NodeID, Instance: env.Instance, Version: env.Version, Metrics: env.Metrics}
 			if env.Record.Advertise != "" {
-				cfg.ManagerAddrs = env.Record.ManagerAddrs
+				cfg.ManagerAddrs = member.AddrsOf(env.Paths, env.Record)
 			}
 			s, err := state.New(cfg)
 			if err != nil {

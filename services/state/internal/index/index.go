@@ -45,6 +45,12 @@ type Index struct {
 	statuses map[string]*report             // by node
 
 	leases map[string]string // lease → holder
+
+	group    *skepv1.ManagerSet  // nil while the bus has not written it down
+	managers map[string]struct{} // the nodes that are managers, or are to be
+	beats    map[string]beat     // of managers, by node
+	began    time.Time           // when this process began to listen to them, zero: it does not yet
+	turned   []string            // nodes whose certified role has changed, see Turned
 }
 
 // stored is a value as read, with the revision of its key.
@@ -62,7 +68,7 @@ type Key struct {
 
 // New is an empty index.
 func New() *Index {
-	x := &Index{changed: make(chan struct{}), leases: map[string]string{}}
+	x := &Index{changed: make(chan struct{}), leases: map[string]string{}, managers: map[string]struct{}{}, beats: map[string]beat{}}
 	x.resetSpec()
 	x.resetRevs()
 	x.resetTasks()

@@ -3,6 +3,7 @@ package index
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -37,6 +38,10 @@ func (x *Index) ApplyNode(d kv.Delta) {
 	}
 	for _, e := range d.Entries {
 		f, id := keys.Of(subject.NodeB, e.Key)
+		if f == keys.Managers {
+			x.applyManagersLocked(e)
+			continue
+		}
 		if f == nil {
 			continue
 		}
@@ -143,18 +148,7 @@ func (x *Index) Node(id string) *skepv1.Node {
 	if n.live.rev != 0 && proto.Unmarshal(n.live.raw, out.Status) != nil {
 		out.Status = &skepv1.NodeLive{}
 	}
-	if o.Role == skepv1.NodeRole_NODE_ROLE_MANAGER {
-		m := &skepv1.ManagerStatus{Addr: out.Description.Addr, Leader: x.leases["scheduler"] == id}
-		switch out.Status.State {
-		case skepv1.NodeState_NODE_STATE_READY:
-			m.Reachability = "reachable"
-		case skepv1.NodeState_NODE_STATE_DOWN:
-			m.Reachability = "unreachable"
-		default:
-			m.Reachability = "unknown"
-		}
-		out.Manager = m
-	}
+	out.Manager = x.managerLocked(out, time.Now())
 	return out
 }
 
@@ -207,30 +201,6 @@ func (x *Index) Hostname(id string) string {
 		return n.hostname
 	}
 	return ""
-}
-
-// Managers counts the nodes that are, or are meant to be, managers.
-func (x *Index) Managers() (certified []string, desired []string, addrs []string) {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	for id, n := range x.nodes {
-		o := x.nodeObjectLocked(id)
-		if o == nil {
-			continue
-		}
-		if o.Spec.Role == skepv1.NodeRole_NODE_ROLE_MANAGER {
-			desired = append(desired, id)
-		}
-		if o.Role == skepv1.NodeRole_NODE_ROLE_MANAGER {
-			certified = append(certified, id)
-			var d skepv1.NodeDescription
-			if n.desc.rev != 0 && proto.Unmarshal(n.desc.raw, &d) == nil && d.Addr != "" {
-				addrs = append(addrs, d.Addr)
-			}
-		}
-	}
-	slices.Sort(addrs)
-	return certified, desired, addrs
 }
 
 // OrphanDescriptions are descriptions of nodes that are not admitted (any more), with the revision of their keys.

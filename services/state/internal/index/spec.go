@@ -30,7 +30,8 @@ type node struct {
 	// What lists and addressing ask for all the time.
 	hostname string
 	name     string
-	role     skepv1.NodeRole
+	role     skepv1.NodeRole // as it is certified
+	desired  skepv1.NodeRole
 	global   []string // volume plug-ins whose volumes are the same everywhere
 }
 
@@ -43,6 +44,7 @@ func (x *Index) resetSpec() {
 	x.fenced = map[string]bool{}
 	x.nets.reset()
 	x.stacks = map[string]*stack{}
+	clear(x.managers)
 	for _, n := range x.nodes {
 		n.stored = stored{}
 	}
@@ -52,6 +54,7 @@ func (x *Index) resetNodes() {
 	if x.nodes == nil {
 		x.nodes = map[string]*node{}
 	}
+	x.group = nil
 	for _, n := range x.nodes {
 		n.desc, n.live, n.hostname, n.global = stored{}, stored{}, "", nil
 	}
@@ -80,19 +83,7 @@ func (x *Index) ApplySpec(d kv.Delta) {
 		case keys.Stack:
 			x.applyStackLocked(id, e)
 		case keys.Node:
-			n := x.nodeLocked(id)
-			n.stored, n.name, n.role = stored{}, "", 0
-			delete(x.fenced, id)
-			if !e.Deleted {
-				var o skepv1.NodeObject
-				if proto.Unmarshal(e.Value, &o) == nil {
-					if o.Fence != nil {
-						x.fenced[strings.Clone(id)] = true
-					}
-					n.stored, n.name, n.role = keep(e), strings.Clone(o.GetSpec().GetName()), o.Role
-				}
-			}
-			x.dropNodeLocked(id)
+			x.applyNodeObjectLocked(id, e)
 		default: // what belongs to one object at a time
 			if e.Deleted {
 				delete(x.keys, e.Key)
@@ -109,6 +100,32 @@ func (x *Index) ApplySpec(d kv.Delta) {
 		}
 	}
 	x.notifyLocked()
+}
+
+func (x *Index) applyNodeObjectLocked(id string, e kv.Entry) {
+	n := x.nodeLocked(id)
+	known, was := n.rev != 0, n.role
+	n.stored, n.name, n.role, n.desired = stored{}, "", 0, 0
+	delete(x.fenced, id)
+	delete(x.managers, id)
+	var o skepv1.NodeObject
+	if !e.Deleted && proto.Unmarshal(e.Value, &o) == nil {
+		id = strings.Clone(id)
+		if o.Fence != nil {
+			x.fenced[id] = true
+		}
+		n.stored, n.name, n.role, n.desired = keep(e), strings.Clone(o.GetSpec().GetName()), o.Role, o.GetSpec().GetRole()
+		if n.role == skepv1.NodeRole_NODE_ROLE_MANAGER || n.desired == skepv1.NodeRole_NODE_ROLE_MANAGER {
+			x.managers[id] = struct{}{}
+		}
+		if known && was != n.role {
+			x.turned = append(x.turned, id)
+		}
+	}
+	if _, is := x.managers[id]; !is {
+		delete(x.beats, id)
+	}
+	x.dropNodeLocked(id)
 }
 
 func (x *Index) applyServiceLocked(id string, e kv.Entry, bulk bool) {

@@ -1,0 +1,168 @@
+package node
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"skep.dev/libs/member"
+	"skep.dev/services/bus"
+	health "skep.dev/services/health-monitor"
+	"skep.dev/services/ingress-mesh/controller"
+	"skep.dev/services/scheduler"
+	vault "skep.dev/services/secrets-vault"
+	"skep.dev/services/state"
+)
+
+const (
+	// enlistAgain is the pause before a manager that the group let go, or did not let in, asks to be let in: usually its role
+	// has changed by then.
+	enlistAgain = 5 * time.Second
+	refusedWait = 20 * time.Second
+)
+
+// managing is what a manager has beside what every node has: the broker and the services that keep the cluster. It comes
+// and goes with the node's role, while the tasks run.
+type managing struct {
+	d     *Daemon
+	group *group
+	bus   *bus.Manager
+	conns []*nats.Conn
+	// Connections in process, once there is a broker: the node's own, and one that may do everything.
+	local, boss atomic.Pointer[nats.Conn]
+	reg         prometheus.Registerer // nil: nobody looks
+	cancel      context.CancelFunc
+
+	ready chan struct{} // closed when all of it serves
+	ended chan struct{} // closed with err set
+	err   error
+}
+
+// manage starts the managers' part and does not wait for it: the group may let this node in soon, or late.
+func (d *Daemon) manage(ctx context.Context) *managing {
+	ctx, cancel := context.WithCancel(ctx)
+	m := &managing{d: d, group: newGroup(d.log), cancel: cancel, reg: d.metrics.managing(), ready: make(chan struct{}), ended: make(chan struct{})}
+	go func() {
+		defer close(m.ended)
+		if m.err = m.start(ctx); m.err != nil {
+			return
+		}
+		close(m.ready)
+		select {
+		case <-m.group.failed:
+			m.err = m.group.err
+		case <-ctx.Done():
+		}
+	}()
+	return m
+}
+
+// stop ends the managers' part in order. nil has nothing to end.
+func (m *managing) stop() {
+	if m == nil {
+		return
+	}
+	m.cancel()
+	<-m.ended
+	m.local.Store(nil)
+	m.boss.Store(nil)
+	m.group.stop()
+	for _, c := range m.conns {
+		c.Close()
+	}
+	m.conns = nil
+}
+
+func (m *managing) start(ctx context.Context) error {
+	d, rec := m.d, m.d.record()
+	retire, err := envDuration("SKEP_RETIRE_AFTER")
+	if err != nil {
+		return err
+	}
+	m.bus, err = bus.NewManager(bus.Config{
+		NodeID: rec.NodeID, DataDir: d.paths.Bus(), Listen: rec.Listen, Advertise: rec.Advertise,
+		RoutePort: rec.RoutePort, TLS: d.store, Witness: rec.Witness, Log: d.log.Named("bus"), Metrics: m.reg,
+		RetireAfter: retire, Found: rec.Init != nil, Managers: rec.Managers, Hostname: rec.Hostname, Version: d.version,
+	}, d.paths.Broker())
+	if err != nil {
+		return err
+	}
+	if err := m.group.start(ctx, "bus", m.bus); err != nil {
+		return err
+	}
+	// "manager" may do everything: it stores what init asked for.
+	boss, err := m.connect("manager")
+	if err != nil {
+		return err
+	}
+	local, err := m.connect("agent")
+	if err != nil {
+		return err
+	}
+	m.local.Store(local)
+	m.boss.Store(boss)
+	return m.startServices(ctx, boss)
+}
+
+func (m *managing) startServices(ctx context.Context, boss *nats.Conn) error {
+	d := m.d
+	nc := map[string]*nats.Conn{}
+	for _, name := range []string{"state", "vault", "health", "mesh", "scheduler"} {
+		c, err := m.connect(name)
+		if err != nil {
+			return err
+		}
+		nc[name] = c
+	}
+	id := d.record().NodeID
+	addrs := func() []string { return d.record().ManagerAddrs() }
+	st, err := state.New(state.Config{NC: nc["state"], Log: d.log.Named("state"), NodeID: id, Version: d.version, ManagerAddrs: addrs, Metrics: m.reg})
+	if err != nil {
+		return err
+	}
+	if err := m.group.start(ctx, "state", st); err != nil {
+		return err
+	}
+	rec, err := member.Found(ctx, boss, d.paths)
+	if err != nil {
+		return err
+	}
+	d.learn(rec)
+	va, err := vault.New(vault.Config{NC: nc["vault"], Log: d.log.Named("vault"), Dir: d.paths.Vault(), NodeID: id, Hostname: rec.Hostname, Certificate: d.store, ManagerAddrs: addrs, Version: d.version, Metrics: m.reg})
+	if err != nil {
+		return err
+	}
+	if err := m.group.start(ctx, "vault", va); err != nil {
+		return err
+	}
+	he, err := health.New(health.Config{NC: nc["health"], Log: d.log.Named("health"), NodeID: id, Version: d.version, Metrics: m.reg})
+	if err != nil {
+		return err
+	}
+	if err := m.group.start(ctx, "health", he); err != nil {
+		return err
+	}
+	co, err := controller.New(controller.Config{NC: nc["mesh"], Log: d.log.Named("mesh-controller"), NodeID: id, Version: d.version, Metrics: m.reg})
+	if err != nil {
+		return err
+	}
+	if err := m.group.start(ctx, "mesh-controller", co); err != nil {
+		return err
+	}
+	sc, err := scheduler.New(scheduler.Config{NC: nc["scheduler"], Log: d.log.Named("scheduler"), NodeID: id, Version: d.version, Metrics: m.reg})
+	if err != nil {
+		return err
+	}
+	return m.group.start(ctx, "scheduler", sc)
+}
+
+func (m *managing) connect(name string) (*nats.Conn, error) {
+	nc, err := m.bus.InProcess(name)
+	if err == nil {
+		m.conns = append(m.conns, nc)
+	}
+	return nc, err
+}
