@@ -23,12 +23,14 @@ var (
 	ServiceRevisions = ForPeople[*pb.ListRevisionsRequest, *pb.ListRevisionsReply]("state", "service.revisions", Reads, Viewers)
 	TaskInspect      = ForPeople[*pb.Ref, *pb.TaskReply]("state", "task.inspect", Reads, Viewers)
 	TaskList         = ForPeople[*pb.ListTasksRequest, *pb.ListTasksReply]("state", "task.list", Reads, Viewers)
-	NodeInspect      = ForPeople[*pb.Ref, *pb.NodeReply]("state", "node.inspect", Reads, Viewers)
-	NodeList         = ForPeople[*pb.ListNodesRequest, *pb.ListNodesReply]("state", "node.list", Reads, Viewers)
-	NodeUpdate       = ForPeople[*pb.UpdateNodeRequest, *pb.NodeReply]("state", "node.update", Writes, Admins)
-	NodeRemove       = ForPeople[*pb.RemoveNodeRequest, *pb.Empty]("state", "node.rm", Writes, Admins)
-	NodeFence        = ForPeople[*pb.FenceNodeRequest, *pb.NodeReply]("state", "node.fence", Writes, Admins)
-	NodeAdmit        = ForPeople[*pb.AdmitNodeRequest, *pb.NodeReply]("state", "node.admit", Writes, Managers)
+	// TaskUnknown is what nodes run although no record has it.
+	TaskUnknown = ForPeople[*pb.ListUnknownTasksRequest, *pb.ListUnknownTasksReply]("state", "task.unknown", Reads, Viewers)
+	NodeInspect = ForPeople[*pb.Ref, *pb.NodeReply]("state", "node.inspect", Reads, Viewers)
+	NodeList    = ForPeople[*pb.ListNodesRequest, *pb.ListNodesReply]("state", "node.list", Reads, Viewers)
+	NodeUpdate  = ForPeople[*pb.UpdateNodeRequest, *pb.NodeReply]("state", "node.update", Writes, Admins)
+	NodeRemove  = ForPeople[*pb.RemoveNodeRequest, *pb.Empty]("state", "node.rm", Writes, Admins)
+	NodeFence   = ForPeople[*pb.FenceNodeRequest, *pb.NodeReply]("state", "node.fence", Writes, Admins)
+	NodeAdmit   = ForPeople[*pb.AdmitNodeRequest, *pb.NodeReply]("state", "node.admit", Writes, Managers)
 	// NodeSettle makes a worker of a manager that is to be one, once its server has left the group.
 	NodeSettle     = ForPeople[*pb.SettleNodeRequest, *pb.NodeReply]("state", "node.settle", Writes, Managers)
 	NetworkCreate  = ForPeople[*pb.CreateNetworkRequest, *pb.NetworkReply]("state", "network.create", Writes, Operators)
@@ -83,6 +85,8 @@ var (
 	// VaultDoor and VaultUnlock are answered by the vaults of one node that are locked.
 	VaultDoor   = define[*pb.VaultDoorRequest, *pb.VaultDoor](subject.Node("*", "vault.door"), "secrets-vault", Reads, Admins)
 	VaultUnlock = define[*pb.UnlockRequest, *pb.UnlockReply](subject.Node("*", "vault.unlock"), "secrets-vault", Writes, Admins)
+	// VaultBackup begins a stream of bytes (libs/stream) from the vaults of one node that are not locked: a backup.
+	VaultBackup = define[*pb.BackupRequest, *pb.StreamOpenReply](subject.Node("*", "vault.backup.open"), "secrets-vault", Writes, Admins)
 )
 
 // What people ask of the others.

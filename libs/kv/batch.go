@@ -10,6 +10,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"skep.dev/libs/subject"
 )
 
 // MaxBatch is the server's limit of messages in one atomic batch.
@@ -34,6 +36,9 @@ type op struct {
 
 // Batch begins an empty batch.
 func (b *Bucket) Batch() *Batch { return &Batch{b: b, keys: map[string]bool{}} }
+
+// Of is the bucket it is for.
+func (t *Batch) Of() subject.Bucket { return t.b.name }
 
 // Len is the number of writes so far.
 func (t *Batch) Len() int { return len(t.ops) }

@@ -32,6 +32,9 @@ const (
 // CAKey is the name under which the key of a root of one's own is sealed to the vault. It is of no kind of object.
 const CAKey = "the cluster's CA key"
 
+// BackupKey is the name under which the key of a backup is sealed to the vault. It is of no kind of object.
+const BackupKey = "a backup's key"
+
 // Key is the vault's key pair.
 type Key struct{ pair nkeys.KeyPair }
 

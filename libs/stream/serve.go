@@ -47,7 +47,7 @@ func Serve(nc *nats.Conn, subj, node string, h Handler, opts ...Option) (*Server
 		if on == "" {
 			continue
 		}
-		sub, err := nc.Subscribe(on, v.open)
+		sub, err := nc.QueueSubscribe(on, v.opt.queue, v.open)
 		if err != nil {
 			cancel()
 			_ = v.unsubscribe() // err says what is wrong

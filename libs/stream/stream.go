@@ -67,6 +67,7 @@ type options struct {
 	timeout time.Duration
 	open    time.Duration
 	limit   int
+	queue   string
 }
 
 func defaults(opts []Option) options {
@@ -86,6 +87,9 @@ func WithOpenTimeout(d time.Duration) Option { return func(o *options) { o.open 
 
 // WithLimit sets how many sessions Serve holds at once (default 1024); more are refused as exhausted.
 func WithLimit(n int) Option { return func(o *options) { o.limit = n } }
+
+// WithQueue has several instances under one name serve a subject: each stream is opened by one of them.
+func WithQueue(name string) Option { return func(o *options) { o.queue = name } }
 
 func errGap(channel string, want, got uint64) error {
 	return fmt.Errorf("%w: %s continues at %d, expected %d: messages were lost, try again", ErrBroken, channel, got, want)

@@ -24,6 +24,7 @@ func (s *Service) applyCluster(d kv.Delta) {
 			continue
 		}
 		s.fences.command = c.GetSpec().GetFenceCommand()
+		s.core.Wait(c.GetSpec().GetRestored(), time.Now())
 		if p := c.GetSpec().GetHeartbeatPeriod().AsDuration(); p > 0 && p != s.period {
 			s.log.Info("heartbeat period", zap.Duration("period", p))
 			s.period = p

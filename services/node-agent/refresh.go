@@ -40,6 +40,7 @@ func (s *Service) refresh(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-told:
+			s.askSnapshot() // the cluster's settings may be what changed
 		case <-status:
 		case <-regular.C:
 		case <-again:

@@ -99,11 +99,21 @@ func (s *Service) pushed(m *nats.Msg) {
 		s.askSnapshot()
 		return
 	}
+	// A store that was restored goes on at sequences far above. What that means for what runs here a snapshot tells, and
+	// nothing is ended before it did.
+	if s.cluster.Load() == nil || gen>>restoredBits != s.set.Generation()>>restoredBits {
+		s.askSnapshot()
+		return
+	}
 	s.apply(gen, &tasks)
 }
 
+// restoredBits: generations that differ above them are of a store before and after a restore (libs/backup). Where a store
+// came that far by itself, one more snapshot is asked for.
+const restoredBits = 32
+
 func (s *Service) apply(gen uint64, tasks *skepv1.NodeTasks) {
-	applied, err := s.set.Apply(gen, tasks)
+	applied, err := s.set.Apply(gen, tasks, s.cluster.Load().GetRestored())
 	if err != nil {
 		s.log.Error("task set not applied in full, trying again", zap.Uint64("rev", gen), zap.Error(err))
 		time.AfterFunc(time.Second, s.askSnapshot)
@@ -120,9 +130,13 @@ func (s *Service) snapshot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	kept := s.cluster.Load().GetRestored()
 	s.setCluster(r.GetCluster())
 	if r.GetGeneration() > 0 {
 		s.apply(r.GetGeneration(), r.GetTasks())
+	}
+	if !r.GetCluster().GetRestored() && (r.GetGeneration() > 0 || kept) {
+		s.set.Release(r.GetGeneration(), r.GetTasks())
 	}
 	s.set.Confirm()
 	return nil

@@ -217,6 +217,11 @@ func (s *Service) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	backups, err := s.serveBackups()
+	if err != nil {
+		return err
+	}
+	defer backups.Close() //nolint:errcheck // the connection may be gone
 	// The subscriptions have reached the broker before we call ourselves ready.
 	if err := s.cfg.NC.FlushTimeout(10 * time.Second); err != nil {
 		return fmt.Errorf("start the vault: %w", err)

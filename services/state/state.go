@@ -181,6 +181,7 @@ func (s *Service) endpoints(srv *rpc.Server) error {
 		api.Handle(srv, api.FilesOfTasks, s.taskFiles),
 		api.Handle(srv, api.FilesRoll, s.rollSecret),
 		api.Handle(srv, api.TaskList, s.listTasks),
+		api.Handle(srv, api.TaskUnknown, s.unknownTasks),
 		api.Handle(srv, api.TaskInspect, s.inspectTask),
 		api.Handle(srv, api.NodeList, s.listNodes),
 		api.Handle(srv, api.NodeInspect, s.inspectNode),

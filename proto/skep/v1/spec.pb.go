@@ -3094,8 +3094,11 @@ type ClusterSpec struct {
 	NodeSubnetPool   string                 `protobuf:"bytes,9,opt,name=node_subnet_pool,json=nodeSubnetPool,proto3" json:"node_subnet_pool,omitempty"`   // pool the nodes' skep0 subnets are cut from, CIDR
 	NodeSubnetSize   uint32                 `protobuf:"varint,10,opt,name=node_subnet_size,json=nodeSubnetSize,proto3" json:"node_subnet_size,omitempty"` // mask length per node
 	FenceCommand     string                 `protobuf:"bytes,11,opt,name=fence_command,json=fenceCommand,proto3" json:"fence_command,omitempty"`          // a program on the managers that cuts a node off, called with its name; "" = none
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The store was restored from a backup: nodes keep what they run and the backup does not know of, and nodes that have not
+	// come back are waited for, until somebody ends it.
+	Restored      bool `protobuf:"varint,12,opt,name=restored,proto3" json:"restored,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClusterSpec) Reset() {
@@ -3203,6 +3206,13 @@ func (x *ClusterSpec) GetFenceCommand() string {
 		return x.FenceCommand
 	}
 	return ""
+}
+
+func (x *ClusterSpec) GetRestored() bool {
+	if x != nil {
+		return x.Restored
+	}
+	return false
 }
 
 // NetworkSpec is what a user asks for. Defaults are filled in by the state service.
@@ -3640,7 +3650,7 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\favailability\x18\x04 \x01(\x0e2\x15.skep.v1.AvailabilityR\favailability\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe4\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x04\n" +
 	"\vClusterSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x12task_history_limit\x18\x02 \x01(\x03R\x10taskHistoryLimit\x12D\n" +
@@ -3654,7 +3664,8 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\x10node_subnet_pool\x18\t \x01(\tR\x0enodeSubnetPool\x12(\n" +
 	"\x10node_subnet_size\x18\n" +
 	" \x01(\rR\x0enodeSubnetSize\x12#\n" +
-	"\rfence_command\x18\v \x01(\tR\ffenceCommand\"\xad\x03\n" +
+	"\rfence_command\x18\v \x01(\tR\ffenceCommand\x12\x1a\n" +
+	"\brestored\x18\f \x01(\bR\brestored\"\xad\x03\n" +
 	"\vNetworkSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
 	"\x06labels\x18\x02 \x03(\v2 .skep.v1.NetworkSpec.LabelsEntryR\x06labels\x12\x16\n" +

@@ -12,6 +12,7 @@ import (
 
 	"skep.dev/libs/seal"
 	"skep.dev/libs/spec"
+	"skep.dev/services/skep/cli/hidden"
 	"skep.dev/services/skep/cli/login"
 )
 
@@ -157,7 +158,7 @@ func (a *app) askLogin(ctx context.Context, c *login.Credentials, former string,
 		} else {
 			a.tellf("Username: ")
 		}
-		line, err := interruptible(ctx, func() (string, error) { return readLine(a.In) })
+		line, err := hidden.Interruptible(ctx, func() (string, error) { return readLine(a.In) })
 		if err != nil {
 			return nil, err
 		}

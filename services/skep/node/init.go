@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -135,32 +134,16 @@ func outsider(p Paths) (release func(), err error) {
 // found makes the cluster's authority and this node's identity on disk and returns what was made. The record is written last: before it there
 // is no membership, and an attempt that died half-way is simply made again.
 func found(m *membership, cs *skepv1.ClusterSpec, own ownRoot) (rec *Record, boot *vault.Bootstrapped, err error) {
-	advertise, listen, err := managerAddrs(m)
+	place, err := newManager(m)
 	if err != nil {
 		return nil, nil, err
-	}
-	port, err := freePorts(listen)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := metricsApart(m.metrics, port); err != nil {
-		return nil, nil, err
-	}
-	if err := os.MkdirAll(m.paths.Data, 0o700); err != nil {
-		return nil, nil, fmt.Errorf("make the data directory: %w", err)
 	}
 	spec, err := protojson.Marshal(cs)
 	if err != nil {
 		return nil, nil, err
 	}
-	// What an attempt that died half-way left; without a record there is no cluster in it.
-	for _, dir := range []string{m.paths.Vault(), m.paths.Certs(), m.paths.Bus()} {
-		if err := os.RemoveAll(dir); err != nil {
-			return nil, nil, fmt.Errorf("clear %s: %w", dir, err)
-		}
-	}
 	boot, err = vault.Bootstrap(vault.BootstrapParams{
-		Dir: m.paths.Vault(), Hosts: []string{member.HostOf(advertise)}, Expiry: cs.NodeCertExpiry.AsDuration(), Autolock: cs.Autolock, OwnCert: own.cert, OwnKey: own.key,
+		Dir: m.paths.Vault(), Hosts: []string{member.HostOf(place.advertise)}, Expiry: cs.NodeCertExpiry.AsDuration(), Autolock: cs.Autolock, OwnCert: own.cert, OwnKey: own.key,
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("make the cluster's authority: %w", err)
@@ -168,12 +151,7 @@ func found(m *membership, cs *skepv1.ClusterSpec, own ownRoot) (rec *Record, boo
 	if _, err := pki.Create(m.paths.Certs(), boot.Cert, boot.Key, boot.CA); err != nil {
 		return nil, nil, err
 	}
-	rec = &Record{
-		NodeID: boot.NodeID, ClusterID: boot.ClusterID, Role: RoleManager, Hostname: m.hostname, Joined: time.Now().UTC(),
-		Advertise: advertise, Listen: listen, DataPath: m.dataPath, RoutePort: port + 1, Witness: boot.NodeID + "-w1",
-		Containerd: m.containerd, MaxTasks: m.maxTasks, MetricsAddr: m.metrics,
-		Init: &Initial{Cluster: spec, CADigest: boot.CADigest, Availability: strings.ToUpper(m.availability)},
-	}
+	rec = place.record(m, boot, &Initial{Cluster: spec, CADigest: boot.CADigest, Availability: strings.ToUpper(m.availability)})
 	return rec, boot, rec.Save(m.paths)
 }
 

@@ -81,6 +81,7 @@ type Core struct {
 	lastTick time.Time
 	changed  map[string]bool
 	late     uint64
+	waits    bool // see Wait
 }
 
 // New starts listening at now.
@@ -101,6 +102,15 @@ func (c *Core) SetPeriod(p time.Duration, now time.Time) {
 	}
 	c.cfg.Period = p
 	c.Restart(now)
+}
+
+// Wait has members that were not heard since we began to listen stay Unknown, however long: the cluster was restored from
+// a backup, and they may have to be told where it is now. What they run is not begun elsewhere meanwhile.
+func (c *Core) Wait(on bool, now time.Time) {
+	if c.waits && !on {
+		c.Restart(now)
+	}
+	c.waits = on
 }
 
 // Restart begins to listen anew, after something kept us from hearing: nobody goes Down for silence before it.
@@ -338,7 +348,7 @@ func silence(d time.Duration) string {
 func (c *Core) tickUnknown(n *node, now time.Time) {
 	if n.downAt.IsZero() {
 		// Admitted or recorded, never heard by us.
-		if now.Sub(c.silentSince(n)) < c.grace() {
+		if c.waits || now.Sub(c.silentSince(n)) < c.grace() {
 			return
 		}
 		n.downAt = now
@@ -355,6 +365,9 @@ func (c *Core) expire(overdue []*node, now time.Time) {
 	mass := vanished >= 3 && 2*vanished > total
 	for _, n := range overdue {
 		switch {
+		case c.waits && !n.heard:
+			n.mass, n.downAt = false, time.Time{}
+			c.set(n, unknown, "not heard since the cluster was restored; it is waited for until skep backup settle", now)
 		case mass:
 			n.mass, n.downAt = true, c.massEnd(now)
 			c.set(n, unknown, fmt.Sprintf("silent, as %d of %d nodes at once: the fault may be this manager's, waiting %s", vanished, total, c.cfg.MassGrace), now)

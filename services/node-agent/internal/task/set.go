@@ -154,8 +154,8 @@ func (s *Set) Generation() uint64 {
 }
 
 // Apply makes the set as the record of that generation says. An older generation than the newest seen is
-// ignored, and so reported.
-func (s *Set) Apply(generation uint64, tasks *skepv1.NodeTasks) (applied bool, err error) {
+// ignored, and so reported. With keep, tasks that are not in the record go on as they are.
+func (s *Set) Apply(generation uint64, tasks *skepv1.NodeTasks, keep bool) (applied bool, err error) {
 	s.mu.Lock()
 	if s.closed || generation <= s.generation {
 		s.mu.Unlock()
@@ -186,7 +186,7 @@ func (s *Set) Apply(generation uint64, tasks *skepv1.NodeTasks) (applied bool, e
 		}
 	}
 	for id, w := range s.tasks {
-		if !want[id] {
+		if !want[id] && !keep {
 			w.leave()
 		}
 	}
@@ -200,6 +200,25 @@ func (s *Set) Apply(generation uint64, tasks *skepv1.NodeTasks) (applied bool, e
 		return false, fmt.Errorf("apply task set %d: %w", generation, failed)
 	}
 	return true, nil
+}
+
+// Release ends the tasks that were kept and are not in the record, which must be of the generation acted on. A node that
+// has no record (0) has no tasks.
+func (s *Set) Release(generation uint64, tasks *skepv1.NodeTasks) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if generation != s.generation && generation != 0 {
+		return
+	}
+	want := make(map[string]bool, len(tasks.GetTasks()))
+	for _, rec := range tasks.GetTasks() {
+		want[rec.GetId()] = true
+	}
+	for id, w := range s.tasks {
+		if !want[id] && !w.leaving() {
+			w.leave()
+		}
+	}
 }
 
 // Statuses is a copy of every task's status, by id.

@@ -127,7 +127,7 @@ func begin(t *testing.T) *harness {
 func (h *harness) apply(recs ...*skepv1.TaskRecord) {
 	h.t.Helper()
 	h.gen++
-	if ok, err := h.set.Apply(h.gen, &skepv1.NodeTasks{Tasks: recs}); !ok || err != nil {
+	if ok, err := h.set.Apply(h.gen, &skepv1.NodeTasks{Tasks: recs}, false); !ok || err != nil {
 		h.t.Fatalf("apply: %v %v", ok, err)
 	}
 }
@@ -246,7 +246,7 @@ func TestOldGenerationsAreIgnored(t *testing.T) {
 	h.gen = 10
 	h.apply(r)
 	h.await(r.Id, runningSt)
-	if ok, err := h.set.Apply(10, &skepv1.NodeTasks{}); ok || err != nil {
+	if ok, err := h.set.Apply(10, &skepv1.NodeTasks{}, false); ok || err != nil {
 		t.Errorf("%v %v", ok, err)
 	}
 	if !h.set.Known(r.Id) {

@@ -93,6 +93,12 @@ func (w *worker) leave() {
 	w.nudge()
 }
 
+func (w *worker) leaving() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.gone
+}
+
 func (w *worker) endingLocked() bool {
 	return w.gone || w.record.Desired >= skepv1.TaskState_TASK_STATE_SHUTDOWN
 }

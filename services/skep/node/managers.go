@@ -1,0 +1,129 @@
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"skep.dev/libs/fault"
+	"skep.dev/libs/member"
+	"skep.dev/libs/pki"
+	"skep.dev/services/skep/cli/plain"
+)
+
+// managersCommand tells a worker whom to turn to: its managers all have other addresses, as after a restore.
+func managersCommand() *cobra.Command {
+	var p placement
+	cmd := &cobra.Command{
+		Use:   "managers [OPTIONS] HOST:PORT [HOST:PORT…]",
+		Short: "Tell this worker at which addresses its cluster's managers are now",
+		Long: "Tell this worker at which addresses its cluster's managers are now, when none has one that it knows: after a restore on other machines.\n\n" +
+			"One of them must answer, with a certificate of this cluster. The daemon starts anew; containers run on.",
+		Example: "  skep node managers 192.168.56.101:2377",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p.resolve(cmd)
+			ctx, cancel := context.WithTimeout(cmd.Context(), startLimit)
+			defer cancel()
+			return p.turnTo(ctx, cmd, args)
+		},
+	}
+	p.add(cmd)
+	return cmd
+}
+
+func (p *placement) turnTo(ctx context.Context, cmd *cobra.Command, addrs []string) error {
+	rec, err := Load(p.paths)
+	if err != nil {
+		return err
+	}
+	if rec.Role != RoleWorker {
+		return fault.Conflict("this node is a manager: it knows the others by itself")
+	}
+	store, err := pki.Open(p.paths.Certs())
+	if err != nil {
+		return fmt.Errorf("read the node's certificate: %w", err)
+	}
+	for i, a := range addrs {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			addrs[i] = net.JoinHostPort(a, strconv.Itoa(DefaultPort))
+		}
+	}
+	var errs []error
+	for _, a := range addrs {
+		if errs = append(errs, reaches(ctx, a, store)); errs[len(errs)-1] == nil {
+			break
+		}
+	}
+	if err := errs[len(errs)-1]; err != nil {
+		return fault.Unavailable("no manager of this node's cluster answers there; nothing was changed: %v", errors.Join(errs...))
+	}
+	if _, err := member.Update(p.paths, func(r *Record) { r.Managers = addrs }); err != nil {
+		return err
+	}
+	if h := member.Holders(p.paths); len(h) > 0 {
+		plain.Fprintf(cmd.OutOrStdout(), "This node turns to %s once its services were started again: %s.\n", strings.Join(addrs, ", "), strings.Join(h, ", "))
+		return nil
+	}
+	if err := p.startAgain(ctx); err != nil {
+		return fmt.Errorf("start the node again: %w", err)
+	}
+	plain.Fprintf(cmd.OutOrStdout(), "This node turns to %s.\n", strings.Join(addrs, ", "))
+	return nil
+}
+
+// reaches reports whether a manager of the node's own cluster listens at an address.
+func reaches(ctx context.Context, addr string, store *pki.Store) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	c, err := (&tls.Dialer{Config: pki.ClientTLS(store)}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("%s: %w", addr, err)
+	}
+	return c.Close()
+}
+
+// startAgain ends the daemon, if it runs, and starts it. Containers do not notice.
+func (p *placement) startAgain(ctx context.Context) error {
+	if underSystemd(p.paths) {
+		if out, err := exec.CommandContext(ctx, "systemctl", "restart", unit).CombinedOutput(); err != nil {
+			return plain.Errorf("restart %s: %w\n%w", unit, err, lines(strings.Split(strings.TrimSpace(string(out)), "\n")))
+		}
+		return awaitReady(ctx, p.paths, nil)
+	}
+	if _, err := Running(ctx, p.paths); err == nil {
+		text, err := os.ReadFile(p.paths.PID())
+		if err != nil {
+			return fmt.Errorf("find the daemon's process: %w", err)
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+		if err != nil {
+			return fmt.Errorf("find the daemon's process: %w", err)
+		}
+		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("end the daemon (pid %d): %w", pid, err)
+		}
+	}
+	for {
+		release, err := member.HoldNode(p.paths)
+		if err == nil {
+			release()
+			return launch(ctx, p.paths, p.logLevel)
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
