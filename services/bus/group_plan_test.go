@@ -260,8 +260,9 @@ func TestPlanConverges(t *testing.T) {
 				w.now = w.now.Add(time.Second)
 				if up := w.voters(); step == dies && len(up) > 1 {
 					dead = rapid.SampledFrom(up).Draw(t, "dead")
-					if w.servers[dead].up = false; !w.led() || w.lost() {
-						w.servers[dead].up, dead = true, ""
+					if w.power(dead, false); !w.led() || w.lost() {
+						w.power(dead, true)
+						dead = ""
 					}
 				}
 				for _, n := range slices.Sorted(maps.Keys(w.desired)) {
@@ -286,7 +287,7 @@ func TestPlanConverges(t *testing.T) {
 				w.settled = w.replicas == w.set.GetReplicas() && rapid.IntRange(0, 4).Draw(t, "settled") > 0
 				if dead != "" && step > dies+60 {
 					if s := w.servers[dead]; s != nil && w.desired[s.node] {
-						s.up = true // it is back
+						w.power(dead, true) // it is back
 					}
 					dead = ""
 				}
@@ -297,6 +298,15 @@ func TestPlanConverges(t *testing.T) {
 			w.final(t)
 		}
 	})
+}
+
+// power has a server's machine, with its witness, end or come back.
+func (w *world) power(server string, on bool) {
+	for _, s := range w.servers {
+		if s.node == w.servers[server].node {
+			s.up = on
+		}
+	}
 }
 
 // lost reports whether nobody that is there has the data.

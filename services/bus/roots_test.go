@@ -112,6 +112,11 @@ func TestRemovedNodeStaysOut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := await(within(t), 5*time.Millisecond, patience, func() bool {
+		return !m.nodes.Revoked(gone.Identity().NodeID) && !m.nodes.Revoked(stays.Identity().NodeID)
+	}); err != nil {
+		t.Fatal("the broker does not know the nodes")
+	}
 	p, q := dial(t, m.Bus, gone), dial(t, m.Bus, stays)
 	if err := spec.Delete(within(t), keys.Node.Key(gone.Identity().NodeID), rev); err != nil {
 		t.Fatal(err)
@@ -126,6 +131,7 @@ func TestRemovedNodeStaysOut(t *testing.T) {
 	}
 	// The store is away: the broker itself starts, nobody follows the nodes.
 	cfg.Revoked = OpenMembers(cfg.DataDir, zap.NewNop()).Revoked
+	cfg.Name = serverName(cfg.NodeID, 1)
 	b := run(t, cfg)
 	if p, err := tryDial(t, b, gone); err == nil {
 		p.Close()

@@ -97,7 +97,7 @@ func TestRevokedUser(t *testing.T) {
 
 	// The store is away: the broker itself starts, nobody follows the records.
 	last := OpenUsers(cfg.DataDir, zap.NewNop())
-	cfg.RevokedUser = last.Revoked
+	cfg.RevokedUser, cfg.Name = last.Revoked, serverName(cfg.NodeID, 1)
 	b := run(t, cfg)
 	if _, err := tryDial(t, b, lost); !errors.Is(err, nats.ErrAuthorization) {
 		t.Errorf("a revoked certificate was let in before the store was read: %v", err)
