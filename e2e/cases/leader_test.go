@@ -31,8 +31,8 @@ func (c *cluster) managers(by string) map[string]string {
 	return out
 }
 
-// awaitManagers waits until a manager sees so many, all of them there and one of them leading, and returns the leader.
-func (c *cluster) awaitManagers(by string, n int, limit time.Duration) (leader string) {
+// awaitLeader waits until a manager sees so many, all of them there and one of them leading, and returns the leader.
+func (c *cluster) awaitLeader(by string, n int, limit time.Duration) (leader string) {
 	c.t.Helper()
 	c.await(fmt.Sprintf("%d managers", n), limit, func() string {
 		leader = ""
@@ -58,7 +58,7 @@ func (c *cluster) awaitManagers(by string, n int, limit time.Duration) (leader s
 // asks a service through the other nodes notices nothing.
 func TestLeaderLosesItsPower(t *testing.T) {
 	c := up(t, lab.Options{Managers: 3, Hosts: 5})
-	c.awaitManagers("m1", 3, time.Minute)
+	c.awaitLeader("m1", 3, time.Minute)
 	c.skep("service", "create", "--name", "edge", "--replicas", "2", "--publish", "8080:80", "--constraint", "node.role==worker", "whoami:v1")
 	c.skep("service", "create", "--name", "web", "--replicas", "5", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000")
 	var urls []string
@@ -70,7 +70,7 @@ func TestLeaderLosesItsPower(t *testing.T) {
 	end := c.hammer(1, urls...)
 	for round := range 3 {
 		front := "m1"
-		dead := c.awaitManagers(front, 3, time.Minute)
+		dead := c.awaitLeader(front, 3, time.Minute)
 		if dead == front {
 			front = "m2"
 		}
@@ -102,7 +102,7 @@ func TestLeaderLosesItsPower(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.awaitManagers("m1", 3, time.Minute)
+	c.awaitLeader("m1", 3, time.Minute)
 	if asked, failed, first := end(); failed > 0 || asked < 100 {
 		t.Errorf("%d of %d requests through the workers failed: %s", failed, asked, first)
 	}
@@ -113,7 +113,7 @@ func TestLeaderLosesItsPower(t *testing.T) {
 func TestAllManagersLoseTheirPower(t *testing.T) {
 	t.Parallel()
 	c := up(t, lab.Options{Managers: 3, Hosts: 4, Race: true})
-	c.awaitManagers("m1", 3, time.Minute)
+	c.awaitLeader("m1", 3, time.Minute)
 	c.skep("service", "create", "--name", "web", "--replicas", "2", "--constraint", "node.role==worker", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000")
 	before := ids(c.tasks("web"))
 	for i := range 20 {
@@ -133,7 +133,7 @@ func TestAllManagersLoseTheirPower(t *testing.T) {
 		}
 	}
 	c.awaitAPI(time.Minute)
-	c.awaitManagers("m1", 3, time.Minute)
+	c.awaitLeader("m1", 3, time.Minute)
 	if n := strings.Count(c.skep("config", "ls", "-q"), "\n") + 1; n != 20 {
 		t.Errorf("%d of 20 configs are there", n)
 	}
