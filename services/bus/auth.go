@@ -205,7 +205,7 @@ func (a routeAuth) Check(c server.ClientAuthentication) bool {
 		return false
 	}
 	ident, err := pki.FromCertificate(st.VerifiedChains[0][0])
-	ok := err == nil && ident.Role == pki.Manager && ident.ClusterID == a.bus.cfg.TLS.Identity().ClusterID && !a.bus.revoked(ident.NodeID)
+	ok := err == nil && ident.Role == pki.Manager && ident.ClusterID == a.bus.cfg.TLS.Identity().ClusterID && !a.bus.shut(ident.NodeID)
 	if !ok {
 		a.bus.refusals.Warn("refused a route: not a manager of this cluster",
 			zap.String("node", ident.NodeID), zap.String("role", string(ident.Role)), zap.Stringer("addr", c.RemoteAddress()), zap.Error(err))

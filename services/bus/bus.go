@@ -264,6 +264,11 @@ func (b *Bus) alive(cid uint64) bool {
 
 func (b *Bus) revoked(nodeID string) bool { return b.cfg.Revoked != nil && b.cfg.Revoked(nodeID) }
 
+// shut reports whether routes to and from a manager are refused.
+func (b *Bus) shut(nodeID string) bool {
+	return b.revoked(nodeID) && (b.cfg.Peer == nil || !b.cfg.Peer(nodeID))
+}
+
 // Close stops the broker; Run then returns. It may be called more than once.
 func (b *Bus) Close() error {
 	_ = b.Span.Close() // it returns nil

@@ -53,6 +53,10 @@ type Config struct {
 	// Revoked reports whether a node was removed from the cluster. It is asked on every connection of a node (not of a
 	// user) and must not block. Call Sweep when its answers change other than by Disconnect.
 	Revoked func(nodeID string) bool `json:"-"`
+	// Peer reports whether a node is a manager of the group by what was last known of it, while the list of nodes was not read
+	// from the store yet: to read it takes a majority, and that takes routes to managers that may have come since the list was
+	// written.
+	Peer func(nodeID string) bool `json:"-"`
 	// RevokedUser reports whether a user's certificate was revoked, by pki.Serial. It is asked on every connection of a user
 	// and must not block. Call SweepUsers when its answers change.
 	RevokedUser func(serial string) bool `json:"-"`

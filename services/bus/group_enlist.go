@@ -59,7 +59,7 @@ func (l *leader) enlist(ctx context.Context, node string, q *skepv1.EnlistReques
 		set = next
 	}
 	defer l.g.nudge()
-	return &skepv1.EnlistReply{Server: name, Routes: routesOf(set, name), Epoch: set.GetEpoch(), ClusterId: l.g.b.cfg.TLS.Identity().ClusterID}, nil
+	return &skepv1.EnlistReply{Server: name, Routes: routesOf(set, name), Epoch: set.GetEpoch(), ClusterId: l.g.b.cfg.TLS.Identity().ClusterID, Set: set}, nil
 }
 
 // mayBe reads, from the store itself, that a node is to be a manager.

@@ -177,7 +177,9 @@ func (g *group) enlist(ctx context.Context, known *skepv1.ManagerSet) (*Place, e
 			return nil, ctx.Err()
 		case err == nil:
 			g.log.Info("this node was let into the group of managers", zap.String("server", reply.GetServer()), zap.Strings("routes", reply.GetRoutes()))
-			p := &Place{Server: reply.GetServer(), Routes: reply.GetRoutes(), Epoch: reply.GetEpoch()}
+			p := &Place{Server: reply.GetServer()}
+			p.follow(reply.GetSet(), 0)
+			p.Routes, p.Epoch = reply.GetRoutes(), reply.GetEpoch()
 			if err := wipe(cfg.DataDir); err != nil { // of an earlier place
 				return nil, err
 			}

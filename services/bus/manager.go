@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/kv"
+	skepv1 "skep.dev/proto/skep/v1"
 )
 
 // Manager is a manager's broker with what belongs to it beside the server: its place in the group of managers, the
@@ -33,7 +34,7 @@ func NewManager(cfg Config, socket string) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{socket: socket, nodes: OpenMembers(cfg.DataDir, cfg.Log), users: OpenUsers(cfg.DataDir, cfg.Log), ready: make(chan struct{})}
-	cfg.Revoked, cfg.RevokedUser = m.nodes.Revoked, m.users.Revoked
+	cfg.Revoked, cfg.RevokedUser, cfg.Peer = m.nodes.Revoked, m.users.Revoked, m.peer
 	b, err := New(cfg)
 	if err != nil {
 		return nil, err
@@ -44,6 +45,15 @@ func NewManager(cfg Config, socket string) (*Manager, error) {
 		return nil, fmt.Errorf("%w; restore the file, or take this manager out of the cluster and let it join again", err)
 	}
 	return m, nil
+}
+
+// peer reports whether a node was a manager when the group was last heard of, until the list of nodes is known.
+func (m *Manager) peer(node string) bool {
+	if m.nodes.Fresh() {
+		return false
+	}
+	set, _ := m.group.known()
+	return slices.ContainsFunc(set.GetManagers(), func(x *skepv1.Manager) bool { return x.GetNodeId() == node })
 }
 
 // Ready is closed once the streams exist: services may start.
@@ -57,8 +67,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	defer context.AfterFunc(m.Life(), cancel)()
 	place, err := m.group.place(ctx)
 	if err != nil {
+		err = orEnded(ctx, err)
 		_ = m.Bus.Close() // it returns nil
-		return orEnded(ctx, err)
+		return err
 	}
 	m.cfg.Name, m.cfg.Witness, m.cfg.Routes = place.Server, place.Witness, place.Routes
 

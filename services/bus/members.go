@@ -33,6 +33,7 @@ type Members struct {
 	known map[string]bool // nil until the feed has caught up, unless there is a file
 	// unknown: the file cannot be read. Until the store has been looked at every node may be a removed one.
 	unknown bool
+	fresh   bool        // the list is the store's, not the file's
 	save    *time.Timer // set while new nodes are not in the file yet
 
 	removed func(id string)
@@ -63,6 +64,7 @@ func (m *Members) apply(d kv.Delta) {
 	before := m.known
 	if d.Reset || m.known == nil {
 		m.known, m.unknown = map[string]bool{}, false
+		m.fresh = m.fresh || d.Reset
 	}
 	var gone []string
 	for _, e := range d.Entries {
@@ -116,6 +118,13 @@ func (m *Members) saveLocked() {
 	if err := m.file.write(m.known); err != nil {
 		m.log.Error("the list of nodes is kept in memory alone", zap.Error(err))
 	}
+}
+
+// Fresh reports whether the list was read from the store since the start.
+func (m *Members) Fresh() bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.fresh
 }
 
 // Revoked is asked by the broker on every connection. While no node at all is known nobody is: then the cluster is being

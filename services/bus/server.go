@@ -70,7 +70,7 @@ func (b *Bus) notRemoved(verify func(tls.ConnectionState) error) func(tls.Connec
 			return err
 		}
 		ident, err := pki.FromCertificate(st.PeerCertificates[0])
-		if err == nil && b.revoked(ident.NodeID) {
+		if err == nil && b.shut(ident.NodeID) {
 			err = fmt.Errorf("node %s was removed from the cluster", ident.NodeID)
 		}
 		return err

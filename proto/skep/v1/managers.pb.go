@@ -424,6 +424,7 @@ type EnlistReply struct {
 	Routes        []string               `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"` // of the managers that are in the group
 	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	ClusterId     string                 `protobuf:"bytes,4,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Set           *ManagerSet            `protobuf:"bytes,5,opt,name=set,proto3" json:"set,omitempty"` // the group it is let into
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -484,6 +485,13 @@ func (x *EnlistReply) GetClusterId() string {
 		return x.ClusterId
 	}
 	return ""
+}
+
+func (x *EnlistReply) GetSet() *ManagerSet {
+	if x != nil {
+		return x.Set
+	}
+	return nil
 }
 
 // ReachRequest asks a manager whether it reaches addresses (host:port, TCP, the cluster's TLS).
@@ -1283,13 +1291,14 @@ const file_skep_v1_managers_proto_rawDesc = "" +
 	"\bhostname\x18\x03 \x01(\tR\bhostname\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12\x16\n" +
 	"\x06server\x18\x05 \x01(\tR\x06server\x12\x12\n" +
-	"\x04bare\x18\x06 \x01(\bR\x04bare\"r\n" +
+	"\x04bare\x18\x06 \x01(\bR\x04bare\"\x99\x01\n" +
 	"\vEnlistReply\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x16\n" +
 	"\x06routes\x18\x02 \x03(\tR\x06routes\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x04 \x01(\tR\tclusterId\"=\n" +
+	"cluster_id\x18\x04 \x01(\tR\tclusterId\x12%\n" +
+	"\x03set\x18\x05 \x01(\v2\x13.skep.v1.ManagerSetR\x03set\"=\n" +
 	"\fReachRequest\x12\x14\n" +
 	"\x05addrs\x18\x01 \x03(\tR\x05addrs\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\"\x80\x01\n" +
@@ -1401,19 +1410,20 @@ var file_skep_v1_managers_proto_depIdxs = []int32{
 	18, // 2: skep.v1.ManagerSet.used:type_name -> skep.v1.ManagerSet.UsedEntry
 	0,  // 3: skep.v1.Manager.state:type_name -> skep.v1.ManagerState
 	20, // 4: skep.v1.ManagerStep.since:type_name -> google.protobuf.Timestamp
-	19, // 5: skep.v1.ReachReply.failed:type_name -> skep.v1.ReachReply.FailedEntry
-	1,  // 6: skep.v1.ListManagersReply.set:type_name -> skep.v1.ManagerSet
-	12, // 7: skep.v1.ListManagersReply.views:type_name -> skep.v1.ManagerView
-	20, // 8: skep.v1.ManagerView.heard:type_name -> google.protobuf.Timestamp
-	21, // 9: skep.v1.NodeManagersReply.role:type_name -> skep.v1.NodeRole
-	20, // 10: skep.v1.MasterAsk.asked_at:type_name -> google.protobuf.Timestamp
-	22, // 11: skep.v1.MasterReply.key:type_name -> skep.v1.VaultKey
-	23, // 12: skep.v1.MasterKey.unlock:type_name -> skep.v1.UnlockKeyInfo
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	1,  // 5: skep.v1.EnlistReply.set:type_name -> skep.v1.ManagerSet
+	19, // 6: skep.v1.ReachReply.failed:type_name -> skep.v1.ReachReply.FailedEntry
+	1,  // 7: skep.v1.ListManagersReply.set:type_name -> skep.v1.ManagerSet
+	12, // 8: skep.v1.ListManagersReply.views:type_name -> skep.v1.ManagerView
+	20, // 9: skep.v1.ManagerView.heard:type_name -> google.protobuf.Timestamp
+	21, // 10: skep.v1.NodeManagersReply.role:type_name -> skep.v1.NodeRole
+	20, // 11: skep.v1.MasterAsk.asked_at:type_name -> google.protobuf.Timestamp
+	22, // 12: skep.v1.MasterReply.key:type_name -> skep.v1.VaultKey
+	23, // 13: skep.v1.MasterKey.unlock:type_name -> skep.v1.UnlockKeyInfo
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_managers_proto_init() }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -69,7 +70,14 @@ func (m *managing) stop() {
 	<-m.ended
 	m.local.Store(nil)
 	m.boss.Store(nil)
+	if errors.Is(m.err, bus.ErrRetired) || errors.Is(m.err, bus.ErrOver) {
+		m.disconnect() // the broker is gone for good: what the services still ask of it fails now, not after each request's time
+	}
 	m.group.stop()
+	m.disconnect()
+}
+
+func (m *managing) disconnect() {
 	for _, c := range m.conns {
 		c.Close()
 	}
