@@ -48,6 +48,18 @@ func (c *cluster) awaitManagers(limit time.Duration, hosts ...string) time.Durat
 	})
 }
 
+// awaitRole waits until a host's record has the role.
+func (c *cluster) awaitRole(host, role string) {
+	c.t.Helper()
+	c.await(host+" is a "+role+" by its own word", time.Minute, func() string {
+		r := c.on(host, "cat", "/var/lib/skep/node.json").Stdout
+		if strings.Contains(r, fmt.Sprintf(`"role": %q`, role)) {
+			return ""
+		}
+		return r
+	})
+}
+
 // Managers come and go while services run: no container is started again.
 func TestManagersComeAndGo(t *testing.T) {
 	t.Parallel()
@@ -86,7 +98,9 @@ func TestManagersComeAndGo(t *testing.T) {
 			})
 
 			// One more.
-			c.skep("node", "promote", "w1")
+			// Where services are processes of their own, somebody has to start the managers' before the promotion can end.
+			c.skep("node", "promote", "--detach", "w1")
+			c.awaitRole("w1", "manager")
 			if err := c.SetRole(c.ctx, "w1", lab.Manager); err != nil {
 				t.Fatal(err)
 			}
@@ -102,13 +116,7 @@ func TestManagersComeAndGo(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Logf("demoted in %s", c.awaitManagers(time.Minute, "m1", "m3", "w1"))
-			c.await("m2 is a worker by its own word", time.Minute, func() string {
-				r := c.on("m2", "cat", "/var/lib/skep/node.json").Stdout
-				if strings.Contains(r, `"role": "worker"`) {
-					return ""
-				}
-				return r
-			})
+			c.awaitRole("m2", "worker")
 			works("a demotion")
 			c.refusedOn("m2", 1, []string{"not a swarm manager"}, "skep", "node", "ls")
 			if out := c.on("m2", "ls", "/var/lib/skep/bus").Stdout; strings.Contains(out, "main") || strings.Contains(out, "group.json") {

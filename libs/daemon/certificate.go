@@ -70,8 +70,14 @@ func (m Main) renew(ctx context.Context, env Env, turned func(manager bool)) {
 			return err
 		}
 		env.Log.Info("this node has another role", zap.String("role", role))
-		reconnect(env.NC, env.Log)
-		turned(role == member.RoleManager)
+		// What only managers may is given up before the connection is a worker's, and taken up once it is a manager's.
+		if role == member.RoleManager {
+			reconnect(env.NC, env.Log)
+			turned(true)
+		} else {
+			turned(false)
+			reconnect(env.NC, env.Log)
+		}
 		return nil
 	}
 	var both sync.WaitGroup

@@ -19,6 +19,9 @@ import (
 	"skep.dev/libs/pki"
 )
 
+// turnWithin bounds one request for the certificate of another role; whoever asks repeats it.
+const turnWithin = 3 * time.Second
+
 // ErrRole: the vault certifies the node in another role than it was to have.
 var ErrRole = errors.New("the vault does not certify it yet")
 
@@ -104,6 +107,9 @@ func (r *Renewal) Turn(ctx context.Context, role pki.Role) error {
 	if r.Store.Identity().Role == role {
 		return nil
 	}
+	// The vault that was asked may be that of a manager which is just leaving.
+	ctx, cancel := context.WithTimeout(ctx, turnWithin)
+	defer cancel()
 	if err := r.onceLocked(ctx); err != nil {
 		return err
 	}

@@ -67,11 +67,12 @@ func (a *app) changeRole(ctx context.Context, name string, role skepv1.NodeRole,
 		return false, nil
 	}
 	id := n.GetMeta().GetId()
-	if _, err := call(ctx, a, api.NodeUpdate, &skepv1.UpdateNodeRequest{Ref: id, Version: n.GetMeta().GetVersion(), Role: &role}); err != nil {
+	changed, err := call(ctx, a, api.NodeUpdate, &skepv1.UpdateNodeRequest{Ref: id, Version: n.GetMeta().GetVersion(), Role: &role})
+	if err != nil {
 		return false, err
 	}
 	if !w.detach {
-		if err := a.awaitRole(ctx, id, name, role, w); err != nil {
+		if err := a.awaitRole(ctx, id, name, role, changed.GetNode().GetMeta().GetVersion(), w); err != nil {
 			return true, err
 		}
 	}
@@ -90,8 +91,9 @@ func roleWord(r skepv1.NodeRole) string {
 	return "worker"
 }
 
-// awaitRole waits until a node that was promoted keeps the store, or one that was demoted is a worker.
-func (a *app) awaitRole(ctx context.Context, id, name string, role skepv1.NodeRole, w *waitFlags) error {
+// awaitRole waits until a node that was promoted keeps the store, or one that was demoted is a worker. since is the node's version
+// by the change: another manager's answer may be older for a moment.
+func (a *app) awaitRole(ctx context.Context, id, name string, role skepv1.NodeRole, since uint64, w *waitFlags) error {
 	const goesOn = "The change goes on without this command; `skep node ls` shows how far it is"
 	var deadline <-chan time.Time
 	if w.timeout > 0 {
@@ -105,6 +107,7 @@ func (a *app) awaitRole(ctx context.Context, id, name string, role skepv1.NodeRo
 		line, done := "", false
 		switch {
 		case ctx.Err() != nil:
+		case err == nil && n.GetMeta().GetVersion() < since:
 		case err == nil:
 			line, done, err = roleStep(n, a.group(ctx), role)
 		case role == worker && a.demotedHere(ctx, id):

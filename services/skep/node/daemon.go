@@ -287,14 +287,17 @@ func (d *Daemon) turn(ctx context.Context, t turn) {
 	rec := d.record()
 	d.log.Info("this node has another role", zap.String("role", rec.Role))
 	manager := rec.Role == RoleManager
-	d.run.stop()
+	d.run.end(!manager) // a node becomes a worker once the group has let it go
 	d.manages(nil)
+	if a := d.local.agent; a != nil && !manager {
+		a.SetManager(false)
+	}
 	d.local.reconnect()
 	if manager {
 		d.manages(d.manage(ctx))
 	}
-	if d.local.agent != nil {
-		d.local.agent.SetManager(manager)
+	if a := d.local.agent; a != nil && manager {
+		a.SetManager(true)
 	}
 	d.control.Change(func(i *Info) { i.Role, i.ManagerAddrs, i.Error = rec.Role, rec.ManagerAddrs(), "" })
 }

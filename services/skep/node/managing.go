@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -61,7 +62,10 @@ func (d *Daemon) manage(ctx context.Context) *managing {
 }
 
 // stop ends the managers' part in order. nil has nothing to end.
-func (m *managing) stop() {
+func (m *managing) stop() { m.end(false) }
+
+// end is stop; over says that the group has let the node go: the broker is gone, or about to.
+func (m *managing) end(over bool) {
 	if m == nil {
 		return
 	}
@@ -69,7 +73,14 @@ func (m *managing) stop() {
 	<-m.ended
 	m.local.Store(nil)
 	m.boss.Store(nil)
+	if over || errors.Is(m.err, bus.ErrRetired) || errors.Is(m.err, bus.ErrOver) {
+		m.disconnect() // what the services still ask of the broker fails now, not after each request's time
+	}
 	m.group.stop()
+	m.disconnect()
+}
+
+func (m *managing) disconnect() {
 	for _, c := range m.conns {
 		c.Close()
 	}
