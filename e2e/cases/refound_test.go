@@ -66,7 +66,7 @@ func TestForceNewCluster(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.await("m2 says what happened", time.Minute, func() string {
-				r := c.on("m2", "sh", "-c", "cat /var/lib/skep/*.log | grep -c 'founded anew without this manager'")
+				r := c.on("m2", "sh", "-c", "cat /var/lib/skep/*.log | grep -c 'founded anew'")
 				if strings.TrimSpace(r.Stdout) == "0" {
 					return r.Stdout
 				}

@@ -186,6 +186,10 @@ func (f *Follower) follow(rec *Record, reply *skepv1.NodeManagersReply) (*Record
 	if err != nil {
 		return nil, fmt.Errorf("write down the managers: %w", err)
 	}
+	if rec.Epoch != 0 && now.Epoch > rec.Epoch {
+		f.Log.Warn("the cluster was founded anew, or restored, since this node heard of its managers last: only those it has now count",
+			zap.Uint64("epoch", now.Epoch), zap.Uint64("before", rec.Epoch), zap.Strings("managers", managers))
+	}
 	f.Log.Info("the managers changed", zap.Strings("managers", managers), zap.Strings("before", before), zap.Uint64("epoch", now.Epoch))
 	if f.Changed != nil {
 		f.Changed(now)

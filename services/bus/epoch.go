@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -41,26 +40,29 @@ const (
 func newerEpoch(ctx context.Context, creds *pki.Store, addrs []string, mine uint64) (newer *skepv1.EpochReply, addr string) {
 	ctx, cancel := context.WithTimeout(ctx, epochFor+time.Second)
 	defer cancel()
-	var mu sync.Mutex
-	var all sync.WaitGroup
+	type answer struct {
+		*skepv1.EpochReply
+		addr string
+	}
+	answers := make(chan answer, len(addrs)) // who is away may take its time: nobody waits for it once one is newer
 	turns := make(chan struct{}, epochAtOnce)
 	for _, a := range addrs {
-		all.Go(func() {
+		go func() {
 			turns <- struct{}{}
 			defer func() { <-turns }()
 			r, err := AskEpoch(ctx, creds, a)
-			if err != nil || r.GetEpoch() <= mine {
-				return
+			if err != nil {
+				r = nil
 			}
-			mu.Lock()
-			if newer == nil {
-				newer, addr = r, a
-			}
-			mu.Unlock()
-		})
+			answers <- answer{r, a}
+		}()
 	}
-	all.Wait()
-	return newer, addr
+	for range addrs {
+		if r := <-answers; r.GetEpoch() > mine {
+			return r.EpochReply, r.addr
+		}
+	}
+	return nil, ""
 }
 
 // AskEpoch asks the manager at addr which founding of the cluster it is of. creds say which cluster that must be.

@@ -30,7 +30,7 @@ import (
 )
 
 const (
-	// refoundLimit bounds how long the command waits: about 15 s are usual, a minute after an attempt that was interrupted.
+	// refoundLimit bounds how long the command waits: under a minute is usual.
 	refoundLimit = 5 * time.Minute
 	// majorityFor bounds looking for the other managers.
 	majorityFor = 3 * time.Second
@@ -286,7 +286,7 @@ func tellLost(out io.Writer, rec *Record, r *bus.Refounding) {
 	if r.Partial {
 		plain.Fprintf(out, "This manager was still joining when the others were lost: its copy may lack whole records.\n")
 	}
-	plain.Fprintf(out, "It takes about 15 seconds, a minute if an earlier attempt was interrupted. Containers run on.\n")
+	plain.Fprintf(out, "It takes up to a minute. Containers run on.\n")
 }
 
 func tellAfter(out io.Writer, r *bus.Refounding) {
