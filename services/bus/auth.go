@@ -140,7 +140,7 @@ func (a *clientAuth) joiner(c server.ClientAuthentication) bool {
 		a.bus.refusals.Warn("refused a join", zap.Stringer("addr", c.RemoteAddress()), zap.Error(err))
 		return false
 	}
-	return a.register(c, joinAccount, &server.User{
+	return a.register(c, joinAccount(a.srv.Name()), &server.User{
 		Username: name, Permissions: Permissions(RoleJoiner, name, subject.Local), ConnectionDeadline: time.Now().Add(joinDeadline),
 	})
 }
@@ -157,7 +157,7 @@ func (a *clientAuth) inProcess(c server.ClientAuthentication) bool {
 	case systemUser:
 		return a.register(c, systemAccount, &server.User{Username: systemUser})
 	case doorUser:
-		return a.register(c, joinAccount, &server.User{Username: doorUser})
+		return a.register(c, joinAccount(a.srv.Name()), &server.User{Username: doorUser})
 	}
 	me := inboxName(name, a.bus.cfg.NodeID)
 	return a.register(c, accountName, &server.User{Username: me, Permissions: Permissions(name, me, subject.Local)})

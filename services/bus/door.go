@@ -17,8 +17,6 @@ import (
 )
 
 const (
-	// joinAccount is where connections without a certificate are: nothing they say is heard in the cluster's account.
-	joinAccount = "JOIN"
 	// joinPayload bounds a request to join and its answer: a token and two certificates take 3 KB.
 	joinPayload = 16 << 10
 	// joinSubs: a joiner has one inbox.
@@ -30,10 +28,14 @@ const (
 	doorUser = "door-outside"
 )
 
+// joinAccount is where connections without a certificate to a server are: nothing they say is heard in the cluster's account,
+// and, since no other server has an account of that name, nor at any other manager, whose door would know nothing of them.
+func joinAccount(server string) string { return "JOIN_" + server }
+
 // accounts of a server: the cluster's, the system's and the joiners', whose limits only a configuration can express.
-func accounts() ([]*server.Account, error) {
+func accounts(name string) ([]*server.Account, error) {
 	var o server.Options
-	if err := o.ProcessConfigString(fmt.Sprintf("accounts { %s { limits { max_payload: %d, max_subs: %d } } }", joinAccount, joinPayload, joinSubs)); err != nil {
+	if err := o.ProcessConfigString(fmt.Sprintf("accounts { %q { limits { max_payload: %d, max_subs: %d } } }", joinAccount(name), joinPayload, joinSubs)); err != nil {
 		return nil, fmt.Errorf("make the broker's accounts: %w", err)
 	}
 	return append(o.Accounts, server.NewAccount(systemAccount), server.NewAccount(accountName)), nil

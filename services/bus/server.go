@@ -42,7 +42,7 @@ type instance struct {
 
 // options are common to the server and its witness: either may lead the meta group and then answers the API.
 func (b *Bus) options(name, dir string) (*server.Options, error) {
-	acc, err := accounts()
+	acc, err := accounts(name)
 	if err != nil {
 		return nil, err
 	}

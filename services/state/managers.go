@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"fmt"
+	"slices"
 	"net"
 	"time"
 
@@ -205,9 +206,12 @@ func (s *Service) mayRemoveManager(ctx context.Context, n *skepv1.Node, force bo
 		return "", fault.Invalid("node %s is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal", id)
 	}
 	name := s.nameOf(id)
+	in := slices.ContainsFunc(st.group.Managers, func(m *skepv1.Manager) bool { return m.NodeId == id })
 	switch m := s.ix.Node(id).GetManager(); {
 	case m.GetReachability() == "reachable":
 		return "", fault.Invalid("node %s is a cluster manager and it is reachable. It must be demoted to worker before removal (skep node demote %s); --force removes a manager that is gone", id, name)
+	case !in: // it was refused before it had a server
+		return "", nil
 	case m.GetReachability() == "unknown" && n.Status.State != skepv1.NodeState_NODE_STATE_DOWN:
 		return "", fault.Unavailable("node %s is a cluster manager, and it is not known yet whether it is gone: look with skep node ls and try again in a few seconds", id)
 	}
