@@ -9,26 +9,20 @@ import (
 	"skep.dev/e2e/lab"
 )
 
-// skepOn runs skep on a host and returns what it printed; anything but exit status 0 ends the test.
-func (c *cluster) skepOn(host string, args ...string) string {
-	c.t.Helper()
-	r := c.on(host, append([]string{"skep"}, args...)...)
-	if r.Code != 0 {
-		c.t.Fatalf("skep %s on %s: exit status %d\n%s%s", strings.Join(args, " "), host, r.Code, r.Stdout, r.Stderr)
-	}
-	return strings.TrimSpace(r.Stdout)
-}
-
 // managers are the managers by host name, each with its status, as a manager sees them: Leader, Reachable, Unreachable.
-func (c *cluster) managers(by string) map[string]string {
+func (c *cluster) managers(by string) (out map[string]string, err string) {
 	c.t.Helper()
-	out := map[string]string{}
-	for _, line := range strings.Split(c.skepOn(by, "node", "ls", "--format", "{{.Hostname}}\t{{.ManagerStatus}}\t."), "\n") {
+	r := c.on(by, "skep", "node", "ls", "--format", "{{.Hostname}}\t{{.ManagerStatus}}\t.")
+	if r.Code != 0 {
+		return nil, r.Stderr
+	}
+	out = map[string]string{}
+	for _, line := range strings.Split(r.Stdout, "\n") {
 		if f := strings.Split(line, "\t"); len(f) == 3 && f[1] != "" {
 			out[f[0]] = f[1]
 		}
 	}
-	return out
+	return out, ""
 }
 
 // awaitLeader waits until a manager sees so many, all of them there and one of them leading, and returns the leader.
@@ -36,7 +30,10 @@ func (c *cluster) awaitLeader(by string, n int, limit time.Duration) (leader str
 	c.t.Helper()
 	c.await(fmt.Sprintf("%d managers", n), limit, func() string {
 		leader = ""
-		all := c.managers(by)
+		all, err := c.managers(by)
+		if err != "" {
+			return err
+		}
 		for host, status := range all {
 			switch status {
 			case "Leader":
@@ -86,8 +83,12 @@ func TestLeaderLosesItsPower(t *testing.T) {
 		})
 		wrote := time.Since(began)
 		c.await("its tasks run elsewhere", time.Minute, func() string {
+			r := c.on(front, "skep", "service", "ps", "--no-trunc", "--format", taskFormat, "web")
+			if r.Code != 0 {
+				return r.Stderr
+			}
 			n := 0
-			for _, v := range parseTasks(c.skepOn(front, "service", "ps", "--no-trunc", "--format", taskFormat, "web")) {
+			for _, v := range parseTasks(r.Stdout) {
 				if v.Desired == "Running" && strings.HasPrefix(v.State, "Running") && v.Node != dead {
 					n++
 				}

@@ -54,8 +54,12 @@ func (b *Bus) options(name, dir string) (*server.Options, error) {
 		Accounts:           acc,
 		TLSConfig:          pki.ServerTLS(b.cfg.TLS), TLSHandshakeFirst: true, TLSTimeout: 5, AuthTimeout: 5,
 		CustomRouterAuthentication: routeAuth{b},
-		Cluster:                    server.ClusterOpts{Name: b.cfg.Cluster, TLSConfig: pki.RouteTLS(b.cfg.TLS), TLSTimeout: 5},
-		LameDuckGracePeriod:        200 * time.Millisecond, LameDuckDuration: 2 * time.Second,
+		Cluster: server.ClusterOpts{
+			Name: b.cfg.Cluster, TLSConfig: pki.RouteTLS(b.cfg.TLS), TLSTimeout: 5,
+			// A manager without power says nothing. Until its route ends, a part of all requests goes to its services.
+			PingInterval: time.Second, MaxPingsOut: 3,
+		},
+		LameDuckGracePeriod: 200 * time.Millisecond, LameDuckDuration: 2 * time.Second,
 		MaxPayload: 1 << 20, MaxPending: 64 << 20, MaxControlLine: 4096, WriteDeadline: 10 * time.Second, MaxSubs: maxSubs,
 		PingInterval: 20 * time.Second, MaxPingsOut: 2, MaxClosedClients: closedClients,
 		// A manager that is away is dialled every second and need not be in the log as often.
