@@ -26,6 +26,9 @@ const (
 	dialPatience = 5 * time.Second
 	// retryEvery paces it.
 	retryEvery = 200 * time.Millisecond
+	// readWithin is how long the first try of a read is waited for: what was on its way to a manager whose power went is lost,
+	// and the next one goes to another. Each try has twice the time, the last all that is left.
+	readWithin = 1500 * time.Millisecond
 )
 
 type impatientKey struct{}
@@ -48,10 +51,17 @@ func call[Q, R proto.Message](ctx context.Context, a *app, e api.Endpoint[Q, R],
 	if ctx.Value(impatientKey{}) != nil {
 		limit = 0
 	}
+	within := readWithin
 	for began := time.Now(); ; {
 		asked := rpc.OnStale(ctx, func(asOf time.Time) { a.stale(ctx, nc, asOf) })
 		led, stop := a.whileLed(asked, nc, e.Verb)
+		end := func() {}
+		if e.Effect == api.Reads && !e.Placed() && time.Since(began)+within < limit {
+			led, end = context.WithTimeout(led, within)
+			within *= 2
+		}
 		reply, err := ask(led, a, nc, e, req)
+		end()
 		stop()
 		if err == nil {
 			return reply, nil
