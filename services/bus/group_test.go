@@ -330,6 +330,17 @@ func TestGroup(t *testing.T) {
 			}
 		}
 	})
+	step("each door is asked by who came to it", func() {
+		member := pkitest.Store(t, f.ca, pki.Identity{NodeID: idOf("m4"), Role: pki.Manager}, time.Hour)
+		for _, n := range []string{"m1", "m2", "m3"} {
+			for range 8 { // by chance another's would answer as well
+				r, err := AskEpoch(within(t), member, f.members[n].cfg.Advertise)
+				if err != nil || r.NodeId != idOf(n) {
+					t.Fatalf("%s, asked for its epoch: %v %v", n, r, err)
+				}
+			}
+		}
+	})
 	step("a store is lost", func() {
 		m := f.members["m3"]
 		m.stop()
