@@ -130,12 +130,12 @@ func routesOf(set *skepv1.ManagerSet, except string) (out []string) {
 // wipe removes the store of this manager and its place in the group. A crash in the middle is finished by the next start:
 // a store that was let go never starts again.
 func wipe(dataDir string) error {
-	p, err := ReadPlace(dataDir)
+	p, _ := ReadPlace(dataDir) // unreadable: what it said is of no use any more
 	if p == nil {
-		p = &Place{Server: "-"} // unreadable: what it said is of no use any more
+		p = &Place{Server: "-"}
 	}
 	p.Gone = true
-	if err = p.Write(dataDir); err != nil {
+	if err := p.Write(dataDir); err != nil {
 		return err
 	}
 	for _, name := range []string{"main", "witness", refoundFile, groupFile} {

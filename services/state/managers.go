@@ -3,8 +3,8 @@ package state
 import (
 	"context"
 	"fmt"
-	"slices"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"

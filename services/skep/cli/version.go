@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"runtime"
 	"strings"
 
@@ -142,11 +141,4 @@ func (a *app) infoCommand() *cobra.Command {
 		}}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "A Go template")
 	return cmd
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }
