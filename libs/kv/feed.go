@@ -152,6 +152,11 @@ const (
 	checkLater = 15 * time.Second
 )
 
+// leaderElected begins the subjects on which the store says that a stream has a new leader. A watcher is served by the server
+// that led its stream when it began: if that one lost its power the watcher is silent, and the client library finds out when
+// ten seconds of its heartbeats are missing. What leads does not wait that long: it reads the bucket again.
+const leaderElected = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED."
+
 var errStalled = errors.New("the watcher stalled")
 
 // follow runs one watcher until it fails, stalls or ctx ends.
@@ -172,6 +177,17 @@ func (f *Feed) follow(ctx context.Context) error {
 	}
 	// Counted before the watcher starts, too: see lagging.
 	connections := f.js.Conn().Stats().Reconnects
+	elected := make(chan struct{}, 1)
+	election, err := f.js.Conn().Subscribe(leaderElected+f.bucket.Stream(), func(*nats.Msg) {
+		select {
+		case elected <- struct{}{}:
+		default:
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer election.Unsubscribe() //nolint:errcheck // the connection may be gone
 	w, err := kv.WatchFiltered(ctx, f.filters())
 	if err != nil {
 		return err
@@ -243,6 +259,8 @@ func (f *Feed) follow(ctx context.Context) error {
 				}
 			}
 			f.step(d, 0)
+		case <-elected:
+			return errStalled
 		case at := <-f.nudge:
 			if f.Revision() == at && len(w.Updates()) == 0 {
 				return errStalled
