@@ -125,6 +125,7 @@ func TestStatusStorm(t *testing.T) {
 	r := newRig(t, kvtest.Server(t))
 	second, _ := r.start()
 	r.init()
+	await(t, "both instances to know the cluster", func() bool { return second.ix.Cluster() != nil && r.s.ix.Cluster() != nil })
 	const nodes, rounds = 60, 10
 	var ids []string
 	for i := range nodes {
