@@ -10,9 +10,10 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
-// Lost reports whether too few of the managers are there to elect a leader. An election that is under way is no loss.
+// Lost reports whether too few of the managers are there to elect a leader. An election that is under way is no loss, nor is
+// what a lone manager lacks when it starts: the other vote is its own witness, which starts with it.
 func Lost(r *skepv1.ListManagersReply) bool {
-	return r != nil && !r.Led && r.Voters > 0 && 2*r.Present <= r.Voters
+	return r != nil && len(r.Set.GetManagers()) != 1 && !r.Led && r.Voters > 0 && 2*r.Present <= r.Voters
 }
 
 // Missing names the managers that are not there, and since when; "" when all are.
