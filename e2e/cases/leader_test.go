@@ -9,7 +9,8 @@ import (
 	"skep.dev/e2e/lab"
 )
 
-// managers are the managers by host name, each with its status, as a manager sees them: Leader, Reachable, Unreachable.
+// managers are the last column of `node ls` on a manager, by host: Leader, Reachable, Unreachable; a worker's is "". err is
+// what the command said when it failed.
 func (c *cluster) managers(by string) (out map[string]string, err string) {
 	c.t.Helper()
 	r := c.on(by, "skep", "node", "ls", "--format", "{{.Hostname}}\t{{.ManagerStatus}}\t.")
@@ -18,7 +19,7 @@ func (c *cluster) managers(by string) (out map[string]string, err string) {
 	}
 	out = map[string]string{}
 	for _, line := range strings.Split(r.Stdout, "\n") {
-		if f := strings.Split(line, "\t"); len(f) == 3 && f[1] != "" {
+		if f := strings.Split(line, "\t"); len(f) == 3 {
 			out[f[0]] = f[1]
 		}
 	}
@@ -34,7 +35,12 @@ func (c *cluster) awaitLeader(by string, n int, limit time.Duration) (leader str
 		if err != "" {
 			return err
 		}
+		have := 0
 		for host, status := range all {
+			if status == "" {
+				continue
+			}
+			have++
 			switch status {
 			case "Leader":
 				leader = host
@@ -43,7 +49,7 @@ func (c *cluster) awaitLeader(by string, n int, limit time.Duration) (leader str
 				return fmt.Sprint(all)
 			}
 		}
-		if len(all) != n || leader == "" {
+		if have != n || leader == "" {
 			return fmt.Sprint(all)
 		}
 		return ""

@@ -13,11 +13,9 @@ import (
 // managerStatus is the last column of `node ls`, by host; a worker's is "".
 func (c *cluster) managerStatus() map[string]string {
 	c.t.Helper()
-	out := map[string]string{}
-	for _, line := range strings.Split(c.skep("node", "ls", "--format", "{{.Hostname}}\t{{.ManagerStatus}}\t."), "\n") {
-		if f := strings.Split(line, "\t"); len(f) == 3 {
-			out[f[0]] = f[1]
-		}
+	out, why := c.managers("m1")
+	if why != "" {
+		c.t.Fatal(why)
 	}
 	return out
 }
