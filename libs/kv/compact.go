@@ -331,9 +331,21 @@ func (b *Bucket) store(ctx context.Context, c checkpoint, prior uint64) error {
 	return err
 }
 
+// purgeWithin is how long a server may take to answer one removal. It is asked again then: a request that was lost between
+// two leaders is answered by nobody, and would end the pass.
+const purgeWithin = 5 * time.Second
+
 // purge removes a key's messages up to m. One that was written since stays.
 func purge(ctx context.Context, st jetstream.Stream, b *Bucket, m message) error {
-	err := st.Purge(ctx, jetstream.WithPurgeSubject(b.name.Key(m.key)), jetstream.WithPurgeSequence(m.seq+1))
+	once := func() error {
+		ctx, cancel := context.WithTimeout(ctx, purgeWithin)
+		defer cancel()
+		return st.Purge(ctx, jetstream.WithPurgeSubject(b.name.Key(m.key)), jetstream.WithPurgeSequence(m.seq+1))
+	}
+	err := once()
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = once()
+	}
 	if err != nil {
 		return fmt.Errorf("remove what is left of the deleted key %s/%s: %w", b.name, m.key, err)
 	}

@@ -49,7 +49,7 @@ func newStore(t *testing.T, size, replicas int, syncInterval time.Duration) *sto
 func (s *store) compact() kv.Report {
 	s.t.Helper()
 	return kvtest.Ask(s.t, "compact", func(context.Context) (kv.Report, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // a pass may have thousands to retire
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute) // a pass may have thousands to retire, each with a sync of the disk
 		defer cancel()
 		skipped := ""
 		for _, c := range s.each {

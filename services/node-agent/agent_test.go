@@ -351,8 +351,8 @@ func TestAgentRestart(t *testing.T) {
 	ids := n.put(3, n.spec("sh", "-c", "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.02; done"))
 	short := n.put(1, n.spec("sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.02; done; echo last words; exit 9"))
 	n.state(running, append(short, ids...)...)
-	pid := n.status[ids[0]].Pid
-	root := fmt.Sprintf("/proc/%d/root/tmp/go", n.status[short[0]].Pid)
+	pid := n.told(ids[0]).Pid
+	root := fmt.Sprintf("/proc/%d/root/tmp/go", n.told(short[0]).Pid)
 	containerd := n.svc.daemon.Pid()
 	n.awaitLogs(ids[0], 10)
 	n.halt()
@@ -374,7 +374,7 @@ func TestAgentRestart(t *testing.T) {
 		t.Error("containerd was restarted")
 	}
 	n.state(running, ids[:2]...)
-	if got := n.status[ids[0]].Pid; got != pid {
+	if got := n.told(ids[0]).Pid; got != pid {
 		t.Errorf("pid %d became %d", pid, got)
 	}
 	n.await("the task that left to be gone", func(m map[string]*skepv1.TaskStatus) bool { return m[ids[2]] == nil })
@@ -396,13 +396,13 @@ func TestContainerdKilled(t *testing.T) {
 	n := up(t)
 	ids := n.put(2, n.spec("sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.02; done; exit 4"))
 	n.state(running, ids...)
-	pid := n.status[ids[0]].Pid
+	pid := n.told(ids[0]).Pid
 	old := n.svc.daemon.Pid()
 	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	// An exit that may fall into the gap.
-	if err := os.WriteFile(fmt.Sprintf("/proc/%d/root/tmp/go", n.status[ids[1]].Pid), nil, 0o600); err != nil {
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/root/tmp/go", n.told(ids[1]).Pid), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if st := n.state(failed, ids[1]); st.GetExitCode() != 4 {
@@ -530,7 +530,7 @@ func TestManagersAway(t *testing.T) {
 	n := up(t)
 	ids := n.put(2, n.spec("sleep", "1000"))
 	n.state(running, ids...)
-	pid := n.status[ids[0]].Pid
+	pid := n.told(ids[0]).Pid
 	n.halt()
 	// A connection to nobody.
 	cfg := n.cfg

@@ -403,6 +403,13 @@ func (n *node) await(what string, cond func(map[string]*skepv1.TaskStatus) bool)
 	}
 }
 
+// told is a task's status by the last report.
+func (n *node) told(id string) *skepv1.TaskStatus {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.status[id]
+}
+
 // state blocks until every task reports the state, and returns the last one's status.
 func (n *node) state(s skepv1.TaskState, ids ...string) *skepv1.TaskStatus {
 	n.t.Helper()

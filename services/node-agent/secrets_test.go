@@ -270,9 +270,7 @@ func TestSecretsWhereTheImageHasLinks(t *testing.T) {
 	if entries, err := os.ReadDir(outside); err != nil || len(entries) > 0 {
 		t.Errorf("written outside: %v %v", entries, err)
 	}
-	n.mu.Lock()
-	st := n.status[ids[0]]
-	n.mu.Unlock()
+	st := n.told(ids[0])
 	if st.State == running {
 		n.see(ids[0], "cat /run/secrets/a /rel/b /file", "ABC")
 	} else {
@@ -342,7 +340,7 @@ func TestNewerSecretsForATaskThatRuns(t *testing.T) {
 	n.halt()
 	n.start()
 	n.state(running, ids...)
-	if st := n.status[ids[0]]; st.Pid != pid || len(st.Files) != 1 || st.Files[0].Version != 3 {
+	if st := n.told(ids[0]); st.Pid != pid || len(st.Files) != 1 || st.Files[0].Version != 3 {
 		t.Errorf("after a restart of the agent: %v", st)
 	}
 }
