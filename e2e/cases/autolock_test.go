@@ -55,7 +55,7 @@ func TestAutolock(t *testing.T) {
 	}
 	locked := "the cluster's secrets are locked: run skep unlock on m1"
 	c.on("m1", "sh", "-c", "printf two > /tmp/two")
-	for _, args := range [][]string{{"secret", "create", "s2", "/tmp/two"}, {"secret", "ls"}, {"unlock-key"}, {"join-token", "worker"}, {"context", "issue", "-o", "/tmp/x", "ann"},
+	for _, args := range [][]string{{"secret", "create", "s2", "/tmp/two"}, {"secret", "ls"}, {"unlock-key"}, {"join-token", "worker"}, {"context", "issue", "-o", "-", "ann"},
 		{"service", "create", "--detach", "--name", "no", "--secret", "s1", "busybox"}, {"swarm", "update", "--autolock=false"}} {
 		c.refused(1, []string{locked}, args...)
 	}

@@ -63,8 +63,8 @@ func Node(id, verb string) string { return prefix + "node." + id + "." + verb }
 // Push is where a node's task set is re-published whenever it is committed: skep.v1.push.<id>.
 func Push(node string) string { return prefix + "push." + node }
 
-// PushFiles is where a node is told that newer versions of secrets or configs are there for tasks that run:
-// skep.v1.push.<id>.files. The message says no more: the node asks the vault.
+// PushFiles is where a node is told that newer versions of secrets or configs are there for tasks that run, or other
+// settings of the cluster: skep.v1.push.<id>.files. The message says no more: the node asks the vault and state.
 func PushFiles(node string) string { return Push(node) + ".files" }
 
 // PushRole is where a node is told to ask what it should be (api.StateManagers): skep.v1.push.<id>.role.

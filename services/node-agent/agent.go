@@ -45,6 +45,7 @@ type Service struct {
 	meter   *meter
 	ask     chan struct{} // ask for a snapshot
 	desc    chan struct{} // describe the node again
+	paced   chan struct{} // the heartbeat period changed
 
 	cluster atomic.Pointer[skepv1.ClusterSpec]
 	leaving atomic.Bool
@@ -60,7 +61,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, log: cfg.Log, session: id.New(), Span: life.New(),
-		ask: make(chan struct{}, 1), desc: make(chan struct{}, 1), role: make(chan struct{}, 1),
+		ask: make(chan struct{}, 1), desc: make(chan struct{}, 1), paced: make(chan struct{}, 1), role: make(chan struct{}, 1),
 	}
 	s.manager.Store(cfg.Manager)
 	s.meter = newMeter(cfg.Metrics, s.runsTasks, s.holdsVolumes)

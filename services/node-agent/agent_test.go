@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"skep.dev/libs/id"
+	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/node-agent/internal/ctrd"
 )
@@ -203,6 +204,26 @@ func TestLifeOfATask(t *testing.T) {
 			t.Errorf("description: %v", d)
 		}
 	})
+}
+
+// A node follows a shorter heartbeat period at once, not when the old one is over: its managers count by the new one.
+func TestAShorterHeartbeatPeriod(t *testing.T) {
+	n := newNode(t)
+	n.cluster = &skepv1.ClusterSpec{HeartbeatPeriod: durationpb.New(time.Hour)}
+	n.start()
+	beats := func() int {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return len(n.beats)
+	}
+	await(t, "the first heartbeat", func() bool { return beats() > 0 })
+	n.mu.Lock()
+	n.cluster = &skepv1.ClusterSpec{HeartbeatPeriod: durationpb.New(50 * time.Millisecond)}
+	n.mu.Unlock()
+	if err := n.nc.Publish(subject.PushFiles(n.id), nil); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "heartbeats of the new period", func() bool { return beats() > 10 })
 }
 
 func TestContainerSettings(t *testing.T) {

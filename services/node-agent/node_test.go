@@ -67,6 +67,7 @@ type node struct {
 	changed chan struct{}
 	beats   []*skepv1.Heartbeat
 	desc    *skepv1.NodeDescription
+	cluster *skepv1.ClusterSpec // nil = one that says nothing
 }
 
 func tools(t testing.TB) {
@@ -156,7 +157,7 @@ func (n *node) manage() {
 	must(api.HandleNode(srv, api.StateSnapshot, func(_ context.Context, _ string, _ *skepv1.SnapshotRequest) (*skepv1.SnapshotReply, error) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		return &skepv1.SnapshotReply{Generation: n.gen, Tasks: n.setLocked(), Cluster: &skepv1.ClusterSpec{}}, nil
+		return &skepv1.SnapshotReply{Generation: n.gen, Tasks: n.setLocked(), Cluster: n.clusterLocked()}, nil
 	}))
 	must(api.HandleNode(srv, api.StateSpecs, func(_ context.Context, _ string, r *skepv1.SpecsRequest) (*skepv1.SpecsReply, error) {
 		n.mu.Lock()
@@ -193,7 +194,7 @@ func (n *node) manage() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.desc = r.Description
-		return &skepv1.DescribeReply{Cluster: &skepv1.ClusterSpec{}}, nil
+		return &skepv1.DescribeReply{Cluster: n.clusterLocked()}, nil
 	}))
 	_, err = n.nc.Subscribe(subject.Heartbeat(n.id), func(m *nats.Msg) {
 		hb := &skepv1.Heartbeat{}
@@ -204,6 +205,13 @@ func (n *node) manage() {
 		}
 	})
 	must(err)
+}
+
+func (n *node) clusterLocked() *skepv1.ClusterSpec {
+	if n.cluster == nil {
+		return &skepv1.ClusterSpec{}
+	}
+	return proto.CloneOf(n.cluster)
 }
 
 func (n *node) setLocked() *skepv1.NodeTasks {

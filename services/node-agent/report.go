@@ -131,6 +131,8 @@ func (s *Service) heartbeats(ctx context.Context) {
 				_ = s.cfg.NC.FlushTimeout(time.Second) // they find out in any case
 			}
 			return
+		case <-s.paced: // a minute may be left of the period that was
+			t.Stop()
 		case <-t.C:
 		}
 	}

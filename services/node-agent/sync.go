@@ -143,8 +143,15 @@ func (s *Service) snapshot(ctx context.Context) error {
 }
 
 func (s *Service) setCluster(c *skepv1.ClusterSpec) {
-	if c != nil {
-		s.cluster.Store(c)
+	if c == nil {
+		return
+	}
+	was := s.cluster.Swap(c)
+	if !proto.Equal(was.GetHeartbeatPeriod(), c.GetHeartbeatPeriod()) {
+		select {
+		case s.paced <- struct{}{}:
+		default:
+		}
 	}
 }
 

@@ -107,7 +107,7 @@ func (s *Service) updateCluster(ctx context.Context, r *skepv1.UpdateClusterRequ
 		if err := s.setAutolock(ctx, next, cur.Spec); err != nil {
 			return err
 		}
-		version, settled := cur.Meta.Version, cur.Spec.Restored && !next.Restored
+		version := cur.Meta.Version
 		cur.Spec, cur.Meta.Version, cur.Meta.UpdatedAt = next, 0, timestamppb.Now()
 		body, err := proto.Marshal(cur)
 		if err != nil {
@@ -121,9 +121,7 @@ func (s *Service) updateCluster(ctx context.Context, r *skepv1.UpdateClusterRequ
 			return fault.Unavailable("store the cluster: %v", err)
 		}
 		s.events.send(ctx, &skepv1.Event{Kind: "cluster", Id: cur.Meta.Id, Name: next.Name, Verb: "update"})
-		if settled {
-			defer s.tellSettled()
-		}
+		defer s.tellNodes()
 		return seen(ctx, s.feeds.Of(subject.Spec), rev)
 	})
 	if err != nil {

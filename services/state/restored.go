@@ -45,11 +45,12 @@ func (s *Service) unknownTasks(context.Context, *skepv1.ListUnknownTasksRequest)
 	return out, nil
 }
 
-// tellSettled has every node ask what it is to do now. One that does not hear it asks within minutes anyway.
-func (s *Service) tellSettled() {
+// tellNodes has every node ask for the cluster's settings, and for what it is to do under them: a heartbeat period that a
+// node does not know of makes it look dead. One that does not hear this asks within minutes.
+func (s *Service) tellNodes() {
 	for _, id := range s.ix.NodeIDs() {
 		if err := s.cfg.NC.Publish(subject.PushFiles(id), nil); err != nil {
-			s.log.Warn("a node is not told that the restore is settled; it asks later", zap.String("node", id), zap.Error(err))
+			s.log.Warn("a node is not told of the cluster's new settings; it asks later", zap.String("node", id), zap.Error(err))
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/kvtest"
@@ -55,5 +56,21 @@ func TestUnknownTasks(t *testing.T) {
 		case <-time.After(20 * time.Second):
 			t.Fatalf("not told: %v", want)
 		}
+	}
+}
+
+// A node that knows of an old heartbeat period only looks dead to managers that know the new one.
+func TestNewSettingsAreToldToNodes(t *testing.T) {
+	r := newRig(t, kvtest.Server(t))
+	r.init()
+	node := r.admit("w1", worker).Meta.Id
+	told, err := r.nc.SubscribeSync(subject.PushFiles("*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = told.Unsubscribe() }()
+	must[*skepv1.ClusterReply](t)(call(r, api.ClusterUpdate, &skepv1.UpdateClusterRequest{Spec: &skepv1.ClusterSpec{HeartbeatPeriod: durationpb.New(2 * time.Second)}}))
+	if m, err := told.NextMsg(20 * time.Second); err != nil || m.Subject != subject.PushFiles(node) {
+		t.Fatalf("the node is not told: %v %v", m, err)
 	}
 }
