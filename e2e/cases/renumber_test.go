@@ -76,5 +76,4 @@ func TestRenumbered(t *testing.T) {
 	if after := c.tasks("front"); ids(after) != ids(before) {
 		t.Errorf("tasks were replaced:\n%s\n%s", ids(before), ids(after))
 	}
-	c.refusedOn("m1", 1, []string{"10.90.1.1:2377"}, "sh", "-c", "pkill -9 -x skep; sleep 0.3; skep node run --advertise-addr 10.90.1.99")
 }

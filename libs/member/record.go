@@ -37,12 +37,17 @@ type Record struct {
 	Joined    time.Time `json:"joined"`
 
 	Advertise string `json:"advertise"` // host:port clients and nodes reach this manager at; workers: the host alone
+	// AdvertiseFound: nobody gave the address, it was found when the node was made, and is found again when the machine has
+	// another.
+	AdvertiseFound bool `json:"advertise_found,omitempty"`
 	// Listen is where a manager takes connections; a worker's is where it would if it were promoted, "" = DefaultListen.
 	Listen    string `json:"listen,omitempty"`
 	DataPath  string `json:"data_path,omitempty"`
 	RoutePort int    `json:"route_port,omitempty"`
 	// Managers are the addresses (host:port) this node dials, itself left out. They follow the group (Follower).
 	Managers []string `json:"managers,omitempty"`
+	// Told are the addresses (host:port) at which this manager was told to look for the others, until it has found them.
+	Told []string `json:"told,omitempty"`
 	// Epoch is that of the group which Managers are of: what an older one says counts for nothing.
 	Epoch uint64 `json:"epoch,omitempty"`
 	// Witness is the name of the voting-only server a lone manager runs beside its own, "" with three managers.

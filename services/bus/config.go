@@ -46,6 +46,8 @@ type Config struct {
 
 	// Found lets this start found the group: only the first start of `skep init` may.
 	Found bool
+	// Told are route addresses of other managers beside those of the group as this one knows it: they all have moved.
+	Told []string
 	// Managers are the client addresses (host:port) of managers, which a node without a place in the group asks for one.
 	Managers []string
 	// Hostname and Version are told to the other managers.

@@ -76,7 +76,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		_ = m.Bus.Close() // it returns nil
 		return err
 	}
-	m.cfg.Name, m.cfg.Witness, m.cfg.Routes = place.Server, place.Witness, place.Routes
+	m.cfg.Name, m.cfg.Witness, m.cfg.Routes = place.Server, place.Witness, append(slices.Clone(m.cfg.Told), place.Routes...)
 	if anew != nil {
 		m.cfg.Alone, m.cfg.Witness, m.cfg.Routes = true, "", nil
 	}

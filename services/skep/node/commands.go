@@ -33,8 +33,8 @@ func runCommand() *cobra.Command {
 		Short: "Run this node's daemon in the foreground",
 		Long: "Run this node's daemon in the foreground: every service of the node in one process.\n\n" +
 			"`skep init` and `skep join` start it; this is what systemd runs.\n\n" +
-			"A worker whose machine has got another address is told by --advertise-addr (and --data-path-addr): it keeps the address and the other\n" +
-			"nodes follow.",
+			"A node whose machine has got another address takes it up by itself, if its address was not given to init or join. One that was given\n" +
+			"is changed by --advertise-addr (and --data-path-addr): the node keeps the new one, and the others follow.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p.resolve(cmd)
@@ -66,7 +66,7 @@ func runCommand() *cobra.Command {
 		},
 	}
 	p.add(cmd)
-	cmd.Flags().StringVar(&advertise, "advertise-addr", "", "new address others reach this worker at (<ip|interface>, default: what join was told)")
+	cmd.Flags().StringVar(&advertise, "advertise-addr", "", "new address others reach this node at (<ip|interface>, default: what init or join was told)")
 	cmd.Flags().StringVar(&dataPath, "data-path-addr", "", "new address or interface for the traffic of containers (default: what join was told)")
 	addMetrics(cmd, &addr)
 	cmd.Flag("metrics-addr").Usage = "serve metrics for Prometheus at this address (HOST:PORT, default: what init or join was told)"

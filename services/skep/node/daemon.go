@@ -148,6 +148,12 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.rec, err = renumber(d.paths, d.rec, d.advertise, d.dataPath, d.log); err != nil {
 		return err
 	}
+	if d.rec, err = findAddress(ctx, d.paths, d.rec, keepAddress, d.log); err != nil {
+		if ctx.Err() != nil {
+			return nil // it was told to end while it waited
+		}
+		return err
+	}
 	if d.shown != "" {
 		d.metrics = newRegistries(d.version, d.commit)
 		srv, err := metrics.Serve(d.shown, d.metrics, d.log.Named("metrics"))

@@ -156,27 +156,27 @@ func found(m *membership, cs *skepv1.ClusterSpec, own ownRoot) (rec *Record, boo
 }
 
 // managerAddrs resolves where a manager listens and how others reach it. A listen address of one interface is the
-// advertised one too unless another is named.
-func managerAddrs(m *membership) (advertise, listen string, err error) {
+// advertised one too unless another is named; found: neither was given.
+func managerAddrs(m *membership) (advertise, listen string, found bool, err error) {
 	if listen, err = resolveListen(m.listen); err != nil {
-		return "", "", fault.Invalid("%v", err)
+		return "", "", false, fault.Invalid("%v", err)
 	}
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
-		return "", "", err
+		return "", "", false, err
 	}
 	p, err := strconv.Atoi(port)
 	if err != nil {
-		return "", "", err
+		return "", "", false, err
 	}
 	want := m.advertise
 	if want == "" && !net.ParseIP(host).IsUnspecified() {
 		want = host
 	}
 	if advertise, err = resolveAdvertise(want, p); err != nil {
-		return "", "", fault.Invalid("%v", err)
+		return "", "", false, fault.Invalid("%v", err)
 	}
-	return advertise, listen, nil
+	return advertise, listen, want == "", nil
 }
 
 // freePorts refuses a listen address whose port, or the next one (for other managers), is taken, before anything is made.

@@ -107,10 +107,11 @@ func enter(ctx context.Context, m *membership, token, manager, version string) (
 	if l, _, err := net.SplitHostPort(m.listen); m.advertise == "" && (err != nil || l == "" || l == "0.0.0.0" || l == "::") {
 		as.advertise = host
 	}
-	advertise, listen, badAddr := managerAddrs(&as)
+	advertise, listen, found, badAddr := managerAddrs(&as)
 	if as.advertise == "" && badAddr == nil {
 		host = member.HostOf(advertise) // the one address it listens on
 	}
+	found = found || m.advertise == "" && as.advertise == host // by the way to the manager
 	port, busy := freePorts(listen)
 	r, err := join.Join(ctx, manager, token, join.Params{
 		Hostname: m.hostname, Addr: host, Availability: availability(m.availability), Version: version, Now: now,
@@ -125,7 +126,7 @@ func enter(ctx context.Context, m *membership, token, manager, version string) (
 	}
 	rec := &Record{
 		NodeID: r.Reply.NodeId, ClusterID: r.Reply.ClusterId, Role: RoleWorker, Hostname: m.hostname, Joined: time.Now().UTC(),
-		Advertise: host, DataPath: m.dataPath, Managers: managers, Containerd: m.containerd, MaxTasks: m.maxTasks, MetricsAddr: m.metrics,
+		Advertise: host, AdvertiseFound: found, DataPath: m.dataPath, Managers: managers, Containerd: m.containerd, MaxTasks: m.maxTasks, MetricsAddr: m.metrics,
 	}
 	if m.listen != member.DefaultListen && badAddr == nil {
 		rec.Listen = listen // for the day it is promoted

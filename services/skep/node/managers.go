@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,13 +22,14 @@ import (
 	"skep.dev/services/skep/cli/plain"
 )
 
-// managersCommand tells a worker whom to turn to: its managers all have other addresses, as after a restore.
+// managersCommand tells a node whom to turn to: its managers all have other addresses, as after a restore.
 func managersCommand() *cobra.Command {
 	var p placement
 	cmd := &cobra.Command{
 		Use:   "managers [OPTIONS] HOST:PORT [HOST:PORT…]",
-		Short: "Tell this worker at which addresses its cluster's managers are now",
-		Long: "Tell this worker at which addresses its cluster's managers are now, when none has one that it knows: after a restore on other machines.\n\n" +
+		Short: "Tell this node at which addresses its cluster's managers are now",
+		Long: "Tell this node at which addresses its cluster's managers are now, when none has one that it knows: after a restore on other machines,\n" +
+			"or when all of them got other addresses at once. On a manager, name another one: they find each other, and their own nodes follow.\n\n" +
 			"One of them must answer, with a certificate of this cluster. The daemon starts anew; containers run on.",
 		Example: "  skep node managers 192.168.56.101:2377",
 		Args:    cobra.MinimumNArgs(1),
@@ -47,9 +49,6 @@ func (p *placement) turnTo(ctx context.Context, cmd *cobra.Command, addrs []stri
 	if err != nil {
 		return err
 	}
-	if rec.Role != RoleWorker {
-		return fault.Conflict("this node is a manager: it knows the others by itself")
-	}
 	store, err := pki.Open(p.paths.Certs())
 	if err != nil {
 		return fmt.Errorf("read the node's certificate: %w", err)
@@ -58,6 +57,9 @@ func (p *placement) turnTo(ctx context.Context, cmd *cobra.Command, addrs []stri
 		if _, _, err := net.SplitHostPort(a); err != nil {
 			addrs[i] = net.JoinHostPort(a, strconv.Itoa(DefaultPort))
 		}
+	}
+	if rec.Role == RoleManager && slices.Contains(addrs, rec.Advertise) {
+		return fault.Invalid("%s is this manager's own address: name another one's", rec.Advertise)
 	}
 	var errs []error
 	for _, a := range addrs {
@@ -68,7 +70,14 @@ func (p *placement) turnTo(ctx context.Context, cmd *cobra.Command, addrs []stri
 	if err := errs[len(errs)-1]; err != nil {
 		return fault.Unavailable("no manager of this node's cluster answers there; nothing was changed: %v", errors.Join(errs...))
 	}
-	if _, err := member.Update(p.paths, func(r *Record) { r.Managers = addrs }); err != nil {
+	_, err = member.Update(p.paths, func(r *Record) {
+		if r.Role == RoleManager {
+			r.Told = addrs
+		} else {
+			r.Managers = addrs
+		}
+	})
+	if err != nil {
 		return err
 	}
 	if h := member.Holders(p.paths); len(h) > 0 {
@@ -80,6 +89,17 @@ func (p *placement) turnTo(ctx context.Context, cmd *cobra.Command, addrs []stri
 	}
 	plain.Fprintf(cmd.OutOrStdout(), "This node turns to %s.\n", strings.Join(addrs, ", "))
 	return nil
+}
+
+// routesAt are the addresses for other managers of those that listen for nodes at addrs: the next port.
+func routesAt(addrs []string) (out []string) {
+	for _, a := range addrs {
+		host, port, err := net.SplitHostPort(a)
+		if n, perr := strconv.Atoi(port); err == nil && perr == nil {
+			out = append(out, net.JoinHostPort(host, strconv.Itoa(n+1)))
+		}
+	}
+	return out
 }
 
 // reaches reports whether a manager of the node's own cluster listens at an address.

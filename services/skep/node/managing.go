@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -96,7 +97,7 @@ func (m *managing) start(ctx context.Context) error {
 	m.bus, err = bus.NewManager(bus.Config{
 		NodeID: rec.NodeID, DataDir: d.paths.Bus(), Listen: rec.Listen, Advertise: rec.Advertise,
 		RoutePort: rec.RoutePort, TLS: d.store, Witness: rec.Witness, Log: d.log.Named("bus"), Metrics: m.reg,
-		RetireAfter: retire, Found: rec.Init != nil, Managers: rec.Managers, Hostname: rec.Hostname, Version: d.version,
+		RetireAfter: retire, Found: rec.Init != nil, Managers: append(slices.Clone(rec.Told), rec.Managers...), Told: routesAt(rec.Told), Hostname: rec.Hostname, Version: d.version,
 	}, d.paths.Broker())
 	if err != nil {
 		return err
@@ -115,6 +116,12 @@ func (m *managing) start(ctx context.Context) error {
 	}
 	m.local.Store(local)
 	m.boss.Store(boss)
+	if len(rec.Told) > 0 { // the group has come together: it knows where everybody is
+		if rec, err = member.Update(d.paths, func(r *Record) { r.Told = nil }); err != nil {
+			return err
+		}
+		d.learn(rec)
+	}
 	return m.startServices(ctx, boss)
 }
 

@@ -228,11 +228,11 @@ func askOthers(ctx context.Context, p Paths, rec *Record, place *bus.Place) (out
 
 // readdress gives this manager another address at the same time.
 func readdress(p Paths, m *membership) error {
-	advertise, _, err := managerAddrs(m)
+	advertise, _, found, err := managerAddrs(m)
 	if err != nil {
 		return err
 	}
-	_, err = member.Update(p, func(r *Record) { r.Advertise = advertise })
+	_, err = member.Update(p, func(r *Record) { r.Advertise, r.AdvertiseFound = advertise, found })
 	return err
 }
 

@@ -1,9 +1,12 @@
 package node
 
 import (
+	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -12,13 +15,14 @@ import (
 )
 
 // renumber puts new addresses of this machine into its record, "" leaves one as it is; the services that start next go
-// by them and the other nodes follow. A manager's address is in its certificate and in the record of every node: it stays.
+// by them, and the other nodes follow. Certificates name nodes, not addresses. A new address is one that was given: it stays.
 func renumber(p Paths, rec *Record, advertise, dataPath string, log *zap.Logger) (*Record, error) {
 	if advertise == "" && dataPath == "" {
 		return rec, nil
 	}
+	listen := rec.Listen
 	if advertise != "" {
-		a, err := resolveAdvertise(advertise, DefaultPort)
+		a, err := resolveAdvertise(advertise, portOf(rec))
 		if err != nil {
 			return nil, fault.Invalid("%v", err)
 		}
@@ -27,10 +31,8 @@ func renumber(p Paths, rec *Record, advertise, dataPath string, log *zap.Logger)
 			return nil, fault.Invalid("advertise address %q: %v", advertise, err)
 		}
 		switch {
-		case rec.Role == RoleManager && a != rec.Advertise:
-			return nil, fault.Conflict("this node is a manager and every node reaches it at %s, so it cannot become %s: give the machine its old address back", rec.Advertise, a)
 		case rec.Role == RoleManager:
-			advertise = a
+			advertise, listen = a, listenOn(rec, host)
 		case port != strconv.Itoa(DefaultPort):
 			return nil, fault.Invalid("advertise address %q: a worker listens on no port, give the address alone", advertise)
 		default:
@@ -41,13 +43,13 @@ func renumber(p Paths, rec *Record, advertise, dataPath string, log *zap.Logger)
 	if err != nil {
 		return nil, fault.Invalid("%v", err)
 	}
-	if (advertise == "" || advertise == rec.Advertise) && (dataPath == "" || dataPath == rec.DataPath) {
+	if (advertise == "" || advertise == rec.Advertise && !rec.AdvertiseFound) && (dataPath == "" || dataPath == rec.DataPath) {
 		return rec, nil
 	}
 	was := *rec
 	rec, err = member.Update(p, func(r *Record) {
 		if advertise != "" {
-			r.Advertise = advertise
+			r.Advertise, r.AdvertiseFound, r.Listen = advertise, false, listen
 		}
 		if dataPath != "" {
 			r.DataPath = dataPath
@@ -59,4 +61,113 @@ func renumber(p Paths, rec *Record, advertise, dataPath string, log *zap.Logger)
 	log.Info("this node has another address", zap.String("advertise", rec.Advertise), zap.String("data_path", rec.Underlay()),
 		zap.String("advertise_before", was.Advertise), zap.String("data_path_before", was.Underlay()))
 	return rec, nil
+}
+
+// portOf is the port of the address that a manager advertises, the default one for a worker.
+func portOf(rec *Record) int {
+	if _, port, err := net.SplitHostPort(rec.Advertise); err == nil {
+		if n, err := strconv.Atoi(port); err == nil {
+			return n
+		}
+	}
+	return DefaultPort
+}
+
+// listenOn is where a manager listens once others reach it at host: one that listened on its old address alone follows.
+func listenOn(rec *Record, host string) string {
+	if h, port, err := net.SplitHostPort(rec.Listen); err == nil && h == rec.Host() {
+		return net.JoinHostPort(host, port)
+	}
+	return rec.Listen
+}
+
+const (
+	// keepAddress is how long a machine that has just started may take to get the address back that its node had.
+	keepAddress = 10 * time.Second
+	lookAddress = 250 * time.Millisecond
+	sayAddress  = 30 * time.Second
+)
+
+// findAddress gives a node whose address was found, not given, the one its machine has now, once it is clear that the old one
+// does not come back. An address that was given stays: it may be another machine's that forwards to this one.
+func findAddress(ctx context.Context, p Paths, rec *Record, keep time.Duration, log *zap.Logger) (*Record, error) {
+	if !rec.AdvertiseFound {
+		return rec, nil
+	}
+	began, said := time.Now(), time.Time{}
+	tick := time.NewTicker(min(lookAddress, max(keep, time.Millisecond)))
+	defer tick.Stop()
+	for {
+		if isHere(rec.Host()) {
+			return rec, nil
+		}
+		host := ""
+		var err error
+		if time.Since(began) >= keep {
+			if host, err = addressNow(rec.Managers); err == nil {
+				return readdressed(p, rec, host, log)
+			}
+		}
+		if said.IsZero() || time.Since(said) > sayAddress {
+			said = time.Now()
+			log.Warn("this machine does not have the node's address: waiting for it, or for another", zap.String("advertise", rec.Host()), zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+func readdressed(p Paths, rec *Record, host string, log *zap.Logger) (*Record, error) {
+	was := rec.Advertise
+	rec, err := member.Update(p, func(r *Record) {
+		if r.Advertise = host; r.Role == RoleManager {
+			r.Advertise = net.JoinHostPort(host, strconv.Itoa(portOf(rec)))
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("change the node's address: %w", err)
+	}
+	log.Warn("this machine has another address, and the node goes by it from now on: the others follow", zap.String("advertise", rec.Advertise), zap.String("advertise_before", was))
+	return rec, nil
+}
+
+// isHere reports whether this machine has an address.
+func isHere(host string) bool {
+	want, err := netip.ParseAddr(host)
+	if err != nil {
+		return true // a name: nobody here can tell
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return true
+	}
+	for _, a := range addrs {
+		if got, ok := addrOf(a); ok && got == want.Unmap() {
+			return true
+		}
+	}
+	return false
+}
+
+// addressNow is the address by which this machine would reach the managers, else the only one it has.
+func addressNow(managers []string) (string, error) {
+	for _, m := range managers {
+		c, err := net.Dial("udp", m) // nothing is sent
+		if err != nil {
+			continue
+		}
+		local, _, err := net.SplitHostPort(c.LocalAddr().String())
+		_ = c.Close()
+		if ip, perr := netip.ParseAddr(local); err == nil && perr == nil && !ip.IsLoopback() && !ip.IsUnspecified() {
+			return ip.Unmap().String(), nil
+		}
+	}
+	ip, err := systemAddr()
+	if err != nil {
+		return "", err
+	}
+	return ip.String(), nil
 }

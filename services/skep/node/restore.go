@@ -197,13 +197,14 @@ func restore(ctx context.Context, m *membership, in *backedUp) (rec *Record, boo
 // place is where a machine's first manager listens, and how others reach it.
 type place struct {
 	advertise, listen string
+	found             bool // nobody gave the advertised address
 	route             int
 }
 
 // newManager looks whether this machine can be the first manager of a cluster, and clears what an attempt that died
 // half-way left; without a record there is no cluster in it.
 func newManager(m *membership) (place, error) {
-	advertise, listen, err := managerAddrs(m)
+	advertise, listen, found, err := managerAddrs(m)
 	if err != nil {
 		return place{}, err
 	}
@@ -222,14 +223,14 @@ func newManager(m *membership) (place, error) {
 			return place{}, fmt.Errorf("clear %s: %w", dir, err)
 		}
 	}
-	return place{advertise, listen, port + 1}, nil
+	return place{advertise, listen, found, port + 1}, nil
 }
 
 // record is what makes the machine the node.
 func (p place) record(m *membership, boot *vault.Bootstrapped, first *Initial) *Record {
 	return &Record{
 		NodeID: boot.NodeID, ClusterID: boot.ClusterID, Role: RoleManager, Hostname: m.hostname, Joined: time.Now().UTC(),
-		Advertise: p.advertise, Listen: p.listen, DataPath: m.dataPath, RoutePort: p.route, Witness: boot.NodeID + "-w1",
+		Advertise: p.advertise, AdvertiseFound: p.found, Listen: p.listen, DataPath: m.dataPath, RoutePort: p.route, Witness: boot.NodeID + "-w1",
 		Containerd: m.containerd, MaxTasks: m.maxTasks, MetricsAddr: m.metrics, Init: first,
 	}
 }
