@@ -74,8 +74,8 @@ func (m *managing) end(over bool) {
 	<-m.ended
 	m.local.Store(nil)
 	m.boss.Store(nil)
-	if over || errors.Is(m.err, bus.ErrRetired) || errors.Is(m.err, bus.ErrOver) {
-		m.disconnect() // what the services still ask of the broker fails now, not after each request's time
+	if over || errors.Is(m.err, bus.ErrRetired) || errors.Is(m.err, bus.ErrOver) || errors.Is(m.err, bus.ErrAsked) {
+		m.disconnect() // what the services still ask of a broker without a majority fails now, not after each request's time
 	}
 	m.group.stop()
 	m.disconnect()
