@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -58,8 +57,10 @@ func (p *placement) turnTo(ctx context.Context, cmd *cobra.Command, addrs []stri
 			addrs[i] = net.JoinHostPort(a, strconv.Itoa(DefaultPort))
 		}
 	}
-	if rec.Role == RoleManager && slices.Contains(addrs, rec.Advertise) {
-		return fault.Invalid("%s is this manager's own address: name another one's", rec.Advertise)
+	for _, a := range addrs {
+		if host := member.HostOf(a); rec.Role == RoleManager && (host == rec.Host() || isAddress(host) && isHere(host)) {
+			return fault.Invalid("%s is this manager's own address: name another one's", a)
+		}
 	}
 	var errs []error
 	for _, a := range addrs {
@@ -90,6 +91,8 @@ func (p *placement) turnTo(ctx context.Context, cmd *cobra.Command, addrs []stri
 	plain.Fprintf(cmd.OutOrStdout(), "This node turns to %s.\n", strings.Join(addrs, ", "))
 	return nil
 }
+
+func isAddress(host string) bool { return net.ParseIP(host) != nil }
 
 // routesAt are the addresses for other managers of those that listen for nodes at addrs: the next port.
 func routesAt(addrs []string) (out []string) {
