@@ -87,6 +87,9 @@ var (
 	VaultUnlock = define[*pb.UnlockRequest, *pb.UnlockReply](subject.Node("*", "vault.unlock"), "secrets-vault", Writes, Admins)
 	// VaultBackup begins a stream of bytes (libs/stream) from the vaults of one node that are not locked: a backup.
 	VaultBackup = define[*pb.BackupRequest, *pb.StreamOpenReply](subject.Node("*", "vault.backup.open"), "secrets-vault", Writes, Admins)
+	// BackupKey sets what scheduled backups are sealed under; VaultBackups is answered by the open vaults of one node.
+	BackupKey    = ForPeople[*pb.BackupKeyRequest, *pb.BackupKeyReply]("secrets-vault", "backup.key", Writes, Admins)
+	VaultBackups = define[*pb.Empty, *pb.KeptBackupsReply](subject.Node("*", "vault.backups"), "secrets-vault", Reads, Operators)
 )
 
 // What people ask of the others.

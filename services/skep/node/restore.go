@@ -33,9 +33,10 @@ func restoreCommand() *cobra.Command {
 	var m membership
 	var phrase string
 	cmd := &cobra.Command{
-		Use:   "restore [OPTIONS] FILE",
+		Use:   "restore [OPTIONS] (FILE|NAME)",
 		Short: "Make this machine the first manager of the cluster that a backup is of",
-		Long: "Make this machine the first manager of the cluster that a backup is of. It must be no node.\n\n" +
+		Long: "Make this machine the first manager of the cluster that a backup is of. It must be no node.\n" +
+			"A scheduled backup that lies on this machine can be given by its name (skep backup ls); `skep leave --force` keeps them.\n\n" +
 			"The file is read to its end before anything is made. The managers of then are gone from the cluster: other machines join as managers again.\n" +
 			"Workers come back by themselves where this machine has a manager's address, else after `skep node managers ADDRESS` on each of them.\n" +
 			"Their containers run on, also those that the backup does not know of: `skep backup unknown` lists these, `skep backup settle` ends it.",
@@ -55,7 +56,7 @@ func restoreCommand() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), restoreLimit)
 			defer cancel()
-			in, err := readBackup(ctx, args[0], backupkey.Source{File: phrase, In: cmd.InOrStdin(), Err: cmd.ErrOrStderr()})
+			in, err := readBackup(ctx, backup.ShelfIn(m.paths.Data).Find(args[0]), backupkey.Source{File: phrase, In: cmd.InOrStdin(), Err: cmd.ErrOrStderr()})
 			if err != nil {
 				return plain.Errorf("%s: %w", args[0], err)
 			}
