@@ -10,7 +10,7 @@ import (
 
 const (
 	// MinBackupPeriod is how close to one another scheduled backups may be: each reads the whole store.
-	MinBackupPeriod = 5 * time.Minute
+	MinBackupPeriod = time.Minute
 	// DefaultBackupKeep and MaxBackupKeep are how many of them a manager keeps.
 	DefaultBackupKeep, MaxBackupKeep = 7, 100
 )
