@@ -87,7 +87,7 @@ func TestScheduledBackupsAreListed(t *testing.T) {
 		return nil, fault.Unavailable("the disk is gone")
 	})
 	got := c.run("backup", "ls")
-	for _, text := range []string{"b.backup   w1     About an hour   5MiB    unlock key abc", "a.backup   w1     7 hours"} {
+	for _, text := range []string{"b.backup   w1        About an hour   5MiB      unlock key abc", "a.backup   w1        7 hours"} {
 		if !strings.Contains(got.out, text) {
 			t.Errorf("%q is not in\n%s", text, got.out)
 		}
