@@ -146,6 +146,8 @@ var Epoch = define[*pb.Empty, *pb.EpochReply](subject.Epoch("*"), "bus", Reads, 
 
 // What is asked of one node: skep.v1.node.<id>.image.ls. Those called Open begin a stream of bytes (libs/stream).
 var (
+	// NodeSelf is asked without waiting for one answer alone: every machine with the node's identity gives one.
+	NodeSelf     = define[*pb.Empty, *pb.SelfReply](subject.Node("*", "self"), "node-agent", Reads, Managers)
 	ImageList    = atNode[*pb.ListImagesRequest, *pb.ListImagesReply]("node-agent", "image.ls", Reads)
 	ImageRemove  = atNode[*pb.RemoveImageRequest, *pb.RemoveImageReply]("node-agent", "image.rm", Writes)
 	ImagePull    = atNode[*pb.PullImageRequest, *pb.PullImageReply]("node-agent", "image.pull", Writes)
