@@ -56,7 +56,7 @@ func restoreCommand() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), restoreLimit)
 			defer cancel()
-			in, err := readBackup(ctx, backup.ShelfIn(m.paths.Data).Find(args[0]), backupkey.Source{File: phrase, In: cmd.InOrStdin(), Err: cmd.ErrOrStderr()})
+			in, err := readBackup(ctx, backup.ShelfIn(m.paths.Data).Find(args[0]), m.hostname, backupkey.Source{File: phrase, In: cmd.InOrStdin(), Err: cmd.ErrOrStderr()})
 			if err != nil {
 				return plain.Errorf("%s: %w", args[0], err)
 			}
@@ -80,7 +80,7 @@ func restoreCommand() *cobra.Command {
 			plain.Fprintf(cmd.OutOrStdout(), "Cluster %s restored as it was on %s: this node (%s) is its only manager now.\n", rec.ClusterID,
 				in.header.MadeAt.AsTime().UTC().Format(time.DateTime+" MST"), rec.NodeID)
 			if len(in.gone) > 0 {
-				plain.Fprintf(cmd.OutOrStdout(), "Its managers of then are no nodes any more: %s. What is left of them joins again, after `skep leave --force`.\n", strings.Join(in.gone, ", "))
+				plain.Fprintf(cmd.OutOrStdout(), "No nodes of it any more, its managers of then and what this machine was: %s. What is left of the managers joins again, after `skep leave --force`.\n", strings.Join(in.gone, ", "))
 			}
 			plain.Fprintf(cmd.OutOrStdout(), "\nWorkers come back by themselves if this is an address they know; else run this on each of them:\n\n    skep node managers %s\n\n"+
 				"What they run and the backup does not know of runs on (skep backup unknown), until you end that:\n\n    skep backup settle\n", rec.Advertise)
@@ -108,8 +108,8 @@ type backedUp struct {
 	gone    []string // the managers of then
 }
 
-// readBackup reads a backup through, and changes nothing.
-func readBackup(ctx context.Context, path string, from backupkey.Source) (*backedUp, error) {
+// readBackup reads a backup through, for a machine of a host name, and changes nothing.
+func readBackup(ctx context.Context, path, hostname string, from backupkey.Source) (*backedUp, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fault.NotFound("%v", err)
@@ -159,7 +159,7 @@ func readBackup(ctx context.Context, path string, from backupkey.Source) (*backe
 	if err != nil || in.cluster.GetMeta().GetId() == "" {
 		return nil, fault.Invalid("there is no cluster in the backup")
 	}
-	if in.gone, err = backup.Renew(in.content); err != nil {
+	if in.gone, err = backup.Renew(in.content, hostname); err != nil {
 		return nil, fault.Invalid("%v", err)
 	}
 	return in, nil

@@ -68,7 +68,7 @@ func (d *exam) backups() {
 		}
 	}
 	if len(d.Backups) > 0 {
-		d.found(since, check, "%s by schedule %s, none is late", count(fine, "manager"), plan.Cron)
+		d.found(since, check, "the newest scheduled backup of %s is in time (%s)", count(fine, "manager"), plan.Cron)
 	}
 }
 
