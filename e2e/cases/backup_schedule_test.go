@@ -12,10 +12,10 @@ import (
 
 const phraseFile = "printf 'correct horse\\n' > /srv/pass; chmod 600 /srv/pass"
 
-// shelf is the names of the scheduled backups that lie on a host, the oldest first.
+// shelf is the names of the scheduled backups that lie on a host, the oldest first; one that is being written is none.
 func (c *cluster) shelf(host string) []string {
 	c.t.Helper()
-	return strings.Fields(c.on(host, "sh", "-c", "ls /var/lib/skep/backups 2>/dev/null").Stdout)
+	return strings.Fields(c.on(host, "sh", "-c", "cd /var/lib/skep/backups 2>/dev/null && ls *.backup").Stdout)
 }
 
 // Every manager makes its own backup of each time, also while the leader is lost. When all managers are lost, one that was
@@ -170,8 +170,12 @@ func TestRestoreElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	args := slices.Concat([]string{"skep", "backup", "restore", "--passphrase-file", "/srv/pass", "--advertise-addr", w2.IP}, c.Flags, []string{"/srv/b.skep"})
-	if r := c.on("w2", args...); r.Code != 0 || !strings.Contains(r.Stdout, "skep node managers "+w2.IP+":2377") {
+	restore := []string{"skep", "backup", "restore", "--passphrase-file", "/srv/pass", "--advertise-addr", w2.IP}
+	c.refusedOn("w2", 1, []string{"a node in it is called w2, as this machine is: give this one another name with --node-name"}, append(restore, "/srv/b.skep")...)
+	if left := c.on("w2", "ls", "/var/lib/skep").Stdout; strings.Contains(left, "vault") || strings.Contains(left, "node.json") {
+		t.Errorf("what is refused leaves something behind: %s", left)
+	}
+	if r := c.on("w2", slices.Concat(restore, []string{"--node-name", "n1"}, c.Flags, []string{"/srv/b.skep"})...); r.Code != 0 || !strings.Contains(r.Stdout, "skep node managers "+w2.IP+":2377") {
 		t.Fatalf("restore: %d %s%s", r.Code, r.Stdout, r.Stderr)
 	}
 	if r := c.on("w1", "skep", "node", "managers", w2.IP); r.Code != 0 {
@@ -187,7 +191,10 @@ func TestRestoreElsewhere(t *testing.T) {
 	if after := c.must("w1", "pgrep -fx 'sleep 200000' | sort"); after != before || strings.Count(after, "\n") < 1 {
 		t.Errorf("containers were started again: %q, %q", before, after)
 	}
-	// Yesterday's token, at the new address.
+	// Yesterday's token, at the new address; the name is free once the node of then is removed.
+	if r := c.on("w2", "skep", "node", "rm", "--force", "w3"); r.Code != 0 {
+		t.Errorf("node rm: %s%s", r.Stdout, r.Stderr)
+	}
 	if r := c.on("w3", slices.Concat([]string{"skep", "join", "--token", token}, c.Flags, []string{w2.IP + ":2377"})...); r.Code != 0 {
 		t.Errorf("join: %s%s", r.Stdout, r.Stderr)
 	}

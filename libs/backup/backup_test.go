@@ -306,7 +306,7 @@ func TestAudit(t *testing.T) {
 // A restored cluster has other managers, knows that it was restored, and still fits together.
 func TestRenew(t *testing.T) {
 	c := sound(t)
-	gone, err := backup.Renew(c, "")
+	gone, err := backup.Renew(c)
 	if err != nil || !slices.Equal(gone, []string{"host-m"}) {
 		t.Fatal(gone, err)
 	}
@@ -326,27 +326,17 @@ func TestRenew(t *testing.T) {
 	}
 }
 
-// What was called as the machine is on which it is restored is gone, too: two nodes cannot have one name.
-func TestRenewOnAMachineThatWasANode(t *testing.T) {
+// A host name that is taken is found; those of managers are free, since they are gone.
+func TestCalled(t *testing.T) {
 	c := sound(t)
-	d, err := proto.Marshal(&pb.NodeDescription{Hostname: "Host-W"})
-	if err != nil {
+	c[subject.NodeB] = append(c[subject.NodeB], kv.Entry{Key: keys.Description.Key("w"), Value: enc(t, &pb.NodeDescription{Hostname: "Host-W"}), Revision: 99})
+	if _, err := backup.Renew(c); err != nil {
 		t.Fatal(err)
 	}
-	c[subject.NodeB] = append(c[subject.NodeB], kv.Entry{Key: keys.Description.Key("w"), Value: d, Revision: 99})
-	gone, err := backup.Renew(c, "host-w")
-	if err != nil || !slices.Equal(gone, []string{"Host-W", "host-m"}) {
-		t.Fatal(gone, err)
-	}
-	for _, list := range c {
-		for _, e := range list {
-			if f, id := keys.Of(subject.Spec, e.Key); f == keys.Node && id == "w" {
-				t.Errorf("%s is still there", e.Key)
-			}
+	for name, want := range map[string]string{"host-w": "w", "host-m": "", "other": ""} {
+		if got := backup.Called(c, name); got != want {
+			t.Errorf("%s: %q", name, got)
 		}
-	}
-	if found := backup.Audit(c); len(found) > 0 {
-		t.Error(found)
 	}
 }
 

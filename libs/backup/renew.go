@@ -17,24 +17,11 @@ import (
 //
 //   - The managers of then are gone: their servers' group is over, and what was on their disks is not what is restored. One
 //     that comes back joins as a new node, as after `node rm`. Their tasks are found to be on no node, and run elsewhere.
-//   - A node that is called as the machine is on which it is restored was that machine, which is none now: it is gone, too. Two
-//     nodes cannot have one name.
 //   - The cluster knows that it was restored (ClusterSpec.restored): nodes keep what they run beside what it knows.
 //
-// It returns the host names or ids of those that are gone.
-func Renew(c Content, hostname string) (gone []string, err error) {
-	left, names := map[string]bool{}, map[string]string{}
-	for _, e := range c[subject.NodeB] {
-		var d pb.NodeDescription
-		f, id := keys.Of(subject.NodeB, e.Key)
-		if f != keys.Description || proto.Unmarshal(e.Value, &d) != nil {
-			continue
-		}
-		names[id] = d.Hostname
-		if hostname != "" && strings.EqualFold(d.Hostname, hostname) {
-			left[id] = true
-		}
-	}
+// It returns the managers' host names or ids.
+func Renew(c Content) (gone []string, err error) {
+	managers := map[string]bool{}
 	for i, e := range c[subject.Spec] {
 		switch f, id := keys.Of(subject.Spec, e.Key); f {
 		case keys.Cluster:
@@ -52,10 +39,11 @@ func Renew(c Content, hostname string) (gone []string, err error) {
 				return nil, fmt.Errorf("read node %s: %w", id, err)
 			}
 			if o.Role == pb.NodeRole_NODE_ROLE_MANAGER || o.Spec.GetRole() == pb.NodeRole_NODE_ROLE_MANAGER {
-				left[id] = true
+				managers[id] = true
 			}
 		}
 	}
+	names := map[string]string{}
 	drop := func(b subject.Bucket, gone func(f *keys.Family, id string, e kv.Entry) bool) {
 		c[b] = slices.DeleteFunc(c[b], func(e kv.Entry) bool {
 			f, id := keys.Of(b, e.Key)
@@ -63,13 +51,17 @@ func Renew(c Content, hostname string) (gone []string, err error) {
 		})
 	}
 	drop(subject.Spec, func(f *keys.Family, id string, e kv.Entry) bool {
-		return f == keys.Node && left[id] || f == keys.NodeNumber && left[string(e.Value)]
+		return f == keys.Node && managers[id] || f == keys.NodeNumber && managers[string(e.Value)]
 	})
-	drop(subject.NodeB, func(f *keys.Family, id string, _ kv.Entry) bool {
-		return (f == keys.Description || f == keys.Live) && left[id]
+	drop(subject.NodeB, func(f *keys.Family, id string, e kv.Entry) bool {
+		var d pb.NodeDescription
+		if f == keys.Description && managers[id] && proto.Unmarshal(e.Value, &d) == nil {
+			names[id] = d.Hostname
+		}
+		return (f == keys.Description || f == keys.Live) && managers[id]
 	})
 	drop(subject.Secret, func(f *keys.Family, id string, _ kv.Entry) bool { return f == keys.ManagerLock })
-	for id := range left {
+	for id := range managers {
 		if names[id] == "" {
 			names[id] = id
 		}
@@ -77,4 +69,15 @@ func Renew(c Content, hostname string) (gone []string, err error) {
 	}
 	slices.Sort(gone)
 	return gone, nil
+}
+
+// Called is the node, of those that are left after Renew, that has a host name; "" when none has. Two nodes cannot have one.
+func Called(c Content, hostname string) (node string) {
+	for _, e := range c[subject.NodeB] {
+		var d pb.NodeDescription
+		if f, id := keys.Of(subject.NodeB, e.Key); f == keys.Description && proto.Unmarshal(e.Value, &d) == nil && strings.EqualFold(d.Hostname, hostname) {
+			return id
+		}
+	}
+	return ""
 }

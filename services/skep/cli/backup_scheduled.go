@@ -92,7 +92,7 @@ func (a *app) listScheduled(ctx context.Context, l *listFlags) error {
 				"Cluster": h.GetClusterId(), "Version": h.GetSkepVersion(), "Opens": backup.Opener(h)}})
 		}
 	}
-	slices.SortStableFunc(rows, func(a, b row) int { return b.due.Compare(a.due) })
+	slices.SortStableFunc(rows, func(a, b row) int { return cmp.Or(b.due.Compare(a.due), cmp.Compare(a.Row["Node"], b.Row["Node"])) })
 	for _, r := range rows {
 		t.Rows = append(t.Rows, r.Row)
 	}

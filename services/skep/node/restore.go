@@ -80,7 +80,7 @@ func restoreCommand() *cobra.Command {
 			plain.Fprintf(cmd.OutOrStdout(), "Cluster %s restored as it was on %s: this node (%s) is its only manager now.\n", rec.ClusterID,
 				in.header.MadeAt.AsTime().UTC().Format(time.DateTime+" MST"), rec.NodeID)
 			if len(in.gone) > 0 {
-				plain.Fprintf(cmd.OutOrStdout(), "No nodes of it any more, its managers of then and what this machine was: %s. What is left of the managers joins again, after `skep leave --force`.\n", strings.Join(in.gone, ", "))
+				plain.Fprintf(cmd.OutOrStdout(), "Its managers of then are no nodes any more: %s. What is left of them joins again, after `skep leave --force`.\n", strings.Join(in.gone, ", "))
 			}
 			plain.Fprintf(cmd.OutOrStdout(), "\nWorkers come back by themselves if this is an address they know; else run this on each of them:\n\n    skep node managers %s\n\n"+
 				"What they run and the backup does not know of runs on (skep backup unknown), until you end that:\n\n    skep backup settle\n", rec.Advertise)
@@ -159,8 +159,11 @@ func readBackup(ctx context.Context, path, hostname string, from backupkey.Sourc
 	if err != nil || in.cluster.GetMeta().GetId() == "" {
 		return nil, fault.Invalid("there is no cluster in the backup")
 	}
-	if in.gone, err = backup.Renew(in.content, hostname); err != nil {
+	if in.gone, err = backup.Renew(in.content); err != nil {
 		return nil, fault.Invalid("%v", err)
+	}
+	if id := backup.Called(in.content, hostname); id != "" {
+		return nil, fault.Conflict("a node in it is called %s, as this machine is: give this one another name with --node-name (if it was that node, remove what is left of it afterwards: skep node rm %s)", hostname, id)
 	}
 	return in, nil
 }
