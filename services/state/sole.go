@@ -21,8 +21,7 @@ import (
 // starts again, on the same machine or another, waits for nobody.
 
 const (
-	// selfWithin is how long an agent that was there before may take to answer; selfAfter how much longer than the one that
-	// asks, which answers the same question.
+	// selfWithin is how long an agent may take to answer; selfAfter how much longer than another, which answers the same question.
 	selfWithin = time.Second
 	selfAfter  = 300 * time.Millisecond
 	// refusedFor and grantedFor are how long an answer holds: an agent asks for several things at its start.
@@ -94,7 +93,8 @@ func otherThan(session, last string, there map[string]*skepv1.SelfReply) *skepv1
 	return there[first]
 }
 
-// askSelf is who answers as a node, by session. It ends as soon as the one that reported last has answered.
+// askSelf is who answers as a node, by session. It ends as soon as the one that reported last and the one that asks have
+// answered: the addresses of both are told.
 func (s *Service) askSelf(ctx context.Context, node, session, last string) (map[string]*skepv1.SelfReply, error) {
 	ctx, cancel := context.WithTimeout(ctx, selfWithin)
 	defer cancel()
@@ -111,7 +111,7 @@ func (s *Service) askSelf(ctx context.Context, node, session, last string) (map[
 		return nil, err
 	}
 	there := map[string]*skepv1.SelfReply{}
-	for len(there) < mostSelves && there[last] == nil {
+	for len(there) < mostSelves && (there[last] == nil || there[session] == nil) {
 		m, err := sub.NextMsgWithContext(ctx)
 		if err != nil { // nobody else answers in time, or nobody at all
 			break
@@ -125,7 +125,7 @@ func (s *Service) askSelf(ctx context.Context, node, session, last string) (map[
 		}
 		r.Hostname, r.Addr = cutSelf(r.Hostname), cutSelf(r.Addr)
 		there[r.Session] = r
-		if r.Session == session {
+		if r.Session == session || r.Session == last {
 			var after context.CancelFunc
 			ctx, after = context.WithTimeout(ctx, selfAfter)
 			defer after()
