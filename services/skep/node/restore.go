@@ -92,6 +92,7 @@ func restoreCommand() *cobra.Command {
 		},
 	}
 	m.add(cmd)
+	cmd.Flags().Lookup("node-name").Hidden = false // the machine may be called as a node of the backup
 	cmd.Flags().StringVar(&phrase, "passphrase-file", "", "file with the passphrase, or the unlock key, which nobody else may read (default: it is asked for)")
 	return cmd
 }
