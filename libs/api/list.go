@@ -87,6 +87,9 @@ var (
 	VaultUnlock = define[*pb.UnlockRequest, *pb.UnlockReply](subject.Node("*", "vault.unlock"), "secrets-vault", Writes, Admins)
 	// VaultBackup begins a stream of bytes (libs/stream) from the vaults of one node that are not locked: a backup.
 	VaultBackup = define[*pb.BackupRequest, *pb.StreamOpenReply](subject.Node("*", "vault.backup.open"), "secrets-vault", Writes, Admins)
+	// BackupKey sets what scheduled backups are sealed under; VaultBackups is answered by the open vaults of one node.
+	BackupKey    = ForPeople[*pb.BackupKeyRequest, *pb.BackupKeyReply]("secrets-vault", "backup.key", Writes, Admins)
+	VaultBackups = define[*pb.Empty, *pb.KeptBackupsReply](subject.Node("*", "vault.backups"), "secrets-vault", Reads, Operators)
 )
 
 // What people ask of the others.
@@ -143,6 +146,8 @@ var Epoch = define[*pb.Empty, *pb.EpochReply](subject.Epoch("*"), "bus", Reads, 
 
 // What is asked of one node: skep.v1.node.<id>.image.ls. Those called Open begin a stream of bytes (libs/stream).
 var (
+	// NodeSelf is asked without waiting for one answer alone: every machine with the node's identity gives one.
+	NodeSelf     = define[*pb.Empty, *pb.SelfReply](subject.Node("*", "self"), "node-agent", Reads, Managers)
 	ImageList    = atNode[*pb.ListImagesRequest, *pb.ListImagesReply]("node-agent", "image.ls", Reads)
 	ImageRemove  = atNode[*pb.RemoveImageRequest, *pb.RemoveImageReply]("node-agent", "image.rm", Writes)
 	ImagePull    = atNode[*pb.PullImageRequest, *pb.PullImageReply]("node-agent", "image.pull", Writes)

@@ -326,6 +326,20 @@ func TestRenew(t *testing.T) {
 	}
 }
 
+// A host name that is taken is found; those of managers are free, since they are gone.
+func TestCalled(t *testing.T) {
+	c := sound(t)
+	c[subject.NodeB] = append(c[subject.NodeB], kv.Entry{Key: keys.Description.Key("w"), Value: enc(t, &pb.NodeDescription{Hostname: "Host-W"}), Revision: 99})
+	if _, err := backup.Renew(c); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"host-w": "w", "host-m": "", "other": ""} {
+		if got := backup.Called(c, name); got != want {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
 // Every restore begins above all that an earlier life of the store can have come to.
 func TestFirst(t *testing.T) {
 	now := time.Now()

@@ -97,6 +97,9 @@ func Opener(h *pb.BackupHeader) string {
 	if u := h.GetUnlockKey(); u != nil {
 		return fmt.Sprintf("unlock key %s, made %s", u.Id, day(u.MadeAt))
 	}
+	if at := h.GetPassphrase().GetSetAt(); at != nil {
+		return fmt.Sprintf("the passphrase of scheduled backups that was given on %s", day(at))
+	}
 	return fmt.Sprintf("the passphrase that was given on %s", day(h.GetMadeAt()))
 }
 

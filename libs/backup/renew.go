@@ -3,6 +3,7 @@ package backup
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -68,4 +69,15 @@ func Renew(c Content) (gone []string, err error) {
 	}
 	slices.Sort(gone)
 	return gone, nil
+}
+
+// Called is the node, of those that are left after Renew, that has a host name; "" when none has. Two nodes cannot have one.
+func Called(c Content, hostname string) (node string) {
+	for _, e := range c[subject.NodeB] {
+		var d pb.NodeDescription
+		if f, id := keys.Of(subject.NodeB, e.Key); f == keys.Description && proto.Unmarshal(e.Value, &d) == nil && strings.EqualFold(d.Hostname, hostname) {
+			return id
+		}
+	}
+	return ""
 }

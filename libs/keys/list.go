@@ -72,6 +72,7 @@ var (
 	// Unlock is not of the form of the others: a manager that cannot open anything has to read part of it.
 	Unlock      = add(subject.Secret, "unlock", Vault, &pb.AutolockRecord{}, "the unlock key, sealed under the master key, and the master key, sealed under the unlock key")
 	ManagerLock = add(subject.Secret, "manager.<node>", Vault, &pb.ManagerLock{}, "in clear: whether a manager is locked, and which unlock key opens its disk")
+	BackupKey   = add(subject.Secret, "backup", Vault, nil, "sealed under the master key (BackupKeyRecord): what scheduled backups are sealed under, if not under the unlock key")
 	User        = add(subject.Secret, "user.<serial>", Vault, &pb.UserCertificate{},
 		"in clear: brokers follow it and refuse what is revoked; it goes two hours after the certificate's end")
 )

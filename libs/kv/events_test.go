@@ -55,7 +55,7 @@ func TestEventsOfNodesPushOutNoChanges(t *testing.T) {
 		"service.create": subject.EventStream, "network.remove": subject.EventStream, "cluster.token-rotate": subject.EventStream,
 		"secret.read": subject.EventStream, "node.create": subject.EventStream, "node.update": subject.EventStream, "node.remove": subject.EventStream,
 		"task.running": subject.NodeEventStream, "task.unhealthy": subject.NodeEventStream, "node.describe": subject.NodeEventStream,
-		"node.path-open": subject.NodeEventStream, "node.path-blocked": subject.NodeEventStream,
+		"node.path-open": subject.NodeEventStream, "node.path-blocked": subject.NodeEventStream, "node.duplicate": subject.NodeEventStream,
 	}
 	for _, state := range skepv1.NodeState_name {
 		want["node."+strings.ToLower(strings.TrimPrefix(state, "NODE_STATE_"))] = subject.NodeEventStream

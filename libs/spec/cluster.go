@@ -59,6 +59,9 @@ func ClusterDefaults(c *skepv1.ClusterSpec) {
 	if c.NodeSubnetSize == 0 {
 		c.NodeSubnetSize = DefaultNodeSubnetSize
 	}
+	if c.Backups != nil && c.Backups.Keep == 0 {
+		c.Backups.Keep = DefaultBackupKeep
+	}
 }
 
 // ValidateCluster checks a cluster's spec after ClusterDefaults.
@@ -85,6 +88,9 @@ func ValidateCluster(c *skepv1.ClusterSpec) error {
 		return fault.Invalid("Datapath port number is not in valid range (1024-49151) : %d", c.DataPathPort)
 	}
 	if err := validateFence(c.FenceCommand); err != nil {
+		return err
+	}
+	if err := validateBackups(c.Backups); err != nil {
 		return err
 	}
 	return validatePools(c)

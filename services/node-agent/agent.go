@@ -49,6 +49,8 @@ type Service struct {
 
 	cluster atomic.Pointer[skepv1.ClusterSpec]
 	leaving atomic.Bool
+	granted atomic.Bool // a snapshot was given: this machine is the node
+	refused atomic.Bool // another machine is, by the managers' last word
 	running atomic.Bool
 	manager atomic.Bool
 	role    chan struct{} // manager changed

@@ -46,6 +46,7 @@ func (s *Service) serve() (*commands, error) {
 	c := &commands{rpc: srv}
 	id := s.cfg.NodeID
 	err = errors.Join(
+		api.Handle(srv, api.NodeSelf.At(id), s.self),
 		api.Handle(srv, api.ImageList.At(id), s.listImages),
 		api.Handle(srv, api.ImageRemove.At(id), s.removeImage),
 		api.Handle(srv, api.ImagePull.At(id), s.pullImage),

@@ -47,7 +47,7 @@ func (s *Service) describeLoop(ctx context.Context) {
 			continue
 		}
 		cctx, cancel := context.WithTimeout(ctx, callTimeout)
-		r, err := api.Call(cctx, s.cfg.NC, api.StateDescribe.At(s.cfg.NodeID), &skepv1.DescribeRequest{NodeId: s.cfg.NodeID, Description: d})
+		r, err := api.Call(cctx, s.cfg.NC, api.StateDescribe.At(s.cfg.NodeID), &skepv1.DescribeRequest{NodeId: s.cfg.NodeID, Description: d, Session: s.session})
 		cancel()
 		if err != nil {
 			if ctx.Err() == nil {

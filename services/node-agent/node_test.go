@@ -68,6 +68,8 @@ type node struct {
 	beats   []*skepv1.Heartbeat
 	desc    *skepv1.NodeDescription
 	cluster *skepv1.ClusterSpec // nil = one that says nothing
+	refuse  error // what is said to who asks for the task set, nil = the set
+	asked   int   // how often it was asked for
 }
 
 func tools(t testing.TB) {
@@ -157,6 +159,9 @@ func (n *node) manage() {
 	must(api.HandleNode(srv, api.StateSnapshot, func(_ context.Context, _ string, _ *skepv1.SnapshotRequest) (*skepv1.SnapshotReply, error) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
+		if n.asked++; n.refuse != nil {
+			return nil, n.refuse
+		}
 		return &skepv1.SnapshotReply{Generation: n.gen, Tasks: n.setLocked(), Cluster: n.clusterLocked()}, nil
 	}))
 	must(api.HandleNode(srv, api.StateSpecs, func(_ context.Context, _ string, r *skepv1.SpecsRequest) (*skepv1.SpecsReply, error) {

@@ -139,8 +139,8 @@ func (s *Service) heartbeats(ctx context.Context) {
 }
 
 func (s *Service) beat(leaving bool) {
-	if s.cfg.NC.Status() != nats.CONNECTED {
-		return // an old one sent later would lie
+	if s.cfg.NC.Status() != nats.CONNECTED || s.refused.Load() {
+		return // an old one sent later would lie, and another machine's would speak for that one
 	}
 	hb := &skepv1.Heartbeat{
 		NodeId: s.cfg.NodeID, Session: s.session, AppliedGeneration: s.set.Generation(), SentUnixMs: time.Now().UnixMilli(), Leaving: leaving,

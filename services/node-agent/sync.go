@@ -101,7 +101,8 @@ func (s *Service) pushed(m *nats.Msg) {
 	}
 	// A store that was restored goes on at sequences far above. What that means for what runs here a snapshot tells, and
 	// nothing is ended before it did.
-	if s.cluster.Load() == nil || gen>>restoredBits != s.set.Generation()>>restoredBits {
+	// Nor is anything begun before a snapshot said that this machine is the node (sole.go).
+	if !s.granted.Load() || s.cluster.Load() == nil || gen>>restoredBits != s.set.Generation()>>restoredBits {
 		s.askSnapshot()
 		return
 	}
@@ -126,7 +127,8 @@ func (s *Service) apply(gen uint64, tasks *skepv1.NodeTasks) {
 func (s *Service) snapshot(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	r, err := api.Call(ctx, s.cfg.NC, api.StateSnapshot.At(s.cfg.NodeID), &skepv1.SnapshotRequest{NodeId: s.cfg.NodeID})
+	r, err := api.Call(ctx, s.cfg.NC, api.StateSnapshot.At(s.cfg.NodeID), &skepv1.SnapshotRequest{NodeId: s.cfg.NodeID, Session: s.session})
+	s.heard(err)
 	if err != nil {
 		return err
 	}

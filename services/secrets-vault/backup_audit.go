@@ -25,7 +25,7 @@ func auditSecrets(s *sealer, c backup.Content, values map[string]bool) (found, p
 		case keys.CA:
 			ca = true
 			_, err = s.openBytes(e.Key, slices.Clone(e.Value))
-		case keys.Curve, keys.Token:
+		case keys.Curve, keys.Token, keys.BackupKey:
 			_, err = s.openBytes(e.Key, slices.Clone(e.Value))
 		}
 		if err != nil {

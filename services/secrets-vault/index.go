@@ -71,6 +71,10 @@ type index struct {
 	users   map[string]user  // by serial number
 	objects objects
 
+	backups    *skepv1.BackupKeyRecord // what scheduled backups are sealed under, nil = the unlock key
+	backupsRev uint64
+	rekeyed    func() // that record changed: what failed for it is tried again
+
 	progress    *skepv1.CAProgress // of a rotation
 	progressRev uint64
 }
@@ -86,6 +90,7 @@ func (x *index) source() kv.Source {
 	return fold.Source(subject.Secret, x.entryLocked, func(kv.Delta) {
 		x.tokens, x.users, x.objects = map[string]token{}, map[string]user{}, newObjects()
 		x.lock.reset()
+		x.backups, x.backupsRev = nil, 0
 		x.progress, x.progressRev = nil, 0
 	})
 }
@@ -125,6 +130,8 @@ func (x *index) entryLocked(e kv.Entry) error {
 		x.tokens[e.Key] = token{r, e.Revision}
 	case keys.User:
 		return x.userLocked(id, e)
+	case keys.BackupKey:
+		return x.backupKeyLocked(e)
 	case keys.Unlock, keys.ManagerLock:
 		return x.lock.take(x.seal, e)
 	}

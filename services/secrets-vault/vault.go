@@ -31,6 +31,8 @@ type Config struct {
 	// Dir holds the master key.
 	Dir    string
 	NodeID string
+	// DataDir is the node's: scheduled backups lie in a folder of it; "" = none are made here.
+	DataDir string
 	// Hostname and Certificate are this manager's: a locked vault says by them what to do where, and that it is itself.
 	Hostname    string
 	Certificate pki.Source
@@ -69,6 +71,8 @@ type Service struct {
 	// dropped is when credentials that nobody refers to were last looked for, dropAfter where that ended. tend alone uses them.
 	dropped   time.Time
 	dropAfter string
+	// keeper makes the scheduled backups of this manager.
+	keeper *keeper
 	// settleAfter is settleFor, less in tests.
 	settleAfter time.Duration
 }
@@ -106,12 +110,13 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure the vault: %w", err)
 	}
+	keeper := newKeeper(cfg.DataDir)
 	return &Service{
 		cfg: cfg, log: cfg.Log, js: js, bucket: kv.Open(js, subject.Secret), values: kv.Open(js, subject.Value), wrong: rate.NewLimiter(wrongPerSecond, wrongBurst), issued: countIssued(cfg.Metrics),
 		group: &group{bucket: kv.Open(js, subject.NodeB), log: cfg.Log},
 		lock:  lock, gauge: showLocked(cfg.Metrics),
-		idx:         &index{seal: s, lock: &lock.picture, log: cfg.Log, tokens: map[string]token{}, users: map[string]user{}, objects: newObjects(), turned: make(chan struct{}, 1)},
-		settleAfter: settleFor, handed: newHanded(),
+		idx:         &index{seal: s, lock: &lock.picture, log: cfg.Log, tokens: map[string]token{}, users: map[string]user{}, objects: newObjects(), turned: make(chan struct{}, 1), rekeyed: keeper.retry},
+		settleAfter: settleFor, handed: newHanded(), keeper: keeper,
 		Span: life.New(),
 	}, nil
 }
@@ -213,6 +218,7 @@ func (s *Service) serve(ctx context.Context) error {
 		api.HandleNode(srv, api.VaultDeliver, s.deliver),
 		api.HandleNode(srv, api.VaultMaster, s.giveMaster),
 		s.handleLock(srv),
+		s.handleKept(srv),
 	)
 	if err != nil {
 		return err
@@ -232,5 +238,6 @@ func (s *Service) serve(ctx context.Context) error {
 	g.Go(func() error { s.tend(ctx); return nil })
 	g.Go(func() error { s.tendLock(ctx); return nil })
 	g.Go(func() error { s.drive(ctx); return nil })
+	g.Go(func() error { s.keepBackups(ctx); return nil })
 	return g.Wait()
 }

@@ -49,6 +49,9 @@ func (s *Service) describeNode(ctx context.Context, node string, r *skepv1.Descr
 	if err := s.ownNode(ctx, node, r.NodeId); err != nil {
 		return nil, err
 	}
+	if err := s.sole(ctx, node, r.Session); err != nil {
+		return nil, err
+	}
 	if r.Description == nil {
 		return nil, fault.Invalid("node %s sent no description", node)
 	}
@@ -152,6 +155,9 @@ func (s *Service) called(name, than string) string {
 // broker the index may be seconds behind.
 func (s *Service) snapshot(ctx context.Context, node string, r *skepv1.SnapshotRequest) (*skepv1.SnapshotReply, error) {
 	if err := s.ownNode(ctx, node, r.NodeId); err != nil {
+		return nil, err
+	}
+	if err := s.sole(ctx, node, r.Session); err != nil {
 		return nil, err
 	}
 	now, cancel := context.WithTimeout(ctx, currentWithin)

@@ -33,6 +33,7 @@ func (s *Service) initCluster(ctx context.Context, r *skepv1.InitClusterRequest)
 	if err := spec.ValidateCluster(c); err != nil {
 		return nil, err
 	}
+	backupsSince(c, nil)
 	cid := r.ClusterId
 	if cid == "" {
 		cid = id.New()
@@ -98,6 +99,7 @@ func (s *Service) updateCluster(ctx context.Context, r *skepv1.UpdateClusterRequ
 		if err := poolsKept(next, cur.Spec); err != nil {
 			return err
 		}
+		backupsSince(next, cur.Spec)
 		if proto.Equal(next, cur.Spec) {
 			return nil
 		}
@@ -138,6 +140,18 @@ func (s *Service) setAutolock(ctx context.Context, next, cur *skepv1.ClusterSpec
 	}
 	_, err := api.Call(ctx, s.cfg.NC, api.AutolockSet, &skepv1.SetAutolockRequest{On: next.Autolock, By: rpc.Asker(ctx), ByAddress: rpc.AskerAddress(ctx)})
 	return err
+}
+
+// backupsSince writes down when the schedule of backups was set: by it every manager knows the same times.
+func backupsSince(next, cur *skepv1.ClusterSpec) {
+	n, c := next.Backups, cur.GetBackups()
+	switch {
+	case n == nil:
+	case c.GetSince() != nil && n.Cron == c.Cron && n.TimeZone == c.TimeZone:
+		n.Since = c.Since
+	default:
+		n.Since = timestamppb.Now()
+	}
 }
 
 // keepPools carries over what an update left open and could not change anyway.

@@ -4,11 +4,16 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kvtest"
 	"skep.dev/libs/rpc"
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -69,5 +74,42 @@ func TestAutolockIsTheVaults(t *testing.T) {
 	defer mu.Unlock()
 	if len(asked) != 3 || !asked[0] || !asked[1] || asked[2] {
 		t.Errorf("the vault was asked %v", asked)
+	}
+}
+
+// When a schedule was set is state's to say: by it every manager knows the same times.
+func TestBackupPlanIsCountedFromWhenItWasSet(t *testing.T) {
+	r := newRig(t, kvtest.Server(t))
+	r.init()
+	c := must[*skepv1.ClusterReply](t)(call(r, api.ClusterInspect, &skepv1.Empty{})).Cluster
+	update := func(p *skepv1.BackupPlan) error {
+		t.Helper()
+		s := proto.CloneOf(c.Spec)
+		s.Backups = p
+		reply, err := call(r, api.ClusterUpdate, &skepv1.UpdateClusterRequest{Version: c.Meta.Version, Spec: s})
+		if err == nil {
+			c = reply.Cluster
+		}
+		return err
+	}
+	before := time.Now()
+	if err := update(&skepv1.BackupPlan{Cron: "@every 6h", Since: timestamppb.New(time.Unix(1, 0))}); err != nil {
+		t.Fatal(err)
+	}
+	first := c.Spec.Backups.Since.AsTime()
+	if first.Before(before) || c.Spec.Backups.Keep != spec.DefaultBackupKeep {
+		t.Error(c.Spec.Backups)
+	}
+	if err := update(&skepv1.BackupPlan{Cron: "@every 6h", Keep: 3}); err != nil || !c.Spec.Backups.Since.AsTime().Equal(first) || c.Spec.Backups.Keep != 3 {
+		t.Error(c.Spec.Backups, err)
+	}
+	if err := update(&skepv1.BackupPlan{Cron: "@every 12h", Keep: 3}); err != nil || !c.Spec.Backups.Since.AsTime().After(first) {
+		t.Error(c.Spec.Backups, err)
+	}
+	if err := update(&skepv1.BackupPlan{Cron: "@every 1s", Keep: 3}); !fault.Is(err, fault.CodeInvalid) || c.Spec.Backups.Cron != "@every 12h" {
+		t.Error(c.Spec.Backups, err)
+	}
+	if err := update(nil); err != nil || c.Spec.Backups != nil {
+		t.Error(c.Spec.Backups, err)
 	}
 }

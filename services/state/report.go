@@ -48,6 +48,9 @@ func (s *Service) reportStatus(ctx context.Context, node string, r *skepv1.NodeS
 	if err := s.ownNode(ctx, node, r.NodeId); err != nil {
 		return nil, err
 	}
+	if err := s.sole(ctx, node, r.Session); err != nil {
+		return nil, err
+	}
 	r.NodeId = node
 	if err := boundStatus(r); err != nil {
 		return nil, err

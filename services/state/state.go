@@ -73,8 +73,9 @@ type Service struct {
 	reports *reportWriter
 	events  *eventWriter
 
-	describes *limit.PerKey
-	claimed   sync.Map // by node, the host name of another that it says is its own
+	describes  *limit.PerKey
+	identities sync.Map // by node, *identity: see sole
+	claimed    sync.Map // by node, the host name of another that it says is its own
 
 	admitMu   sync.Mutex // node numbers are handed out one after the other
 	networkMu sync.Mutex // networks are made one after the other

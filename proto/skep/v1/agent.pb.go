@@ -129,6 +129,7 @@ func (x *Heartbeat) GetMemoryBytes() uint64 {
 type SnapshotRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Session       string                 `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"` // of the agent that asks, as in its reports; "" = of a version that does not say
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -166,6 +167,13 @@ func (*SnapshotRequest) Descriptor() ([]byte, []int) {
 func (x *SnapshotRequest) GetNodeId() string {
 	if x != nil {
 		return x.NodeId
+	}
+	return ""
+}
+
+func (x *SnapshotRequest) GetSession() string {
+	if x != nil {
+		return x.Session
 	}
 	return ""
 }
@@ -246,6 +254,68 @@ func (x *SnapshotReply) GetLastReport() uint64 {
 	return 0
 }
 
+// ---- skep.v1.node.<id>.self
+// SelfReply is which agent it is. Two machines with one node's identity both answer.
+type SelfReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Addr          string                 `protobuf:"bytes,3,opt,name=addr,proto3" json:"addr,omitempty"` // as the broker sees it, or what the node advertises
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SelfReply) Reset() {
+	*x = SelfReply{}
+	mi := &file_skep_v1_agent_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SelfReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SelfReply) ProtoMessage() {}
+
+func (x *SelfReply) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_agent_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SelfReply.ProtoReflect.Descriptor instead.
+func (*SelfReply) Descriptor() ([]byte, []int) {
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SelfReply) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *SelfReply) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *SelfReply) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
 // SpecsRequest goes to skep.v1.svc.state.specs.<node>: revisions the agent does not know.
 // Only those assigned to the node are answered; the rest are left out.
 type SpecsRequest struct {
@@ -258,7 +328,7 @@ type SpecsRequest struct {
 
 func (x *SpecsRequest) Reset() {
 	*x = SpecsRequest{}
-	mi := &file_skep_v1_agent_proto_msgTypes[3]
+	mi := &file_skep_v1_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -270,7 +340,7 @@ func (x *SpecsRequest) String() string {
 func (*SpecsRequest) ProtoMessage() {}
 
 func (x *SpecsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[3]
+	mi := &file_skep_v1_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -283,7 +353,7 @@ func (x *SpecsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpecsRequest.ProtoReflect.Descriptor instead.
 func (*SpecsRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{3}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SpecsRequest) GetNodeId() string {
@@ -310,7 +380,7 @@ type RevisionKey struct {
 
 func (x *RevisionKey) Reset() {
 	*x = RevisionKey{}
-	mi := &file_skep_v1_agent_proto_msgTypes[4]
+	mi := &file_skep_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -322,7 +392,7 @@ func (x *RevisionKey) String() string {
 func (*RevisionKey) ProtoMessage() {}
 
 func (x *RevisionKey) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[4]
+	mi := &file_skep_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -335,7 +405,7 @@ func (x *RevisionKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevisionKey.ProtoReflect.Descriptor instead.
 func (*RevisionKey) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RevisionKey) GetServiceId() string {
@@ -362,7 +432,7 @@ type SpecsReply struct {
 
 func (x *SpecsReply) Reset() {
 	*x = SpecsReply{}
-	mi := &file_skep_v1_agent_proto_msgTypes[5]
+	mi := &file_skep_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +444,7 @@ func (x *SpecsReply) String() string {
 func (*SpecsReply) ProtoMessage() {}
 
 func (x *SpecsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[5]
+	mi := &file_skep_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +457,7 @@ func (x *SpecsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpecsReply.ProtoReflect.Descriptor instead.
 func (*SpecsReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SpecsReply) GetRevisions() []*Revision {
@@ -409,13 +479,14 @@ type DescribeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	Description   *NodeDescription       `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
+	Session       string                 `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"` // as in SnapshotRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_skep_v1_agent_proto_msgTypes[6]
+	mi := &file_skep_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +498,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[6]
+	mi := &file_skep_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +511,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DescribeRequest) GetNodeId() string {
@@ -457,6 +528,13 @@ func (x *DescribeRequest) GetDescription() *NodeDescription {
 	return nil
 }
 
+func (x *DescribeRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
 type DescribeReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          *NodeObject            `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -468,7 +546,7 @@ type DescribeReply struct {
 
 func (x *DescribeReply) Reset() {
 	*x = DescribeReply{}
-	mi := &file_skep_v1_agent_proto_msgTypes[7]
+	mi := &file_skep_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -480,7 +558,7 @@ func (x *DescribeReply) String() string {
 func (*DescribeReply) ProtoMessage() {}
 
 func (x *DescribeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[7]
+	mi := &file_skep_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -493,7 +571,7 @@ func (x *DescribeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeReply.ProtoReflect.Descriptor instead.
 func (*DescribeReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DescribeReply) GetNode() *NodeObject {
@@ -527,7 +605,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_skep_v1_agent_proto_msgTypes[8]
+	mi := &file_skep_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +617,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[8]
+	mi := &file_skep_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +630,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StatusReply) GetGeneration() uint64 {
@@ -581,7 +659,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_skep_v1_agent_proto_msgTypes[9]
+	mi := &file_skep_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +671,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[9]
+	mi := &file_skep_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +684,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ExecRequest) GetTaskId() string {
@@ -687,7 +765,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_skep_v1_agent_proto_msgTypes[10]
+	mi := &file_skep_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +777,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[10]
+	mi := &file_skep_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +790,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LogsRequest) GetTaskId() string {
@@ -778,7 +856,7 @@ type LogEntry struct {
 
 func (x *LogEntry) Reset() {
 	*x = LogEntry{}
-	mi := &file_skep_v1_agent_proto_msgTypes[11]
+	mi := &file_skep_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +868,7 @@ func (x *LogEntry) String() string {
 func (*LogEntry) ProtoMessage() {}
 
 func (x *LogEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[11]
+	mi := &file_skep_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +881,7 @@ func (x *LogEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEntry.ProtoReflect.Descriptor instead.
 func (*LogEntry) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LogEntry) GetTimeUnixNano() int64 {
@@ -843,7 +921,7 @@ type StreamOpenReply struct {
 
 func (x *StreamOpenReply) Reset() {
 	*x = StreamOpenReply{}
-	mi := &file_skep_v1_agent_proto_msgTypes[12]
+	mi := &file_skep_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -855,7 +933,7 @@ func (x *StreamOpenReply) String() string {
 func (*StreamOpenReply) ProtoMessage() {}
 
 func (x *StreamOpenReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[12]
+	mi := &file_skep_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -868,7 +946,7 @@ func (x *StreamOpenReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamOpenReply.ProtoReflect.Descriptor instead.
 func (*StreamOpenReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StreamOpenReply) GetSession() string {
@@ -899,7 +977,7 @@ type StreamControl struct {
 
 func (x *StreamControl) Reset() {
 	*x = StreamControl{}
-	mi := &file_skep_v1_agent_proto_msgTypes[13]
+	mi := &file_skep_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +989,7 @@ func (x *StreamControl) String() string {
 func (*StreamControl) ProtoMessage() {}
 
 func (x *StreamControl) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[13]
+	mi := &file_skep_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1002,7 @@ func (x *StreamControl) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamControl.ProtoReflect.Descriptor instead.
 func (*StreamControl) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StreamControl) GetControl() isStreamControl_Control {
@@ -1075,7 +1153,7 @@ type Resize struct {
 
 func (x *Resize) Reset() {
 	*x = Resize{}
-	mi := &file_skep_v1_agent_proto_msgTypes[14]
+	mi := &file_skep_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1165,7 @@ func (x *Resize) String() string {
 func (*Resize) ProtoMessage() {}
 
 func (x *Resize) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[14]
+	mi := &file_skep_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1178,7 @@ func (x *Resize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resize.ProtoReflect.Descriptor instead.
 func (*Resize) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Resize) GetWidth() uint32 {
@@ -1127,7 +1205,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_skep_v1_agent_proto_msgTypes[15]
+	mi := &file_skep_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1217,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[15]
+	mi := &file_skep_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1230,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -1179,7 +1257,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_skep_v1_agent_proto_msgTypes[16]
+	mi := &file_skep_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1269,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[16]
+	mi := &file_skep_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1282,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Credit) GetChannel() string {
@@ -1231,7 +1309,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_skep_v1_agent_proto_msgTypes[17]
+	mi := &file_skep_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1321,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[17]
+	mi := &file_skep_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1334,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Ping) GetSent() map[string]uint64 {
@@ -1274,7 +1352,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_skep_v1_agent_proto_msgTypes[18]
+	mi := &file_skep_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1286,7 +1364,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[18]
+	mi := &file_skep_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1299,7 +1377,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 type ListImagesReply struct {
@@ -1311,7 +1389,7 @@ type ListImagesReply struct {
 
 func (x *ListImagesReply) Reset() {
 	*x = ListImagesReply{}
-	mi := &file_skep_v1_agent_proto_msgTypes[19]
+	mi := &file_skep_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1401,7 @@ func (x *ListImagesReply) String() string {
 func (*ListImagesReply) ProtoMessage() {}
 
 func (x *ListImagesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[19]
+	mi := &file_skep_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1414,7 @@ func (x *ListImagesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesReply.ProtoReflect.Descriptor instead.
 func (*ListImagesReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListImagesReply) GetImages() []*Image {
@@ -1360,7 +1438,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_skep_v1_agent_proto_msgTypes[20]
+	mi := &file_skep_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1372,7 +1450,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[20]
+	mi := &file_skep_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1385,7 +1463,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Image) GetName() string {
@@ -1440,7 +1518,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_skep_v1_agent_proto_msgTypes[21]
+	mi := &file_skep_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1530,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[21]
+	mi := &file_skep_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1543,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RemoveImageRequest) GetRef() string {
@@ -1491,7 +1569,7 @@ type RemoveImageReply struct {
 
 func (x *RemoveImageReply) Reset() {
 	*x = RemoveImageReply{}
-	mi := &file_skep_v1_agent_proto_msgTypes[22]
+	mi := &file_skep_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1581,7 @@ func (x *RemoveImageReply) String() string {
 func (*RemoveImageReply) ProtoMessage() {}
 
 func (x *RemoveImageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[22]
+	mi := &file_skep_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1594,7 @@ func (x *RemoveImageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageReply.ProtoReflect.Descriptor instead.
 func (*RemoveImageReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{22}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RemoveImageReply) GetRemoved() []string {
@@ -1535,7 +1613,7 @@ type LoadImageRequest struct {
 
 func (x *LoadImageRequest) Reset() {
 	*x = LoadImageRequest{}
-	mi := &file_skep_v1_agent_proto_msgTypes[23]
+	mi := &file_skep_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1625,7 @@ func (x *LoadImageRequest) String() string {
 func (*LoadImageRequest) ProtoMessage() {}
 
 func (x *LoadImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[23]
+	mi := &file_skep_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1638,7 @@ func (x *LoadImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadImageRequest.ProtoReflect.Descriptor instead.
 func (*LoadImageRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{23}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LoadImageRequest) GetNodeId() string {
@@ -1579,7 +1657,7 @@ type LoadImageReply struct {
 
 func (x *LoadImageReply) Reset() {
 	*x = LoadImageReply{}
-	mi := &file_skep_v1_agent_proto_msgTypes[24]
+	mi := &file_skep_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1669,7 @@ func (x *LoadImageReply) String() string {
 func (*LoadImageReply) ProtoMessage() {}
 
 func (x *LoadImageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[24]
+	mi := &file_skep_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1682,7 @@ func (x *LoadImageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadImageReply.ProtoReflect.Descriptor instead.
 func (*LoadImageReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{24}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LoadImageReply) GetNames() []string {
@@ -1624,7 +1702,7 @@ type PullImageRequest struct {
 
 func (x *PullImageRequest) Reset() {
 	*x = PullImageRequest{}
-	mi := &file_skep_v1_agent_proto_msgTypes[25]
+	mi := &file_skep_v1_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +1714,7 @@ func (x *PullImageRequest) String() string {
 func (*PullImageRequest) ProtoMessage() {}
 
 func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[25]
+	mi := &file_skep_v1_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +1727,7 @@ func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullImageRequest.ProtoReflect.Descriptor instead.
 func (*PullImageRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{25}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PullImageRequest) GetRef() string {
@@ -1676,7 +1754,7 @@ type PullImageReply struct {
 
 func (x *PullImageReply) Reset() {
 	*x = PullImageReply{}
-	mi := &file_skep_v1_agent_proto_msgTypes[26]
+	mi := &file_skep_v1_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1688,7 +1766,7 @@ func (x *PullImageReply) String() string {
 func (*PullImageReply) ProtoMessage() {}
 
 func (x *PullImageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[26]
+	mi := &file_skep_v1_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1701,7 +1779,7 @@ func (x *PullImageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullImageReply.ProtoReflect.Descriptor instead.
 func (*PullImageReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{26}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PullImageReply) GetName() string {
@@ -1730,7 +1808,7 @@ type ResolveImageRequest struct {
 
 func (x *ResolveImageRequest) Reset() {
 	*x = ResolveImageRequest{}
-	mi := &file_skep_v1_agent_proto_msgTypes[27]
+	mi := &file_skep_v1_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1820,7 @@ func (x *ResolveImageRequest) String() string {
 func (*ResolveImageRequest) ProtoMessage() {}
 
 func (x *ResolveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[27]
+	mi := &file_skep_v1_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1833,7 @@ func (x *ResolveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImageRequest.ProtoReflect.Descriptor instead.
 func (*ResolveImageRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{27}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ResolveImageRequest) GetRef() string {
@@ -1783,7 +1861,7 @@ type ResolveImageReply struct {
 
 func (x *ResolveImageReply) Reset() {
 	*x = ResolveImageReply{}
-	mi := &file_skep_v1_agent_proto_msgTypes[28]
+	mi := &file_skep_v1_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +1873,7 @@ func (x *ResolveImageReply) String() string {
 func (*ResolveImageReply) ProtoMessage() {}
 
 func (x *ResolveImageReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[28]
+	mi := &file_skep_v1_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +1886,7 @@ func (x *ResolveImageReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImageReply.ProtoReflect.Descriptor instead.
 func (*ResolveImageReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{28}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ResolveImageReply) GetRef() string {
@@ -1840,7 +1918,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_skep_v1_agent_proto_msgTypes[29]
+	mi := &file_skep_v1_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +1930,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[29]
+	mi := &file_skep_v1_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +1943,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{29}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{30}
 }
 
 type StatsReply struct {
@@ -1877,7 +1955,7 @@ type StatsReply struct {
 
 func (x *StatsReply) Reset() {
 	*x = StatsReply{}
-	mi := &file_skep_v1_agent_proto_msgTypes[30]
+	mi := &file_skep_v1_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1889,7 +1967,7 @@ func (x *StatsReply) String() string {
 func (*StatsReply) ProtoMessage() {}
 
 func (x *StatsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[30]
+	mi := &file_skep_v1_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1902,7 +1980,7 @@ func (x *StatsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsReply.ProtoReflect.Descriptor instead.
 func (*StatsReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{30}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StatsReply) GetTasks() []*TaskStats {
@@ -1925,7 +2003,7 @@ type TaskStats struct {
 
 func (x *TaskStats) Reset() {
 	*x = TaskStats{}
-	mi := &file_skep_v1_agent_proto_msgTypes[31]
+	mi := &file_skep_v1_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1937,7 +2015,7 @@ func (x *TaskStats) String() string {
 func (*TaskStats) ProtoMessage() {}
 
 func (x *TaskStats) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[31]
+	mi := &file_skep_v1_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1950,7 +2028,7 @@ func (x *TaskStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStats.ProtoReflect.Descriptor instead.
 func (*TaskStats) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{31}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TaskStats) GetTaskId() string {
@@ -2003,7 +2081,7 @@ type ToldRequest struct {
 
 func (x *ToldRequest) Reset() {
 	*x = ToldRequest{}
-	mi := &file_skep_v1_agent_proto_msgTypes[32]
+	mi := &file_skep_v1_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2015,7 +2093,7 @@ func (x *ToldRequest) String() string {
 func (*ToldRequest) ProtoMessage() {}
 
 func (x *ToldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_agent_proto_msgTypes[32]
+	mi := &file_skep_v1_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2028,7 +2106,7 @@ func (x *ToldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToldRequest.ProtoReflect.Descriptor instead.
 func (*ToldRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_agent_proto_rawDescGZIP(), []int{32}
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ToldRequest) GetVerb() string {
@@ -2080,9 +2158,10 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"\aleaving\x18\x05 \x01(\bR\aleaving\x12\x18\n" +
 	"\arunning\x18\x06 \x01(\rR\arunning\x12\x1b\n" +
 	"\tcpu_nanos\x18\a \x01(\x04R\bcpuNanos\x12!\n" +
-	"\fmemory_bytes\x18\b \x01(\x04R\vmemoryBytes\"*\n" +
+	"\fmemory_bytes\x18\b \x01(\x04R\vmemoryBytes\"D\n" +
 	"\x0fSnapshotRequest\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\xd3\x01\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
+	"\asession\x18\x02 \x01(\tR\asession\"\xd3\x01\n" +
 	"\rSnapshotReply\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -2091,7 +2170,11 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"\acluster\x18\x03 \x01(\v2\x14.skep.v1.ClusterSpecR\acluster\x12'\n" +
 	"\x04node\x18\x04 \x01(\v2\x13.skep.v1.NodeObjectR\x04node\x12\x1f\n" +
 	"\vlast_report\x18\x05 \x01(\x04R\n" +
-	"lastReport\"Q\n" +
+	"lastReport\"U\n" +
+	"\tSelfReply\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
+	"\x04addr\x18\x03 \x01(\tR\x04addr\"Q\n" +
 	"\fSpecsRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12(\n" +
 	"\x04keys\x18\x02 \x03(\v2\x14.skep.v1.RevisionKeyR\x04keys\"H\n" +
@@ -2102,10 +2185,11 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"\n" +
 	"SpecsReply\x12/\n" +
 	"\trevisions\x18\x01 \x03(\v2\x11.skep.v1.RevisionR\trevisions\x12.\n" +
-	"\acluster\x18\x02 \x01(\v2\x14.skep.v1.ClusterSpecR\acluster\"f\n" +
+	"\acluster\x18\x02 \x01(\v2\x14.skep.v1.ClusterSpecR\acluster\"\x80\x01\n" +
 	"\x0fDescribeRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12:\n" +
-	"\vdescription\x18\x02 \x01(\v2\x18.skep.v1.NodeDescriptionR\vdescription\"\x8d\x01\n" +
+	"\vdescription\x18\x02 \x01(\v2\x18.skep.v1.NodeDescriptionR\vdescription\x12\x18\n" +
+	"\asession\x18\x03 \x01(\tR\asession\"\x8d\x01\n" +
 	"\rDescribeReply\x12'\n" +
 	"\x04node\x18\x01 \x01(\v2\x13.skep.v1.NodeObjectR\x04node\x12.\n" +
 	"\acluster\x18\x02 \x01(\v2\x14.skep.v1.ClusterSpecR\acluster\x12#\n" +
@@ -2226,71 +2310,72 @@ func file_skep_v1_agent_proto_rawDescGZIP() []byte {
 	return file_skep_v1_agent_proto_rawDescData
 }
 
-var file_skep_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_skep_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_skep_v1_agent_proto_goTypes = []any{
 	(*Heartbeat)(nil),             // 0: skep.v1.Heartbeat
 	(*SnapshotRequest)(nil),       // 1: skep.v1.SnapshotRequest
 	(*SnapshotReply)(nil),         // 2: skep.v1.SnapshotReply
-	(*SpecsRequest)(nil),          // 3: skep.v1.SpecsRequest
-	(*RevisionKey)(nil),           // 4: skep.v1.RevisionKey
-	(*SpecsReply)(nil),            // 5: skep.v1.SpecsReply
-	(*DescribeRequest)(nil),       // 6: skep.v1.DescribeRequest
-	(*DescribeReply)(nil),         // 7: skep.v1.DescribeReply
-	(*StatusReply)(nil),           // 8: skep.v1.StatusReply
-	(*ExecRequest)(nil),           // 9: skep.v1.ExecRequest
-	(*LogsRequest)(nil),           // 10: skep.v1.LogsRequest
-	(*LogEntry)(nil),              // 11: skep.v1.LogEntry
-	(*StreamOpenReply)(nil),       // 12: skep.v1.StreamOpenReply
-	(*StreamControl)(nil),         // 13: skep.v1.StreamControl
-	(*Resize)(nil),                // 14: skep.v1.Resize
-	(*Exit)(nil),                  // 15: skep.v1.Exit
-	(*Credit)(nil),                // 16: skep.v1.Credit
-	(*Ping)(nil),                  // 17: skep.v1.Ping
-	(*ListImagesRequest)(nil),     // 18: skep.v1.ListImagesRequest
-	(*ListImagesReply)(nil),       // 19: skep.v1.ListImagesReply
-	(*Image)(nil),                 // 20: skep.v1.Image
-	(*RemoveImageRequest)(nil),    // 21: skep.v1.RemoveImageRequest
-	(*RemoveImageReply)(nil),      // 22: skep.v1.RemoveImageReply
-	(*LoadImageRequest)(nil),      // 23: skep.v1.LoadImageRequest
-	(*LoadImageReply)(nil),        // 24: skep.v1.LoadImageReply
-	(*PullImageRequest)(nil),      // 25: skep.v1.PullImageRequest
-	(*PullImageReply)(nil),        // 26: skep.v1.PullImageReply
-	(*ResolveImageRequest)(nil),   // 27: skep.v1.ResolveImageRequest
-	(*ResolveImageReply)(nil),     // 28: skep.v1.ResolveImageReply
-	(*StatsRequest)(nil),          // 29: skep.v1.StatsRequest
-	(*StatsReply)(nil),            // 30: skep.v1.StatsReply
-	(*TaskStats)(nil),             // 31: skep.v1.TaskStats
-	(*ToldRequest)(nil),           // 32: skep.v1.ToldRequest
-	nil,                           // 33: skep.v1.Ping.SentEntry
-	(*NodeTasks)(nil),             // 34: skep.v1.NodeTasks
-	(*ClusterSpec)(nil),           // 35: skep.v1.ClusterSpec
-	(*NodeObject)(nil),            // 36: skep.v1.NodeObject
-	(*Revision)(nil),              // 37: skep.v1.Revision
-	(*NodeDescription)(nil),       // 38: skep.v1.NodeDescription
-	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
-	(*Platform)(nil),              // 40: skep.v1.Platform
+	(*SelfReply)(nil),             // 3: skep.v1.SelfReply
+	(*SpecsRequest)(nil),          // 4: skep.v1.SpecsRequest
+	(*RevisionKey)(nil),           // 5: skep.v1.RevisionKey
+	(*SpecsReply)(nil),            // 6: skep.v1.SpecsReply
+	(*DescribeRequest)(nil),       // 7: skep.v1.DescribeRequest
+	(*DescribeReply)(nil),         // 8: skep.v1.DescribeReply
+	(*StatusReply)(nil),           // 9: skep.v1.StatusReply
+	(*ExecRequest)(nil),           // 10: skep.v1.ExecRequest
+	(*LogsRequest)(nil),           // 11: skep.v1.LogsRequest
+	(*LogEntry)(nil),              // 12: skep.v1.LogEntry
+	(*StreamOpenReply)(nil),       // 13: skep.v1.StreamOpenReply
+	(*StreamControl)(nil),         // 14: skep.v1.StreamControl
+	(*Resize)(nil),                // 15: skep.v1.Resize
+	(*Exit)(nil),                  // 16: skep.v1.Exit
+	(*Credit)(nil),                // 17: skep.v1.Credit
+	(*Ping)(nil),                  // 18: skep.v1.Ping
+	(*ListImagesRequest)(nil),     // 19: skep.v1.ListImagesRequest
+	(*ListImagesReply)(nil),       // 20: skep.v1.ListImagesReply
+	(*Image)(nil),                 // 21: skep.v1.Image
+	(*RemoveImageRequest)(nil),    // 22: skep.v1.RemoveImageRequest
+	(*RemoveImageReply)(nil),      // 23: skep.v1.RemoveImageReply
+	(*LoadImageRequest)(nil),      // 24: skep.v1.LoadImageRequest
+	(*LoadImageReply)(nil),        // 25: skep.v1.LoadImageReply
+	(*PullImageRequest)(nil),      // 26: skep.v1.PullImageRequest
+	(*PullImageReply)(nil),        // 27: skep.v1.PullImageReply
+	(*ResolveImageRequest)(nil),   // 28: skep.v1.ResolveImageRequest
+	(*ResolveImageReply)(nil),     // 29: skep.v1.ResolveImageReply
+	(*StatsRequest)(nil),          // 30: skep.v1.StatsRequest
+	(*StatsReply)(nil),            // 31: skep.v1.StatsReply
+	(*TaskStats)(nil),             // 32: skep.v1.TaskStats
+	(*ToldRequest)(nil),           // 33: skep.v1.ToldRequest
+	nil,                           // 34: skep.v1.Ping.SentEntry
+	(*NodeTasks)(nil),             // 35: skep.v1.NodeTasks
+	(*ClusterSpec)(nil),           // 36: skep.v1.ClusterSpec
+	(*NodeObject)(nil),            // 37: skep.v1.NodeObject
+	(*Revision)(nil),              // 38: skep.v1.Revision
+	(*NodeDescription)(nil),       // 39: skep.v1.NodeDescription
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
+	(*Platform)(nil),              // 41: skep.v1.Platform
 }
 var file_skep_v1_agent_proto_depIdxs = []int32{
-	34, // 0: skep.v1.SnapshotReply.tasks:type_name -> skep.v1.NodeTasks
-	35, // 1: skep.v1.SnapshotReply.cluster:type_name -> skep.v1.ClusterSpec
-	36, // 2: skep.v1.SnapshotReply.node:type_name -> skep.v1.NodeObject
-	4,  // 3: skep.v1.SpecsRequest.keys:type_name -> skep.v1.RevisionKey
-	37, // 4: skep.v1.SpecsReply.revisions:type_name -> skep.v1.Revision
-	35, // 5: skep.v1.SpecsReply.cluster:type_name -> skep.v1.ClusterSpec
-	38, // 6: skep.v1.DescribeRequest.description:type_name -> skep.v1.NodeDescription
-	36, // 7: skep.v1.DescribeReply.node:type_name -> skep.v1.NodeObject
-	35, // 8: skep.v1.DescribeReply.cluster:type_name -> skep.v1.ClusterSpec
-	39, // 9: skep.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	39, // 10: skep.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	14, // 11: skep.v1.StreamControl.resize:type_name -> skep.v1.Resize
-	15, // 12: skep.v1.StreamControl.exit:type_name -> skep.v1.Exit
-	16, // 13: skep.v1.StreamControl.credit:type_name -> skep.v1.Credit
-	17, // 14: skep.v1.StreamControl.ping:type_name -> skep.v1.Ping
-	33, // 15: skep.v1.Ping.sent:type_name -> skep.v1.Ping.SentEntry
-	20, // 16: skep.v1.ListImagesReply.images:type_name -> skep.v1.Image
-	39, // 17: skep.v1.Image.created_at:type_name -> google.protobuf.Timestamp
-	40, // 18: skep.v1.ResolveImageReply.platforms:type_name -> skep.v1.Platform
-	31, // 19: skep.v1.StatsReply.tasks:type_name -> skep.v1.TaskStats
+	35, // 0: skep.v1.SnapshotReply.tasks:type_name -> skep.v1.NodeTasks
+	36, // 1: skep.v1.SnapshotReply.cluster:type_name -> skep.v1.ClusterSpec
+	37, // 2: skep.v1.SnapshotReply.node:type_name -> skep.v1.NodeObject
+	5,  // 3: skep.v1.SpecsRequest.keys:type_name -> skep.v1.RevisionKey
+	38, // 4: skep.v1.SpecsReply.revisions:type_name -> skep.v1.Revision
+	36, // 5: skep.v1.SpecsReply.cluster:type_name -> skep.v1.ClusterSpec
+	39, // 6: skep.v1.DescribeRequest.description:type_name -> skep.v1.NodeDescription
+	37, // 7: skep.v1.DescribeReply.node:type_name -> skep.v1.NodeObject
+	36, // 8: skep.v1.DescribeReply.cluster:type_name -> skep.v1.ClusterSpec
+	40, // 9: skep.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	40, // 10: skep.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	15, // 11: skep.v1.StreamControl.resize:type_name -> skep.v1.Resize
+	16, // 12: skep.v1.StreamControl.exit:type_name -> skep.v1.Exit
+	17, // 13: skep.v1.StreamControl.credit:type_name -> skep.v1.Credit
+	18, // 14: skep.v1.StreamControl.ping:type_name -> skep.v1.Ping
+	34, // 15: skep.v1.Ping.sent:type_name -> skep.v1.Ping.SentEntry
+	21, // 16: skep.v1.ListImagesReply.images:type_name -> skep.v1.Image
+	40, // 17: skep.v1.Image.created_at:type_name -> google.protobuf.Timestamp
+	41, // 18: skep.v1.ResolveImageReply.platforms:type_name -> skep.v1.Platform
+	32, // 19: skep.v1.StatsReply.tasks:type_name -> skep.v1.TaskStats
 	20, // [20:20] is the sub-list for method output_type
 	20, // [20:20] is the sub-list for method input_type
 	20, // [20:20] is the sub-list for extension type_name
@@ -2305,7 +2390,7 @@ func file_skep_v1_agent_proto_init() {
 	}
 	file_skep_v1_object_proto_init()
 	file_skep_v1_spec_proto_init()
-	file_skep_v1_agent_proto_msgTypes[13].OneofWrappers = []any{
+	file_skep_v1_agent_proto_msgTypes[14].OneofWrappers = []any{
 		(*StreamControl_Resize)(nil),
 		(*StreamControl_Signal)(nil),
 		(*StreamControl_Exit)(nil),
@@ -2321,7 +2406,7 @@ func file_skep_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_agent_proto_rawDesc), len(file_skep_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -190,6 +190,7 @@ type BackupPassphrase struct {
 	Time          uint32                 `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"` // passes
 	MemoryKib     uint32                 `protobuf:"varint,3,opt,name=memory_kib,json=memoryKib,proto3" json:"memory_kib,omitempty"`
 	Threads       uint32                 `protobuf:"varint,4,opt,name=threads,proto3" json:"threads,omitempty"`
+	SetAt         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=set_at,json=setAt,proto3" json:"set_at,omitempty"` // of scheduled backups: when it was given; else it was given for the one file
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -250,6 +251,13 @@ func (x *BackupPassphrase) GetThreads() uint32 {
 		return x.Threads
 	}
 	return 0
+}
+
+func (x *BackupPassphrase) GetSetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SetAt
+	}
+	return nil
 }
 
 // BackupUnlockKey names the cluster's unlock key of that time.
@@ -648,6 +656,389 @@ func (x *BackupRequest) GetUnlockKey() bool {
 	return false
 }
 
+// BackupPlan is when every manager makes a backup by itself, and how many of them it keeps.
+type BackupPlan struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cron          string                 `protobuf:"bytes,1,opt,name=cron,proto3" json:"cron,omitempty"`                         // five fields, or @hourly and the like, or @every 6h
+	TimeZone      string                 `protobuf:"bytes,2,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"` // IANA name, "" = UTC
+	Keep          uint32                 `protobuf:"varint,3,opt,name=keep,proto3" json:"keep,omitempty"`                        // on each manager
+	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`                       // when the schedule was set: state writes it; @every counts from there
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupPlan) Reset() {
+	*x = BackupPlan{}
+	mi := &file_skep_v1_backup_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupPlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupPlan) ProtoMessage() {}
+
+func (x *BackupPlan) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_backup_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupPlan.ProtoReflect.Descriptor instead.
+func (*BackupPlan) Descriptor() ([]byte, []int) {
+	return file_skep_v1_backup_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *BackupPlan) GetCron() string {
+	if x != nil {
+		return x.Cron
+	}
+	return ""
+}
+
+func (x *BackupPlan) GetTimeZone() string {
+	if x != nil {
+		return x.TimeZone
+	}
+	return ""
+}
+
+func (x *BackupPlan) GetKeep() uint32 {
+	if x != nil {
+		return x.Keep
+	}
+	return 0
+}
+
+func (x *BackupPlan) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// ---- skep.v1.api.backup.key
+// BackupKeyRequest sets what scheduled backups are sealed under: the key that a passphrase makes, or, with unlock_key, the
+// unlock key that is in force when each is made. One that is empty only asks.
+type BackupKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Passphrase    *BackupPassphrase      `protobuf:"bytes,1,opt,name=passphrase,proto3" json:"passphrase,omitempty"`
+	SealedKey     []byte                 `protobuf:"bytes,2,opt,name=sealed_key,json=sealedKey,proto3" json:"sealed_key,omitempty"` // the key that it makes, sealed to the vault's (libs/seal)
+	UnlockKey     bool                   `protobuf:"varint,3,opt,name=unlock_key,json=unlockKey,proto3" json:"unlock_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupKeyRequest) Reset() {
+	*x = BackupKeyRequest{}
+	mi := &file_skep_v1_backup_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupKeyRequest) ProtoMessage() {}
+
+func (x *BackupKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_backup_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupKeyRequest.ProtoReflect.Descriptor instead.
+func (*BackupKeyRequest) Descriptor() ([]byte, []int) {
+	return file_skep_v1_backup_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *BackupKeyRequest) GetPassphrase() *BackupPassphrase {
+	if x != nil {
+		return x.Passphrase
+	}
+	return nil
+}
+
+func (x *BackupKeyRequest) GetSealedKey() []byte {
+	if x != nil {
+		return x.SealedKey
+	}
+	return nil
+}
+
+func (x *BackupKeyRequest) GetUnlockKey() bool {
+	if x != nil {
+		return x.UnlockKey
+	}
+	return false
+}
+
+type BackupKeyReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Opens         string                 `protobuf:"bytes,1,opt,name=opens,proto3" json:"opens,omitempty"` // what opens the next one, for people; "" = there is nothing to seal it under
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupKeyReply) Reset() {
+	*x = BackupKeyReply{}
+	mi := &file_skep_v1_backup_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupKeyReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupKeyReply) ProtoMessage() {}
+
+func (x *BackupKeyReply) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_backup_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupKeyReply.ProtoReflect.Descriptor instead.
+func (*BackupKeyReply) Descriptor() ([]byte, []int) {
+	return file_skep_v1_backup_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BackupKeyReply) GetOpens() string {
+	if x != nil {
+		return x.Opens
+	}
+	return ""
+}
+
+// BackupKeyRecord is what the passphrase made of itself, as the vault keeps it (sealed under the master key).
+type BackupKeyRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Passphrase    *BackupPassphrase      `protobuf:"bytes,1,opt,name=passphrase,proto3" json:"passphrase,omitempty"`
+	Key           []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupKeyRecord) Reset() {
+	*x = BackupKeyRecord{}
+	mi := &file_skep_v1_backup_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupKeyRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupKeyRecord) ProtoMessage() {}
+
+func (x *BackupKeyRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_backup_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupKeyRecord.ProtoReflect.Descriptor instead.
+func (*BackupKeyRecord) Descriptor() ([]byte, []int) {
+	return file_skep_v1_backup_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *BackupKeyRecord) GetPassphrase() *BackupPassphrase {
+	if x != nil {
+		return x.Passphrase
+	}
+	return nil
+}
+
+func (x *BackupKeyRecord) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// ---- skep.v1.node.<id>.vault.backups
+// KeptBackupsReply is the scheduled backups that lie on one manager.
+type KeptBackupsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Backups       []*KeptBackup          `protobuf:"bytes,3,rep,name=backups,proto3" json:"backups,omitempty"` // the newest first
+	Failed        string                 `protobuf:"bytes,4,opt,name=failed,proto3" json:"failed,omitempty"`   // why the newest one that was due was not made, "" = it was, or nothing was due
+	FailedAt      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=failed_at,json=failedAt,proto3" json:"failed_at,omitempty"`
+	Next          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=next,proto3" json:"next,omitempty"` // when the next one is due
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeptBackupsReply) Reset() {
+	*x = KeptBackupsReply{}
+	mi := &file_skep_v1_backup_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeptBackupsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeptBackupsReply) ProtoMessage() {}
+
+func (x *KeptBackupsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_backup_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeptBackupsReply.ProtoReflect.Descriptor instead.
+func (*KeptBackupsReply) Descriptor() ([]byte, []int) {
+	return file_skep_v1_backup_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *KeptBackupsReply) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *KeptBackupsReply) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *KeptBackupsReply) GetBackups() []*KeptBackup {
+	if x != nil {
+		return x.Backups
+	}
+	return nil
+}
+
+func (x *KeptBackupsReply) GetFailed() string {
+	if x != nil {
+		return x.Failed
+	}
+	return ""
+}
+
+func (x *KeptBackupsReply) GetFailedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FailedAt
+	}
+	return nil
+}
+
+func (x *KeptBackupsReply) GetNext() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
+type KeptBackup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`     // of its file
+	Size          uint64                 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`    // bytes
+	Due           *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=due,proto3" json:"due,omitempty"`       // by the schedule
+	Header        *BackupHeader          `protobuf:"bytes,4,opt,name=header,proto3" json:"header,omitempty"` // what stands in clear at its beginning
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeptBackup) Reset() {
+	*x = KeptBackup{}
+	mi := &file_skep_v1_backup_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeptBackup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeptBackup) ProtoMessage() {}
+
+func (x *KeptBackup) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_backup_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeptBackup.ProtoReflect.Descriptor instead.
+func (*KeptBackup) Descriptor() ([]byte, []int) {
+	return file_skep_v1_backup_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *KeptBackup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *KeptBackup) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *KeptBackup) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+func (x *KeptBackup) GetHeader() *BackupHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
 // ListUnknownTasksRequest asks what runs that nobody planned: tasks that nodes report and no record has.
 type ListUnknownTasksRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -657,7 +1048,7 @@ type ListUnknownTasksRequest struct {
 
 func (x *ListUnknownTasksRequest) Reset() {
 	*x = ListUnknownTasksRequest{}
-	mi := &file_skep_v1_backup_proto_msgTypes[8]
+	mi := &file_skep_v1_backup_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -669,7 +1060,7 @@ func (x *ListUnknownTasksRequest) String() string {
 func (*ListUnknownTasksRequest) ProtoMessage() {}
 
 func (x *ListUnknownTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_backup_proto_msgTypes[8]
+	mi := &file_skep_v1_backup_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -682,7 +1073,7 @@ func (x *ListUnknownTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUnknownTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListUnknownTasksRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_backup_proto_rawDescGZIP(), []int{8}
+	return file_skep_v1_backup_proto_rawDescGZIP(), []int{14}
 }
 
 type ListUnknownTasksReply struct {
@@ -697,7 +1088,7 @@ type ListUnknownTasksReply struct {
 
 func (x *ListUnknownTasksReply) Reset() {
 	*x = ListUnknownTasksReply{}
-	mi := &file_skep_v1_backup_proto_msgTypes[9]
+	mi := &file_skep_v1_backup_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +1100,7 @@ func (x *ListUnknownTasksReply) String() string {
 func (*ListUnknownTasksReply) ProtoMessage() {}
 
 func (x *ListUnknownTasksReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_backup_proto_msgTypes[9]
+	mi := &file_skep_v1_backup_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +1113,7 @@ func (x *ListUnknownTasksReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUnknownTasksReply.ProtoReflect.Descriptor instead.
 func (*ListUnknownTasksReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_backup_proto_rawDescGZIP(), []int{9}
+	return file_skep_v1_backup_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListUnknownTasksReply) GetKept() bool {
@@ -766,7 +1157,7 @@ type UnknownTask struct {
 
 func (x *UnknownTask) Reset() {
 	*x = UnknownTask{}
-	mi := &file_skep_v1_backup_proto_msgTypes[10]
+	mi := &file_skep_v1_backup_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +1169,7 @@ func (x *UnknownTask) String() string {
 func (*UnknownTask) ProtoMessage() {}
 
 func (x *UnknownTask) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_backup_proto_msgTypes[10]
+	mi := &file_skep_v1_backup_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +1182,7 @@ func (x *UnknownTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnknownTask.ProtoReflect.Descriptor instead.
 func (*UnknownTask) Descriptor() ([]byte, []int) {
-	return file_skep_v1_backup_proto_rawDescGZIP(), []int{10}
+	return file_skep_v1_backup_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UnknownTask) GetNodeId() string {
@@ -860,13 +1251,14 @@ const file_skep_v1_backup_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a<\n" +
 	"\x0eSequencesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"s\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xa6\x01\n" +
 	"\x10BackupPassphrase\x12\x12\n" +
 	"\x04salt\x18\x01 \x01(\fR\x04salt\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\rR\x04time\x12\x1d\n" +
 	"\n" +
 	"memory_kib\x18\x03 \x01(\rR\tmemoryKib\x12\x18\n" +
-	"\athreads\x18\x04 \x01(\rR\athreads\"V\n" +
+	"\athreads\x18\x04 \x01(\rR\athreads\x121\n" +
+	"\x06set_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05setAt\"V\n" +
 	"\x0fBackupUnlockKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x123\n" +
 	"\amade_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06madeAt\"\xb9\x01\n" +
@@ -893,7 +1285,41 @@ const file_skep_v1_backup_proto_rawDesc = "" +
 	"\n" +
 	"sealed_key\x18\x02 \x01(\fR\tsealedKey\x12\x1d\n" +
 	"\n" +
-	"unlock_key\x18\x03 \x01(\bR\tunlockKey\"\x19\n" +
+	"unlock_key\x18\x03 \x01(\bR\tunlockKey\"\x83\x01\n" +
+	"\n" +
+	"BackupPlan\x12\x12\n" +
+	"\x04cron\x18\x01 \x01(\tR\x04cron\x12\x1b\n" +
+	"\ttime_zone\x18\x02 \x01(\tR\btimeZone\x12\x12\n" +
+	"\x04keep\x18\x03 \x01(\rR\x04keep\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x8b\x01\n" +
+	"\x10BackupKeyRequest\x129\n" +
+	"\n" +
+	"passphrase\x18\x01 \x01(\v2\x19.skep.v1.BackupPassphraseR\n" +
+	"passphrase\x12\x1d\n" +
+	"\n" +
+	"sealed_key\x18\x02 \x01(\fR\tsealedKey\x12\x1d\n" +
+	"\n" +
+	"unlock_key\x18\x03 \x01(\bR\tunlockKey\"&\n" +
+	"\x0eBackupKeyReply\x12\x14\n" +
+	"\x05opens\x18\x01 \x01(\tR\x05opens\"^\n" +
+	"\x0fBackupKeyRecord\x129\n" +
+	"\n" +
+	"passphrase\x18\x01 \x01(\v2\x19.skep.v1.BackupPassphraseR\n" +
+	"passphrase\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key\"\xf7\x01\n" +
+	"\x10KeptBackupsReply\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12-\n" +
+	"\abackups\x18\x03 \x03(\v2\x13.skep.v1.KeptBackupR\abackups\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\tR\x06failed\x127\n" +
+	"\tfailed_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bfailedAt\x12.\n" +
+	"\x04next\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\"\x91\x01\n" +
+	"\n" +
+	"KeptBackup\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\x12,\n" +
+	"\x03due\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x12-\n" +
+	"\x06header\x18\x04 \x01(\v2\x15.skep.v1.BackupHeaderR\x06header\"\x19\n" +
 	"\x17ListUnknownTasksRequest\"\x85\x01\n" +
 	"\x15ListUnknownTasksReply\x12\x12\n" +
 	"\x04kept\x18\x01 \x01(\bR\x04kept\x12*\n" +
@@ -919,7 +1345,7 @@ func file_skep_v1_backup_proto_rawDescGZIP() []byte {
 	return file_skep_v1_backup_proto_rawDescData
 }
 
-var file_skep_v1_backup_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_skep_v1_backup_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_skep_v1_backup_proto_goTypes = []any{
 	(*BackupHeader)(nil),            // 0: skep.v1.BackupHeader
 	(*BackupPassphrase)(nil),        // 1: skep.v1.BackupPassphrase
@@ -929,30 +1355,45 @@ var file_skep_v1_backup_proto_goTypes = []any{
 	(*BackupEntry)(nil),             // 5: skep.v1.BackupEntry
 	(*BackupEnd)(nil),               // 6: skep.v1.BackupEnd
 	(*BackupRequest)(nil),           // 7: skep.v1.BackupRequest
-	(*ListUnknownTasksRequest)(nil), // 8: skep.v1.ListUnknownTasksRequest
-	(*ListUnknownTasksReply)(nil),   // 9: skep.v1.ListUnknownTasksReply
-	(*UnknownTask)(nil),             // 10: skep.v1.UnknownTask
-	nil,                             // 11: skep.v1.BackupHeader.CountsEntry
-	nil,                             // 12: skep.v1.BackupHeader.SequencesEntry
-	(*timestamppb.Timestamp)(nil),   // 13: google.protobuf.Timestamp
+	(*BackupPlan)(nil),              // 8: skep.v1.BackupPlan
+	(*BackupKeyRequest)(nil),        // 9: skep.v1.BackupKeyRequest
+	(*BackupKeyReply)(nil),          // 10: skep.v1.BackupKeyReply
+	(*BackupKeyRecord)(nil),         // 11: skep.v1.BackupKeyRecord
+	(*KeptBackupsReply)(nil),        // 12: skep.v1.KeptBackupsReply
+	(*KeptBackup)(nil),              // 13: skep.v1.KeptBackup
+	(*ListUnknownTasksRequest)(nil), // 14: skep.v1.ListUnknownTasksRequest
+	(*ListUnknownTasksReply)(nil),   // 15: skep.v1.ListUnknownTasksReply
+	(*UnknownTask)(nil),             // 16: skep.v1.UnknownTask
+	nil,                             // 17: skep.v1.BackupHeader.CountsEntry
+	nil,                             // 18: skep.v1.BackupHeader.SequencesEntry
+	(*timestamppb.Timestamp)(nil),   // 19: google.protobuf.Timestamp
 }
 var file_skep_v1_backup_proto_depIdxs = []int32{
-	13, // 0: skep.v1.BackupHeader.made_at:type_name -> google.protobuf.Timestamp
+	19, // 0: skep.v1.BackupHeader.made_at:type_name -> google.protobuf.Timestamp
 	1,  // 1: skep.v1.BackupHeader.passphrase:type_name -> skep.v1.BackupPassphrase
 	2,  // 2: skep.v1.BackupHeader.unlock_key:type_name -> skep.v1.BackupUnlockKey
-	11, // 3: skep.v1.BackupHeader.counts:type_name -> skep.v1.BackupHeader.CountsEntry
-	12, // 4: skep.v1.BackupHeader.sequences:type_name -> skep.v1.BackupHeader.SequencesEntry
-	13, // 5: skep.v1.BackupUnlockKey.made_at:type_name -> google.protobuf.Timestamp
-	4,  // 6: skep.v1.BackupRecord.bucket:type_name -> skep.v1.BackupBucket
-	5,  // 7: skep.v1.BackupRecord.entry:type_name -> skep.v1.BackupEntry
-	6,  // 8: skep.v1.BackupRecord.end:type_name -> skep.v1.BackupEnd
-	1,  // 9: skep.v1.BackupRequest.passphrase:type_name -> skep.v1.BackupPassphrase
-	10, // 10: skep.v1.ListUnknownTasksReply.tasks:type_name -> skep.v1.UnknownTask
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	17, // 3: skep.v1.BackupHeader.counts:type_name -> skep.v1.BackupHeader.CountsEntry
+	18, // 4: skep.v1.BackupHeader.sequences:type_name -> skep.v1.BackupHeader.SequencesEntry
+	19, // 5: skep.v1.BackupPassphrase.set_at:type_name -> google.protobuf.Timestamp
+	19, // 6: skep.v1.BackupUnlockKey.made_at:type_name -> google.protobuf.Timestamp
+	4,  // 7: skep.v1.BackupRecord.bucket:type_name -> skep.v1.BackupBucket
+	5,  // 8: skep.v1.BackupRecord.entry:type_name -> skep.v1.BackupEntry
+	6,  // 9: skep.v1.BackupRecord.end:type_name -> skep.v1.BackupEnd
+	1,  // 10: skep.v1.BackupRequest.passphrase:type_name -> skep.v1.BackupPassphrase
+	19, // 11: skep.v1.BackupPlan.since:type_name -> google.protobuf.Timestamp
+	1,  // 12: skep.v1.BackupKeyRequest.passphrase:type_name -> skep.v1.BackupPassphrase
+	1,  // 13: skep.v1.BackupKeyRecord.passphrase:type_name -> skep.v1.BackupPassphrase
+	13, // 14: skep.v1.KeptBackupsReply.backups:type_name -> skep.v1.KeptBackup
+	19, // 15: skep.v1.KeptBackupsReply.failed_at:type_name -> google.protobuf.Timestamp
+	19, // 16: skep.v1.KeptBackupsReply.next:type_name -> google.protobuf.Timestamp
+	19, // 17: skep.v1.KeptBackup.due:type_name -> google.protobuf.Timestamp
+	0,  // 18: skep.v1.KeptBackup.header:type_name -> skep.v1.BackupHeader
+	16, // 19: skep.v1.ListUnknownTasksReply.tasks:type_name -> skep.v1.UnknownTask
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_backup_proto_init() }
@@ -972,7 +1413,7 @@ func file_skep_v1_backup_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_backup_proto_rawDesc), len(file_skep_v1_backup_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -3096,7 +3096,8 @@ type ClusterSpec struct {
 	FenceCommand     string                 `protobuf:"bytes,11,opt,name=fence_command,json=fenceCommand,proto3" json:"fence_command,omitempty"`          // a program on the managers that cuts a node off, called with its name; "" = none
 	// The store was restored from a backup: nodes keep what they run and the backup does not know of, and nodes that have not
 	// come back are waited for, until somebody ends it.
-	Restored      bool `protobuf:"varint,12,opt,name=restored,proto3" json:"restored,omitempty"`
+	Restored      bool        `protobuf:"varint,12,opt,name=restored,proto3" json:"restored,omitempty"`
+	Backups       *BackupPlan `protobuf:"bytes,13,opt,name=backups,proto3" json:"backups,omitempty"` // unset = none are made by a schedule
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3213,6 +3214,13 @@ func (x *ClusterSpec) GetRestored() bool {
 		return x.Restored
 	}
 	return false
+}
+
+func (x *ClusterSpec) GetBackups() *BackupPlan {
+	if x != nil {
+		return x.Backups
+	}
+	return nil
 }
 
 // NetworkSpec is what a user asks for. Defaults are filled in by the state service.
@@ -3380,7 +3388,7 @@ var File_skep_v1_spec_proto protoreflect.FileDescriptor
 
 const file_skep_v1_spec_proto_rawDesc = "" +
 	"\n" +
-	"\x12skep/v1/spec.proto\x12\askep.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc1\x04\n" +
+	"\x12skep/v1/spec.proto\x12\askep.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x14skep/v1/backup.proto\"\xc1\x04\n" +
 	"\vServiceSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
 	"\x06labels\x18\x02 \x03(\v2 .skep.v1.ServiceSpec.LabelsEntryR\x06labels\x12%\n" +
@@ -3650,7 +3658,7 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\favailability\x18\x04 \x01(\x0e2\x15.skep.v1.AvailabilityR\favailability\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xaf\x04\n" +
 	"\vClusterSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x12task_history_limit\x18\x02 \x01(\x03R\x10taskHistoryLimit\x12D\n" +
@@ -3665,7 +3673,8 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\x10node_subnet_size\x18\n" +
 	" \x01(\rR\x0enodeSubnetSize\x12#\n" +
 	"\rfence_command\x18\v \x01(\tR\ffenceCommand\x12\x1a\n" +
-	"\brestored\x18\f \x01(\bR\brestored\"\xad\x03\n" +
+	"\brestored\x18\f \x01(\bR\brestored\x12-\n" +
+	"\abackups\x18\r \x01(\v2\x13.skep.v1.BackupPlanR\abackups\"\xad\x03\n" +
 	"\vNetworkSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
 	"\x06labels\x18\x02 \x03(\v2 .skep.v1.NetworkSpec.LabelsEntryR\x06labels\x12\x16\n" +
@@ -3793,6 +3802,7 @@ var file_skep_v1_spec_proto_goTypes = []any{
 	nil,                          // 53: skep.v1.NetworkSpec.LabelsEntry
 	nil,                          // 54: skep.v1.NetworkSpec.DriverOptsEntry
 	(*durationpb.Duration)(nil),  // 55: google.protobuf.Duration
+	(*BackupPlan)(nil),           // 56: skep.v1.BackupPlan
 }
 var file_skep_v1_spec_proto_depIdxs = []int32{
 	45, // 0: skep.v1.ServiceSpec.labels:type_name -> skep.v1.ServiceSpec.LabelsEntry
@@ -3861,14 +3871,15 @@ var file_skep_v1_spec_proto_depIdxs = []int32{
 	7,  // 63: skep.v1.NodeSpec.availability:type_name -> skep.v1.Availability
 	55, // 64: skep.v1.ClusterSpec.heartbeat_period:type_name -> google.protobuf.Duration
 	55, // 65: skep.v1.ClusterSpec.node_cert_expiry:type_name -> google.protobuf.Duration
-	53, // 66: skep.v1.NetworkSpec.labels:type_name -> skep.v1.NetworkSpec.LabelsEntry
-	54, // 67: skep.v1.NetworkSpec.driver_opts:type_name -> skep.v1.NetworkSpec.DriverOptsEntry
-	44, // 68: skep.v1.NetworkSpec.ipam:type_name -> skep.v1.IPAMConfig
-	69, // [69:69] is the sub-list for method output_type
-	69, // [69:69] is the sub-list for method input_type
-	69, // [69:69] is the sub-list for extension type_name
-	69, // [69:69] is the sub-list for extension extendee
-	0,  // [0:69] is the sub-list for field type_name
+	56, // 66: skep.v1.ClusterSpec.backups:type_name -> skep.v1.BackupPlan
+	53, // 67: skep.v1.NetworkSpec.labels:type_name -> skep.v1.NetworkSpec.LabelsEntry
+	54, // 68: skep.v1.NetworkSpec.driver_opts:type_name -> skep.v1.NetworkSpec.DriverOptsEntry
+	44, // 69: skep.v1.NetworkSpec.ipam:type_name -> skep.v1.IPAMConfig
+	70, // [70:70] is the sub-list for method output_type
+	70, // [70:70] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_spec_proto_init() }
@@ -3876,6 +3887,7 @@ func file_skep_v1_spec_proto_init() {
 	if File_skep_v1_spec_proto != nil {
 		return
 	}
+	file_skep_v1_backup_proto_init()
 	file_skep_v1_spec_proto_msgTypes[1].OneofWrappers = []any{}
 	file_skep_v1_spec_proto_msgTypes[3].OneofWrappers = []any{
 		(*ServiceMode_Replicated)(nil),

@@ -117,7 +117,7 @@ func (a *app) storeBackup(ctx context.Context, req *skepv1.BackupRequest, key ba
 	}
 	h := file.Header
 	if path == "" {
-		path = fmt.Sprintf("skep-%s-%s.backup", h.ClusterId[:min(8, len(h.ClusterId))], h.MadeAt.AsTime().UTC().Format("20060102-150405"))
+		path = backup.FileName(h.ClusterId, h.MadeAt.AsTime())
 	}
 	st, err := f.Stat()
 	if err != nil {
@@ -194,11 +194,11 @@ func counted(h *skepv1.BackupHeader) string {
 func (a *app) backupInspect() *cobra.Command {
 	var phrase string
 	var check, asJSON bool
-	cmd := &cobra.Command{Use: "inspect [OPTIONS] FILE", Short: "Show what a backup is of, and whether it is whole", Args: exactArgs(1),
+	cmd := &cobra.Command{Use: "inspect [OPTIONS] (FILE|NAME)", Short: "Show what a backup is of, and whether it is whole", Args: exactArgs(1),
 		Long: "Show what a backup is of: what stands in clear at its beginning. With --check, or a --passphrase-file, the file is opened and read to its end,\n" +
-			"which proves that nothing in it was altered.",
+			"which proves that nothing in it was altered. A scheduled backup that lies on this machine can be given by its name (skep backup ls).",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := os.Open(args[0])
+			f, err := os.Open(a.shelf().Find(args[0]))
 			if err != nil {
 				return fault.NotFound("%v", err)
 			}

@@ -33,54 +33,41 @@ func (a *app) jsonHeader(h *skepv1.BackupHeader) error { return render.JSONObjec
 
 func (a *app) backupList() *cobra.Command {
 	var l listFlags
-	cmd := &cobra.Command{Use: "ls [OPTIONS] [DIR]", Aliases: []string{"list"}, Short: "List the backups in a folder of this machine", Args: cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			dir := "."
+	cmd := &cobra.Command{Use: "ls [OPTIONS] [DIR]", Aliases: []string{"list"}, Short: "List the scheduled backups of every manager, or the backups in a folder", Args: cobra.MaximumNArgs(1),
+		Long: "List the scheduled backups that lie on the managers (skep swarm update --backup-schedule), the newest first. On a machine that is no node, those\n" +
+			"that lie on it. With a folder, the backups in that folder of this machine.",
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
-				dir = args[0]
+				return a.listFolder(&l, args[0])
 			}
-			entries, err := os.ReadDir(dir)
-			if err != nil {
-				return fault.NotFound("%v", err)
-			}
-			t := &render.Table{Key: "File", Columns: []render.Column{{Field: "File", Header: "FILE"}, {Field: "Made", Header: "MADE"}, {Field: "Cluster", Header: "CLUSTER"}, {Field: "Version", Header: "VERSION"},
-				{Field: "Size", Header: "SIZE"}, {Field: "Opens", Header: "OPENS WITH"}},
-				Default: "{{.File}}\t{{.Made}}\t{{.Cluster}}\t{{.Version}}\t{{.Size}}\t{{.Opens}}"}
-			var all []*skepv1.BackupHeader
-			for _, e := range entries {
-				if !e.Type().IsRegular() {
-					continue
-				}
-				h, size := readHeader(filepath.Join(dir, e.Name()))
-				if h == nil {
-					continue // something else lies there as well
-				}
-				all = append(all, h)
-				t.Rows = append(t.Rows, render.Row{"File": e.Name(), "Made": h.MadeAt.AsTime().UTC().Format(time.DateTime + " MST"), "Cluster": h.ClusterId,
-					"Version": h.SkepVersion, "Size": strconv.FormatInt(size, 10), "Opens": backup.Opener(h)})
-			}
-			return printList(a, &l, all, t)
+			return a.listScheduled(cmd.Context(), &l)
 		}}
 	l.add(cmd, "names")
 	return cmd
 }
 
-// readHeader is a backup's beginning, nil for a file that is none.
-func readHeader(path string) (*skepv1.BackupHeader, int64) {
-	f, err := os.Open(path)
+func (a *app) listFolder(l *listFlags, dir string) error {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, 0
+		return fault.NotFound("%v", err)
 	}
-	defer f.Close()
-	file, err := backup.Open(f)
-	if err != nil {
-		return nil, 0
+	t := &render.Table{Key: "File", Columns: []render.Column{{Field: "File", Header: "FILE"}, {Field: "Made", Header: "MADE"}, {Field: "Cluster", Header: "CLUSTER"}, {Field: "Version", Header: "VERSION"},
+		{Field: "Size", Header: "SIZE"}, {Field: "Opens", Header: "OPENS WITH"}},
+		Default: "{{.File}}\t{{.Made}}\t{{.Cluster}}\t{{.Version}}\t{{.Size}}\t{{.Opens}}"}
+	var all []*skepv1.BackupHeader
+	for _, e := range entries {
+		if !e.Type().IsRegular() {
+			continue
+		}
+		h, size := backup.Peek(filepath.Join(dir, e.Name()))
+		if h == nil {
+			continue // something else lies there as well
+		}
+		all = append(all, h)
+		t.Rows = append(t.Rows, render.Row{"File": e.Name(), "Made": h.MadeAt.AsTime().UTC().Format(time.DateTime + " MST"), "Cluster": h.ClusterId,
+			"Version": h.SkepVersion, "Size": strconv.FormatUint(size, 10), "Opens": backup.Opener(h)})
 	}
-	st, err := f.Stat()
-	if err != nil {
-		return nil, 0
-	}
-	return file.Header, st.Size()
+	return printList(a, l, all, t)
 }
 
 func (a *app) backupUnknown() *cobra.Command {

@@ -34,6 +34,13 @@ func (a *app) upkeep(ctx context.Context, p *doctor.Picture) error {
 		p.Claims, p.ClaimsErr = a.claims(ctx)
 	})
 	wg.Go(func() { p.Group = a.group(ctx) })
+	wg.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, a.NodeTimeout)
+		defer cancel()
+		if p.Cluster, _ = a.cluster(ctx); p.Cluster.GetSpec().GetBackups() != nil { // what is not known is not judged
+			p.Backups = a.kept(ctx, p.Before.Nodes)
+		}
+	})
 	wg.Go(func() { p.Vault, p.VaultErr = say(ctx, a, api.VaultCheck, &skepv1.Empty{}) })
 	for _, n := range p.Before.Nodes {
 		if n.GetManager() != nil && n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY {

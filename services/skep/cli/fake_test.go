@@ -182,7 +182,7 @@ func newClusterUnder(t *testing.T, q rpc.Quorum, opts ...func(*server.Options)) 
 	})
 	serve(c, rs, api.CAInspect, func(*skepv1.Empty) (*skepv1.CAReply, error) { return c.nextCA(), nil })
 	serve(c, rs, api.CARotate, func(*skepv1.RotateCARequest) (*skepv1.CAReply, error) { return c.nextCA(), nil })
-	serve(c, rs, api.ClusterInspect, func(*skepv1.Empty) (*skepv1.ClusterReply, error) {
+	onNode(c, api.ClusterInspect, func(*skepv1.Empty) (*skepv1.ClusterReply, error) {
 		return &skepv1.ClusterReply{Cluster: &skepv1.Cluster{Meta: &skepv1.Meta{Version: 5}, Spec: &skepv1.ClusterSpec{Name: "default", TaskHistoryLimit: 5}}}, nil
 	})
 	serve(c, rs, api.ClusterUpdate, func(*skepv1.UpdateClusterRequest) (*skepv1.ClusterReply, error) { return &skepv1.ClusterReply{}, nil })

@@ -88,6 +88,10 @@ func hostileCluster(t *testing.T) *cluster {
 	serve(c, c.rs, api.AuditList, func(*skepv1.ListAuditRequest) (*skepv1.ListEventsReply, error) {
 		return &skepv1.ListEventsReply{Events: []*skepv1.Event{{Kind: "service", Attributes: map[string]string{hostile: hostile}}}}, nil
 	})
+	serve(c, c.rs, api.VaultBackups.At(nodeID), func(*skepv1.Empty) (*skepv1.KeptBackupsReply, error) {
+		return &skepv1.KeptBackupsReply{Hostname: hostile, Failed: hostile, Backups: []*skepv1.KeptBackup{{Name: hostile, Header: &skepv1.BackupHeader{
+			SkepVersion: hostile, MadeOn: hostile, ClusterId: hostile, UnlockKey: &skepv1.BackupUnlockKey{Id: hostile}}}}}, nil
+	})
 	serve(c, c.rs, api.AutolockGet, func(*skepv1.Empty) (*skepv1.AutolockState, error) {
 		return &skepv1.AutolockState{On: true, Managers: []*skepv1.ManagerLock{{NodeId: nodeID, Locked: true}}}, nil
 	})
@@ -156,7 +160,7 @@ func hostileCluster(t *testing.T) *cluster {
 // commandLines are one for every command of the tree that speaks of the cluster. A command that is not here fails the
 // test below: give it a line.
 var commandLines = map[string]string{
-	"backup create": "--unlock-key -", "backup unknown": "", "backup settle": "--stop-unknown",
+	"backup create": "--unlock-key -", "backup ls": "", "backup unknown": "", "backup settle": "--stop-unknown",
 	"audit": "--since 1h", "ca": "", "swarm ca": "--json", "user create": "-o - --role viewer alice", "user ls": "", "user rm": "alice",
 	"context issue": "-o - alice", "context issued": "", "context revoke": "alice", "doctor": "", "events": "--since 1h --until 1s", "exec": "t1 sh", "image load": "--node " + nodeID, "image ls": "", "image pull": "--node " + nodeID + " img",
 	"image rm": "--node " + nodeID + " img", "info": "", "join-token": "worker", "logs": webID, "mesh ls": "--node all", "mesh trace": "--node all 8080", "network create": "other",
@@ -176,7 +180,7 @@ var commandLines = map[string]string{
 
 // localCommands speak of this machine alone.
 var localCommands = map[string]string{
-	"backup inspect": "/none", "backup ls": "/none",
+	"backup inspect": "/none",
 	"context create": "--addr h --cert /none --key /none --ca /none bad", "context export": "evil -o -", "login": "-u x --password-stdin 127.0.0.1:1", "logout": "127.0.0.1:1", "context import": "/none", "context inspect": "evil", "context ls": "", "context nats": "evil",
 	"context rm": "none", "context show": "", "context use": "none", "decode": "--type Heartbeat", "stack config": "-c testdata/stack.yaml", "network connect": "a b", "network disconnect": "a b", "version": "",
 }
@@ -239,7 +243,7 @@ func TestHostileTexts(t *testing.T) {
 			shown[path] = shown[path] || strings.Contains(r.out+r.err, "FORGED")
 		}
 	}
-	for _, path := range []string{"backup unknown", "backup settle", "doctor", "events", "exec", "image ls", "image pull", "image rm", "image load", "mesh ls", "mesh trace", "network inspect", "network ls", "node inspect", "node ls", "node ps", "service diff",
+	for _, path := range []string{"backup ls", "backup unknown", "backup settle", "doctor", "events", "exec", "image ls", "image pull", "image rm", "image load", "mesh ls", "mesh trace", "network inspect", "network ls", "node inspect", "node ls", "node ps", "service diff",
 		"service explain", "service history", "service inspect", "service ls", "service ps", "service logs", "logs", "task inspect", "task ls", "top", "join-token", "network prune", "context issue",
 		"stack ls", "stack ps", "stack services", "stack history", "stack diff", "stack deploy", "stack rm", "stack logs",
 		"secret ls", "secret inspect", "secret history", "secret rm", "secret update", "secret rollback", "config ls", "config inspect", "config history", "volume create", "volume inspect", "volume ls", "volume prune", "volume claims", "volume release"} {

@@ -61,6 +61,7 @@ func (a *app) swarmUpdate() *cobra.Command {
 		fence             string
 		snapshots, keep   uint64
 		externalCA        []string
+		plan              planFlags
 		noEffect          = []string{"snapshot-interval", "max-snapshots"}
 	)
 	cmd := &cobra.Command{Use: "update [OPTIONS]", Short: "Change the cluster's settings", Args: noArgs,
@@ -105,13 +106,25 @@ func (a *app) swarmUpdate() *cobra.Command {
 					a.warnf("--%s has no effect: skep keeps no Raft log of its own", n)
 				}
 			}
+			if err := plan.plan(cmd, s); err != nil {
+				return err
+			}
 			if err := spec.ValidateCluster(s); err != nil {
 				return &Failure{ExitUsage, err}
+			}
+			opens := ""
+			if plan.given(cmd) {
+				if opens, err = plan.sealUnder(ctx, a, s); err != nil {
+					return err
+				}
 			}
 			if _, err := call(ctx, a, api.ClusterUpdate, &skepv1.UpdateClusterRequest{Version: c.GetMeta().GetVersion(), Spec: s}); err != nil {
 				return err
 			}
 			a.printf("Swarm updated.\n")
+			if opens != "" {
+				a.tellf("Scheduled backups open with %s.\n", opens)
+			}
 			if turnedOn {
 				shown, err := a.shownUnlockKey(ctx, false)
 				if err != nil {
@@ -127,6 +140,7 @@ func (a *app) swarmUpdate() *cobra.Command {
 	f.DurationVar(&expiry, "cert-expiry", 90*24*time.Hour, "Life of node certificates")
 	f.BoolVar(&autolock, "autolock", false, "Require an unlock key before a manager that was restarted gives out secrets")
 	f.StringVar(&fence, "fence-cmd", "", "Program on every manager, run as root with a node's name, that cuts off a node that is down and holds volumes (\"\" = none)")
+	plan.add(cmd)
 	f.Uint64Var(&snapshots, "snapshot-interval", 10000, "Accepted for Docker's sake; has no effect")
 	f.Uint64Var(&keep, "max-snapshots", 0, "Accepted for Docker's sake; has no effect")
 	f.StringArrayVar(&externalCA, "external-ca", nil, "Not supported")

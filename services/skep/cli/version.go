@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"skep.dev/libs/cron"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
 )
@@ -65,9 +66,10 @@ func (a *app) infoCommand() *cobra.Command {
 			}
 			locked := lockedNames(lock)
 			fence := ""
+			var backups *skepv1.BackupPlan
 			if manager {
 				if c, err := a.cluster(impatient(ctx)); err == nil { // what is not known is not shown
-					fence = c.GetSpec().GetFenceCommand()
+					fence, backups = c.GetSpec().GetFenceCommand(), c.GetSpec().GetBackups()
 				}
 			}
 			managers, reachable, ready := 0, 0, 0
@@ -103,7 +105,7 @@ func (a *app) infoCommand() *cobra.Command {
 				return render.Inspect(a.Out, []any{map[string]any{
 					"Name": i.Hostname, "ServerVersion": i.Version,
 					"Swarm": map[string]any{"NodeID": i.NodeID, "NodeAddr": i.Addr, "LocalNodeState": state, "ControlAvailable": manager, "Nodes": len(nodes), "Managers": managers, "ManagersReachable": reachable,
-						"AutoLockManagers": lock.GetOn(), "LockedManagers": locked, "FenceCommand": fence, "RemoteManagers": i.ManagerAddrs, "Cluster": map[string]any{"ID": i.ClusterID}},
+						"AutoLockManagers": lock.GetOn(), "LockedManagers": locked, "FenceCommand": fence, "BackupSchedule": backups.GetCron(), "RemoteManagers": i.ManagerAddrs, "Cluster": map[string]any{"ID": i.ClusterID}},
 					"Services": len(services), "TasksRunning": running, "TasksDesired": desired,
 				}}, format)
 			}
@@ -133,6 +135,9 @@ func (a *app) infoCommand() *cobra.Command {
 			}
 			if fence != "" {
 				a.printf(" Fencing Command: %s\n", fence)
+			}
+			if backups != nil {
+				a.printf(" Backup Schedule: %s, %d kept on each manager\n", cron.Words(&skepv1.Schedule{Cron: backups.Cron, TimeZone: backups.TimeZone}), backups.Keep)
 			}
 			if len(locked) > 0 {
 				a.printf(" Locked: %s (no secrets, joins and certificates until `skep unlock`)\n", strings.Join(locked, ", "))

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"skep.dev/libs/backup"
 )
 
 // forget removes what makes this machine a node. The data directory itself stays: it may be a mount point.
@@ -18,6 +20,8 @@ func forget(p Paths) error {
 		case "node.json", "skep.pid", "lock":
 			continue
 		case "registries.toml": // the administrator's, for the next cluster too
+			continue
+		case backup.ShelfName: // a cluster that is lost with this machine is restored from there
 			continue
 		}
 		if strings.HasPrefix(e.Name(), filepath.Base(p.Log())) { // and the older ones

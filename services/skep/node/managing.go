@@ -149,7 +149,7 @@ func (m *managing) startServices(ctx context.Context, boss *nats.Conn) error {
 		return err
 	}
 	d.learn(rec)
-	va, err := vault.New(vault.Config{NC: nc["vault"], Log: d.log.Named("vault"), Dir: d.paths.Vault(), NodeID: id, Hostname: rec.Hostname, Certificate: d.store, ManagerAddrs: addrs, Version: d.version, Metrics: m.reg})
+	va, err := vault.New(vault.Config{NC: nc["vault"], Log: d.log.Named("vault"), Dir: d.paths.Vault(), DataDir: d.paths.Data, NodeID: id, Hostname: rec.Hostname, Certificate: d.store, ManagerAddrs: addrs, Version: d.version, Metrics: m.reg})
 	if err != nil {
 		return err
 	}

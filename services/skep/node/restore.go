@@ -33,9 +33,10 @@ func restoreCommand() *cobra.Command {
 	var m membership
 	var phrase string
 	cmd := &cobra.Command{
-		Use:   "restore [OPTIONS] FILE",
+		Use:   "restore [OPTIONS] (FILE|NAME)",
 		Short: "Make this machine the first manager of the cluster that a backup is of",
-		Long: "Make this machine the first manager of the cluster that a backup is of. It must be no node.\n\n" +
+		Long: "Make this machine the first manager of the cluster that a backup is of. It must be no node.\n" +
+			"A scheduled backup that lies on this machine can be given by its name (skep backup ls); `skep leave --force` keeps them.\n\n" +
 			"The file is read to its end before anything is made. The managers of then are gone from the cluster: other machines join as managers again.\n" +
 			"Workers come back by themselves where this machine has a manager's address, else after `skep node managers ADDRESS` on each of them.\n" +
 			"Their containers run on, also those that the backup does not know of: `skep backup unknown` lists these, `skep backup settle` ends it.",
@@ -55,7 +56,7 @@ func restoreCommand() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), restoreLimit)
 			defer cancel()
-			in, err := readBackup(ctx, args[0], backupkey.Source{File: phrase, In: cmd.InOrStdin(), Err: cmd.ErrOrStderr()})
+			in, err := readBackup(ctx, backup.ShelfIn(m.paths.Data).Find(args[0]), m.hostname, backupkey.Source{File: phrase, In: cmd.InOrStdin(), Err: cmd.ErrOrStderr()})
 			if err != nil {
 				return plain.Errorf("%s: %w", args[0], err)
 			}
@@ -91,6 +92,7 @@ func restoreCommand() *cobra.Command {
 		},
 	}
 	m.add(cmd)
+	cmd.Flags().Lookup("node-name").Hidden = false // the machine may be called as a node of the backup
 	cmd.Flags().StringVar(&phrase, "passphrase-file", "", "file with the passphrase, or the unlock key, which nobody else may read (default: it is asked for)")
 	return cmd
 }
@@ -107,8 +109,8 @@ type backedUp struct {
 	gone    []string // the managers of then
 }
 
-// readBackup reads a backup through, and changes nothing.
-func readBackup(ctx context.Context, path string, from backupkey.Source) (*backedUp, error) {
+// readBackup reads a backup through, for a machine of a host name, and changes nothing.
+func readBackup(ctx context.Context, path, hostname string, from backupkey.Source) (*backedUp, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fault.NotFound("%v", err)
@@ -160,6 +162,9 @@ func readBackup(ctx context.Context, path string, from backupkey.Source) (*backe
 	}
 	if in.gone, err = backup.Renew(in.content); err != nil {
 		return nil, fault.Invalid("%v", err)
+	}
+	if id := backup.Called(in.content, hostname); id != "" {
+		return nil, fault.Conflict("a node in it is called %s, as this machine is: give this one another name with --node-name (if it was that node, remove what is left of it afterwards: skep node rm %s)", hostname, id)
 	}
 	return in, nil
 }

@@ -26,7 +26,7 @@ func main() {
 				addrs = func() []string { return fixed }
 			}
 			return vault.New(vault.Config{
-				NC: env.NC, Log: env.Log, NodeID: env.NodeID, Version: env.Version, Dir: env.Paths.Vault(), Hostname: env.Record.Hostname, Certificate: env.Store,
+				NC: env.NC, Log: env.Log, NodeID: env.NodeID, Version: env.Version, Dir: env.Paths.Vault(), DataDir: env.Paths.Data, Hostname: env.Record.Hostname, Certificate: env.Store,
 				ManagerAddrs: addrs, Metrics: env.Metrics,
 			})
 		},

@@ -69,6 +69,9 @@ type Picture struct {
 	// Claims are which nodes hold which volumes.
 	Claims    []*skepv1.VolumeClaim
 	ClaimsErr error
+	// Cluster is its settings, nil when nobody says; Backups are the managers' answers about scheduled backups.
+	Cluster *skepv1.Cluster
+	Backups []NodeBackups
 }
 
 // Examine judges the picture.
@@ -86,6 +89,7 @@ func Examine(p Picture) []Check {
 	d.vault()
 	d.leftovers()
 	d.claims()
+	d.backups()
 	d.addresses()
 	d.mesh()
 	d.dataPath()
