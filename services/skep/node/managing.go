@@ -109,6 +109,10 @@ func (m *managing) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if rec.Role == RoleWitness {
+		m.boss.Store(boss)
+		return nil
+	}
 	local, err := m.connect("agent")
 	if err != nil {
 		return err

@@ -27,9 +27,9 @@ func renumber(p Paths, rec *Record, advertise, dataPath string, log *zap.Logger)
 			return nil, fault.Invalid("advertise address %q: %v", advertise, err)
 		}
 		switch {
-		case rec.Role == RoleManager && a != rec.Advertise:
+		case rec.Votes() && a != rec.Advertise:
 			return nil, fault.Conflict("this node is a manager and every node reaches it at %s, so it cannot become %s: give the machine its old address back", rec.Advertise, a)
-		case rec.Role == RoleManager:
+		case rec.Votes():
 			advertise = a
 		case port != strconv.Itoa(DefaultPort):
 			return nil, fault.Invalid("advertise address %q: a worker listens on no port, give the address alone", advertise)

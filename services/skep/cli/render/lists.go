@@ -164,14 +164,21 @@ func Availability(a skepv1.Availability) string {
 
 // ManagerStatus is empty on workers.
 func ManagerStatus(n *skepv1.Node) string {
-	switch m := n.GetManager(); {
-	case m == nil:
+	m := n.GetManager()
+	if m == nil {
+		if n.GetWitness() {
+			return "No vote (witness)"
+		}
 		return ""
-	case m.Leader:
-		return "Leader"
-	default:
-		return title(m.Reachability)
 	}
+	text := title(m.Reachability)
+	if m.Leader {
+		text = "Leader"
+	}
+	if m.Witness {
+		text += " (witness)"
+	}
+	return text
 }
 
 // TaskOptions choose what `ps` shows.
