@@ -147,7 +147,9 @@ func gone(set *skepv1.ManagerSet, node, server string) bool {
 func (g *group) others(set *skepv1.ManagerSet) []string {
 	addrs := slices.Clone(g.b.cfg.Managers)
 	for _, m := range set.GetManagers() {
-		addrs = append(addrs, m.GetAddr())
+		if !m.GetBare() { // a witness answers nobody
+			addrs = append(addrs, m.GetAddr())
+		}
 	}
 	var out []string
 	for _, a := range addrs {
