@@ -146,7 +146,7 @@ func TestWhatAWitnessMay(t *testing.T) {
 	me, other := id.New(), id.New()
 	p := dial(t, b, pkitest.Store(t, ca, pki.Identity{NodeID: me, Role: pki.Witness}, time.Hour))
 	for _, s := range []string{
-		subject.Heartbeat(me), subject.Svc("state", "describe", me), subject.Svc("state", "managers", me), subject.Svc("vault", "renew", me),
+		subject.Heartbeat(me), subject.Svc("state", "describe", me), subject.Svc("state", "managers", me), subject.Svc("vault", "renew", me), subject.Svc("vault", "trust", me),
 		subject.Svc("bus", "enlist", me), subject.API("manager", "list"),
 	} {
 		p.mustPublish(s)

@@ -44,7 +44,7 @@ type fleet struct {
 	log     *zap.Logger
 
 	witness  map[string]bool // nodes that only vote
-	handOver atomic.Bool // who leads gives the lease up after each step
+	handOver atomic.Bool     // who leads gives the lease up after each step
 
 	mu      sync.Mutex
 	settled []string

@@ -67,7 +67,7 @@ func Permissions(role Role, id, from string) *server.Permissions {
 		// broker is believed: see DESIGN.md.
 		return &server.Permissions{
 			Publish: &server.SubjectPermission{Allow: []string{
-				subject.Heartbeat(id), api.StateDescribe.At(id).Subject(), api.StateManagers.At(id).Subject(), api.VaultRenew.At(id).Subject(),
+				subject.Heartbeat(id), api.StateDescribe.At(id).Subject(), api.StateManagers.At(id).Subject(), api.VaultRenew.At(id).Subject(), api.VaultTrust.At(id).Subject(),
 				api.BusEnlist.At(id).Subject(), api.ManagerList.Subject(),
 			}},
 			Subscribe: &server.SubjectPermission{Allow: []string{inbox, subject.Inbox("bus-"+id) + ".>", subject.Push(id) + ".>", subject.Node(id, ">"), "$SRV.>"}},

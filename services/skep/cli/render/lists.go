@@ -109,7 +109,7 @@ func nodeStatus(n *skepv1.Node) string {
 // "blocked: w1, w2". It is empty for a node that is not ready.
 func DataPath(n *skepv1.Node) string {
 	st := n.GetStatus()
-	if st.GetState() != skepv1.NodeState_NODE_STATE_READY {
+	if st.GetState() != skepv1.NodeState_NODE_STATE_READY || n.GetWitness() {
 		return ""
 	}
 	if len(st.GetBlocked()) == 0 {
