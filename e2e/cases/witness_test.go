@@ -76,6 +76,18 @@ func TestWitnessSeparate(t *testing.T) {
 	c.skep("service", "scale", "web=3")
 }
 
+// awaitCopies waits until every stream's copies are up to date: who is lost before that was one too many already.
+func (c *cluster) awaitCopies() {
+	c.t.Helper()
+	c.await("copies that are up to date", time.Minute, func() string {
+		r := c.on("m1", "skep", "doctor")
+		if !strings.Contains(r.Stdout, "every replica is up to date") {
+			return r.Stdout + r.Stderr
+		}
+		return ""
+	})
+}
+
 // Two real machines and one that votes: either real one may be lost, and then changes go on and tasks move; the witness
 // may be lost and nobody notices.
 func TestWitness(t *testing.T) {
@@ -149,6 +161,7 @@ func TestWitness(t *testing.T) {
 	for _, lost := range []string{"m2", "m1"} {
 		stays := map[string]string{"m1": "m2", "m2": "m1"}[lost]
 		c.skep("service", "scale", "web=6")
+		c.awaitCopies()
 		if err := c.Kill(c.ctx, lost); err != nil {
 			t.Fatal(err)
 		}
@@ -181,18 +194,23 @@ func TestWitness(t *testing.T) {
 	if out := c.skep("node", "demote", "w1"); !strings.Contains(out, "It is a witness, and without its vote it does nothing") {
 		t.Errorf("demote: %s", out)
 	}
-	c.await("no vote", time.Minute, func() string {
-		if now := c.managerStatus(); now["w1"] != "No vote (witness)" {
-			return fmt.Sprint(now)
-		}
-		return ""
-	})
+	noVote := func() {
+		t.Helper()
+		c.await("no vote", time.Minute, func() string {
+			if now := c.managerStatus(); now["w1"] != "No vote (witness)" {
+				return fmt.Sprint(now)
+			}
+			return ""
+		})
+	}
+	noVote()
 	c.skep("node", "promote", "w1")
 	votes(time.Minute)
 	if r := c.on("w1", "skep", "leave", "--force"); r.Code != 0 || r.Stderr != "" {
 		t.Errorf("leave: %d %s%s", r.Code, r.Stdout, r.Stderr)
 	}
 	c.awaitNode("w1", "Down", 30*time.Second)
+	noVote()
 	c.skep("node", "rm", "w1")
 	c.awaitManagers(time.Minute, "m1", "m2")
 }

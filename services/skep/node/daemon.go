@@ -274,10 +274,15 @@ func (d *Daemon) wait(ctx context.Context, began time.Time) error {
 func (d *Daemon) apart(err error) (pause time.Duration, _ error) {
 	switch {
 	case d.record().Role == RoleWitness && (errors.Is(err, bus.ErrRetired) || errors.Is(err, bus.ErrRefused) || errors.Is(err, bus.ErrOver)):
-		d.log.Warn("the group of managers does not have this witness (any more): it does nothing until \"skep node promote\" gives it its vote again; \"skep leave --force\" takes it out of the cluster",
-			zap.Error(err), zap.Duration("again", refusedWait))
-		d.control.Change(func(i *Info) { i.Error = err.Error() })
-		return refusedWait, nil
+		level := zap.WarnLevel
+		d.control.Change(func(i *Info) {
+			if i.Error == err.Error() {
+				level = zap.DebugLevel // it asks again and again
+			}
+			i.Error = err.Error()
+		})
+		d.log.Log(level, "the group of managers does not have this witness (any more): it does nothing until \"skep node promote\" gives it its vote again; \"skep leave --force\" takes it out of the cluster", zap.Error(err))
+		return enlistAgain, nil
 	case errors.Is(err, bus.ErrRetired):
 		d.log.Info("the group of managers has let this node go; its tasks run on", zap.Error(err))
 		d.local.follower.Ask()

@@ -52,6 +52,7 @@ func (d *Daemon) manage(ctx context.Context) *managing {
 			return
 		}
 		close(m.ready)
+		d.control.Change(func(i *Info) { i.Error = "" }) // what kept it from the group is over
 		select {
 		case <-m.group.failed:
 			m.err = m.group.err
