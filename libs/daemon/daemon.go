@@ -69,6 +69,8 @@ type Main struct {
 	Single bool
 	// Renews: it is the one that keeps the node's certificate alive; the others read it again when it has changed.
 	Renews bool
+	// Witness: it runs on a witness too, alone: there it connects as the node and keeps its certificate alive.
+	Witness bool
 	// Containers: it starts programs that run containers, whose limits are not to follow this process's own.
 	Containers bool
 	// Flags adds the service's own flags.
@@ -172,6 +174,12 @@ func (m Main) serve(ctx context.Context, env Env, urls, certs string) error {
 	store, err := pki.Open(certs)
 	if err != nil {
 		return err
+	}
+	if store.Identity().Role == pki.Witness {
+		if !m.Witness {
+			return fmt.Errorf("this node is a witness: skep-bus runs on it and nothing else, so %s does not", m.Name)
+		}
+		m.Role, m.Managers, m.Renews = "agent", false, true
 	}
 	if m.Managers && store.Identity().Role != pki.Manager {
 		return fmt.Errorf("this node is a %s: %s runs on managers; start it again once the node is one (skep node promote)", member.Certified(store.Identity().Role), m.Name)

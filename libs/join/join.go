@@ -35,6 +35,7 @@ type Params struct {
 	Addr         string // advertise address
 	Availability skepv1.Availability
 	Version      string
+	Witness      bool             // it is to vote, and nothing else; with the managers' token
 	Now          func() time.Time // this machine's clock; nil = time.Now
 }
 
@@ -67,7 +68,7 @@ func Join(ctx context.Context, addr, token string, p Params) (*Result, error) {
 		p.Now = time.Now
 	}
 	req := &skepv1.JoinRequest{
-		Token: tok.String(), CsrDer: csr, Hostname: p.Hostname, Addr: p.Addr, Availability: p.Availability, Version: p.Version,
+		Token: tok.String(), CsrDer: csr, Hostname: p.Hostname, Addr: p.Addr, Availability: p.Availability, Version: p.Version, Witness: p.Witness,
 	}
 	reply, err := ask(ctx, addr, tok.Digest, req, p.Now)
 	if err != nil {

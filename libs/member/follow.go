@@ -154,6 +154,9 @@ func (f *Follower) once(ctx context.Context) error {
 	if rec, err = f.follow(rec, reply); err != nil {
 		return err
 	}
+	if rec.Role == RoleWitness {
+		return nil // it is nothing else, whether the group has it now or not
+	}
 	want := ""
 	switch reply.Role {
 	case skepv1.NodeRole_NODE_ROLE_MANAGER:

@@ -26,6 +26,8 @@ import (
 const (
 	RoleManager = "manager"
 	RoleWorker  = "worker"
+	// RoleWitness is a machine that runs a manager's broker and nothing else. It stays one for as long as it is in the cluster.
+	RoleWitness = "witness"
 )
 
 // Record is <data-dir>/node.json: what makes this machine a node of a cluster.
@@ -155,6 +157,9 @@ func (r *Record) Underlay() string {
 	}
 	return r.Host()
 }
+
+// Votes reports whether the node's broker is one of the group that keeps the store: a manager's, or a witness's.
+func (r *Record) Votes() bool { return r.Role == RoleManager || r.Role == RoleWitness }
 
 // Local is where this manager's own broker is reached on this machine.
 func (r *Record) Local() string {

@@ -20,6 +20,8 @@ func (r *Record) Turn(role string) error {
 	switch {
 	case r.Role == role:
 		return nil
+	case r.Role == RoleWitness:
+		return fmt.Errorf("turn a witness into a %s: it has nothing to be one with; leave and join again", role)
 	case role == RoleWorker:
 		if own := r.Advertise; own != "" {
 			r.Managers = slices.DeleteFunc(slices.Clone(r.Managers), func(a string) bool { return a == own })
@@ -61,16 +63,22 @@ func (r *Record) Ports() []string {
 
 // Certified is the role of a record that belongs to a certificate's.
 func Certified(role pki.Role) string {
-	if role == pki.Manager {
+	switch role {
+	case pki.Manager:
 		return RoleManager
+	case pki.Witness:
+		return RoleWitness
 	}
 	return RoleWorker
 }
 
 // Certificate is the certificate's role that belongs to a record's.
 func Certificate(role string) pki.Role {
-	if role == RoleManager {
+	switch role {
+	case RoleManager:
 		return pki.Manager
+	case RoleWitness:
+		return pki.Witness
 	}
 	return pki.Worker
 }

@@ -135,10 +135,11 @@ func (ca *CA) Sign(csrDER []byte, id Identity, expiry time.Duration) ([]byte, er
 	if t.NotAfter.After(ca.Cert.NotAfter) {
 		t.NotAfter = ca.Cert.NotAfter
 	}
-	// Only a manager may serve: a worker's certificate must not pass for a manager's at the other end of a dial.
-	if id.Role == Manager {
+	// Only a manager may serve, and a witness other managers: neither its certificate nor a worker's may pass for a manager's at
+	// the other end of a dial.
+	if name := peerNames[id.Role]; name != "" {
 		t.ExtKeyUsage = append(t.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
-		t.DNSNames = append(t.DNSNames, ServerName, "localhost")
+		t.DNSNames = append(t.DNSNames, name, "localhost")
 		t.IPAddresses = append(t.IPAddresses, net.IPv4(127, 0, 0, 1))
 		for _, h := range id.Hosts {
 			if ip := net.ParseIP(h); ip != nil {

@@ -16,6 +16,9 @@ type Role string
 const (
 	Manager Role = "skep-manager"
 	Worker  Role = "skep-worker"
+	// Witness is a manager that runs a broker and nothing else. Managers take it for one of theirs on their routes; to nodes and
+	// people it is none.
+	Witness Role = "skep-witness"
 	User    Role = "skep-user"
 )
 
@@ -32,13 +35,16 @@ var UserRoles = []string{Admin, Operator, Viewer}
 // ServerName is the name every manager's certificate carries and every client asks for, whatever address it dialled.
 const ServerName = string(Manager)
 
+// peerNames are the names that the certificates of those who keep the store carry.
+var peerNames = map[Role]string{Manager: ServerName, Witness: string(Witness)}
+
 // Identity is who a certificate says its holder is.
 type Identity struct {
 	NodeID    string // CN; for users user-<name>
 	Role      Role
 	ClusterID string
 	UserRole  string   // users only: one of UserRoles
-	Hosts     []string // managers only, when signing: extra names and addresses for clients that insist on them
+	Hosts     []string // managers and witnesses only, when signing: extra names and addresses for clients that insist on them
 }
 
 var oidTitle = asn1.ObjectIdentifier{2, 5, 4, 12}
@@ -57,7 +63,7 @@ func (id Identity) check() error {
 		return fmt.Errorf("certify %q: an identity is one word without dots, spaces and wildcards", id.NodeID)
 	}
 	switch id.Role {
-	case Manager, Worker:
+	case Manager, Worker, Witness:
 		if id.UserRole != "" {
 			return fmt.Errorf("certify %s: only users have a user role", id.NodeID)
 		}

@@ -131,6 +131,7 @@ func TestWhoTrustsWhom(t *testing.T) {
 	c, other := pkitest.NewCA(t), pkitest.NewCA(t)
 	m, w := memory(t, c, pki.Identity{NodeID: id.New(), Role: pki.Manager}), memory(t, c, pki.Identity{NodeID: id.New(), Role: pki.Worker})
 	x := memory(t, other, pki.Identity{NodeID: id.New(), Role: pki.Manager})
+	v := memory(t, c, pki.Identity{NodeID: id.New(), Role: pki.Witness})
 	none := &tls.Config{InsecureSkipVerify: true}
 	digest := pki.Digest(c.Cert)
 	for name, h := range map[string]struct {
@@ -148,6 +149,13 @@ func TestWhoTrustsWhom(t *testing.T) {
 		"manager's route to manager":            {pki.RouteTLS(m), pki.RouteTLS(m), true},
 		"route without a certificate":           {pki.RouteTLS(m), none, false},
 		"manager's route to a worker":           {pki.RouteTLS(w), pki.RouteTLS(m), false},
+		"witness to manager":                    {pki.ServerTLS(m), pki.ClientTLS(v), true},
+		"witness's route to manager":            {pki.RouteTLS(m), pki.RouteTLS(v), true},
+		"manager's route to a witness":          {pki.RouteTLS(v), pki.RouteTLS(m), true},
+		"manager that looks at a witness":       {pki.ServerTLS(v), pki.PeerTLS(m), true},
+		"worker to a witness":                   {pki.ServerTLS(v), pki.ClientTLS(w), false},
+		"joiner to a witness":                   {pki.ServerTLS(v), pki.JoinTLS(digest), false},
+		"route of another cluster to a witness": {pki.RouteTLS(v), pki.RouteTLS(x), false},
 		"route of another cluster":              {pki.RouteTLS(m), pki.RouteTLS(x), false},
 		"worker to manager, TLS 1.2":            {pki.ServerTLS(m), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}, false},
 		"worker's certificate on the wrong key": {pki.ServerTLS(m), &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{{Certificate: w.Certificate().Certificate, PrivateKey: x.Certificate().PrivateKey}}}, false},

@@ -102,9 +102,21 @@ func Verify(cert *x509.Certificate, roots []*x509.Certificate, use x509.ExtKeyUs
 
 // verifyManager checks what a server shows: a certificate of a manager of the cluster, signed by a root or a successor.
 func verifyManager(shown, roots []*x509.Certificate, clusterID string) error {
+	return verifyServer(shown, roots, clusterID, Manager)
+}
+
+// verifyPeer is verifyManager where a witness does as well.
+func verifyPeer(shown, roots []*x509.Certificate, clusterID string) error {
+	if id, err := FromCertificate(shown[0]); err == nil && id.Role == Witness {
+		return verifyServer(shown, roots, clusterID, Witness)
+	}
+	return verifyManager(shown, roots, clusterID)
+}
+
+func verifyServer(shown, roots []*x509.Certificate, clusterID string, role Role) error {
 	leaf := shown[0]
 	_, err := leaf.Verify(x509.VerifyOptions{
-		Roots: pool(Vouched(roots, shown[1:])...), DNSName: ServerName, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		Roots: pool(Vouched(roots, shown[1:])...), DNSName: peerNames[role], KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
 	if err != nil {
 		return fmt.Errorf("check the manager's certificate: %w", err)
@@ -113,7 +125,7 @@ func verifyManager(shown, roots []*x509.Certificate, clusterID string) error {
 	if err != nil {
 		return err
 	}
-	if id.Role != Manager || clusterID != "" && id.ClusterID != clusterID {
+	if id.Role != role || clusterID != "" && id.ClusterID != clusterID {
 		return ErrWrongCluster
 	}
 	return nil

@@ -47,7 +47,7 @@ func serve(src Source, auth tls.ClientAuthType) *tls.Config {
 
 // RouteTLS is for the connections between managers, both ends: a certificate is required of either.
 func RouteTLS(src Source) *tls.Config {
-	c, client := serve(src, tls.RequireAndVerifyClientCert), ClientTLS(src)
+	c, client := serve(src, tls.RequireAndVerifyClientCert), PeerTLS(src)
 	c.ServerName, c.InsecureSkipVerify, c.VerifyConnection = client.ServerName, client.InsecureSkipVerify, client.VerifyConnection
 	c.GetClientCertificate = client.GetClientCertificate
 	return c
@@ -55,7 +55,12 @@ func RouteTLS(src Source) *tls.Config {
 
 // ClientTLS is for a node or user that has a certificate. The server must be a manager of the same cluster, wherever it
 // was reached.
-func ClientTLS(src Source) *tls.Config {
+func ClientTLS(src Source) *tls.Config { return dial(src, verifyManager) }
+
+// PeerTLS is for a manager that dials another, which may be a witness.
+func PeerTLS(src Source) *tls.Config { return dial(src, verifyPeer) }
+
+func dial(src Source, verify func(shown, roots []*x509.Certificate, cluster string) error) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		ServerName:         ServerName,
@@ -64,7 +69,7 @@ func ClientTLS(src Source) *tls.Config {
 			if len(st.PeerCertificates) == 0 {
 				return errors.New("the server shows no certificate")
 			}
-			return verifyManager(st.PeerCertificates, src.Roots(), cluster(src))
+			return verify(st.PeerCertificates, src.Roots(), cluster(src))
 		},
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return src.Certificate(), nil },
 	}

@@ -81,6 +81,9 @@ func (s *State) putNode(id string, o *skepv1.NodeObject) {
 	n.Exists, n.fenced = o != nil, o.GetFence() != nil
 	if o != nil {
 		n.Name, n.Availability = o.GetSpec().GetName(), o.GetSpec().GetAvailability()
+		if o.GetWitness() { // whatever its record says
+			n.Availability = skepv1.Availability_AVAILABILITY_DRAIN
+		}
 		n.attrs.Labels = o.GetSpec().GetLabels()
 		n.attrs.Role = "worker"
 		if o.GetRole() == skepv1.NodeRole_NODE_ROLE_MANAGER {

@@ -75,6 +75,8 @@ func (a *clientAuth) certified(c server.ClientAuthentication, chain []*x509.Cert
 		}
 	case ident.Role == pki.Worker:
 		role = RoleWorker
+	case ident.Role == pki.Witness:
+		role = RoleWitness
 	case ident.Role == pki.User && !subject.IsPerson(ident.NodeID):
 		log.Warn("refused a connection: not the name of a user")
 		return false
@@ -205,7 +207,7 @@ func (a routeAuth) Check(c server.ClientAuthentication) bool {
 		return false
 	}
 	ident, err := pki.FromCertificate(st.VerifiedChains[0][0])
-	ok := err == nil && ident.Role == pki.Manager && ident.ClusterID == a.bus.cfg.TLS.Identity().ClusterID && !a.bus.shut(ident.NodeID)
+	ok := err == nil && (ident.Role == pki.Manager || ident.Role == pki.Witness) && ident.ClusterID == a.bus.cfg.TLS.Identity().ClusterID && !a.bus.shut(ident.NodeID)
 	if ok && ident.NodeID != a.bus.cfg.NodeID && (a.bus.cfg.Alone || a.bus.out(ident.NodeID)) {
 		a.bus.refusals.Warn("refused a route: that manager is not in the group any more", zap.String("node", ident.NodeID), zap.Stringer("addr", c.RemoteAddress()))
 		return false

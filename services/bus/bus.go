@@ -92,7 +92,9 @@ func (b *Bus) Run(ctx context.Context) error {
 	}
 	defer d.close()
 	go b.watch(ctx, main)
-	go b.spread(ctx, main, sys)
+	if !b.cfg.Bare { // nodes do not come to a witness: it has no share of them
+		go b.spread(ctx, main, sys)
+	}
 	if err := b.register(); err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ type Config struct {
 	Managers []string
 	// Hostname and Version are told to the other managers.
 	Hostname, Version string
-	// Bare says that nothing else of a manager runs here.
+	// Bare: nothing else of a manager runs here. Its certificate says so; whatever this says is replaced.
 	Bare bool
 	// Revoked reports whether a node was removed from the cluster. It is asked on every connection of a node (not of a
 	// user) and must not block. Call Sweep when its answers change other than by Disconnect.
@@ -87,8 +87,12 @@ func (c *Config) complete() error {
 	case c.TLS == nil:
 		return errors.New("configure the bus: the certificate is missing")
 	}
-	if id := c.TLS.Identity(); id.Role != pki.Manager || id.NodeID != c.NodeID {
+	id := c.TLS.Identity()
+	if id.Role != pki.Manager && id.Role != pki.Witness || id.NodeID != c.NodeID {
 		return fmt.Errorf("configure the bus: the certificate is of %s %s, not of manager %s", id.Role, id.NodeID, c.NodeID)
+	}
+	if c.Bare = id.Role == pki.Witness; c.Bare && c.Found {
+		return errors.New("configure the bus: a witness founds no group: it has nothing of a cluster but votes")
 	}
 	if c.Name == "" {
 		c.Name = c.NodeID

@@ -31,8 +31,12 @@ func (l *leader) enlist(ctx context.Context, node string, q *skepv1.EnlistReques
 	if len(q.GetHostname()) > 256 || len(q.GetVersion()) > 64 {
 		return nil, fault.Invalid("enlist node %s: its host name or version is too long", node)
 	}
-	if err := l.mayBe(ctx, node); err != nil {
+	is, err := l.mayBe(ctx, node)
+	if err != nil {
 		return nil, err
+	}
+	if q.GetBare() != is.GetWitness() {
+		return nil, fault.Denied("node %s joined as a %s, and asks to be let in as a %s: take it out with `skep leave --force` and join it again", node, voterKind(is.GetWitness()), voterKind(q.GetBare()))
 	}
 	if !l.turn.TryLock() {
 		set, _ := l.g.known()
@@ -62,23 +66,31 @@ func (l *leader) enlist(ctx context.Context, node string, q *skepv1.EnlistReques
 	return &skepv1.EnlistReply{Server: name, Routes: routesOf(set, name), Epoch: set.GetEpoch(), ClusterId: l.g.b.cfg.TLS.Identity().ClusterID, Set: set}, nil
 }
 
-// mayBe reads, from the store itself, that a node is to be a manager.
-func (l *leader) mayBe(ctx context.Context, node string) error {
+// voterKind is what a member of the group is to people.
+func voterKind(bare bool) string {
+	if bare {
+		return "witness"
+	}
+	return "manager"
+}
+
+// mayBe reads, from the store itself, that a node is to be a manager, and what it joined as.
+func (l *leader) mayBe(ctx context.Context, node string) (*skepv1.NodeObject, error) {
 	e, err := l.spec.Get(ctx, keys.Node.Key(node))
 	switch {
 	case errors.Is(err, kv.ErrNotFound):
-		return fault.Denied("node %s is not part of this cluster: it was removed, or never joined; take it out with `skep leave --force` and join again", node)
+		return nil, fault.Denied("node %s is not part of this cluster: it was removed, or never joined; take it out with `skep leave --force` and join again", node)
 	case err != nil:
-		return fault.Unavailable("look for node %s: %v", node, err)
+		return nil, fault.Unavailable("look for node %s: %v", node, err)
 	}
 	o := &skepv1.NodeObject{}
 	if err := proto.Unmarshal(e.Value, o); err != nil {
-		return fmt.Errorf("read node %s: %w", node, err)
+		return nil, fmt.Errorf("read node %s: %w", node, err)
 	}
 	if o.GetSpec().GetRole() != skepv1.NodeRole_NODE_ROLE_MANAGER {
-		return fault.Denied("node %s is not to be a manager: `skep node promote %s` makes it one", node, node)
+		return nil, fault.Denied("node %s is not to be a manager: `skep node promote %s` makes it one", node, node)
 	}
-	return nil
+	return o, nil
 }
 
 // admit decides on a request to be let in: the set with the new manager and the name of its server, or why not. next is nil

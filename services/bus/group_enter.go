@@ -53,6 +53,8 @@ func (g *group) place(ctx context.Context, anew *Refounding) (*Place, error) {
 		return nil, err
 	}
 	switch {
+	case anew != nil && cfg.Bare:
+		return nil, errors.New("found the cluster anew: this is a witness: it has a copy of the records, and not the key that opens the cluster's CA and secrets")
 	case anew != nil && !store:
 		return nil, fmt.Errorf("found the cluster anew: %w: there is no store in %s", ErrNoCopy, cfg.DataDir)
 	case anew != nil:
@@ -145,7 +147,9 @@ func gone(set *skepv1.ManagerSet, node, server string) bool {
 func (g *group) others(set *skepv1.ManagerSet) []string {
 	addrs := slices.Clone(g.b.cfg.Managers)
 	for _, m := range set.GetManagers() {
-		addrs = append(addrs, m.GetAddr())
+		if !m.GetBare() { // a witness answers nobody
+			addrs = append(addrs, m.GetAddr())
+		}
 	}
 	var out []string
 	for _, a := range addrs {

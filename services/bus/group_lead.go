@@ -51,6 +51,10 @@ func (g *group) lead(ctx context.Context, nc *nats.Conn, js jetstream.JetStream)
 		return kv.Follow(ctx, js, subject.NodeB, apply, keys.Managers.Key())
 	})
 	defer feed.Close()
+	if g.b.cfg.Bare { // a witness votes; who comes and goes is the managers' to say
+		<-ctx.Done()
+		return
+	}
 	l := lease.New(js, lease.Config{Name: keys.LeaseManagers.Key(), Holder: g.b.cfg.NodeID, Log: g.log})
 	err := l.Run(ctx, func(ctx context.Context, _ uint64) error {
 		return (&leader{
@@ -336,7 +340,7 @@ func (l *leader) where(ctx context.Context, set *skepv1.ManagerSet, members []Me
 		})
 	}
 	all.Wait()
-	out := &streamsView{on: map[string][]string{}}
+	out := &streamsView{on: map[string][]string{}, led: map[string][]string{}}
 	for i, name := range list {
 		out.add(name, infos[i], int(set.GetReplicas()), members)
 	}
@@ -355,6 +359,7 @@ func (s *streamsView) add(name string, info *jetstream.StreamInfo, want int, mem
 	}
 	settled := len(info.Cluster.Replicas) == want-1
 	s.on[info.Cluster.Leader] = append(s.on[info.Cluster.Leader], name)
+	s.led[info.Cluster.Leader] = append(s.led[info.Cluster.Leader], name)
 	for _, r := range info.Cluster.Replicas {
 		settled = settled && r.Current && !r.Offline
 		for _, m := range members {
@@ -400,6 +405,8 @@ func (l *leader) act(ctx context.Context, p plan, set *skepv1.ManagerSet) error 
 		return l.pause(ctx)
 	case actStopWitness:
 		return l.stopWitness(ctx, p)
+	case actHandOver:
+		return l.handOver(ctx, p, set)
 	}
 	return fmt.Errorf("%s is no step of this version", p.do)
 }

@@ -45,6 +45,7 @@ type streamsView struct {
 	unsettle []string            // whose replicas are not all there, or not current
 	leadless []string            // that have no leader, or do not answer
 	on       map[string][]string // by server: streams that count on it
+	led      map[string][]string // by server: streams that it leads
 }
 
 // plan is the next step: a set to write, or something to do, or what is waited for. Nothing of all: the group is as it
@@ -207,7 +208,7 @@ func (v *view) nextToLeave() (next *skepv1.Manager, why string) {
 	})
 	for _, m := range out {
 		switch {
-		case len(v.voters()) == 1:
+		case len(v.voters()) == 1, !m.GetBare() && len(v.full()) == 1:
 			return nil, fmt.Sprintf("%s is the last manager: make another one first", m.GetServer())
 		case v.heard[m.GetServer()] && v.withoutQuorum(m.GetServer()) != "":
 			why = v.withoutQuorum(m.GetServer())
@@ -237,6 +238,11 @@ func (v *view) planShape() plan {
 				return v.waitsFor(fmt.Sprintf("manager %s is not there", m.GetServer()))
 			}
 		}
+		if want < v.set.GetReplicas() { // the leader's copy stays
+			if p, ok := v.handOver(); ok {
+				return p
+			}
+		}
 		if v.set.GetReplicas() != want {
 			return v.writes("", actScale, "", "", func(s *skepv1.ManagerSet) { s.Replicas = want })
 		}
@@ -258,6 +264,9 @@ func (v *view) planShape() plan {
 	}
 	if v.set.GetStep() != nil {
 		return v.writes("", "", "", "", func(*skepv1.ManagerSet) {})
+	}
+	if p, ok := v.handOver(); ok {
+		return p
 	}
 	return plan{}
 }
@@ -293,6 +302,9 @@ func (v *view) needWitness(hosts []*skepv1.Manager) (p plan, ok bool) {
 			continue
 		}
 		rank := 0
+		if !h.GetBare() { // what has only this manager left has its data there
+			rank += 4
+		}
 		if v.desired[h.GetNodeId()] {
 			rank += 2
 		}
@@ -413,6 +425,11 @@ func (v *view) voters() (out []*skepv1.Manager) {
 		}
 	}
 	return out
+}
+
+// full are the voters that have a manager's services, too.
+func (v *view) full() []*skepv1.Manager {
+	return slices.DeleteFunc(v.voters(), (*skepv1.Manager).GetBare)
 }
 
 func (v *view) witnessHost() *skepv1.Manager {

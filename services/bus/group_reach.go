@@ -27,7 +27,7 @@ func handshake(c net.Conn, tc *tls.Config) {
 func reach(ctx context.Context, creds *pki.Store, addr, node string) error {
 	ctx, cancel := context.WithTimeout(ctx, reachFor)
 	defer cancel()
-	d := tls.Dialer{NetDialer: &net.Dialer{}, Config: pki.ClientTLS(creds)}
+	d := tls.Dialer{NetDialer: &net.Dialer{}, Config: pki.PeerTLS(creds)}
 	c, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {

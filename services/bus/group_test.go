@@ -43,7 +43,8 @@ type fleet struct {
 	logs    *observer.ObservedLogs
 	log     *zap.Logger
 
-	handOver atomic.Bool // who leads gives the lease up after each step
+	witness  map[string]bool // nodes that only vote
+	handOver atomic.Bool     // who leads gives the lease up after each step
 
 	mu      sync.Mutex
 	settled []string
@@ -136,7 +137,7 @@ func (f *fleet) serve() {
 
 // put writes a node's object; it is repeated until it is written.
 func (f *fleet) put(ctx context.Context, node string, manager, certified bool) error {
-	o := &skepv1.NodeObject{Meta: &skepv1.Meta{Id: node}, Spec: &skepv1.NodeSpec{}}
+	o := &skepv1.NodeObject{Meta: &skepv1.Meta{Id: node}, Spec: &skepv1.NodeSpec{}, Witness: f.witness[node]}
 	if manager {
 		o.Spec.Role = skepv1.NodeRole_NODE_ROLE_MANAGER
 	}

@@ -38,7 +38,7 @@ type allowance struct {
 
 func allowanceOf(role Role) allowance {
 	switch role {
-	case RoleWorker:
+	case RoleWorker, RoleWitness:
 		// A node has two programs that connect; 1,024 streams take two subscriptions each, a network one.
 		return allowance{conns: 8, pending: 16 << 20, subs: 4096}
 	case RoleAdmin, RoleOperator, RoleViewer:

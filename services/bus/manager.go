@@ -158,29 +158,33 @@ func (m *Manager) prepare(ctx context.Context, anew *Refounding) (release func()
 		return nil, err
 	}
 	undo = append(undo, stop)
-	local, err := NewRelay(m.socket, m.Bus, m.log.Named("relay"))
-	if err != nil {
-		return nil, err
-	}
-	undo = append(undo, func() {
-		if err := local.Close(); err != nil {
-			m.log.Debug("close the local socket", zap.Error(err))
+	if !m.cfg.Bare { // root of a witness is nobody in the cluster
+		local, err := NewRelay(m.socket, m.Bus, m.log.Named("relay"))
+		if err != nil {
+			return nil, err
 		}
-	})
+		undo = append(undo, func() {
+			if err := local.Close(); err != nil {
+				m.log.Debug("close the local socket", zap.Error(err))
+			}
+		})
+	}
 
 	js, err := jetstream.New(boss)
 	if err != nil {
 		return nil, err
 	}
-	if err := kv.Ensure(ctx, js, m.group.replicas()); err != nil {
-		return nil, fmt.Errorf("prepare the cluster's streams: %w", err)
+	if err := m.streams(ctx, js); err != nil {
+		return nil, err
 	}
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	undo = append(undo, func() { end(); running.Wait() })
 	c := kv.NewCompactor(js, m.log.Named("store"), m.cfg.RetireAfter)
-	c.Begin(ctx)
-	running.Go(func() { c.Run(life) })
+	if !m.cfg.Bare {
+		c.Begin(ctx)
+		running.Go(func() { c.Run(life) })
+	}
 	feeds := kv.Feeds{m.nodes.Follow(life, js, m.Bus), m.users.Follow(life, js, m.Bus)}
 	undo = append(undo, func() { feeds.Close(); m.nodes.Save() })
 	running.Go(func() { m.group.lead(life, boss, js) })
@@ -194,4 +198,15 @@ func (m *Manager) prepare(ctx context.Context, anew *Refounding) (release func()
 	}
 	undo = append(undo, store.close)
 	return all, nil
+}
+
+// streams makes what is missing of the cluster's streams. A witness waits for them: it was let into a group that has them.
+func (m *Manager) streams(ctx context.Context, js jetstream.JetStream) error {
+	if m.cfg.Bare {
+		return kv.Await(ctx, js, m.log.Named("store"))
+	}
+	if err := kv.Ensure(ctx, js, m.group.replicas()); err != nil {
+		return fmt.Errorf("prepare the cluster's streams: %w", err)
+	}
+	return nil
 }

@@ -17,6 +17,7 @@ type Role string
 const (
 	RoleManager  Role = "manager"  // certificate OU=skep-manager, and the node's own assembly
 	RoleWorker   Role = "worker"   // certificate OU=skep-worker
+	RoleWitness  Role = "witness"  // certificate OU=skep-witness
 	RoleAgent    Role = "agent"    // the agent of a manager, in process: a worker that also resolves images
 	RoleAdmin    Role = "admin"    // certificate OU=skep-user, title admin
 	RoleOperator Role = "operator" // certificate OU=skep-user, title operator
@@ -58,6 +59,18 @@ func Permissions(role Role, id, from string) *server.Permissions {
 				subject.IO(id, "*", "out"), subject.IO(id, "*", "err"), subject.IO(id, "*", "ctl"),
 			}},
 			Subscribe: &server.SubjectPermission{Allow: sub},
+			Response:  one,
+		}
+
+	case RoleWitness:
+		// What it needs to be a node that is let into the group and stays in it. On the routes, where the store is copied, a
+		// broker is believed: see DESIGN.md.
+		return &server.Permissions{
+			Publish: &server.SubjectPermission{Allow: []string{
+				subject.Heartbeat(id), api.StateDescribe.At(id).Subject(), api.StateManagers.At(id).Subject(), api.VaultRenew.At(id).Subject(), api.VaultTrust.At(id).Subject(),
+				api.BusEnlist.At(id).Subject(), api.ManagerList.Subject(),
+			}},
+			Subscribe: &server.SubjectPermission{Allow: []string{inbox, subject.Inbox("bus-"+id) + ".>", subject.Push(id) + ".>", subject.Node(id, ">"), "$SRV.>"}},
 			Response:  one,
 		}
 

@@ -100,6 +100,7 @@ func (b *Bus) startMain(ctx context.Context) (*instance, error) {
 	}
 	o.Host, o.Port, o.ClientAdvertise = host, port, b.cfg.Advertise
 	o.Cluster.Host, o.Cluster.Port, o.Cluster.Advertise = host, b.cfg.RoutePort, b.cfg.RouteAddr()
+	o.Cluster.NoAdvertise = b.cfg.Bare // nodes and people have no business with a witness
 	o.Tags = []string{uniqueTag + b.cfg.Name}
 	o.MaxConn = b.cfg.MaxConn
 	o.JetStreamMaxMemory, o.JetStreamMaxStore = 256<<20, b.cfg.MaxStore

@@ -68,8 +68,8 @@ type node struct {
 	beats   []*skepv1.Heartbeat
 	desc    *skepv1.NodeDescription
 	cluster *skepv1.ClusterSpec // nil = one that says nothing
-	refuse  error // what is said to who asks for the task set, nil = the set
-	asked   int   // how often it was asked for
+	refuse  error               // what is said to who asks for the task set, nil = the set
+	asked   int                 // how often it was asked for
 }
 
 func tools(t testing.TB) {

@@ -47,7 +47,10 @@ func (s *Service) renew(ctx context.Context, node string, r *skepv1.RenewRequest
 		return nil, fault.Invalid("renew the certificate of %s: the certificate request is too long", node)
 	}
 	ident := pki.Identity{NodeID: node, Role: pkiRole(n.Node.Role)}
-	if ident.Role == pki.Manager {
+	if n.Node.Witness { // whether it votes now or not
+		ident.Role = pki.Witness
+	}
+	if ident.Role != pki.Worker {
 		ident.Hosts = s.hostsOf(ctx, n.Node)
 	}
 	a := s.idx.authorities()

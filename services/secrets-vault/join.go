@@ -55,6 +55,14 @@ func (s *Service) join(ctx context.Context, r *skepv1.JoinRequest) (*skepv1.Join
 	if role == pki.Manager {
 		ident.Hosts = hosts(r.Addr)
 	}
+	if r.Witness {
+		if role != pki.Manager {
+			err := fault.Denied("join as a witness: that takes the managers' token, for it votes as they do: skep join-token manager")
+			s.refusals.Warn("refused a join", zap.String("hostname", printable(r.Hostname)), zap.Error(err))
+			return nil, err
+		}
+		ident.Role, r.Availability = pki.Witness, skepv1.Availability_AVAILABILITY_DRAIN
+	}
 	a := s.idx.authorities()
 	cert, err := a.signs.Sign(r.CsrDer, ident, s.expiry(ctx))
 	if err != nil {
@@ -63,12 +71,13 @@ func (s *Service) join(ctx context.Context, r *skepv1.JoinRequest) (*skepv1.Join
 	// The cluster knows the node before the node has its certificate, so no certificate exists that nobody can revoke.
 	_, err = askState(ctx, s, api.NodeAdmit, &skepv1.AdmitNodeRequest{
 		NodeId: ident.NodeID, Role: protoRole(role), Availability: r.Availability, Hostname: r.Hostname, Addr: member.HostOf(r.Addr),
+		Witness: r.Witness,
 	})
 	if err != nil {
 		return nil, err
 	}
 	s.issued.WithLabelValues("join").Inc()
-	s.log.Info("node joined", zap.String("node", ident.NodeID), zap.String("hostname", r.Hostname), zap.String("role", string(role)), zap.String("addr", r.Addr))
+	s.log.Info("node joined", zap.String("node", ident.NodeID), zap.String("hostname", r.Hostname), zap.String("role", string(ident.Role)), zap.String("addr", r.Addr))
 	cert, roots := a.certificate(cert, now)
 	addrs, epoch := s.managers(ctx)
 	return &skepv1.JoinReply{

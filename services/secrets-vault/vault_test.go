@@ -160,7 +160,7 @@ func (c *cluster) serveState(t testing.TB) {
 			if n == nil {
 				return nil, fault.NotFound("no such node: %s", r.Ref)
 			}
-			return &skepv1.NodeReply{Node: &skepv1.Node{Meta: &skepv1.Meta{Id: n.NodeId}, Role: n.Role, Spec: &skepv1.NodeSpec{Role: n.Role}, Description: &skepv1.NodeDescription{Hostname: n.Hostname}}}, nil
+			return &skepv1.NodeReply{Node: &skepv1.Node{Meta: &skepv1.Meta{Id: n.NodeId}, Role: n.Role, Witness: n.Witness, Spec: &skepv1.NodeSpec{Role: n.Role}, Description: &skepv1.NodeDescription{Hostname: n.Hostname}}}, nil
 		}),
 		api.Handle(srv, api.ClusterInspect, func(context.Context, *skepv1.Empty) (*skepv1.ClusterReply, error) {
 			c.mu.Lock()

@@ -37,11 +37,20 @@ func (s *Service) admitNode(ctx context.Context, r *skepv1.AdmitNodeRequest) (*s
 	if err := checkDescription(&skepv1.NodeDescription{Hostname: r.Hostname, Addr: r.Addr}); err != nil {
 		return nil, err
 	}
+	if r.Witness {
+		if r.Role != managerRole {
+			return nil, fault.Invalid("admit node %s as a witness: it votes, so it is a manager", r.NodeId)
+		}
+		want.Availability = skepv1.Availability_AVAILABILITY_DRAIN
+	}
 	s.admitMu.Lock()
 	defer s.admitMu.Unlock()
 	created := false
 	err := s.retry(ctx, func() error {
 		if cur := s.ix.NodeObject(r.NodeId); cur != nil {
+			if cur.Witness != r.Witness {
+				return fault.Conflict("node %s is in the cluster already, and what it joined as does not change: take it out with `skep leave --force` and join it again", r.NodeId)
+			}
 			if r.Role != managerRole || cur.Role == managerRole && cur.Spec.Role == managerRole {
 				return nil
 			}
@@ -55,21 +64,24 @@ func (s *Service) admitNode(ctx context.Context, r *skepv1.AdmitNodeRequest) (*s
 		if other := s.called(r.Hostname, r.NodeId); other != "" {
 			return fault.Conflict("node %s is called %s already: give this machine another host name, or remove that node if it is gone", other, r.Hostname)
 		}
-		number, subnet, err := s.freeNumber(c.Spec)
-		if err != nil {
-			return err
-		}
 		now := timestamppb.Now()
-		body, err := proto.Marshal(&skepv1.NodeObject{
+		o := &skepv1.NodeObject{
 			Meta: &skepv1.Meta{Id: r.NodeId, CreatedAt: now, UpdatedAt: now},
-			Spec: want, Number: number, Subnet: subnet, Role: r.Role,
-		})
+			Spec: want, Role: r.Role, Witness: r.Witness,
+		}
+		batch := s.spec.Batch()
+		if !r.Witness { // which has no containers to address
+			var err error
+			if o.Number, o.Subnet, err = s.freeNumber(c.Spec); err != nil {
+				return err
+			}
+			batch.Create(keys.Number(keys.NodeNumber, o.Number), []byte(r.NodeId))
+		}
+		body, err := proto.Marshal(o)
 		if err != nil {
 			return fmt.Errorf("encode node %s: %w", r.NodeId, err)
 		}
-		batch := s.spec.Batch()
 		batch.Create(keys.Node.Key(r.NodeId), body)
-		batch.Create(keys.Number(keys.NodeNumber, number), []byte(r.NodeId))
 		created = true
 		return s.commit(ctx, batch, func() bool { return s.ix.HasNode(r.NodeId) })
 	})
@@ -201,6 +213,9 @@ func (s *Service) updateNode(ctx context.Context, r *skepv1.UpdateNodeRequest) (
 		after = cur.Spec
 		if err := spec.ValidateNode(after); err != nil {
 			return err
+		}
+		if cur.Witness && after.Availability != skepv1.Availability_AVAILABILITY_DRAIN {
+			return fault.Invalid("node %s is a witness: it has nothing to run tasks with, so its availability stays drain", s.nameOf(id))
 		}
 		stays, err := s.turn(ctx, cur, before.Role)
 		if err != nil || proto.Equal(before, after) && cur.Role == certified {

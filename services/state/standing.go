@@ -19,11 +19,12 @@ type standing struct {
 	group     *skepv1.ManagerSet // nil: the bus has not written it down, then only the nodes' specs count
 	desired   []string           // the nodes that are to be managers
 	reachable map[string]bool
+	witness   map[string]bool // nodes that vote and serve nothing
 	name      func(node string) string
 }
 
 func (s *Service) standing() standing {
-	return standing{group: s.ix.ManagerSet(), desired: s.ix.Desired(), reachable: s.ix.Reachable(), name: s.nameOf}
+	return standing{group: s.ix.ManagerSet(), desired: s.ix.Desired(), reachable: s.ix.Reachable(), witness: s.ix.Witnesses(), name: s.nameOf}
 }
 
 // nameOf is what people call a node.
@@ -52,6 +53,9 @@ func (st standing) without(id string) (stays string, err error) {
 	others := slices.DeleteFunc(slices.Clone(st.desired), func(m string) bool { return m == id })
 	if len(others) == 0 {
 		return "", fault.Invalid(lastManager)
+	}
+	if serves := func(m string) bool { return !st.witness[m] }; !st.witness[id] && !slices.ContainsFunc(others, serves) {
+		return "", fault.Invalid("%s: only witnesses would stay, which have no services", lastManager)
 	}
 	if st.group == nil {
 		return others[0], nil

@@ -2254,6 +2254,7 @@ type AdmitNodeRequest struct {
 	Availability  Availability           `protobuf:"varint,3,opt,name=availability,proto3,enum=skep.v1.Availability" json:"availability,omitempty"`
 	Hostname      string                 `protobuf:"bytes,4,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	Addr          string                 `protobuf:"bytes,5,opt,name=addr,proto3" json:"addr,omitempty"`
+	Witness       bool                   `protobuf:"varint,40,opt,name=witness,proto3" json:"witness,omitempty"` // a manager that runs a broker and nothing else
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2321,6 +2322,13 @@ func (x *AdmitNodeRequest) GetAddr() string {
 		return x.Addr
 	}
 	return ""
+}
+
+func (x *AdmitNodeRequest) GetWitness() bool {
+	if x != nil {
+		return x.Witness
+	}
+	return false
 }
 
 // ---- cluster (owner: state)
@@ -3735,13 +3743,14 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\x05_role\";\n" +
 	"\x11RemoveNodeRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"\xbd\x01\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\xd7\x01\n" +
 	"\x10AdmitNodeRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12%\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\x129\n" +
 	"\favailability\x18\x03 \x01(\x0e2\x15.skep.v1.AvailabilityR\favailability\x12\x1a\n" +
 	"\bhostname\x18\x04 \x01(\tR\bhostname\x12\x12\n" +
-	"\x04addr\x18\x05 \x01(\tR\x04addr\":\n" +
+	"\x04addr\x18\x05 \x01(\tR\x04addr\x12\x18\n" +
+	"\awitness\x18( \x01(\bR\awitness\":\n" +
 	"\fClusterReply\x12*\n" +
 	"\acluster\x18\x01 \x01(\v2\x10.skep.v1.ClusterR\acluster\"z\n" +
 	"\x12InitClusterRequest\x12(\n" +

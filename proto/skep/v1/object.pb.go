@@ -1031,6 +1031,7 @@ type NodeObject struct {
 	Subnet        string                 `protobuf:"bytes,4,opt,name=subnet,proto3" json:"subnet,omitempty"`                    // the node's skep0 subnet, CIDR
 	Role          NodeRole               `protobuf:"varint,5,opt,name=role,proto3,enum=skep.v1.NodeRole" json:"role,omitempty"` // as certified
 	Fence         *NodeFence             `protobuf:"bytes,6,opt,name=fence,proto3" json:"fence,omitempty"`
+	Witness       bool                   `protobuf:"varint,40,opt,name=witness,proto3" json:"witness,omitempty"` // it joined to vote and for nothing else: it never runs tasks, and has no number and no subnet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1105,6 +1106,13 @@ func (x *NodeObject) GetFence() *NodeFence {
 		return x.Fence
 	}
 	return nil
+}
+
+func (x *NodeObject) GetWitness() bool {
+	if x != nil {
+		return x.Witness
+	}
+	return false
 }
 
 // NodeDescription is what a node reports of itself, stored at node/desc.<id>.
@@ -1459,6 +1467,7 @@ type Node struct {
 	Subnet        string                 `protobuf:"bytes,7,opt,name=subnet,proto3" json:"subnet,omitempty"`
 	Role          NodeRole               `protobuf:"varint,8,opt,name=role,proto3,enum=skep.v1.NodeRole" json:"role,omitempty"`
 	Fence         *NodeFence             `protobuf:"bytes,9,opt,name=fence,proto3" json:"fence,omitempty"`
+	Witness       bool                   `protobuf:"varint,40,opt,name=witness,proto3" json:"witness,omitempty"` // as in NodeObject, whether it votes now or not
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1554,6 +1563,13 @@ func (x *Node) GetFence() *NodeFence {
 		return x.Fence
 	}
 	return nil
+}
+
+func (x *Node) GetWitness() bool {
+	if x != nil {
+		return x.Witness
+	}
+	return false
 }
 
 type ManagerStatus struct {
@@ -3242,7 +3258,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x0eauthor_address\x18( \x01(\tR\rauthorAddress\x1a;\n" +
 	"\rNetworksEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd7\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf1\x01\n" +
 	"\n" +
 	"NodeObject\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12%\n" +
@@ -3250,7 +3266,8 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x06number\x18\x03 \x01(\rR\x06number\x12\x16\n" +
 	"\x06subnet\x18\x04 \x01(\tR\x06subnet\x12%\n" +
 	"\x04role\x18\x05 \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\x12(\n" +
-	"\x05fence\x18\x06 \x01(\v2\x12.skep.v1.NodeFenceR\x05fence\"\xca\x04\n" +
+	"\x05fence\x18\x06 \x01(\v2\x12.skep.v1.NodeFenceR\x05fence\x12\x18\n" +
+	"\awitness\x18( \x01(\bR\awitness\"\xca\x04\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12-\n" +
 	"\bplatform\x18\x02 \x01(\v2\x11.skep.v1.PlatformR\bplatform\x120\n" +
@@ -3282,7 +3299,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\fblocked_more\x18) \x01(\rR\vblockedMore\"B\n" +
 	"\vBlockedPeer\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
-	"\bhostname\x18\x02 \x01(\tR\bhostname\"\xea\x02\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\"\x84\x03\n" +
 	"\x04Node\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12%\n" +
 	"\x04spec\x18\x02 \x01(\v2\x11.skep.v1.NodeSpecR\x04spec\x12:\n" +
@@ -3292,7 +3309,8 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x06number\x18\x06 \x01(\rR\x06number\x12\x16\n" +
 	"\x06subnet\x18\a \x01(\tR\x06subnet\x12%\n" +
 	"\x04role\x18\b \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\x12(\n" +
-	"\x05fence\x18\t \x01(\v2\x12.skep.v1.NodeFenceR\x05fence\"\xc1\x01\n" +
+	"\x05fence\x18\t \x01(\v2\x12.skep.v1.NodeFenceR\x05fence\x12\x18\n" +
+	"\awitness\x18( \x01(\bR\awitness\"\xc1\x01\n" +
 	"\rManagerStatus\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\bR\x06leader\x12\"\n" +
 	"\freachability\x18\x02 \x01(\tR\freachability\x12\x12\n" +

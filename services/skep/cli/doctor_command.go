@@ -81,7 +81,7 @@ func (a *app) examine(ctx context.Context) ([]doctor.Check, error) {
 	p.Lock = a.lockState(ctx)
 	var ready []*skepv1.Node
 	for _, n := range p.Before.Nodes {
-		if n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY {
+		if serves(n) {
 			ready = append(ready, n)
 		}
 	}

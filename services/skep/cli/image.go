@@ -59,9 +59,9 @@ func (a *app) targets(ctx context.Context, refs []string, def string) ([]*skepv1
 				return nil, err
 			}
 			for _, n := range nodes {
-				if n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY {
+				if serves(n) {
 					add(n)
-				} else if len(refs) == 1 {
+				} else if len(refs) == 1 && !n.GetWitness() {
 					a.warnf("node %s is %s: left out", render.Hostname(n), strings.ToLower(render.NodeState(n.GetStatus().GetState())))
 				}
 			}
@@ -75,9 +75,17 @@ func (a *app) targets(ctx context.Context, refs []string, def string) ([]*skepv1
 		if err != nil {
 			return nil, err
 		}
+		if n.GetWitness() {
+			return nil, fault.Invalid("node %s is a witness: it has no containers, images, volumes or networks", render.Hostname(n))
+		}
 		add(n)
 	}
 	return out, nil
+}
+
+// serves reports whether a node is there and has an agent and a mesh to ask: a witness has none.
+func serves(n *skepv1.Node) bool {
+	return n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY && !n.GetWitness()
 }
 
 // onNodes does the same on several nodes at once, a few at a time, and gathers what failed.

@@ -81,6 +81,9 @@ func (a *app) changeRole(ctx context.Context, name string, role skepv1.NodeRole,
 	} else {
 		a.printf("Manager %s demoted in the swarm.\n", name)
 	}
+	if role == worker && n.GetWitness() {
+		a.printf("It is a witness, and without its vote it does nothing: skep node promote %s gives it back; skep leave --force there takes it out of the swarm.\n", name)
+	}
 	return true, nil
 }
 

@@ -50,7 +50,7 @@ func (r *rates) look(ctx context.Context, a *app, nodes []*skepv1.Node) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	for i, n := range nodes {
-		if n.GetStatus().GetState() != skepv1.NodeState_NODE_STATE_READY {
+		if !serves(n) {
 			continue
 		}
 		slot <- struct{}{}
@@ -81,7 +81,7 @@ func (r *rates) take(nodes []*skepv1.Node, replies []*skepv1.MeshCountersReply) 
 	now := map[string]reading{}
 	for i, n := range nodes {
 		if replies[i] == nil {
-			if n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY {
+			if serves(n) {
 				r.missing = append(r.missing, render.Hostname(n))
 			}
 			continue

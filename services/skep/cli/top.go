@@ -208,7 +208,7 @@ func topText(now time.Time, nodes []*skepv1.Node, services []*skepv1.Service, ta
 		}
 		cpu, mem := "-", "-"
 		r := n.GetDescription().GetResources()
-		if u, ok := beats.of(n.GetMeta().GetId()); ok {
+		if u, ok := beats.of(n.GetMeta().GetId()); ok && !n.GetWitness() { // which does not say
 			if u.known {
 				cpu = fmt.Sprintf("%.0f%%", u.percent)
 				if c := r.GetNanoCpus(); c > 0 {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"skep.dev/libs/daemon"
+	"skep.dev/services/bus"
 )
 
 // Commands adds init, join, leave and `node run` to the command tree.
@@ -46,6 +47,9 @@ func runCommand() *cobra.Command {
 				AdvertiseAddr: advertise, DataPathAddr: dataPath})
 			if err != nil {
 				return err
+			}
+			if d.record().Role == RoleWitness {
+				bus.ElectLast()
 			}
 			// A node is mostly idle and its heap small: a tighter collector costs nothing one could measure and keeps
 			// what bursts leave behind from staying.

@@ -190,10 +190,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 // of the node before the group has let it in, and nothing to take back when it does not. Otherwise neither waits for the
 // other: tasks go on whatever the managers do.
 func (d *Daemon) start(ctx context.Context) error {
-	if rec := d.record(); rec.Role == RoleManager {
+	if rec := d.record(); rec.Votes() {
+		first, err := d.neverVoted(rec)
+		if err != nil {
+			return err
+		}
 		m := d.manage(ctx)
 		d.manages(m)
-		if rec.Subnet == "" {
+		if first {
 			select {
 			case <-m.ready:
 			case <-m.ended:
@@ -208,6 +212,15 @@ func (d *Daemon) start(ctx context.Context) error {
 		}
 	}
 	return d.local.start(ctx)
+}
+
+// neverVoted reports whether the managers' part of this node has not been up before.
+func (d *Daemon) neverVoted(rec *Record) (bool, error) {
+	if rec.Role == RoleManager {
+		return rec.Subnet == "", nil
+	}
+	place, err := bus.ReadPlace(d.paths.Bus()) // a witness has no subnet
+	return place == nil, err
 }
 
 // wait has the node run, until ctx ends (nil), a service fails or the node has left.
@@ -247,7 +260,7 @@ func (d *Daemon) wait(ctx context.Context, began time.Time) error {
 			}
 			again = time.After(pause)
 		case <-again:
-			if d.record().Role == RoleManager && d.run == nil {
+			if d.record().Votes() && d.run == nil {
 				d.manages(d.manage(ctx))
 			}
 		case t := <-d.turns:
@@ -266,6 +279,16 @@ func (d *Daemon) wait(ctx context.Context, began time.Time) error {
 // error ends the node.
 func (d *Daemon) apart(err error) (pause time.Duration, _ error) {
 	switch {
+	case d.record().Role == RoleWitness && (errors.Is(err, bus.ErrRetired) || errors.Is(err, bus.ErrRefused) || errors.Is(err, bus.ErrOver)):
+		level := zap.WarnLevel
+		d.control.Change(func(i *Info) {
+			if i.Error == err.Error() {
+				level = zap.DebugLevel // it asks again and again
+			}
+			i.Error = err.Error()
+		})
+		d.log.Log(level, "the group of managers does not have this witness (any more): it does nothing until \"skep node promote\" gives it its vote again; \"skep leave --force\" takes it out of the cluster", zap.Error(err))
+		return enlistAgain, nil
 	case errors.Is(err, bus.ErrRetired):
 		d.log.Info("the group of managers has let this node go; its tasks run on", zap.Error(err))
 		d.local.follower.Ask()

@@ -18,20 +18,29 @@ import (
 	"skep.dev/libs/join"
 	"skep.dev/libs/member"
 	"skep.dev/libs/pki"
+	"skep.dev/services/bus"
 	"skep.dev/services/skep/cli/plain"
 )
 
 func joinCommand(version string) *cobra.Command {
 	var m membership
 	var token string
+	var witness bool
 	cmd := &cobra.Command{
 		Use:   "join [OPTIONS] --token TOKEN HOST:PORT",
 		Short: "Make this machine a node of a cluster",
 		Long: "Make this machine a node of the cluster whose manager is at HOST:PORT.\n\n" +
-			"The token (see `skep join-token`) names the cluster and says whether the node becomes a worker or a manager.",
-		Example: "  skep join --token SKEP-1-… 192.168.56.101:2377",
+			"The token (see `skep join-token`) names the cluster and says whether the node becomes a worker or a manager.\n\n" +
+			"With --witness and the managers' token the machine only votes: it runs a broker and no tasks, and is the third voter of a cluster\n" +
+			"with two managers, which then survives the loss of either.",
+		Example: "  skep join --token SKEP-1-… 192.168.56.101:2377\n  skep join --witness --token SKEP-1-… 192.168.56.101:2377",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if m.witness = witness; witness {
+				if err := onlyVotes(cmd); err != nil {
+					return err
+				}
+			}
 			if err := m.check(cmd); err != nil {
 				return err
 			}
@@ -58,8 +67,8 @@ func joinCommand(version string) *cobra.Command {
 				}
 			}
 			plain.Fprintf(cmd.OutOrStdout(), "This node joined a swarm as a %s.\n", rec.Role)
-			if rec.Role == RoleManager && !m.noStart {
-				if n := len(managersNow(cmd.Context(), m.paths).GetSet().GetManagers()); n > 0 && n%2 == 0 {
+			if rec.Votes() && !m.noStart {
+				if n := voters(cmd.Context(), m.paths, rec); n > 0 && n%2 == 0 {
 					plain.Fprintf(cmd.ErrOrStderr(), "Warning: %s\n", even(n))
 				}
 			}
@@ -68,7 +77,30 @@ func joinCommand(version string) *cobra.Command {
 	}
 	m.add(cmd)
 	cmd.Flags().StringVar(&token, "token", "", "token for entry into the cluster")
+	cmd.Flags().BoolVar(&witness, "witness", false, "only vote: no tasks, no data of services, no keys (with the managers' token)")
 	return cmd
+}
+
+// onlyVotes refuses what is for nodes that run tasks.
+func onlyVotes(cmd *cobra.Command) error {
+	for _, name := range []string{"availability", "containerd", "data-path-addr", "max-tasks"} {
+		if cmd.Flags().Changed(name) {
+			return fault.Invalid("--%s is for nodes that run tasks, and a witness runs none: leave it out, or --witness", name)
+		}
+	}
+	return nil
+}
+
+// voters is how many managers and witnesses there are, as this node that has just become one knows; 0 = it is not known.
+func voters(ctx context.Context, p Paths, rec *Record) int {
+	if rec.Role == RoleManager {
+		return len(managersNow(ctx, p).GetSet().GetManagers())
+	}
+	place, err := bus.ReadPlace(p.Bus()) // a witness answers nobody
+	if err != nil {
+		return 0
+	}
+	return len(place.Group().GetManagers())
 }
 
 // even is what an even number of managers is worth.
@@ -113,8 +145,14 @@ func enter(ctx context.Context, m *membership, token, manager, version string) (
 	}
 	found = found || m.advertise == "" && as.advertise == host // by the way to the manager
 	port, busy := freePorts(listen)
+	if m.witness {
+		// It can be nothing but a voter: what would keep it from being one is said before it is known to anybody.
+		if err := errors.Join(badAddr, busy, metricsApart(m.metrics, port)); err != nil {
+			return nil, fmt.Errorf("join as a witness: %w", err)
+		}
+	}
 	r, err := join.Join(ctx, manager, token, join.Params{
-		Hostname: m.hostname, Addr: host, Availability: availability(m.availability), Version: version, Now: now,
+		Witness: m.witness, Hostname: m.hostname, Addr: host, Availability: availability(m.availability), Version: version, Now: now,
 	})
 	if err != nil {
 		return nil, err
@@ -141,6 +179,12 @@ func enter(ctx context.Context, m *membership, token, manager, version string) (
 		}
 		rec.Role, rec.Advertise, rec.Listen, rec.RoutePort = RoleManager, advertise, listen, port+1
 	}
+	if m.witness {
+		if err := isWitness(r); err != nil {
+			return nil, err
+		}
+		rec.Role = RoleWitness
+	}
 	// What an attempt that died half-way left; without a record there is no membership in it.
 	for _, dir := range []string{m.paths.Vault(), m.paths.Bus()} {
 		if err := os.RemoveAll(dir); err != nil {
@@ -151,6 +195,22 @@ func enter(ctx context.Context, m *membership, token, manager, version string) (
 		return nil, err
 	}
 	return rec, rec.Save(m.paths)
+}
+
+// isWitness refuses what an older version gives, which knows no witnesses: a certificate that may do all that managers do.
+func isWitness(r *join.Result) error {
+	leaf, err := pki.ParseCertificate(r.Cert)
+	if err != nil {
+		return fmt.Errorf("join as a witness: %w", err)
+	}
+	id, err := pki.FromCertificate(leaf)
+	if err != nil {
+		return fmt.Errorf("join as a witness: %w", err)
+	}
+	if id.Role != pki.Witness {
+		return fault.Conflict("join as a witness: the managers are of an older version that knows no witnesses: upgrade them first, and remove the entry this attempt made with \"skep node rm --force %s\" on a manager", r.Reply.NodeId)
+	}
+	return nil
 }
 
 // workerAddr is the address this machine advertises: the one named, or the one it reaches the manager from.

@@ -41,6 +41,9 @@ func leaveCommand() *cobra.Command {
 				}
 				return err
 			}
+			if rec != nil && rec.Role == RoleWitness && !force {
+				return fault.Conflict("This node is a witness: without its vote the loss of one of two managers stops every change. Use `--force` to take it out all the same.")
+			}
 			if rec != nil && rec.Role == RoleManager && !force {
 				return fault.Conflict("%s", managerLeaves(rec, managersNow(cmd.Context(), p.paths)))
 			}
@@ -194,7 +197,7 @@ const resignWithin = time.Minute
 // resign has the group of managers let this one go, if there are others: it is demoted, and its broker then ends by itself.
 func (d *Daemon) resign(ctx context.Context) error {
 	m := d.run
-	if d.record().Role != RoleManager || m == nil {
+	if !d.record().Votes() || m == nil {
 		return nil
 	}
 	nc := m.boss.Load()

@@ -58,7 +58,7 @@ func (p *placement) turnTo(ctx context.Context, cmd *cobra.Command, addrs []stri
 		}
 	}
 	for _, a := range addrs {
-		if host := member.HostOf(a); rec.Role == RoleManager && (host == rec.Host() || isAddress(host) && isHere(host)) {
+		if host := member.HostOf(a); rec.Votes() && (host == rec.Host() || isAddress(host) && isHere(host)) {
 			return fault.Invalid("%s is this manager's own address: name another one's", a)
 		}
 	}
@@ -72,7 +72,7 @@ func (p *placement) turnTo(ctx context.Context, cmd *cobra.Command, addrs []stri
 		return fault.Unavailable("no manager of this node's cluster answers there; nothing was changed: %v", errors.Join(errs...))
 	}
 	_, err = member.Update(p.paths, func(r *Record) {
-		if r.Role == RoleManager {
+		if r.Votes() {
 			r.Told = addrs
 		} else {
 			r.Managers = addrs

@@ -53,6 +53,7 @@ func (d *Daemon) manage(ctx context.Context) *managing {
 			return
 		}
 		close(m.ready)
+		d.control.Change(func(i *Info) { i.Error = "" }) // what kept it from the group is over
 		select {
 		case <-m.group.failed:
 			m.err = m.group.err
@@ -109,6 +110,10 @@ func (m *managing) start(ctx context.Context) error {
 	boss, err := m.connect("manager")
 	if err != nil {
 		return err
+	}
+	if rec.Role == RoleWitness {
+		m.boss.Store(boss)
+		return nil
 	}
 	local, err := m.connect("agent")
 	if err != nil {

@@ -16,6 +16,7 @@ type (
 const (
 	RoleManager = member.RoleManager
 	RoleWorker  = member.RoleWorker
+	RoleWitness = member.RoleWitness
 )
 
 // DefaultPaths is where a node lives unless told otherwise.

@@ -110,6 +110,9 @@ func survivor(p Paths) (*Record, error) {
 		return nil, fault.Conflict("This node is not part of a swarm, so there is nothing to found anew: --force-new-cluster is for a manager that survived the others.")
 	case err != nil:
 		return nil, err
+	case rec.Role == RoleWitness:
+		return nil, fault.Conflict("This node is a witness. It has a copy of the cluster's records, and not the key that opens the cluster's CA and secrets: no cluster can be run from it. " +
+			"Run \"skep init --force-new-cluster\" on a manager that survived; where none did, restore a backup (skep backup restore) and let this machine join anew (skep leave --force, then skep join --witness).")
 	case rec.Role != RoleManager:
 		return nil, fault.Conflict("This node is a worker and has no copy of the cluster's data. Run \"skep init --force-new-cluster\" on a manager that survived; this node follows by itself.")
 	}

@@ -31,7 +31,7 @@ func renumber(p Paths, rec *Record, advertise, dataPath string, log *zap.Logger)
 			return nil, fault.Invalid("advertise address %q: %v", advertise, err)
 		}
 		switch {
-		case rec.Role == RoleManager:
+		case rec.Votes():
 			advertise, listen = a, listenOn(rec, host)
 		case port != strconv.Itoa(DefaultPort):
 			return nil, fault.Invalid("advertise address %q: a worker listens on no port, give the address alone", advertise)
@@ -123,7 +123,7 @@ func findAddress(ctx context.Context, p Paths, rec *Record, keep time.Duration, 
 func readdressed(p Paths, rec *Record, host string, log *zap.Logger) (*Record, error) {
 	was := rec.Advertise
 	rec, err := member.Update(p, func(r *Record) {
-		if r.Advertise = host; r.Role == RoleManager {
+		if r.Advertise = host; r.Votes() {
 			r.Advertise = net.JoinHostPort(host, strconv.Itoa(portOf(rec)))
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"skep.dev/libs/daemon"
 	"skep.dev/libs/join"
 	"skep.dev/libs/member"
+	"skep.dev/libs/witness"
 	mesh "skep.dev/services/ingress-mesh"
 	agent "skep.dev/services/node-agent"
 )
@@ -24,6 +25,7 @@ type localServices struct {
 	agent    *agent.Service
 	mesh     *mesh.Service
 	follower *member.Follower
+	says     *witness.Service   // of a witness: it has neither agent nor mesh
 	keeping  context.CancelFunc // of the certificate and the role
 	kept     sync.WaitGroup
 }
@@ -50,6 +52,10 @@ func (l *localServices) start(ctx context.Context) error {
 		return err
 	}
 	l.keep()
+	if rec := d.record(); rec.Role == RoleWitness {
+		l.says = witness.New(witness.Config{NC: l.nc, Store: d.store, Log: d.log.Named("witness"), Hostname: rec.Hostname, Addr: rec.Host(), Version: d.version})
+		return l.group.start(ctx, "witness", l.says)
+	}
 	rec, err := member.LearnSubnet(ctx, l.nc, d.paths, d.log)
 	if err != nil {
 		return err
@@ -119,6 +125,10 @@ func (l *localServices) reconnect() {
 // leave stops every task and takes the network and containerd away. The agent was started last: it is stopped
 // first, telling the managers that it leaves, and then cleans up.
 func (l *localServices) leave(ctx context.Context) error {
+	if l.says != nil {
+		l.says.SetLeaving()
+		l.group.stopLast()
+	}
 	if l.agent != nil {
 		l.agent.SetLeaving(true)
 		l.group.stopLast()

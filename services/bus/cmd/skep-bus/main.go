@@ -11,12 +11,13 @@ import (
 	"skep.dev/services/bus"
 
 	"skep.dev/libs/daemon"
+	"skep.dev/libs/witness"
 )
 
 func main() {
 	var cfg bus.Config
 	daemon.Exit(daemon.Main{
-		Name: "skep-bus", About: "the broker of a manager: NATS with the cluster's TLS and permissions", Managers: true, Single: true,
+		Name: "skep-bus", About: "the broker of a manager: NATS with the cluster's TLS and permissions", Managers: true, Single: true, Witness: true,
 		Flags: func(fs *flag.FlagSet) {
 			fs.StringVar(&cfg.Listen, "listen-addr", "", "where nodes connect, host:port (default "+bus.DefaultListen+")")
 			fs.StringVar(&cfg.Advertise, "advertise-addr", "", "how others reach it, host:port")
@@ -31,7 +32,15 @@ func main() {
 			cfg.Hostname, cfg.Version, cfg.Managers = env.Record.Hostname, env.Version, env.Record.Managers
 			// An older version's directory goes on with the witness it has; the first start of `skep init` founds the group.
 			cfg.Witness, cfg.Found = env.Record.Witness, env.Record.Init != nil
-			return newBroker(cfg, env.Paths.Broker())
+			b, err := newBroker(cfg, env.Paths.Broker())
+			if err != nil || env.NC == nil {
+				return b, err
+			}
+			bus.ElectLast()
+			b.says = witness.New(witness.Config{
+				NC: env.NC, Store: env.Store, Log: env.Log.Named("witness"), Hostname: env.Record.Hostname, Addr: env.Record.Host(), Version: env.Version,
+			})
+			return b, nil
 		},
 	})
 }
@@ -41,6 +50,7 @@ type broker struct {
 	cfg    bus.Config
 	socket string
 	*bus.Manager
+	says *witness.Service // nil but on a witness
 }
 
 func newBroker(cfg bus.Config, socket string) (*broker, error) {
@@ -48,12 +58,21 @@ func newBroker(cfg bus.Config, socket string) (*broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &broker{cfg, socket, m}, nil
+	return &broker{cfg: cfg, socket: socket, Manager: m}, nil
 }
 
 // Run runs it, again when the cluster is to be founded anew. Its work here is over when the group of managers has let the
 // node go: the process then ends well.
 func (b *broker) Run(ctx context.Context) error {
+	if b.says != nil {
+		saying, stop := context.WithCancel(ctx)
+		said := make(chan struct{})
+		go func() {
+			defer close(said)
+			_ = b.says.Run(saying) // it returns nil
+		}()
+		defer func() { stop(); <-said }()
+	}
 	err := b.Manager.Run(ctx)
 	for errors.Is(err, bus.ErrAsked) {
 		m, merr := bus.NewManager(b.cfg, b.socket)

@@ -128,6 +128,9 @@ func localError(ctx context.Context, o Options, err error) error {
 	case info.Role == "manager":
 		return fault.Unavailable("the manager on this node does not take connections (its state: %s); its log tells more: %s", info.State, o.log())
 	}
+	if info.Role == "witness" {
+		return fault.Denied("This node is a witness: it votes, and answers no commands. Run this on a manager: %v", info.ManagerAddrs)
+	}
 	if len(info.ManagerAddrs) > 0 {
 		return fault.Denied("%s Managers: %v", ErrWorker.Message, info.ManagerAddrs)
 	}

@@ -177,7 +177,7 @@ func (d *exam) nodes() {
 			if v := n.GetDescription().GetEngineVersion(); v != "" {
 				versions[v] = append(versions[v], name)
 			}
-			if n.Number == 0 || n.Subnet == "" {
+			if !n.Witness && (n.Number == 0 || n.Subnet == "") {
 				d.add(Error, check, "it has no subnet for its tasks: look for \"subnet\" in the log of the managers' state service")
 			}
 		case skepv1.NodeState_NODE_STATE_DOWN:

@@ -48,10 +48,24 @@ func (d *exam) managers() {
 	if text := member.Advice(desired); text != "" {
 		d.add(Warn, "managers", "%s", text)
 	}
+	d.witnesses(all)
 	d.zones(all)
 	d.step()
 	d.managerVersions(all)
 	d.found(since, "managers", "%d of %d reachable", reachable, len(all))
+}
+
+// witnesses warns when so many voters are witnesses that the managers beside them are too few.
+func (d *exam) witnesses(all []*skepv1.Node) {
+	var names []string
+	for _, n := range all {
+		if n.Witness {
+			names = append(names, render.Hostname(n))
+		}
+	}
+	if serve := len(all) - len(names); len(names) > 0 && serve < 2 {
+		d.add(Warn, "managers", "one manager serves beside %s (%s): witnesses only vote, so the cluster is lost with that one machine. Add a manager", count(len(names), "witness"), list(names))
+	}
 }
 
 // zones warns when the loss of one zone is the loss of the majority. Where no zones are given nothing is known.

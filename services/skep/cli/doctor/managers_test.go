@@ -44,8 +44,14 @@ func TestManagers(t *testing.T) {
 			"error manager w2: the other managers do not reach it: bring it back, or, if it is lost, remove it with `skep node rm --force w2`"}},
 		"one is about to go": {func(p *Picture) { p.After.Nodes[2].Spec.Role = skepv1.NodeRole_NODE_ROLE_WORKER }, []string{"warning managers: two managers are no safer than one"}},
 		"three zones":        {func(p *Picture) { zone(p, "a", "b", "c") }, nil},
-		"some zones":         {func(p *Picture) { zone(p, "a") }, nil},
-		"one zone has most":  {func(p *Picture) { zone(p, "a", "b", "a") }, []string{"warning managers: zone a has 2 of 3 managers (m1, w2): if it fails, nothing can be changed until it is back"}},
+		"a witness is a third": {func(p *Picture) {
+			n := p.After.Nodes[2]
+			n.Witness, n.Manager.Witness, n.Number, n.Subnet = true, true, 0, ""
+		}, nil},
+		"witnesses and one manager": {func(p *Picture) { p.After.Nodes[1].Witness, p.After.Nodes[2].Witness = true, true }, []string{
+			"warning managers: one manager serves beside 2 witnesses (w1, w2): witnesses only vote, so the cluster is lost with that one machine. Add a manager"}},
+		"some zones":        {func(p *Picture) { zone(p, "a") }, nil},
+		"one zone has most": {func(p *Picture) { zone(p, "a", "b", "a") }, []string{"warning managers: zone a has 2 of 3 managers (m1, w2): if it fails, nothing can be changed until it is back"}},
 		"a change gets on": {func(p *Picture) {
 			p.Group.Set.Step = &skepv1.ManagerStep{Action: "join", NodeId: "id-w2", Since: timestamppb.New(testNow.Add(-50 * time.Second))}
 		}, nil},

@@ -109,7 +109,7 @@ func nodeStatus(n *skepv1.Node) string {
 // "blocked: w1, w2". It is empty for a node that is not ready.
 func DataPath(n *skepv1.Node) string {
 	st := n.GetStatus()
-	if st.GetState() != skepv1.NodeState_NODE_STATE_READY {
+	if st.GetState() != skepv1.NodeState_NODE_STATE_READY || n.GetWitness() {
 		return ""
 	}
 	if len(st.GetBlocked()) == 0 {
@@ -164,14 +164,21 @@ func Availability(a skepv1.Availability) string {
 
 // ManagerStatus is empty on workers.
 func ManagerStatus(n *skepv1.Node) string {
-	switch m := n.GetManager(); {
-	case m == nil:
+	m := n.GetManager()
+	if m == nil {
+		if n.GetWitness() {
+			return "No vote (witness)"
+		}
 		return ""
-	case m.Leader:
-		return "Leader"
-	default:
-		return title(m.Reachability)
 	}
+	text := title(m.Reachability)
+	if m.Leader {
+		text = "Leader"
+	}
+	if m.Witness {
+		text += " (witness)"
+	}
+	return text
 }
 
 // TaskOptions choose what `ps` shows.

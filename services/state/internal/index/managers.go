@@ -77,6 +77,19 @@ func (x *Index) Desired() (out []string) {
 	return out
 }
 
+// Witnesses are the nodes that joined as witnesses.
+func (x *Index) Witnesses() map[string]bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	out := map[string]bool{}
+	for id, n := range x.nodes {
+		if n.witness {
+			out[id] = true
+		}
+	}
+	return out
+}
+
 // Role is a node's role as it is to be certified, false when there is no such node.
 func (x *Index) Role(id string) (skepv1.NodeRole, bool) {
 	x.mu.RLock()
@@ -111,14 +124,14 @@ func (x *Index) managerLocked(n *skepv1.Node, now time.Time) *skepv1.ManagerStat
 	id := n.Meta.Id
 	b := x.beats[id]
 	fresh := b.ManagerBeat != nil && now.Sub(b.at) < HeardWithin
-	m := &skepv1.ManagerStatus{Addr: n.Description.Addr, Reachability: "unknown", Version: b.GetVersion(), Server: b.GetServer()}
+	m := &skepv1.ManagerStatus{Addr: n.Description.Addr, Reachability: "unknown", Version: b.GetVersion(), Server: b.GetServer(), Witness: n.Witness}
 	if a := b.GetAddr(); a != "" {
 		m.Addr = a
 	}
 	in := x.memberLocked(id)
 	switch {
 	case in != nil:
-		m.State, m.Server, m.Witness = stateWord(in.State), in.Server, in.Bare
+		m.State, m.Server = stateWord(in.State), in.Server
 		if in.Addr != "" {
 			m.Addr = in.Addr
 		}

@@ -139,7 +139,7 @@ func (x *Index) Node(id string) *skepv1.Node {
 	}
 	n := x.nodes[id]
 	out := &skepv1.Node{
-		Meta: o.Meta, Spec: o.Spec, Number: o.Number, Subnet: o.Subnet, Role: o.Role, Fence: o.Fence,
+		Meta: o.Meta, Spec: o.Spec, Number: o.Number, Subnet: o.Subnet, Role: o.Role, Fence: o.Fence, Witness: o.Witness,
 		Description: &skepv1.NodeDescription{}, Status: &skepv1.NodeLive{},
 	}
 	if n.desc.rev != 0 && proto.Unmarshal(n.desc.raw, out.Description) != nil {

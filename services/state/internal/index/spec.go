@@ -32,6 +32,7 @@ type node struct {
 	name     string
 	role     skepv1.NodeRole // as it is certified
 	desired  skepv1.NodeRole
+	witness  bool     // it votes, and has nothing to run tasks with
 	global   []string // volume plug-ins whose volumes are the same everywhere
 }
 
@@ -105,7 +106,7 @@ func (x *Index) ApplySpec(d kv.Delta) {
 func (x *Index) applyNodeObjectLocked(id string, e kv.Entry) {
 	n := x.nodeLocked(id)
 	known, was := n.rev != 0, n.role
-	n.stored, n.name, n.role, n.desired = stored{}, "", 0, 0
+	n.stored, n.name, n.role, n.desired, n.witness = stored{}, "", 0, 0, false
 	delete(x.fenced, id)
 	delete(x.managers, id)
 	var o skepv1.NodeObject
@@ -114,7 +115,7 @@ func (x *Index) applyNodeObjectLocked(id string, e kv.Entry) {
 		if o.Fence != nil {
 			x.fenced[id] = true
 		}
-		n.stored, n.name, n.role, n.desired = keep(e), strings.Clone(o.GetSpec().GetName()), o.Role, o.GetSpec().GetRole()
+		n.stored, n.name, n.role, n.desired, n.witness = keep(e), strings.Clone(o.GetSpec().GetName()), o.Role, o.GetSpec().GetRole(), o.Witness
 		if n.role == skepv1.NodeRole_NODE_ROLE_MANAGER || n.desired == skepv1.NodeRole_NODE_ROLE_MANAGER {
 			x.managers[id] = struct{}{}
 		}
