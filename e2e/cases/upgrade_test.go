@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +21,7 @@ const (
 )
 
 // brokenSource says that it is skep and which version, and does nothing else.
-const brokenSource = `package main
+var brokenSource = `package main
 
 import (
 	"fmt"
@@ -29,7 +30,7 @@ import (
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "version" {
-		fmt.Println(` + "`[{\"Client\":{\"Version\":\"" + third + "\",\"Os\":\"linux\"}}]`" + `)
+		fmt.Println(` + "`[{\"Client\":{\"Version\":\"" + third + "\",\"Os\":\"linux\",\"Arch\":\"" + runtime.GOARCH + "\"}}]`" + `)
 		return
 	}
 	fmt.Fprintln(os.Stderr, "this build does not start")

@@ -57,6 +57,9 @@ func (s *Service) upgrade(ctx context.Context, sess *stream.Session, body []byte
 		refuse(sess, err)
 		return
 	}
+	if s.set != nil {
+		s.beat(&skepv1.Heartbeat{Restarting: true})
+	}
 	_ = sess.Exit(0, nil) // the client is gone
 	if err := s.cfg.NC.FlushTimeout(toldWithin); err != nil {
 		s.log.Warn("who asked for the upgrade may not hear that the node restarts", zap.Error(err))

@@ -90,6 +90,7 @@ type Heartbeat struct {
 	Running           uint32                 `protobuf:"varint,6,opt,name=running,proto3" json:"running,omitempty"`
 	CpuNanos          uint64                 `protobuf:"varint,7,opt,name=cpu_nanos,json=cpuNanos,proto3" json:"cpu_nanos,omitempty"`          // used since boot, for `skep top`
 	MemoryBytes       uint64                 `protobuf:"varint,8,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"` // in use now
+	Restarting        bool                   `protobuf:"varint,9,opt,name=restarting,proto3" json:"restarting,omitempty"`                      // it stops to start again at once with another program: a longer silence than usual is no failure
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -178,6 +179,13 @@ func (x *Heartbeat) GetMemoryBytes() uint64 {
 		return x.MemoryBytes
 	}
 	return 0
+}
+
+func (x *Heartbeat) GetRestarting() bool {
+	if x != nil {
+		return x.Restarting
+	}
+	return false
 }
 
 // SnapshotRequest goes to skep.v1.svc.state.snapshot.<node>.
@@ -2272,7 +2280,7 @@ var File_skep_v1_agent_proto protoreflect.FileDescriptor
 
 const file_skep_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x13skep/v1/agent.proto\x12\askep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14skep/v1/object.proto\x1a\x12skep/v1/spec.proto\"\x83\x02\n" +
+	"\x13skep/v1/agent.proto\x12\askep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14skep/v1/object.proto\x1a\x12skep/v1/spec.proto\"\xa3\x02\n" +
 	"\tHeartbeat\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
 	"\asession\x18\x02 \x01(\tR\asession\x12-\n" +
@@ -2282,7 +2290,10 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"\aleaving\x18\x05 \x01(\bR\aleaving\x12\x18\n" +
 	"\arunning\x18\x06 \x01(\rR\arunning\x12\x1b\n" +
 	"\tcpu_nanos\x18\a \x01(\x04R\bcpuNanos\x12!\n" +
-	"\fmemory_bytes\x18\b \x01(\x04R\vmemoryBytes\"*\n" +
+	"\fmemory_bytes\x18\b \x01(\x04R\vmemoryBytes\x12\x1e\n" +
+	"\n" +
+	"restarting\x18\t \x01(\bR\n" +
+	"restarting\"*\n" +
 	"\x0fSnapshotRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\xd3\x01\n" +
 	"\rSnapshotReply\x12\x1e\n" +

@@ -57,7 +57,7 @@ func Role(n *skepv1.Node) string { return [...]string{"manager", "leader", "work
 func (p Plan) Foreign(os, arch string) (out []*skepv1.Node) {
 	for _, n := range p.Next {
 		pl := n.GetDescription().GetPlatform()
-		if pl.GetArch() != "" && machine(pl.GetArch()) != machine(arch) || pl.GetOs() != "" && pl.GetOs() != os {
+		if arch != "" && pl.GetArch() != "" && machine(pl.GetArch()) != machine(arch) || os != "" && pl.GetOs() != "" && pl.GetOs() != os {
 			out = append(out, n)
 		}
 	}
