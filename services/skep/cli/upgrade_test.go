@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -50,6 +51,7 @@ type upgradable struct {
 	mu    sync.Mutex
 	order []string
 	bad   string
+	why   string // what it says, "" = as a daemon that ends
 }
 
 func newUpgradable(t *testing.T) *upgradable {
@@ -87,7 +89,7 @@ func newUpgradable(t *testing.T) *upgradable {
 			if state.Step = skepv1.UpgradeStep_UPGRADE_STEP_DONE; good {
 				state.Running = r.Version
 			} else {
-				state.Step, state.Error = skepv1.UpgradeStep_UPGRADE_STEP_UNDONE, "the daemon ended (exit status 1)"
+				state.Step, state.Error = skepv1.UpgradeStep_UPGRADE_STEP_UNDONE, cmp.Or(u.why, "the daemon ended (exit status 1)")
 			}
 			u.mu.Unlock()
 			if good {
@@ -159,4 +161,29 @@ func TestUpgradeGate(t *testing.T) {
 	// Another kind of machine.
 	u.nodes[0].Status.State, u.nodes[0].Description.Platform = skepv1.NodeState_NODE_STATE_READY, &skepv1.Platform{Os: "linux", Arch: "aarch64"}
 	want(t, u.run("upgrade", "--to", next), 1, "", "is built for linux/amd64, and these nodes are other machines: w1")
+}
+
+// TestUpgradeOfHostileNodes: what nodes call themselves and say does not steer the terminal, nor pass for a line.
+func TestUpgradeOfHostileNodes(t *testing.T) {
+	u, next := newUpgradable(t), nextBuild(t)
+	for _, n := range u.nodes {
+		n.Description.Hostname += hostile
+		n.Description.EngineVersion = "0.1" + hostile
+	}
+	u.bad, u.why = "m1", hostile
+	lines := [][]string{{"--dry-run"}, {"--json"}, {}, {"--quiet"}}
+	for i := range 2 {
+		for _, args := range lines {
+			r := u.run(append([]string{"upgrade", "--to", next}, args...)...)
+			clean(t, strings.Join(args, " "), r.out)
+			clean(t, strings.Join(args, " "), r.err)
+			if !strings.Contains(r.out+r.err, "FORGED") {
+				t.Errorf("%v shows none of it: %+v", args, r)
+			}
+		}
+		if i == 0 {
+			u.nodes[0].Status.State = skepv1.NodeState_NODE_STATE_DOWN
+			u.nodes[1].Manager.Reachability = "unreachable"
+		}
+	}
 }
