@@ -165,7 +165,10 @@ var (
 	MeshCounters = atNode[*pb.MeshCountersRequest, *pb.MeshCountersReply]("ingress-mesh", "mesh.counters", Reads)
 	// NodeCertificate has a node ask the vault which roots and certificate it should have, and answers what it then has.
 	NodeCertificate = atNode[*pb.Empty, *pb.CertificateReply]("node-agent", "certificate", Reads)
-	MeshApplied     = atNode[*pb.MeshAppliedRequest, *pb.Empty]("ingress-mesh", "mesh.applied", Reads)
+	// UpgradeOpen has a node replace its own program: who may ask it is root everywhere, so admins alone may.
+	UpgradeOpen  = define[*pb.UpgradeNodeRequest, *pb.StreamOpenReply](subject.Node("*", "upgrade.open"), "node-agent", Writes, Admins)
+	UpgradeState = define[*pb.Empty, *pb.UpgradeState](subject.Node("*", "upgrade.state"), "node-agent", Reads, Admins)
+	MeshApplied  = atNode[*pb.MeshAppliedRequest, *pb.Empty]("ingress-mesh", "mesh.applied", Reads)
 	// What the broker that holds the lease of the managers asks of the others.
 	BusReach   = define[*pb.ReachRequest, *pb.ReachReply](subject.Node("*", "bus.reach"), "bus", Reads, Managers)
 	BusWitness = define[*pb.WitnessRequest, *pb.Empty](subject.Node("*", "bus.witness"), "bus", Writes, Managers)

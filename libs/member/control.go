@@ -26,6 +26,8 @@ type Info struct {
 	// Refused: the managers did not let this new manager in, and nothing of the node was started.
 	Refused bool `json:"refused,omitempty"`
 	PID     int  `json:"pid"`
+	// Upgrade is what went wrong with the last one.
+	Upgrade string `json:"upgrade,omitempty"`
 }
 
 // Control is the daemon's local HTTP interface for root on this machine: who are we, are we ready, leave.

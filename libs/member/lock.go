@@ -37,6 +37,16 @@ func HoldSetup(p Paths) (release func(), err error) {
 	return release, err
 }
 
+// HoldUpgrade takes the replacing of the node's program for this process.
+func HoldUpgrade(p Paths) (release func(), err error) {
+	release, err = lock(p.lock("upgrade"), syscall.LOCK_NB)
+	var busy busyError
+	if errors.As(err, &busy) {
+		return nil, fmt.Errorf("an upgrade of this node is under way already (process %s): wait for it to end", busy.pid)
+	}
+	return release, err
+}
+
 // HoldPart takes a service's place on the node for its own process: the only one, or the first free of several. The
 // number, from 1, is the same again after a restart. No part runs while one process runs the whole node.
 func HoldPart(p Paths, name string, single bool) (instance int, release func(), err error) {

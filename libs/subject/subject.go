@@ -120,7 +120,7 @@ const (
 var (
 	changedKinds = []string{"service", "network", "stack", "cluster", "secret", "config", "registry", "image", "volume", "user", "token"}
 	changedNode  = []string{"create", "update", "remove", "fence", "unfence", "manager-join", "manager-leave"}
-	nodeVerbs    = []string{"image-pull", "image-remove", "image-load", "volume-create", "volume-update", "volume-remove", "volume-prune", "describe", "unknown", "ready", "down", "disconnected", "path-open", "path-blocked", "fencing", "duplicate"}
+	nodeVerbs    = []string{"image-pull", "image-remove", "image-load", "volume-create", "volume-update", "volume-remove", "volume-prune", "upgrade", "upgrade-undone", "describe", "unknown", "ready", "down", "disconnected", "path-open", "path-blocked", "fencing", "duplicate"}
 )
 
 // EventSubjects are the subjects of one of the streams of events, those of one kind or, with kind "", all.

@@ -299,7 +299,11 @@ func (s *Service) beat(m *nats.Msg) {
 	// The subject is what the broker let the node publish to; the body could say anything.
 	s.beats++
 	id, now := lastToken(m.Subject), time.Now()
-	s.core.Beat(id, h.Session, h.Leaving, now)
+	if h.Restarting && !h.Leaving {
+		s.core.Restarts(id, h.Session, now)
+	} else {
+		s.core.Beat(id, h.Session, h.Leaving, now)
+	}
 	if _, ok := s.members[id]; ok {
 		s.clocks.hear(id, h.SentUnixMs, now)
 	}

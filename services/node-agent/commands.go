@@ -56,7 +56,12 @@ func (s *Service) serve() (*commands, error) {
 		api.Handle(srv, api.VolumeRemove.At(id), s.removeVolume),
 		api.Handle(srv, api.VolumePrune.At(id), s.pruneVolumes),
 		api.Handle(srv, api.Stats.At(id), s.stats),
+		api.Handle(srv, api.UpgradeState.At(id), s.upgradeState),
 	)
+	one, serr := stream.Serve(s.cfg.NC, api.UpgradeOpen.At(id).Subject(), id, s.upgrade, stream.WithLimit(1))
+	if err = errors.Join(err, serr); serr == nil {
+		c.streams = append(c.streams, one)
+	}
 	for subj, h := range map[string]stream.Handler{api.ExecOpen.At(id).Subject(): s.exec, api.LogsOpen.At(id).Subject(): s.logs, api.ImageOpen.At(id).Subject(): s.loadImage} {
 		st, serr := stream.Serve(s.cfg.NC, subj, id, h)
 		if serr != nil {

@@ -70,6 +70,8 @@ type Config struct {
 	Manager bool
 	// Leaving: Close tells the managers that the node leaves now, instead of letting them find out.
 	Leaving bool
+	// Upgrader replaces the program of the node's daemon; nil: its services are processes of their own.
+	Upgrader Upgrader
 	// Metrics is where the agent shows what it does, nil = nowhere.
 	Metrics prometheus.Registerer
 }

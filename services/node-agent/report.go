@@ -117,7 +117,7 @@ func (s *Service) heartbeats(ctx context.Context) {
 	case <-s.Ready():
 	}
 	for {
-		s.beat(false)
+		s.beat(&skepv1.Heartbeat{})
 		period := defaultHeartbeat
 		if d := s.cluster.Load().GetHeartbeatPeriod(); d != nil && d.AsDuration() >= 50*time.Millisecond {
 			period = d.AsDuration()
@@ -127,7 +127,7 @@ func (s *Service) heartbeats(ctx context.Context) {
 		case <-ctx.Done():
 			t.Stop()
 			if s.leaving.Load() {
-				s.beat(true)
+				s.beat(&skepv1.Heartbeat{Leaving: true})
 				_ = s.cfg.NC.FlushTimeout(time.Second) // they find out in any case
 			}
 			return
@@ -138,13 +138,12 @@ func (s *Service) heartbeats(ctx context.Context) {
 	}
 }
 
-func (s *Service) beat(leaving bool) {
+// beat sends a heartbeat; hb says what is special about it.
+func (s *Service) beat(hb *skepv1.Heartbeat) {
 	if s.cfg.NC.Status() != nats.CONNECTED || s.refused.Load() {
 		return // an old one sent later would lie, and another machine's would speak for that one
 	}
-	hb := &skepv1.Heartbeat{
-		NodeId: s.cfg.NodeID, Session: s.session, AppliedGeneration: s.set.Generation(), SentUnixMs: time.Now().UnixMilli(), Leaving: leaving,
-	}
+	hb.NodeId, hb.Session, hb.AppliedGeneration, hb.SentUnixMs = s.cfg.NodeID, s.session, s.set.Generation(), time.Now().UnixMilli()
 	for _, st := range s.set.Statuses() {
 		if st.State == skepv1.TaskState_TASK_STATE_RUNNING {
 			hb.Running++

@@ -32,6 +32,8 @@ func (s *Service) told(ctx context.Context, node string, r *skepv1.ToldRequest) 
 	case "image-pull", "image-remove", "image-load":
 	case "volume-create", "volume-update", "volume-remove", "volume-prune":
 		e.Attributes = map[string]string{"name": host, "volume": e.Attributes["image"]}
+	case "upgrade", "upgrade-undone":
+		e.Attributes = map[string]string{"name": host, "version": e.Attributes["image"]}
 	case "exec":
 		records, _, _ := s.ix.Tasks(node)
 		e = nil

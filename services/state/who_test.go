@@ -189,6 +189,7 @@ func TestANodeTellsWhoAskedIt(t *testing.T) {
 	good := &skepv1.ToldRequest{Verb: "exec", Actor: "user-ada", Address: "192.0.2.7", TaskId: mine.Id, Subject: "sh"}
 	must[*skepv1.Empty](t)(call(r, api.StateTold.At(n), good))
 	must[*skepv1.Empty](t)(call(r, api.StateTold.At(n), &skepv1.ToldRequest{Verb: "image-remove", Actor: "root", Address: "local", Subject: "httpd"}))
+	must[*skepv1.Empty](t)(call(r, api.StateTold.At(n), &skepv1.ToldRequest{Verb: "upgrade-undone", Actor: "user-ada", Address: "192.0.2.7", Subject: "0.2.0: it does not start"}))
 	var got []*skepv1.Event
 	await(t, "both events", func() bool {
 		got = must[*skepv1.ListEventsReply](t)(call(r, api.AuditList, &skepv1.ListAuditRequest{})).Events
@@ -196,6 +197,8 @@ func TestANodeTellsWhoAskedIt(t *testing.T) {
 			return e.Kind == "task" && e.Verb == "exec" && e.Actor == "user-ada" && e.Address == "192.0.2.7" && e.Id == mine.Id && e.Name == "web.1" && e.Attributes["node"] == "w1"
 		}) && slices.ContainsFunc(got, func(e *skepv1.Event) bool {
 			return e.Kind == "node" && e.Verb == "image-remove" && e.Actor == "root" && e.Address == "local" && e.Id == n
+		}) && slices.ContainsFunc(got, func(e *skepv1.Event) bool {
+			return e.Kind == "node" && e.Verb == "upgrade-undone" && e.Actor == "user-ada" && e.Id == n && e.Attributes["version"] == "0.2.0: it does not start"
 		})
 	})
 	// Tasks that come and go do not hide who was at them; a node that tells without end is not heard without end.

@@ -24,6 +24,61 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type UpgradeStep int32
+
+const (
+	UpgradeStep_UPGRADE_STEP_UNKNOWN UpgradeStep = 0
+	UpgradeStep_UPGRADE_STEP_STAGED  UpgradeStep = 1 // the new program lies beside the old one; nothing was replaced
+	UpgradeStep_UPGRADE_STEP_PLACED  UpgradeStep = 2 // it is in the old one's place, and the daemon starts with it
+	UpgradeStep_UPGRADE_STEP_DONE    UpgradeStep = 3
+	UpgradeStep_UPGRADE_STEP_UNDONE  UpgradeStep = 4 // the old program is in its place again
+)
+
+// Enum value maps for UpgradeStep.
+var (
+	UpgradeStep_name = map[int32]string{
+		0: "UPGRADE_STEP_UNKNOWN",
+		1: "UPGRADE_STEP_STAGED",
+		2: "UPGRADE_STEP_PLACED",
+		3: "UPGRADE_STEP_DONE",
+		4: "UPGRADE_STEP_UNDONE",
+	}
+	UpgradeStep_value = map[string]int32{
+		"UPGRADE_STEP_UNKNOWN": 0,
+		"UPGRADE_STEP_STAGED":  1,
+		"UPGRADE_STEP_PLACED":  2,
+		"UPGRADE_STEP_DONE":    3,
+		"UPGRADE_STEP_UNDONE":  4,
+	}
+)
+
+func (x UpgradeStep) Enum() *UpgradeStep {
+	p := new(UpgradeStep)
+	*p = x
+	return p
+}
+
+func (x UpgradeStep) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UpgradeStep) Descriptor() protoreflect.EnumDescriptor {
+	return file_skep_v1_agent_proto_enumTypes[0].Descriptor()
+}
+
+func (UpgradeStep) Type() protoreflect.EnumType {
+	return &file_skep_v1_agent_proto_enumTypes[0]
+}
+
+func (x UpgradeStep) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UpgradeStep.Descriptor instead.
+func (UpgradeStep) EnumDescriptor() ([]byte, []int) {
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{0}
+}
+
 // Heartbeat goes to skep.v1.hb.<node> on core NATS.
 type Heartbeat struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
@@ -35,6 +90,7 @@ type Heartbeat struct {
 	Running           uint32                 `protobuf:"varint,6,opt,name=running,proto3" json:"running,omitempty"`
 	CpuNanos          uint64                 `protobuf:"varint,7,opt,name=cpu_nanos,json=cpuNanos,proto3" json:"cpu_nanos,omitempty"`          // used since boot, for `skep top`
 	MemoryBytes       uint64                 `protobuf:"varint,8,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"` // in use now
+	Restarting        bool                   `protobuf:"varint,9,opt,name=restarting,proto3" json:"restarting,omitempty"`                      // it stops to start again at once with another program: a longer silence than usual is no failure
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -123,6 +179,13 @@ func (x *Heartbeat) GetMemoryBytes() uint64 {
 		return x.MemoryBytes
 	}
 	return 0
+}
+
+func (x *Heartbeat) GetRestarting() bool {
+	if x != nil {
+		return x.Restarting
+	}
+	return false
 }
 
 // SnapshotRequest goes to skep.v1.svc.state.snapshot.<node>.
@@ -2070,11 +2133,11 @@ func (x *TaskStats) GetPids() uint64 {
 // ToldRequest is what a person asked of a node, told by the node before it does it.
 type ToldRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Verb          string                 `protobuf:"bytes,1,opt,name=verb,proto3" json:"verb,omitempty"`                   // exec, image-pull, image-remove, image-load, volume-create, volume-update, volume-remove, volume-prune
+	Verb          string                 `protobuf:"bytes,1,opt,name=verb,proto3" json:"verb,omitempty"`                   // exec, image-pull, image-remove, image-load, volume-create, volume-update, volume-remove, volume-prune, upgrade, upgrade-undone
 	Actor         string                 `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`                 // user-<name>, or root
 	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`             // where that came from: an IP address, or "local"
 	TaskId        string                 `protobuf:"bytes,4,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"` // of exec
-	Subject       string                 `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`             // which command, which image, which volume
+	Subject       string                 `protobuf:"bytes,5,opt,name=subject,proto3" json:"subject,omitempty"`             // which command, which image, which volume, which version
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2144,11 +2207,158 @@ func (x *ToldRequest) GetSubject() string {
 	return ""
 }
 
+// ---- skep.v1.node.<node>.upgrade.open: another build of skep for the node; the program's bytes follow on "in"
+type UpgradeNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"` // what the program says it is
+	Sha256        []byte                 `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`   // of the program: it is not run before its bytes have this sum
+	Size          uint64                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`      // bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeNodeRequest) Reset() {
+	*x = UpgradeNodeRequest{}
+	mi := &file_skep_v1_agent_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeNodeRequest) ProtoMessage() {}
+
+func (x *UpgradeNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_agent_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeNodeRequest.ProtoReflect.Descriptor instead.
+func (*UpgradeNodeRequest) Descriptor() ([]byte, []int) {
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *UpgradeNodeRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *UpgradeNodeRequest) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *UpgradeNodeRequest) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+// ---- skep.v1.node.<node>.upgrade.state
+// UpgradeState is how a node's last upgrade stands.
+type UpgradeState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Running       string                 `protobuf:"bytes,1,opt,name=running,proto3" json:"running,omitempty"` // the version of the daemon that answers
+	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`       // what follows is empty when there was no upgrade
+	To            string                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	Step          UpgradeStep            `protobuf:"varint,4,opt,name=step,proto3,enum=skep.v1.UpgradeStep" json:"step,omitempty"`
+	Error         string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`   // why the old program is back
+	Sha256        []byte                 `protobuf:"bytes,6,opt,name=sha256,proto3" json:"sha256,omitempty"` // of the new program
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeState) Reset() {
+	*x = UpgradeState{}
+	mi := &file_skep_v1_agent_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeState) ProtoMessage() {}
+
+func (x *UpgradeState) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_agent_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeState.ProtoReflect.Descriptor instead.
+func (*UpgradeState) Descriptor() ([]byte, []int) {
+	return file_skep_v1_agent_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *UpgradeState) GetRunning() string {
+	if x != nil {
+		return x.Running
+	}
+	return ""
+}
+
+func (x *UpgradeState) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *UpgradeState) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *UpgradeState) GetStep() UpgradeStep {
+	if x != nil {
+		return x.Step
+	}
+	return UpgradeStep_UPGRADE_STEP_UNKNOWN
+}
+
+func (x *UpgradeState) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *UpgradeState) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
 var File_skep_v1_agent_proto protoreflect.FileDescriptor
 
 const file_skep_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x13skep/v1/agent.proto\x12\askep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14skep/v1/object.proto\x1a\x12skep/v1/spec.proto\"\x83\x02\n" +
+	"\x13skep/v1/agent.proto\x12\askep.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14skep/v1/object.proto\x1a\x12skep/v1/spec.proto\"\xa3\x02\n" +
 	"\tHeartbeat\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
 	"\asession\x18\x02 \x01(\tR\asession\x12-\n" +
@@ -2158,7 +2368,10 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"\aleaving\x18\x05 \x01(\bR\aleaving\x12\x18\n" +
 	"\arunning\x18\x06 \x01(\rR\arunning\x12\x1b\n" +
 	"\tcpu_nanos\x18\a \x01(\x04R\bcpuNanos\x12!\n" +
-	"\fmemory_bytes\x18\b \x01(\x04R\vmemoryBytes\"D\n" +
+	"\fmemory_bytes\x18\b \x01(\x04R\vmemoryBytes\x12\x1e\n" +
+	"\n" +
+	"restarting\x18\t \x01(\bR\n" +
+	"restarting\"D\n" +
 	"\x0fSnapshotRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
 	"\asession\x18\x02 \x01(\tR\asession\"\xd3\x01\n" +
@@ -2296,7 +2509,24 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x17\n" +
 	"\atask_id\x18\x04 \x01(\tR\x06taskId\x12\x18\n" +
-	"\asubject\x18\x05 \x01(\tR\asubjectB\x1fZ\x1dskep.dev/proto/skep/v1;skepv1b\x06proto3"
+	"\asubject\x18\x05 \x01(\tR\asubject\"Z\n" +
+	"\x12UpgradeNodeRequest\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\"\xa4\x01\n" +
+	"\fUpgradeState\x12\x18\n" +
+	"\arunning\x18\x01 \x01(\tR\arunning\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\x12(\n" +
+	"\x04step\x18\x04 \x01(\x0e2\x14.skep.v1.UpgradeStepR\x04step\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12\x16\n" +
+	"\x06sha256\x18\x06 \x01(\fR\x06sha256*\x89\x01\n" +
+	"\vUpgradeStep\x12\x18\n" +
+	"\x14UPGRADE_STEP_UNKNOWN\x10\x00\x12\x17\n" +
+	"\x13UPGRADE_STEP_STAGED\x10\x01\x12\x17\n" +
+	"\x13UPGRADE_STEP_PLACED\x10\x02\x12\x15\n" +
+	"\x11UPGRADE_STEP_DONE\x10\x03\x12\x17\n" +
+	"\x13UPGRADE_STEP_UNDONE\x10\x04B\x1fZ\x1dskep.dev/proto/skep/v1;skepv1b\x06proto3"
 
 var (
 	file_skep_v1_agent_proto_rawDescOnce sync.Once
@@ -2310,77 +2540,82 @@ func file_skep_v1_agent_proto_rawDescGZIP() []byte {
 	return file_skep_v1_agent_proto_rawDescData
 }
 
-var file_skep_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_skep_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_skep_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_skep_v1_agent_proto_goTypes = []any{
-	(*Heartbeat)(nil),             // 0: skep.v1.Heartbeat
-	(*SnapshotRequest)(nil),       // 1: skep.v1.SnapshotRequest
-	(*SnapshotReply)(nil),         // 2: skep.v1.SnapshotReply
-	(*SelfReply)(nil),             // 3: skep.v1.SelfReply
-	(*SpecsRequest)(nil),          // 4: skep.v1.SpecsRequest
-	(*RevisionKey)(nil),           // 5: skep.v1.RevisionKey
-	(*SpecsReply)(nil),            // 6: skep.v1.SpecsReply
-	(*DescribeRequest)(nil),       // 7: skep.v1.DescribeRequest
-	(*DescribeReply)(nil),         // 8: skep.v1.DescribeReply
-	(*StatusReply)(nil),           // 9: skep.v1.StatusReply
-	(*ExecRequest)(nil),           // 10: skep.v1.ExecRequest
-	(*LogsRequest)(nil),           // 11: skep.v1.LogsRequest
-	(*LogEntry)(nil),              // 12: skep.v1.LogEntry
-	(*StreamOpenReply)(nil),       // 13: skep.v1.StreamOpenReply
-	(*StreamControl)(nil),         // 14: skep.v1.StreamControl
-	(*Resize)(nil),                // 15: skep.v1.Resize
-	(*Exit)(nil),                  // 16: skep.v1.Exit
-	(*Credit)(nil),                // 17: skep.v1.Credit
-	(*Ping)(nil),                  // 18: skep.v1.Ping
-	(*ListImagesRequest)(nil),     // 19: skep.v1.ListImagesRequest
-	(*ListImagesReply)(nil),       // 20: skep.v1.ListImagesReply
-	(*Image)(nil),                 // 21: skep.v1.Image
-	(*RemoveImageRequest)(nil),    // 22: skep.v1.RemoveImageRequest
-	(*RemoveImageReply)(nil),      // 23: skep.v1.RemoveImageReply
-	(*LoadImageRequest)(nil),      // 24: skep.v1.LoadImageRequest
-	(*LoadImageReply)(nil),        // 25: skep.v1.LoadImageReply
-	(*PullImageRequest)(nil),      // 26: skep.v1.PullImageRequest
-	(*PullImageReply)(nil),        // 27: skep.v1.PullImageReply
-	(*ResolveImageRequest)(nil),   // 28: skep.v1.ResolveImageRequest
-	(*ResolveImageReply)(nil),     // 29: skep.v1.ResolveImageReply
-	(*StatsRequest)(nil),          // 30: skep.v1.StatsRequest
-	(*StatsReply)(nil),            // 31: skep.v1.StatsReply
-	(*TaskStats)(nil),             // 32: skep.v1.TaskStats
-	(*ToldRequest)(nil),           // 33: skep.v1.ToldRequest
-	nil,                           // 34: skep.v1.Ping.SentEntry
-	(*NodeTasks)(nil),             // 35: skep.v1.NodeTasks
-	(*ClusterSpec)(nil),           // 36: skep.v1.ClusterSpec
-	(*NodeObject)(nil),            // 37: skep.v1.NodeObject
-	(*Revision)(nil),              // 38: skep.v1.Revision
-	(*NodeDescription)(nil),       // 39: skep.v1.NodeDescription
-	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
-	(*Platform)(nil),              // 41: skep.v1.Platform
+	(UpgradeStep)(0),              // 0: skep.v1.UpgradeStep
+	(*Heartbeat)(nil),             // 1: skep.v1.Heartbeat
+	(*SnapshotRequest)(nil),       // 2: skep.v1.SnapshotRequest
+	(*SnapshotReply)(nil),         // 3: skep.v1.SnapshotReply
+	(*SelfReply)(nil),             // 4: skep.v1.SelfReply
+	(*SpecsRequest)(nil),          // 5: skep.v1.SpecsRequest
+	(*RevisionKey)(nil),           // 6: skep.v1.RevisionKey
+	(*SpecsReply)(nil),            // 7: skep.v1.SpecsReply
+	(*DescribeRequest)(nil),       // 8: skep.v1.DescribeRequest
+	(*DescribeReply)(nil),         // 9: skep.v1.DescribeReply
+	(*StatusReply)(nil),           // 10: skep.v1.StatusReply
+	(*ExecRequest)(nil),           // 11: skep.v1.ExecRequest
+	(*LogsRequest)(nil),           // 12: skep.v1.LogsRequest
+	(*LogEntry)(nil),              // 13: skep.v1.LogEntry
+	(*StreamOpenReply)(nil),       // 14: skep.v1.StreamOpenReply
+	(*StreamControl)(nil),         // 15: skep.v1.StreamControl
+	(*Resize)(nil),                // 16: skep.v1.Resize
+	(*Exit)(nil),                  // 17: skep.v1.Exit
+	(*Credit)(nil),                // 18: skep.v1.Credit
+	(*Ping)(nil),                  // 19: skep.v1.Ping
+	(*ListImagesRequest)(nil),     // 20: skep.v1.ListImagesRequest
+	(*ListImagesReply)(nil),       // 21: skep.v1.ListImagesReply
+	(*Image)(nil),                 // 22: skep.v1.Image
+	(*RemoveImageRequest)(nil),    // 23: skep.v1.RemoveImageRequest
+	(*RemoveImageReply)(nil),      // 24: skep.v1.RemoveImageReply
+	(*LoadImageRequest)(nil),      // 25: skep.v1.LoadImageRequest
+	(*LoadImageReply)(nil),        // 26: skep.v1.LoadImageReply
+	(*PullImageRequest)(nil),      // 27: skep.v1.PullImageRequest
+	(*PullImageReply)(nil),        // 28: skep.v1.PullImageReply
+	(*ResolveImageRequest)(nil),   // 29: skep.v1.ResolveImageRequest
+	(*ResolveImageReply)(nil),     // 30: skep.v1.ResolveImageReply
+	(*StatsRequest)(nil),          // 31: skep.v1.StatsRequest
+	(*StatsReply)(nil),            // 32: skep.v1.StatsReply
+	(*TaskStats)(nil),             // 33: skep.v1.TaskStats
+	(*ToldRequest)(nil),           // 34: skep.v1.ToldRequest
+	(*UpgradeNodeRequest)(nil),    // 35: skep.v1.UpgradeNodeRequest
+	(*UpgradeState)(nil),          // 36: skep.v1.UpgradeState
+	nil,                           // 37: skep.v1.Ping.SentEntry
+	(*NodeTasks)(nil),             // 38: skep.v1.NodeTasks
+	(*ClusterSpec)(nil),           // 39: skep.v1.ClusterSpec
+	(*NodeObject)(nil),            // 40: skep.v1.NodeObject
+	(*Revision)(nil),              // 41: skep.v1.Revision
+	(*NodeDescription)(nil),       // 42: skep.v1.NodeDescription
+	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
+	(*Platform)(nil),              // 44: skep.v1.Platform
 }
 var file_skep_v1_agent_proto_depIdxs = []int32{
-	35, // 0: skep.v1.SnapshotReply.tasks:type_name -> skep.v1.NodeTasks
-	36, // 1: skep.v1.SnapshotReply.cluster:type_name -> skep.v1.ClusterSpec
-	37, // 2: skep.v1.SnapshotReply.node:type_name -> skep.v1.NodeObject
-	5,  // 3: skep.v1.SpecsRequest.keys:type_name -> skep.v1.RevisionKey
-	38, // 4: skep.v1.SpecsReply.revisions:type_name -> skep.v1.Revision
-	36, // 5: skep.v1.SpecsReply.cluster:type_name -> skep.v1.ClusterSpec
-	39, // 6: skep.v1.DescribeRequest.description:type_name -> skep.v1.NodeDescription
-	37, // 7: skep.v1.DescribeReply.node:type_name -> skep.v1.NodeObject
-	36, // 8: skep.v1.DescribeReply.cluster:type_name -> skep.v1.ClusterSpec
-	40, // 9: skep.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	40, // 10: skep.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	15, // 11: skep.v1.StreamControl.resize:type_name -> skep.v1.Resize
-	16, // 12: skep.v1.StreamControl.exit:type_name -> skep.v1.Exit
-	17, // 13: skep.v1.StreamControl.credit:type_name -> skep.v1.Credit
-	18, // 14: skep.v1.StreamControl.ping:type_name -> skep.v1.Ping
-	34, // 15: skep.v1.Ping.sent:type_name -> skep.v1.Ping.SentEntry
-	21, // 16: skep.v1.ListImagesReply.images:type_name -> skep.v1.Image
-	40, // 17: skep.v1.Image.created_at:type_name -> google.protobuf.Timestamp
-	41, // 18: skep.v1.ResolveImageReply.platforms:type_name -> skep.v1.Platform
-	32, // 19: skep.v1.StatsReply.tasks:type_name -> skep.v1.TaskStats
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	38, // 0: skep.v1.SnapshotReply.tasks:type_name -> skep.v1.NodeTasks
+	39, // 1: skep.v1.SnapshotReply.cluster:type_name -> skep.v1.ClusterSpec
+	40, // 2: skep.v1.SnapshotReply.node:type_name -> skep.v1.NodeObject
+	6,  // 3: skep.v1.SpecsRequest.keys:type_name -> skep.v1.RevisionKey
+	41, // 4: skep.v1.SpecsReply.revisions:type_name -> skep.v1.Revision
+	39, // 5: skep.v1.SpecsReply.cluster:type_name -> skep.v1.ClusterSpec
+	42, // 6: skep.v1.DescribeRequest.description:type_name -> skep.v1.NodeDescription
+	40, // 7: skep.v1.DescribeReply.node:type_name -> skep.v1.NodeObject
+	39, // 8: skep.v1.DescribeReply.cluster:type_name -> skep.v1.ClusterSpec
+	43, // 9: skep.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	43, // 10: skep.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	16, // 11: skep.v1.StreamControl.resize:type_name -> skep.v1.Resize
+	17, // 12: skep.v1.StreamControl.exit:type_name -> skep.v1.Exit
+	18, // 13: skep.v1.StreamControl.credit:type_name -> skep.v1.Credit
+	19, // 14: skep.v1.StreamControl.ping:type_name -> skep.v1.Ping
+	37, // 15: skep.v1.Ping.sent:type_name -> skep.v1.Ping.SentEntry
+	22, // 16: skep.v1.ListImagesReply.images:type_name -> skep.v1.Image
+	43, // 17: skep.v1.Image.created_at:type_name -> google.protobuf.Timestamp
+	44, // 18: skep.v1.ResolveImageReply.platforms:type_name -> skep.v1.Platform
+	33, // 19: skep.v1.StatsReply.tasks:type_name -> skep.v1.TaskStats
+	0,  // 20: skep.v1.UpgradeState.step:type_name -> skep.v1.UpgradeStep
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_agent_proto_init() }
@@ -2405,13 +2640,14 @@ func file_skep_v1_agent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_agent_proto_rawDesc), len(file_skep_v1_agent_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   35,
+			NumEnums:      1,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_skep_v1_agent_proto_goTypes,
 		DependencyIndexes: file_skep_v1_agent_proto_depIdxs,
+		EnumInfos:         file_skep_v1_agent_proto_enumTypes,
 		MessageInfos:      file_skep_v1_agent_proto_msgTypes,
 	}.Build()
 	File_skep_v1_agent_proto = out.File

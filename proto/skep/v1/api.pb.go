@@ -3507,6 +3507,7 @@ type VersionReply struct {
 	NatsVersion   string                 `protobuf:"bytes,4,opt,name=nats_version,json=natsVersion,proto3" json:"nats_version,omitempty"`
 	ClusterId     string                 `protobuf:"bytes,5,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	NodeId        string                 `protobuf:"bytes,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Nodes         []*VersionOnNodes      `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3581,6 +3582,65 @@ func (x *VersionReply) GetNodeId() string {
 		return x.NodeId
 	}
 	return ""
+}
+
+func (x *VersionReply) GetNodes() []*VersionOnNodes {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type VersionOnNodes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	Nodes         []string               `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"` // their host names
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VersionOnNodes) Reset() {
+	*x = VersionOnNodes{}
+	mi := &file_skep_v1_api_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VersionOnNodes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VersionOnNodes) ProtoMessage() {}
+
+func (x *VersionOnNodes) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_api_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VersionOnNodes.ProtoReflect.Descriptor instead.
+func (*VersionOnNodes) Descriptor() ([]byte, []int) {
+	return file_skep_v1_api_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *VersionOnNodes) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *VersionOnNodes) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
 }
 
 var File_skep_v1_api_proto protoreflect.FileDescriptor
@@ -3838,7 +3898,7 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\x11RevokeUserRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\"E\n" +
 	"\x0fRevokeUserReply\x122\n" +
-	"\arevoked\x18\x01 \x03(\v2\x18.skep.v1.UserCertificateR\arevoked\"\xba\x01\n" +
+	"\arevoked\x18\x01 \x03(\v2\x18.skep.v1.UserCertificateR\arevoked\"\xe9\x01\n" +
 	"\fVersionReply\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x1d\n" +
@@ -3847,7 +3907,11 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\fnats_version\x18\x04 \x01(\tR\vnatsVersion\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x05 \x01(\tR\tclusterId\x12\x17\n" +
-	"\anode_id\x18\x06 \x01(\tR\x06nodeIdB\x1fZ\x1dskep.dev/proto/skep/v1;skepv1b\x06proto3"
+	"\anode_id\x18\x06 \x01(\tR\x06nodeId\x12-\n" +
+	"\x05nodes\x18\a \x03(\v2\x17.skep.v1.VersionOnNodesR\x05nodes\"@\n" +
+	"\x0eVersionOnNodes\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodesB\x1fZ\x1dskep.dev/proto/skep/v1;skepv1b\x06proto3"
 
 var (
 	file_skep_v1_api_proto_rawDescOnce sync.Once
@@ -3862,7 +3926,7 @@ func file_skep_v1_api_proto_rawDescGZIP() []byte {
 }
 
 var file_skep_v1_api_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_skep_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_skep_v1_api_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_skep_v1_api_proto_goTypes = []any{
 	(RolloutRequest_Action)(0),    // 0: skep.v1.RolloutRequest.Action
 	(*Ref)(nil),                   // 1: skep.v1.Ref
@@ -3922,92 +3986,94 @@ var file_skep_v1_api_proto_goTypes = []any{
 	(*RevokeUserRequest)(nil),     // 55: skep.v1.RevokeUserRequest
 	(*RevokeUserReply)(nil),       // 56: skep.v1.RevokeUserReply
 	(*VersionReply)(nil),          // 57: skep.v1.VersionReply
-	nil,                           // 58: skep.v1.UpdateNodeRequest.LabelAddEntry
-	(*ServiceSpec)(nil),           // 59: skep.v1.ServiceSpec
-	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
-	(*Service)(nil),               // 61: skep.v1.Service
-	(*Revision)(nil),              // 62: skep.v1.Revision
-	(*NetworkSpec)(nil),           // 63: skep.v1.NetworkSpec
-	(*Network)(nil),               // 64: skep.v1.Network
-	(*Task)(nil),                  // 65: skep.v1.Task
-	(*Node)(nil),                  // 66: skep.v1.Node
-	(*NodeSpec)(nil),              // 67: skep.v1.NodeSpec
-	(Availability)(0),             // 68: skep.v1.Availability
-	(NodeRole)(0),                 // 69: skep.v1.NodeRole
-	(*Cluster)(nil),               // 70: skep.v1.Cluster
-	(*ClusterSpec)(nil),           // 71: skep.v1.ClusterSpec
-	(*Event)(nil),                 // 72: skep.v1.Event
-	(*durationpb.Duration)(nil),   // 73: google.protobuf.Duration
+	(*VersionOnNodes)(nil),        // 58: skep.v1.VersionOnNodes
+	nil,                           // 59: skep.v1.UpdateNodeRequest.LabelAddEntry
+	(*ServiceSpec)(nil),           // 60: skep.v1.ServiceSpec
+	(*timestamppb.Timestamp)(nil), // 61: google.protobuf.Timestamp
+	(*Service)(nil),               // 62: skep.v1.Service
+	(*Revision)(nil),              // 63: skep.v1.Revision
+	(*NetworkSpec)(nil),           // 64: skep.v1.NetworkSpec
+	(*Network)(nil),               // 65: skep.v1.Network
+	(*Task)(nil),                  // 66: skep.v1.Task
+	(*Node)(nil),                  // 67: skep.v1.Node
+	(*NodeSpec)(nil),              // 68: skep.v1.NodeSpec
+	(Availability)(0),             // 69: skep.v1.Availability
+	(NodeRole)(0),                 // 70: skep.v1.NodeRole
+	(*Cluster)(nil),               // 71: skep.v1.Cluster
+	(*ClusterSpec)(nil),           // 72: skep.v1.ClusterSpec
+	(*Event)(nil),                 // 73: skep.v1.Event
+	(*durationpb.Duration)(nil),   // 74: google.protobuf.Duration
 }
 var file_skep_v1_api_proto_depIdxs = []int32{
-	59, // 0: skep.v1.CreateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
-	59, // 1: skep.v1.UpdateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
+	60, // 0: skep.v1.CreateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
+	60, // 1: skep.v1.UpdateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
 	0,  // 2: skep.v1.RolloutRequest.action:type_name -> skep.v1.RolloutRequest.Action
 	10, // 3: skep.v1.RunServiceRequest.decision:type_name -> skep.v1.RunDecision
-	60, // 4: skep.v1.RunDecision.decided:type_name -> google.protobuf.Timestamp
-	60, // 5: skep.v1.RunDecision.due:type_name -> google.protobuf.Timestamp
-	61, // 6: skep.v1.ServiceReply.service:type_name -> skep.v1.Service
+	61, // 4: skep.v1.RunDecision.decided:type_name -> google.protobuf.Timestamp
+	61, // 5: skep.v1.RunDecision.due:type_name -> google.protobuf.Timestamp
+	62, // 6: skep.v1.ServiceReply.service:type_name -> skep.v1.Service
 	3,  // 7: skep.v1.ListServicesRequest.filters:type_name -> skep.v1.Filter
 	2,  // 8: skep.v1.ListServicesRequest.page:type_name -> skep.v1.Page
-	61, // 9: skep.v1.ListServicesReply.services:type_name -> skep.v1.Service
+	62, // 9: skep.v1.ListServicesReply.services:type_name -> skep.v1.Service
 	2,  // 10: skep.v1.ListRevisionsRequest.page:type_name -> skep.v1.Page
-	62, // 11: skep.v1.ListRevisionsReply.revisions:type_name -> skep.v1.Revision
-	63, // 12: skep.v1.CreateNetworkRequest.spec:type_name -> skep.v1.NetworkSpec
-	64, // 13: skep.v1.NetworkReply.network:type_name -> skep.v1.Network
+	63, // 11: skep.v1.ListRevisionsReply.revisions:type_name -> skep.v1.Revision
+	64, // 12: skep.v1.CreateNetworkRequest.spec:type_name -> skep.v1.NetworkSpec
+	65, // 13: skep.v1.NetworkReply.network:type_name -> skep.v1.Network
 	3,  // 14: skep.v1.ListNetworksRequest.filters:type_name -> skep.v1.Filter
 	2,  // 15: skep.v1.ListNetworksRequest.page:type_name -> skep.v1.Page
-	64, // 16: skep.v1.ListNetworksReply.networks:type_name -> skep.v1.Network
-	61, // 17: skep.v1.PlanRequest.service:type_name -> skep.v1.Service
+	65, // 16: skep.v1.ListNetworksReply.networks:type_name -> skep.v1.Network
+	62, // 17: skep.v1.PlanRequest.service:type_name -> skep.v1.Service
 	23, // 18: skep.v1.PlanReply.operations:type_name -> skep.v1.Operation
 	25, // 19: skep.v1.PlanReply.placing:type_name -> skep.v1.Placing
 	26, // 20: skep.v1.Placing.filters:type_name -> skep.v1.FilterResult
 	28, // 21: skep.v1.Placing.candidates:type_name -> skep.v1.ScoredNode
 	27, // 22: skep.v1.FilterResult.removed:type_name -> skep.v1.RemovedNode
-	61, // 23: skep.v1.ExplainReply.service:type_name -> skep.v1.Service
+	62, // 23: skep.v1.ExplainReply.service:type_name -> skep.v1.Service
 	25, // 24: skep.v1.ExplainReply.placing:type_name -> skep.v1.Placing
-	65, // 25: skep.v1.ExplainReply.waiting:type_name -> skep.v1.Task
+	66, // 25: skep.v1.ExplainReply.waiting:type_name -> skep.v1.Task
 	23, // 26: skep.v1.ExplainReply.next:type_name -> skep.v1.Operation
 	3,  // 27: skep.v1.ListTasksRequest.filters:type_name -> skep.v1.Filter
 	2,  // 28: skep.v1.ListTasksRequest.page:type_name -> skep.v1.Page
-	65, // 29: skep.v1.ListTasksReply.tasks:type_name -> skep.v1.Task
-	65, // 30: skep.v1.TaskReply.task:type_name -> skep.v1.Task
-	66, // 31: skep.v1.NodeReply.node:type_name -> skep.v1.Node
+	66, // 29: skep.v1.ListTasksReply.tasks:type_name -> skep.v1.Task
+	66, // 30: skep.v1.TaskReply.task:type_name -> skep.v1.Task
+	67, // 31: skep.v1.NodeReply.node:type_name -> skep.v1.Node
 	3,  // 32: skep.v1.ListNodesRequest.filters:type_name -> skep.v1.Filter
 	2,  // 33: skep.v1.ListNodesRequest.page:type_name -> skep.v1.Page
-	66, // 34: skep.v1.ListNodesReply.nodes:type_name -> skep.v1.Node
-	67, // 35: skep.v1.UpdateNodeRequest.spec:type_name -> skep.v1.NodeSpec
-	68, // 36: skep.v1.UpdateNodeRequest.availability:type_name -> skep.v1.Availability
-	69, // 37: skep.v1.UpdateNodeRequest.role:type_name -> skep.v1.NodeRole
-	58, // 38: skep.v1.UpdateNodeRequest.label_add:type_name -> skep.v1.UpdateNodeRequest.LabelAddEntry
-	69, // 39: skep.v1.AdmitNodeRequest.role:type_name -> skep.v1.NodeRole
-	68, // 40: skep.v1.AdmitNodeRequest.availability:type_name -> skep.v1.Availability
-	70, // 41: skep.v1.ClusterReply.cluster:type_name -> skep.v1.Cluster
-	71, // 42: skep.v1.InitClusterRequest.spec:type_name -> skep.v1.ClusterSpec
-	71, // 43: skep.v1.UpdateClusterRequest.spec:type_name -> skep.v1.ClusterSpec
+	67, // 34: skep.v1.ListNodesReply.nodes:type_name -> skep.v1.Node
+	68, // 35: skep.v1.UpdateNodeRequest.spec:type_name -> skep.v1.NodeSpec
+	69, // 36: skep.v1.UpdateNodeRequest.availability:type_name -> skep.v1.Availability
+	70, // 37: skep.v1.UpdateNodeRequest.role:type_name -> skep.v1.NodeRole
+	59, // 38: skep.v1.UpdateNodeRequest.label_add:type_name -> skep.v1.UpdateNodeRequest.LabelAddEntry
+	70, // 39: skep.v1.AdmitNodeRequest.role:type_name -> skep.v1.NodeRole
+	69, // 40: skep.v1.AdmitNodeRequest.availability:type_name -> skep.v1.Availability
+	71, // 41: skep.v1.ClusterReply.cluster:type_name -> skep.v1.Cluster
+	72, // 42: skep.v1.InitClusterRequest.spec:type_name -> skep.v1.ClusterSpec
+	72, // 43: skep.v1.UpdateClusterRequest.spec:type_name -> skep.v1.ClusterSpec
 	3,  // 44: skep.v1.ListEventsRequest.filters:type_name -> skep.v1.Filter
-	60, // 45: skep.v1.ListEventsRequest.since:type_name -> google.protobuf.Timestamp
-	60, // 46: skep.v1.ListEventsRequest.until:type_name -> google.protobuf.Timestamp
+	61, // 45: skep.v1.ListEventsRequest.since:type_name -> google.protobuf.Timestamp
+	61, // 46: skep.v1.ListEventsRequest.until:type_name -> google.protobuf.Timestamp
 	2,  // 47: skep.v1.ListEventsRequest.page:type_name -> skep.v1.Page
-	72, // 48: skep.v1.ListEventsReply.events:type_name -> skep.v1.Event
-	60, // 49: skep.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
-	60, // 50: skep.v1.ListAuditRequest.until:type_name -> google.protobuf.Timestamp
+	73, // 48: skep.v1.ListEventsReply.events:type_name -> skep.v1.Event
+	61, // 49: skep.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	61, // 50: skep.v1.ListAuditRequest.until:type_name -> google.protobuf.Timestamp
 	2,  // 51: skep.v1.ListAuditRequest.page:type_name -> skep.v1.Page
-	69, // 52: skep.v1.JoinTokenRequest.role:type_name -> skep.v1.NodeRole
-	68, // 53: skep.v1.JoinRequest.availability:type_name -> skep.v1.Availability
-	60, // 54: skep.v1.JoinRequest.now:type_name -> google.protobuf.Timestamp
-	69, // 55: skep.v1.JoinReply.role:type_name -> skep.v1.NodeRole
-	60, // 56: skep.v1.JoinReply.now:type_name -> google.protobuf.Timestamp
-	73, // 57: skep.v1.IssueUserRequest.expiry:type_name -> google.protobuf.Duration
-	60, // 58: skep.v1.UserCertificate.issued_at:type_name -> google.protobuf.Timestamp
-	60, // 59: skep.v1.UserCertificate.not_after:type_name -> google.protobuf.Timestamp
-	60, // 60: skep.v1.UserCertificate.revoked_at:type_name -> google.protobuf.Timestamp
+	70, // 52: skep.v1.JoinTokenRequest.role:type_name -> skep.v1.NodeRole
+	69, // 53: skep.v1.JoinRequest.availability:type_name -> skep.v1.Availability
+	61, // 54: skep.v1.JoinRequest.now:type_name -> google.protobuf.Timestamp
+	70, // 55: skep.v1.JoinReply.role:type_name -> skep.v1.NodeRole
+	61, // 56: skep.v1.JoinReply.now:type_name -> google.protobuf.Timestamp
+	74, // 57: skep.v1.IssueUserRequest.expiry:type_name -> google.protobuf.Duration
+	61, // 58: skep.v1.UserCertificate.issued_at:type_name -> google.protobuf.Timestamp
+	61, // 59: skep.v1.UserCertificate.not_after:type_name -> google.protobuf.Timestamp
+	61, // 60: skep.v1.UserCertificate.revoked_at:type_name -> google.protobuf.Timestamp
 	53, // 61: skep.v1.IssuedUsersReply.certificates:type_name -> skep.v1.UserCertificate
 	53, // 62: skep.v1.RevokeUserReply.revoked:type_name -> skep.v1.UserCertificate
-	63, // [63:63] is the sub-list for method output_type
-	63, // [63:63] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	58, // 63: skep.v1.VersionReply.nodes:type_name -> skep.v1.VersionOnNodes
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_api_proto_init() }
@@ -4024,7 +4090,7 @@ func file_skep_v1_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_api_proto_rawDesc), len(file_skep_v1_api_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   58,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,25 +1,31 @@
 package cli
 
 import (
+	"context"
+	"maps"
 	"runtime"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"skep.dev/libs/cron"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/conn"
 	"skep.dev/services/skep/cli/render"
 )
 
 func (a *app) versionCommand() *cobra.Command {
 	var format string
 	var asJSON bool
-	cmd := &cobra.Command{Use: "version [OPTIONS]", Short: "Show the versions of this command and of the local daemon", Args: noArgs,
+	cmd := &cobra.Command{Use: "version [OPTIONS]", Short: "Show the versions of this command, of the local daemon and of the nodes", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			i := a.info(cmd.Context())
 			v := &skepv1.VersionReply{Version: a.Version, Commit: a.Commit, GoVersion: runtime.Version(), ClusterId: i.ClusterID, NodeId: i.NodeID}
 			switch {
 			case asJSON:
+				v.Nodes = a.versionsOfNodes(cmd.Context(), i)
 				return render.JSONObject(a.Out, v)
 			case format != "":
 				return render.Inspect(a.Out, []any{map[string]any{
@@ -35,11 +41,44 @@ func (a *app) versionCommand() *cobra.Command {
 			if i.NodeID != "" {
 				a.printf("\nNode:\n Version:    %s\n ID:         %s\n Cluster:    %s\n", i.Version, i.NodeID, i.ClusterID)
 			}
+			for k, s := range a.versionsOfNodes(cmd.Context(), i) {
+				if k == 0 {
+					a.printf("\nNodes:\n")
+				}
+				a.printf(" %s: %s\n", s.Version, strings.Join(s.Nodes, ", "))
+			}
 			return nil
 		}}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "A Go template")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "Print it as JSON (a stable form)")
 	return cmd
+}
+
+// versionsWithin is how long the managers may take to say which version runs where: what is asked for stands without it.
+const versionsWithin = 3 * time.Second
+
+// versionsOfNodes is which version runs on which nodes, as far as managers answer; nil where nobody can be asked.
+func (a *app) versionsOfNodes(ctx context.Context, i conn.Info) (out []*skepv1.VersionOnNodes) {
+	if i.Role != "manager" && a.contextName() == "" && a.Connect == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(impatient(ctx), versionsWithin)
+	defer cancel()
+	nodes, err := a.nodes(ctx)
+	if err != nil {
+		a.warnf("the versions of the nodes are not known: %v", err)
+		return nil
+	}
+	on := map[string][]string{}
+	for _, n := range nodes {
+		v := n.GetDescription().GetEngineVersion()
+		on[v] = append(on[v], render.Hostname(n))
+	}
+	for _, v := range slices.Sorted(maps.Keys(on)) {
+		slices.Sort(on[v])
+		out = append(out, &skepv1.VersionOnNodes{Version: v, Nodes: on[v]})
+	}
+	return out
 }
 
 func (a *app) infoCommand() *cobra.Command {
@@ -120,6 +159,9 @@ func (a *app) infoCommand() *cobra.Command {
 			}
 			if i.NodeID != "" {
 				a.printf("Node:\n ID: %s\n Hostname: %s\n Role: %s\n State: %s\n Address: %s\n Version: %s\n", i.NodeID, i.Hostname, i.Role, state, i.Addr, i.Version)
+				if i.Upgrade != "" {
+					a.printf(" Upgrade: %s\n", i.Upgrade)
+				}
 				a.printf("Swarm:\n Cluster ID: %s\n", i.ClusterID)
 				for _, m := range i.ManagerAddrs {
 					a.printf(" Manager: %s\n", m)

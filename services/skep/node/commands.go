@@ -18,7 +18,7 @@ import (
 func Commands(root *cobra.Command) {
 	root.AddCommand(initCommand(), joinCommand(daemon.Version), leaveCommand())
 	if n, _, err := root.Find([]string{"node"}); err == nil && n != root {
-		n.AddCommand(runCommand(), managersCommand())
+		n.AddCommand(runCommand(), managersCommand(), watchCommand())
 	}
 	if b, _, err := root.Find([]string{"backup"}); err == nil && b != root {
 		b.AddCommand(restoreCommand())

@@ -173,6 +173,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer d.control.Close()
 
 	d.local = &localServices{d: d, group: newGroup(d.log)}
+	if d.local.upgrader, err = newUpgrader(d); err != nil {
+		return err
+	}
 	began := time.Now()
 	if err = d.start(ctx); err == nil {
 		err = d.wait(ctx, began)

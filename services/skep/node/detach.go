@@ -22,6 +22,11 @@ const unit = "skep.service"
 // launch starts the node's daemon and returns once it is ready: by systemd when it runs this machine and knows our
 // unit, else detached, with its log and pid file in the data directory.
 func launch(ctx context.Context, p Paths, log string) error {
+	return (&placement{paths: p, logLevel: log}).launch(ctx)
+}
+
+func (pl *placement) launch(ctx context.Context) error {
+	p := pl.paths
 	if underSystemd(p) {
 		out, err := exec.CommandContext(ctx, "systemctl", "enable", "--now", unit).CombinedOutput()
 		if err != nil {
@@ -29,18 +34,24 @@ func launch(ctx context.Context, p Paths, log string) error {
 		}
 		return awaitReady(ctx, p, nil)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find our own program: %w", err)
+	self := pl.program
+	if self == "" {
+		var err error
+		if self, err = os.Executable(); err != nil {
+			return fmt.Errorf("find our own program: %w", err)
+		}
 	}
 	f, err := os.OpenFile(p.Log(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the daemon's log: %w", err)
 	}
 	defer f.Close()
-	args := []string{"node", "run", "--data-dir", p.Data, "--run-dir", p.Run}
-	if log != "" {
-		args = append(args, "--log-level", log)
+	args := pl.daemonArgs
+	if len(args) == 0 {
+		args = []string{"node", "run", "--data-dir", p.Data, "--run-dir", p.Run}
+		if pl.logLevel != "" {
+			args = append(args, "--log-level", pl.logLevel)
+		}
 	}
 	cmd := exec.Command(self, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", f, f

@@ -20,6 +20,9 @@ import (
 type placement struct {
 	paths    Paths
 	logLevel string
+	// Without an init system, what the daemon is started from, and with which arguments (default: this program, node run).
+	program    string
+	daemonArgs []string
 }
 
 func (p *placement) add(cmd *cobra.Command) {

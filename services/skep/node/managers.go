@@ -119,6 +119,8 @@ func reaches(ctx context.Context, addr string, store *pki.Store) error {
 // startAgain ends the daemon, if it runs, and starts it. Containers do not notice.
 func (p *placement) startAgain(ctx context.Context) error {
 	if underSystemd(p.paths) {
+		// A daemon that failed a few times in a row is not started any more until this was said.
+		_ = exec.CommandContext(ctx, "systemctl", "reset-failed", unit).Run() // of one that did not fail it fails
 		if out, err := exec.CommandContext(ctx, "systemctl", "restart", unit).CombinedOutput(); err != nil {
 			return plain.Errorf("restart %s: %w\n%w", unit, err, lines(strings.Split(strings.TrimSpace(string(out)), "\n")))
 		}
@@ -141,7 +143,7 @@ func (p *placement) startAgain(ctx context.Context) error {
 		release, err := member.HoldNode(p.paths)
 		if err == nil {
 			release()
-			return launch(ctx, p.paths, p.logLevel)
+			return p.launch(ctx)
 		}
 		select {
 		case <-ctx.Done():

@@ -106,6 +106,12 @@ func (m *managing) start(ctx context.Context) error {
 	if err := m.group.start(ctx, "bus", m.bus); err != nil {
 		return err
 	}
+	if len(rec.Told) > 0 { // the group has come together: it knows where everybody is
+		if rec, err = member.Update(d.paths, func(r *Record) { r.Told = nil }); err != nil {
+			return err
+		}
+		d.learn(rec)
+	}
 	// "manager" may do everything: it stores what init asked for.
 	boss, err := m.connect("manager")
 	if err != nil {
@@ -121,12 +127,6 @@ func (m *managing) start(ctx context.Context) error {
 	}
 	m.local.Store(local)
 	m.boss.Store(boss)
-	if len(rec.Told) > 0 { // the group has come together: it knows where everybody is
-		if rec, err = member.Update(d.paths, func(r *Record) { r.Told = nil }); err != nil {
-			return err
-		}
-		d.learn(rec)
-	}
 	return m.startServices(ctx, boss)
 }
 

@@ -25,7 +25,8 @@ type localServices struct {
 	agent    *agent.Service
 	mesh     *mesh.Service
 	follower *member.Follower
-	says     *witness.Service   // of a witness: it has neither agent nor mesh
+	says     *witness.Service // of a witness: it has neither agent nor mesh
+	upgrader *upgrader
 	keeping  context.CancelFunc // of the certificate and the role
 	kept     sync.WaitGroup
 }
@@ -76,6 +77,7 @@ func (l *localServices) start(ctx context.Context) error {
 		NC: l.nc, Log: d.log.Named("agent"), NodeID: rec.NodeID, DataDir: d.paths.Data, RunDir: d.paths.Run,
 		Version: d.version, Certificate: d.store, Attacher: me, Hostname: rec.Hostname, AdvertiseAddr: rec.Host(), DataPathAddr: rec.DataPath,
 		Manager: d.record().Role == RoleManager, ContainerdAddress: rec.Containerd, MaxTasks: rec.TaskLimit(), Metrics: d.metrics.node(),
+		Upgrader: l.upgrader,
 	})
 	if err != nil {
 		return err
@@ -103,6 +105,7 @@ func (l *localServices) keep() {
 		}
 		return d.turned(ctx, rec)
 	}
+	l.kept.Go(func() { l.upgrader.resume(ctx, d) })
 	l.kept.Go(func() {
 		if err := r.Run(ctx); err != nil {
 			d.log.Error("the certificate is not renewed any more", zap.Error(err))

@@ -22,6 +22,9 @@ type Config struct {
 	Grace time.Duration
 	// MassGrace is how long nodes stay Unknown that fell silent together (30 s).
 	MassGrace time.Duration
+	// RestartGrace is how long a node may be silent that said it restarts (30 s): longer than it takes to start a program that
+	// does not come up and the one before it again.
+	RestartGrace time.Duration
 	// FlapWindow and FlapFree: a node that went down more than FlapFree (3) times within FlapWindow (10 min) must
 	// stay up for FlapHold (10 s), doubled with each further time up to FlapHoldMax (5 min), before it is Ready again.
 	FlapWindow  time.Duration
@@ -39,6 +42,7 @@ func (c Config) withDefaults() Config {
 	set(&c.Period, time.Second)
 	set(&c.Grace, 5*time.Second)
 	set(&c.MassGrace, 30*time.Second)
+	set(&c.RestartGrace, 30*time.Second)
 	set(&c.FlapWindow, 10*time.Minute)
 	set(&c.FlapHold, 10*time.Second)
 	set(&c.FlapHoldMax, 5*time.Minute)
@@ -65,6 +69,9 @@ type node struct {
 	last  time.Time // newest heartbeat
 	heard bool      // since we began to listen
 	left  string    // session that said it leaves: its late heartbeats do not count
+
+	restarts time.Time // it said that it restarts: no silence before this is a failure
+	going    string    // session that said so
 
 	downAt time.Time   // Unknown: when it becomes Down
 	mass   bool        // Unknown, or Down in the end, for having fallen silent together with others
@@ -221,6 +228,9 @@ func (c *Core) Beat(id, session string, leaving bool, now time.Time) {
 		c.late++
 	}
 	n.last, n.heard, n.left = now, true, ""
+	if session != n.going {
+		n.restarts, n.going = time.Time{}, "" // it is back
+	}
 	if leaving {
 		n.left, n.holdAt, n.mass = session, time.Time{}, false
 		if n.state != down || n.message != messageLeft {
@@ -240,6 +250,14 @@ func (c *Core) Beat(id, session string, leaving bool, now time.Time) {
 	n.holdAt, n.downAt, n.mass = time.Time{}, time.Time{}, false
 	n.failures = uint32(len(n.downs))
 	c.set(n, ready, "", now)
+}
+
+// Restarts takes in a heartbeat that says that the node stops, to start again at once.
+func (c *Core) Restarts(id, session string, now time.Time) {
+	c.Beat(id, session, false, now)
+	if n := c.nodes[id]; n != nil && n.left == "" {
+		n.restarts, n.going = now.Add(c.cfg.RestartGrace), session
+	}
 }
 
 const messageLeft = "the node was stopped"
@@ -322,6 +340,9 @@ func (c *Core) shift(by time.Duration, now time.Time) {
 	move(&c.began)
 	for _, n := range c.list {
 		move(&n.last)
+		if !n.restarts.IsZero() {
+			n.restarts = n.restarts.Add(by)
+		}
 	}
 }
 
@@ -333,12 +354,16 @@ func (c *Core) silentSince(n *node) time.Time {
 	return n.last
 }
 
-// patience is how long a node may be silent: one not heard since we began may need to find us first.
+// patience is how long a node may be silent: one not heard since we began may need to find us first, and one that restarts
+// said how long it may take.
 func (c *Core) patience(n *node, limit time.Duration) time.Duration {
-	if n.heard {
-		return limit
+	if !n.heard {
+		limit = c.grace()
 	}
-	return c.grace()
+	if !n.restarts.IsZero() {
+		limit = max(limit, n.restarts.Sub(c.silentSince(n)))
+	}
+	return limit
 }
 
 func silence(d time.Duration) string {
@@ -402,6 +427,9 @@ func (c *Core) vanished(now time.Time) (gone, total int) {
 		switch {
 		case n.state == ready:
 			total++
+			if now.Before(n.restarts) {
+				break // it said why
+			}
 			if n.heard && now.Sub(n.last) > late || !n.heard && now.Sub(c.silentSince(n)) >= c.grace() {
 				gone++
 			}

@@ -24,6 +24,7 @@ type Info struct {
 	Hostname     string   `json:"hostname"`
 	Addr         string   `json:"addr"`
 	State        string   `json:"state"`
+	Upgrade      string   `json:"upgrade"` // what went wrong with the last one
 }
 
 // LocalInfo asks the daemon of this machine; an error means that there is none, or that it may not be asked.
