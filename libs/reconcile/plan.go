@@ -169,6 +169,7 @@ type planner struct {
 	care     *triage // made when one of its tasks is unhealthy
 	sorted   []*Task
 	units    []unit
+	removed  []*Task // those that were told to go, and have not stopped
 }
 
 // want is a task that needs a node.
@@ -260,11 +261,14 @@ func (p *planner) gone(v *Service) {
 
 // collect gathers the service's tasks in p.sorted, after seeing to those being removed.
 func (p *planner) collect() {
-	p.sorted = p.sorted[:0]
+	p.sorted, p.removed = p.sorted[:0], p.removed[:0]
 	for _, t := range p.v.tasks {
 		switch {
 		case t.Desired == Remove:
 			p.remove(t, "")
+			if !t.stopped() && !p.v.job() {
+				p.removed = append(p.removed, t)
+			}
 		default:
 			p.sorted = append(p.sorted, t)
 			if n := t.Node(); n != nil && n.index >= 0 && t.wanted() {

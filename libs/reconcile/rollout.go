@@ -68,7 +68,7 @@ func (p *planner) rollout() {
 		}
 		r.Rollout = p.begun()
 	case was.over():
-		p.begin(p.free(len(p.dirty))) // such as what a node that was away brings back; that is no new rollout
+		p.startNext(p.free(len(p.dirty))) // such as what a node that was away brings back; that is no new rollout
 		return
 	default:
 		r.Rollout = proto.CloneOf(was.Rollout)
