@@ -170,6 +170,9 @@ type planner struct {
 	sorted   []*Task
 	units    []unit
 	removed  []*Task // those that were told to go, and have not stopped
+
+	stopped    uint32 // units that the update begins stop-first although it is to start first
+	stoppedWhy string
 }
 
 // want is a task that needs a node.
@@ -178,6 +181,7 @@ type want struct {
 	task    *Task
 	pin     *Node   // it must run there
 	credit  *Task   // it will take this one's place, which it may count as free
+	beside  *Task   // it is to run beside this one, which it replaces, or take its place if it cannot
 	drained []*Task // stop these when there is no place for it
 }
 
@@ -225,6 +229,7 @@ func (p *planner) wake(at int64) {
 func (p *planner) service(v *Service) {
 	p.v = v
 	p.wants, p.dirty, p.behind, p.inflight, p.failed, p.care, p.run, p.closed = p.wants[:0], nil, 0, 0, failedOf(v), nil, 0, false
+	p.stopped, p.stoppedWhy = 0, ""
 	p.standing = p.s.standing(v)
 	p.have.reset()
 	if !v.Exists {
@@ -247,6 +252,7 @@ func (p *planner) service(v *Service) {
 		p.keepUp()
 	}
 	p.place()
+	p.noteStopped()
 }
 
 // gone: the service was removed, so are its tasks.

@@ -164,7 +164,7 @@ func (p *planner) pause(r *Rollout, why string) {
 
 func (p *planner) say(r *Rollout, state, message string) {
 	r.Status = proto.CloneOf(r.Status)
-	r.Status.State, r.Status.Message = state, message
+	r.Status.State, r.Status.Message = state, message+stoppedNote(r.Rollout)
 }
 
 // awaitRollback asks for the rollback until the service has the revision that goes back, or somebody decided otherwise.

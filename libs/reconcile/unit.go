@@ -128,7 +128,11 @@ func (p *planner) advance(u *unit, frozen bool) {
 	if t.Node() == nil {
 		if !frozen {
 			w := want{change: -1, task: t, pin: u.node, drained: u.drained}
-			if t.Desired == Ready && len(u.stale) > 0 && !p.startFirst() {
+			switch {
+			case len(u.stale) == 0:
+			case p.startFirst():
+				w.beside = u.stale[0]
+			case t.Desired == Ready:
 				w.credit = u.stale[0] // it will be held until that one has stopped
 			}
 			p.wants = append(p.wants, w)
@@ -328,12 +332,15 @@ func (p *planner) start(u *unit) {
 	}
 	reason := fmt.Sprintf("update to revision %d", p.v.revision)
 	if p.v.update.startFirst && !p.startFirst() {
-		reason += ", stop-first: " + p.single(nil)
+		reason += ", stop-first: " + p.mustStopFirst()
+		p.wentStopFirst(u.tasks, p.mustStopFirst())
 	}
 	if ok, notBefore := p.again(u, p.v.revision); ok {
 		p.create(u, p.v.revision, old, p.first(!p.startFirst(), notBefore), notBefore, reason)
-		if !p.startFirst() {
-			p.wants[len(p.wants)-1].credit = old
+		if w := &p.wants[len(p.wants)-1]; p.startFirst() {
+			w.beside = old
+		} else {
+			w.credit = old
 		}
 	}
 	p.trim(u)

@@ -1884,6 +1884,9 @@ type Rollout struct {
 	Stable        uint64   `protobuf:"varint,8,opt,name=stable,proto3" json:"stable,omitempty"`                                      // the revision that was rolled out to its end before
 	RollingBackTo uint64   `protobuf:"varint,9,opt,name=rolling_back_to,json=rollingBackTo,proto3" json:"rolling_back_to,omitempty"` // it failed, and this is to be rolled back to: asked of state until it is done
 	Reason        string   `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`                                      // of that
+	// Units that were to start first and went stop-first, and why the last of them did.
+	StoppedFirst  uint32 `protobuf:"varint,11,opt,name=stopped_first,json=stoppedFirst,proto3" json:"stopped_first,omitempty"`
+	StoppedWhy    string `protobuf:"bytes,12,opt,name=stopped_why,json=stoppedWhy,proto3" json:"stopped_why,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1984,6 +1987,20 @@ func (x *Rollout) GetRollingBackTo() uint64 {
 func (x *Rollout) GetReason() string {
 	if x != nil {
 		return x.Reason
+	}
+	return ""
+}
+
+func (x *Rollout) GetStoppedFirst() uint32 {
+	if x != nil {
+		return x.StoppedFirst
+	}
+	return 0
+}
+
+func (x *Rollout) GetStoppedWhy() string {
+	if x != nil {
+		return x.StoppedWhy
 	}
 	return ""
 }
@@ -3325,7 +3342,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"for_health\x18\x11 \x01(\bR\tforHealth\"6\n" +
 	"\tNodeTasks\x12)\n" +
-	"\x05tasks\x18\x01 \x03(\v2\x13.skep.v1.TaskRecordR\x05tasks\"\xdb\x02\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x13.skep.v1.TaskRecordR\x05tasks\"\xa1\x03\n" +
 	"\aRollout\x12-\n" +
 	"\x06status\x18\x01 \x01(\v2\x15.skep.v1.UpdateStatusR\x06status\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12+\n" +
@@ -3337,7 +3354,10 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x06stable\x18\b \x01(\x04R\x06stable\x12&\n" +
 	"\x0frolling_back_to\x18\t \x01(\x04R\rrollingBackTo\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"5\n" +
+	" \x01(\tR\x06reason\x12#\n" +
+	"\rstopped_first\x18\v \x01(\rR\fstoppedFirst\x12\x1f\n" +
+	"\vstopped_why\x18\f \x01(\tR\n" +
+	"stoppedWhy\"5\n" +
 	"\x05Fence\x12\x16\n" +
 	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\xa9\x05\n" +
