@@ -171,7 +171,8 @@ type planner struct {
 	units    []unit
 	removed  []*Task // those that were told to go, and have not stopped
 
-	stopped    uint32 // units that the update begins stop-first although it is to start first
+	handovers  []handover // of units that the rollout has reached
+	stopped    uint32     // units that the update begins stop-first although it is to start first
 	stoppedWhy string
 }
 
@@ -229,7 +230,7 @@ func (p *planner) wake(at int64) {
 func (p *planner) service(v *Service) {
 	p.v = v
 	p.wants, p.dirty, p.behind, p.inflight, p.failed, p.care, p.run, p.closed = p.wants[:0], nil, 0, 0, failedOf(v), nil, 0, false
-	p.stopped, p.stoppedWhy = 0, ""
+	p.stopped, p.stoppedWhy, p.handovers = 0, "", p.handovers[:0]
 	p.standing = p.s.standing(v)
 	p.have.reset()
 	if !v.Exists {
@@ -249,6 +250,7 @@ func (p *planner) service(v *Service) {
 	}
 	if !v.job() {
 		p.rollout()
+		p.handOverAll()
 		p.keepUp()
 	}
 	p.place()

@@ -196,8 +196,11 @@ func (p *planner) relieve(u *unit, t *Task) {
 	case beside:
 		p.change(Change{Old: t, Node: t.Node(), Verb: Start, New: t.copyWith(p.begin)})
 	case t.Seen >= Ready || alone:
-		for _, o := range olds {
-			p.stop(o, "replaced by "+t.ID)
+		h := handover{t, olds}
+		if len(u.stale) > 0 {
+			p.handovers = append(p.handovers, h) // what the rollout learns in this plan may forbid it
+		} else {
+			p.handOver(h)
 		}
 	}
 }
