@@ -164,7 +164,7 @@ func (w *worker) adopt(f Found, ok bool) {
 		return
 	}
 	if w.status.State >= skepv1.TaskState_TASK_STATE_RUNNING {
-		w.found = &Found{Phase: PhaseStopped, Exit: Exit{Code: -1, Lost: "the container ended while the node or its agent was down, and its exit code is not known"}}
+		w.found = &Found{Phase: PhaseStopped, Exit: Exit{Code: -1, WithNode: true, Lost: "the container ended while the node or its agent was down, and its exit code is not known"}}
 	}
 }
 
@@ -438,6 +438,10 @@ func (w *worker) exited(e Exit) {
 		st.OomKilled = e.OOM
 		if e.Lost == "" {
 			st.ExitCode = proto.Int32(e.Code)
+		}
+		if e.WithNode {
+			st.State, st.Message, st.Err = skepv1.TaskState_TASK_STATE_ORPHANED, "ended with its node", e.Reason()
+			return
 		}
 		if e.Lost == "" && e.Code == 0 {
 			st.State, st.Message, st.Err = skepv1.TaskState_TASK_STATE_COMPLETE, "finished", ""
