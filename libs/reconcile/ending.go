@@ -3,7 +3,9 @@ package reconcile
 import (
 	"fmt"
 	"slices"
+	"time"
 
+	"skep.dev/libs/partition"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -58,6 +60,8 @@ func (p *planner) predecessors(u *unit) []*Task {
 // holdsUp: t, which is prepared, must not run yet for o's sake.
 func (p *planner) holdsUp(o, t *Task) bool {
 	switch {
+	case p.mayRun(o):
+		return true
 	case o.Node() == t.Node():
 		return !o.quiet() // the same agent stops one and starts the other, and they share its resources and ports
 	case o.stopped(), p.startFirst() && !p.v.job() && !p.v.alone(t.Revision):
@@ -70,12 +74,33 @@ func (p *planner) holdsUp(o, t *Task) bool {
 	return left > 0 || o.stopping()
 }
 
+// mayRun: o's node is not heard, and will have ended it by itself (--on-partition stop) only later.
+func (p *planner) mayRun(o *Task) bool {
+	n, r := o.Node(), o.Service.revs[o.Revision]
+	if n == nil || !n.Exists || n.fenced || n.State != skepv1.NodeState_NODE_STATE_DOWN || r == nil || !r.stops || o.Verdict == Orphaned || o.quiet() {
+		return false
+	}
+	until := n.Since + partition.Hold(p.s.period, time.Duration(o.grace())*time.Millisecond).Milliseconds()
+	if p.now >= until {
+		return false
+	}
+	p.wake(until)
+	return true
+}
+
+// stopped: o will not run any more, as far as anyone can know.
+func (p *planner) stopped(o *Task) bool { return o.stopped() && !p.mayRun(o) }
+
 // sayHeldUp tells, in the record of a task, of one that it waits for longer than that should take.
 func (p *planner) sayHeldUp(t, o *Task) {
-	if p.stopTime(o) > 0 || o.Node() == nil {
+	alone := p.mayRun(o)
+	if p.stopTime(o) > 0 && !alone || o.Node() == nil {
 		return
 	}
 	why := fmt.Sprintf("waits for task %s on node %s, which was told to stop and has not", o.ID, o.Node().Hostname())
+	if alone {
+		why = fmt.Sprintf("waits until node %s, which is not heard, has ended task %s by itself (--on-partition stop)", o.Node().Hostname(), o.ID)
+	}
 	if t.more().Err == why {
 		return
 	}

@@ -8,6 +8,8 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"skep.dev/libs/partition"
+	specs "skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -181,5 +183,58 @@ func TestStartFirstKeepsToReplicasAndParallelism(t *testing.T) {
 		if w := m.works("s"); len(w) > 4 {
 			t.Fatalf("%d run: %v", len(w), w)
 		}
+	}
+}
+
+// A node that is not heard ends tasks with --on-partition stop by itself. Until it certainly has, nothing takes their place: not
+// after a failover, not with start-first, not by a scale to nothing and back, and not by another leader.
+func TestWhatItsNodeEndsIsNotBegunBefore(t *testing.T) {
+	hold := partition.Hold(specs.DefaultHeartbeat, long)
+	for name, c := range map[string]struct {
+		order skepv1.UpdateOrder
+		do    func(m *sim)
+	}{
+		"a failover":  {order: stopFirst},
+		"start-first": {order: startFirst},
+		"a scale": {order: stopFirst, do: func(m *sim) {
+			m.service("s", func(s *skepv1.ServiceSpec) { setReplicas(s, 0) })
+			m.second()
+			m.service("s", func(s *skepv1.ServiceSpec) { setReplicas(s, 1) })
+		}},
+		"another leader": {order: stopFirst, do: func(m *sim) { m.s, m.shadow = m.shadow, m.s }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newSim(t)
+			m.node("n1")
+			m.node("n2")
+			m.service("s", func(s *skepv1.ServiceSpec) {
+				s.Update.Order = c.order
+				s.Task.Container.StopGracePeriod = durationpb.New(long)
+				s.OnPartition = skepv1.PartitionPolicy_PARTITION_POLICY_STOP
+			})
+			m.converge()
+			old := m.one(t, "s", (*Task).wanted)
+			down := m.now
+			m.live(old.Node().ID, skepv1.NodeState_NODE_STATE_DOWN)
+			m.second()
+			if c.do != nil {
+				c.do(m)
+			}
+			begun := func() *Task {
+				for _, x := range m.s.services["s"].tasks {
+					if x.ID != old.ID && x.Desired == Running {
+						return x
+					}
+				}
+				return nil
+			}
+			for begun() == nil && m.now.Sub(down) < time.Hour {
+				m.second()
+			}
+			if took := m.now.Sub(down); took < hold || took > hold+5*time.Second {
+				m.dump()
+				t.Fatalf("begun after %s, want %s", took, hold)
+			}
+		})
 	}
 }

@@ -52,13 +52,13 @@ func (p *planner) unitTasks(of *Task) []*Task {
 func (p *planner) wentStopFirst(unit []*Task, why string) {
 	p.stoppedWhy = why
 	if !slices.ContainsFunc(unit, func(t *Task) bool { return t.Revision == p.v.revision && t.Node() != nil }) {
-		p.stopped++
+		p.stoppedFirst++
 	}
 }
 
 // noteStopped puts what went stop-first in this plan into the rollout's record and message.
 func (p *planner) noteStopped() {
-	if p.stopped == 0 {
+	if p.stoppedFirst == 0 {
 		return
 	}
 	var r *skepv1.Rollout
@@ -72,7 +72,7 @@ func (p *planner) noteStopped() {
 		return
 	}
 	message := strings.TrimSuffix(r.GetStatus().GetMessage(), stoppedNote(r))
-	r.StoppedFirst += p.stopped
+	r.StoppedFirst += p.stoppedFirst
 	r.StoppedWhy = p.stoppedWhy
 	r.Status = proto.CloneOf(r.Status)
 	r.Status.Message = message + stoppedNote(r)

@@ -171,9 +171,9 @@ type planner struct {
 	units    []unit
 	removed  []*Task // those that were told to go, and have not stopped
 
-	handovers  []handover // of units that the rollout has reached
-	stopped    uint32     // units that the update begins stop-first although it is to start first
-	stoppedWhy string
+	handovers    []handover // of units that the rollout has reached
+	stoppedFirst uint32     // units that the update begins stop-first although it is to start first
+	stoppedWhy   string
 }
 
 // want is a task that needs a node.
@@ -230,7 +230,7 @@ func (p *planner) wake(at int64) {
 func (p *planner) service(v *Service) {
 	p.v = v
 	p.wants, p.dirty, p.behind, p.inflight, p.failed, p.care, p.run, p.closed = p.wants[:0], nil, 0, 0, failedOf(v), nil, 0, false
-	p.stopped, p.stoppedWhy, p.handovers = 0, "", p.handovers[:0]
+	p.stoppedFirst, p.stoppedWhy, p.handovers = 0, "", p.handovers[:0]
 	p.standing = p.s.standing(v)
 	p.have.reset()
 	if !v.Exists {
@@ -274,7 +274,7 @@ func (p *planner) collect() {
 		switch {
 		case t.Desired == Remove:
 			p.remove(t, "")
-			if !t.stopped() && !p.v.job() {
+			if !p.stopped(t) && !p.v.job() {
 				p.removed = append(p.removed, t)
 			}
 		default:

@@ -177,6 +177,7 @@ type SnapshotReply struct {
 	Cluster       *ClusterSpec           `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	Node          *NodeObject            `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
 	LastReport    uint64                 `protobuf:"varint,5,opt,name=last_report,json=lastReport,proto3" json:"last_report,omitempty"`
+	State         NodeState              `protobuf:"varint,6,opt,name=state,proto3,enum=skep.v1.NodeState" json:"state,omitempty"` // the monitor's verdict on the node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -244,6 +245,13 @@ func (x *SnapshotReply) GetLastReport() uint64 {
 		return x.LastReport
 	}
 	return 0
+}
+
+func (x *SnapshotReply) GetState() NodeState {
+	if x != nil {
+		return x.State
+	}
+	return NodeState_NODE_STATE_UNKNOWN
 }
 
 // SpecsRequest goes to skep.v1.svc.state.specs.<node>: revisions the agent does not know.
@@ -2082,7 +2090,7 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"\tcpu_nanos\x18\a \x01(\x04R\bcpuNanos\x12!\n" +
 	"\fmemory_bytes\x18\b \x01(\x04R\vmemoryBytes\"*\n" +
 	"\x0fSnapshotRequest\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\xd3\x01\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"\xfd\x01\n" +
 	"\rSnapshotReply\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -2091,7 +2099,8 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"\acluster\x18\x03 \x01(\v2\x14.skep.v1.ClusterSpecR\acluster\x12'\n" +
 	"\x04node\x18\x04 \x01(\v2\x13.skep.v1.NodeObjectR\x04node\x12\x1f\n" +
 	"\vlast_report\x18\x05 \x01(\x04R\n" +
-	"lastReport\"Q\n" +
+	"lastReport\x12(\n" +
+	"\x05state\x18\x06 \x01(\x0e2\x12.skep.v1.NodeStateR\x05state\"Q\n" +
 	"\fSpecsRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12(\n" +
 	"\x04keys\x18\x02 \x03(\v2\x14.skep.v1.RevisionKeyR\x04keys\"H\n" +
@@ -2265,37 +2274,39 @@ var file_skep_v1_agent_proto_goTypes = []any{
 	(*NodeTasks)(nil),             // 34: skep.v1.NodeTasks
 	(*ClusterSpec)(nil),           // 35: skep.v1.ClusterSpec
 	(*NodeObject)(nil),            // 36: skep.v1.NodeObject
-	(*Revision)(nil),              // 37: skep.v1.Revision
-	(*NodeDescription)(nil),       // 38: skep.v1.NodeDescription
-	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
-	(*Platform)(nil),              // 40: skep.v1.Platform
+	(NodeState)(0),                // 37: skep.v1.NodeState
+	(*Revision)(nil),              // 38: skep.v1.Revision
+	(*NodeDescription)(nil),       // 39: skep.v1.NodeDescription
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
+	(*Platform)(nil),              // 41: skep.v1.Platform
 }
 var file_skep_v1_agent_proto_depIdxs = []int32{
 	34, // 0: skep.v1.SnapshotReply.tasks:type_name -> skep.v1.NodeTasks
 	35, // 1: skep.v1.SnapshotReply.cluster:type_name -> skep.v1.ClusterSpec
 	36, // 2: skep.v1.SnapshotReply.node:type_name -> skep.v1.NodeObject
-	4,  // 3: skep.v1.SpecsRequest.keys:type_name -> skep.v1.RevisionKey
-	37, // 4: skep.v1.SpecsReply.revisions:type_name -> skep.v1.Revision
-	35, // 5: skep.v1.SpecsReply.cluster:type_name -> skep.v1.ClusterSpec
-	38, // 6: skep.v1.DescribeRequest.description:type_name -> skep.v1.NodeDescription
-	36, // 7: skep.v1.DescribeReply.node:type_name -> skep.v1.NodeObject
-	35, // 8: skep.v1.DescribeReply.cluster:type_name -> skep.v1.ClusterSpec
-	39, // 9: skep.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	39, // 10: skep.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	14, // 11: skep.v1.StreamControl.resize:type_name -> skep.v1.Resize
-	15, // 12: skep.v1.StreamControl.exit:type_name -> skep.v1.Exit
-	16, // 13: skep.v1.StreamControl.credit:type_name -> skep.v1.Credit
-	17, // 14: skep.v1.StreamControl.ping:type_name -> skep.v1.Ping
-	33, // 15: skep.v1.Ping.sent:type_name -> skep.v1.Ping.SentEntry
-	20, // 16: skep.v1.ListImagesReply.images:type_name -> skep.v1.Image
-	39, // 17: skep.v1.Image.created_at:type_name -> google.protobuf.Timestamp
-	40, // 18: skep.v1.ResolveImageReply.platforms:type_name -> skep.v1.Platform
-	31, // 19: skep.v1.StatsReply.tasks:type_name -> skep.v1.TaskStats
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	37, // 3: skep.v1.SnapshotReply.state:type_name -> skep.v1.NodeState
+	4,  // 4: skep.v1.SpecsRequest.keys:type_name -> skep.v1.RevisionKey
+	38, // 5: skep.v1.SpecsReply.revisions:type_name -> skep.v1.Revision
+	35, // 6: skep.v1.SpecsReply.cluster:type_name -> skep.v1.ClusterSpec
+	39, // 7: skep.v1.DescribeRequest.description:type_name -> skep.v1.NodeDescription
+	36, // 8: skep.v1.DescribeReply.node:type_name -> skep.v1.NodeObject
+	35, // 9: skep.v1.DescribeReply.cluster:type_name -> skep.v1.ClusterSpec
+	40, // 10: skep.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	40, // 11: skep.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	14, // 12: skep.v1.StreamControl.resize:type_name -> skep.v1.Resize
+	15, // 13: skep.v1.StreamControl.exit:type_name -> skep.v1.Exit
+	16, // 14: skep.v1.StreamControl.credit:type_name -> skep.v1.Credit
+	17, // 15: skep.v1.StreamControl.ping:type_name -> skep.v1.Ping
+	33, // 16: skep.v1.Ping.sent:type_name -> skep.v1.Ping.SentEntry
+	20, // 17: skep.v1.ListImagesReply.images:type_name -> skep.v1.Image
+	40, // 18: skep.v1.Image.created_at:type_name -> google.protobuf.Timestamp
+	41, // 19: skep.v1.ResolveImageReply.platforms:type_name -> skep.v1.Platform
+	31, // 20: skep.v1.StatsReply.tasks:type_name -> skep.v1.TaskStats
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_agent_proto_init() }
