@@ -13,6 +13,9 @@ func TestATaskAloneComesAfterTheOther(t *testing.T) {
 		"an update": func(m *sim, _ string) {
 			m.service("s", func(s *skepv1.ServiceSpec) { s.Task.Container.Image = "v2" })
 		},
+		"a start-first update": func(m *sim, _ string) {
+			m.service("s", func(s *skepv1.ServiceSpec) { s.Task.Container.Image, s.Update.Order = "v2", startFirst })
+		},
 		"a drain": func(m *sim, node string) {
 			m.nodes[node].obj.Spec.Availability = skepv1.Availability_AVAILABILITY_DRAIN
 			m.putNode(node)

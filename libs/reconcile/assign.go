@@ -68,7 +68,9 @@ func (p *planner) batch(open []*want, revision uint64) {
 		if why == "" {
 			why = p.engine.Why(req, p.have.counts())
 		}
-		p.unplaced(w, why)
+		if !p.instead(w, req, why) {
+			p.unplaced(w, why)
+		}
 	}
 }
 
@@ -86,8 +88,12 @@ func (p *planner) pinned(w *want, n *Node, req *place.Request) {
 		p.assign(w, n, at.Assigned)
 		return
 	}
+	why := "no suitable node (" + filter.Text(1) + ")"
+	if p.instead(w, req, why) {
+		return
+	}
 	p.waitFor(w, n)
-	p.unplaced(w, "no suitable node ("+filter.Text(1)+")")
+	p.unplaced(w, why)
 }
 
 // waitFor notes, in the record of a task that gets no node yet, which one it is meant for.

@@ -68,7 +68,10 @@ func (p *planner) bound(w *want, r *revision) {
 		only = w.pin
 	}
 	if o := p.before(w, only); o != nil {
-		p.unplaced(w, fmt.Sprintf("the task before it has not stopped yet on node %s, and they would share its volumes", only.Hostname()))
+		why = fmt.Sprintf("the task before it has not stopped yet on node %s, and they would share its volumes", only.Hostname())
+		if o != w.beside || !p.instead(w, r.request, "they would share the volumes of node "+only.Hostname()) {
+			p.unplaced(w, why)
+		}
 		return
 	}
 	n, assigned := p.find(w, r, only)
@@ -78,7 +81,9 @@ func (p *planner) bound(w *want, r *revision) {
 		} else {
 			why = p.refused(w, r, only, t.reason, by)
 		}
-		p.unplaced(w, why)
+		if w.beside == nil || only != nil && only != w.beside.Node() || !p.instead(w, r.request, why) {
+			p.unplaced(w, why)
+		}
 		return
 	}
 	if slices.ContainsFunc(r.mounts, func(m mount) bool { return m.ofNode }) && w.pin == nil {
@@ -292,7 +297,15 @@ func (p *planner) single(old *Task) string {
 }
 
 // startFirst: the update starts new tasks before it stops old ones.
-func (p *planner) startFirst() bool { return p.v.update.startFirst && p.s.single(p.v.current) == "" }
+func (p *planner) startFirst() bool { return p.v.update.startFirst && p.mustStopFirst() == "" }
+
+// mustStopFirst says why no two tasks of a unit may run at once, whatever the order that was asked for; "" = they may.
+func (p *planner) mustStopFirst() string {
+	if p.v.alone(p.v.revision) {
+		return "its tasks have an address of their own"
+	}
+	return p.single(nil)
+}
 
 func noClaim(driver, name string) error {
 	return fault.NotFound("no node holds a volume %s: skep volume claims shows all that are held", newVolumeID(driver, name))

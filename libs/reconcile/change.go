@@ -68,7 +68,7 @@ func (p *planner) past(t *Task) {
 func (p *planner) remove(t *Task, reason string) {
 	n := t.Node()
 	switch {
-	case n == nil, n.lost(), t.Verdict == Orphaned, t.quiet():
+	case n == nil, n.lost() && !(p.v.Exists && p.mayRun(t)), t.Verdict == Orphaned, t.quiet():
 		p.change(Change{Old: t, Node: n, Verb: Forget, Reason: reason})
 	case t.Desired != Remove:
 		p.change(Change{Old: t, Node: n, Verb: Delete, Reason: reason, New: t.copyWith(func(n *Task) {

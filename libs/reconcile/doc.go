@@ -12,7 +12,7 @@
 // Changes that must never be seen apart are one Group; the committer writes a group in one atomic batch.
 //
 // Where Swarm is followed and where not: the restart delay is for tasks that ended, not for those whose node was lost
-// or drained; a drain starts the replacement before it stops the old task; an update prepares (pulls) the new task
+// or drained; a drain goes by the order of updates; an update prepares (pulls) the new task
 // before it stops the old one and never stops an old task it cannot replace; a global task on a node that is down stays
 // as it is until the node returns or is removed.
 package reconcile

@@ -27,7 +27,8 @@ func (p *planner) fill(n int) {
 		if next < len(p.units) && p.units[next].slot == slot {
 			continue
 		}
-		p.create(&unit{slot: slot}, p.standing, nil, p.goal(), 0, "")
+		u := &unit{slot: slot}
+		p.create(u, p.standing, nil, p.goalAfter(u, 0), 0, "")
 		n--
 	}
 }
@@ -137,7 +138,8 @@ func (p *planner) global() {
 		if has[n] || !n.accepts() || v.never || !constraint.MatchAll(v.limits, &n.attrs) || !p.platform(n) {
 			continue
 		}
-		p.create(&unit{node: n}, p.standing, nil, p.goal(), 0, "")
+		u := &unit{node: n}
+		p.create(u, p.standing, nil, p.goalAfter(u, 0), 0, "")
 	}
 }
 

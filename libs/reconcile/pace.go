@@ -45,7 +45,7 @@ func (p *planner) pace(r *Rollout) {
 		}
 	}
 	r.LastBatchUnixMs = 0
-	p.begin(free)
+	p.startNext(free)
 }
 
 func (p *planner) sayCanary(r *Rollout) {
@@ -88,7 +88,8 @@ func (p *planner) free(most int) int {
 	return most
 }
 
-func (p *planner) begin(n int) {
+// startNext begins the update of the next n units.
+func (p *planner) startNext(n int) {
 	for i := 0; i < n && i < len(p.dirty); i++ {
 		p.start(p.dirty[i])
 	}

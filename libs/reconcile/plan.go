@@ -169,6 +169,11 @@ type planner struct {
 	care     *triage // made when one of its tasks is unhealthy
 	sorted   []*Task
 	units    []unit
+	removed  []*Task // those that were told to go, and have not stopped
+
+	handovers    []handover // of units that the rollout has reached
+	stoppedFirst uint32     // units that the update begins stop-first although it is to start first
+	stoppedWhy   string
 }
 
 // want is a task that needs a node.
@@ -177,6 +182,7 @@ type want struct {
 	task    *Task
 	pin     *Node   // it must run there
 	credit  *Task   // it will take this one's place, which it may count as free
+	beside  *Task   // it is to run beside this one, which it replaces, or take its place if it cannot
 	drained []*Task // stop these when there is no place for it
 }
 
@@ -224,6 +230,7 @@ func (p *planner) wake(at int64) {
 func (p *planner) service(v *Service) {
 	p.v = v
 	p.wants, p.dirty, p.behind, p.inflight, p.failed, p.care, p.run, p.closed = p.wants[:0], nil, 0, 0, failedOf(v), nil, 0, false
+	p.stoppedFirst, p.stoppedWhy, p.handovers = 0, "", p.handovers[:0]
 	p.standing = p.s.standing(v)
 	p.have.reset()
 	if !v.Exists {
@@ -243,9 +250,11 @@ func (p *planner) service(v *Service) {
 	}
 	if !v.job() {
 		p.rollout()
+		p.handOverAll()
 		p.keepUp()
 	}
 	p.place()
+	p.noteStopped()
 }
 
 // gone: the service was removed, so are its tasks.
@@ -260,11 +269,14 @@ func (p *planner) gone(v *Service) {
 
 // collect gathers the service's tasks in p.sorted, after seeing to those being removed.
 func (p *planner) collect() {
-	p.sorted = p.sorted[:0]
+	p.sorted, p.removed = p.sorted[:0], p.removed[:0]
 	for _, t := range p.v.tasks {
 		switch {
 		case t.Desired == Remove:
 			p.remove(t, "")
+			if !p.stopped(t) && !p.v.job() {
+				p.removed = append(p.removed, t)
+			}
 		default:
 			p.sorted = append(p.sorted, t)
 			if n := t.Node(); n != nil && n.index >= 0 && t.wanted() {

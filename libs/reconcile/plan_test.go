@@ -271,7 +271,7 @@ func TestPlacementOnlyChangeNeedsNoRestart(t *testing.T) {
 
 func TestDrainStartsBeforeItStops(t *testing.T) {
 	m := cluster(t, 3)
-	m.service("s", func(s *skepv1.ServiceSpec) { setReplicas(s, 6) })
+	m.service("s", func(s *skepv1.ServiceSpec) { setReplicas(s, 6); s.Update.Order = startFirst })
 	m.converge()
 	m.nodes["n1"].obj.Spec.Availability = skepv1.Availability_AVAILABILITY_DRAIN
 	m.putNode("n1")

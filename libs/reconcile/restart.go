@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	"skep.dev/libs/restart"
@@ -12,7 +13,7 @@ import (
 func (p *planner) revive(u *unit) {
 	revision := p.anew(u)
 	if len(u.tasks) == u.dropped {
-		p.create(u, revision, nil, p.goal(), 0, "")
+		p.create(u, revision, nil, p.goalAfter(u, 0), 0, "")
 		return
 	}
 	last := u.tasks[len(u.tasks)-1]
@@ -22,13 +23,13 @@ func (p *planner) revive(u *unit) {
 		if revision != p.v.revision {
 			reason = fmt.Sprintf("the update waits, and revision %d is the last good one", revision)
 		}
-		p.create(u, revision, last, p.goalAfter(last, 0), 0, reason)
+		p.create(u, revision, last, p.goalAfter(u, 0), 0, reason)
 		return
 	}
 	_, _, reason := p.policy(u, last)
 	if !last.selfEnded() {
 		if p.v.restart.condition != skepv1.RestartCondition_RESTART_CONDITION_NONE {
-			p.create(u, revision, last, p.goalAfter(last, 0), 0, reason)
+			p.create(u, revision, last, p.goalAfter(u, 0), 0, reason)
 		}
 		return
 	}
@@ -36,12 +37,13 @@ func (p *planner) revive(u *unit) {
 	if !ok {
 		return
 	}
-	p.create(u, revision, last, p.goalAfter(last, notBefore), notBefore, reason)
+	p.create(u, revision, last, p.goalAfter(u, notBefore), notBefore, reason)
 }
 
-// goalAfter is what is desired of a replacement at first: to be held while its delay or the old task's end is awaited.
-func (p *planner) goalAfter(old *Task, notBefore int64) TaskState {
-	if notBefore > p.now || !old.stopped() {
+// goalAfter is what is desired of a replacement at first: to be held while its delay or the end of a task before it is
+// awaited.
+func (p *planner) goalAfter(u *unit, notBefore int64) TaskState {
+	if notBefore > p.now || slices.ContainsFunc(p.predecessors(u), func(o *Task) bool { return !p.stopped(o) }) {
 		return Ready
 	}
 	return p.goal()

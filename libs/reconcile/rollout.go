@@ -68,7 +68,7 @@ func (p *planner) rollout() {
 		}
 		r.Rollout = p.begun()
 	case was.over():
-		p.begin(p.free(len(p.dirty))) // such as what a node that was away brings back; that is no new rollout
+		p.startNext(p.free(len(p.dirty))) // such as what a node that was away brings back; that is no new rollout
 		return
 	default:
 		r.Rollout = proto.CloneOf(was.Rollout)
@@ -164,7 +164,7 @@ func (p *planner) pause(r *Rollout, why string) {
 
 func (p *planner) say(r *Rollout, state, message string) {
 	r.Status = proto.CloneOf(r.Status)
-	r.Status.State, r.Status.Message = state, message
+	r.Status.State, r.Status.Message = state, message+stoppedNote(r.Rollout)
 }
 
 // awaitRollback asks for the rollback until the service has the revision that goes back, or somebody decided otherwise.

@@ -87,8 +87,10 @@ type revision struct {
 	core, place uint64
 	networks    []string // that are not everywhere, by id
 	storage
-	alone bool // its task has what only one can have, an address of its own: it gets that when the one before has ended
-	gone  bool // it is not kept any more; tasks of it are left
+	stops bool  // a node that has lost its managers ends its task by itself
+	grace int64 // ms its task has between the signal to stop and the kill
+	alone bool  // its task has what only one can have, an address of its own: it gets that when the one before has ended
+	gone  bool  // it is not kept any more; tasks of it are left
 }
 
 type failure struct {
@@ -179,9 +181,13 @@ func (s *State) putService(id string, o *skepv1.Service) {
 // newRevision boils a spec down; it shares like's request when nothing in it differs.
 func newRevision(spec *skepv1.ServiceSpec, like *revision) *revision {
 	req := place.FromSpec(spec)
-	r := &revision{request: &req, networks: specs.Overlays(spec), storage: newStorage(spec), alone: len(specs.Fixed(spec)) > 0}
+	r := &revision{request: &req, networks: specs.Overlays(spec), storage: newStorage(spec), alone: len(specs.Fixed(spec)) > 0, grace: specs.DefaultStopGrace.Milliseconds(),
+		stops: spec.GetOnPartition() == skepv1.PartitionPolicy_PARTITION_POLICY_STOP}
+	if d := spec.GetTask().GetContainer().GetStopGracePeriod(); d != nil {
+		r.grace = ms(d)
+	}
 	r.place, r.core = sum(spec.GetTask().GetPlacement()), sum(specs.Core(spec))
-	if like != nil && like.core == r.core && like.place == r.place && proto.Equal(like.names, r.names) {
+	if like != nil && like.core == r.core && like.place == r.place && like.stops == r.stops && proto.Equal(like.names, r.names) {
 		return like
 	}
 	return r

@@ -47,6 +47,9 @@ type simNode struct {
 	silent bool
 	seen   map[string]*skepv1.TaskStatus
 	fail   bool // tasks started here fail
+
+	stops time.Duration        // how long a running task takes to stop, 0 = no time
+	told  map[string]time.Time // when each was told to
 }
 
 // An image says how its tasks fare: "bad" ends at once, "late" ends 3 s after it began to run, "mute" never serves.
@@ -286,6 +289,9 @@ func (m *sim) agent(id string) {
 			s := n.seen[t.ID]
 			want := Running
 			switch {
+			case t.Desired > Complete && n.lingers(s, m.now):
+				next[t.ID] = s
+				continue
 			case t.Desired == Remove:
 				continue
 			case t.Desired == Shutdown:
@@ -318,6 +324,20 @@ func (m *sim) agent(id string) {
 	}
 	n.seen = next
 	m.report(id, st)
+}
+
+// lingers: the task was told to stop and takes its time.
+func (n *simNode) lingers(s *skepv1.TaskStatus, now time.Time) bool {
+	if n.stops == 0 || TaskState(s.GetState()) != Running {
+		return false
+	}
+	if n.told == nil {
+		n.told = map[string]time.Time{}
+	}
+	if n.told[s.TaskId].IsZero() {
+		n.told[s.TaskId] = now
+	}
+	return now.Sub(n.told[s.TaskId]) < n.stops
 }
 
 func (m *sim) report(id string, st *skepv1.NodeStatus) {

@@ -169,9 +169,9 @@ func TestRestartWhileAnUpdateWaits(t *testing.T) {
 	}
 }
 
-// A drained node loses none of its tasks before others serve in their place.
+// With start-first a drained node loses none of its tasks before others serve in their place.
 func TestDrainWhileAnUpdateWaits(t *testing.T) {
-	m := waiting(t, "canary", func(*skepv1.ServiceSpec) {})
+	m := waiting(t, "canary", func(s *skepv1.ServiceSpec) { s.Update.Order = startFirst })
 	m.nodes["n1"].obj.Spec.Availability = skepv1.Availability_AVAILABILITY_DRAIN
 	m.putNode("n1")
 	for range 50 {

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/keys"
+	specs "skep.dev/libs/spec"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -39,7 +40,8 @@ type State struct {
 	named         map[*Task]named
 
 	history int64
-	cluster bool // its object was seen
+	period  time.Duration // of heartbeats
+	cluster bool          // its object was seen
 	fence   skepv1.Fence
 }
 
@@ -169,6 +171,10 @@ func (s *State) PutSpec(key string, val []byte) error {
 }
 
 func (s *State) putCluster(c *skepv1.ClusterSpec) {
+	s.period = specs.DefaultHeartbeat
+	if d := c.GetHeartbeatPeriod(); d != nil {
+		s.period = d.AsDuration()
+	}
 	h := c.GetTaskHistoryLimit()
 	if h != s.history {
 		s.history = h

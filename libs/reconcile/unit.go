@@ -25,7 +25,8 @@ type unit struct {
 }
 
 const (
-	// stopPatience is how long a replacement waits for the task before it to stop.
+	// stopPatience is how long, beyond its own grace period, a task may take to stop: for its node to read that it should,
+	// to end it by force and to say so.
 	stopPatience = 60_000
 	// orphanAfter is how long a node may be down before its tasks count as lost for good.
 	orphanAfter = 24 * 3600 * 1000
@@ -127,7 +128,11 @@ func (p *planner) advance(u *unit, frozen bool) {
 	if t.Node() == nil {
 		if !frozen {
 			w := want{change: -1, task: t, pin: u.node, drained: u.drained}
-			if t.Desired == Ready && len(u.stale) > 0 && !p.startFirst() {
+			switch {
+			case len(u.stale) == 0:
+			case p.startFirst():
+				w.beside = u.stale[0]
+			case t.Desired == Ready:
 				w.credit = u.stale[0] // it will be held until that one has stopped
 			}
 			p.wants = append(p.wants, w)
@@ -147,32 +152,27 @@ func (p *planner) advance(u *unit, frozen bool) {
 		p.wake(t.NotBefore)
 		return
 	}
-	for _, o := range u.tasks {
-		if o == t {
-			continue
-		}
-		if o.Node() == t.Node() {
-			// The same agent stops one and starts the other, and they share its resources and ports: wait for its word.
-			if !o.quiet() {
-				return
-			}
-			continue
-		}
-		// Elsewhere one minute is enough, as in Swarm.
-		if until := o.VerdictAt + stopPatience; !o.stopped() && p.now < until {
-			p.wake(until)
+	for _, o := range p.predecessors(u) {
+		if o != t && p.holdsUp(o, t) {
+			p.sayHeldUp(t, o)
 			return
 		}
 	}
-	n := *t
-	// The delay was waited for here: its agent's clock, which may be another, must not wait again.
-	n.Desired, n.NotBefore = p.goal(), 0
-	p.change(Change{Old: t, New: &n, Node: t.Node(), Verb: Start})
+	p.change(Change{Old: t, Node: t.Node(), Verb: Start, New: t.copyWith(p.begin)})
 }
 
-// relieve lets t take over from the old tasks of its unit. Start-first, and always when the old ones are only drained: it
-// runs, then they stop. Stop-first: it is prepared, then they stop, then it runs (advance, once they are gone). A task that
-// needs what only one can have is prepared when they have stopped.
+// begin lets a prepared task run.
+func (p *planner) begin(t *Task) {
+	// The delay was waited for here: its agent's clock, which may be another, must not wait again.
+	t.Desired, t.NotBefore = p.goal(), 0
+	if t.more().Err != "" {
+		t.edit().Err = ""
+	}
+}
+
+// relieve lets t take over from the old tasks of its unit, those of a drained node too, by the service's order. Start-first:
+// it runs, then they stop. Stop-first: it is prepared, then they stop, then it runs (advance, once they are gone). A task
+// that needs what only one can have is prepared when they have stopped.
 func (p *planner) relieve(u *unit, t *Task) {
 	if p.early(t) {
 		p.wake(t.NotBefore)
@@ -188,16 +188,19 @@ func (p *planner) relieve(u *unit, t *Task) {
 		return
 	}
 	alone := p.v.alone(t.Revision)
-	beside := !alone && (p.startFirst() || len(u.stale) == 0)
+	beside := !alone && p.startFirst()
 	for _, o := range olds {
 		beside = beside && o.Node() != t.Node() // it may stand in that one's place
 	}
 	switch {
 	case beside:
-		p.change(Change{Old: t, Node: t.Node(), Verb: Start, New: t.copyWith(func(n *Task) { n.Desired, n.NotBefore = p.goal(), 0 })})
+		p.change(Change{Old: t, Node: t.Node(), Verb: Start, New: t.copyWith(p.begin)})
 	case t.Seen >= Ready || alone:
-		for _, o := range olds {
-			p.stop(o, "replaced by "+t.ID)
+		h := handover{t, olds}
+		if len(u.stale) > 0 {
+			p.handovers = append(p.handovers, h) // what the rollout learns in this plan may forbid it
+		} else {
+			p.handOver(h)
 		}
 	}
 }
@@ -264,17 +267,16 @@ func (p *planner) count(u *unit, t *Task) {
 	}
 }
 
-// leaving: an out-of-date task that was told to stop and has not yet, within a minute.
+// leaving: an out-of-date task that was told to stop, has not yet, and may take as long.
 func (p *planner) leaving(o *Task) bool {
 	if o.Desired <= Complete || o.upToDate() || o.stopped() {
 		return false
 	}
-	left := o.VerdictAt + stopPatience - p.now
-	if left <= 0 || left > stopPatience {
-		return false
+	left := p.stopTime(o)
+	if left > 0 {
+		p.wake(p.now + left)
 	}
-	p.wake(p.now + left)
-	return true
+	return left > 0
 }
 
 // goal is what is desired of a task that may run.
@@ -285,7 +287,8 @@ func (p *planner) goal() TaskState {
 	return Running
 }
 
-// leave replaces a task on a drained node: the new one runs first, so no replica is missing meanwhile.
+// leave replaces a task on a drained node, by the service's order: with start-first no replica is missing meanwhile, with
+// stop-first no two of a unit run at once.
 func (p *planner) leave(u *unit) {
 	old := u.drained[len(u.drained)-1]
 	if p.v.restart.condition == skepv1.RestartCondition_RESTART_CONDITION_NONE {
@@ -310,7 +313,7 @@ func (p *planner) leave(u *unit) {
 		p.stop(old, "its node is drained and the service may not be started again")
 		return
 	}
-	p.create(u, revision, old, p.first(p.v.alone(revision), notBefore), notBefore, "node "+old.Node().Hostname()+" is drained")
+	p.create(u, revision, old, p.first(p.v.alone(revision) || !p.startFirst(), notBefore), notBefore, "node "+old.Node().Hostname()+" is drained")
 	p.wants[len(p.wants)-1].drained = []*Task{old}
 }
 
@@ -332,12 +335,15 @@ func (p *planner) start(u *unit) {
 	}
 	reason := fmt.Sprintf("update to revision %d", p.v.revision)
 	if p.v.update.startFirst && !p.startFirst() {
-		reason += ", stop-first: " + p.single(nil)
+		reason += ", stop-first: " + p.mustStopFirst()
+		p.wentStopFirst(u.tasks, p.mustStopFirst())
 	}
 	if ok, notBefore := p.again(u, p.v.revision); ok {
 		p.create(u, p.v.revision, old, p.first(!p.startFirst(), notBefore), notBefore, reason)
-		if !p.startFirst() {
-			p.wants[len(p.wants)-1].credit = old
+		if w := &p.wants[len(p.wants)-1]; p.startFirst() {
+			w.beside = old
+		} else {
+			w.credit = old
 		}
 	}
 	p.trim(u)

@@ -24,7 +24,7 @@ func Core(s *skepv1.ServiceSpec) *skepv1.ServiceSpec {
 	if t.Restart != nil {
 		t.Restart.MaxDelay = nil
 	}
-	return &skepv1.ServiceSpec{Task: t, Endpoint: &skepv1.EndpointSpec{Ports: HostPorts(s)}}
+	return &skepv1.ServiceSpec{Task: t, Endpoint: &skepv1.EndpointSpec{Ports: HostPorts(s)}, OnPartition: s.GetOnPartition()}
 }
 
 // unversioned: whether a version was asked for is nothing to a task; nor which one it is, where newer ones come to tasks

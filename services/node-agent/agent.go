@@ -108,6 +108,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	g.Go(func() error { s.tidy(gctx); return nil })
 	g.Go(func() error { return s.serveManager(gctx) })
 	g.Go(func() error { s.watchBinds(gctx); return nil })
+	g.Go(func() error { s.watchManagers(gctx); return nil })
 	return g.Wait()
 }
 

@@ -118,10 +118,7 @@ func (s *Service) heartbeats(ctx context.Context) {
 	}
 	for {
 		s.beat(&skepv1.Heartbeat{})
-		period := defaultHeartbeat
-		if d := s.cluster.Load().GetHeartbeatPeriod(); d != nil && d.AsDuration() >= 50*time.Millisecond {
-			period = d.AsDuration()
-		}
+		period := s.heartbeat()
 		t := time.NewTimer(period*9/10 + rand.N(period/5))
 		select {
 		case <-ctx.Done():
@@ -136,6 +133,14 @@ func (s *Service) heartbeats(ctx context.Context) {
 		case <-t.C:
 		}
 	}
+}
+
+// heartbeat is the period of heartbeats.
+func (s *Service) heartbeat() time.Duration {
+	if d := s.cluster.Load().GetHeartbeatPeriod(); d != nil && d.AsDuration() >= 50*time.Millisecond {
+		return d.AsDuration()
+	}
+	return defaultHeartbeat
 }
 
 // beat sends a heartbeat; hb says what is special about it.

@@ -176,6 +176,7 @@ func (s *Service) snapshot(ctx context.Context, node string, r *skepv1.SnapshotR
 		Generation: gen, Tasks: &skepv1.NodeTasks{Tasks: records},
 		Node: s.ix.NodeObject(node), LastReport: s.ix.Report(node).Number,
 	}
+	out.State, _ = s.ix.Standing(node)
 	if c := s.ix.Cluster(); c != nil {
 		out.Cluster = c.Spec
 	}

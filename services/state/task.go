@@ -25,10 +25,25 @@ type composer struct {
 	specs map[string]*skepv1.Revision
 	names map[string]string
 	hosts map[string]string
+	nodes map[string]nodeStanding
+}
+
+type nodeStanding struct {
+	state        skepv1.NodeState
+	availability skepv1.Availability
+}
+
+func (c *composer) standing(node string) nodeStanding {
+	st, ok := c.nodes[node]
+	if !ok {
+		st.state, st.availability = c.s.ix.Standing(node)
+		c.nodes[node] = st
+	}
+	return st
 }
 
 func (s *Service) composer() *composer {
-	return &composer{s: s, specs: map[string]*skepv1.Revision{}, names: map[string]string{}, hosts: map[string]string{}}
+	return &composer{s: s, specs: map[string]*skepv1.Revision{}, names: map[string]string{}, hosts: map[string]string{}, nodes: map[string]nodeStanding{}}
 }
 
 func (c *composer) revision(service string, number uint64) *skepv1.Revision {
@@ -75,6 +90,12 @@ func (c *composer) task(group string, rec *skepv1.TaskRecord, st *skepv1.TaskSta
 	t.Meta.UpdatedAt = timestamp(t.Status.SinceUnixMs)
 	if node != "" {
 		t.NodeHostname = memo(c.hosts, node, c.s.ix.Hostname)
+		at := c.standing(node)
+		t.NodeState, t.NodeAvailability = at.state, at.availability
+		if at.state == skepv1.NodeState_NODE_STATE_DOWN && rec.Desired <= skepv1.TaskState_TASK_STATE_COMPLETE &&
+			t.Status.State < skepv1.TaskState_TASK_STATE_COMPLETE && t.Status.Err == "" {
+			t.Status.Err = "its node is down, and this is what was last heard"
+		}
 	}
 	name := t.ServiceName
 	if name == "" {
@@ -108,6 +129,9 @@ func composeStatus(rec *skepv1.TaskRecord, st *skepv1.TaskStatus, placed bool) *
 	case st != nil:
 		if st.Health == skepv1.HealthState_HEALTH_STATE_UNHEALTHY && out.Err == "" {
 			out.Err = rec.Err // why it goes on all the same
+		}
+		if st.State <= skepv1.TaskState_TASK_STATE_READY && out.Err == "" {
+			out.Err = rec.Err // what it waits for, prepared
 		}
 	case placed:
 		out.State, out.SinceUnixMs, out.Message, out.Err = skepv1.TaskState_TASK_STATE_ASSIGNED, rec.CreatedUnixMs, rec.Message, rec.Err

@@ -399,7 +399,11 @@ func (r *rig) rebalance() error {
 	return nil
 }
 
+// drain is measured start-first: with stop-first it takes as long as the tasks take to stop.
 func (r *rig) drain() error {
+	if _, err := r.skep("service", "update", "--update-order", "start-first", "spread"); err != nil {
+		return err
+	}
 	d, err := r.median(func() (time.Duration, error) {
 		began := time.Now()
 		if _, err := r.skep("node", "update", "--availability", "drain", "w2"); err != nil {

@@ -248,6 +248,7 @@ type SnapshotReply struct {
 	Cluster       *ClusterSpec           `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	Node          *NodeObject            `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
 	LastReport    uint64                 `protobuf:"varint,5,opt,name=last_report,json=lastReport,proto3" json:"last_report,omitempty"`
+	State         NodeState              `protobuf:"varint,6,opt,name=state,proto3,enum=skep.v1.NodeState" json:"state,omitempty"` // the monitor's verdict on the node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -315,6 +316,13 @@ func (x *SnapshotReply) GetLastReport() uint64 {
 		return x.LastReport
 	}
 	return 0
+}
+
+func (x *SnapshotReply) GetState() NodeState {
+	if x != nil {
+		return x.State
+	}
+	return NodeState_NODE_STATE_UNKNOWN
 }
 
 // ---- skep.v1.node.<id>.self
@@ -2374,7 +2382,7 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"restarting\"D\n" +
 	"\x0fSnapshotRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
-	"\asession\x18\x02 \x01(\tR\asession\"\xd3\x01\n" +
+	"\asession\x18\x02 \x01(\tR\asession\"\xfd\x01\n" +
 	"\rSnapshotReply\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -2383,7 +2391,8 @@ const file_skep_v1_agent_proto_rawDesc = "" +
 	"\acluster\x18\x03 \x01(\v2\x14.skep.v1.ClusterSpecR\acluster\x12'\n" +
 	"\x04node\x18\x04 \x01(\v2\x13.skep.v1.NodeObjectR\x04node\x12\x1f\n" +
 	"\vlast_report\x18\x05 \x01(\x04R\n" +
-	"lastReport\"U\n" +
+	"lastReport\x12(\n" +
+	"\x05state\x18\x06 \x01(\x0e2\x12.skep.v1.NodeStateR\x05state\"U\n" +
 	"\tSelfReply\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
@@ -2584,38 +2593,40 @@ var file_skep_v1_agent_proto_goTypes = []any{
 	(*NodeTasks)(nil),             // 38: skep.v1.NodeTasks
 	(*ClusterSpec)(nil),           // 39: skep.v1.ClusterSpec
 	(*NodeObject)(nil),            // 40: skep.v1.NodeObject
-	(*Revision)(nil),              // 41: skep.v1.Revision
-	(*NodeDescription)(nil),       // 42: skep.v1.NodeDescription
-	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
-	(*Platform)(nil),              // 44: skep.v1.Platform
+	(NodeState)(0),                // 41: skep.v1.NodeState
+	(*Revision)(nil),              // 42: skep.v1.Revision
+	(*NodeDescription)(nil),       // 43: skep.v1.NodeDescription
+	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
+	(*Platform)(nil),              // 45: skep.v1.Platform
 }
 var file_skep_v1_agent_proto_depIdxs = []int32{
 	38, // 0: skep.v1.SnapshotReply.tasks:type_name -> skep.v1.NodeTasks
 	39, // 1: skep.v1.SnapshotReply.cluster:type_name -> skep.v1.ClusterSpec
 	40, // 2: skep.v1.SnapshotReply.node:type_name -> skep.v1.NodeObject
-	6,  // 3: skep.v1.SpecsRequest.keys:type_name -> skep.v1.RevisionKey
-	41, // 4: skep.v1.SpecsReply.revisions:type_name -> skep.v1.Revision
-	39, // 5: skep.v1.SpecsReply.cluster:type_name -> skep.v1.ClusterSpec
-	42, // 6: skep.v1.DescribeRequest.description:type_name -> skep.v1.NodeDescription
-	40, // 7: skep.v1.DescribeReply.node:type_name -> skep.v1.NodeObject
-	39, // 8: skep.v1.DescribeReply.cluster:type_name -> skep.v1.ClusterSpec
-	43, // 9: skep.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	43, // 10: skep.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	16, // 11: skep.v1.StreamControl.resize:type_name -> skep.v1.Resize
-	17, // 12: skep.v1.StreamControl.exit:type_name -> skep.v1.Exit
-	18, // 13: skep.v1.StreamControl.credit:type_name -> skep.v1.Credit
-	19, // 14: skep.v1.StreamControl.ping:type_name -> skep.v1.Ping
-	37, // 15: skep.v1.Ping.sent:type_name -> skep.v1.Ping.SentEntry
-	22, // 16: skep.v1.ListImagesReply.images:type_name -> skep.v1.Image
-	43, // 17: skep.v1.Image.created_at:type_name -> google.protobuf.Timestamp
-	44, // 18: skep.v1.ResolveImageReply.platforms:type_name -> skep.v1.Platform
-	33, // 19: skep.v1.StatsReply.tasks:type_name -> skep.v1.TaskStats
-	0,  // 20: skep.v1.UpgradeState.step:type_name -> skep.v1.UpgradeStep
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	41, // 3: skep.v1.SnapshotReply.state:type_name -> skep.v1.NodeState
+	6,  // 4: skep.v1.SpecsRequest.keys:type_name -> skep.v1.RevisionKey
+	42, // 5: skep.v1.SpecsReply.revisions:type_name -> skep.v1.Revision
+	39, // 6: skep.v1.SpecsReply.cluster:type_name -> skep.v1.ClusterSpec
+	43, // 7: skep.v1.DescribeRequest.description:type_name -> skep.v1.NodeDescription
+	40, // 8: skep.v1.DescribeReply.node:type_name -> skep.v1.NodeObject
+	39, // 9: skep.v1.DescribeReply.cluster:type_name -> skep.v1.ClusterSpec
+	44, // 10: skep.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	44, // 11: skep.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	16, // 12: skep.v1.StreamControl.resize:type_name -> skep.v1.Resize
+	17, // 13: skep.v1.StreamControl.exit:type_name -> skep.v1.Exit
+	18, // 14: skep.v1.StreamControl.credit:type_name -> skep.v1.Credit
+	19, // 15: skep.v1.StreamControl.ping:type_name -> skep.v1.Ping
+	37, // 16: skep.v1.Ping.sent:type_name -> skep.v1.Ping.SentEntry
+	22, // 17: skep.v1.ListImagesReply.images:type_name -> skep.v1.Image
+	44, // 18: skep.v1.Image.created_at:type_name -> google.protobuf.Timestamp
+	45, // 19: skep.v1.ResolveImageReply.platforms:type_name -> skep.v1.Platform
+	33, // 20: skep.v1.StatsReply.tasks:type_name -> skep.v1.TaskStats
+	0,  // 21: skep.v1.UpgradeState.step:type_name -> skep.v1.UpgradeStep
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_agent_proto_init() }

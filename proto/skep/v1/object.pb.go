@@ -1900,6 +1900,9 @@ type Rollout struct {
 	Stable        uint64   `protobuf:"varint,8,opt,name=stable,proto3" json:"stable,omitempty"`                                      // the revision that was rolled out to its end before
 	RollingBackTo uint64   `protobuf:"varint,9,opt,name=rolling_back_to,json=rollingBackTo,proto3" json:"rolling_back_to,omitempty"` // it failed, and this is to be rolled back to: asked of state until it is done
 	Reason        string   `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`                                      // of that
+	// Units that were to start first and went stop-first, and why the last of them did.
+	StoppedFirst  uint32 `protobuf:"varint,11,opt,name=stopped_first,json=stoppedFirst,proto3" json:"stopped_first,omitempty"`
+	StoppedWhy    string `protobuf:"bytes,12,opt,name=stopped_why,json=stoppedWhy,proto3" json:"stopped_why,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2000,6 +2003,20 @@ func (x *Rollout) GetRollingBackTo() uint64 {
 func (x *Rollout) GetReason() string {
 	if x != nil {
 		return x.Reason
+	}
+	return ""
+}
+
+func (x *Rollout) GetStoppedFirst() uint32 {
+	if x != nil {
+		return x.StoppedFirst
+	}
+	return 0
+}
+
+func (x *Rollout) GetStoppedWhy() string {
+	if x != nil {
+		return x.StoppedWhy
 	}
 	return ""
 }
@@ -2724,28 +2741,30 @@ func (x *NodeStatus) GetVolumes() []*HeldVolume {
 
 // Task is the composed view of a record, its status and its spec.
 type Task struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Meta            *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
-	ServiceId       string                 `protobuf:"bytes,2,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
-	ServiceName     string                 `protobuf:"bytes,3,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
-	Slot            uint64                 `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`
-	NodeId          string                 `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	NodeHostname    string                 `protobuf:"bytes,6,opt,name=node_hostname,json=nodeHostname,proto3" json:"node_hostname,omitempty"`
-	Revision        uint64                 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
-	Image           string                 `protobuf:"bytes,8,opt,name=image,proto3" json:"image,omitempty"`
-	Desired         TaskState              `protobuf:"varint,9,opt,name=desired,proto3,enum=skep.v1.TaskState" json:"desired,omitempty"`
-	Status          *TaskStatus            `protobuf:"bytes,10,opt,name=status,proto3" json:"status,omitempty"` // state and texts already combined with the scheduler's verdict
-	JobIteration    uint64                 `protobuf:"varint,11,opt,name=job_iteration,json=jobIteration,proto3" json:"job_iteration,omitempty"`
-	Name            string                 `protobuf:"bytes,12,opt,name=name,proto3" json:"name,omitempty"` // service.slot or service.nodeID
-	Spec            *TaskSpec              `protobuf:"bytes,13,opt,name=spec,proto3" json:"spec,omitempty"` // only in task.inspect
-	Assigned        []*GenericResource     `protobuf:"bytes,14,rep,name=assigned,proto3" json:"assigned,omitempty"`
-	Replaces        string                 `protobuf:"bytes,15,opt,name=replaces,proto3" json:"replaces,omitempty"`
-	Failures        uint32                 `protobuf:"varint,16,opt,name=failures,proto3" json:"failures,omitempty"`                                          // how many tasks failed in a row before it was made
-	NotBeforeUnixMs int64                  `protobuf:"varint,17,opt,name=not_before_unix_ms,json=notBeforeUnixMs,proto3" json:"not_before_unix_ms,omitempty"` // it waits until then to be started, 0 = it does not
-	Verdict         TaskState              `protobuf:"varint,18,opt,name=verdict,proto3,enum=skep.v1.TaskState" json:"verdict,omitempty"`                     // as in its record: what the scheduler itself observed, NEW = nothing
-	VerdictUnixMs   int64                  `protobuf:"varint,19,opt,name=verdict_unix_ms,json=verdictUnixMs,proto3" json:"verdict_unix_ms,omitempty"`         // likewise: when it did, or told the task to stop
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Meta             *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	ServiceId        string                 `protobuf:"bytes,2,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	ServiceName      string                 `protobuf:"bytes,3,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
+	Slot             uint64                 `protobuf:"varint,4,opt,name=slot,proto3" json:"slot,omitempty"`
+	NodeId           string                 `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeHostname     string                 `protobuf:"bytes,6,opt,name=node_hostname,json=nodeHostname,proto3" json:"node_hostname,omitempty"`
+	Revision         uint64                 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
+	Image            string                 `protobuf:"bytes,8,opt,name=image,proto3" json:"image,omitempty"`
+	Desired          TaskState              `protobuf:"varint,9,opt,name=desired,proto3,enum=skep.v1.TaskState" json:"desired,omitempty"`
+	Status           *TaskStatus            `protobuf:"bytes,10,opt,name=status,proto3" json:"status,omitempty"` // state and texts already combined with the scheduler's verdict
+	JobIteration     uint64                 `protobuf:"varint,11,opt,name=job_iteration,json=jobIteration,proto3" json:"job_iteration,omitempty"`
+	Name             string                 `protobuf:"bytes,12,opt,name=name,proto3" json:"name,omitempty"` // service.slot or service.nodeID
+	Spec             *TaskSpec              `protobuf:"bytes,13,opt,name=spec,proto3" json:"spec,omitempty"` // only in task.inspect
+	Assigned         []*GenericResource     `protobuf:"bytes,14,rep,name=assigned,proto3" json:"assigned,omitempty"`
+	Replaces         string                 `protobuf:"bytes,15,opt,name=replaces,proto3" json:"replaces,omitempty"`
+	Failures         uint32                 `protobuf:"varint,16,opt,name=failures,proto3" json:"failures,omitempty"`                                           // how many tasks failed in a row before it was made
+	NotBeforeUnixMs  int64                  `protobuf:"varint,17,opt,name=not_before_unix_ms,json=notBeforeUnixMs,proto3" json:"not_before_unix_ms,omitempty"`  // it waits until then to be started, 0 = it does not
+	Verdict          TaskState              `protobuf:"varint,18,opt,name=verdict,proto3,enum=skep.v1.TaskState" json:"verdict,omitempty"`                      // as in its record: what the scheduler itself observed, NEW = nothing
+	VerdictUnixMs    int64                  `protobuf:"varint,19,opt,name=verdict_unix_ms,json=verdictUnixMs,proto3" json:"verdict_unix_ms,omitempty"`          // likewise: when it did, or told the task to stop
+	NodeState        NodeState              `protobuf:"varint,20,opt,name=node_state,json=nodeState,proto3,enum=skep.v1.NodeState" json:"node_state,omitempty"` // of its node: what a node that is down runs is not known
+	NodeAvailability Availability           `protobuf:"varint,21,opt,name=node_availability,json=nodeAvailability,proto3,enum=skep.v1.Availability" json:"node_availability,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
@@ -2909,6 +2928,20 @@ func (x *Task) GetVerdictUnixMs() int64 {
 		return x.VerdictUnixMs
 	}
 	return 0
+}
+
+func (x *Task) GetNodeState() NodeState {
+	if x != nil {
+		return x.NodeState
+	}
+	return NodeState_NODE_STATE_UNKNOWN
+}
+
+func (x *Task) GetNodeAvailability() Availability {
+	if x != nil {
+		return x.NodeAvailability
+	}
+	return Availability_AVAILABILITY_ACTIVE
 }
 
 // Network is stored at spec/network.<id>.
@@ -3343,7 +3376,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"for_health\x18\x11 \x01(\bR\tforHealth\"6\n" +
 	"\tNodeTasks\x12)\n" +
-	"\x05tasks\x18\x01 \x03(\v2\x13.skep.v1.TaskRecordR\x05tasks\"\xdb\x02\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x13.skep.v1.TaskRecordR\x05tasks\"\xa1\x03\n" +
 	"\aRollout\x12-\n" +
 	"\x06status\x18\x01 \x01(\v2\x15.skep.v1.UpdateStatusR\x06status\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12+\n" +
@@ -3355,7 +3388,10 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x06stable\x18\b \x01(\x04R\x06stable\x12&\n" +
 	"\x0frolling_back_to\x18\t \x01(\x04R\rrollingBackTo\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"5\n" +
+	" \x01(\tR\x06reason\x12#\n" +
+	"\rstopped_first\x18\v \x01(\rR\fstoppedFirst\x12\x1f\n" +
+	"\vstopped_why\x18\f \x01(\tR\n" +
+	"stoppedWhy\"5\n" +
 	"\x05Fence\x12\x16\n" +
 	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\xa9\x05\n" +
@@ -3428,7 +3464,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\asession\x18\x03 \x01(\tR\asession\x12-\n" +
 	"\x12applied_generation\x18\x04 \x01(\x04R\x11appliedGeneration\x12)\n" +
 	"\x05tasks\x18\x05 \x03(\v2\x13.skep.v1.TaskStatusR\x05tasks\x12-\n" +
-	"\avolumes\x18\x06 \x03(\v2\x13.skep.v1.HeldVolumeR\avolumes\"\x9b\x05\n" +
+	"\avolumes\x18\x06 \x03(\v2\x13.skep.v1.HeldVolumeR\avolumes\"\x92\x06\n" +
 	"\x04Task\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12\x1d\n" +
 	"\n" +
@@ -3450,7 +3486,10 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\bfailures\x18\x10 \x01(\rR\bfailures\x12+\n" +
 	"\x12not_before_unix_ms\x18\x11 \x01(\x03R\x0fnotBeforeUnixMs\x12,\n" +
 	"\averdict\x18\x12 \x01(\x0e2\x12.skep.v1.TaskStateR\averdict\x12&\n" +
-	"\x0fverdict_unix_ms\x18\x13 \x01(\x03R\rverdictUnixMs\"\xdf\x01\n" +
+	"\x0fverdict_unix_ms\x18\x13 \x01(\x03R\rverdictUnixMs\x121\n" +
+	"\n" +
+	"node_state\x18\x14 \x01(\x0e2\x12.skep.v1.NodeStateR\tnodeState\x12B\n" +
+	"\x11node_availability\x18\x15 \x01(\x0e2\x15.skep.v1.AvailabilityR\x10nodeAvailability\"\xdf\x01\n" +
 	"\aNetwork\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12(\n" +
 	"\x04spec\x18\x02 \x01(\v2\x14.skep.v1.NetworkSpecR\x04spec\x12'\n" +
@@ -3567,9 +3606,10 @@ var file_skep_v1_object_proto_goTypes = []any{
 	(*Resources)(nil),             // 44: skep.v1.Resources
 	(*GenericResource)(nil),       // 45: skep.v1.GenericResource
 	(*TaskSpec)(nil),              // 46: skep.v1.TaskSpec
-	(*NetworkSpec)(nil),           // 47: skep.v1.NetworkSpec
-	(*IPAMConfig)(nil),            // 48: skep.v1.IPAMConfig
-	(*ClusterSpec)(nil),           // 49: skep.v1.ClusterSpec
+	(Availability)(0),             // 47: skep.v1.Availability
+	(*NetworkSpec)(nil),           // 48: skep.v1.NetworkSpec
+	(*IPAMConfig)(nil),            // 49: skep.v1.IPAMConfig
+	(*ClusterSpec)(nil),           // 50: skep.v1.ClusterSpec
 }
 var file_skep_v1_object_proto_depIdxs = []int32{
 	38, // 0: skep.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
@@ -3630,18 +3670,20 @@ var file_skep_v1_object_proto_depIdxs = []int32{
 	46, // 55: skep.v1.Task.spec:type_name -> skep.v1.TaskSpec
 	45, // 56: skep.v1.Task.assigned:type_name -> skep.v1.GenericResource
 	1,  // 57: skep.v1.Task.verdict:type_name -> skep.v1.TaskState
-	3,  // 58: skep.v1.Network.meta:type_name -> skep.v1.Meta
-	47, // 59: skep.v1.Network.spec:type_name -> skep.v1.NetworkSpec
-	48, // 60: skep.v1.Network.ipam:type_name -> skep.v1.IPAMConfig
-	3,  // 61: skep.v1.Cluster.meta:type_name -> skep.v1.Meta
-	49, // 62: skep.v1.Cluster.spec:type_name -> skep.v1.ClusterSpec
-	38, // 63: skep.v1.Event.time:type_name -> google.protobuf.Timestamp
-	37, // 64: skep.v1.Event.attributes:type_name -> skep.v1.Event.AttributesEntry
-	65, // [65:65] is the sub-list for method output_type
-	65, // [65:65] is the sub-list for method input_type
-	65, // [65:65] is the sub-list for extension type_name
-	65, // [65:65] is the sub-list for extension extendee
-	0,  // [0:65] is the sub-list for field type_name
+	0,  // 58: skep.v1.Task.node_state:type_name -> skep.v1.NodeState
+	47, // 59: skep.v1.Task.node_availability:type_name -> skep.v1.Availability
+	3,  // 60: skep.v1.Network.meta:type_name -> skep.v1.Meta
+	48, // 61: skep.v1.Network.spec:type_name -> skep.v1.NetworkSpec
+	49, // 62: skep.v1.Network.ipam:type_name -> skep.v1.IPAMConfig
+	3,  // 63: skep.v1.Cluster.meta:type_name -> skep.v1.Meta
+	50, // 64: skep.v1.Cluster.spec:type_name -> skep.v1.ClusterSpec
+	38, // 65: skep.v1.Event.time:type_name -> google.protobuf.Timestamp
+	37, // 66: skep.v1.Event.attributes:type_name -> skep.v1.Event.AttributesEntry
+	67, // [67:67] is the sub-list for method output_type
+	67, // [67:67] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_object_proto_init() }

@@ -23,6 +23,7 @@ const (
 	ExitUsage      = 2
 	ExitRolledBack = 3
 	ExitTimeout    = 4
+	ExitAway       = 5 // done everywhere but on nodes that are down or paused
 	ExitCancelled  = 130
 )
 

@@ -229,6 +229,8 @@ func (a *app) outcome(o wait.Options, err error) error {
 		return &Failure{ExitTimeout, plain.Errorf("%w\nThe service was changed; use `skep service ps %s` or `skep service explain %s` to see where it stands", err, name, name)}
 	case errors.Is(err, wait.ErrRolledBack):
 		return &Failure{ExitRolledBack, err}
+	case errors.Is(err, wait.ErrAway):
+		return &Failure{ExitAway, err}
 	case errors.Is(err, wait.ErrPaused):
 		return plain.Errorf("%w\nGo on with `skep service update --resume %s`, or go back with `skep service rollback %s`", err, name, name)
 	}

@@ -130,6 +130,19 @@ func fixed() []chain {
 			&expr.Verdict{Kind: expr.VerdictGoto, Chain: chainRefuse},
 		)})
 	}
+	// A stray segment of a translated connection is none that tracking knows, so it comes in under the task's own address, for
+	// which there is no socket. The reset that the kernel answers would end the connection at the task.
+	guard.rules = append(guard.rules, rule{"resets of what is not tracked", []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 1, Mask: []byte{0x04}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: []byte{0}},
+		&expr.Ct{Key: expr.CtKeySTATE, Register: reg},
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitINVALID), Xor: []byte{0, 0, 0, 0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: []byte{0, 0, 0, 0}},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
 	// What has tasks and was not translated is dropped: it met a change, or is no part of a connection. TCP sends it again.
 	var missed []rule
 	for _, f := range families {

@@ -53,6 +53,8 @@ type Exit struct {
 	Limit int64 // the memory limit in force, bytes, 0 = none
 	// Lost is set when nobody knows how it ended: the container is gone without an exit status.
 	Lost string
+	// WithNode: it ended while nothing of the node ran that could have seen it, as in a power cut. That is no failure of the task's.
+	WithNode bool
 }
 
 // Phase is how far a container found at start has come.

@@ -55,6 +55,7 @@ type Set struct {
 	tasks      map[string]*worker
 	generation uint64
 	closed     bool
+	alone      bool          // see Alone
 	confirmed  chan struct{} // closed once a manager has said which tasks the node has, since this process began
 }
 

@@ -103,12 +103,14 @@ type harness struct {
 	rt  *fake
 	set *Set
 	gen uint64
+
+	policy skepv1.PartitionPolicy
 }
 
 func (h *harness) open(found map[string]Found) {
 	h.t.Helper()
 	s, err := Open(Config{Dir: h.dir, Runtime: h.rt, Log: zap.NewNop(), Backoff: time.Millisecond, Specs: func(_ context.Context, svc string, rev uint64) (*skepv1.Revision, error) {
-		return &skepv1.Revision{ServiceId: svc, Number: rev, Spec: &skepv1.ServiceSpec{Task: &skepv1.TaskSpec{}}}, nil
+		return &skepv1.Revision{ServiceId: svc, Number: rev, Spec: &skepv1.ServiceSpec{Task: &skepv1.TaskSpec{}, OnPartition: h.policy}}, nil
 	}})
 	if err != nil {
 		h.t.Fatal(err)
@@ -278,8 +280,9 @@ func TestRestart(t *testing.T) {
 	if st := h.await(ended.Id, failedSt); st.GetExitCode() != 7 {
 		t.Errorf("%v", st)
 	}
-	if st := h.await(vanished.Id, failedSt); st.ExitCode != nil {
-		t.Errorf("an exit code out of nothing: %v", st)
+	// It was there when the node went down and is not any more: that is no failure.
+	if st := h.await(vanished.Id, skepv1.TaskState_TASK_STATE_ORPHANED); st.ExitCode != nil || st.Message != "ended with its node" {
+		t.Errorf("%v", st)
 	}
 	h.await(lives.Id, runningSt)
 	h.rt.mu.Lock()
@@ -294,6 +297,39 @@ func TestRestart(t *testing.T) {
 	if st := h.await(lives.Id, failedSt); st.Err != "task: out of memory (limit 32MiB), exit 137" || !st.OomKilled {
 		t.Errorf("%v", st)
 	}
+}
+
+// Without managers a task ends if its service says so, whatever it does just then, and is not begun again by itself.
+func TestAlone(t *testing.T) {
+	h := begin(t)
+	h.policy = skepv1.PartitionPolicy_PARTITION_POLICY_STOP
+	runs, held := rec(runningSt), rec(readySt)
+	h.apply(runs, held)
+	h.await(runs.Id, runningSt)
+	h.await(held.Id, readySt)
+	if !h.set.StopsAlone() {
+		t.Fatal("no task would end")
+	}
+	h.set.Alone("")
+	h.set.Alone("no manager")
+	for _, r := range []*skepv1.TaskRecord{runs, held} {
+		if st := h.await(r.Id, shut); st.Err != "no manager" {
+			t.Errorf("%v", st)
+		}
+	}
+	h.set.Alone("")
+	if h.set.StopsAlone() {
+		t.Error("what has ended would end")
+	}
+	h.apply(runs, held)
+	h.await(runs.Id, shut)
+	h.policy = skepv1.PartitionPolicy_PARTITION_POLICY_KEEP
+	keeps := rec(runningSt)
+	h.apply(runs, held, keeps)
+	h.await(keeps.Id, runningSt)
+	h.set.Alone("no manager")
+	h.rt.exit(keeps.Id) <- Exit{Code: 3}
+	h.await(keeps.Id, failedSt)
 }
 
 func TestBytes(t *testing.T) {

@@ -30,6 +30,7 @@ type worker struct {
 	revision *skepv1.Revision
 	status   *skepv1.TaskStatus
 	gone     bool               // left the node's set: end it, then forget it
+	alone    string             // why it ends although nobody told it to, see Set.Alone
 	abort    context.CancelFunc // ends the work that a stop may interrupt
 
 	// imageHealth is the HEALTHCHECK of the image. The worker alone reads and writes it.
@@ -100,7 +101,7 @@ func (w *worker) leaving() bool {
 }
 
 func (w *worker) endingLocked() bool {
-	return w.gone || w.record.Desired >= skepv1.TaskState_TASK_STATE_SHUTDOWN
+	return w.gone || w.alone != "" || w.record.Desired >= skepv1.TaskState_TASK_STATE_SHUTDOWN
 }
 
 func (w *worker) ending() bool {
@@ -164,7 +165,7 @@ func (w *worker) adopt(f Found, ok bool) {
 		return
 	}
 	if w.status.State >= skepv1.TaskState_TASK_STATE_RUNNING {
-		w.found = &Found{Phase: PhaseStopped, Exit: Exit{Code: -1, Lost: "the container ended while the node or its agent was down, and its exit code is not known"}}
+		w.found = &Found{Phase: PhaseStopped, Exit: Exit{Code: -1, WithNode: true, Lost: "the container ended while the node or its agent was down, and its exit code is not known"}}
 	}
 }
 
@@ -439,6 +440,10 @@ func (w *worker) exited(e Exit) {
 		if e.Lost == "" {
 			st.ExitCode = proto.Int32(e.Code)
 		}
+		if e.WithNode {
+			st.State, st.Message, st.Err = skepv1.TaskState_TASK_STATE_ORPHANED, "ended with its node", e.Reason()
+			return
+		}
 		if e.Lost == "" && e.Code == 0 {
 			st.State, st.Message, st.Err = skepv1.TaskState_TASK_STATE_COMPLETE, "finished", ""
 			return
@@ -510,7 +515,7 @@ func (w *worker) stop(ctx context.Context) error {
 func (w *worker) stopped(exit *Exit) {
 	w.set.cfg.Ended("shutdown")
 	w.setStatus(func(st *skepv1.TaskStatus) {
-		st.State, st.Message, st.Err, st.Pid = skepv1.TaskState_TASK_STATE_SHUTDOWN, "shutdown", "", 0
+		st.State, st.Message, st.Err, st.Pid = skepv1.TaskState_TASK_STATE_SHUTDOWN, "shutdown", w.aloneLocked(), 0
 		if exit != nil && exit.Lost == "" {
 			st.ExitCode, st.OomKilled = proto.Int32(exit.Code), exit.OOM
 		}

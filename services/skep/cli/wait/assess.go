@@ -37,9 +37,25 @@ type Progress struct {
 	Want    int
 	Done    int
 	Surplus int // tasks that run and should not
-	Status  *skepv1.UpdateStatus
-	Global  bool
-	Job     bool
+	// Away are the nodes of a global service where nothing will come of what was asked until somebody does something, and why.
+	Away   []Away
+	Status *skepv1.UpdateStatus
+	Global bool
+	Job    bool
+}
+
+// Away is a node that does not take what a global service wants there.
+type Away struct{ Node, Why string }
+
+// away tells whether a task's node can get what is not there yet.
+func away(t *skepv1.Task) (Away, bool) {
+	switch {
+	case t.GetNodeState() == skepv1.NodeState_NODE_STATE_DOWN:
+		return Away{t.NodeHostname, "is down"}, true
+	case t.GetNodeAvailability() == skepv1.Availability_AVAILABILITY_PAUSE:
+		return Away{t.NodeHostname, "is paused"}, true
+	}
+	return Away{}, false
 }
 
 // Converged: everything that should run does, and nothing else.
@@ -133,6 +149,15 @@ func assess(s *skepv1.Service, tasks []*skepv1.Task, upToDate map[uint64]bool) *
 		if p.Global && n == 0 && !slot.GaveUp {
 			continue // a node the service left, or one whose task is being replaced this moment
 		}
+		if a, is := away(ts[0]); p.Global && is {
+			if !slot.Done {
+				p.Away = append(p.Away, a)
+				continue
+			}
+			if a.Why == "is down" {
+				continue // it is as asked, as far as is known
+			}
+		}
 		slot.Label = fmt.Sprintf("%d/%d", ts[0].Slot, replicas)
 		slot.order = int(ts[0].Slot)
 		if p.Global {
@@ -157,6 +182,7 @@ func assess(s *skepv1.Service, tasks []*skepv1.Task, upToDate map[uint64]bool) *
 	} else {
 		p.Want = len(p.Slots)
 	}
+	slices.SortFunc(p.Away, func(a, b Away) int { return strings.Compare(a.Node, b.Node) })
 	sort.Slice(p.Slots, func(i, j int) bool {
 		if p.Slots[i].order != p.Slots[j].order {
 			return p.Slots[i].order < p.Slots[j].order

@@ -52,6 +52,7 @@ var (
 	ErrPaused     = errors.New("paused")
 	ErrGaveUp     = errors.New("gave up")
 	ErrStopped    = errors.New("stopped")
+	ErrAway       = errors.New("a node is away") // the others are as asked
 )
 
 type outcome struct {

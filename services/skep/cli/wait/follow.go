@@ -2,6 +2,7 @@ package wait
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -86,7 +87,7 @@ func (f *follower) see(ctx context.Context, api API, s *skepv1.Service, tasks []
 	}
 	busy := status.GetState() == "updating" || status.GetState() == "rollback_started"
 	done = p.Converged() && !busy
-	if done && p.Global && p.Want == 0 {
+	if done && p.Global && p.Want == 0 && len(p.Away) == 0 {
 		if f.empty.IsZero() {
 			f.empty = now
 		}
@@ -107,9 +108,30 @@ func (f *follower) see(ctx context.Context, api API, s *skepv1.Service, tasks []
 	left = f.o.Hold - now.Sub(f.steady)
 	finished := status.GetState() == "completed" || status.GetState() == "rollback_completed"
 	if left <= 0 || p.Job || finished {
-		return true, 0, nil
+		return true, 0, f.elsewhere(p)
 	}
 	return false, left, f.hopeless(p, busy, now)
+}
+
+// elsewhere is the error of a service that is as asked on every node but some that are away.
+func (f *follower) elsewhere(p *Progress) error {
+	if len(p.Away) == 0 {
+		return nil
+	}
+	var nodes, names []string
+	for _, a := range p.Away {
+		nodes, names = append(nodes, "node "+a.Node+" "+a.Why), append(names, a.Node)
+	}
+	what, hint := "service "+f.name+" is as asked", "It follows there when the node is back"
+	if p.Job {
+		what, hint = "job "+f.name+" is done", "It goes on there when the node is back"
+	}
+	if p.Away[0].Why == "is paused" {
+		hint = "It follows there with `skep node update --availability active " + names[0] + "`"
+	} else {
+		hint += "; if it never will be: skep node rm " + names[0]
+	}
+	return end(ErrAway, "%s on %d of %d nodes: %s\n%s", what, p.Done, p.Want+len(p.Away), strings.Join(nodes, ", "), hint)
 }
 
 // hopeless is the error of a service that has slots which nothing will fill any more.

@@ -1,7 +1,9 @@
 package wait
 
 import (
+	"slices"
 	"sort"
+	"strings"
 
 	"skep.dev/libs/restart"
 	specs "skep.dev/libs/spec"
@@ -35,9 +37,14 @@ func assessJob(s *skepv1.Service, tasks []*skepv1.Task, run uint64) *Progress {
 				slot.Reason = again + w
 			}
 		}
+		if a, is := away(t); p.Global && is && !slot.Done && a.Why == "is down" {
+			p.Away = append(p.Away, a)
+			continue
+		}
 		slot.GaveUp = !slot.Done && !live(t) && restart.GivenUp(s.GetSpec(), unit)
 		p.Slots = append(p.Slots, slot)
 	}
+	slices.SortFunc(p.Away, func(a, b Away) int { return strings.Compare(a.Node, b.Node) })
 	sort.Slice(p.Slots, func(i, j int) bool {
 		if p.Slots[i].order != p.Slots[j].order {
 			return p.Slots[i].order < p.Slots[j].order

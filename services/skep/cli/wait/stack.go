@@ -39,7 +39,7 @@ type StackOptions struct {
 // Failure is one service that did not become what was asked for, and why.
 type Failure struct {
 	Service *skepv1.Service
-	Err     error // is one of ErrRolledBack, ErrPaused, ErrGaveUp, ErrStopped
+	Err     error // is one of ErrRolledBack, ErrPaused, ErrGaveUp, ErrStopped, ErrAway
 }
 
 // StackError is how a wait for a stack ends when the others are done and these failed.

@@ -306,6 +306,47 @@ func TestGlobal(t *testing.T) {
 	golden.Check(t, "global", out)
 }
 
+// Nothing comes of an update on a node that is down or paused until somebody does something: the wait ends when the others
+// are done, and names it.
+func TestGlobalWithANodeAway(t *testing.T) {
+	for name, c := range map[string]struct {
+		state  skepv1.NodeState
+		avail  skepv1.Availability
+		job    bool
+		rev    uint64 // of the task there
+		want   string // begins the error
+		follow string
+	}{
+		"down":                {state: skepv1.NodeState_NODE_STATE_DOWN, rev: 1, want: "service web is as asked on 1 of 2 nodes: node w2 is down\n", follow: "skep node rm w2"},
+		"down, and as it was": {state: skepv1.NodeState_NODE_STATE_DOWN, rev: 2},
+		"paused":              {state: skepv1.NodeState_NODE_STATE_READY, avail: skepv1.Availability_AVAILABILITY_PAUSE, rev: 1, want: "service web is as asked on 1 of 2 nodes: node w2 is paused\n", follow: "--availability active w2"},
+		"a job":               {state: skepv1.NodeState_NODE_STATE_DOWN, job: true, rev: 2, want: "job web is done on 1 of 2 nodes: node w2 is down\n", follow: "skep node rm w2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := service(0)
+			g.Revision = 2
+			g.Spec.Mode = &skepv1.ServiceMode{Mode: &skepv1.ServiceMode_Global{Global: &skepv1.GlobalMode{}}}
+			a, b := task(0, 1, 2, running, running, ""), task(0, 2, c.rev, running, running, "")
+			a.Name, b.Name, b.NodeId, b.NodeHostname, b.NodeState, b.NodeAvailability = "web.n1", "web.n2", "n2", "w2", c.state, c.avail
+			if c.job {
+				g.Spec.Mode = &skepv1.ServiceMode{Mode: &skepv1.ServiceMode_GlobalJob{GlobalJob: &skepv1.GlobalJobMode{}}}
+				a.Status.State = complete
+			}
+			f := &fake{svc: g, tasks: []*skepv1.Task{a, b}, revs: []*skepv1.Revision{{Number: 1, Spec: &skepv1.ServiceSpec{Task: &skepv1.TaskSpec{Container: &skepv1.ContainerSpec{Image: "old"}}}}}}
+			out, err := f.run(t, nil)
+			if c.want == "" {
+				if err != nil {
+					t.Fatal(err, out)
+				}
+				return
+			}
+			if !errors.Is(err, ErrAway) || !strings.HasPrefix(err.Error(), c.want) || !strings.Contains(err.Error(), c.follow) {
+				t.Fatalf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
 func TestGlobalWithoutNodes(t *testing.T) {
 	g := service(0)
 	g.Spec.Mode = &skepv1.ServiceMode{Mode: &skepv1.ServiceMode_Global{Global: &skepv1.GlobalMode{}}}

@@ -63,6 +63,21 @@ func TestCountsFollowRecordsAndReports(t *testing.T) {
 	if c := x.Counts("svc"); c != (Counts{Active: 6, Running: 2, Looping: 2}) {
 		t.Fatalf("%+v", c)
 	}
+	// What a node that is down runs is not known.
+	live := func(s skepv1.NodeState) {
+		x.ApplyNode(delta(entry(t, "live.n1", 7, &skepv1.NodeLive{State: s})))
+	}
+	live(skepv1.NodeState_NODE_STATE_READY)
+	for range 2 {
+		live(skepv1.NodeState_NODE_STATE_DOWN)
+		if c := x.Counts("svc"); c != (Counts{}) {
+			t.Fatalf("of a node that is down: %+v", c)
+		}
+		live(skepv1.NodeState_NODE_STATE_UNKNOWN)
+		if c := x.Counts("svc"); c != (Counts{Active: 6, Running: 2, Looping: 2}) {
+			t.Fatalf("of one that is back: %+v", c)
+		}
+	}
 	x.ApplyTask(kv.Delta{Reset: true})
 	if c := x.Counts("svc"); c != (Counts{}) || len(x.Groups("svc")) != 0 {
 		t.Fatalf("after a reset %+v %v", c, x.Groups("svc"))

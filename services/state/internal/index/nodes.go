@@ -59,6 +59,14 @@ func (x *Index) ApplyNode(d kv.Delta) {
 			}
 		case keys.Live:
 			n.live = s
+			var live skepv1.NodeLive
+			if s.rev != 0 && proto.Unmarshal(s.raw, &live) != nil {
+				live.State = skepv1.NodeState_NODE_STATE_UNKNOWN
+			}
+			if n.state != live.GetState() {
+				n.state = live.GetState()
+				x.dirty[strings.Clone(id)] = struct{}{} // its tasks count, or no longer
+			}
 		}
 		x.dropNodeLocked(id)
 	}
@@ -201,6 +209,18 @@ func (x *Index) Hostname(id string) string {
 		return n.hostname
 	}
 	return ""
+}
+
+// Standing is how a node is, by the monitor's verdict and by what was asked of it.
+func (x *Index) Standing(id string) (skepv1.NodeState, skepv1.Availability) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	n := x.nodes[id]
+	if n == nil {
+		return skepv1.NodeState_NODE_STATE_UNKNOWN, 0
+	}
+	o := x.nodeObjectLocked(id)
+	return n.state, o.GetSpec().GetAvailability()
 }
 
 // OrphanDescriptions are descriptions of nodes that are not admitted (any more), with the revision of their keys.

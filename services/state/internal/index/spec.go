@@ -30,6 +30,7 @@ type node struct {
 	// What lists and addressing ask for all the time.
 	hostname string
 	name     string
+	state    skepv1.NodeState
 	role     skepv1.NodeRole // as it is certified
 	desired  skepv1.NodeRole
 	witness  bool     // it votes, and has nothing to run tasks with
@@ -56,8 +57,12 @@ func (x *Index) resetNodes() {
 		x.nodes = map[string]*node{}
 	}
 	x.group = nil
-	for _, n := range x.nodes {
+	for id, n := range x.nodes {
 		n.desc, n.live, n.hostname, n.global = stored{}, stored{}, "", nil
+		if n.state != 0 {
+			n.state = 0
+			x.dirty[id] = struct{}{}
+		}
 	}
 }
 

@@ -135,6 +135,9 @@ func (x *Index) settle() {
 func (x *Index) countLocked(name string) {
 	fresh := map[string]*tally{}
 	if g := x.groups[name]; g != nil {
+		// What a node that is down runs is not known: a service that wants a task on every node has none there to want.
+		n := x.nodes[name]
+		down := n != nil && n.state == skepv1.NodeState_NODE_STATE_DOWN
 		states := map[string]skepv1.TaskState{}
 		if r := x.statuses[name]; r != nil {
 			_ = record.EachStatus(r.raw, func(v *record.Status) {
@@ -154,7 +157,7 @@ func (x *Index) countLocked(name string) {
 				if state == skepv1.TaskState_TASK_STATE_NEW {
 					state = states[string(v.ID)]
 				}
-				if v.Desired <= skepv1.TaskState_TASK_STATE_COMPLETE {
+				if v.Desired <= skepv1.TaskState_TASK_STATE_COMPLETE && !down {
 					// A job's task that is complete is not one of those still to come.
 					done := state == skepv1.TaskState_TASK_STATE_COMPLETE && v.Desired == skepv1.TaskState_TASK_STATE_COMPLETE
 					if state <= skepv1.TaskState_TASK_STATE_COMPLETE && !done {
