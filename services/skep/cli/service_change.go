@@ -121,8 +121,9 @@ func (a *app) serviceUpdate() *cobra.Command {
 				v, err := a.service(ctx, ref)
 				return v.GetMeta().GetId(), err
 			}
-			r, before, err := a.update(ctx, args[0], func(s *skepv1.ServiceSpec) (*skepv1.UpdateServiceRequest, error) {
-				was := proto.CloneOf(s)
+			r, before, err := a.update(ctx, args[0], func(cur *skepv1.Service) (*skepv1.UpdateServiceRequest, error) {
+				was, s := cur.GetSpec(), proto.CloneOf(cur.GetSpec())
+				flags.Assigned = cur.GetEndpoint().GetPorts()
 				if err := flags.Apply(s); err != nil {
 					return nil, err
 				}
@@ -137,7 +138,7 @@ func (a *app) serviceUpdate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a.warnings(r.Warnings)
+			a.warnings(slices.Concat(flags.Absent(), r.Warnings))
 			if dry {
 				return a.printPlan(ctx, r.Service, false)
 			}
@@ -172,15 +173,15 @@ func updateHold(before, after *skepv1.ServiceSpec) time.Duration {
 	return defaultMonitor
 }
 
-// update reads the service, lets change alter its spec, and sends it back; when somebody else changed it in between it
+// update reads the service, asks change what it is to become, and sends that; when somebody else changed it in between it
 // starts over.
-func (a *app) update(ctx context.Context, ref string, change func(*skepv1.ServiceSpec) (*skepv1.UpdateServiceRequest, error)) (*skepv1.ServiceReply, *skepv1.Service, error) {
+func (a *app) update(ctx context.Context, ref string, change func(*skepv1.Service) (*skepv1.UpdateServiceRequest, error)) (*skepv1.ServiceReply, *skepv1.Service, error) {
 	for try := 0; ; try++ {
 		s, err := a.service(ctx, ref)
 		if err != nil {
 			return nil, nil, err
 		}
-		req, err := change(proto.Clone(s.GetSpec()).(*skepv1.ServiceSpec))
+		req, err := change(s)
 		if err != nil {
 			return nil, nil, err
 		}
