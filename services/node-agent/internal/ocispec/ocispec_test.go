@@ -246,6 +246,19 @@ func TestFiles(t *testing.T) {
 	if got := ResolvConf(nil, nil, host); got != "nameserver 10.0.0.2\nsearch corp\noptions edns0\n" {
 		t.Errorf("%q", got)
 	}
+	for given, want := range map[string]string{
+		"timeout:2": "ndots:0 timeout:2", "timeout:2 rotate": "ndots:0 timeout:2 rotate", "ndots:3": "ndots:3", "timeout:2 ndots:1": "timeout:2 ndots:1", "ndots": "ndots",
+	} {
+		for _, dns := range []string{"127.0.0.11", "fd00::11"} {
+			got := ResolvConf([]netip.Addr{netip.MustParseAddr(dns)}, &skepv1.DNSConfig{Options: strings.Fields(given)}, host)
+			if !strings.HasSuffix(got, "\noptions "+want+"\n") {
+				t.Errorf("%s with %s: %s", given, dns, got)
+			}
+		}
+	}
+	if got := ResolvConf(nil, &skepv1.DNSConfig{Options: []string{"timeout:2"}}, host); !strings.HasSuffix(got, "\noptions timeout:2\n") {
+		t.Errorf("on the host's network: %s", got)
+	}
 	if got := ResolvConf([]netip.Addr{netip.MustParseAddr("127.0.0.11")}, &skepv1.DNSConfig{Search: []string{"."}}, host); got != "nameserver 127.0.0.11\noptions ndots:0\n" {
 		t.Errorf("%q", got)
 	}
