@@ -140,7 +140,7 @@ func validatePlacement(p *skepv1.Placement) error {
 	if p == nil {
 		return nil
 	}
-	if _, err := constraint.Parse(p.Constraints); err != nil {
+	if err := constraint.Check(p.Constraints); err != nil {
 		if fault.Of(err) == fault.CodeInvalid {
 			return err
 		}
