@@ -3,8 +3,8 @@ package ocispec
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"os"
+	"slices"
 	"strings"
 
 	skepv1 "skep.dev/proto/skep/v1"

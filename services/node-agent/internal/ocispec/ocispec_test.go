@@ -175,7 +175,14 @@ func TestRefusals(t *testing.T) {
 		"is above what this node's agent may give, 1000": func(ts *skepv1.TaskSpec, _ *Input) {
 			ts.Container.Ulimits = []*skepv1.Ulimit{{Name: "nofile", Soft: 1, Hard: 2000}}
 		},
-		`unknown ulimit "files"`: func(ts *skepv1.TaskSpec, _ *Input) {
+		"above what this node's kernel gives, 1048576; lower it or raise fs.nr_open": func(ts *skepv1.TaskSpec, in *Input) {
+			in.Limits.SysResource, in.Limits.MaxFiles = true, 1048576
+			ts.Container.Ulimits = []*skepv1.Ulimit{{Name: "nofile", Soft: 1, Hard: 2000000000}}
+		},
+		"invalid sysctl vm.max_map_count: it is the whole node's": func(ts *skepv1.TaskSpec, _ *Input) {
+			ts.Container.Sysctls = map[string]string{"vm.max_map_count": "1"}
+		},
+		`invalid ulimit type: files`: func(ts *skepv1.TaskSpec, _ *Input) {
 			ts.Container.Ulimits = []*skepv1.Ulimit{{Name: "files"}}
 		},
 		`invalid capability "CAP_FLY"`: func(ts *skepv1.TaskSpec, _ *Input) { ts.Container.CapabilityAdd = []string{"FLY"} },

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"unicode"
 
+	specs "skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -286,18 +287,10 @@ func parseDomain(s string) (string, error) {
 	return s, nil
 }
 
-var ulimits = map[string]bool{
-	"as": true, "core": true, "cpu": true, "data": true, "fsize": true, "locks": true, "memlock": true, "msgqueue": true,
-	"nice": true, "nofile": true, "nproc": true, "rss": true, "rtprio": true, "rttime": true, "sigpending": true, "stack": true,
-}
-
 func parseUlimit(s string) (*skepv1.Ulimit, error) {
 	name, val, ok := strings.Cut(s, "=")
 	if !ok {
 		return nil, invalidf("invalid ulimit argument: %s: it must be type=soft[:hard]", s)
-	}
-	if !ulimits[name] {
-		return nil, invalidf("invalid ulimit type: %s", name)
 	}
 	softs, hards, two := strings.Cut(val, ":")
 	soft, err := strconv.ParseInt(softs, 10, 64)
@@ -310,10 +303,11 @@ func parseUlimit(s string) (*skepv1.Ulimit, error) {
 			return nil, invalidf("invalid ulimit argument: %s: %q is not a number", s, hards)
 		}
 	}
-	if soft > hard && hard != -1 || soft == -1 && hard != -1 {
-		return nil, invalidf("ulimit soft limit must be less than or equal to hard limit: %d > %d", soft, hard)
+	u := &skepv1.Ulimit{Name: name, Soft: soft, Hard: hard}
+	if err := specs.CheckUlimit(u); err != nil {
+		return nil, invalidf("%v", err)
 	}
-	return &skepv1.Ulimit{Name: name, Soft: soft, Hard: hard}, nil
+	return u, nil
 }
 
 func parseGeneric(s string) (*skepv1.GenericResource, error) {
