@@ -173,8 +173,8 @@ func updateHold(before, after *skepv1.ServiceSpec) time.Duration {
 	return defaultMonitor
 }
 
-// update reads the service, asks change what it is to become, and sends that; when somebody else changed it in between it
-// starts over.
+// update reads the service, asks change what it is to become, and sends that with what it was made from: what others changed
+// meanwhile stays. A manager of an older version refuses it when it was not the last to look; then it starts over.
 func (a *app) update(ctx context.Context, ref string, change func(*skepv1.Service) (*skepv1.UpdateServiceRequest, error)) (*skepv1.ServiceReply, *skepv1.Service, error) {
 	for try := 0; ; try++ {
 		s, err := a.service(ctx, ref)
@@ -185,7 +185,7 @@ func (a *app) update(ctx context.Context, ref string, change func(*skepv1.Servic
 		if err != nil {
 			return nil, nil, err
 		}
-		req.Ref, req.Version = s.GetMeta().GetId(), s.GetMeta().GetVersion()
+		req.Ref, req.Version, req.Base = s.GetMeta().GetId(), s.GetMeta().GetVersion(), s.GetSpec()
 		r, err := call(ctx, a, api.ServiceUpdate, req)
 		if fault.Is(err, fault.CodeSequence) && try < 5 {
 			continue
@@ -219,7 +219,7 @@ func (a *app) rollBack(ctx context.Context, ref string, to uint64, dry bool, w *
 	if err != nil {
 		return err
 	}
-	req := &skepv1.UpdateServiceRequest{Ref: before.GetMeta().GetId(), Version: before.GetMeta().GetVersion(), Rollback: true, RollbackRevision: to, DryRun: dry}
+	req := &skepv1.UpdateServiceRequest{Ref: before.GetMeta().GetId(), Version: before.GetMeta().GetVersion(), ExpectRevision: before.GetRevision(), Rollback: true, RollbackRevision: to, DryRun: dry}
 	r, err := call(ctx, a, api.ServiceUpdate, req)
 	if err != nil {
 		return err
