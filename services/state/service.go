@@ -55,7 +55,7 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 	if err := s.maySpread(want, 0); err != nil {
 		return nil, err
 	}
-	warnings := slices.Concat(s.resolveImage(ctx, want, nil, r.NoResolveImage), s.leftBehind(want, nil), withoutEffect(want, nil))
+	warnings := slices.Concat(s.resolveImage(ctx, want, nil, true, r.NoResolveImage), s.leftBehind(want, nil), withoutEffect(want, nil))
 
 	svc, err := s.store(ctx, newService{id: id.New(), spec: want, called: called, dryRun: r.DryRun, summary: "created"})
 	if err != nil {

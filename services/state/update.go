@@ -66,7 +66,7 @@ func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequ
 		if r.Base == nil && r.Version != 0 && r.Version != cur.Meta.Version {
 			return nil, errOutOfSequence
 		}
-		warnings = slices.Concat(s.resolveImage(ctx, r.Spec, cur.Spec, r.NoResolveImage), s.leftBehind(r.Spec, cur.Spec), withoutEffect(r.Spec, cur.Spec))
+		warnings = slices.Concat(s.resolveImage(ctx, r.Spec, cur.Spec, r.ResolveImage, r.NoResolveImage), s.leftBehind(r.Spec, cur.Spec), withoutEffect(r.Spec, cur.Spec))
 	} else if err := s.mayGoBack(ctx, id, r.RollbackRevision); err != nil {
 		return nil, err
 	}

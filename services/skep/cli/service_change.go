@@ -133,7 +133,7 @@ func (a *app) serviceUpdate() *cobra.Command {
 				if err := a.registryAuth(ctx, flags, s, was, dry); err != nil {
 					return nil, err
 				}
-				return &skepv1.UpdateServiceRequest{Spec: s, DryRun: dry, NoResolveImage: flags.NoResolve(), Canary: roll.canary}, nil
+				return &skepv1.UpdateServiceRequest{Spec: s, DryRun: dry, NoResolveImage: flags.NoResolve(), ResolveImage: flags.ImageNamed(), Canary: roll.canary}, nil
 			})
 			if err != nil {
 				return err

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"skep.dev/libs/api"
+	"skep.dev/libs/fault"
 	"skep.dev/libs/spec"
 	"skep.dev/libs/unlockkey"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -61,10 +62,11 @@ func (a *app) swarmUpdate() *cobra.Command {
 		fence             string
 		snapshots, keep   uint64
 		externalCA        []string
+		again             int
 		noEffect          = []string{"snapshot-interval", "max-snapshots"}
 	)
 	cmd := &cobra.Command{Use: "update [OPTIONS]", Short: "Change the cluster's settings", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, f := cmd.Context(), cmd.Flags()
 			if f.Changed("external-ca") {
 				return Usagef("--external-ca is not supported: skep keeps the certificate authority itself")
@@ -108,7 +110,12 @@ func (a *app) swarmUpdate() *cobra.Command {
 			if err := spec.ValidateCluster(s); err != nil {
 				return &Failure{ExitUsage, err}
 			}
-			if _, err := call(ctx, a, api.ClusterUpdate, &skepv1.UpdateClusterRequest{Version: c.GetMeta().GetVersion(), Spec: s}); err != nil {
+			_, err = call(ctx, a, api.ClusterUpdate, &skepv1.UpdateClusterRequest{Version: c.GetMeta().GetVersion(), Spec: s})
+			if fault.Is(err, fault.CodeSequence) && again < 5 { // somebody else was faster: do it to what is there now
+				again++
+				return cmd.RunE(cmd, args)
+			}
+			if err != nil {
 				return err
 			}
 			a.printf("Swarm updated.\n")

@@ -250,6 +250,9 @@ func parseConstraint(s string) (string, error) {
 // NoResolve is --no-resolve-image.
 func (f *Flags) NoResolve() bool { return f.noResolve.val }
 
+// ImageNamed tells whether --image was given (update only).
+func (f *Flags) ImageNamed() bool { return f.image != nil && f.image.set }
+
 // RegistryAuth is --with-registry-auth.
 func (f *Flags) RegistryAuth() bool { return f.registryAuth.val }
 
