@@ -444,3 +444,29 @@ func TestNodeSpec(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What is too large is named, and nothing of its value.
+func TestCheckSize(t *testing.T) {
+	long := strings.Repeat("x", 300<<10)
+	for want, edit := range map[string]func(*skepv1.ServiceSpec){
+		"are env (2 variables, the longest is BIG with 307204 bytes): at most 262144 fit; put large values into a config": func(s *skepv1.ServiceSpec) { s.Task.Container.Env = []string{"A=1", "BIG=" + long} },
+		"are args: at most 262144 fit": func(s *skepv1.ServiceSpec) { s.Task.Container.Args = []string{long} },
+		"are labels: at most":          func(s *skepv1.ServiceSpec) { s.Labels = map[string]string{"a": long} },
+		"are seccomp-profile: at most": func(s *skepv1.ServiceSpec) {
+			s.Task.Container.Privileges = &skepv1.Privileges{SeccompProfile: []byte(long)}
+		},
+	} {
+		s := &skepv1.ServiceSpec{Name: "web", Task: &skepv1.TaskSpec{Container: &skepv1.ContainerSpec{Image: "i"}}}
+		if err := CheckSize(s); err != nil {
+			t.Error(err)
+		}
+		edit(s)
+		if err := Validate(s); err == nil || !strings.Contains(err.Error(), want) || len(err.Error()) > 400 {
+			t.Errorf("%.500v, want %s", err, want)
+		}
+	}
+	s := &skepv1.ServiceSpec{Name: "web", Task: &skepv1.TaskSpec{Container: &skepv1.ContainerSpec{Image: "i", Env: []string{"BIG=" + strings.Repeat("x", 200<<10)}}}}
+	if err := Validate(s); err != nil {
+		t.Errorf("a variable of 200 KiB: %v", err)
+	}
+}

@@ -25,7 +25,7 @@ import (
 )
 
 // maxObject keeps a service, and a list reply that holds nothing else, well below the broker's payload limit.
-const maxObject = 256 << 10
+const maxObject = spec.MaxSize
 
 // lostAckWait is how long to look for a write whose acknowledgement did not come.
 const lostAckWait = 2 * time.Second
@@ -180,10 +180,7 @@ func prepare(want *skepv1.ServiceSpec) error {
 		return err
 	}
 	spec.Defaults(want)
-	if n := proto.Size(want); n > maxObject {
-		return fault.Invalid("the service spec is %d bytes: at most %d fit", n, maxObject)
-	}
-	return nil
+	return spec.CheckSize(want)
 }
 
 // references turns the names in a spec into ids and refuses what the cluster does not have. It returns what the spec

@@ -1,7 +1,6 @@
 package specflag
 
 import (
-	"bufio"
 	"io"
 	"net"
 	"os"
@@ -105,16 +104,23 @@ func readEnvFile(path string) ([]string, error) {
 	return parseEnvFile(path, f)
 }
 
-// maxEnvLine is the longest line of an --env-file.
-const maxEnvLine = 1 << 20
+// maxEnvFile is how large an --env-file may be, bytes: no spec holds as much.
+const maxEnvFile = 1 << 20
 
 // parseEnvFile reads KEY=value and KEY lines; empty ones and those that begin with # are passed over.
 func parseEnvFile(path string, r io.Reader) ([]string, error) {
+	all, err := io.ReadAll(io.LimitReader(r, maxEnvFile+1))
+	switch {
+	case err != nil:
+		return nil, invalidf("read --env-file %s: %v", path, err)
+	case len(all) > maxEnvFile:
+		return nil, invalidf("read --env-file %s: it is larger than %d bytes, which no service's environment is (%d bytes with all else)", path, maxEnvFile, specs.MaxSize)
+	}
 	var out []string
-	sc := bufio.NewScanner(r)
-	sc.Buffer(nil, maxEnvLine)
-	for n := 1; sc.Scan(); n++ {
-		line := sc.Text()
+	n := 0
+	for line := range strings.Lines(string(all)) {
+		n++
+		line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
 		if n == 1 {
 			line = strings.TrimPrefix(line, "\uFEFF")
 		}
@@ -129,9 +135,6 @@ func parseEnvFile(path string, r io.Reader) ([]string, error) {
 			return nil, invalidf("%s:%d: variable '%s' contains whitespaces or has no name", path, n, k)
 		}
 		out = append(out, line)
-	}
-	if err := sc.Err(); err != nil {
-		return nil, invalidf("read --env-file %s: %v: a line holds at most %d bytes", path, err, maxEnvLine)
 	}
 	return out, nil
 }
