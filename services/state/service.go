@@ -298,7 +298,9 @@ func (s *Service) viewService(id string) *skepv1.Service {
 		svc.Status.Desired = m.ReplicatedJob.GetMaxConcurrent()
 	}
 	if r := s.ix.Rollout(id); r != nil {
-		svc.UpdateStatus = r.Status
+		if svc.UpdateStatus = r.Status; r.Status != nil {
+			svc.UpdateStatus.Resume = r.Resume
+		}
 	}
 	return svc
 }
