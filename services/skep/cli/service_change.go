@@ -51,6 +51,9 @@ func (a *app) serviceCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if len(args) > 1 && namesFlag(cmd, args[1]) {
+				a.warnf("%s stands after the image, so it is part of the containers' command: options come before IMAGE", args[1])
+			}
 			if s.Name == "" {
 				s.Name = spec.RandomName()
 			}
@@ -85,6 +88,13 @@ func (a *app) serviceCreate() *cobra.Command {
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "Show what would happen, change nothing")
 	a.completeSpecFlags(cmd)
 	return cmd
+}
+
+// namesFlag: the word is one of the command's own options.
+func namesFlag(cmd *cobra.Command, word string) bool {
+	name, is := strings.CutPrefix(word, "--")
+	name, _, _ = strings.Cut(name, "=")
+	return is && cmd.Flags().Lookup(name) != nil
 }
 
 func (a *app) serviceUpdate() *cobra.Command {
