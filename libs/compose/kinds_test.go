@@ -96,7 +96,7 @@ func TestFormsByKind(t *testing.T) {
 		{name: "duration of days", text: svc("deploy: {restart_policy: {window: 1d}}"), want: []string{`"window":"86400s"`}},
 		{name: "constraint a string", text: svc("deploy: {placement: {constraints: node.role == manager}}"), err: []string{"services.web.deploy.placement.constraints: it is text and must be a list"}},
 		{name: "constraint with one =", text: svc("deploy: {placement: {constraints: [node.role=manager]}}"), err: []string{"stdin:4:40: services.web.deploy.placement.constraints.0: "}},
-		{name: "constraint with an unknown key", text: svc("deploy: {placement: {constraints: [node.foo == a]}}"), want: []string{"note:stdin:4:40: services.web.deploy.placement.constraints.0: no node has node.foo"}},
+		{name: "constraint with an unknown key", text: svc("deploy: {placement: {constraints: [node.foo == a]}}"), err: []string{"stdin:4:40: services.web.deploy.placement.constraints.0: key 'node.foo' is unknown"}},
 		{name: "test a list without CMD", text: svc(`healthcheck: {test: ["curl", "-f", "x"]}`), err: []string{"services.web.healthcheck.test: a list begins with CMD"}},
 		{name: "test NONE as text", text: svc(`healthcheck: {test: NONE}`), want: []string{`"test":["NONE"]`, "note:services.web.healthcheck.test: read as disable"}},
 		{name: "test disabled", text: svc(`healthcheck: {disable: true}`), want: []string{`"test":["NONE"]`}},

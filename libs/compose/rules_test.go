@@ -61,7 +61,7 @@ func TestRulesOfAStack(t *testing.T) {
 		{name: "network of a service", text: svc("network_mode: service:db"), err: []string{"services.web.network_mode: the network of another container cannot be shared"}},
 		{name: "places of the cluster's own refusals", text: svc("hostname: 'a b'"), err: []string{"stdin:4:5: services.web.hostname: invalid hostname"}},
 		{name: "place of a rule about ports", text: svc("deploy: {endpoint_mode: dnsrr}", "ports: ['80:80']"), err: []string{"stdin:5:5: services.web.ports: EndpointSpec: port published with ingress mode can't be used with dnsrr mode"}},
-		{name: "place of a rule about resources", text: svc("deploy: {resources: {limits: {memory: 5M}, reservations: {memory: 6M}}}"), err: []string{"stdin:4:14: services.web.deploy.resources: reserve-memory"}},
+		{name: "place of a rule about resources", text: svc("deploy: {resources: {limits: {memory: 8M}, reservations: {memory: 9M}}}"), err: []string{"stdin:4:14: services.web.deploy.resources: reserve-memory"}},
 		{name: "place of a schedule", text: svc("deploy: {mode: global-job}", "x-skep: {schedule: {cron: nonsense}}"), err: []string{"stdin:5:5: services.web.x-skep: "}},
 		{name: "shm_size", text: svc("shm_size: 256m"), want: []string{`"mounts":[{"target":"/dev/shm","tmpfsSize":"268435456","type":"TYPE_TMPFS"}]`}},
 		{name: "dollars that an old tool did not double", text: svc(`command: ["--option=$", "a$"]`), want: []string{`"args":["--option=$","a$"]`}},

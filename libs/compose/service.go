@@ -2,7 +2,6 @@ package compose
 
 import (
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -142,17 +141,12 @@ func (s *service) restart() {
 	s.out.Task.Restart = out
 }
 
-// nodeKey is what a constraint can ask of a node. Others match none.
-var nodeKey = regexp.MustCompile(`^(?i:node\.(?:id|hostname|ip|role|platform\.os|platform\.arch|labels\..+)|engine\.labels\..+)$`)
-
 func (s *service) placement() {
 	p := s.deploy().Placement
 	out := s.out.Task.Placement
 	for i, c := range p.Constraints {
-		if _, err := constraint.Parse([]string{c}); err != nil {
+		if err := constraint.Check([]string{c}); err != nil {
 			s.wrongAt(s.at("deploy", "placement", "constraints", itoa(i)), "%v", err)
-		} else if key := strings.TrimSpace(c[:strings.IndexAny(c, "=!")]); !nodeKey.MatchString(key) {
-			s.noteAt(s.at("deploy", "placement", "constraints", itoa(i)), "no node has %s, so nothing is ever placed: use node.role, node.hostname, node.labels.<name> or another of docs/guide.md", key)
 		}
 	}
 	out.Constraints = p.Constraints

@@ -1,20 +1,26 @@
 package constraint
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestParseErrors(t *testing.T) {
 	for in, want := range map[string]string{
-		"node.role=manager":            "constraint expected one operator from ==, !=",
-		"":                             "constraint expected one operator from ==, !=",
-		"1a==b":                        "key '1a' is invalid",
-		"a==b":                         "key 'a' is invalid",
-		"node.id==":                    "value '' is invalid",
-		"node.id== @ ":                 "value '@' is invalid",
-		"node.labels.x!=a=b":           "value 'a=b' is invalid",
-		"node.labels.a!=b==c":          "key 'node.labels.a!=b' is invalid",
-		"node labels.x==y":             "key 'node labels.x' is invalid",
-		"node.labels.x < 3":            "constraint expected one operator from ==, !=",
-		"node.labels.\u00e9t\u00e9==1": "key 'node.labels.\u00e9t\u00e9' is invalid",
+		"node.role=manager":     "constraint expected one operator from ==, !=",
+		"":                      "constraint expected one operator from ==, !=",
+		"1a==b":                 "key '1a' is invalid",
+		"a==b":                  "key 'a' is invalid",
+		"node.id==":             "value '' is invalid",
+		"node.id== @ ":          "value '@' is invalid",
+		"node.labels.a=b==c":    "constraint expected one operator from ==, !=",
+		"=":                     "constraint expected one operator from ==, !=",
+		"!=x":                   "key '' is invalid",
+		"==x":                   "constraint expected one operator from ==, !=",
+		"node.labels.x==a\x01b": "value 'a\x01b' is invalid",
+		"node labels.x==y":      "key 'node labels.x' is invalid",
+		"node.labels.x < 3":     "constraint expected one operator from ==, !=",
+		"node.labels.a b==1":    "key 'node.labels.a b' is invalid",
 	} {
 		_, err := Parse([]string{"node.role==worker", in})
 		if err == nil || err.Error() != want {
@@ -57,6 +63,52 @@ func TestMatch(t *testing.T) {
 	cs, _ := Parse([]string{"node.ip!=10.0.0.1"})
 	if !MatchAll(cs, empty) {
 		t.Error("a node without an address is not 10.0.0.1")
+	}
+}
+
+// Whatever label a node may have, a constraint can ask for; and a label without a value is another thing than none.
+func TestEveryLabelMatches(t *testing.T) {
+	for _, l := range [][2]string{
+		{"jobs", ""}, {"a", "a=b"}, {"a", "b==c"}, {"a", "!=x"}, {"a", "=x"}, {"a", "x, y"}, {"topology.kubernetes.io/zone", "eu-1"}, {"\u00e9t\u00e9", "\u00fc\u6f22 '\"@"}, {"1", "0"}, {"x:y@z", "{a}"},
+	} {
+		if err := CheckLabel(l[0], l[1]); err != nil {
+			t.Errorf("%s=%s: %v", l[0], l[1], err)
+		}
+		with := &Node{Labels: map[string]string{l[0]: l[1]}, EngineLabels: map[string]string{l[0]: l[1]}}
+		for _, scope := range []string{"node.labels.", "engine.labels."} {
+			for op, want := range map[string][2]bool{"==": {true, false}, "!=": {false, true}, " == ": {true, false}} {
+				cs, err := Parse([]string{scope + l[0] + op + l[1]})
+				if err != nil {
+					t.Errorf("%s%s%s: %v", l[0], op, l[1], err)
+					continue
+				}
+				if got := MatchAll(cs, with); got != want[0] {
+					t.Errorf("%s%s%s on a node with it: %v", l[0], op, l[1], got)
+				}
+				if got := MatchAll(cs, &Node{}); got != want[1] {
+					t.Errorf("%s%s%s on a node without: %v", l[0], op, l[1], got)
+				}
+			}
+		}
+	}
+	for _, l := range [][2]string{{"", "x"}, {"a b", "x"}, {"a!", "x"}, {"a=", "x"}, {"a", " x"}, {"a", "x\n"}, {"a", "x\x00y"}, {"a", "\xff"}} {
+		if CheckLabel(l[0], l[1]) == nil {
+			t.Errorf("%q=%q can be set", l[0], l[1])
+		}
+	}
+}
+
+func TestCheck(t *testing.T) {
+	for in, want := range map[string]string{
+		"foo==bar": "key 'foo' is unknown (did you mean node.labels.foo?)", "node.rol==worker": "(did you mean node.role?)", "hostname==x": "(did you mean node.hostname?)",
+		"node.label.zone==x": "(did you mean node.labels.zone?)", "node.ip==nonsense": "value 'nonsense' is invalid: node.ip", "node.role==boss": "node.role is manager or worker", "node.unknown!=x": "key 'node.unknown' is unknown",
+	} {
+		if err := Check([]string{"node.role==worker", in}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", in, err, want)
+		}
+	}
+	if err := Check([]string{"node.labels.jobs==", "NODE.Role!=Manager", "node.ip!=10.0.0.0/8", "engine.labels.x==y"}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -127,14 +127,10 @@ func validateRights(c *skepv1.ContainerSpec) error {
 	}
 	seen := map[string]bool{}
 	for _, u := range c.Ulimits {
-		switch {
-		case !slices.Contains(ulimits, u.Name):
-			return fault.Invalid("invalid ulimit type: %s: use one of %s", u.Name, strings.Join(ulimits, ", "))
-		case u.Soft < -1 || u.Hard < -1:
-			return fault.Invalid("invalid ulimit %s=%d:%d: use -1 for unlimited, or a number", u.Name, u.Soft, u.Hard)
-		case u.Hard != -1 && (u.Soft > u.Hard || u.Soft == -1):
-			return fault.Invalid("ulimit soft limit must be less than or equal to hard limit: %d > %d", u.Soft, u.Hard)
-		case seen[u.Name]:
+		if err := CheckUlimit(u); err != nil {
+			return err
+		}
+		if seen[u.Name] {
 			return fault.Invalid("duplicate ulimit %s", u.Name)
 		}
 		seen[u.Name] = true
@@ -174,8 +170,6 @@ func normalizeCapability(v string) string {
 	}
 	return "CAP_" + v
 }
-
-var ulimits = []string{"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"}
 
 var capabilities = strings.Fields(`CAP_AUDIT_CONTROL CAP_AUDIT_READ CAP_AUDIT_WRITE CAP_BLOCK_SUSPEND CAP_BPF CAP_CHECKPOINT_RESTORE
 	CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_IPC_LOCK CAP_IPC_OWNER CAP_KILL CAP_LEASE

@@ -3,7 +3,6 @@ package spec
 import (
 	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -38,13 +37,14 @@ func validateMounts(c *skepv1.ContainerSpec) error {
 
 func validateMount(m *skepv1.Mount) error {
 	abs := strings.HasPrefix(m.Source, "/")
+	filled := strings.HasPrefix(m.Source, "{{") // validateTemplates sees what it comes to
 	switch m.Type {
 	case skepv1.Mount_TYPE_VOLUME:
 		if abs {
 			return fault.Invalid("invalid volume mount source, must not be an absolute path: %s", m.Source)
 		}
-		// What stands between braces is filled in on the node, which looks at the whole name then.
-		if name := template.ReplaceAllString(m.Source, ""); strings.ContainsAny(name, "/ \t\n") || name == "." || name == ".." {
+		// validateTemplates looks at what a template comes to.
+		if name := m.Source; !strings.Contains(name, "{{") && (strings.ContainsAny(name, "/ \t\n") || name == "." || name == "..") {
 			return fault.Invalid("invalid volume name %q: use letters, digits, '.', '_' and '-'", m.Source)
 		}
 		if _, err := taskname.Plain(m.Source); err != nil {
@@ -71,7 +71,7 @@ func validateMount(m *skepv1.Mount) error {
 		if m.Source == "" {
 			return fault.Invalid("bind mount of %s needs a source: use source=/path", m.Target)
 		}
-		if !abs {
+		if !abs && !filled {
 			return fault.Invalid("invalid bind mount source, must be an absolute path: %s", m.Source)
 		}
 		if m.BindWait && m.BindCreateSrc {
@@ -153,9 +153,6 @@ func validateMountOptions(m *skepv1.Mount) error {
 	}
 	return ValidateLabels(m.VolumeLabels)
 }
-
-// template is what a node fills in: {{.Task.Slot}}.
-var template = regexp.MustCompile(`\{\{[^{}]*\}\}`)
 
 // ValidateLocalVolume refuses options that the local volume driver does not have, and those that say half of what is to be
 // mounted. Whether it can be mounted, the node says.

@@ -23,6 +23,7 @@ func Validate(s *skepv1.ServiceSpec) error {
 		return fault.Invalid("service spec is missing")
 	}
 	checks := []func(*skepv1.ServiceSpec) error{
+		CheckSize,
 		func(s *skepv1.ServiceSpec) error { return ValidateName(s.Name) },
 		func(s *skepv1.ServiceSpec) error { return ValidateLabels(s.Labels) },
 		validateMode,

@@ -141,6 +141,36 @@ var refusals = []refusal{
 	{"dns", ctr(func(c *skepv1.ContainerSpec) { c.Dns = &skepv1.DNSConfig{Nameservers: []string{"x"}} }), "IP address is not correctly formatted: x"},
 	{"dns search", ctr(func(c *skepv1.ContainerSpec) { c.Dns = &skepv1.DNSConfig{Search: []string{"a..b"}} }), "a..b is not a valid domain"},
 	{"sysctl", ctr(func(c *skepv1.ContainerSpec) { c.Sysctls = map[string]string{"net.core.somaxconn": "1024"} }), ""},
+	{"sysctl of the node", ctr(func(c *skepv1.ContainerSpec) { c.Sysctls = map[string]string{"vm.max_map_count": "262144"} }), "invalid sysctl vm.max_map_count: it is the whole node's, not a container's: set it on the nodes (sysctl -w vm.max_map_count=…); a container has its own net.*, fs.mqueue.*, kernel.domainname, kernel.msgmax, kernel.msgmnb, kernel.msgmni, kernel.sem, kernel.shmall, kernel.shmmax, kernel.shmmni, kernel.shm_rmid_forced"},
+	{"sysctl hostname", ctr(func(c *skepv1.ContainerSpec) { c.Sysctls = map[string]string{"kernel.hostname": "x"} }), "invalid sysctl kernel.hostname: use hostname"},
+	{"sysctl with slashes", ctr(func(c *skepv1.ContainerSpec) {
+		c.Sysctls = map[string]string{"net/ipv4/conf/eth0.1/rp_filter": "1", "kernel.shmmax": "1", "fs.mqueue.msg_max": "1"}
+	}), ""},
+	{"sysctl on network host", func(s *skepv1.ServiceSpec, c *skepv1.ContainerSpec) {
+		c.Sysctls = map[string]string{"net.core.somaxconn": "1"}
+		s.Task.Networks = []*skepv1.NetworkAttachment{{Target: "host"}}
+	}, "invalid sysctl net.core.somaxconn: tasks on network host share the node's own; set it on the nodes"},
+	{"ulimit nofile unlimited", ctr(func(c *skepv1.ContainerSpec) { c.Ulimits = []*skepv1.Ulimit{{Name: "nofile", Soft: -1, Hard: -1}} }), "invalid ulimit nofile=-1:-1: no kernel gives more than 2147483584 open files; use a number up to the nodes' fs.nr_open, such as nofile=1048576"},
+	{"ulimit as", ctr(func(c *skepv1.ContainerSpec) { c.Ulimits = []*skepv1.Ulimit{{Name: "as", Soft: -1, Hard: -1}} }), ""},
+	{"env of another's template", ctr(func(c *skepv1.ContainerSpec) { c.Env = []string{"A={{ toJSON .Data }}"} }), `invalid env A={{ toJSON .Data }}: template "{{ toJSON .Data }}": function "toJSON" not defined; where the braces belong to the value, write it as A={{"{{"}} toJSON .Data }}`},
+	{"env of another's template, literally", ctr(func(c *skepv1.ContainerSpec) { c.Env = []string{`A={{"{{"}} toJSON .Data }}`} }), ""},
+	{"env misspelt", ctr(func(c *skepv1.ContainerSpec) { c.Env = []string{"A={{.Task.Slto}}"} }), `invalid env A={{.Task.Slto}}: template "{{.Task.Slto}}": executing "" at <.Task.Slto>: can't evaluate field Slto in type struct { ID string; Name string; Slot string }; where the braces belong to the value, write it as A={{"{{"}}.Task.Slto}}`},
+	{"env with half a template", ctr(func(c *skepv1.ContainerSpec) { c.Env = []string{"A={{"} }), `invalid env A={{: template "{{": unclosed action; where the braces belong to the value, write it as A={{"{{"}}`},
+	{"env that fills a node", ctr(func(c *skepv1.ContainerSpec) { c.Env = []string{`A={{printf "%1000000000d" 1}}`} }), `invalid env A={{printf "%1000000000d" 1}}: template "{{printf \"%1000000000d\" 1}}": executing "" at <printf "%1000000000d" 1>: error calling printf: it makes more than 65536 bytes; where the braces belong to the value, write it as A={{"{{"}}printf "%1000000000d" 1}}`},
+	{"hostname template misspelt", ctr(func(c *skepv1.ContainerSpec) { c.Hostname = "{{.Node.Name}}" }), `invalid hostname "{{.Node.Name}}": hostname: template "{{.Node.Name}}": executing "" at <.Node.Name>: can't evaluate field Name in type struct { ID string; Hostname string; Platform struct { Architecture string; OS string } }`},
+	{"hostname template of no name", ctr(func(c *skepv1.ContainerSpec) { c.Hostname = "a b {{.Task.Slot}}" }), `invalid hostname "a b {{.Task.Slot}}": it comes to "a b 1"; use letters, digits and hyphens, at most 63`},
+	{"volume template with blanks", mount(&skepv1.Mount{Source: "{{ .Service.Name }}-{{ .Task.Slot }}", Target: "/a"}), ""},
+	{"bind template", mount(&skepv1.Mount{Type: skepv1.Mount_TYPE_BIND, Source: "/data/{{ .Service.Name }}/{{ .Task.Slot }}", Target: "/a/{{ .Task.Slot }}"}), ""},
+	{"bind of a label", func(s *skepv1.ServiceSpec, c *skepv1.ContainerSpec) {
+		s.Labels = map[string]string{"dir": "/srv"}
+		c.Mounts = []*skepv1.Mount{{Type: skepv1.Mount_TYPE_BIND, Source: `{{ index .Service.Labels "dir" }}/x`, Target: "/a"}}
+	}, ""},
+	{"bind template of a relative path", mount(&skepv1.Mount{Type: skepv1.Mount_TYPE_BIND, Source: "{{.Task.Slot}}", Target: "/a"}), `invalid bind mount source "{{.Task.Slot}}": it comes to "1", and must be an absolute path`},
+	{"bind template misspelt", mount(&skepv1.Mount{Type: skepv1.Mount_TYPE_BIND, Source: "/a{{.X}}", Target: "/a"}), `invalid mount source "/a{{.X}}": template "/a{{.X}}": executing "" at <.X>: can't evaluate field X in type taskname.Names`},
+	{"target template", mount(&skepv1.Mount{Source: "v", Target: "/{{ .Task.Slto }}"}), `invalid mount target "/{{ .Task.Slto }}": template "/{{ .Task.Slto }}": executing "" at <.Task.Slto>: can't evaluate field Slto in type struct { ID string; Name string; Slot string }`},
+	{"volume label template", mount(&skepv1.Mount{Source: "v", Target: "/a", VolumeLabels: map[string]string{"k": "{{x}}"}}), `invalid volume-label k={{x}} of the mount at /a: template "{{x}}": function "x" not defined; where the braces belong to the value, write {{"{{"}}x}}`},
+	{"memory below what starts", resources(&skepv1.ResourceRequirements{Limits: &skepv1.Resources{MemoryBytes: 5 << 20}}), "invalid limit-memory 5242880: Must be at least 6MiB: with less a container does not start"},
+	{"reservation of as little", resources(&skepv1.ResourceRequirements{Reservations: &skepv1.Resources{MemoryBytes: 5 << 20}}), ""},
 	{"sysctl form", ctr(func(c *skepv1.ContainerSpec) { c.Sysctls = map[string]string{"somaxconn": "1"} }), `invalid sysctl "somaxconn": use a name such as net.ipv4.ip_forward=1`},
 	{"capability", ctr(func(c *skepv1.ContainerSpec) { c.CapabilityAdd = []string{"net_admin", "ALL"} }), ""},
 	{"unknown capability", ctr(func(c *skepv1.ContainerSpec) { c.CapabilityDrop = []string{"FLY"} }), `invalid capability: "FLY": use a name such as CAP_NET_ADMIN, or ALL`},
@@ -176,9 +206,9 @@ var refusals = []refusal{
 	{"mounts", mount(&skepv1.Mount{Source: "data", Target: "/d"}, &skepv1.Mount{Type: bind, Source: "/a", Target: "/b", BindPropagation: "rslave"}, &skepv1.Mount{Type: tmpfs, Target: "/t", TmpfsSize: 1}), ""},
 	{"volume names with templates", mount(&skepv1.Mount{Source: "data-{{.Task.Slot}}", Target: "/a"}, &skepv1.Mount{Source: "{{ .Service.Name }}-{{ index .Service.Labels \"a/b\" }}", Target: "/b"}), ""},
 	{"a template that costs memory", mount(&skepv1.Mount{Source: `v{{printf "%1000000000d" 1}}`, Target: "/a"}), `invalid volume name: template "v{{printf \"%1000000000d\" 1}}": only fields ({{.Task.Slot}}), labels ({{index .Service.Labels "x"}}) and join may stand in the name of a volume`},
-	{"half a template", mount(&skepv1.Mount{Source: "v{{.Task.Slot", Target: "/a"}), `invalid volume name: template "v{{.Task.Slot": template: :1: unclosed action`},
-	{"blanks beside a template", mount(&skepv1.Mount{Source: "data {{ .Task.Slot }}", Target: "/a"}), `invalid volume name "data {{ .Task.Slot }}": use letters, digits, '.', '_' and '-'`},
-	{"a slash beside a template", mount(&skepv1.Mount{Source: "{{.Task.Slot}}/x", Target: "/a"}), `invalid volume name "{{.Task.Slot}}/x": use letters, digits, '.', '_' and '-'`},
+	{"half a template", mount(&skepv1.Mount{Source: "v{{.Task.Slot", Target: "/a"}), `invalid volume name: template "v{{.Task.Slot": unclosed action`},
+	{"blanks beside a template", mount(&skepv1.Mount{Source: "data {{ .Task.Slot }}", Target: "/a"}), `invalid volume name "data {{ .Task.Slot }}": it comes to "data 1"; use letters, digits, '.', '_' and '-'`},
+	{"a slash beside a template", mount(&skepv1.Mount{Source: "{{.Task.Slot}}/x", Target: "/a"}), `invalid volume name "{{.Task.Slot}}/x": it comes to "1/x"; use letters, digits, '.', '_' and '-'`},
 	{"options of local volumes", mount(&skepv1.Mount{Source: "a", Target: "/a", VolumeOpts: map[string]string{"type": "nfs", "device": ":/x", "o": "addr=nas"}},
 		&skepv1.Mount{Source: "b", Target: "/b", VolumeDriver: "local", VolumeOpts: map[string]string{"device": "/x", "o": "ro,bind"}},
 		&skepv1.Mount{Source: "c", Target: "/c", VolumeDriver: "rexray", VolumeOpts: map[string]string{"size": "5"}}), ""},
@@ -412,5 +442,31 @@ func TestNodeSpec(t *testing.T) {
 	}
 	if err := ValidateName(RandomName()); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is too large is named, and nothing of its value.
+func TestCheckSize(t *testing.T) {
+	long := strings.Repeat("x", 300<<10)
+	for want, edit := range map[string]func(*skepv1.ServiceSpec){
+		"are env (2 variables, the longest is BIG with 307204 bytes): at most 262144 fit; put large values into a config": func(s *skepv1.ServiceSpec) { s.Task.Container.Env = []string{"A=1", "BIG=" + long} },
+		"are args: at most 262144 fit": func(s *skepv1.ServiceSpec) { s.Task.Container.Args = []string{long} },
+		"are labels: at most":          func(s *skepv1.ServiceSpec) { s.Labels = map[string]string{"a": long} },
+		"are seccomp-profile: at most": func(s *skepv1.ServiceSpec) {
+			s.Task.Container.Privileges = &skepv1.Privileges{SeccompProfile: []byte(long)}
+		},
+	} {
+		s := &skepv1.ServiceSpec{Name: "web", Task: &skepv1.TaskSpec{Container: &skepv1.ContainerSpec{Image: "i"}}}
+		if err := CheckSize(s); err != nil {
+			t.Error(err)
+		}
+		edit(s)
+		if err := Validate(s); err == nil || !strings.Contains(err.Error(), want) || len(err.Error()) > 400 {
+			t.Errorf("%.500v, want %s", err, want)
+		}
+	}
+	s := &skepv1.ServiceSpec{Name: "web", Task: &skepv1.TaskSpec{Container: &skepv1.ContainerSpec{Image: "i", Env: []string{"BIG=" + strings.Repeat("x", 200<<10)}}}}
+	if err := Validate(s); err != nil {
+		t.Errorf("a variable of 200 KiB: %v", err)
 	}
 }

@@ -1,7 +1,9 @@
 package spec
 
 import (
+	"maps"
 	"regexp"
+	"slices"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -10,7 +12,7 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
-// The least a container may be limited to or reserve.
+// The least a container may reserve, and of CPUs be limited to. MinMemoryLimit is more.
 const (
 	MinNanoCPUs = 1e6
 	MinMemory   = 4 << 20
@@ -36,7 +38,16 @@ func validateTask(s *skepv1.ServiceSpec) error {
 	if t.LogDriver != nil && t.LogDriver.Name == "" && len(t.LogDriver.Options) > 0 {
 		return fault.Invalid("log-opt needs a log-driver: name one, such as json-file")
 	}
-	return validateContainer(t.Container)
+	if err := validateContainer(t.Container); err != nil {
+		return err
+	}
+	host := HostNetwork(s)
+	for _, k := range slices.Sorted(maps.Keys(t.Container.Sysctls)) {
+		if err := CheckSysctl(k, host); err != nil {
+			return err
+		}
+	}
+	return validateTemplates(s)
 }
 
 func notNegative(field string, d *durationpb.Duration) error {
@@ -77,6 +88,9 @@ func validateRequirements(r *skepv1.ResourceRequirements) error {
 	}
 	if err := validateResources(r.Reservations); err != nil {
 		return err
+	}
+	if m := r.Limits.GetMemoryBytes(); m != 0 && m < MinMemoryLimit {
+		return fault.Invalid("invalid limit-memory %d: Must be at least 6MiB: with less a container does not start", m)
 	}
 	if len(r.Limits.GetGeneric()) > 0 {
 		return fault.Invalid("generic resources can be reserved, not limited: use generic-resource")
@@ -140,7 +154,7 @@ func validatePlacement(p *skepv1.Placement) error {
 	if p == nil {
 		return nil
 	}
-	if _, err := constraint.Parse(p.Constraints); err != nil {
+	if err := constraint.Check(p.Constraints); err != nil {
 		if fault.Of(err) == fault.CodeInvalid {
 			return err
 		}

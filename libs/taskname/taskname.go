@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"text/template"
 	"text/template/parse"
 
 	skepv1 "skep.dev/proto/skep/v1"
@@ -50,9 +49,9 @@ func (n Names) Expand(text string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("template %q: %w", text, err)
 	}
-	var b strings.Builder
+	var b bounded
 	if err := t.Execute(&b, n); err != nil {
-		return "", fmt.Errorf("template %q: %w", text, err)
+		return "", fmt.Errorf("template %q: %s", text, saying(err))
 	}
 	return b.String(), nil
 }
@@ -72,10 +71,6 @@ func (n Names) Hostname(tmpl string) (string, error) {
 	return h, nil
 }
 
-func parsed(text string) (*template.Template, error) {
-	return template.New("").Option("missingkey=error").Funcs(template.FuncMap{"join": func(sep string, s ...string) string { return strings.Join(s, sep) }}).Parse(text)
-}
-
 // Plain refuses a template that is more than words and fields, so that a manager can fill it in for every task without a
 // thought of what that costs. ofNode: it asks for something of the node, which only a task with a node has.
 func Plain(text string) (ofNode bool, err error) {
@@ -86,7 +81,7 @@ func Plain(text string) (ofNode bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("template %q: %w", text, err)
 	}
-	if len(t.Templates()) > 1 || t.Tree == nil {
+	if t.Tree == nil {
 		return false, fmt.Errorf("template %q: %w", text, errNotPlain)
 	}
 	for _, n := range t.Root.Nodes {

@@ -44,3 +44,33 @@ func TestPlainRefuses(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What could hang a node or a manager, or fill its memory, is refused or ends with an error.
+func TestExpandIsBounded(t *testing.T) {
+	n := Example("web", map[string]string{"a": strings.Repeat("x", 1000)})
+	grow := `{{$a := "xxxxxxxxxxxxxxxx"}}` + strings.Repeat(`{{$a = printf "`+strings.Repeat("%[1]s", 50)+`" $a}}`, 6)
+	double := `{{$a := "xxxxxxxxxxxxxxxx"}}` + strings.Repeat(`{{$a = print $a $a}}`, 40)
+	joins := `{{$a := "xxxxxxxxxxxxxxxx"}}` + strings.Repeat(`{{$a = join $a $a $a $a}}`, 40)
+	html := `{{$a := "&&&&&&&&&&&&&&&&"}}` + strings.Repeat(`{{$a = html $a $a $a}}`, 40)
+	for _, text := range []string{
+		`{{printf "%1000000000d" 1}}`, `{{printf "%*d" 1000000000 1}}`, grow, double, joins, html, strings.Repeat(`{{index .Service.Labels "a"}}`, 100),
+		"{{range 1000000000}}x{{end}}", "{{range .Service.Labels}}{{range .Service.Labels}}x{{end}}{{end}}", `{{define "a"}}{{template "a"}}{{end}}{{template "a"}}`,
+	} {
+		if got, err := n.Expand(text); err == nil {
+			t.Errorf("%.60q: %d bytes", text, len(got))
+		}
+	}
+	for text, want := range map[string]string{
+		`{{printf "%s-%03d" .Service.Name 7}}`: "web-007", "{{range $k, $v := .Service.Labels}}{{$k}}{{end}}": "a", `{{if eq .Task.Slot "1"}}first{{else}}other{{end}}`: "first",
+		`{{"{{"}} toJSON .Data }}`: "{{ toJSON .Data }}", "{{/* nothing */}}": "", `{{.Service.Name | html}}`: "web", `{{print .Service.Name "x"}}`: "webx",
+	} {
+		if got, err := n.Expand(text); err != nil || got != want {
+			t.Errorf("%s: %q, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"{{ toJSON .Data }}", "{{", "a{{b}}c{{"} {
+		if got, err := n.Expand(Literal(text)); err != nil || got != text {
+			t.Errorf("%s written as %s: %q, %v", text, Literal(text), got, err)
+		}
+	}
+}

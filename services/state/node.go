@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/constraint"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
@@ -217,6 +220,9 @@ func (s *Service) updateNode(ctx context.Context, r *skepv1.UpdateNodeRequest) (
 		if cur.Witness && after.Availability != skepv1.Availability_AVAILABILITY_DRAIN {
 			return fault.Invalid("node %s is a witness: it has nothing to run tasks with, so its availability stays drain", s.nameOf(id))
 		}
+		if err := matchable(before.Labels, after.Labels); err != nil {
+			return err
+		}
 		stays, err := s.turn(ctx, cur, before.Role)
 		if err != nil || proto.Equal(before, after) && cur.Role == certified {
 			return err
@@ -254,6 +260,19 @@ func applyNode(n *skepv1.NodeSpec, r *skepv1.UpdateNodeRequest) error {
 	}
 	for k, v := range r.LabelAdd {
 		n.Labels[k] = v
+	}
+	return nil
+}
+
+// matchable refuses new labels that no constraint could ask for. Those that are there stay.
+func matchable(before, after map[string]string) error {
+	for _, k := range slices.Sorted(maps.Keys(after)) {
+		if old, had := before[k]; had && old == after[k] {
+			continue
+		}
+		if err := constraint.CheckLabel(k, after[k]); err != nil {
+			return fault.Invalid("%v", err)
+		}
 	}
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
@@ -164,5 +166,53 @@ func TestRegistryCredentials(t *testing.T) {
 	must[*skepv1.ServiceReply](t)(call(r, api.ServiceRemove, &skepv1.RemoveServiceRequest{Ref: "web"}))
 	if uses := must[*skepv1.SecretUsesReply](t)(call(r, api.FilesUses, &skepv1.SecretUsesRequest{Ids: []string{old, next}})).Uses; len(uses[old].GetUses())+len(uses[next].GetUses()) != 0 {
 		t.Errorf("%v", uses)
+	}
+}
+
+// A service created while the registry is away gets its digest by the next --image of the same tag, and by nothing else.
+func TestImageNamedAgainIsResolved(t *testing.T) {
+	r := newRig(t, kvtest.Server(t))
+	h := r.privateHub()
+	h.takes = "somebody else's"
+	svc := r.mustCreate("web", 1)
+	h.mu.Lock()
+	h.takes = ""
+	asked := len(h.asked)
+	h.mu.Unlock()
+	update := func(named, skip bool, image string) string {
+		t.Helper()
+		want := proto.CloneOf(svc.Spec)
+		want.Task.Container.Image = image
+		want.Task.Container.Env = append(want.Task.Container.Env, id.New()+"=x")
+		rep := must[*skepv1.ServiceReply](t)(call(r, api.ServiceUpdate, &skepv1.UpdateServiceRequest{Ref: "web", Base: svc.Spec, Spec: want, ResolveImage: named, NoResolveImage: skip}))
+		svc = rep.Service
+		return svc.Spec.Task.Container.Image
+	}
+	for _, x := range []struct {
+		named, skip bool
+		image, want string
+		asks        int
+	}{
+		{false, false, "httpd:latest", "httpd:latest", 0},
+		{true, true, "httpd:latest", "httpd:latest", 0},
+		{true, false, "httpd", "httpd:latest" + digestA, 1},
+		{false, false, "httpd:latest" + digestA, "httpd:latest" + digestA, 0},
+		{true, false, "httpd:latest" + digestA, "httpd:latest" + digestA, 0},
+		{true, false, "httpd:latest", "httpd:latest" + digestB, 1},
+	} {
+		if x.want == "httpd:latest"+digestB {
+			h.mu.Lock()
+			h.digest = digestB
+			h.mu.Unlock()
+		}
+		if got := update(x.named, x.skip, x.image); got != x.want {
+			t.Errorf("%+v: %s", x, got)
+		}
+		h.mu.Lock()
+		if n := len(h.asked) - asked; n != x.asks {
+			t.Errorf("%+v: asked %d times", x, n)
+		}
+		asked = len(h.asked)
+		h.mu.Unlock()
 	}
 }

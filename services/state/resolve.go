@@ -13,11 +13,12 @@ import (
 )
 
 // resolveImage pins the spec's tag to the digest it has now and notes the platforms it exists for, by asking an
-// agent that can reach registries. Failing only warns: each node then finds the image by itself.
-func (s *Service) resolveImage(ctx context.Context, want, had *skepv1.ServiceSpec, skip bool) (warnings []string) {
+// agent that can reach registries. Failing only warns: each node then finds the image by itself. An image that is the one it
+// had is left alone, unless somebody named it anew: a tag that could not be looked up before may be there now.
+func (s *Service) resolveImage(ctx context.Context, want, had *skepv1.ServiceSpec, named, skip bool) (warnings []string) {
 	c := want.Task.Container
 	was := had.GetTask().GetContainer().GetImage()
-	if c.Image == was {
+	if c.Image == was && (!named || skip || spec.HasDigest(was)) {
 		if len(want.Task.Placement.Platforms) == 0 {
 			want.Task.Placement.Platforms = had.GetTask().GetPlacement().GetPlatforms()
 		}

@@ -25,7 +25,7 @@ import (
 )
 
 // maxObject keeps a service, and a list reply that holds nothing else, well below the broker's payload limit.
-const maxObject = 256 << 10
+const maxObject = spec.MaxSize
 
 // lostAckWait is how long to look for a write whose acknowledgement did not come.
 const lostAckWait = 2 * time.Second
@@ -55,7 +55,7 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 	if err := s.maySpread(want, 0); err != nil {
 		return nil, err
 	}
-	warnings := slices.Concat(s.resolveImage(ctx, want, nil, r.NoResolveImage), s.leftBehind(want, nil), withoutEffect(want, nil))
+	warnings := slices.Concat(s.resolveImage(ctx, want, nil, true, r.NoResolveImage), s.leftBehind(want, nil), withoutEffect(want, nil))
 
 	svc, err := s.store(ctx, newService{id: id.New(), spec: want, called: called, dryRun: r.DryRun, summary: "created"})
 	if err != nil {
@@ -180,10 +180,7 @@ func prepare(want *skepv1.ServiceSpec) error {
 		return err
 	}
 	spec.Defaults(want)
-	if n := proto.Size(want); n > maxObject {
-		return fault.Invalid("the service spec is %d bytes: at most %d fit", n, maxObject)
-	}
-	return nil
+	return spec.CheckSize(want)
 }
 
 // references turns the names in a spec into ids and refuses what the cluster does not have. It returns what the spec
@@ -301,7 +298,9 @@ func (s *Service) viewService(id string) *skepv1.Service {
 		svc.Status.Desired = m.ReplicatedJob.GetMaxConcurrent()
 	}
 	if r := s.ix.Rollout(id); r != nil {
-		svc.UpdateStatus = r.Status
+		if svc.UpdateStatus = r.Status; r.Status != nil {
+			svc.UpdateStatus.Resume = r.Resume
+		}
 	}
 	return svc
 }

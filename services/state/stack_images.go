@@ -49,7 +49,7 @@ func (s *Service) stackImages(ctx context.Context, want, was *skepv1.StackSpec) 
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			told := s.resolveImage(ctx, first, had[first.Name], want.ResolveImage == resolveNever)
+			told := s.resolveImage(ctx, first, had[first.Name], want.ResolveImage == resolveAlways, want.ResolveImage == resolveNever)
 			for _, sp := range g.services[1:] {
 				sp.Task.Container.Image = first.Task.Container.Image
 				sp.Task.Placement.Platforms = nil

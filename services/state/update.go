@@ -46,6 +46,11 @@ func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequ
 		if r.Spec.Name == "" {
 			r.Spec.Name = cur.Spec.Name
 		}
+		if r.Base != nil {
+			if err := s.rebase(r, cur); err != nil {
+				return nil, err
+			}
+		}
 		if err := prepare(r.Spec); err != nil {
 			return nil, err
 		}
@@ -58,22 +63,30 @@ func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequ
 		if r.Canary > 0 && spec.IsJob(r.Spec) {
 			return nil, fault.Invalid("service %s is a job: it has no canary", cur.Spec.Name)
 		}
-		if r.Version != 0 && r.Version != cur.Meta.Version {
+		if r.Base == nil && r.Version != 0 && r.Version != cur.Meta.Version {
 			return nil, errOutOfSequence
 		}
-		warnings = slices.Concat(s.resolveImage(ctx, r.Spec, cur.Spec, r.NoResolveImage), s.leftBehind(r.Spec, cur.Spec), withoutEffect(r.Spec, cur.Spec))
+		warnings = slices.Concat(s.resolveImage(ctx, r.Spec, cur.Spec, r.ResolveImage, r.NoResolveImage), s.leftBehind(r.Spec, cur.Spec), withoutEffect(r.Spec, cur.Spec))
 	} else if err := s.mayGoBack(ctx, id, r.RollbackRevision); err != nil {
 		return nil, err
 	}
 	svc, err := s.change(ctx, id, r.DryRun, func(cur *skepv1.Service) (step, error) {
-		if r.Version != 0 && r.Version != cur.Meta.Version || r.ExpectRevision != 0 && r.ExpectRevision != cur.Revision {
+		// Beside a revision to expect, or a base, a version only says what to have seen.
+		if r.Base == nil && r.ExpectRevision == 0 && r.Version != 0 && r.Version != cur.Meta.Version || r.ExpectRevision != 0 && r.ExpectRevision != cur.Revision {
 			return step{}, errOutOfSequence
 		}
 		if r.Rollback {
 			return s.rollback(cur, r.RollbackRevision, r.Reason)
 		}
-		summary := spec.Diff(s.withNames(cur.Spec), s.withNames(r.Spec))
-		return step{spec: proto.CloneOf(r.Spec), summary: summary, called: called, canary: r.Canary}, mayBecome(cur, r.Spec)
+		next := proto.CloneOf(r.Spec)
+		if r.Base != nil {
+			var err error
+			if next, err = merged(r.Base, r.Spec, cur.Spec); err != nil {
+				return step{}, err
+			}
+		}
+		summary := spec.Diff(s.withNames(cur.Spec), s.withNames(next))
+		return step{spec: next, summary: summary, called: called, canary: r.Canary}, mayBecome(cur, next)
 	})
 	if err != nil {
 		return nil, err
@@ -83,6 +96,34 @@ func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequ
 		warnings = append(warnings, s.spreadWarnings(svc.GetSpec())...)
 	}
 	return &skepv1.ServiceReply{Service: svc, Warnings: warnings}, nil
+}
+
+// rebase makes a request that was made of an older service one of this service.
+func (s *Service) rebase(r *skepv1.UpdateServiceRequest, cur *skepv1.Service) error {
+	if n := proto.Size(r.Base); n > maxObject {
+		return fault.Invalid("the spec that the change is made from is %d bytes: at most %d fit", n, maxObject)
+	}
+	next, err := spec.Merge(r.Base, r.Spec, cur.Spec)
+	if err != nil {
+		return err
+	}
+	r.Base, r.Spec = proto.CloneOf(cur.Spec), next
+	return nil
+}
+
+// merged does to a service what made want of base, and refuses what the changes of two come to when neither could see it.
+func merged(base, want, cur *skepv1.ServiceSpec) (*skepv1.ServiceSpec, error) {
+	if proto.Equal(base, cur) {
+		return proto.CloneOf(want), nil
+	}
+	next, err := spec.Merge(base, want, cur)
+	if err != nil {
+		return nil, err
+	}
+	if err := prepare(next); err != nil {
+		return nil, fmt.Errorf("with what somebody else changed at the same time: %w", err)
+	}
+	return next, nil
 }
 
 // mayBecome refuses what an update cannot change.

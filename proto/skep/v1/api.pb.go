@@ -341,8 +341,13 @@ type UpdateServiceRequest struct {
 	ExpectRevision   uint64 `protobuf:"varint,8,opt,name=expect_revision,json=expectRevision,proto3" json:"expect_revision,omitempty"` // refused when the newest revision is another; 0 = whatever it is
 	Reason           string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`                                        // of a rollback that nobody asked for by hand
 	Canary           uint64 `protobuf:"varint,10,opt,name=canary,proto3" json:"canary,omitempty"`                                      // this many tasks first; the others wait for promote
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The spec that spec was made from: what differs between the two is done to the service as it is now, so that changes of
+	// different fields at one time all succeed. With it version is not looked at. Unset: spec is all of the new one.
+	Base *ServiceSpec `protobuf:"bytes,11,opt,name=base,proto3" json:"base,omitempty"`
+	// Ask the registry for the image's digest although the image is the one it had: somebody named it anew.
+	ResolveImage  bool `protobuf:"varint,12,opt,name=resolve_image,json=resolveImage,proto3" json:"resolve_image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpdateServiceRequest) Reset() {
@@ -443,6 +448,20 @@ func (x *UpdateServiceRequest) GetCanary() uint64 {
 		return x.Canary
 	}
 	return 0
+}
+
+func (x *UpdateServiceRequest) GetBase() *ServiceSpec {
+	if x != nil {
+		return x.Base
+	}
+	return nil
+}
+
+func (x *UpdateServiceRequest) GetResolveImage() bool {
+	if x != nil {
+		return x.ResolveImage
+	}
+	return false
 }
 
 // RolloutRequest steers the rollout of a service's newest revision.
@@ -3660,7 +3679,7 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\x14CreateServiceRequest\x12(\n" +
 	"\x04spec\x18\x01 \x01(\v2\x14.skep.v1.ServiceSpecR\x04spec\x12\x17\n" +
 	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12(\n" +
-	"\x10no_resolve_image\x18\x03 \x01(\bR\x0enoResolveImage\"\xd1\x02\n" +
+	"\x10no_resolve_image\x18\x03 \x01(\bR\x0enoResolveImage\"\xa0\x03\n" +
 	"\x14UpdateServiceRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12(\n" +
@@ -3672,7 +3691,9 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\x0fexpect_revision\x18\b \x01(\x04R\x0eexpectRevision\x12\x16\n" +
 	"\x06reason\x18\t \x01(\tR\x06reason\x12\x16\n" +
 	"\x06canary\x18\n" +
-	" \x01(\x04R\x06canary\"\xc7\x01\n" +
+	" \x01(\x04R\x06canary\x12(\n" +
+	"\x04base\x18\v \x01(\v2\x14.skep.v1.ServiceSpecR\x04base\x12#\n" +
+	"\rresolve_image\x18\f \x01(\bR\fresolveImage\"\xc7\x01\n" +
 	"\x0eRolloutRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x126\n" +
 	"\x06action\x18\x02 \x01(\x0e2\x1e.skep.v1.RolloutRequest.ActionR\x06action\"k\n" +
@@ -4007,73 +4028,74 @@ var file_skep_v1_api_proto_goTypes = []any{
 var file_skep_v1_api_proto_depIdxs = []int32{
 	60, // 0: skep.v1.CreateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
 	60, // 1: skep.v1.UpdateServiceRequest.spec:type_name -> skep.v1.ServiceSpec
-	0,  // 2: skep.v1.RolloutRequest.action:type_name -> skep.v1.RolloutRequest.Action
-	10, // 3: skep.v1.RunServiceRequest.decision:type_name -> skep.v1.RunDecision
-	61, // 4: skep.v1.RunDecision.decided:type_name -> google.protobuf.Timestamp
-	61, // 5: skep.v1.RunDecision.due:type_name -> google.protobuf.Timestamp
-	62, // 6: skep.v1.ServiceReply.service:type_name -> skep.v1.Service
-	3,  // 7: skep.v1.ListServicesRequest.filters:type_name -> skep.v1.Filter
-	2,  // 8: skep.v1.ListServicesRequest.page:type_name -> skep.v1.Page
-	62, // 9: skep.v1.ListServicesReply.services:type_name -> skep.v1.Service
-	2,  // 10: skep.v1.ListRevisionsRequest.page:type_name -> skep.v1.Page
-	63, // 11: skep.v1.ListRevisionsReply.revisions:type_name -> skep.v1.Revision
-	64, // 12: skep.v1.CreateNetworkRequest.spec:type_name -> skep.v1.NetworkSpec
-	65, // 13: skep.v1.NetworkReply.network:type_name -> skep.v1.Network
-	3,  // 14: skep.v1.ListNetworksRequest.filters:type_name -> skep.v1.Filter
-	2,  // 15: skep.v1.ListNetworksRequest.page:type_name -> skep.v1.Page
-	65, // 16: skep.v1.ListNetworksReply.networks:type_name -> skep.v1.Network
-	62, // 17: skep.v1.PlanRequest.service:type_name -> skep.v1.Service
-	23, // 18: skep.v1.PlanReply.operations:type_name -> skep.v1.Operation
-	25, // 19: skep.v1.PlanReply.placing:type_name -> skep.v1.Placing
-	26, // 20: skep.v1.Placing.filters:type_name -> skep.v1.FilterResult
-	28, // 21: skep.v1.Placing.candidates:type_name -> skep.v1.ScoredNode
-	27, // 22: skep.v1.FilterResult.removed:type_name -> skep.v1.RemovedNode
-	62, // 23: skep.v1.ExplainReply.service:type_name -> skep.v1.Service
-	25, // 24: skep.v1.ExplainReply.placing:type_name -> skep.v1.Placing
-	66, // 25: skep.v1.ExplainReply.waiting:type_name -> skep.v1.Task
-	23, // 26: skep.v1.ExplainReply.next:type_name -> skep.v1.Operation
-	3,  // 27: skep.v1.ListTasksRequest.filters:type_name -> skep.v1.Filter
-	2,  // 28: skep.v1.ListTasksRequest.page:type_name -> skep.v1.Page
-	66, // 29: skep.v1.ListTasksReply.tasks:type_name -> skep.v1.Task
-	66, // 30: skep.v1.TaskReply.task:type_name -> skep.v1.Task
-	67, // 31: skep.v1.NodeReply.node:type_name -> skep.v1.Node
-	3,  // 32: skep.v1.ListNodesRequest.filters:type_name -> skep.v1.Filter
-	2,  // 33: skep.v1.ListNodesRequest.page:type_name -> skep.v1.Page
-	67, // 34: skep.v1.ListNodesReply.nodes:type_name -> skep.v1.Node
-	68, // 35: skep.v1.UpdateNodeRequest.spec:type_name -> skep.v1.NodeSpec
-	69, // 36: skep.v1.UpdateNodeRequest.availability:type_name -> skep.v1.Availability
-	70, // 37: skep.v1.UpdateNodeRequest.role:type_name -> skep.v1.NodeRole
-	59, // 38: skep.v1.UpdateNodeRequest.label_add:type_name -> skep.v1.UpdateNodeRequest.LabelAddEntry
-	70, // 39: skep.v1.AdmitNodeRequest.role:type_name -> skep.v1.NodeRole
-	69, // 40: skep.v1.AdmitNodeRequest.availability:type_name -> skep.v1.Availability
-	71, // 41: skep.v1.ClusterReply.cluster:type_name -> skep.v1.Cluster
-	72, // 42: skep.v1.InitClusterRequest.spec:type_name -> skep.v1.ClusterSpec
-	72, // 43: skep.v1.UpdateClusterRequest.spec:type_name -> skep.v1.ClusterSpec
-	3,  // 44: skep.v1.ListEventsRequest.filters:type_name -> skep.v1.Filter
-	61, // 45: skep.v1.ListEventsRequest.since:type_name -> google.protobuf.Timestamp
-	61, // 46: skep.v1.ListEventsRequest.until:type_name -> google.protobuf.Timestamp
-	2,  // 47: skep.v1.ListEventsRequest.page:type_name -> skep.v1.Page
-	73, // 48: skep.v1.ListEventsReply.events:type_name -> skep.v1.Event
-	61, // 49: skep.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
-	61, // 50: skep.v1.ListAuditRequest.until:type_name -> google.protobuf.Timestamp
-	2,  // 51: skep.v1.ListAuditRequest.page:type_name -> skep.v1.Page
-	70, // 52: skep.v1.JoinTokenRequest.role:type_name -> skep.v1.NodeRole
-	69, // 53: skep.v1.JoinRequest.availability:type_name -> skep.v1.Availability
-	61, // 54: skep.v1.JoinRequest.now:type_name -> google.protobuf.Timestamp
-	70, // 55: skep.v1.JoinReply.role:type_name -> skep.v1.NodeRole
-	61, // 56: skep.v1.JoinReply.now:type_name -> google.protobuf.Timestamp
-	74, // 57: skep.v1.IssueUserRequest.expiry:type_name -> google.protobuf.Duration
-	61, // 58: skep.v1.UserCertificate.issued_at:type_name -> google.protobuf.Timestamp
-	61, // 59: skep.v1.UserCertificate.not_after:type_name -> google.protobuf.Timestamp
-	61, // 60: skep.v1.UserCertificate.revoked_at:type_name -> google.protobuf.Timestamp
-	53, // 61: skep.v1.IssuedUsersReply.certificates:type_name -> skep.v1.UserCertificate
-	53, // 62: skep.v1.RevokeUserReply.revoked:type_name -> skep.v1.UserCertificate
-	58, // 63: skep.v1.VersionReply.nodes:type_name -> skep.v1.VersionOnNodes
-	64, // [64:64] is the sub-list for method output_type
-	64, // [64:64] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	60, // 2: skep.v1.UpdateServiceRequest.base:type_name -> skep.v1.ServiceSpec
+	0,  // 3: skep.v1.RolloutRequest.action:type_name -> skep.v1.RolloutRequest.Action
+	10, // 4: skep.v1.RunServiceRequest.decision:type_name -> skep.v1.RunDecision
+	61, // 5: skep.v1.RunDecision.decided:type_name -> google.protobuf.Timestamp
+	61, // 6: skep.v1.RunDecision.due:type_name -> google.protobuf.Timestamp
+	62, // 7: skep.v1.ServiceReply.service:type_name -> skep.v1.Service
+	3,  // 8: skep.v1.ListServicesRequest.filters:type_name -> skep.v1.Filter
+	2,  // 9: skep.v1.ListServicesRequest.page:type_name -> skep.v1.Page
+	62, // 10: skep.v1.ListServicesReply.services:type_name -> skep.v1.Service
+	2,  // 11: skep.v1.ListRevisionsRequest.page:type_name -> skep.v1.Page
+	63, // 12: skep.v1.ListRevisionsReply.revisions:type_name -> skep.v1.Revision
+	64, // 13: skep.v1.CreateNetworkRequest.spec:type_name -> skep.v1.NetworkSpec
+	65, // 14: skep.v1.NetworkReply.network:type_name -> skep.v1.Network
+	3,  // 15: skep.v1.ListNetworksRequest.filters:type_name -> skep.v1.Filter
+	2,  // 16: skep.v1.ListNetworksRequest.page:type_name -> skep.v1.Page
+	65, // 17: skep.v1.ListNetworksReply.networks:type_name -> skep.v1.Network
+	62, // 18: skep.v1.PlanRequest.service:type_name -> skep.v1.Service
+	23, // 19: skep.v1.PlanReply.operations:type_name -> skep.v1.Operation
+	25, // 20: skep.v1.PlanReply.placing:type_name -> skep.v1.Placing
+	26, // 21: skep.v1.Placing.filters:type_name -> skep.v1.FilterResult
+	28, // 22: skep.v1.Placing.candidates:type_name -> skep.v1.ScoredNode
+	27, // 23: skep.v1.FilterResult.removed:type_name -> skep.v1.RemovedNode
+	62, // 24: skep.v1.ExplainReply.service:type_name -> skep.v1.Service
+	25, // 25: skep.v1.ExplainReply.placing:type_name -> skep.v1.Placing
+	66, // 26: skep.v1.ExplainReply.waiting:type_name -> skep.v1.Task
+	23, // 27: skep.v1.ExplainReply.next:type_name -> skep.v1.Operation
+	3,  // 28: skep.v1.ListTasksRequest.filters:type_name -> skep.v1.Filter
+	2,  // 29: skep.v1.ListTasksRequest.page:type_name -> skep.v1.Page
+	66, // 30: skep.v1.ListTasksReply.tasks:type_name -> skep.v1.Task
+	66, // 31: skep.v1.TaskReply.task:type_name -> skep.v1.Task
+	67, // 32: skep.v1.NodeReply.node:type_name -> skep.v1.Node
+	3,  // 33: skep.v1.ListNodesRequest.filters:type_name -> skep.v1.Filter
+	2,  // 34: skep.v1.ListNodesRequest.page:type_name -> skep.v1.Page
+	67, // 35: skep.v1.ListNodesReply.nodes:type_name -> skep.v1.Node
+	68, // 36: skep.v1.UpdateNodeRequest.spec:type_name -> skep.v1.NodeSpec
+	69, // 37: skep.v1.UpdateNodeRequest.availability:type_name -> skep.v1.Availability
+	70, // 38: skep.v1.UpdateNodeRequest.role:type_name -> skep.v1.NodeRole
+	59, // 39: skep.v1.UpdateNodeRequest.label_add:type_name -> skep.v1.UpdateNodeRequest.LabelAddEntry
+	70, // 40: skep.v1.AdmitNodeRequest.role:type_name -> skep.v1.NodeRole
+	69, // 41: skep.v1.AdmitNodeRequest.availability:type_name -> skep.v1.Availability
+	71, // 42: skep.v1.ClusterReply.cluster:type_name -> skep.v1.Cluster
+	72, // 43: skep.v1.InitClusterRequest.spec:type_name -> skep.v1.ClusterSpec
+	72, // 44: skep.v1.UpdateClusterRequest.spec:type_name -> skep.v1.ClusterSpec
+	3,  // 45: skep.v1.ListEventsRequest.filters:type_name -> skep.v1.Filter
+	61, // 46: skep.v1.ListEventsRequest.since:type_name -> google.protobuf.Timestamp
+	61, // 47: skep.v1.ListEventsRequest.until:type_name -> google.protobuf.Timestamp
+	2,  // 48: skep.v1.ListEventsRequest.page:type_name -> skep.v1.Page
+	73, // 49: skep.v1.ListEventsReply.events:type_name -> skep.v1.Event
+	61, // 50: skep.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	61, // 51: skep.v1.ListAuditRequest.until:type_name -> google.protobuf.Timestamp
+	2,  // 52: skep.v1.ListAuditRequest.page:type_name -> skep.v1.Page
+	70, // 53: skep.v1.JoinTokenRequest.role:type_name -> skep.v1.NodeRole
+	69, // 54: skep.v1.JoinRequest.availability:type_name -> skep.v1.Availability
+	61, // 55: skep.v1.JoinRequest.now:type_name -> google.protobuf.Timestamp
+	70, // 56: skep.v1.JoinReply.role:type_name -> skep.v1.NodeRole
+	61, // 57: skep.v1.JoinReply.now:type_name -> google.protobuf.Timestamp
+	74, // 58: skep.v1.IssueUserRequest.expiry:type_name -> google.protobuf.Duration
+	61, // 59: skep.v1.UserCertificate.issued_at:type_name -> google.protobuf.Timestamp
+	61, // 60: skep.v1.UserCertificate.not_after:type_name -> google.protobuf.Timestamp
+	61, // 61: skep.v1.UserCertificate.revoked_at:type_name -> google.protobuf.Timestamp
+	53, // 62: skep.v1.IssuedUsersReply.certificates:type_name -> skep.v1.UserCertificate
+	53, // 63: skep.v1.RevokeUserReply.revoked:type_name -> skep.v1.UserCertificate
+	58, // 64: skep.v1.VersionReply.nodes:type_name -> skep.v1.VersionOnNodes
+	65, // [65:65] is the sub-list for method output_type
+	65, // [65:65] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_api_proto_init() }

@@ -842,6 +842,7 @@ type UpdateStatus struct {
 	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	CompletedAt   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=completed_at,json=completedAt,proto3" json:"completed_at,omitempty"`
 	Message       string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	Resume        uint64                 `protobuf:"varint,5,opt,name=resume,proto3" json:"resume,omitempty"` // RolloutControl.resume it follows: after a resumption the same state is news. Filled in where it is read.
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -902,6 +903,13 @@ func (x *UpdateStatus) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *UpdateStatus) GetResume() uint64 {
+	if x != nil {
+		return x.Resume
+	}
+	return 0
 }
 
 // Revision is immutable, stored at rev/service.<id>.<number>. It is bumped by every change of the spec;
@@ -3268,13 +3276,14 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x06failed\x18\x05 \x01(\x04R\x06failed\x12\x1d\n" +
 	"\n" +
 	"exit_codes\x18\x06 \x03(\x05R\texitCodes\x120\n" +
-	"\x05ended\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\"\xb8\x01\n" +
+	"\x05ended\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\"\xd0\x01\n" +
 	"\fUpdateStatus\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x129\n" +
 	"\n" +
 	"started_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12=\n" +
 	"\fcompleted_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vcompletedAt\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\xb2\x03\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x16\n" +
+	"\x06resume\x18\x05 \x01(\x04R\x06resume\"\xb2\x03\n" +
 	"\bRevision\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x16\n" +

@@ -14,6 +14,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/pki"
 	"skep.dev/libs/rpc"
+	"skep.dev/libs/spec"
 	"skep.dev/libs/stream"
 )
 
@@ -97,6 +98,10 @@ func again(v *api.Verb, err error) bool {
 // ask is one request. It ends early when the broker refuses it, which a plain request would not notice, and when the
 // connection breaks while it is under way.
 func ask[Q, R proto.Message](ctx context.Context, a *app, nc *nats.Conn, e api.Endpoint[Q, R], req Q) (R, error) {
+	if n := proto.Size(req); int64(n) > nc.MaxPayload() {
+		var none R
+		return none, fault.Invalid("what %s would send is %d bytes, and one message holds %d: a service's spec may have %d, a stack's services together as many; put large values into configs or secrets", e.Verb, n, nc.MaxPayload(), spec.MaxSize)
+	}
 	ctx, stop := a.guard(ctx, rpc.AskOn(nc, e.Subject()), e.Subject())
 	defer stop()
 	ctx, cut := context.WithCancelCause(ctx)

@@ -127,6 +127,7 @@ func build(env Env) (*cobra.Command, *app) {
 	}
 	argumentsAreUsage(root)
 	root.SetUsageTemplate(usageTemplate)
+	strict(root)
 	tidy(root)
 	return root, a
 }

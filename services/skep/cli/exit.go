@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -117,7 +118,15 @@ func flagError(cmd *cobra.Command, err error) error {
 	if errors.Is(err, pflag.ErrHelp) {
 		return err
 	}
-	text := err.Error()
+	text := rawNumber.ReplaceAllStringFunc(err.Error(), func(m string) string {
+		if strings.HasPrefix(m, "strconv.ParseBool") {
+			return "use true or false"
+		}
+		return "use a whole number that fits"
+	})
+	if cmd.Flags().Lookup("mount") != nil && strings.HasPrefix(text, "unknown shorthand flag: 'v'") {
+		text += "; a service's volumes and folders are --mount source=NAME,target=/PATH or --mount type=bind,source=/FOLDER,target=/PATH"
+	}
 	if name, ok := strings.CutPrefix(text, "unknown flag: --"); ok {
 		if s := closestFlag(cmd, name); s != "" {
 			text += fmt.Sprintf("; did you mean --%s?", s)
@@ -125,6 +134,9 @@ func flagError(cmd *cobra.Command, err error) error {
 	}
 	return &usageError{cmd, text}
 }
+
+// rawNumber is how Go's parsers say that they could not read a value.
+var rawNumber = regexp.MustCompile(`strconv\.Parse\w+: parsing ".*": [a-z ]+$`)
 
 func closestFlag(cmd *cobra.Command, name string) string {
 	best, bestAt := "", 3

@@ -27,3 +27,29 @@ func tidy(c *cobra.Command) {
 		tidy(s)
 	}
 }
+
+// strict makes errors of what cobra's own commands answer with a page of help and success: topics and shells there are not.
+func strict(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "help":
+			show := c.Run
+			c.Run, c.RunE = nil, func(cmd *cobra.Command, args []string) error {
+				if found, rest, err := root.Find(args); err != nil || len(rest) > 0 {
+					return unknownCommand(found, append(rest, args...))
+				}
+				show(cmd, args)
+				return nil
+			}
+		case "completion":
+			c.Args, c.RunE = nil, func(cmd *cobra.Command, args []string) error {
+				if len(args) > 0 {
+					return &usageError{cmd, "no completion for shell " + args[0] + ": use bash, zsh, fish or powershell"}
+				}
+				return cmd.Help()
+			}
+		}
+	}
+}

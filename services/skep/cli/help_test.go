@@ -47,3 +47,32 @@ func TestHelpGolden(t *testing.T) {
 	}
 	golden.Check(t, "help", b.String())
 }
+
+// What does not exist is an error of usage, with what there is.
+func TestStrictHelp(t *testing.T) {
+	c := newCluster(t)
+	for line, want := range map[string]string{
+		"help nosuch": "unknown command: skep nosuch", "help service nosuch": "unknown command: skep service nosuch", "completion tcsh": "use bash, zsh, fish or powershell",
+		"service create --init=maybe img": `"maybe"`, "service ls -q=maybe": "use true or false", "service create -v a:b img": "--mount source=NAME,target=/PATH",
+	} {
+		if r := c.run(strings.Fields(line)...); r.code != ExitUsage || !strings.Contains(r.err, want) || strings.Contains(r.err, "strconv") {
+			t.Errorf("%s: %d %s", line, r.code, r.err)
+		}
+	}
+	for _, line := range []string{"help", "help service create", "completion", "help completion"} {
+		if r := c.run(strings.Fields(line)...); r.code != 0 {
+			t.Errorf("%s: %d %s", line, r.code, r.err)
+		}
+	}
+}
+
+// Options after the image are the containers' command, and that is said where they look like the command's own.
+func TestOptionsAfterTheImage(t *testing.T) {
+	c := newCluster(t)
+	if r := c.run("service", "create", "-d", "img", "--name", "x"); !strings.Contains(r.err, "Warning: --name stands after the image") {
+		t.Errorf("%d %s", r.code, r.err)
+	}
+	if r := c.run("service", "create", "-d", "img", "--character-set-server=utf8"); strings.Contains(r.err, "stands after the image") {
+		t.Errorf("%d %s", r.code, r.err)
+	}
+}

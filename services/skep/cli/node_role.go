@@ -67,7 +67,7 @@ func (a *app) changeRole(ctx context.Context, name string, role skepv1.NodeRole,
 		return false, nil
 	}
 	id := n.GetMeta().GetId()
-	changed, err := call(ctx, a, api.NodeUpdate, &skepv1.UpdateNodeRequest{Ref: id, Version: n.GetMeta().GetVersion(), Role: &role})
+	changed, err := call(ctx, a, api.NodeUpdate, &skepv1.UpdateNodeRequest{Ref: id, Role: &role})
 	if err != nil {
 		return false, err
 	}

@@ -21,6 +21,7 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/conn"
 	"skep.dev/services/skep/cli/render"
+	"skep.dev/services/skep/cli/specflag"
 )
 
 // secretKind is what the commands about secrets and configs differ in.
@@ -222,10 +223,17 @@ func (a *app) secretUpdate(k secretKind) *cobra.Command {
 			if len(args) > 1 {
 				file = args[1]
 			}
-			r := &skepv1.UpdateSecretRequest{Ref: args[0], LabelRm: labelRm, LabelAdd: map[string]string{}}
-			for _, l := range labelAdd {
-				key, value, _ := strings.Cut(l, "=")
-				r.LabelAdd[key] = value
+			labels, err := specflag.Labels(labelAdd)
+			if err != nil {
+				return err
+			}
+			r := &skepv1.UpdateSecretRequest{Ref: args[0], LabelRm: labelRm, LabelAdd: labels}
+			var cur *skepv1.Secret
+			if len(labelRm) > 0 {
+				if cur, err = a.secret(ctx, k, args[0]); err != nil {
+					return err
+				}
+				a.warnings(absentLabels(k.word, labelRm, cur.GetSpec().GetLabels()))
 			}
 			if file != "" || v.random > 0 || len(labelAdd)+len(labelRm) == 0 {
 				value, err := v.read(ctx, a, k, file)
@@ -233,9 +241,10 @@ func (a *app) secretUpdate(k secretKind) *cobra.Command {
 					return err
 				}
 				defer seal.Wipe(value)
-				cur, err := a.secret(ctx, k, args[0])
-				if err != nil {
-					return err
+				if cur == nil {
+					if cur, err = a.secret(ctx, k, args[0]); err != nil {
+						return err
+					}
 				}
 				r.Ref = cur.GetMeta().GetId()
 				if r.Sealed, err = a.sealed(ctx, k, cur.GetSpec().GetName(), newest(cur).GetNumber()+1, value); err != nil {
@@ -249,6 +258,16 @@ func (a *app) secretUpdate(k secretKind) *cobra.Command {
 	f.StringArrayVar(&labelRm, "label-rm", nil, "Remove a label")
 	v.add(cmd)
 	return cmd
+}
+
+// absentLabels warns of labels that are to be removed and are not there.
+func absentLabels(word string, rm []string, have map[string]string) (warnings []string) {
+	for _, key := range rm {
+		if _, ok := have[key]; !ok {
+			warnings = append(warnings, fmt.Sprintf("--label-rm %s: the %s has no such label; nothing was removed.", key, word))
+		}
+	}
+	return warnings
 }
 
 // newest is the current version of a secret.

@@ -51,6 +51,9 @@ func (a *app) serviceCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if len(args) > 1 && namesFlag(cmd, args[1]) {
+				a.warnf("%s stands after the image, so it is part of the containers' command: options come before IMAGE", args[1])
+			}
 			if s.Name == "" {
 				s.Name = spec.RandomName()
 			}
@@ -87,6 +90,13 @@ func (a *app) serviceCreate() *cobra.Command {
 	return cmd
 }
 
+// namesFlag: the word is one of the command's own options.
+func namesFlag(cmd *cobra.Command, word string) bool {
+	name, is := strings.CutPrefix(word, "--")
+	name, _, _ = strings.Cut(name, "=")
+	return is && cmd.Flags().Lookup(name) != nil
+}
+
 func (a *app) serviceUpdate() *cobra.Command {
 	var (
 		w     waitFlags
@@ -121,8 +131,9 @@ func (a *app) serviceUpdate() *cobra.Command {
 				v, err := a.service(ctx, ref)
 				return v.GetMeta().GetId(), err
 			}
-			r, before, err := a.update(ctx, args[0], func(s *skepv1.ServiceSpec) (*skepv1.UpdateServiceRequest, error) {
-				was := proto.CloneOf(s)
+			r, before, err := a.update(ctx, args[0], func(cur *skepv1.Service) (*skepv1.UpdateServiceRequest, error) {
+				was, s := cur.GetSpec(), proto.CloneOf(cur.GetSpec())
+				flags.Assigned = cur.GetEndpoint().GetPorts()
 				if err := flags.Apply(s); err != nil {
 					return nil, err
 				}
@@ -132,12 +143,12 @@ func (a *app) serviceUpdate() *cobra.Command {
 				if err := a.registryAuth(ctx, flags, s, was, dry); err != nil {
 					return nil, err
 				}
-				return &skepv1.UpdateServiceRequest{Spec: s, DryRun: dry, NoResolveImage: flags.NoResolve(), Canary: roll.canary}, nil
+				return &skepv1.UpdateServiceRequest{Spec: s, DryRun: dry, NoResolveImage: flags.NoResolve(), ResolveImage: flags.ImageNamed(), Canary: roll.canary}, nil
 			})
 			if err != nil {
 				return err
 			}
-			a.warnings(r.Warnings)
+			a.warnings(slices.Concat(flags.Absent(), r.Warnings))
 			if dry {
 				return a.printPlan(ctx, r.Service, false)
 			}
@@ -172,19 +183,19 @@ func updateHold(before, after *skepv1.ServiceSpec) time.Duration {
 	return defaultMonitor
 }
 
-// update reads the service, lets change alter its spec, and sends it back; when somebody else changed it in between it
-// starts over.
-func (a *app) update(ctx context.Context, ref string, change func(*skepv1.ServiceSpec) (*skepv1.UpdateServiceRequest, error)) (*skepv1.ServiceReply, *skepv1.Service, error) {
+// update reads the service, asks change what it is to become, and sends that with what it was made from: what others changed
+// meanwhile stays. A manager of an older version refuses it when it was not the last to look; then it starts over.
+func (a *app) update(ctx context.Context, ref string, change func(*skepv1.Service) (*skepv1.UpdateServiceRequest, error)) (*skepv1.ServiceReply, *skepv1.Service, error) {
 	for try := 0; ; try++ {
 		s, err := a.service(ctx, ref)
 		if err != nil {
 			return nil, nil, err
 		}
-		req, err := change(proto.Clone(s.GetSpec()).(*skepv1.ServiceSpec))
+		req, err := change(s)
 		if err != nil {
 			return nil, nil, err
 		}
-		req.Ref, req.Version = s.GetMeta().GetId(), s.GetMeta().GetVersion()
+		req.Ref, req.Version, req.Base = s.GetMeta().GetId(), s.GetMeta().GetVersion(), s.GetSpec()
 		r, err := call(ctx, a, api.ServiceUpdate, req)
 		if fault.Is(err, fault.CodeSequence) && try < 5 {
 			continue
@@ -218,7 +229,7 @@ func (a *app) rollBack(ctx context.Context, ref string, to uint64, dry bool, w *
 	if err != nil {
 		return err
 	}
-	req := &skepv1.UpdateServiceRequest{Ref: before.GetMeta().GetId(), Version: before.GetMeta().GetVersion(), Rollback: true, RollbackRevision: to, DryRun: dry}
+	req := &skepv1.UpdateServiceRequest{Ref: before.GetMeta().GetId(), Version: before.GetMeta().GetVersion(), ExpectRevision: before.GetRevision(), Rollback: true, RollbackRevision: to, DryRun: dry}
 	r, err := call(ctx, a, api.ServiceUpdate, req)
 	if err != nil {
 		return err

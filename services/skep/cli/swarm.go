@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"skep.dev/libs/api"
+	"skep.dev/libs/fault"
 	"skep.dev/libs/spec"
 	"skep.dev/libs/unlockkey"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -62,10 +63,11 @@ func (a *app) swarmUpdate() *cobra.Command {
 		snapshots, keep   uint64
 		externalCA        []string
 		plan              planFlags
+		again             int
 		noEffect          = []string{"snapshot-interval", "max-snapshots"}
 	)
 	cmd := &cobra.Command{Use: "update [OPTIONS]", Short: "Change the cluster's settings", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, f := cmd.Context(), cmd.Flags()
 			if f.Changed("external-ca") {
 				return Usagef("--external-ca is not supported: skep keeps the certificate authority itself")
@@ -118,7 +120,13 @@ func (a *app) swarmUpdate() *cobra.Command {
 					return err
 				}
 			}
-			if _, err := call(ctx, a, api.ClusterUpdate, &skepv1.UpdateClusterRequest{Version: c.GetMeta().GetVersion(), Spec: s}); err != nil {
+			_, err = call(ctx, a, api.ClusterUpdate, &skepv1.UpdateClusterRequest{Version: c.GetMeta().GetVersion(), Spec: s})
+			// Somebody else was faster: do it to what is there now. A passphrase is read once.
+			if fault.Is(err, fault.CodeSequence) && again < 5 && !plan.given(cmd) {
+				again++
+				return cmd.RunE(cmd, args)
+			}
+			if err != nil {
 				return err
 			}
 			a.printf("Swarm updated.\n")

@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -280,18 +281,19 @@ func (a *app) volumeInspect() *cobra.Command {
 }
 
 // holding are the nodes to change a volume on: those named, or else the only one that has it. Of a volume that is the same
-// everywhere, one.
-func (a *app) holding(ctx context.Context, refs []string, name string) ([]*skepv1.Node, error) {
+// everywhere, one. Where it had to look, it returns what it saw, too.
+func (a *app) holding(ctx context.Context, refs []string, name string) ([]*skepv1.Node, []*skepv1.Volume, error) {
 	if len(refs) > 0 {
-		return a.targets(ctx, refs, "self")
+		on, err := a.targets(ctx, refs, "self")
+		return on, nil, err
 	}
 	all, err := a.targets(ctx, nil, allNodes)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	list, err := a.volumeNamed(ctx, all, name, false)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if list[0].Scope != "global" {
 		var on []string
@@ -299,7 +301,7 @@ func (a *app) holding(ctx context.Context, refs []string, name string) ([]*skepv
 			on = append(on, v.NodeHostname)
 		}
 		if len(on) > 1 {
-			return nil, fault.Conflict("volume %s is on nodes %s, and each has its own: say which is meant, --node NODE or --node all", name, strings.Join(on, ", "))
+			return nil, nil, fault.Conflict("volume %s is on nodes %s, and each has its own: say which is meant, --node NODE or --node all", name, strings.Join(on, ", "))
 		}
 	}
 	at := list[0].NodeId
@@ -308,7 +310,7 @@ func (a *app) holding(ctx context.Context, refs []string, name string) ([]*skepv
 			at = v.NodeId
 		}
 	}
-	return slices.DeleteFunc(all, func(n *skepv1.Node) bool { return n.GetMeta().GetId() != at }), nil
+	return slices.DeleteFunc(all, func(n *skepv1.Node) bool { return n.GetMeta().GetId() != at }), list, nil
 }
 
 func (a *app) volumeUpdate() *cobra.Command {
@@ -324,10 +326,20 @@ func (a *app) volumeUpdate() *cobra.Command {
 			if len(add)+len(r.LabelRm) == 0 {
 				return Usagef("say what to change: --label-add key=value or --label-rm key")
 			}
-			on, err := a.holding(cmd.Context(), nodes, r.Name)
+			on, list, err := a.holding(cmd.Context(), nodes, r.Name)
 			if err != nil {
 				return err
 			}
+			if list == nil && len(r.LabelRm) > 0 {
+				if list, err = a.volumeNamed(cmd.Context(), on, r.Name, false); err != nil {
+					return err
+				}
+			}
+			have := map[string]string{}
+			for _, v := range list {
+				maps.Copy(have, v.Labels)
+			}
+			a.warnings(absentLabels("volume", r.LabelRm, have))
 			if err := a.onNodes(cmd.Context(), on, func(n *skepv1.Node) error {
 				_, err := call(cmd.Context(), a, api.VolumeUpdate.At(n.GetMeta().GetId()), r)
 				return err
@@ -350,7 +362,7 @@ func (a *app) volumeRemove() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			return a.each(ctx, args, func(name string) error {
-				on, err := a.holding(ctx, nodes, name)
+				on, _, err := a.holding(ctx, nodes, name)
 				if force && fault.Is(err, fault.CodeNotFound) {
 					return nil
 				}

@@ -21,6 +21,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -53,6 +54,8 @@ type Host struct {
 	Caps     []string // what the agent itself may pass on; nil = everything known
 	// HardLimit is the highest value of a ulimit, by docker's name; missing = no bound known.
 	HardLimit map[string]uint64
+	// MaxFiles is the kernel's own bound of nofile (fs.nr_open), which no capability raises; 0 = not known.
+	MaxFiles uint64
 	// Privileged resources: with CAP_SYS_RESOURCE no hard limit binds.
 	SysResource bool
 }
@@ -87,7 +90,9 @@ func Build(in Input) (*oci.Spec, error) {
 	if err := resources(s, in); err != nil {
 		return nil, err
 	}
-	namespacesOf(s, in)
+	if err := namespacesOf(s, in); err != nil {
+		return nil, err
+	}
 	if err := mounts(s, in, c); err != nil {
 		return nil, err
 	}
@@ -213,7 +218,7 @@ func SetEnv(env []string, kv string) []string {
 	return env
 }
 
-func namespacesOf(s *oci.Spec, in Input) {
+func namespacesOf(s *oci.Spec, in Input) error {
 	out := s.Linux.Namespaces[:0]
 	for _, ns := range s.Linux.Namespaces {
 		switch ns.Type {
@@ -238,8 +243,12 @@ func namespacesOf(s *oci.Spec, in Input) {
 		s.Linux.Sysctl["net.ipv4.ping_group_range"] = "0 2147483647"
 	}
 	for k, v := range in.Service.GetTask().GetContainer().GetSysctls() {
+		if err := spec.CheckSysctl(k, in.Netns == ""); err != nil {
+			return err
+		}
 		s.Linux.Sysctl[k] = v
 	}
+	return nil
 }
 
 func security(s *oci.Spec, c *skepv1.ContainerSpec) error {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	skepv1 "skep.dev/proto/skep/v1"
@@ -52,7 +53,7 @@ func ResolvConf(dns []netip.Addr, d *skepv1.DNSConfig, hostConf []byte) string {
 		for _, a := range dns {
 			servers = append(servers, a.String())
 		}
-		options = []string{"ndots:0"}
+		options = nil
 	case len(d.GetNameservers()) > 0:
 		servers = d.Nameservers
 	}
@@ -63,7 +64,11 @@ func ResolvConf(dns []netip.Addr, d *skepv1.DNSConfig, hostConf []byte) string {
 		}
 	}
 	if len(d.GetOptions()) > 0 {
-		options = d.Options
+		options = d.Options // instead of the host's, as with Docker
+	}
+	// A short name is a service's first, and only then one of the search domains: other options do not change that.
+	if len(dns) > 0 && !slices.ContainsFunc(options, func(o string) bool { return o == "ndots" || strings.HasPrefix(o, "ndots:") }) {
+		options = append([]string{"ndots:0"}, options...)
 	}
 	var b strings.Builder
 	for _, s := range servers {

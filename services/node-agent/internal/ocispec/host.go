@@ -4,6 +4,8 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 
 	ctrdcap "github.com/containerd/containerd/v2/pkg/cap"
 	"golang.org/x/sys/unix"
@@ -40,6 +42,9 @@ func ThisHost() Host {
 		if unix.Getrlimit(n, &r) == nil {
 			h.HardLimit[name] = r.Max
 		}
+	}
+	if b, err := os.ReadFile("/proc/sys/fs/nr_open"); err == nil {
+		h.MaxFiles, _ = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64) // 0 = not known
 	}
 	return h
 }

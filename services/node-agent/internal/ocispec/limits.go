@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/oci"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -115,14 +116,14 @@ var ulimitNames = map[string]string{
 func rlimits(s *oci.Spec, c *skepv1.ContainerSpec, h Host) error {
 	s.Process.Rlimits = nil // inherited, not the base spec's 1024 files
 	for _, u := range c.GetUlimits() {
-		name := strings.ToLower(u.GetName())
-		typ, ok := ulimitNames[name]
-		if !ok {
-			return fmt.Errorf("unknown ulimit %q", u.GetName())
+		if err := spec.CheckUlimit(u); err != nil {
+			return err
 		}
+		name := u.GetName()
+		typ := ulimitNames[name]
 		hard, soft := uint64(u.GetHard()), uint64(u.GetSoft()) // -1 = unlimited = the largest number
-		if soft > hard {
-			return fmt.Errorf("ulimit %s: the soft limit %d is above the hard limit %d", name, u.GetSoft(), u.GetHard())
+		if name == "nofile" && h.MaxFiles > 0 && hard > h.MaxFiles {
+			return fmt.Errorf("ulimit nofile: the hard limit %s is above what this node's kernel gives, %d; lower it or raise fs.nr_open on the node", limitText(u.GetHard()), h.MaxFiles)
 		}
 		if top, ok := h.HardLimit[name]; ok && !h.SysResource && hard > top {
 			return fmt.Errorf("ulimit %s: the hard limit %s is above what this node's agent may give, %d; lower it or raise the agent's own limit", name, limitText(u.GetHard()), top)
@@ -152,8 +153,8 @@ func resources(s *oci.Spec, in Input) error {
 		res.CPU = &specs.LinuxCPU{Period: &period, Quota: &quota}
 	}
 	if m := lim.GetMemoryBytes(); m > 0 {
-		if m < 6<<20 {
-			return fmt.Errorf("memory limit %d: the smallest a container can have is 6 MiB", m)
+		if m < spec.MinMemoryLimit {
+			return fmt.Errorf("memory limit %d: the smallest a container can have is %d bytes", m, spec.MinMemoryLimit)
 		}
 		mem := &specs.LinuxMemory{Limit: &m}
 		if in.Limits.Swap {

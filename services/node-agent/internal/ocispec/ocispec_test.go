@@ -175,7 +175,14 @@ func TestRefusals(t *testing.T) {
 		"is above what this node's agent may give, 1000": func(ts *skepv1.TaskSpec, _ *Input) {
 			ts.Container.Ulimits = []*skepv1.Ulimit{{Name: "nofile", Soft: 1, Hard: 2000}}
 		},
-		`unknown ulimit "files"`: func(ts *skepv1.TaskSpec, _ *Input) {
+		"above what this node's kernel gives, 1048576; lower it or raise fs.nr_open": func(ts *skepv1.TaskSpec, in *Input) {
+			in.Limits.SysResource, in.Limits.MaxFiles = true, 1048576
+			ts.Container.Ulimits = []*skepv1.Ulimit{{Name: "nofile", Soft: 1, Hard: 2000000000}}
+		},
+		"invalid sysctl vm.max_map_count: it is the whole node's": func(ts *skepv1.TaskSpec, _ *Input) {
+			ts.Container.Sysctls = map[string]string{"vm.max_map_count": "1"}
+		},
+		`invalid ulimit type: files`: func(ts *skepv1.TaskSpec, _ *Input) {
 			ts.Container.Ulimits = []*skepv1.Ulimit{{Name: "files"}}
 		},
 		`invalid capability "CAP_FLY"`: func(ts *skepv1.TaskSpec, _ *Input) { ts.Container.CapabilityAdd = []string{"FLY"} },
@@ -245,6 +252,19 @@ func TestFiles(t *testing.T) {
 	host := []byte("nameserver 127.0.0.53\nnameserver 10.0.0.2\nsearch corp\noptions edns0\n")
 	if got := ResolvConf(nil, nil, host); got != "nameserver 10.0.0.2\nsearch corp\noptions edns0\n" {
 		t.Errorf("%q", got)
+	}
+	for given, want := range map[string]string{
+		"timeout:2": "ndots:0 timeout:2", "timeout:2 rotate": "ndots:0 timeout:2 rotate", "ndots:3": "ndots:3", "timeout:2 ndots:1": "timeout:2 ndots:1", "ndots": "ndots",
+	} {
+		for _, dns := range []string{"127.0.0.11", "fd00::11"} {
+			got := ResolvConf([]netip.Addr{netip.MustParseAddr(dns)}, &skepv1.DNSConfig{Options: strings.Fields(given)}, host)
+			if !strings.HasSuffix(got, "\noptions "+want+"\n") {
+				t.Errorf("%s with %s: %s", given, dns, got)
+			}
+		}
+	}
+	if got := ResolvConf(nil, &skepv1.DNSConfig{Options: []string{"timeout:2"}}, host); !strings.HasSuffix(got, "\noptions timeout:2\n") {
+		t.Errorf("on the host's network: %s", got)
 	}
 	if got := ResolvConf([]netip.Addr{netip.MustParseAddr("127.0.0.11")}, &skepv1.DNSConfig{Search: []string{"."}}, host); got != "nameserver 127.0.0.11\noptions ndots:0\n" {
 		t.Errorf("%q", got)

@@ -20,8 +20,14 @@ type Flags struct {
 	// the caller; called on update alone, and only for --network-add and --network-rm.
 	NetworkID func(ref string) (string, error)
 
+	// Assigned are the ports the service has, with the numbers the cluster chose for those whose spec names none. Set by
+	// the caller, on update alone.
+	Assigned []*skepv1.PortConfig
+
 	// ServiceID is the same for the services named by --depends-on-add and --depends-on-rm.
 	ServiceID func(ref string) (string, error)
+
+	absent []string // what --…-rm named and the service does not have
 
 	schedule                                 scheduleFlags
 	depends                                  addRm[*skepv1.Dependency]
@@ -170,7 +176,7 @@ func (f *Flags) registerContainer() {
 	f.oomScore = addScalar(f, "oom-score-adj", "", "int", "Adjust how readily the kernel kills it (-1000 to 1000)", parseBounded(-1000, 1000))
 	f.hosts = addPair(f, "host", "", "list", "Add a host-to-address entry: host:ip", "Add a host-to-address entry: host:ip", "Remove a host-to-address entry: host:ip",
 		one(parseHost), text)
-	f.dns = addPair(f, "dns", "", "list", "Name server of the containers", "Add a name server", "Remove a name server", one(parseIP), text)
+	f.dns = addPair(f, "dns", "", "list", "Name server of the containers", "Add a name server", "Remove a name server", one(parseIP), parseIP)
 	f.dnsOptions = addPair(f, "dns-option", "", "list", "Resolver option", "Add a resolver option", "Remove a resolver option", one(text), text)
 	f.dnsSearch = addPair(f, "dns-search", "", "list", "Search domain", "Add a search domain", "Remove a search domain", one(parseDomain), text)
 	f.mounts = addPair(f, "mount", "", "mount", "Attach a file system: type=,source=,target=,…", "Add or change a mount", "Remove a mount by its target path", one(ParseMount), text)
@@ -229,7 +235,7 @@ func (f *Flags) registerRollout() {
 
 func (f *Flags) registerEndpoint() {
 	f.endpointMode = addScalar(f, "endpoint-mode", "", "string", `How the service's name resolves: "vip" or "dnsrr" (default vip)`, parseEndpointMode)
-	f.publish = addPair(f, "publish", "p", "port", "Publish a port: [published:]target[/protocol] or the long form", "Add or change a published port", "Remove a published port by its target port",
+	f.publish = addPair(f, "publish", "p", "port", "Publish a port: [published:]target[/protocol] or the long form", "Add or change a published port", "Remove a published port: target[/protocol] or published:target[/protocol]",
 		ParsePorts, func(s string) (string, error) { _, err := ParsePorts(s); return s, err })
 	f.networks = addPair(f, "network", "", "network", "Attach to a network", "Attach to a network", "Detach from a network", one(ParseNetwork), text)
 }
@@ -243,6 +249,9 @@ func parseConstraint(s string) (string, error) {
 
 // NoResolve is --no-resolve-image.
 func (f *Flags) NoResolve() bool { return f.noResolve.val }
+
+// ImageNamed tells whether --image was given (update only).
+func (f *Flags) ImageNamed() bool { return f.image != nil && f.image.set }
 
 // RegistryAuth is --with-registry-auth.
 func (f *Flags) RegistryAuth() bool { return f.registryAuth.val }

@@ -1,7 +1,6 @@
 package specflag
 
 import (
-	"bufio"
 	"io"
 	"net"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"unicode"
 
+	specs "skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -104,16 +104,23 @@ func readEnvFile(path string) ([]string, error) {
 	return parseEnvFile(path, f)
 }
 
-// maxEnvLine is the longest line of an --env-file.
-const maxEnvLine = 1 << 20
+// maxEnvFile is how large an --env-file may be, bytes: no spec holds as much.
+const maxEnvFile = 1 << 20
 
 // parseEnvFile reads KEY=value and KEY lines; empty ones and those that begin with # are passed over.
 func parseEnvFile(path string, r io.Reader) ([]string, error) {
+	all, err := io.ReadAll(io.LimitReader(r, maxEnvFile+1))
+	switch {
+	case err != nil:
+		return nil, invalidf("read --env-file %s: %v", path, err)
+	case len(all) > maxEnvFile:
+		return nil, invalidf("read --env-file %s: it is larger than %d bytes, which no service's environment is (%d bytes with all else)", path, maxEnvFile, specs.MaxSize)
+	}
 	var out []string
-	sc := bufio.NewScanner(r)
-	sc.Buffer(nil, maxEnvLine)
-	for n := 1; sc.Scan(); n++ {
-		line := sc.Text()
+	n := 0
+	for line := range strings.Lines(string(all)) {
+		n++
+		line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
 		if n == 1 {
 			line = strings.TrimPrefix(line, "\uFEFF")
 		}
@@ -128,9 +135,6 @@ func parseEnvFile(path string, r io.Reader) ([]string, error) {
 			return nil, invalidf("%s:%d: variable '%s' contains whitespaces or has no name", path, n, k)
 		}
 		out = append(out, line)
-	}
-	if err := sc.Err(); err != nil {
-		return nil, invalidf("read --env-file %s: %v: a line holds at most %d bytes", path, err, maxEnvLine)
 	}
 	return out, nil
 }
@@ -286,18 +290,10 @@ func parseDomain(s string) (string, error) {
 	return s, nil
 }
 
-var ulimits = map[string]bool{
-	"as": true, "core": true, "cpu": true, "data": true, "fsize": true, "locks": true, "memlock": true, "msgqueue": true,
-	"nice": true, "nofile": true, "nproc": true, "rss": true, "rtprio": true, "rttime": true, "sigpending": true, "stack": true,
-}
-
 func parseUlimit(s string) (*skepv1.Ulimit, error) {
 	name, val, ok := strings.Cut(s, "=")
 	if !ok {
 		return nil, invalidf("invalid ulimit argument: %s: it must be type=soft[:hard]", s)
-	}
-	if !ulimits[name] {
-		return nil, invalidf("invalid ulimit type: %s", name)
 	}
 	softs, hards, two := strings.Cut(val, ":")
 	soft, err := strconv.ParseInt(softs, 10, 64)
@@ -310,10 +306,11 @@ func parseUlimit(s string) (*skepv1.Ulimit, error) {
 			return nil, invalidf("invalid ulimit argument: %s: %q is not a number", s, hards)
 		}
 	}
-	if soft > hard && hard != -1 || soft == -1 && hard != -1 {
-		return nil, invalidf("ulimit soft limit must be less than or equal to hard limit: %d > %d", soft, hard)
+	u := &skepv1.Ulimit{Name: name, Soft: soft, Hard: hard}
+	if err := specs.CheckUlimit(u); err != nil {
+		return nil, invalidf("%v", err)
 	}
-	return &skepv1.Ulimit{Name: name, Soft: soft, Hard: hard}, nil
+	return u, nil
 }
 
 func parseGeneric(s string) (*skepv1.GenericResource, error) {

@@ -181,12 +181,6 @@ func portRange(what, s string) (lo, hi uint32, err error) {
 	return uint32(l), uint32(h), nil
 }
 
-// samePort tells whether a --publish-rm value names port p: by target port, protocol and, when it is not
-// ingress, mode, and by the node's address where one is given.
-func samePort(rm, p *skepv1.PortConfig) bool {
-	return rm.TargetPort == p.TargetPort && rm.Protocol == orTCP(p.Protocol) && rm.PublishMode == p.PublishMode && (rm.HostIp == "" || rm.HostIp == p.HostIp)
-}
-
 func orTCP(s string) string {
 	if s == "" {
 		return "tcp"

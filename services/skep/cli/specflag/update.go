@@ -2,6 +2,7 @@ package specflag
 
 import (
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -20,6 +21,8 @@ func (f *Flags) Apply(s *skepv1.ServiceSpec) error {
 		s.Task.Container = &skepv1.ContainerSpec{}
 	}
 	t := s.Task
+	f.absent = nil
+	f.noteAbsent(s)
 	if err := f.applyMode(s); err != nil {
 		return err
 	}
@@ -208,14 +211,14 @@ func (f *Flags) applyHosts(c *skepv1.ContainerSpec) error {
 		return nil
 	}
 	for _, r := range f.hosts.rm.vals {
-		host, ip, hasIP := strings.Cut(r, ":")
-		if host == "" {
-			return invalidf("bad format for host-rm: %q: it must be host or host:ip", r)
+		host, ip, hasIP, err := parseHostRm(r)
+		if err != nil {
+			return err
 		}
 		var kept []string
 		for _, h := range c.Hosts {
 			words := strings.Fields(h)
-			if len(words) == 0 || hasIP && words[0] != ip {
+			if len(words) == 0 || hasIP && !sameAddress(words[0], ip) {
 				kept = append(kept, h)
 				continue
 			}
@@ -241,10 +244,10 @@ func (f *Flags) applyMounts(c *skepv1.ContainerSpec) error {
 			return invalidf("duplicate mount target")
 		}
 		seen[m.Target] = true
-		c.Mounts = replaceOrAppend(c.Mounts, m, func(o *skepv1.Mount) bool { return o.Target == m.Target })
+		c.Mounts = replaceOrAppend(c.Mounts, m, func(o *skepv1.Mount) bool { return path.Clean(o.Target) == path.Clean(m.Target) })
 	}
 	c.Mounts = slices.DeleteFunc(c.Mounts, func(m *skepv1.Mount) bool {
-		return slices.Contains(f.mounts.rm.vals, m.Target) && !seen[m.Target]
+		return namesMount(f.mounts.rm.vals, m) && !seen[m.Target]
 	})
 	return nil
 }
@@ -281,7 +284,6 @@ func (f *Flags) applyPlacement(t *skepv1.TaskSpec) {
 		t.Placement = &skepv1.Placement{}
 	}
 	p := t.Placement
-	squeeze := func(s string) string { return strings.Join(strings.Fields(s), "") }
 	p.Constraints = slices.DeleteFunc(p.Constraints, func(c string) bool {
 		return slices.ContainsFunc(f.constraints.rm.vals, func(r string) bool { return squeeze(r) == squeeze(c) })
 	})
@@ -357,14 +359,9 @@ func (f *Flags) applyEndpoint(s *skepv1.ServiceSpec) error {
 	if f.endpointMode.set {
 		e.Mode = f.endpointMode.val
 	}
-	for _, r := range f.publish.rm.vals {
-		gone, err := ParsePorts(r)
-		if err != nil {
-			return err
-		}
-		e.Ports = slices.DeleteFunc(e.Ports, func(p *skepv1.PortConfig) bool {
-			return slices.ContainsFunc(gone, func(g *skepv1.PortConfig) bool { return samePort(g, p) })
-		})
+	var err error
+	if e.Ports, err = unpublish(e.Ports, f.publish.rm.vals, f.Assigned); err != nil {
+		return err
 	}
 	for _, p := range f.publish.add.vals {
 		if !slices.ContainsFunc(e.Ports, func(o *skepv1.PortConfig) bool { return portKey(o) == portKey(p) }) {

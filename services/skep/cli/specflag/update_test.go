@@ -1,6 +1,7 @@
 package specflag
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -88,10 +89,13 @@ func TestUpdate(t *testing.T) {
 			s(`endpoint { ports { protocol: "tcp" target_port: 82 published_port: 8082 } }`)},
 		{"unpublish by protocol", s(`endpoint { ports { protocol: "tcp" target_port: 53 published_port: 53 } ports { protocol: "udp" target_port: 53 published_port: 53 } }`), "--publish-rm 53/udp",
 			s(`endpoint { ports { protocol: "tcp" target_port: 53 published_port: 53 } }`)},
-		{"unpublish all of a target", s(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } ports { protocol: "tcp" target_port: 80 published_port: 9090 } }`), "--publish-rm 8080:80", s(`endpoint { }`)},
-		{"unpublish leaves host mode", s(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 80 publish_mode: PUBLISH_MODE_HOST } }`), "--publish-rm 80",
+		{"unpublish one of a target", s(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 80 } ports { protocol: "tcp" target_port: 80 published_port: 81 } }`), "--publish-rm 81:80",
+			s(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 80 } }`)},
+		{"unpublish one of a target, long form", s(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 80 } ports { protocol: "tcp" target_port: 80 published_port: 81 } }`), "--publish-rm target=80,published=81",
+			s(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 80 } }`)},
+		{"unpublish all of a target", s(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } ports { protocol: "tcp" target_port: 80 published_port: 9090 } }`), "--publish-rm 80", s(`endpoint { }`)},
+		{"unpublish leaves host mode", s(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 80 } ports { protocol: "tcp" target_port: 80 published_port: 80 publish_mode: PUBLISH_MODE_HOST } }`), "--publish-rm 80",
 			s(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 80 publish_mode: PUBLISH_MODE_HOST } }`)},
-		{"unpublish what is not published", s(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } }`), "--publish-rm 81", s(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } }`)},
 		{"ports to dnsrr", s(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } }`), "--endpoint-mode dnsrr --publish-rm 80 --publish-add published=80,target=80,mode=host",
 			s(`endpoint { mode: MODE_DNSRR ports { protocol: "tcp" target_port: 80 published_port: 80 publish_mode: PUBLISH_MODE_HOST } }`)},
 		{"publish a range", s(``), "--publish-add 8080-8081:80-81", s(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } ports { protocol: "tcp" target_port: 81 published_port: 8081 } }`)},
@@ -135,6 +139,13 @@ func TestUpdateRefuses(t *testing.T) {
 		{``, "--mount-add target=/a --mount-add target=/a", "duplicate mount target"},
 		{`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } }`, "--endpoint-mode dnsrr", "can't be used with dnsrr mode"},
 		{`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } }`, "--publish-add 8080:81", "EndpointSpec: duplicate published ports provided"},
+		{`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } ports { protocol: "udp" target_port: 53 } ports { target_port: 9 published_port: 9 publish_mode: PUBLISH_MODE_HOST host_ip: "::1" } }`, "--publish-rm 9999",
+			"the service does not publish 9999: it publishes 8080:80/tcp, 53/udp, mode=host,target=9,published=9,host_ip=::1"},
+		{`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } }`, "--publish-rm 8080", "no port with target 8080: to remove the one published as 8080 write --publish-rm 8080:80/tcp"},
+		{`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 80 publish_mode: PUBLISH_MODE_HOST } }`, "--publish-rm 80", "--publish-rm mode=host,target=80,published=80"},
+		{`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } }`, "--publish-rm 8081:80", "the service does not publish 8081:80: it publishes 8080:80/tcp"},
+		{`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } }`, "--publish-rm 80-81", "the service does not publish 80-81"},
+		{``, "--publish-rm 80", "it publishes no port"},
 		{``, "--publish-rm x", "invalid containerPort: x"},
 		{``, "--network-rm a", "service is not attached to network a"},
 		{``, "--network-add ingress", "Service cannot be explicitly attached to the ingress network"},
@@ -163,6 +174,66 @@ func TestRollbackStandsAlone(t *testing.T) {
 		err := f.RollbackAlone("detach")
 		if want == "" && err != nil || want != "" && (err == nil || err.Error() != want) {
 			t.Errorf("%s: %v, want %q", args, err, want)
+		}
+	}
+}
+
+// What the cluster chose names a port as well as what the spec asked for.
+func TestUnpublishAssigned(t *testing.T) {
+	assigned := parse(t, `endpoint { ports { protocol: "tcp" target_port: 80 published_port: 30000 } ports { protocol: "udp" target_port: 80 published_port: 30001 } }`).Endpoint.Ports
+	have := parse(t, `endpoint { ports { protocol: "tcp" target_port: 80 } ports { protocol: "udp" target_port: 80 } }`).Endpoint.Ports
+	left, err := unpublish(have, []string{"30001:80/udp"}, assigned)
+	if err != nil || len(left) != 1 || left[0].Protocol != "tcp" {
+		t.Errorf("%v, %v", left, err)
+	}
+	if _, err := unpublish(left, []string{"30001:80"}, assigned); err == nil || !strings.Contains(err.Error(), "it publishes 30000:80/tcp") {
+		t.Error(err)
+	}
+}
+
+// Every -rm flag says what was not there, and nothing of what was.
+func TestAbsent(t *testing.T) {
+	f := func(args ...string) []string {
+		fs := pflag.NewFlagSet("update", pflag.ContinueOnError)
+		f := Update(fs)
+		f.LookupEnv = lookup
+		if err := fs.Parse(args); err != nil {
+			t.Fatal(err)
+		}
+		s := parse(t, `labels { key: "l" value: "1" } task { container { env: "A=1" groups: "g" labels { key: "c" value: "" } sysctls { key: "a.b" value: "1" } ulimits { name: "core" }
+			hosts: "2001:db8::1 h" dns { nameservers: "2001:db8::2" options: "ndots:1" search: "x.org" } mounts { target: "/a/" } secrets { name: "s" } configs { name: "k" } }
+			placement { constraints: "node.role == worker" preferences { spread: "node.labels.z" } } }`)
+		if err := f.Apply(s); err != nil {
+			t.Fatal(err)
+		}
+		return f.Absent()
+	}
+	there := map[string]string{"env": "A", "label": "l", "container-label": "c", "sysctl": "a.b", "group": "g", "dns": "2001:DB8::2", "dns-option": "ndots:1", "dns-search": "x.org", "ulimit": "core",
+		"host": "h:[2001:db8:0::1]", "mount": "/a", "secret": "s", "config": "k", "constraint": "node.role==worker", "placement-pref": "spread=node.labels.z"}
+	var seen []string
+	Update(pflag.NewFlagSet("", pflag.ContinueOnError)).fs.VisitAll(func(fl *pflag.Flag) {
+		if name, is := strings.CutSuffix(fl.Name, "-rm"); is {
+			seen = append(seen, name)
+		}
+	})
+	refused := []string{"publish", "network", "generic-resource", "depends-on"}
+	for _, name := range seen {
+		v, ok := there[name]
+		if !ok && !slices.Contains(refused, name) {
+			t.Errorf("--%s-rm: nobody says what was not there", name)
+		}
+		if !ok {
+			continue
+		}
+		if got := f("--" + name + "-rm=" + v); len(got) != 0 {
+			t.Errorf("--%s-rm %s: %q", name, v, got)
+		}
+		other := "other"
+		if name == "dns" {
+			other = "9.9.9.9"
+		}
+		if got := f("--" + name + "-rm=" + other); len(got) != 1 || !strings.HasPrefix(got[0], "--"+name+"-rm "+other+": the service has no such ") {
+			t.Errorf("--%s-rm %s: %q", name, other, got)
 		}
 	}
 }

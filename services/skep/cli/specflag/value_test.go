@@ -54,10 +54,21 @@ func TestEnvFile(t *testing.T) {
 		t.Errorf("%.40q %v", got, err)
 	}
 	for text, want := range map[string]string{
-		"A=1\n=x": "vars:2: ", "a b=c": "vars:1: ", "A=1\n\nB=\xff": "vars:3: ", "A=\x00": "vars:1: ", "A=1\n\ufeffB=2\n=": "vars:3: ", "A=" + strings.Repeat("x", maxEnvLine): "at most 1048576 bytes",
+		"A=1\n=x": "vars:2: ", "a b=c": "vars:1: ", "A=1\n\nB=\xff": "vars:3: ", "A=\x00": "vars:1: ", "A=1\n\ufeffB=2\n=": "vars:3: ", "A=" + strings.Repeat("x", maxEnvFile): "larger than 1048576 bytes",
 	} {
 		if _, err := parseEnvFile("vars", strings.NewReader(text)); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.20q: %v", text, err)
+		}
+	}
+}
+
+// A line is as long as it likes, up to what the limits of a service take.
+func TestLongLinesOfEnvFiles(t *testing.T) {
+	for _, n := range []int{64 << 10, 200 << 10, maxEnvFile - 20} {
+		long := strings.Repeat("x", n)
+		got, err := parseEnvFile("vars", strings.NewReader("A=1\r\nBIG="+long+"\nB"))
+		if err != nil || len(got) != 3 || got[0] != "A=1" || got[1] != "BIG="+long || got[2] != "B" {
+			t.Errorf("a line of %d bytes: %d lines, %v", n, len(got), err)
 		}
 	}
 }

@@ -177,7 +177,8 @@ func revisionsOf(tasks []*skepv1.Task, newest uint64) map[uint64]bool {
 
 // newStatus hides the status of an update that was over before the change.
 func newStatus(now, before *skepv1.UpdateStatus) *skepv1.UpdateStatus {
-	if before != nil && proto.Equal(now.GetStartedAt(), before.GetStartedAt()) && now.GetState() == before.GetState() {
+	// What paused, was resumed and paused again says the same of another beginning.
+	if before != nil && proto.Equal(now.GetStartedAt(), before.GetStartedAt()) && now.GetState() == before.GetState() && now.GetResume() == before.GetResume() {
 		return nil
 	}
 	return now

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -183,6 +184,21 @@ func TestOldStatusIsNotNews(t *testing.T) {
 }
 
 // TestWaitsForTheNewRevision: tasks of an older revision count only when nothing they see changed.
+// An update that was paused, is resumed and pauses again looks as it did; it is news all the same, and ends the wait.
+func TestPausedAgain(t *testing.T) {
+	for _, state := range []string{"paused", "rollback_paused"} {
+		before := &skepv1.UpdateStatus{State: state, Message: "task a failed", StartedAt: timestamppb.New(epoch), Resume: 1}
+		after := proto.CloneOf(before)
+		after.Resume, after.Message = 2, "task b failed"
+		if newStatus(after, before) != after {
+			t.Errorf("%s again is not seen", state)
+		}
+		if newStatus(before, before) != nil {
+			t.Errorf("%s of before counts", state)
+		}
+	}
+}
+
 func TestWaitsForTheNewRevision(t *testing.T) {
 	f := &fake{svc: service(1)}
 	f.svc.Revision = 2
