@@ -34,6 +34,7 @@ type hostSpec struct {
 	Trees     []hierarchy `json:"trees"`
 	Disk      string      `json:"disk"` // holds the host's files: lib, srv, etc
 	SmallDisk int64       `json:"small_disk"`
+	StoreDisk bool        `json:"store_disk"`
 	Lifeline  bool        `json:"lifeline"`
 }
 
@@ -142,6 +143,11 @@ func initMounts(s hostSpec) error {
 	}
 	if err := ownVarLib(filepath.Join(s.Disk, "lib")); err != nil {
 		return err
+	}
+	if s.StoreDisk {
+		if err := mountStoreDisk(storeDisk(s.Disk)); err != nil {
+			return fmt.Errorf("mount the disk of the broker: %w", err)
+		}
 	}
 	if s.SmallDisk > 0 {
 		dir := "/var/lib/skep/containerd"
