@@ -38,7 +38,9 @@ func TestChaos(t *testing.T) {
 		if err != nil {
 			t.Fatalf("SKEP_SEED: %v", err)
 		}
-		seed = n
+		if n != 0 {
+			seed = n
+		}
 	}
 	t.Logf("chaos for %v; SKEP_SEED=%d does it again", lasts, seed)
 	t.Cleanup(func() {
