@@ -218,7 +218,7 @@ func (cl *chaosClient) do(at string, q history.Request, args ...string) {
 		a.Outcome = history.Done
 	case strings.Contains(said, "already exists"):
 		a.Outcome = history.Exists
-	case strings.Contains(strings.ToLower(said), "no such "+args[0]), args[0] == "network" && strings.Contains(said, " not found"):
+	case strings.Contains(strings.ToLower(said), "no such "+args[0]), strings.Contains(said, args[0]+" "+args[len(args)-1]+" not found"), strings.Contains(said, args[0]+" not found: "):
 		a.Outcome = history.Missing
 	default:
 		line, _, _ := strings.Cut(said, "\n")
@@ -243,7 +243,7 @@ func (c *cluster) finalReads(h *history.History) {
 		a := history.Answer{Outcome: history.Done, Value: strings.TrimSpace(r.Stdout)}
 		switch {
 		case r.Code == 0:
-		case strings.Contains(strings.ToLower(r.Stderr), "no such"), kind == "network" && strings.Contains(r.Stderr, " not found"):
+		case strings.Contains(strings.ToLower(r.Stderr), "no such"), strings.Contains(r.Stderr, " not found"):
 			a = history.Answer{Outcome: history.Missing}
 		default:
 			c.t.Errorf("inspect %s: %s", object, r.Stderr)

@@ -71,8 +71,8 @@ var registers = porcupine.Model{
 			return q.Verb != Create && !s.there, s
 		case q.Verb == Create && !s.there, q.Verb == Update && s.there:
 			return true, register{true, q.Value}
-		case q.Verb == Remove && s.there:
-			return true, register{}
+		case q.Verb == Remove:
+			return true, register{} // of two that remove one object at once, both are told that it is gone
 		}
 		return a.Outcome == Unclear, s // refused, and the refusal was lost
 	},
