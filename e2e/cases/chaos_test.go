@@ -48,7 +48,7 @@ func TestChaos(t *testing.T) {
 			t.Logf("it was SKEP_SEED=%d", seed)
 		}
 	})
-	c := up(t, lab.Options{Managers: 3, Hosts: 6, StoreDisk: 512 << 20})
+	c := up(t, lab.Options{Managers: 3, Hosts: 6, OwnDisk: 700 << 20})
 	var cancel context.CancelFunc
 	c.ctx, cancel = context.WithTimeout(context.Background(), lasts+20*time.Minute)
 	defer cancel()
@@ -307,8 +307,8 @@ var faults = []struct {
 		return l.KillProcess(ctx, h, "containerd", true)
 	},
 		func(context.Context, *lab.Lab, string) error { return nil }},
-	{"has a full disk", true, func(ctx context.Context, l *lab.Lab, h string) error { return l.FillStore(ctx, h) },
-		func(ctx context.Context, l *lab.Lab, h string) error { return l.FreeStore(ctx, h) }},
+	{"has a full disk", true, func(ctx context.Context, l *lab.Lab, h string) error { return l.FillDisk(ctx, h) },
+		func(ctx context.Context, l *lab.Lab, h string) error { return l.FreeDisk(ctx, h) }},
 }
 
 // strike breaks one host, seldom two or all managers at once, mends them after a while and gives the cluster a rest.

@@ -25,9 +25,9 @@ func (l *Lab) boot(ctx context.Context, h *Host) error {
 	if err := l.writeDisk(h); err != nil {
 		return fmt.Errorf("prepare the disk of %s: %w", h.Name, err)
 	}
-	if h.StoreDisk > 0 {
-		if err := makeStoreDisk(ctx, storeDisk(l.diskDir(h)), h.StoreDisk); err != nil {
-			return fmt.Errorf("prepare the disk of the broker of %s: %w", h.Name, err)
+	if h.OwnDisk > 0 {
+		if err := makeOwnDisk(ctx, ownDisk(l.diskDir(h)), h.OwnDisk); err != nil {
+			return fmt.Errorf("prepare the own disk of %s: %w", h.Name, err)
 		}
 	}
 	if err := l.plug(ctx, h); err != nil {
@@ -41,7 +41,7 @@ func (l *Lab) boot(ctx context.Context, h *Host) error {
 	if err != nil {
 		return err
 	}
-	spec, err := json.Marshal(hostSpec{Name: h.Name, Procs: procs, Trees: trees, Disk: l.diskDir(h), SmallDisk: h.SmallDisk, StoreDisk: h.StoreDisk > 0, Lifeline: l.reader != nil})
+	spec, err := json.Marshal(hostSpec{Name: h.Name, Procs: procs, Trees: trees, Disk: l.diskDir(h), SmallDisk: h.SmallDisk, OwnDisk: h.OwnDisk > 0, Lifeline: l.reader != nil})
 	if err != nil {
 		return err
 	}

@@ -57,8 +57,8 @@ type Options struct {
 	Lifeline bool
 	// SmallDisk gives the named hosts an image store of this many bytes only.
 	SmallDisk map[string]int64
-	// StoreDisk gives every manager's broker a file system of its own of this many bytes, which FillStore fills.
-	StoreDisk int64
+	// OwnDisk gives every manager a file system of its own of this many bytes at /var/lib/skep, which FillDisk fills.
+	OwnDisk int64
 	// VolumePlugin, such as rexray, is the name of a volume plug-in that runs on every host of the cluster.
 	VolumePlugin string
 	// Progress receives a line per step; nil is silence.
@@ -94,7 +94,7 @@ type Host struct {
 	Cut       bool   `json:"cut"`
 	Frozen    bool   `json:"frozen,omitempty"`
 	SmallDisk int64  `json:"small_disk,omitempty"`
-	StoreDisk int64  `json:"store_disk,omitempty"`
+	OwnDisk   int64  `json:"own_disk,omitempty"`
 	Joined    bool   `json:"joined"` // has a daemon to start again after a power-off
 }
 
@@ -160,7 +160,7 @@ func (l *Lab) plan(o Options) {
 	for _, h := range l.Hosts {
 		h.SmallDisk = o.SmallDisk[h.Name]
 		if h.Role == Manager {
-			h.StoreDisk = o.StoreDisk
+			h.OwnDisk = o.OwnDisk
 		}
 	}
 	l.Hosts = append(l.Hosts,
