@@ -48,7 +48,7 @@ func TestChaos(t *testing.T) {
 			t.Logf("it was SKEP_SEED=%d", seed)
 		}
 	})
-	c := up(t, lab.Options{Managers: 3, Hosts: 6, OwnDisk: 700 << 20})
+	c := up(t, lab.Options{Managers: 3, Hosts: 6, OwnDisk: 2 << 30})
 	var cancel context.CancelFunc
 	c.ctx, cancel = context.WithTimeout(context.Background(), lasts+20*time.Minute)
 	defer cancel()
@@ -97,7 +97,12 @@ func TestChaos(t *testing.T) {
 		t.Logf("not decided in time: %v", unsure)
 	}
 	c.settled(5 * time.Minute)
-	c.awaitWell(3 * time.Minute)
+	c.await("doctor finds no error", 3*time.Minute, func() string { // secrets that nobody uses are worth a warning
+		if r := c.on("m1", "skep", "doctor"); r.Code != 0 {
+			return r.Stdout + r.Stderr
+		}
+		return ""
+	})
 	c.on("m1", "sh", "-c", "printf 'correct horse\n' > /srv/pass; chmod 600 /srv/pass")
 	c.skep("backup", "create", "--passphrase-file", "/srv/pass", "/srv/chaos.skep") // audits the store, at one instant
 	if out := c.skep("backup", "inspect", "--passphrase-file", "/srv/pass", "/srv/chaos.skep"); !strings.Contains(out, "whole, and unaltered") {
@@ -115,7 +120,7 @@ func TestChaos(t *testing.T) {
 	}
 	c.awaitContainers(0, 2*time.Minute, c.members()...)
 	c.awaitClean(2*time.Minute, c.members()...)
-	c.awaitWell(2 * time.Minute)
+	c.awaitWell(3 * time.Minute)
 }
 
 // chaosClient changes things, one after the other, and notes what it is told.

@@ -7,6 +7,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/subject"
 )
 
 const (
@@ -35,6 +36,12 @@ func (s *Service) retry(ctx context.Context, attempt func() error) error {
 			return ctx.Err()
 		}
 		wait.Stop()
+		if i > 0 {
+			// A picture that stands still would meet the same conflict again and again: its watcher is looked after.
+			for _, b := range []subject.Bucket{subject.Spec, subject.Rev} {
+				catchUp(ctx, s.feeds.Of(b))
+			}
+		}
 	}
 }
 
