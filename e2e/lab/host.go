@@ -25,6 +25,11 @@ func (l *Lab) boot(ctx context.Context, h *Host) error {
 	if err := l.writeDisk(h); err != nil {
 		return fmt.Errorf("prepare the disk of %s: %w", h.Name, err)
 	}
+	if h.OwnDisk > 0 {
+		if err := makeOwnDisk(ctx, ownDisk(l.diskDir(h)), h.OwnDisk); err != nil {
+			return fmt.Errorf("prepare the own disk of %s: %w", h.Name, err)
+		}
+	}
 	if err := l.plug(ctx, h); err != nil {
 		return err
 	}
@@ -36,7 +41,7 @@ func (l *Lab) boot(ctx context.Context, h *Host) error {
 	if err != nil {
 		return err
 	}
-	spec, err := json.Marshal(hostSpec{Name: h.Name, Procs: procs, Trees: trees, Disk: l.diskDir(h), SmallDisk: h.SmallDisk, Lifeline: l.reader != nil})
+	spec, err := json.Marshal(hostSpec{Name: h.Name, Procs: procs, Trees: trees, Disk: l.diskDir(h), SmallDisk: h.SmallDisk, OwnDisk: h.OwnDisk > 0, Lifeline: l.reader != nil})
 	if err != nil {
 		return err
 	}

@@ -34,6 +34,7 @@ type hostSpec struct {
 	Trees     []hierarchy `json:"trees"`
 	Disk      string      `json:"disk"` // holds the host's files: lib, srv, etc
 	SmallDisk int64       `json:"small_disk"`
+	OwnDisk   bool        `json:"own_disk"`
 	Lifeline  bool        `json:"lifeline"`
 }
 
@@ -140,7 +141,14 @@ func initMounts(s hostSpec) error {
 			return err
 		}
 	}
-	if err := ownVarLib(filepath.Join(s.Disk, "lib")); err != nil {
+	lib := filepath.Join(s.Disk, "lib")
+	if s.OwnDisk {
+		var err error
+		if lib, err = mountOwnDisk(ownDisk(s.Disk), lib); err != nil {
+			return fmt.Errorf("mount the host's own disk: %w", err)
+		}
+	}
+	if err := ownVarLib(lib); err != nil {
 		return err
 	}
 	if s.SmallDisk > 0 {

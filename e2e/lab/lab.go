@@ -57,6 +57,8 @@ type Options struct {
 	Lifeline bool
 	// SmallDisk gives the named hosts an image store of this many bytes only.
 	SmallDisk map[string]int64
+	// OwnDisk gives every manager a file system of its own of this many bytes at /var/lib/skep, which FillDisk fills.
+	OwnDisk int64
 	// VolumePlugin, such as rexray, is the name of a volume plug-in that runs on every host of the cluster.
 	VolumePlugin string
 	// Progress receives a line per step; nil is silence.
@@ -92,6 +94,7 @@ type Host struct {
 	Cut       bool   `json:"cut"`
 	Frozen    bool   `json:"frozen,omitempty"`
 	SmallDisk int64  `json:"small_disk,omitempty"`
+	OwnDisk   int64  `json:"own_disk,omitempty"`
 	Joined    bool   `json:"joined"` // has a daemon to start again after a power-off
 }
 
@@ -156,6 +159,9 @@ func (l *Lab) plan(o Options) {
 	}
 	for _, h := range l.Hosts {
 		h.SmallDisk = o.SmallDisk[h.Name]
+		if h.Role == Manager {
+			h.OwnDisk = o.OwnDisk
+		}
 	}
 	l.Hosts = append(l.Hosts,
 		&Host{Name: "client", Role: Client, IP: "10.90.0.200"},

@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
+	"skep.dev/libs/patience"
 	"skep.dev/libs/subject"
 )
 
@@ -115,13 +118,52 @@ func (t *Batch) Commit(ctx context.Context) (uint64, error) {
 	return seq, nil
 }
 
+// publish sends the batch. A patient one that is not acknowledged looks what became of it, as a single write does (publish in
+// unheard.go), at the key that can tell: all of the batch was stored, or nothing.
 func (t *Batch) publish(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, bound(ctx))
 	defer cancel()
+	tells := t.telling()
+	began := time.Now()
+	for sent := 0; ; sent++ {
+		try, cancel := ctx, context.CancelFunc(func() {})
+		if tells >= 0 && patience.Left(ctx) > lookAfter {
+			try, cancel = context.WithTimeout(ctx, lookAfter)
+		}
+		seq, err := t.send(try)
+		late := try.Err() != nil && ctx.Err() == nil
+		cancel()
+		switch {
+		case err == nil:
+			return seq, nil
+		case late: // try again, or it was stored
+		case sent == 0 || !errors.Is(Classify(err), ErrConflict):
+			return 0, Classify(err)
+		}
+		o := t.ops[tells]
+		e, gerr := t.b.Get(ctx, o.key)
+		stored, lerr := became(o.msg, e, gerr, began)
+		switch {
+		case lerr != nil:
+			return 0, errors.Join(Classify(err), lerr)
+		case stored:
+			return e.Revision + uint64(len(t.ops)-1-tells), nil
+		}
+	}
+}
+
+// telling is the first write whose key tells whether the batch was stored: one with a value, on the condition of its own key's
+// revision. -1: none does.
+func (t *Batch) telling() int {
+	return slices.IndexFunc(t.ops, func(o op) bool { return len(o.msg.Data) > 0 && conditional(o.msg) })
+}
+
+// send publishes it once, and again while there is no leader.
+func (t *Batch) send(ctx context.Context) (uint64, error) {
 	if len(t.ops) == 1 {
 		ack, err := whenLed(ctx, func() (*jetstream.PubAck, error) { return t.b.js.PublishMsg(ctx, t.ops[0].msg) })
 		if err != nil {
-			return 0, Classify(err)
+			return 0, err
 		}
 		return ack.Sequence, nil
 	}
@@ -132,7 +174,7 @@ func (t *Batch) publish(ctx context.Context) (uint64, error) {
 	}
 	ack, err := whenLed(ctx, func() (*jetstreamext.BatchAck, error) { return jetstreamext.PublishMsgBatch(ctx, t.b.js, msgs) })
 	if err != nil {
-		return 0, Classify(err)
+		return 0, err
 	}
 	return ack.Sequence, nil
 }

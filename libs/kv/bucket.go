@@ -104,7 +104,8 @@ func (b *Bucket) Delete(ctx context.Context, key string, rev uint64) error {
 	return err
 }
 
-// Get reads a key from the stream's leader: linearizable, for start-up and tests, not for hot paths. With ErrNotFound
+// Get reads a key from the stream's leader: linearizable, but for the moment in which a leader that hung wakes and does not know
+// yet that there is another; so a write still names its revision. For start-up and tests, not for hot paths. With ErrNotFound
 // the entry's Revision is what a write over the deletion must name, 0 when there is no trace of one.
 func (b *Bucket) Get(ctx context.Context, key string) (Entry, error) {
 	m, gone, err := b.newest(ctx, key)

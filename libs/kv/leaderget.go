@@ -27,13 +27,7 @@ func leaderGet(ctx context.Context, js jetstream.JetStream, stream, subj string)
 	}
 	ctx, cancel := withDefaultTimeout(ctx)
 	defer cancel()
-	r, err := askLed(ctx, func(ctx context.Context) (*nats.Msg, error) {
-		return js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, req)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", subj, err)
-	}
-	var resp struct {
+	type reply struct {
 		Error   *jetstream.APIError `json:"error"`
 		Message *struct {
 			Sequence uint64    `json:"seq"`
@@ -42,14 +36,22 @@ func leaderGet(ctx context.Context, js jetstream.JetStream, stream, subj string)
 			Time     time.Time `json:"time"`
 		} `json:"message"`
 	}
-	if err := json.Unmarshal(r.Data, &resp); err != nil {
-		return nil, fmt.Errorf("read %s: %w", subj, err)
-	}
-	if resp.Error != nil {
-		if resp.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
-			return nil, nil
+	resp, err := askLed(ctx, func(ctx context.Context) (*reply, error) {
+		r, err := js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, req)
+		if err != nil {
+			return nil, err
 		}
-		return nil, fmt.Errorf("read %s: %w", subj, resp.Error)
+		out := &reply{}
+		if err := json.Unmarshal(r.Data, out); err != nil {
+			return nil, err
+		}
+		if out.Error != nil && out.Error.ErrorCode != jetstream.JSErrCodeMessageNotFound {
+			return nil, out.Error // perhaps that there is no leader, which is waited for
+		}
+		return out, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", subj, err)
 	}
 	if resp.Message == nil {
 		return nil, nil

@@ -86,11 +86,10 @@ func bound(ctx context.Context) time.Duration {
 // one conflict, or conflicts itself; so it is stored once, and a conflict is looked into: a newer revision with our value is
 // our write, or somebody's who wrote the same.
 func (b *Bucket) publish(ctx context.Context, key string, m *nats.Msg) (uint64, error) {
-	expect, perr := strconv.ParseUint(m.Header.Get(headerExpect), 10, 64)
-	conditional := perr == nil && m.Header.Get(headerExpectSubject) == "" && m.Header.Get(headerOp) == ""
+	began := time.Now()
 	for sent := 0; ; sent++ {
 		try, cancel := ctx, context.CancelFunc(func() {})
-		if conditional && patience.Left(ctx) > lookAfter {
+		if conditional(m) && patience.Left(ctx) > lookAfter {
 			try, cancel = context.WithTimeout(ctx, lookAfter)
 		}
 		ack, err := whenLed(try, func() (*jetstream.PubAck, error) { return b.js.PublishMsg(try, m) })
@@ -104,13 +103,42 @@ func (b *Bucket) publish(ctx context.Context, key string, m *nats.Msg) (uint64, 
 			return 0, Classify(err)
 		}
 		e, gerr := b.Get(ctx, key)
+		stored, lerr := became(m, e, gerr, began)
 		switch {
-		case gerr != nil && !errors.Is(gerr, ErrNotFound):
-			return 0, errors.Join(Classify(err), gerr)
-		case gerr == nil && e.Revision > expect && bytes.Equal(e.Value, m.Data):
-			return e.Revision, nil
-		case e.Revision != expect:
+		case lerr != nil && errors.Is(lerr, ErrConflict):
 			return 0, ErrConflict
+		case lerr != nil:
+			return 0, errors.Join(Classify(err), lerr)
+		case stored:
+			return e.Revision, nil
 		}
 	}
+}
+
+// conditional reports whether a message is stored only while its own key is at a revision, and leaves a value.
+func conditional(m *nats.Msg) bool {
+	_, err := strconv.ParseUint(m.Header.Get(headerExpect), 10, 64)
+	return err == nil && m.Header.Get(headerExpectSubject) == "" && m.Header.Get(headerOp) == ""
+}
+
+// errRemoved: a key that was to be made is gone again.
+var errRemoved = errors.New("it was stored, and removed by somebody since, or never stored")
+
+// became tells from the newest entry of its key what became of a conditional message that was sent at began and not answered:
+// stored; not stored, so that it may be sent again; or an error, ErrConflict when somebody else's stands there.
+func became(m *nats.Msg, e Entry, gerr error, began time.Time) (stored bool, err error) {
+	expect, err := strconv.ParseUint(m.Header.Get(headerExpect), 10, 64)
+	switch {
+	case err != nil:
+		return false, err
+	case gerr != nil && !errors.Is(gerr, ErrNotFound):
+		return false, gerr
+	case gerr == nil && e.Revision > expect && bytes.Equal(e.Value, m.Data):
+		return true, nil
+	case e.Revision == expect:
+		return false, nil
+	case expect == 0 && e.Deleted && e.Time.After(began.Add(-time.Second)):
+		return false, errRemoved // a Create must not bring back what was removed
+	}
+	return false, ErrConflict
 }

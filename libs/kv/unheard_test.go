@@ -100,3 +100,44 @@ func TestALeaderThatHangs(t *testing.T) {
 		t.Errorf("over a newer one: %v", err)
 	}
 }
+
+// A batch that was sent to a leader that hangs is made by the next one, once.
+func TestALeaderThatHangsWithABatch(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	ps, _, _, leader := three(ctx, t)
+	js := ps.JS(t, (leader+1)%3, (leader+2)%3)
+	b := kv.Open(js, subject.Spec)
+	first, err := b.Create(ctx, "key", []byte("1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ps.Freeze(leader)
+	began := time.Now()
+	batch := b.Batch()
+	batch.Create("made", []byte("x"))
+	batch.Update("key", []byte("2"), first)
+	last, err := batch.Commit(patience.Until(ctx, time.Now().Add(30*time.Second)))
+	if err != nil {
+		t.Fatalf("after %v: %v", time.Since(began), err)
+	}
+	t.Logf("committed after %v", time.Since(began))
+	ps.Thaw(leader)
+	if _, err := b.Create(patience.Until(ctx, time.Now().Add(patience.Election)), "after", nil); err != nil {
+		t.Error(err)
+	}
+	for i, key := range []string{"made", "key"} {
+		e, err := b.Get(ctx, key)
+		for err == nil && e.Revision < last-1 && ctx.Err() == nil {
+			e, err = b.Get(ctx, key) // the one that wakes does not know yet that it leads no more
+		}
+		if err != nil || e.Revision != last-1+uint64(i) || e.Revision != batch.Revision(i) {
+			t.Errorf("%s is at %d, want %d: %v", key, e.Revision, last-1+uint64(i), err)
+		}
+	}
+	again := b.Batch()
+	again.Create("made", []byte("y"))
+	if _, err := again.Commit(patience.Until(ctx, time.Now().Add(patience.Election))); !errors.Is(err, kv.ErrConflict) {
+		t.Errorf("made twice: %v", err)
+	}
+}

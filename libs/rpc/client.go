@@ -10,31 +10,35 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/subject"
 )
 
 // Call sends req to subject and fills reply (nil = do not look at it). Errors are *fault.Error: what the server
 // said, or Unavailable when nobody answers or ctx ends first.
-func Call(ctx context.Context, nc *nats.Conn, subject string, req, reply proto.Message) error {
+//
+// The instance beside the broker that holds the connection is asked first (subject.Near): a request it hears is lost only with the connection,
+// which whoever asks notices, and not with the power of another manager, which nobody tells.
+func Call(ctx context.Context, nc *nats.Conn, on string, req, reply proto.Message) error {
 	body, err := proto.Marshal(req)
 	if err != nil {
-		return fault.Invalid("encode the request to %s: %v", subject, err)
+		return fault.Invalid("encode the request to %s: %v", on, err)
 	}
-	m := nats.NewMsg(AskOn(nc, subject))
+	m := nats.NewMsg(AskOn(nc, on))
 	m.Data = body
 	m.Header.Set(HeaderContentType, TypeProto)
 	if t := Trace(ctx); t != "" {
 		m.Header.Set(HeaderTrace, t)
 	}
-	r, err := nc.RequestMsgWithContext(ctx, m)
+	r, err := request(ctx, nc, m)
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
-		return &nobody{fault.Unavailable("nobody answers %s: is a manager running?", subject)}
+		return &nobody{fault.Unavailable("nobody answers %s: is a manager running?", on)}
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
-		return fault.Unavailable("%s did not answer in time", subject)
+		return fault.Unavailable("%s did not answer in time", on)
 	case errors.Is(err, context.Canceled):
 		return err
 	case err != nil:
-		return fault.Unavailable("ask %s: %v", subject, err)
+		return fault.Unavailable("ask %s: %v", on, err)
 	}
 	if err := ReplyError(r.Header); err != nil {
 		return err
@@ -44,9 +48,28 @@ func Call(ctx context.Context, nc *nats.Conn, subject string, req, reply proto.M
 		return nil
 	}
 	if _, err := Decode(r.Data, r.Header.Get(HeaderContentType), reply); err != nil {
-		return fmt.Errorf("read the reply of %s: %w", subject, err)
+		return fmt.Errorf("read the reply of %s: %w", on, err)
 	}
 	return nil
+}
+
+// request asks the nearest instance, and any if there is none.
+func request(ctx context.Context, nc *nats.Conn, m *nats.Msg) (*nats.Msg, error) {
+	if near := subject.Near(m.Subject); near != "" && ctx.Value(anywhereKey{}) == nil {
+		first := *m
+		first.Subject = near
+		if r, err := nc.RequestMsgWithContext(ctx, &first); !errors.Is(err, nats.ErrNoResponders) {
+			return r, err
+		}
+	}
+	return nc.RequestMsgWithContext(ctx, m)
+}
+
+type anywhereKey struct{}
+
+// Anywhere is ctx for a Call that any instance may hear: the nearest one did not answer.
+func Anywhere(ctx context.Context) context.Context {
+	return context.WithValue(ctx, anywhereKey{}, true)
 }
 
 // ErrNobody is in the chain of the error of a Call that no service heard: nothing was done, so even a change can be

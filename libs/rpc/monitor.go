@@ -84,11 +84,11 @@ func (m *monitor) listen(subj string, answer func() any) error {
 	return err
 }
 
-// add serves a subject, and another one unless it is empty; an empty queue means that every instance answers.
-func (m *monitor) add(info micro.EndpointInfo, h func(*endpoint, *nats.Msg), also string) error {
+// add serves a subject, and others unless they are empty; an empty queue means that every instance answers.
+func (m *monitor) add(info micro.EndpointInfo, h func(*endpoint, *nats.Msg), also ...string) error {
 	e := &endpoint{info: info, faults: map[fault.Code]uint64{}}
 	e.stats = micro.EndpointStats{Name: info.Name, Subject: info.Subject, QueueGroup: info.QueueGroup}
-	for _, subj := range []string{info.Subject, also} {
+	for _, subj := range append([]string{info.Subject}, also...) {
 		if subj == "" {
 			continue
 		}

@@ -14,12 +14,13 @@ import (
 func Refuse(s *Server, subj string, why func() error) error {
 	info := micro.EndpointInfo{Name: endpointName(subj), Subject: subj, QueueGroup: subject.Queue}
 	err := s.mon.add(info, func(e *endpoint, req *nats.Msg) {
+		req.Subject = subject.FromNear(req.Subject)
 		if req.Reply == "" || !mayHear(s.log, req) {
 			return
 		}
 		code, text := s.fail(req, why())
 		e.served(code, text, 0)
-	}, subject.ByAnybody(subj))
+	}, alsoOn(subj)...)
 	if err != nil {
 		return fmt.Errorf("serve %s: %w", subj, err)
 	}

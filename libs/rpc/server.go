@@ -174,6 +174,7 @@ func handle[Q, R proto.Message](s *Server, subj string, limits *nodeLimits, h fu
 		"response": string(r.ProtoReflect().Descriptor().FullName()),
 	}}
 	fn := func(e *endpoint, req *nats.Msg) {
+		req.Subject = subject.FromNear(req.Subject) // from here on it is the same request
 		if req.Reply != "" && !mayHear(s.log, req) {
 			return
 		}
@@ -220,7 +221,11 @@ func handle[Q, R proto.Message](s *Server, subj string, limits *nodeLimits, h fu
 		}()
 	}
 	// People ask on a subject of their own, which proves who they are (subject.By).
-	if err := s.mon.add(info, fn, subject.ByAnybody(subj)); err != nil {
+	also := []string{subject.ByAnybody(subj)}
+	if queue != "" {
+		also = alsoOn(subj)
+	}
+	if err := s.mon.add(info, fn, also...); err != nil {
 		return fmt.Errorf("serve %s: %w", subj, err)
 	}
 	// Whoever is told now that the service is ready must find it: the broker has the subscription when it has answered
@@ -290,6 +295,12 @@ func serve[Q, R proto.Message](s *Server, req *nats.Msg, h func(context.Context,
 	s.mark(m)
 	s.reply(req, m)
 	return ok, ""
+}
+
+// alsoOn is where else what any instance may answer is asked: by people, and by those beside it.
+func alsoOn(subj string) []string {
+	people := subject.ByAnybody(subj)
+	return []string{people, subject.Near(subj), subject.Near(people)}
 }
 
 func lastToken(subj string) string { return subj[strings.LastIndexByte(subj, '.')+1:] }

@@ -33,7 +33,22 @@ const (
 // Nodes never hold JetStream rights: three of them escalate (a rollup header on one's own key empties the bucket, a
 // consumer's deliver subject publishes anywhere, a consumer's name may be another's). Requests reach them by reply
 // permission alone.
+//
+// What may be said or heard on a subject may be, or not, on its near form as well (subject.Near).
 func Permissions(role Role, id, from string) *server.Permissions {
+	p := permissions(role, id, from)
+	if p == nil {
+		return nil
+	}
+	for _, s := range []*server.SubjectPermission{p.Publish, p.Subscribe} {
+		if s != nil {
+			s.Allow, s.Deny = subject.WithNear(s.Allow), subject.WithNear(s.Deny)
+		}
+	}
+	return p
+}
+
+func permissions(role Role, id, from string) *server.Permissions {
 	inbox := subject.Inbox(id) + ".>"
 	one := &server.ResponsePermission{MaxMsgs: 1, Expires: replyWithin}
 	switch role {
@@ -185,6 +200,5 @@ func foreign(role Role) []string {
 
 // nobody may do nothing. (An empty allow list would mean everything.)
 func nobody() *server.Permissions {
-	none := &server.SubjectPermission{Deny: []string{">"}}
-	return &server.Permissions{Publish: none, Subscribe: none}
+	return &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{">"}}, Subscribe: &server.SubjectPermission{Deny: []string{">"}}}
 }

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/pki"
+	"skep.dev/libs/subject"
 )
 
 const (
@@ -58,6 +59,10 @@ func (b *Bus) options(name, dir string) (*server.Options, error) {
 			Name: b.cfg.Cluster, TLSConfig: pki.RouteTLS(b.cfg.TLS), TLSTimeout: 5,
 			// A manager without power says nothing. Until its route ends, a part of all requests goes to its services.
 			PingInterval: time.Second, MaxPingsOut: 3,
+			// What is asked of the nearest instance stays here.
+			Permissions: &server.RoutePermissions{
+				Import: &server.SubjectPermission{Deny: []string{subject.AllNear}}, Export: &server.SubjectPermission{Deny: []string{subject.AllNear}},
+			},
 		},
 		LameDuckGracePeriod: 200 * time.Millisecond, LameDuckDuration: 2 * time.Second,
 		MaxPayload: 1 << 20, MaxPending: 64 << 20, MaxControlLine: 4096, WriteDeadline: 10 * time.Second, MaxSubs: maxSubs,

@@ -65,7 +65,11 @@ func (k kind) create(ctx context.Context, r *skepv1.CreateSecretRequest) (*skepv
 
 // store stores a new object that has passed every check but whether there is room for it and its name.
 func (k kind) store(ctx context.Context, o string, sp *skepv1.SecretSpec, value []byte) (*skepv1.SecretReply, error) {
-	if err := k.free(o, sp.Name); err != nil {
+	err := k.free(o, sp.Name)
+	if fault.Is(err, fault.CodeConflict) && k.feed.Current(ctx) == nil {
+		err = k.free(o, sp.Name) // what has the name may have been removed a moment ago by another instance
+	}
+	if err != nil {
 		return nil, err // before anything is written for it
 	}
 	place := newPlace(o)

@@ -56,6 +56,16 @@ func (s *Service) lookTwice(ctx context.Context, look func() error, buckets ...s
 	return look()
 }
 
+// isTaken reports whether a name is taken, looking again before it says yes: its object may have been removed a moment ago by
+// another instance.
+func (s *Service) isTaken(ctx context.Context, look func() bool) bool {
+	if !look() {
+		return false
+	}
+	catchUp(ctx, s.feeds.Of(subject.Spec))
+	return look()
+}
+
 const catchUpLimit = 2 * time.Second
 
 // catchUp waits until a feed has what its stream has now, or as much as comes within catchUpLimit.

@@ -78,3 +78,28 @@ func TestBrokerLeaderDies(t *testing.T) {
 		t.Errorf("%d services, want %d", n, services)
 	}
 }
+
+// What one instance freed a moment ago is free for the others at once.
+func TestAFreedNameIsFree(t *testing.T) {
+	r := newRig(t, kvtest.Cluster(t, 3))
+	other, stop := r.start()
+	defer stop()
+	for i := range 30 {
+		if _, err := r.s.createService(r.ctx(), &skepv1.CreateServiceRequest{Spec: webSpec("web", 0), NoResolveImage: true}); err != nil {
+			t.Fatalf("round %d: %v", i, err)
+		}
+		// The other one knows it, so that its picture can be behind.
+		if _, err := other.inspectService(r.ctx(), &skepv1.Ref{Ref: "web"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.s.removeService(r.ctx(), &skepv1.RemoveServiceRequest{Ref: "web"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := other.createService(r.ctx(), &skepv1.CreateServiceRequest{Spec: webSpec("web", 0), NoResolveImage: true}); err != nil {
+			t.Fatalf("round %d, at the other instance: %v", i, err)
+		}
+		if _, err := r.s.removeService(r.ctx(), &skepv1.RemoveServiceRequest{Ref: "web"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

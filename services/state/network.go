@@ -121,7 +121,7 @@ func (s *Service) makeNetwork(ctx context.Context, nid string, want *skepv1.Netw
 		if s.ix.Network(n.Meta.Id) != nil {
 			return nil // ours, its acknowledgement lost
 		}
-		if _, taken := s.ix.NetworkByName(want.Name); taken {
+		if s.isTaken(ctx, func() bool { _, taken := s.ix.NetworkByName(want.Name); return taken }) {
 			return fault.Conflict("network with name %s already exists", want.Name)
 		}
 		auto, err := s.allocateNetwork(n, c.Spec, tries)

@@ -8,6 +8,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/subject"
 )
 
 const (
@@ -48,6 +49,12 @@ func (s *Service) retry(ctx context.Context, attempt func() error) error {
 		case <-ctx.Done():
 			wait.Stop()
 			return ctx.Err()
+		}
+		if i > 0 {
+			// A picture that stands still would meet the same conflict again and again: its watcher is looked after.
+			for _, b := range []subject.Bucket{subject.Spec, subject.Rev} {
+				catchUp(ctx, s.feeds.Of(b))
+			}
 		}
 	}
 }

@@ -49,7 +49,7 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 	if err != nil {
 		return nil, err
 	}
-	if _, taken := s.ix.ServiceByName(want.Name); taken {
+	if s.isTaken(ctx, func() bool { _, taken := s.ix.ServiceByName(want.Name); return taken }) {
 		return nil, nameTaken(want.Name)
 	}
 	if err := s.maySpread(want, 0); err != nil {
@@ -97,7 +97,7 @@ func (s *Service) store(ctx context.Context, n newService) (*skepv1.Service, err
 		if s.ix.Service(svc.Meta.Id) != nil {
 			return nil // ours, its acknowledgement lost
 		}
-		if _, taken := s.ix.ServiceByName(want.Name); taken {
+		if s.isTaken(ctx, func() bool { _, taken := s.ix.ServiceByName(want.Name); return taken }) {
 			return nameTaken(want.Name)
 		}
 		if !n.dryRun {

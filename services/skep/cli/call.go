@@ -16,6 +16,7 @@ import (
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	"skep.dev/libs/stream"
+	"skep.dev/libs/subject"
 )
 
 const (
@@ -53,8 +54,12 @@ func call[Q, R proto.Message](ctx context.Context, a *app, e api.Endpoint[Q, R],
 		limit = 0
 	}
 	within := readWithin
+	near := true // the manager that holds the connection is asked first
 	for began := time.Now(); ; {
 		asked := rpc.OnStale(ctx, func(asOf time.Time) { a.stale(ctx, nc, asOf) })
+		if !near {
+			asked = rpc.Anywhere(asked)
+		}
 		led, stop := a.whileLed(asked, nc, e.Verb)
 		end := func() {}
 		if e.Effect == api.Reads && !e.Placed() && time.Since(began)+within < limit {
@@ -67,6 +72,7 @@ func call[Q, R proto.Message](ctx context.Context, a *app, e api.Endpoint[Q, R],
 		if err == nil {
 			return reply, nil
 		}
+		near = near && errors.Is(err, rpc.ErrNobody)
 		if next, lost := a.afterLoss(ctx, nc, e.Verb, err); lost != nil {
 			return reply, lost
 		} else if next != nil {
@@ -187,7 +193,7 @@ func (a *app) refused(_ *nats.Conn, _ *nats.Subscription, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for r := range a.refusals {
-		if strings.Contains(text, fmt.Sprintf("publish to %q", strings.ToLower(r.subj))) {
+		if strings.Contains(text, fmt.Sprintf("publish to %q", strings.ToLower(r.subj))) || strings.Contains(text, fmt.Sprintf("publish to %q", strings.ToLower(subject.Near(r.subj)))) {
 			r.end(a.denied(r.verb))
 		}
 	}
