@@ -1,0 +1,9 @@
+package witness
+
+import (
+	"testing"
+
+	"skep.dev/libs/leaktest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
