@@ -438,14 +438,20 @@ func cutOf(t *testing.T, js jetstream.JetStream) *kv.Cut {
 
 // Whatever is in a file, reading it ends, with an error unless it is a backup.
 func FuzzRead(f *testing.F) {
-	file := write(f, header(), derived, sound(f))
+	want := sound(f)
+	file := write(f, header(), derived, want) // sealed anew in each process that feeds: its bytes differ
 	f.Add(file)
 	f.Add(file[:len(file)/2])
 	f.Add([]byte("skep backup 1\n\x00\x00\x00\x02{}"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		_, _, err := read(b, derived)
-		if err == nil && !bytes.Equal(b, file) {
-			t.Fatalf("%q is taken for a backup", b)
+		_, c, err := read(b, derived)
+		same := func(x, y []kv.Entry) bool {
+			return slices.EqualFunc(x, y, func(x, y kv.Entry) bool {
+				return x.Key == y.Key && x.Revision == y.Revision && bytes.Equal(x.Value, y.Value)
+			})
+		}
+		if err == nil && !maps.EqualFunc(c, want, same) {
+			t.Fatalf("%q is taken for a backup of %v", b, c)
 		}
 	})
 }

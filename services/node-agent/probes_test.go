@@ -47,7 +47,7 @@ func (n *node) inside(id, name string) string {
 	n.t.Helper()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return filepath.Join(fmt.Sprintf("/proc/%d/root", n.told(id).GetPid()), name)
+	return filepath.Join(fmt.Sprintf("/proc/%d/root", n.status[id].GetPid()), name)
 }
 
 func touch(t testing.TB, path string) {

@@ -195,7 +195,7 @@ func TestNoKeyOnATerminal(t *testing.T) {
 func TestBrokerRefuses(t *testing.T) {
 	c := newCluster(t, func(o *server.Options) {
 		o.Users = []*server.User{{Username: "admin", Password: "x"}, {Username: "bob", Password: "x", Permissions: &server.Permissions{
-			Publish: &server.SubjectPermission{Allow: []string{"skep.v1.api.*.list", "skep.v1.api.*.inspect"}},
+			Publish: &server.SubjectPermission{Allow: []string{"skep.v1.api.*.list", "skep.v1.api.*.inspect", "skep.v1.here.api.*.list", "skep.v1.here.api.*.inspect"}},
 		}}}
 	})
 	ca := c.withVault()

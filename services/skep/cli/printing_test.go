@@ -13,11 +13,11 @@ import (
 // around are the ways to print past package plain, and the files that have a reason to.
 var around = map[string][]string{
 	"fmt.Print": nil, "fmt.Printf": nil, "fmt.Println": nil, "fmt.Fprint": nil, "fmt.Fprintf": nil, "fmt.Fprintln": nil,
-	"template.New": {"render/template.go"},                            // whose templates make a cell of every value
-	"os.Stdout":    {"cli.go"},                                        // which wraps it
-	"os.Stderr":    {"cli.go", "../node/commands.go"},                 // the daemon's log
-	".Raw":         {"backup.go", "exec.go", "logs.go", "waiting.go"}, // a sealed file, the user's own session, a pipe, which terminal it is
-	"plain.Code":   {"top.go", "wait/display.go"},                     // what is painted
+	"template.New": {"render/template.go"},                                   // whose templates make a cell of every value
+	"os.Stdout":    {"cli.go"},                                               // which wraps it
+	"os.Stderr":    {"cli.go", "../node/commands.go", "../node/upgrader.go"}, // the daemon's log, which its watcher goes on with
+	".Raw":         {"backup.go", "exec.go", "logs.go", "waiting.go"},        // a sealed file, the user's own session, a pipe, which terminal it is
+	"plain.Code":   {"top.go", "wait/display.go"},                            // what is painted
 }
 
 // TestEverythingIsPrintedPlain: a command prints through a.printf, a.tellf, a table, a page or plain.Fprintf, so that
