@@ -36,7 +36,14 @@ func (f *fake) plugin(nodes int) {
 	}
 }
 
+// fenced says that a node's power was cut, which ends its mounts, or that this was taken back. A node that returns mounts what
+// its tasks then need.
 func (f *fake) fenced(id string, fence bool) {
+	if fence {
+		f.mu.Lock()
+		delete(f.held, id)
+		f.mu.Unlock()
+	}
 	n := &skepv1.NodeObject{Meta: &skepv1.Meta{Id: id}, Spec: &skepv1.NodeSpec{Availability: skepv1.Availability_AVAILABILITY_ACTIVE}}
 	if fence {
 		n.Fence = &skepv1.NodeFence{}
