@@ -43,6 +43,8 @@ type group struct {
 
 	witness sync.Mutex // one change of the witness at a time
 
+	toldFull time.Time // when it was last said that the store has stopped (here's goroutine)
+
 	stepped func() error // tests: called after each step
 }
 
@@ -179,6 +181,7 @@ func (g *group) here(ctx context.Context, nc *nats.Conn) {
 	t := time.NewTicker(beatEvery)
 	defer t.Stop()
 	for {
+		g.storeStopped()
 		if body, err := proto.Marshal(g.beat()); err == nil {
 			m := nats.NewMsg(subject.ManagerBeat(g.b.cfg.NodeID))
 			m.Data = body
