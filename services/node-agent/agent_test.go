@@ -94,8 +94,8 @@ func TestLifeOfATask(t *testing.T) {
 				s.Task.LogDriver = &skepv1.LogDriver{Name: "syslog"}
 			},
 			`user "ghost": unable to find user ghost: no matching entries in passwd file`: func(s *skepv1.ServiceSpec) { s.Task.Container.User = "ghost" },
-			"ulimit nofile: the hard limit unlimited is above what this node's agent may give": func(s *skepv1.ServiceSpec) {
-				s.Task.Container.Ulimits = []*skepv1.Ulimit{{Name: "nofile", Soft: 10, Hard: -1}}
+			"ulimit nofile: the hard limit 2000000000 is above what this node's ": func(s *skepv1.ServiceSpec) {
+				s.Task.Container.Ulimits = []*skepv1.Ulimit{{Name: "nofile", Soft: 10, Hard: 2_000_000_000}}
 			},
 		} {
 			if strings.HasPrefix(want, "ulimit") && (n.svc.runtime.SysResource()) {
