@@ -104,6 +104,7 @@ func TestLeaveWithoutAMajority(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	c.awaitAPI(2 * time.Minute) // the two elect first
 	c.awaitNode("m3", "Down", 2*time.Minute)
 	c.skep("node", "rm", "--force", id)
 	c.awaitManagers(2*time.Minute, "m1", "m2")
