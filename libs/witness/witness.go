@@ -51,12 +51,13 @@ type Service struct {
 	session string
 	ready   chan struct{}
 	leaving atomic.Bool
-	period  atomic.Int64 // of signs of life, ns
+	period  atomic.Int64  // of signs of life, ns
+	paced   chan struct{} // the period changed
 }
 
 // New prepares one; Run does the work.
 func New(cfg Config) *Service {
-	s := &Service{cfg: cfg, session: id.New(), ready: make(chan struct{})}
+	s := &Service{cfg: cfg, session: id.New(), ready: make(chan struct{}), paced: make(chan struct{}, 1)}
 	s.period.Store(int64(beatEvery))
 	return s
 }
@@ -89,6 +90,7 @@ func (s *Service) Run(ctx context.Context) error {
 				_ = s.cfg.NC.FlushTimeout(time.Second) // they find out in any case
 			}
 			return nil
+		case <-s.paced: // a minute may be left of the period that was
 		case <-time.After(period*9/10 + rand.N(period/5)):
 		}
 	}
@@ -108,10 +110,18 @@ func (s *Service) beat(leaving bool) {
 	}
 }
 
-// describe tells the managers what it is: at the start, when it is connected again, and when its certificate was renewed.
+// describe tells the managers what it is: at the start, when it is connected again, when its certificate was renewed, and when
+// the cluster's settings may have changed, which the answer has.
 func (s *Service) describe(ctx context.Context) {
 	states := s.cfg.NC.StatusChanged(nats.CONNECTED)
 	defer s.cfg.NC.RemoveStatusListener(states)
+	told := make(chan *nats.Msg, 16)
+	sub, err := s.cfg.NC.ChanSubscribe(subject.PushFiles(s.cfg.Store.Identity().NodeID), told)
+	if err != nil {
+		s.cfg.Log.Warn("new settings of the cluster are learnt at the next connection", zap.Error(err))
+	} else {
+		defer func() { _ = sub.Unsubscribe() }() // the connection may be closed before us
+	}
 	var sent *skepv1.NodeDescription
 	wait := time.Duration(0)
 	for {
@@ -122,6 +132,8 @@ func (s *Service) describe(ctx context.Context) {
 			if !open {
 				return // the connection was closed
 			}
+			sent = nil
+		case <-told:
 			sent = nil
 		case <-time.After(wait):
 		}
@@ -139,8 +151,11 @@ func (s *Service) describe(ctx context.Context) {
 			continue
 		}
 		sent = d
-		if p := reply.GetCluster().GetHeartbeatPeriod().AsDuration(); p >= 50*time.Millisecond {
-			s.period.Store(int64(p))
+		if p := reply.GetCluster().GetHeartbeatPeriod().AsDuration(); p >= 50*time.Millisecond && s.period.Swap(int64(p)) != int64(p) {
+			select {
+			case s.paced <- struct{}{}:
+			default:
+			}
 		}
 	}
 }

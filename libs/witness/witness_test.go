@@ -2,6 +2,7 @@ package witness_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -44,9 +45,11 @@ func TestAWitnessSaysWhatItIs(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = srv.Close() })
 	described := make(chan *skepv1.DescribeRequest, 8)
+	var period atomic.Int64
+	period.Store(int64(time.Hour))
 	err = api.Handle(srv, api.StateDescribe.At(node), func(_ context.Context, r *skepv1.DescribeRequest) (*skepv1.DescribeReply, error) {
 		described <- r
-		return &skepv1.DescribeReply{Cluster: &skepv1.ClusterSpec{HeartbeatPeriod: durationpb.New(50 * time.Millisecond)}}, nil
+		return &skepv1.DescribeReply{Cluster: &skepv1.ClusterSpec{HeartbeatPeriod: durationpb.New(time.Duration(period.Load()))}}, nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -79,6 +82,12 @@ func TestAWitnessSaysWhatItIs(t *testing.T) {
 		}
 		return hb
 	}
+	// The period was an hour, and is short now: it does not wait the hour out.
+	period.Store(int64(50 * time.Millisecond))
+	if err := nc.Publish(subject.PushFiles(node), nil); err != nil {
+		t.Fatal(err)
+	}
+	<-described
 	for range 3 {
 		if hb := next(); hb.NodeId != node || hb.Leaving || hb.Session == "" {
 			t.Errorf("a sign of life: %v", hb)
