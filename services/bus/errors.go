@@ -12,6 +12,9 @@ var ErrRefused = errors.New("the managers do not let this node in")
 // ErrOver ends Manager.Run when the cluster was founded anew, or restored, without this manager.
 var ErrOver = errors.New("the cluster was founded anew without this manager: its store is of a cluster that is over")
 
+// StartsAgain reports whether what ended Manager.Run asks for the next Run at once.
+func StartsAgain(err error) bool { return errors.Is(err, ErrAsked) || errors.Is(err, ErrStore) }
+
 // ErrStore ends Manager.Run when the server has stopped its store, for a full disk, and there is room again: run again, it works.
 var ErrStore = errors.New("the store of this manager had stopped: its broker starts again")
 

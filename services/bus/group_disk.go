@@ -18,7 +18,7 @@ func (g *group) storeStopped() {
 	if main == nil || !main.Running() || main.JetStreamEnabled() {
 		return
 	}
-	free, err := freeBytes(g.b.cfg.DataDir)
+	free, _, err := space(g.b.cfg.DataDir)
 	if err == nil && free >= roomAgain {
 		g.log.Warn("the store of this manager stopped, and its disk has room: the broker starts again", zap.Uint64("free", free))
 		g.finish(ErrStore)
@@ -31,11 +31,11 @@ func (g *group) storeStopped() {
 	}
 }
 
-// freeBytes is what is free where a directory lies.
-func freeBytes(dir string) (uint64, error) {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		return 0, err
+// space is what is free where a directory lies, and how large that file system is, in bytes.
+func space(dir string) (free, total uint64, err error) {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err != nil {
+		return 0, 0, err
 	}
-	return st.Bavail * uint64(st.Bsize), nil
+	return fs.Bavail * uint64(fs.Bsize), fs.Blocks * uint64(fs.Bsize), nil
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -93,10 +92,8 @@ func (s *storeState) state(ctx context.Context, _ *skepv1.StoreStateRequest) (*s
 	if tried.err != nil {
 		out.WriteError = tried.err.Error()
 	}
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(s.m.cfg.DataDir, &fs); err == nil {
-		out.FreeBytes, out.TotalBytes = fs.Bavail*uint64(fs.Bsize), fs.Blocks*uint64(fs.Bsize)
-	} else {
+	var err error
+	if out.FreeBytes, out.TotalBytes, err = space(s.m.cfg.DataDir); err != nil {
 		s.m.log.Warn("look at the store's file system", zap.Error(err))
 	}
 	if main := s.m.running(); main != nil {

@@ -296,7 +296,7 @@ func (d *Daemon) apart(err error) (pause time.Duration, _ error) {
 		d.log.Info("the group of managers has let this node go; its tasks run on", zap.Error(err))
 		d.local.follower.Ask()
 		return enlistAgain, nil
-	case errors.Is(err, bus.ErrAsked), errors.Is(err, bus.ErrStore):
+	case bus.StartsAgain(err):
 		d.log.Warn("the managers' services start again; the tasks of this node run on", zap.Error(err))
 		return 0, nil
 	case errors.Is(err, bus.ErrRefused), errors.Is(err, bus.ErrOver):

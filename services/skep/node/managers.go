@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strconv"
@@ -56,10 +57,9 @@ func (p *placement) turnTo(ctx context.Context, cmd *cobra.Command, addrs []stri
 		if _, _, err := net.SplitHostPort(a); err != nil {
 			addrs[i] = net.JoinHostPort(a, strconv.Itoa(DefaultPort))
 		}
-	}
-	for _, a := range addrs {
-		if host := member.HostOf(a); rec.Votes() && (host == rec.Host() || isAddress(host) && isHere(host)) {
-			return fault.Invalid("%s is this manager's own address: name another one's", a)
+		host := member.HostOf(addrs[i])
+		if ip, err := netip.ParseAddr(host); rec.Votes() && (host == rec.Host() || err == nil && isHere(ip)) {
+			return fault.Invalid("%s is this manager's own address: name another one's", addrs[i])
 		}
 	}
 	var errs []error
@@ -91,8 +91,6 @@ func (p *placement) turnTo(ctx context.Context, cmd *cobra.Command, addrs []stri
 	plain.Fprintf(cmd.OutOrStdout(), "This node turns to %s.\n", strings.Join(addrs, ", "))
 	return nil
 }
-
-func isAddress(host string) bool { return net.ParseIP(host) != nil }
 
 // routesAt are the addresses for other managers of those that listen for nodes at addrs: the next port.
 func routesAt(addrs []string) (out []string) {

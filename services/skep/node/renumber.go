@@ -91,14 +91,15 @@ const (
 // findAddress gives a node whose address was found, not given, the one its machine has now, once it is clear that the old one
 // does not come back. An address that was given stays: it may be another machine's that forwards to this one.
 func findAddress(ctx context.Context, p Paths, rec *Record, keep time.Duration, log *zap.Logger) (*Record, error) {
-	if !rec.AdvertiseFound {
+	own, err := netip.ParseAddr(rec.Host())
+	if !rec.AdvertiseFound || err != nil { // of a name nobody here can tell
 		return rec, nil
 	}
 	began, said := time.Now(), time.Time{}
 	tick := time.NewTicker(min(lookAddress, max(keep, time.Millisecond)))
 	defer tick.Stop()
 	for {
-		if isHere(rec.Host()) {
+		if isHere(own) {
 			return rec, nil
 		}
 		host := ""
@@ -135,11 +136,7 @@ func readdressed(p Paths, rec *Record, host string, log *zap.Logger) (*Record, e
 }
 
 // isHere reports whether this machine has an address.
-func isHere(host string) bool {
-	want, err := netip.ParseAddr(host)
-	if err != nil {
-		return true // a name: nobody here can tell
-	}
+func isHere(want netip.Addr) bool {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return true

@@ -74,7 +74,7 @@ func (b *broker) Run(ctx context.Context) error {
 		defer func() { stop(); <-said }()
 	}
 	err := b.Manager.Run(ctx)
-	for errors.Is(err, bus.ErrAsked) || errors.Is(err, bus.ErrStore) {
+	for bus.StartsAgain(err) {
 		m, merr := bus.NewManager(b.cfg, b.socket)
 		if merr != nil {
 			return merr
