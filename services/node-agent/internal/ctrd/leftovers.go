@@ -14,7 +14,7 @@ import (
 // environment, wherever their parents went. One that empties its environment and begins a session of its own is not found
 // and is the container's then.
 type leftovers struct {
-	mark      string // NAME=value
+	mark      string // NAME=value, as far as it is known: what begins with it carries the mark
 	since     uint64 // when the command began, in the kernel's ticks; older processes are not looked into
 	processes func() []int
 }
@@ -71,7 +71,7 @@ func (l leftovers) owns(p, session int) owner {
 		return foreign // it has ended
 	case len(env) == 0:
 		return unsure
-	case bytes.Contains(append([]byte{0}, env...), []byte("\x00"+l.mark+"\x00")):
+	case bytes.Contains(append([]byte{0}, env...), []byte("\x00"+l.mark)):
 		return owned
 	}
 	return foreign

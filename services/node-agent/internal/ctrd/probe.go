@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
 
+	"skep.dev/libs/id"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/node-agent/internal/ocispec"
 	"skep.dev/services/node-agent/internal/probe"
@@ -35,16 +36,18 @@ func (r *Runtime) Probe(ctx context.Context, taskID, name string, args []string,
 	if err != nil {
 		return 0, err
 	}
-	left := r.leftovers(taskID, name)
+	left, before := r.leftovers(taskID, name), r.leftovers(taskID, name)
+	// A mark of this run's own: one that was ended by the next, and clears up, must not end the next in turn.
+	left.mark += "." + id.New()
 	proc.Env = ocispec.SetEnv(proc.Env, left.mark)
-	id := "probe-" + name
+	execID := "probe-" + name
 	create := func() (containerd.Process, error) {
-		return t.Exec(ctx, id, proc, cio.NewCreator(cio.WithFIFODir(r.execDir()), cio.WithStreams(nil, out, out)))
+		return t.Exec(ctx, execID, proc, cio.NewCreator(cio.WithFIFODir(r.execDir()), cio.WithStreams(nil, out, out)))
 	}
 	p, err := create()
 	if errdefs.IsAlreadyExists(err) {
-		left.kill(0)
-		r.forgetProbe(ctx, t, id)
+		before.kill(0)
+		r.forgetProbe(ctx, t, execID)
 		p, err = create()
 	}
 	if err != nil {
@@ -142,10 +145,10 @@ func (r *Runtime) clearProbe(ctx context.Context, p containerd.Process) {
 }
 
 // forgetProbe makes containerd forget a command that an earlier agent began.
-func (r *Runtime) forgetProbe(ctx context.Context, t containerd.Task, id string) {
+func (r *Runtime) forgetProbe(ctx context.Context, t containerd.Task, execID string) {
 	ctx, cancel := context.WithTimeout(ctx, clearLimit)
 	defer cancel()
-	if p, err := t.LoadProcess(ctx, id, nil); err == nil {
+	if p, err := t.LoadProcess(ctx, execID, nil); err == nil {
 		_, _ = p.Delete(ctx, containerd.WithProcessKill) // the next try to begin one says what is wrong
 	}
 }
@@ -157,6 +160,7 @@ func (r *Runtime) strayProbes(taskID string) {
 	}
 }
 
+// leftovers finds what any run of a probe has left.
 func (r *Runtime) leftovers(taskID, name string) leftovers {
 	return leftovers{mark: probeMark + "=" + taskID + "." + name, processes: func() []int { return r.cg.Processes(r.CgroupPath(taskID)) }}
 }
