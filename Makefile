@@ -102,7 +102,7 @@ test: test-unit test-fuzz test-lab ## everything: unit, component, fuzz and lab 
 
 .PHONY: test-unit
 test-unit: tools ## unit and component tests of every module, with the race detector
-	CGO_ENABLED=1 go test -race -shuffle=on -timeout 15m -p 4 $$(go list $(MODULES:%=./%/...) | grep -v '/e2e/cases\|/e2e/tutorial\|/libs/reconcile$$')
+	CGO_ENABLED=1 go test -race -shuffle=on -timeout 30m -p 4 $$(go list $(MODULES:%=./%/...) | grep -v '/e2e/cases\|/e2e/tutorial\|/libs/reconcile$$')
 	@# Pure functions on one goroutine: the race detector makes their properties ten times slower and has nothing to find.
 	CGO_ENABLED=1 go test -race -shuffle=on -timeout 15m ./libs/reconcile -rapid.checks=10
 	go test -shuffle=on -timeout 15m ./libs/reconcile

@@ -24,8 +24,7 @@ import (
 // clients' objects are removed, nothing is left anywhere.
 //
 // SKEP_CHAOS is how long it goes on, SKEP_SEED what is done and when: the same seed plans the same faults and the same
-// requests. What the clocks of hosts show is not among the faults: the kernel has one clock for all hosts of a lab (a time
-// namespace moves the monotonic clock only), and what is moved in tests of the services is theirs.
+// requests. With an even seed a host's services are one process, with an odd one each is a process of its own.
 func TestChaos(t *testing.T) {
 	lasts, seed := 2*time.Minute, uint64(time.Now().UnixNano())
 	if v := os.Getenv("SKEP_CHAOS"); v != "" {
@@ -50,7 +49,7 @@ func TestChaos(t *testing.T) {
 			t.Logf("it was SKEP_SEED=%d", seed)
 		}
 	})
-	c := up(t, lab.Options{Managers: 3, Hosts: 6, OwnDisk: 2 << 30})
+	c := up(t, lab.Options{Managers: 3, Hosts: 6, OwnDisk: 2 << 30, Separate: seed%2 == 1})
 	var cancel context.CancelFunc
 	c.ctx, cancel = context.WithTimeout(context.Background(), lasts+20*time.Minute)
 	defer cancel()
@@ -286,81 +285,4 @@ func (c *cluster) settled(limit time.Duration) {
 		}
 		return ""
 	})
-}
-
-// nemesis makes hosts fail and mends them again.
-type nemesis struct {
-	c      *cluster
-	rnd    *rand.Rand
-	began  time.Time
-	struck int
-}
-
-// faults are what may happen to a host, and how it is mended.
-var faults = []struct {
-	name       string
-	managers   bool // only to a manager
-	begin, end func(context.Context, *lab.Lab, string) error
-}{
-	{"loses its power", false, func(ctx context.Context, l *lab.Lab, h string) error { return l.Kill(ctx, h) },
-		func(ctx context.Context, l *lab.Lab, h string) error { return l.Start(ctx, h) }},
-	{"loses its daemon", false, func(ctx context.Context, l *lab.Lab, h string) error { return l.KillProcess(ctx, h, "skep", true) },
-		func(ctx context.Context, l *lab.Lab, h string) error { return l.StartDaemon(ctx, h) }},
-	{"hangs", false, func(ctx context.Context, l *lab.Lab, h string) error { return l.Freeze(ctx, h) },
-		func(ctx context.Context, l *lab.Lab, h string) error { return l.Thaw(ctx, h) }},
-	{"is cut off", false, func(ctx context.Context, l *lab.Lab, h string) error { return l.Cut(ctx, h) },
-		func(ctx context.Context, l *lab.Lab, h string) error { return l.Heal(ctx, h) }},
-	{"loses its containerd", false, func(ctx context.Context, l *lab.Lab, h string) error {
-		return l.KillProcess(ctx, h, "containerd", true)
-	},
-		func(context.Context, *lab.Lab, string) error { return nil }},
-	{"has a full disk", true, func(ctx context.Context, l *lab.Lab, h string) error { return l.FillDisk(ctx, h) },
-		func(ctx context.Context, l *lab.Lab, h string) error { return l.FreeDisk(ctx, h) }},
-}
-
-// strike breaks one host, seldom two or all managers at once, mends them after a while and gives the cluster a rest.
-func (n *nemesis) strike() {
-	hosts := []string{[]string{"m1", "m2", "m3", "w1", "w2", "w3"}[n.rnd.IntN(6)]}
-	f := faults[n.rnd.IntN(len(faults))]
-	if f.managers {
-		hosts = []string{fmt.Sprint("m", 1+n.rnd.IntN(3))}
-	}
-	switch n.rnd.IntN(12) {
-	case 0:
-		hosts = []string{"m1", "m2", "m3"}
-	case 1, 2:
-		if second := []string{"m1", "m2", "m3", "w1", "w2", "w3"}[n.rnd.IntN(6)]; !f.managers && second != hosts[0] {
-			hosts = append(hosts, second)
-		}
-	}
-	lasts, rest := time.Duration(2000+n.rnd.IntN(10_000))*time.Millisecond, time.Duration(2000+n.rnd.IntN(8000))*time.Millisecond
-	n.struck++
-	n.c.t.Logf("%6.1f s: %s %s for %.1f s", time.Since(n.began).Seconds(), strings.Join(hosts, ", "), f.name, lasts.Seconds())
-	for _, h := range hosts {
-		if err := f.begin(n.c.ctx, n.c.Lab, h); err != nil {
-			n.c.t.Errorf("%s %s: %v", h, f.name, err)
-		}
-	}
-	time.Sleep(lasts) // the fault lasts; nothing is waited for
-	for _, h := range hosts {
-		if err := f.end(n.c.ctx, n.c.Lab, h); err != nil {
-			n.c.t.Errorf("%s %s, mend it: %v", h, f.name, err)
-		}
-	}
-	time.Sleep(rest)
-	n.revive()
-}
-
-// revive does what the init system does on a host that has one: it starts a daemon that ended by itself.
-func (n *nemesis) revive() {
-	for _, h := range n.c.members() {
-		r, err := n.c.Run(n.c.ctx, h, "sh", "-c", `kill -0 "$(cat /var/lib/skep/lock/node)"`)
-		if err == nil && r.Code != 0 {
-			n.c.t.Logf("%6.1f s: the daemon of %s has ended by itself", time.Since(n.began).Seconds(), h)
-			err = n.c.StartDaemon(n.c.ctx, h)
-		}
-		if err != nil {
-			n.c.t.Errorf("revive %s: %v", h, err)
-		}
-	}
 }

@@ -112,3 +112,80 @@ func TestLeaveWithoutAMajority(t *testing.T) {
 	c.skep("node", "rm", "w2")
 	c.awaitRunning("all", 3, time.Minute)
 }
+
+// Two of three managers are away. What runs goes on: a container that ends is started again by its node, names, virtual
+// addresses and published ports work; every command says soon what is lost. When they are back the task is the same one.
+func TestNodesGoOnWithoutAMajority(t *testing.T) {
+	t.Parallel()
+	c := up(t, lab.Options{Hosts: 5, Managers: 3})
+	c.awaitManagers(time.Minute, "m1", "m2", "m3")
+	c.skep("network", "create", "-d", "overlay", "net")
+	on := []string{"--network", "net", "--constraint", "node.role==worker", "--mode", "global"}
+	c.skep(append(append([]string{"service", "create", "--name", "web", "--publish", "8080:80"}, on...), "whoami:v1")...)
+	c.skep(append(append([]string{"service", "create", "--name", "ask"}, on...), "busybox", "sleep", "300000")...)
+	before := ids(c.tasks("web"))
+	pid := func() string { return strings.TrimSpace(c.on("w1", "pgrep", "-x", "whoami").Stdout) }
+	first := pid()
+	for _, host := range []string{"m2", "m3"} {
+		if err := c.Kill(c.ctx, host); err != nil {
+			t.Fatal(err)
+		}
+	}
+	took := c.await("a command says what is lost", time.Minute, func() string {
+		if r := c.on("m1", "skep", "service", "scale", "--detach", "web=1"); r.Code == 0 || !strings.Contains(r.Stderr, "majority") {
+			return r.Stdout + r.Stderr
+		}
+		return ""
+	})
+	t.Logf("said after %s", took)
+
+	c.must("w1", "kill -9 "+first)
+	took = c.await("the container is started again", time.Minute, func() string {
+		if now := pid(); now == "" || now == first {
+			return "process " + now
+		}
+		return ""
+	})
+	t.Logf("started again after %s", took)
+	for _, url := range []string{"http://10.90.2.1:8080/", "http://10.90.2.2:8080/"} {
+		c.await("the published port of "+url, time.Minute, func() string {
+			if r := c.on("client", "curl", "-sS", "--max-time", "5", url); r.Code != 0 {
+				return r.Stderr
+			}
+			return ""
+		})
+	}
+	for _, host := range []string{"w1", "w2"} {
+		for _, name := range []string{"web", "tasks.web"} {
+			c.await(name+" is found from a container of "+host, time.Minute, func() string {
+				r := c.on(host, "sh", "-c", `exec nsenter -t "$(pgrep -fox 'sleep 300000')" -m -n /bin/busybox wget -T 5 -qO- http://"$1"/`, "sh", name)
+				if r.Code != 0 {
+					return r.Stdout + r.Stderr
+				}
+				return ""
+			})
+		}
+	}
+
+	for _, host := range []string{"m2", "m3"} {
+		if err := c.Start(c.ctx, host); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.awaitAPI(2 * time.Minute)
+	c.awaitManagers(time.Minute, "m1", "m2", "m3")
+	c.awaitRunning("web", 2, time.Minute)
+	if after := ids(c.tasks("web")); after != before {
+		t.Errorf("the tasks before: %s, now: %s", before, after)
+	}
+	c.await("the managers know that it was started again", time.Minute, func() string {
+		out := c.skep("service", "ps", "-q", "--no-trunc", "web")
+		for _, id := range strings.Fields(out) {
+			if strings.Contains(c.skep("task", "inspect", "--format", "{{.Status.Message}}", id), "again by its node") {
+				return ""
+			}
+		}
+		return out
+	})
+	c.awaitContainers(2, time.Minute, "w1")
+}

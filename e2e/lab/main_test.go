@@ -1,9 +1,15 @@
 package lab
 
 import (
+	"os"
 	"testing"
 
 	"skep.dev/libs/leaktest"
 )
 
-func TestMain(m *testing.M) { leaktest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(clockChild) != "" {
+		clockMain()
+	}
+	leaktest.Main(m)
+}

@@ -10,15 +10,15 @@ package partition
 import "time"
 
 const (
-	// election is outlasted by the silence: tasks shall not end because the managers choose a leader (4 to 9 s).
-	election = 12 * time.Second
+	// Election is outlasted by the silence: tasks shall not end because the managers choose a leader (4 to 9 s).
+	Election = 12 * time.Second
 	// Margin covers what neither side can measure: a store's leader that was cut off answers for up to 10 s; the kill after the
 	// grace period takes up to 5 s; managers' clocks may differ by up to 5 s; an agent that was killed is back within 5 s.
 	Margin = 25 * time.Second
 )
 
 // Silence is how long a node hears no manager before it stops such tasks. period is that of heartbeats.
-func Silence(period time.Duration) time.Duration { return election + 3*period }
+func Silence(period time.Duration) time.Duration { return Election + 3*period }
 
 // Hold is how long after its node was declared down such a task is not begun elsewhere. grace is between its signal and the kill.
 func Hold(period, grace time.Duration) time.Duration { return Silence(period) + grace + Margin }

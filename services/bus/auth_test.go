@@ -78,10 +78,12 @@ func TestWorkerCannotEscalate(t *testing.T) {
 		w.subscribe(s, true)
 	}
 	// A request to it may be answered, once.
+	both := make(chan struct{})
 	if _, err := w.Subscribe(subject.Node(me, "stats"), func(m *nats.Msg) {
 		for range 2 {
 			_ = m.Respond([]byte("fine")) // the second must not arrive
 		}
+		close(both)
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -99,6 +101,7 @@ func TestWorkerCannotEscalate(t *testing.T) {
 	if m, err := sub.NextMsg(10 * time.Second); err != nil || string(m.Data) != "fine" {
 		t.Fatalf("no answer from the worker: %v", err)
 	}
+	<-both
 	if !w.refused() {
 		t.Error("a worker answers one request twice")
 	}

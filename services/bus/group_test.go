@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/zap"
@@ -209,6 +211,26 @@ func (m *manned) stop() {
 	}
 }
 
+// stores logs what every server has of the streams.
+func (f *fleet) stores() {
+	for n, m := range f.members {
+		if m.m == nil {
+			continue
+		}
+		i := m.m.running()
+		if i == nil {
+			continue
+		}
+		j, err := i.Jsz(&server.JSzOptions{Accounts: true, Streams: true, RaftGroups: true})
+		if err != nil {
+			f.t.Logf("%s: %v", n, err)
+			continue
+		}
+		b, err := json.Marshal(j)
+		f.t.Logf("%s: %s %v", n, b, err)
+	}
+}
+
 // end is what Run returned.
 func (m *manned) end() error {
 	m.f.t.Helper()
@@ -216,6 +238,7 @@ func (m *manned) end() error {
 	case err := <-m.ended:
 		return err
 	case <-time.After(patience):
+		m.f.stores()
 		m.f.t.Fatalf("%s does not end", m.cfg.NodeID)
 	}
 	return nil

@@ -113,7 +113,7 @@ func TestRemovedNodeStaysOut(t *testing.T) {
 		}
 	}
 	if err := await(within(t), 5*time.Millisecond, patience, func() bool {
-		return !m.nodes.Revoked(gone.Identity().NodeID) && !m.nodes.Revoked(stays.Identity().NodeID)
+		return m.nodes.Revoked("somebody else") && !m.nodes.Revoked(gone.Identity().NodeID) && !m.nodes.Revoked(stays.Identity().NodeID)
 	}); err != nil {
 		t.Fatal("the broker does not know the nodes")
 	}

@@ -70,6 +70,7 @@ type node struct {
 	cluster *skepv1.ClusterSpec // nil = one that says nothing
 	refuse  error               // what is said to who asks for the task set, nil = the set
 	asked   int                 // how often it was asked for
+	deaf    error               // what is said to a status, which is noted all the same; nil = it is stored
 }
 
 func tools(t testing.TB) {
@@ -193,6 +194,9 @@ func (n *node) manage() {
 		}
 		close(n.changed)
 		n.changed = make(chan struct{})
+		if n.deaf != nil {
+			return nil, n.deaf
+		}
 		return &skepv1.StatusReply{Generation: n.gen}, nil
 	}))
 	must(api.HandleNode(srv, api.StateDescribe, func(_ context.Context, _ string, r *skepv1.DescribeRequest) (*skepv1.DescribeReply, error) {

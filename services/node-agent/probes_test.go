@@ -218,6 +218,9 @@ func TestNastyHealthCommands(t *testing.T) {
 			// A line for each that begins and ends as far as it may.
 			s.Task.Container.Health = shell("echo $$ >>/tmp/began; " + strings.ReplaceAll(line, "setsid ", "busybox setsid "))
 			s.Task.Container.Health.Timeout = durationpb.New(300 * time.Millisecond)
+			if strings.HasSuffix(name, "and ends") {
+				s.Task.Container.Health.Timeout = durationpb.New(patience)
+			}
 			id := n.put(1, s)[0]
 			st := n.health(unhealthy, id)
 			if len(st.HealthOutput) > 4096 || name == "prints 10 MB and ends" && !strings.HasSuffix(st.HealthOutput, "x\nend") {

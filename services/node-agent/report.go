@@ -97,6 +97,7 @@ func (r *reporter) send(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.s.set.Told(st.Tasks)
 	if reply.GetGeneration() > r.s.set.Generation() {
 		// A push takes a moment to arrive too: only what is still missing then was lost.
 		time.AfterFunc(250*time.Millisecond, func() {

@@ -35,7 +35,7 @@ func main() {
 		}
 		return
 	}
-	only := flag.String("only", "", "go, lab, net, update, secret, stack, storage, memory or density: measure only that part")
+	only := flag.String("only", "", "go, lab, managers, net, update, secret, stack, storage, memory or density: measure only that part")
 	rounds := flag.Int("rounds", 3, "times each lab figure is taken; the median is shown")
 	networks := flag.Int("networks", 100, "with -only density: networks on the one node")
 	services := flag.Int("services", 10, "with -only density: services on each network")
@@ -44,6 +44,7 @@ func main() {
 	parts := []part{
 		{name: "go", rows: func() ([]row, error) { return goRows(ctx, os.Stderr) }},
 		{name: "lab", rows: func() ([]row, error) { return labRows(ctx, *rounds, os.Stderr) }},
+		{name: "managers", rows: func() ([]row, error) { return managerRows(ctx, *rounds, os.Stderr) }},
 		{name: "net", rows: func() ([]row, error) { return netRows(ctx, *rounds, os.Stderr) }},
 		{name: "update", rows: func() ([]row, error) { return updateRows(ctx, *rounds, os.Stderr) }},
 		{name: "secret", rows: func() ([]row, error) { return secretRows(ctx, *rounds, os.Stderr) }},

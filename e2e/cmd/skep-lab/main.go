@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"text/tabwriter"
+	"time"
 
 	"skep.dev/e2e/images"
 	"skep.dev/e2e/lab"
@@ -32,6 +33,7 @@ const usage = `skep-lab makes many hosts on one machine, and a skep cluster on t
   skep-lab start HOST                   switch it on again
   skep-lab cut HOST | heal HOST         pull a host's network cable, put it back
   skep-lab freeze HOST | thaw HOST      stop a host's daemon where it stands, connections open (SIGSTOP); let it go on
+  skep-lab clock HOST OFFSET          set the clock of a host's processes: 8760h is a year ahead, ` + "`-- -1h`" + ` an hour behind, 0s right again
   skep-lab logs [-containerd] HOST      print the log of a host's daemon, or of its containerd
   skep-lab ps                           the hosts of the lab
   skep-lab ls                           the labs of this machine
@@ -127,6 +129,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			}
 			return err
 		})
+	case "clock":
+		if len(rest) != 2 {
+			return fmt.Errorf("%w: skep-lab clock HOST OFFSET", errUsage)
+		}
+		offset, err := time.ParseDuration(rest[1])
+		if err != nil {
+			return fmt.Errorf("%w: the offset of a clock: %w", errUsage, err)
+		}
+		l, err := lab.Load(name)
+		if err != nil {
+			return err
+		}
+		return l.Clock(ctx, rest[0], offset)
 	case "kill":
 		return act(func(l *lab.Lab, host string) error { return l.Kill(ctx, host) })
 	case "start":

@@ -2108,6 +2108,7 @@ type TaskStatus struct {
 	// Sources of its bind mounts where the node has another file system by now than the container: it was mounted, or
 	// unmounted, or replaced after the start.
 	StaleBinds    []string `protobuf:"bytes,19,rep,name=stale_binds,json=staleBinds,proto3" json:"stale_binds,omitempty"`
+	Restarts      uint32   `protobuf:"varint,20,opt,name=restarts,proto3" json:"restarts,omitempty"` // how often its node began it anew because it had ended and no manager was heard
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2273,6 +2274,13 @@ func (x *TaskStatus) GetStaleBinds() []string {
 		return x.StaleBinds
 	}
 	return nil
+}
+
+func (x *TaskStatus) GetRestarts() uint32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
 }
 
 // HeldFile is a version of a secret or config that stands in a task's files.
@@ -3403,7 +3411,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"stoppedWhy\"5\n" +
 	"\x05Fence\x12\x16\n" +
 	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\xa9\x05\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\xc5\x05\n" +
 	"\n" +
 	"TaskStatus\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12(\n" +
@@ -3427,7 +3435,8 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x0eserved_unix_ms\x18\x11 \x01(\x03R\fservedUnixMs\x12'\n" +
 	"\x05files\x18\x12 \x03(\v2\x11.skep.v1.HeldFileR\x05files\x12\x1f\n" +
 	"\vstale_binds\x18\x13 \x03(\tR\n" +
-	"staleBindsB\f\n" +
+	"staleBinds\x12\x1a\n" +
+	"\brestarts\x18\x14 \x01(\rR\brestartsB\f\n" +
 	"\n" +
 	"_exit_code\"4\n" +
 	"\bHeldFile\x12\x0e\n" +

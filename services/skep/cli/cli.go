@@ -43,6 +43,8 @@ type Env struct {
 	Patience time.Duration
 	// NodeTimeout is how long a node's mesh may take to answer (default 3 s).
 	NodeTimeout time.Duration
+	// CompleteTimeout is what a press of Tab may cost (default 1 s).
+	CompleteTimeout time.Duration
 }
 
 // app is what commands share: the environment, the global flags and, once a command needs it, the connection.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"regexp"
 	"slices"
@@ -14,14 +15,13 @@ import (
 	"skep.dev/services/skep/cli/render"
 )
 
-// completeTimeout bounds what a press of Tab may cost.
 const completeTimeout = time.Second
 
 type completer = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
 
 // completion offers the names list returns, without those given already; any failure offers nothing.
 func (a *app) completion(list func(ctx context.Context) ([]string, error), args []string) ([]string, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(context.Background(), completeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(a.CompleteTimeout, completeTimeout))
 	defer cancel()
 	names, err := list(ctx)
 	if err != nil {

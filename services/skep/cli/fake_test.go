@@ -342,8 +342,9 @@ func (c *cluster) env(out, err *safeBuffer) Env {
 		Getenv: func(k string) string {
 			return map[string]string{"HOME": dir, "SKEP_CONFIG_DIR": dir}[k]
 		},
-		CA:      c.authority,
-		Connect: func(context.Context) (*nats.Conn, error) { return nats.Connect(c.url) },
+		CompleteTimeout: time.Minute,
+		CA:              c.authority,
+		Connect:         func(context.Context) (*nats.Conn, error) { return nats.Connect(c.url) },
 		Info: func(context.Context) (conn.Info, error) {
 			return conn.Info{NodeID: nodeID, Role: "manager", Hostname: "w1", ClusterID: "cl", Version: "0.1.0", Addr: "10.0.0.1"}, nil
 		},

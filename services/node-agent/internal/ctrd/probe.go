@@ -45,10 +45,13 @@ func (r *Runtime) Probe(ctx context.Context, taskID, name string, args []string,
 		return t.Exec(ctx, execID, proc, cio.NewCreator(cio.WithFIFODir(r.execDir()), cio.WithStreams(nil, out, out)))
 	}
 	p, err := create()
-	if errdefs.IsAlreadyExists(err) {
+	// Whose it was may be clearing it up as well, and containerd takes its time over that.
+	for end := time.Now().Add(clearLimit); errdefs.IsAlreadyExists(err) && ctx.Err() == nil && time.Now().Before(end); {
 		before.kill(0)
 		r.forgetProbe(ctx, t, execID)
-		p, err = create()
+		if p, err = create(); err != nil {
+			pause(ctx, killPause)
+		}
 	}
 	if err != nil {
 		return 0, execFault(req, err)

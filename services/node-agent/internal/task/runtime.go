@@ -1,8 +1,8 @@
 // Package task owns the life of every task on one node: it turns the newest task set into containers, one state
 // at a time, and tells what became of each (ARCHITECTURE §4, swarm.md 2.2).
 //
-// It refuses to decide anything a manager decides: it never restarts a task, never moves one, never picks an
-// order. It knows nothing of containerd: all that is behind Runtime.
+// It refuses to decide anything a manager decides: it never moves a task, never picks an order, and restarts one only while
+// no manager can (see again.go). It knows nothing of containerd: all that is behind Runtime.
 //
 // Failure story: every record, spec and status is a file, written before it is reported, so an agent that
 // restarts goes on where the other stopped, without managers. The files are not flushed to the disk platter: after a power cut
@@ -87,6 +87,8 @@ type Runtime interface {
 	Wait(ctx context.Context, id string) (Exit, error)
 	// Stop ends it: signal, grace, kill. It returns how it ended, or nil if it never ran.
 	Stop(ctx context.Context, j *Job) (*Exit, error)
+	// Renew makes an ended container one that was never started, with a root file system as new; what else it has stays.
+	Renew(ctx context.Context, j *Job) error
 	// Release removes container and network and lets go of volumes; the logs and the task's own volumes stay.
 	Release(ctx context.Context, id string) error
 	// List returns every container there is, by task id.

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/atomicfile"
+	"skep.dev/libs/partition"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -38,6 +39,9 @@ type Config struct {
 	Forgotten func(id string)
 	// Backoff is the first wait after a temporary error (default 500 ms, doubled up to 30 s).
 	Backoff time.Duration
+	// Election is for how long managers may choose a leader: what ends meanwhile is told to them then (default
+	// partition.Election).
+	Election time.Duration
 	// NoSpacePatience is how long a full disk is waited for before its tasks are rejected (default 15 s).
 	NoSpacePatience time.Duration
 }
@@ -63,6 +67,9 @@ type Set struct {
 func Open(cfg Config) (*Set, error) {
 	if cfg.NoSpacePatience <= 0 {
 		cfg.NoSpacePatience = 15 * time.Second
+	}
+	if cfg.Election <= 0 {
+		cfg.Election = partition.Election
 	}
 	if cfg.Backoff <= 0 {
 		cfg.Backoff = 500 * time.Millisecond

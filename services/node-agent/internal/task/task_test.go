@@ -40,6 +40,17 @@ func newFake() *fake { return &fake{exits: map[string]chan Exit{}, released: map
 
 func (f *fake) note(call string) { f.mu.Lock(); f.calls = append(f.calls, call); f.mu.Unlock() }
 
+func (f *fake) called(call string) (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.calls {
+		if c == call {
+			n++
+		}
+	}
+	return n
+}
+
 func (f *fake) exit(id string) chan Exit {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -88,6 +99,11 @@ func (f *fake) Stop(context.Context, *Job) (*Exit, error) {
 	return &Exit{Code: 143}, nil
 }
 
+func (f *fake) Renew(context.Context, *Job) error {
+	f.note("renew")
+	return nil
+}
+
 func (f *fake) Release(_ context.Context, id string) error {
 	f.mu.Lock()
 	f.released[id] = true
@@ -104,13 +120,20 @@ type harness struct {
 	set *Set
 	gen uint64
 
-	policy skepv1.PartitionPolicy
+	policy   skepv1.PartitionPolicy
+	task     *skepv1.TaskSpec    // nil: an empty one
+	mode     *skepv1.ServiceMode // nil: the default
+	election time.Duration       // 0: the default
 }
 
 func (h *harness) open(found map[string]Found) {
 	h.t.Helper()
-	s, err := Open(Config{Dir: h.dir, Runtime: h.rt, Log: zap.NewNop(), Backoff: time.Millisecond, Specs: func(_ context.Context, svc string, rev uint64) (*skepv1.Revision, error) {
-		return &skepv1.Revision{ServiceId: svc, Number: rev, Spec: &skepv1.ServiceSpec{Task: &skepv1.TaskSpec{}, OnPartition: h.policy}}, nil
+	s, err := Open(Config{Dir: h.dir, Runtime: h.rt, Log: zap.NewNop(), Backoff: time.Millisecond, Election: h.election, Specs: func(_ context.Context, svc string, rev uint64) (*skepv1.Revision, error) {
+		task := h.task
+		if task == nil {
+			task = &skepv1.TaskSpec{}
+		}
+		return &skepv1.Revision{ServiceId: svc, Number: rev, Spec: &skepv1.ServiceSpec{Task: task, Mode: h.mode, OnPartition: h.policy}}, nil
 	}})
 	if err != nil {
 		h.t.Fatal(err)

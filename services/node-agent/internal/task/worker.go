@@ -44,6 +44,9 @@ type worker struct {
 	found    *Found        // what Resume saw, until it was acted on
 	took     time.Duration // spent on preparing and starting
 	noSpace  time.Time     // since when the disk is too full to prepare; zero = it is not
+	told     bool          // a manager has stored that it ended; of mu
+	renewing time.Time     // when a task that ended may begin anew without a manager, see again; zero = it has not ended
+	began    []int64       // when it began, and began anew: unix ms; of mu
 }
 
 func newWorker(s *Set, rec *skepv1.TaskRecord) *worker {
@@ -393,6 +396,9 @@ func (w *worker) running(ctx context.Context, pid uint32) {
 	w.setStatus(func(st *skepv1.TaskStatus) {
 		first := st.State < skepv1.TaskState_TASK_STATE_RUNNING
 		st.State, st.Message, st.Err, st.Pid = skepv1.TaskState_TASK_STATE_RUNNING, "started", "", pid
+		if st.Restarts > 0 {
+			st.Message = fmt.Sprintf("started, and again by its node while no manager was heard (%d times)", st.Restarts)
+		}
 		if first {
 			st.StartedUnixMs = time.Now().UnixMilli()
 		}
@@ -526,6 +532,9 @@ func (w *worker) stopped(exit *Exit) {
 func (w *worker) ended(ctx context.Context, gone bool) error {
 	if !w.released {
 		w.endProbes()
+		if done, err := w.again(ctx); done {
+			return err
+		}
 		if err := w.set.cfg.Runtime.Release(ctx, w.id); err != nil {
 			if ctx.Err() == nil {
 				w.set.cfg.Log.Warn("release task", zap.String("task", w.id), zap.Error(err))
