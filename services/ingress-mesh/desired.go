@@ -132,7 +132,7 @@ func names(scope picture.Scope, draining map[string]bool) dns.Network {
 		for _, e := range eps.GetEndpoints() {
 			tasks[e.GetServiceId()] = append(tasks[e.GetServiceId()], dns.Task{
 				ID: e.GetTaskId(), Slot: e.GetSlot(), Node: node, Addr: address(e.GetAddr()), Addr6: address(e.GetAddr6()),
-				Serving: e.GetServing() && !draining[e.GetTaskId()],
+				Serving: e.GetServing() && !draining[e.GetTaskId()], Starting: e.GetStarting() && !draining[e.GetTaskId()],
 			})
 		}
 	}

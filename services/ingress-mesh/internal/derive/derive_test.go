@@ -202,6 +202,68 @@ func TestWhoIsListedAndWhoServes(t *testing.T) {
 	}
 }
 
+// A service that asks for it has its tasks listed from their start. Of the others the records do not say: a check that
+// fails is no news to them.
+func TestStartingTasksAreListedForWhoAsks(t *testing.T) {
+	const begins, well, ill = skepv1.HealthState_HEALTH_STATE_STARTING, skepv1.HealthState_HEALTH_STATE_HEALTHY, skepv1.HealthState_HEALTH_STATE_UNHEALTHY
+	for _, tc := range []struct {
+		desired, state skepv1.TaskState
+		health         skepv1.HealthState
+		unready        bool
+		down, drain    bool
+		starting       bool
+	}{
+		{desired: ready, state: ready},
+		{desired: running, state: ready},
+		{desired: running, state: starting, starting: true},
+		{desired: running, state: running, health: begins, starting: true},
+		{desired: running, state: running, health: ill, starting: true}, // the others find it again, until it is about to stop
+		{desired: running, state: running, unready: true, starting: true},
+		{desired: complete, state: running, health: begins, starting: true},
+		{desired: running, state: running, health: well}, // it serves
+		{desired: running, state: running},
+		{desired: running, state: running, health: begins, down: true},
+		{desired: running, state: running, health: begins, drain: true},
+		{desired: shutdown, state: running, health: begins},
+		{desired: rem, state: running, health: ill},
+		{desired: running, state: failed, health: ill},
+	} {
+		t.Run(fmt.Sprintf("%v %v %v %v %v %v", tc.desired, tc.state, tc.health, tc.unready, tc.down, tc.drain), func(t *testing.T) {
+			c := newCluster(t)
+			c.node("n1", 1)
+			c.network("net", "10.1.0.0/20", "fd00::/64")
+			c.hold("n1", "net", "10.1.0.0/28")
+			asks := func(starting bool) {
+				c.must(c.p.PutSpec("service.s", enc(t, &skepv1.Service{Revision: 1, Spec: &skepv1.ServiceSpec{
+					Name: "zoo", Endpoint: &skepv1.EndpointSpec{DnsStarting: starting}, Task: &skepv1.TaskSpec{Networks: []*skepv1.NetworkAttachment{{Target: "net"}}},
+				}, Endpoint: &skepv1.Endpoint{Ports: []*skepv1.PortConfig{{TargetPort: 80, PublishedPort: 8080, Protocol: "tcp"}}}})))
+			}
+			c.service("s", 1, &skepv1.Endpoint{Ports: []*skepv1.PortConfig{{TargetPort: 80, PublishedPort: 8080, Protocol: "tcp"}}}, "net")
+			c.one(1, tc.desired, tc.state, tc.health, tc.unready)
+			if tc.down {
+				c.must(c.p.PutNode("live.n1", enc(t, &skepv1.NodeLive{State: skepv1.NodeState_NODE_STATE_DOWN})))
+			}
+			if tc.drain {
+				c.p.Drain("n1", []string{"t1"})
+			}
+			for _, asked := range []bool{false, true, false} { // switching restarts nothing: the records follow
+				asks(asked)
+				c.commit()
+				for _, e := range c.get("net.n1").GetEndpoints().GetEndpoints() {
+					if e.Starting != (asked && tc.starting) {
+						t.Errorf("asked for: %v; it is listed as %v", asked, e)
+					}
+				}
+				for _, e := range c.get("ingress.n1").GetEndpoints().GetEndpoints() {
+					if e.Starting {
+						t.Errorf("published ports know of starting tasks: %v", e)
+					}
+				}
+			}
+		})
+	}
+}
+
 func TestADrainedTaskIsForgottenWhenItEnds(t *testing.T) {
 	for name, end := range map[string]func(*cluster){
 		"ended":                        func(c *cluster) { c.one(1, shutdown, shutdown, 0) },
