@@ -181,10 +181,11 @@ func (p *Picture) nodeRecords(id string) map[string]*skepv1.MeshRecord {
 		}
 		here := !n.down && !p.draining[id][name]
 		serving := here && serves(t, st)
+		lost := n.lost() && !serving
 		// Only where the service asks for it: what a check says of the others changes no record.
 		starting := here && !serving && p.services[t.service].listsStarting() && runs(t, st)
 		e := func(addr, addr6 string) *skepv1.MeshEndpoint {
-			return &skepv1.MeshEndpoint{TaskId: name, ServiceId: t.service, Slot: t.slot, Addr: addr, Addr6: addr6, Serving: serving}
+			return &skepv1.MeshEndpoint{TaskId: name, ServiceId: t.service, Slot: t.slot, Addr: addr, Addr6: addr6, Serving: serving, Lost: lost}
 		}
 		for _, a := range st.networks {
 			if _, seen := given[a.network]; !seen {
