@@ -64,7 +64,7 @@ const silence = time.Minute
 func TestConnectionsToALostNodeEnd(t *testing.T) {
 	c := up(t, lab.Options{})
 	c.skep("network", "create", "back")
-	c.skep("service", "create", "--name", "echo", "--network", "back", "--publish", "7007:7", "--constraint", "node.role==worker", "busybox", "nc", "-lk", "-p", "7", "-e", "cat")
+	c.skep("service", "create", "--name", "echo", "--network", "back", "--publish", "7007:7", "--constraint", "node.role==worker", "busybox", "nc", "-ll", "-p", "7", "-e", "cat")
 	c.skep("service", "create", "--name", "util", "--network", "back", "--constraint", "node.role==manager", "busybox", "sleep", "100000")
 	at := fabric["m1"] + ":7007"
 	host := func() string {

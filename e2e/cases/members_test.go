@@ -14,7 +14,7 @@ import (
 // names the option, and with it the same tasks become well. Published ports wait for the checks as ever.
 func TestMembersThatNeedOneAnother(t *testing.T) {
 	t.Parallel()
-	c := up(t, lab.Options{Race: true})
+	c := up(t, lab.Options{})
 	c.skep("network", "create", "--subnet", "10.77.0.0/16", "back")
 	// Well is who finds three members by name, its own among them.
 	c.skep("service", "create", "--detach", "--name", "zoo", "--replicas", "3", "--network", "back", "--publish", "8080:80",

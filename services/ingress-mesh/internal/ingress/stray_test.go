@@ -74,7 +74,9 @@ func TestStraySegmentResetsNoPublishedPort(t *testing.T) {
 				if _, _, err := say(c); err != nil {
 					t.Fatalf("after a stray segment of the task: %v", err)
 				}
-				if err := w.from.run(func() error { return nstest.Stray(plain(c.LocalAddr()), plain(c.RemoteAddr()), nstest.ReceivedUpTo(t, tcp)) }); err != nil {
+				if err := w.from.run(func() error {
+					return nstest.Stray(plain(c.LocalAddr()), plain(c.RemoteAddr()), nstest.ReceivedUpTo(t, tcp))
+				}); err != nil {
 					t.Fatal(err)
 				}
 				if _, _, err := say(c); err != nil {
