@@ -150,6 +150,20 @@ func (s *State) Waiting(v *Service) []*skepv1.Task {
 	return out
 }
 
+// NoneIsWell reports whether tasks of the service run, or were ended for their health, and none is healthy and ready.
+func (s *State) NoneIsWell(v *Service) bool {
+	tried := false
+	for _, t := range v.tasks {
+		switch {
+		case t.wanted() && t.up && t.well:
+			return false
+		case t.wanted() && t.up, t.endedForHealth(), t.more().ForHealth:
+			tried = true
+		}
+	}
+	return tried
+}
+
 func (t *Task) view() *skepv1.Task {
 	v := &skepv1.Task{
 		Meta:      &skepv1.Meta{Id: t.ID, CreatedAt: timestamppb.New(time.UnixMilli(t.Created))},

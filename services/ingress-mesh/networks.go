@@ -253,7 +253,7 @@ func (s *Service) applyNetworkLocked(ctx context.Context, id string) error {
 	}
 	draining := s.drainingNow()
 	// What a name stands for has to lead somewhere by the time it is told.
-	s.tables.setVirtual(id, virtual(scope, draining))
+	s.tables.setVirtual(id, virtual(scope, draining, s.node))
 	var errs []error
 	for _, rec := range s.tasksOn(id) {
 		errs = append(errs, s.applyTask(rec))

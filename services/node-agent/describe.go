@@ -97,6 +97,12 @@ func (s *Service) describe(ctx context.Context) *skepv1.NodeDescription {
 		g.Named = vals
 		d.Resources.Generic = append(d.Resources.Generic, g)
 	}
+	// One that cannot be read says nothing, and the node is as good without it.
+	if routes, more, err := hostRoutes(); err != nil {
+		s.log.Debug("describe the node", zap.Error(err))
+	} else {
+		d.Routes, d.RoutesMore = routes, uint32(more)
+	}
 	vctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if v, err := s.runtime.Version(vctx); err == nil {

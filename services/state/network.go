@@ -288,8 +288,37 @@ func (s *Service) networkWarnings(n *skepv1.Network) (out []string) {
 	}
 	for _, a := range s.ix.NodeAddrs() {
 		if i := slices.IndexFunc(own, func(p netip.Prefix) bool { return p.Contains(a) }); i >= 0 {
-			return append(out, fmt.Sprintf("subnet %s covers %s, the address of a node: services on network %s cannot reach the nodes' own network", own[i], a, n.Spec.Name))
+			out = append(out, fmt.Sprintf("subnet %s covers %s, the address of a node: services on network %s cannot reach the nodes' own network", own[i], a, n.Spec.Name))
+			break
 		}
+	}
+	return append(out, routeWarnings(n, own, s.ix.Routes())...)
+}
+
+// routeWarnings tells of the nodes' routes, each once, to what a network's tasks will take for their own network.
+func routeWarnings(n *skepv1.Network, own []netip.Prefix, routes []index.Route) (out []string) {
+	nodes := map[netip.Prefix][]string{}
+	var order []netip.Prefix
+	for _, r := range routes {
+		if !slices.ContainsFunc(own, r.Prefix.Overlaps) {
+			continue
+		}
+		if nodes[r.Prefix] == nil {
+			order = append(order, r.Prefix)
+		}
+		nodes[r.Prefix] = append(nodes[r.Prefix], r.Node)
+	}
+	for _, p := range order {
+		if len(out) == mostWarnings {
+			break
+		}
+		i := slices.IndexFunc(own, p.Overlaps)
+		who := "node " + nodes[p][0]
+		if more := len(nodes[p]) - 1; more > 0 {
+			who += fmt.Sprintf(" and %d more", more)
+		}
+		out = append(out, fmt.Sprintf("subnet %s overlaps the route %s of %s: tasks on network %s do not reach what is behind that route in the subnet; to avoid it give the network a --subnet elsewhere",
+			own[i], p, who, n.Spec.Name))
 	}
 	return out
 }

@@ -1139,8 +1139,11 @@ type NodeDescription struct {
 	// The certificate it uses; 0 = not said.
 	CertFromUnixMs  int64 `protobuf:"varint,40,opt,name=cert_from_unix_ms,json=certFromUnixMs,proto3" json:"cert_from_unix_ms,omitempty"`
 	CertUntilUnixMs int64 `protobuf:"varint,41,opt,name=cert_until_unix_ms,json=certUntilUnixMs,proto3" json:"cert_until_unix_ms,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Networks it reaches by routes of its own, CIDRs, the widest of them; and how many it does not name.
+	Routes        []string `protobuf:"bytes,42,rep,name=routes,proto3" json:"routes,omitempty"`
+	RoutesMore    uint32   `protobuf:"varint,43,opt,name=routes_more,json=routesMore,proto3" json:"routes_more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeDescription) Reset() {
@@ -1253,6 +1256,20 @@ func (x *NodeDescription) GetCertFromUnixMs() int64 {
 func (x *NodeDescription) GetCertUntilUnixMs() int64 {
 	if x != nil {
 		return x.CertUntilUnixMs
+	}
+	return 0
+}
+
+func (x *NodeDescription) GetRoutes() []string {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *NodeDescription) GetRoutesMore() uint32 {
+	if x != nil {
+		return x.RoutesMore
 	}
 	return 0
 }
@@ -3317,7 +3334,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x06subnet\x18\x04 \x01(\tR\x06subnet\x12%\n" +
 	"\x04role\x18\x05 \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\x12(\n" +
 	"\x05fence\x18\x06 \x01(\v2\x12.skep.v1.NodeFenceR\x05fence\x12\x18\n" +
-	"\awitness\x18( \x01(\bR\awitness\"\xca\x04\n" +
+	"\awitness\x18( \x01(\bR\awitness\"\x83\x05\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12-\n" +
 	"\bplatform\x18\x02 \x01(\v2\x11.skep.v1.PlatformR\bplatform\x120\n" +
@@ -3331,7 +3348,10 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\tmax_tasks\x18\n" +
 	" \x01(\rR\bmaxTasks\x12)\n" +
 	"\x11cert_from_unix_ms\x18( \x01(\x03R\x0ecertFromUnixMs\x12+\n" +
-	"\x12cert_until_unix_ms\x18) \x01(\x03R\x0fcertUntilUnixMs\x1a?\n" +
+	"\x12cert_until_unix_ms\x18) \x01(\x03R\x0fcertUntilUnixMs\x12\x16\n" +
+	"\x06routes\x18* \x03(\tR\x06routes\x12\x1f\n" +
+	"\vroutes_more\x18+ \x01(\rR\n" +
+	"routesMore\x1a?\n" +
 	"\x11EngineLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"F\n" +

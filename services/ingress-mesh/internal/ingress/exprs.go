@@ -113,6 +113,9 @@ func bits(v uint32) []expr.Any {
 func ctBits(key expr.CtKey, v uint32) []expr.Any {
 	return append([]expr.Any{&expr.Ct{Key: key, Register: reg}}, bits(v)...)
 }
+func ctInvalid() []expr.Any {
+	return ctBits(expr.CtKeySTATE, expr.CtStateBitINVALID)
+}
 func ctNew() []expr.Any  { return ctBits(expr.CtKeySTATE, expr.CtStateBitNEW) }
 func ctDnat() []expr.Any { return ctBits(expr.CtKeySTATUS, 1<<5) } // IPS_DST_NAT
 func ctNotDnat() []expr.Any {

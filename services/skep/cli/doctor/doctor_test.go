@@ -119,7 +119,22 @@ func TestFindings(t *testing.T) {
 		"a paused update": {func(p *Picture) {
 			p.After.Services[0].UpdateStatus = &skepv1.UpdateStatus{State: "paused", Message: "task x failed"}
 		}, []string{"warning service web: its update is paused (task x failed)"}},
-		"an unfinished removal":  {func(p *Picture) { p.After.Networks[0].Removing = true }, []string{"warning network net: its removal is not finished"}},
+		"an unfinished removal": {func(p *Picture) { p.After.Networks[0].Removing = true }, []string{"warning network net: its removal is not finished"}},
+		"a route under a network": {func(p *Picture) {
+			p.After.Nodes[1].Description.Routes = []string{"10.0.0.0/16", "192.168.0.0/16", "fd00:1::/48", "nonsense"}
+		}, []string{
+			"warning network net: its subnet 10.0.9.0/24 overlaps the route 10.0.0.0/16 of node w1: its tasks do not reach what is behind that route",
+			"warning network net: its subnet fd00:1::/64 overlaps the route fd00:1::/48 of node w1",
+		}},
+		"a route on every node": {func(p *Picture) {
+			for _, n := range p.After.Nodes {
+				n.Description.Routes = []string{"10.0.9.0/25", "10.0.9.128/25"}
+			}
+		}, []string{
+			"warning network net: its subnet 10.0.9.0/24 overlaps the route 10.0.9.0/25 of node m1", "warning network net: its subnet 10.0.9.0/24 overlaps the route 10.0.9.128/25 of node m1",
+			"warning network net: its subnet 10.0.9.0/24 overlaps the route 10.0.9.0/25 of node w1", "warning network net: 3 more routes of the nodes overlap its subnets",
+		}},
+		"routes elsewhere":       {func(p *Picture) { p.After.Nodes[1].Description.Routes = []string{"10.1.0.0/16", "fd00:2::/48"} }, nil},
 		"a VXLAN id twice":       {func(p *Picture) { p.After.Networks = append(p.After.Networks, another(p)) }, []string{"error network other: it has the VXLAN id 4096 of network net"}},
 		"a network that is gone": {func(p *Picture) { p.After.Networks = p.After.Networks[1:] }, []string{"error service web: it has the virtual address 10.0.9.200/24", "error service web: it has the virtual address fd00:1::a00:9c8/64", "error service web: it is on network net-id, which does not exist"}},
 		"no virtual address":     {func(p *Picture) { p.After.Services[0].Endpoint.VirtualIps = nil }, []string{"error service web: it has no virtual address on network net"}},

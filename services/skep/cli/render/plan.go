@@ -127,6 +127,9 @@ func Explain(w io.Writer, r *skepv1.ExplainReply) {
 			plain.Fprintf(w, "  %s: %s%s%s\n", name, StateWord(t.GetStatus().GetState()), on, prefixed(": ", why))
 		}
 	}
+	for _, h := range r.Hints {
+		plain.Fprintf(w, "\n%s\n", h)
+	}
 	placing(w, r.Placing)
 	if len(r.Next) > 0 {
 		plain.Fprintf(w, "\nNext:\n")

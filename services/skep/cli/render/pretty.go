@@ -146,6 +146,9 @@ func PrettyService(w io.Writer, s *skepv1.Service, now time.Time) {
 		mode = "dnsrr"
 	}
 	p.line(0, "Endpoint Mode:\t%s", mode)
+	if spec.GetEndpoint().GetDnsStarting() {
+		p.line(0, "DNS Starting:\ttrue")
+	}
 	ports := s.GetEndpoint().GetPorts()
 	if len(ports) == 0 {
 		ports = spec.GetEndpoint().GetPorts()

@@ -146,7 +146,7 @@ spec {
   }
   update { parallelism: 2 delay { seconds: 90 } monitor { seconds: 5 } failure_action: FAILURE_ACTION_ROLLBACK max_failure_ratio: 0.5 order: UPDATE_ORDER_START_FIRST }
   rollback { parallelism: 1 monitor { seconds: 5 } failure_action: FAILURE_ACTION_PAUSE order: UPDATE_ORDER_STOP_FIRST }
-  endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } } on_partition: PARTITION_POLICY_STOP
+  endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } dns_starting: true } on_partition: PARTITION_POLICY_STOP
 }
 endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } virtual_ips { network_id: "net" addr: "10.0.1.2/24" } }
 status { running: 2 desired: 3 } update_status { state: "paused" message: "update paused due to failure or early termination of task x" }
@@ -212,7 +212,7 @@ func TestPlanAndExplain(t *testing.T) {
 	b.Reset()
 	Explain(&b, from(t, &skepv1.ExplainReply{}, `service { spec { name: "web" mode { replicated { replicas: 3 } } } status { running: 1 desired: 3 } update_status { state: "rollback_started" message: "task x failed" } }
 		placing { `+placingText+` } waiting { name: "web.2" status { state: TASK_STATE_PENDING err: "no suitable node" } } waiting { name: "web.3" node_hostname: "w1" status { state: TASK_STATE_PREPARING message: "pulling" } }
-		next { verb: "place" text: "place web.2 on w3" }`))
+		next { verb: "place" text: "place web.2 on w3" } hints: "None of the tasks has passed its checks."`))
 	b.WriteString("--- at rest\n")
 	Explain(&b, from(t, &skepv1.ExplainReply{}, `service { spec { name: "web" mode { global {} } } status { running: 1 desired: 1 } }`))
 	golden.Check(t, "explain", b.String())
