@@ -65,11 +65,11 @@ func (p *planner) policy(u *unit, last *Task) (another bool, delay int64, reason
 		return true, 0, "the task before it was lost"
 	}
 	reason = "restart: the task before it is " + last.State().String()
-	n := p.failures(last)
-	if n > patientFailures {
+	n, patience := p.failures(last), last.patience()
+	if n > patience {
 		reason += ", " + strconv.FormatUint(uint64(n), 10) + " failed in a row"
 	}
-	return true, r.wait(last.ID, n), reason
+	return true, r.wait(last.ID, n, patience), reason
 }
 
 // rule is what the policy says besides times.

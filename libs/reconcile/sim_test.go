@@ -47,12 +47,13 @@ type simNode struct {
 	silent bool
 	seen   map[string]*skepv1.TaskStatus
 	fail   bool // tasks started here fail
+	lacks  bool // what tasks need is not here: they are rejected
 
 	stops time.Duration        // how long a running task takes to stop, 0 = no time
 	told  map[string]time.Time // when each was told to
 }
 
-// An image says how its tasks fare: "bad" ends at once, "late" ends 3 s after it began to run, "mute" never serves.
+// An image says how its tasks fare: "nowhere" is rejected, "bad" ends at once, "late" ends 3 s after it began to run, "mute" never serves.
 func (m *sim) image(t *Task) string {
 	if v := m.images[t.Service.ID]; v != nil {
 		return v[t.Revision]
@@ -302,6 +303,10 @@ func (m *sim) agent(id string) {
 				want = Failed
 			}
 			image := m.image(t)
+			if (n.lacks || image == "nowhere") && want <= Running && TaskState(s.GetState()) < Ready {
+				next[t.ID] = &skepv1.TaskStatus{TaskId: t.ID, State: skepv1.TaskState(Rejected), SinceUnixMs: m.now.UnixMilli(), Err: "no such image:\n " + image}
+				continue
+			}
 			if image == "bad" && want == Running {
 				want = Failed
 			}
@@ -415,7 +420,7 @@ func (m *sim) same() {
 			m.fatal.Fatalf("task %s is missing by feed", id)
 		}
 		a, b := appendTask(nil, t, t.Service.ID), appendTask(nil, o, o.Service.ID)
-		if string(a) != string(b) || t.Page.Key != o.Page.Key || t.Seen != o.Seen || t.DesiredAt != o.DesiredAt || m.s.sick[t] != m.shadow.sick[o] || t.ran != o.ran || t.served != o.served {
+		if string(a) != string(b) || t.Page.Key != o.Page.Key || t.Seen != o.Seen || t.DesiredAt != o.DesiredAt || m.s.sick[t] != m.shadow.sick[o] || m.s.refused[t] != m.shadow.refused[o] || t.ran != o.ran || t.served != o.served {
 			m.fatal.Fatalf("task %s differs: %+v and by feed %+v", id, t, o)
 		}
 	}

@@ -369,5 +369,5 @@ func (p *planner) create(u *unit, revision uint64, replaces *Task, desired TaskS
 	}
 	u.created++
 	p.change(Change{New: t, Verb: Create, Reason: reason})
-	p.wants = append(p.wants, want{change: len(p.out.Changes) - 1, task: t, pin: u.node})
+	p.wants = append(p.wants, want{change: len(p.out.Changes) - 1, task: t, pin: u.node, refused: p.refusal(u)})
 }

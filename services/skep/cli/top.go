@@ -245,7 +245,7 @@ func topText(now time.Time, nodes []*skepv1.Node, services []*skepv1.Service, ta
 		b.WriteByte('\n')
 	}
 	section(nt)
-	st := render.Services(services, false)
+	st := render.Services(services, false, now)
 	st.Columns = append(st.Columns, render.Column{Field: "Conns", Header: "CONNS/S"})
 	for i, s := range services {
 		st.Rows[i]["Conns"] = conns.of(s) // Services has sorted them
