@@ -43,7 +43,7 @@ func (p *planner) revive(u *unit) {
 // goalAfter is what is desired of a replacement at first: to be held while its delay or the end of a task before it is
 // awaited.
 func (p *planner) goalAfter(u *unit, notBefore int64) TaskState {
-	if notBefore > p.now || slices.ContainsFunc(p.predecessors(u), func(o *Task) bool { return !p.stopped(o) }) {
+	if notBefore > p.now || slices.ContainsFunc(p.predecessors(u), func(o *Task) bool { return !p.stopped(o) && !o.unbegun() }) {
 		return Ready
 	}
 	return p.goal()

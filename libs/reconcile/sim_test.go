@@ -47,6 +47,7 @@ type simNode struct {
 	silent bool
 	seen   map[string]*skepv1.TaskStatus
 	fail   bool // tasks started here fail
+	hangs  bool // nothing can be begun or stopped here: its containerd does not answer
 	lacks  bool // what tasks need is not here: they are rejected
 
 	stops time.Duration        // how long a running task takes to stop, 0 = no time
@@ -289,6 +290,13 @@ func (m *sim) agent(id string) {
 		for _, t := range page.Tasks {
 			s := n.seen[t.ID]
 			want := Running
+			if n.hangs && t.Desired != Remove {
+				if s == nil {
+					s = &skepv1.TaskStatus{TaskId: t.ID, State: skepv1.TaskState_TASK_STATE_PREPARING, SinceUnixMs: m.now.UnixMilli()}
+				}
+				next[t.ID] = s
+				continue
+			}
 			switch {
 			case t.Desired > Complete && n.lingers(s, m.now):
 				next[t.ID] = s

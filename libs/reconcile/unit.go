@@ -60,6 +60,8 @@ func (p *planner) settle(u *unit, frozen bool) {
 			p.stop(t, "its node was fenced")
 		case n.lost() && u.node == nil:
 			p.stop(t, "its node is down")
+		case n.sick != "" && u.node == nil && t.State() < Starting:
+			p.stop(t, "its node cannot begin it: "+n.sick)
 		case u.node == nil && p.violates(t), u.node != nil && p.overcommitted(t):
 			p.reject(t)
 		case n.drained() && p.v.job():

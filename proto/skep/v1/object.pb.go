@@ -1205,6 +1205,9 @@ type NodeDescription struct {
 	DataPathAddr   string                 `protobuf:"bytes,8,opt,name=data_path_addr,json=dataPathAddr,proto3" json:"data_path_addr,omitempty"`
 	RuntimeVersion string                 `protobuf:"bytes,9,opt,name=runtime_version,json=runtimeVersion,proto3" json:"runtime_version,omitempty"` // containerd's
 	MaxTasks       uint32                 `protobuf:"varint,10,opt,name=max_tasks,json=maxTasks,proto3" json:"max_tasks,omitempty"`                 // tasks the node will hold at most, 0 = no limit
+	// What keeps it from beginning tasks, "" = nothing, and since when: it gets none meanwhile.
+	Trouble            string `protobuf:"bytes,11,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	TroubleSinceUnixMs int64  `protobuf:"varint,12,opt,name=trouble_since_unix_ms,json=troubleSinceUnixMs,proto3" json:"trouble_since_unix_ms,omitempty"`
 	// The certificate it uses; 0 = not said.
 	CertFromUnixMs  int64 `protobuf:"varint,40,opt,name=cert_from_unix_ms,json=certFromUnixMs,proto3" json:"cert_from_unix_ms,omitempty"`
 	CertUntilUnixMs int64 `protobuf:"varint,41,opt,name=cert_until_unix_ms,json=certUntilUnixMs,proto3" json:"cert_until_unix_ms,omitempty"`
@@ -1308,6 +1311,20 @@ func (x *NodeDescription) GetRuntimeVersion() string {
 func (x *NodeDescription) GetMaxTasks() uint32 {
 	if x != nil {
 		return x.MaxTasks
+	}
+	return 0
+}
+
+func (x *NodeDescription) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
+func (x *NodeDescription) GetTroubleSinceUnixMs() int64 {
+	if x != nil {
+		return x.TroubleSinceUnixMs
 	}
 	return 0
 }
@@ -3384,7 +3401,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x06subnet\x18\x04 \x01(\tR\x06subnet\x12%\n" +
 	"\x04role\x18\x05 \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\x12(\n" +
 	"\x05fence\x18\x06 \x01(\v2\x12.skep.v1.NodeFenceR\x05fence\x12\x18\n" +
-	"\awitness\x18( \x01(\bR\awitness\"\xca\x04\n" +
+	"\awitness\x18( \x01(\bR\awitness\"\x97\x05\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12-\n" +
 	"\bplatform\x18\x02 \x01(\v2\x11.skep.v1.PlatformR\bplatform\x120\n" +
@@ -3396,7 +3413,9 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x0edata_path_addr\x18\b \x01(\tR\fdataPathAddr\x12'\n" +
 	"\x0fruntime_version\x18\t \x01(\tR\x0eruntimeVersion\x12\x1b\n" +
 	"\tmax_tasks\x18\n" +
-	" \x01(\rR\bmaxTasks\x12)\n" +
+	" \x01(\rR\bmaxTasks\x12\x18\n" +
+	"\atrouble\x18\v \x01(\tR\atrouble\x121\n" +
+	"\x15trouble_since_unix_ms\x18\f \x01(\x03R\x12troubleSinceUnixMs\x12)\n" +
 	"\x11cert_from_unix_ms\x18( \x01(\x03R\x0ecertFromUnixMs\x12+\n" +
 	"\x12cert_until_unix_ms\x18) \x01(\x03R\x0fcertUntilUnixMs\x1a?\n" +
 	"\x11EngineLabelsEntry\x12\x10\n" +

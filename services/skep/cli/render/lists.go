@@ -123,7 +123,7 @@ func Nodes(list []*skepv1.Node, self string) *Table {
 
 // nodeStatus is a node's state, and whether it was fenced.
 func nodeStatus(n *skepv1.Node) string {
-	st := NodeState(n.GetStatus().GetState())
+	st := NodeStatus(n)
 	if n.GetFence() != nil {
 		st += " (fenced)"
 	}
@@ -180,6 +180,14 @@ func Hostname(n *skepv1.Node) string {
 // NodeState is a node's state as people read it: Ready.
 func NodeState(s skepv1.NodeState) string {
 	return title(spec.Word(s))
+}
+
+// NodeStatus is how a node is: its state, or Sick of one that is there and can begin no tasks.
+func NodeStatus(n *skepv1.Node) string {
+	if n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY && n.GetDescription().GetTrouble() != "" {
+		return "Sick"
+	}
+	return NodeState(n.GetStatus().GetState())
 }
 
 // Availability is a node's availability as people read it: Active.
