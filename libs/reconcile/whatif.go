@@ -118,7 +118,7 @@ func (s *State) Placing(v *Service, now time.Time) *skepv1.Placing {
 	}
 	for _, c := range x.Candidates {
 		n := s.byID[c.Node]
-		k := &skepv1.ScoredNode{NodeId: n.ID, Hostname: n.Hostname(), Score: c.Score, ServiceTasks: uint64(c.ServiceTasks), Tasks: uint64(c.Tasks)}
+		k := &skepv1.ScoredNode{NodeId: n.ID, Hostname: n.Hostname(), Score: c.Score, ServiceTasks: uint64(c.ServiceTasks), Tasks: uint64(c.Tasks), Failures: uint64(c.Failures)}
 		switch {
 		case c.Failures > 0:
 			k.Reason = "the service failed there of late"

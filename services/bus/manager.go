@@ -70,6 +70,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := m.awaitAddress(ctx); err != nil {
+		return orEnded(ctx, err)
+	}
 	place, err := m.group.place(ctx, anew)
 	if err != nil {
 		err = orEnded(ctx, err)

@@ -103,6 +103,11 @@ func (s *Service) describe(ctx context.Context) *skepv1.NodeDescription {
 	} else {
 		d.Routes, d.RoutesMore = routes, uint32(more)
 	}
+	var since time.Time
+	if d.Trouble, since = s.trouble.is(); d.Trouble != "" {
+		d.TroubleSinceUnixMs = since.UnixMilli()
+		return d // who does not answer is not asked
+	}
 	vctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if v, err := s.runtime.Version(vctx); err == nil {

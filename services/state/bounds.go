@@ -75,6 +75,12 @@ func checkDescription(d *skepv1.NodeDescription) error {
 			return fault.Invalid("the node's label %q is not printable text of at most %d bytes", printable.Cut(k, maxWord), maxWord)
 		}
 	}
+	d.Trouble = printable.Cut(strings.Map(func(c rune) rune {
+		if !unicode.IsPrint(c) {
+			return ' '
+		}
+		return c
+	}, strings.ToValidUTF8(d.Trouble, "")), maxWord) // what an error says is nobody's fault here
 	words := []string{d.EngineVersion, d.RuntimeVersion, d.Platform.GetOs(), d.Platform.GetArch()}
 	for _, p := range d.Plugins {
 		words = append(words, p.GetType(), p.GetName(), p.GetScope())

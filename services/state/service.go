@@ -291,6 +291,9 @@ func (s *Service) viewService(id string) *skepv1.Service {
 	}
 	c := s.ix.Counts(id)
 	svc.Status = &skepv1.ServiceStatus{Running: c.Running, Desired: c.Active, Completed: c.Completed, CrashLooping: c.Looping}
+	if c.Looping > 0 {
+		svc.Status.Loop = s.ix.Loop(id)
+	}
 	switch m := svc.GetSpec().GetMode().GetMode().(type) {
 	case *skepv1.ServiceMode_Replicated:
 		svc.Status.Desired = m.Replicated.GetReplicas()

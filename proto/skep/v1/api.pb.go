@@ -1678,6 +1678,7 @@ type ScoredNode struct {
 	ServiceTasks  uint64                 `protobuf:"varint,4,opt,name=service_tasks,json=serviceTasks,proto3" json:"service_tasks,omitempty"`
 	Tasks         uint64                 `protobuf:"varint,5,opt,name=tasks,proto3" json:"tasks,omitempty"`
 	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Failures      uint64                 `protobuf:"varint,7,opt,name=failures,proto3" json:"failures,omitempty"` // of the service there of late, if that makes the node a last choice
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1752,6 +1753,13 @@ func (x *ScoredNode) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *ScoredNode) GetFailures() uint64 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
 }
 
 type ExplainReply struct {
@@ -3787,7 +3795,7 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\vRemovedNode\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xaa\x01\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xc6\x01\n" +
 	"\n" +
 	"ScoredNode\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
@@ -3795,7 +3803,8 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\x05score\x18\x03 \x01(\x01R\x05score\x12#\n" +
 	"\rservice_tasks\x18\x04 \x01(\x04R\fserviceTasks\x12\x14\n" +
 	"\x05tasks\x18\x05 \x01(\x04R\x05tasks\x12\x16\n" +
-	"\x06reason\x18\x06 \x01(\tR\x06reason\"\xcd\x01\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bfailures\x18\a \x01(\x04R\bfailures\"\xcd\x01\n" +
 	"\fExplainReply\x12*\n" +
 	"\aservice\x18\x01 \x01(\v2\x10.skep.v1.ServiceR\aservice\x12*\n" +
 	"\aplacing\x18\x02 \x01(\v2\x10.skep.v1.PlacingR\aplacing\x12'\n" +

@@ -132,6 +132,9 @@ func ask[Q, R proto.Message](ctx context.Context, a *app, nc *nats.Conn, e api.E
 			cut(fault.Unavailable("the connection to the manager broke before it answered: the change may have been made or not, look before you repeat it"))
 		}
 	}()
+	if e.Placed() {
+		go a.whileUp(ctx, nc, e.Node(), cut)
+	}
 	reply, err := api.Call(ctx, nc, e, req)
 	return reply, caused(ctx, err)
 }
@@ -139,13 +142,18 @@ func ask[Q, R proto.Message](ctx context.Context, a *app, nc *nats.Conn, e api.E
 // dial opens a stream to a node, and says at once when the broker refuses it.
 func dial[Q, R proto.Message](ctx context.Context, a *app, nc *nats.Conn, e api.Endpoint[Q, R], req Q, opts ...stream.Option) (*stream.Session, error) {
 	gctx, stop := a.guard(ctx, rpc.AskOn(nc, e.Subject()), e.Subject())
+	gctx, end := context.WithCancelCause(gctx)
+	opening, opened := context.WithCancel(gctx)
+	go a.whileUp(opening, nc, e.Node(), end)
 	s, err := stream.Dial(gctx, nc, e.Subject(), e.Node(), req, opts...)
+	opened()
 	if err != nil {
 		err = caused(gctx, err)
+		end(nil)
 		stop()
 		return nil, err
 	}
-	context.AfterFunc(ctx, stop) // the session lives as long as gctx
+	context.AfterFunc(ctx, func() { end(nil); stop() }) // the session lives as long as gctx
 	return s, nil
 }
 

@@ -31,7 +31,7 @@ func (a *app) serviceList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printList(a, &l, list, render.Services(list, l.noTrunc))
+			return printList(a, &l, list, render.Services(list, l.noTrunc, a.Now()))
 		}}
 	l.add(cmd, "the ids", "id", "name", "label", "mode")
 	return cmd

@@ -111,7 +111,7 @@ func (a *app) stackServices() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printList(a, &l, list, render.Services(list, l.noTrunc))
+			return printList(a, &l, list, render.Services(list, l.noTrunc, a.Now()))
 		}}
 	l.add(cmd, "the ids", "id", "name", "label", "mode")
 	return cmd

@@ -177,6 +177,10 @@ func (d *exam) nodes() {
 			if v := n.GetDescription().GetEngineVersion(); v != "" {
 				versions[v] = append(versions[v], name)
 			}
+			if sick := n.GetDescription().GetTrouble(); sick != "" {
+				d.add(Error, check, "it begins no tasks, and gets none, since %s: %s; what it runs goes on. If it does not recover, look at containerd's log there, or drain it: `skep node update --availability drain %s`",
+					render.Ago(time.UnixMilli(n.GetDescription().GetTroubleSinceUnixMs()), d.Now), sick, n.GetMeta().GetId())
+			}
 			if !n.Witness && (n.Number == 0 || n.Subnet == "") {
 				d.add(Error, check, "it has no subnet for its tasks: look for \"subnet\" in the log of the managers' state service")
 			}

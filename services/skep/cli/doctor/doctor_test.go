@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
@@ -108,6 +109,10 @@ func TestFindings(t *testing.T) {
 			p.Kernels = p.Kernels[:2]
 			p.Kernels[0].State.Findings = []*skepv1.MeshFinding{{Severity: "warning", Subject: "peer w2", Text: "does not answer"}}
 		}, []string{"error node w2: it is down (heartbeat failure): bring it back, or remove it with `skep node rm w2`"}},
+		"a node is sick": {func(p *Picture) {
+			d := p.After.Nodes[2].Description
+			d.Trouble, d.TroubleSinceUnixMs = "containerd does not answer: context deadline exceeded", p.Now.Add(-time.Minute).UnixMilli()
+		}, []string{"error node w2: it begins no tasks, and gets none, since about a minute ago: containerd does not answer: context deadline exceeded; what it runs goes on."}},
 		"a drained node is down": {func(p *Picture) {
 			p.After.Nodes[2].Status.State = skepv1.NodeState_NODE_STATE_DOWN
 			p.After.Nodes[2].Spec = &skepv1.NodeSpec{Availability: skepv1.Availability_AVAILABILITY_DRAIN}

@@ -29,7 +29,9 @@ func Mode(m *skepv1.ServiceMode) string {
 }
 
 // Replicas is the REPLICAS column.
-func Replicas(s *skepv1.Service) string {
+func Replicas(s *skepv1.Service) string { return replicas(s, "") }
+
+func replicas(s *skepv1.Service, looping string) string {
 	st := s.GetStatus()
 	out := fmt.Sprintf("%d/%d", st.GetRunning(), st.GetDesired())
 	switch m := s.GetSpec().GetMode().GetMode().(type) {
@@ -42,13 +44,36 @@ func Replicas(s *skepv1.Service) string {
 		out += fmt.Sprintf(" (max %d per node)", max)
 	}
 	if n := st.GetCrashLooping(); n > 0 {
-		out += fmt.Sprintf(" (%d crash-looping)", n)
+		out += fmt.Sprintf(" (%d crash-looping%s)", n, looping)
+	}
+	return out
+}
+
+// loop tells of the task that fails most: how often, when it is started again and why it failed. "" when none waits.
+func loop(s *skepv1.Service, now time.Time, noTrunc bool) string {
+	l := s.GetStatus().GetLoop()
+	if l.GetFailures() == 0 {
+		return ""
+	}
+	out := fmt.Sprintf(": failed %d times in a row", l.Failures)
+	if l.Failures == 1 {
+		out = ": failed once"
+	}
+	if wait := time.UnixMilli(l.NextUnixMs).Sub(now); wait > 0 {
+		out += ", next in " + max(wait, time.Second).Round(time.Second).String()
+	}
+	why := strings.Join(strings.Fields(l.Err), " ")
+	if !noTrunc {
+		why = plain.Cut(why, 30)
+	}
+	if why != "" {
+		out += `, "` + why + `"`
 	}
 	return out
 }
 
 // Services is `service ls`.
-func Services(list []*skepv1.Service, noTrunc bool) *Table {
+func Services(list []*skepv1.Service, noTrunc bool, now time.Time) *Table {
 	sort.SliceStable(list, func(i, j int) bool { return NaturalLess(list[i].GetSpec().GetName(), list[j].GetSpec().GetName()) })
 	t := &Table{Key: "ID", Columns: []Column{{"ID", "ID"}, {"Name", "NAME"}, {"Mode", "MODE"}, {"Replicas", "REPLICAS"}, {"Image", "IMAGE"}, {"Ports", "PORTS"}}}
 	for _, s := range list {
@@ -61,7 +86,7 @@ func Services(list []*skepv1.Service, noTrunc bool) *Table {
 			ports = s.GetSpec().GetEndpoint().GetPorts()
 		}
 		t.Rows = append(t.Rows, Row{
-			"ID": id, "Name": s.GetSpec().GetName(), "Mode": serviceMode(s.GetSpec()), "Replicas": Replicas(s),
+			"ID": id, "Name": s.GetSpec().GetName(), "Mode": serviceMode(s.GetSpec()), "Replicas": replicas(s, loop(s, now, noTrunc)),
 			"Image": Image(s.GetSpec().GetTask().GetContainer().GetImage()), "Ports": Ports(ports),
 		})
 	}
@@ -98,7 +123,7 @@ func Nodes(list []*skepv1.Node, self string) *Table {
 
 // nodeStatus is a node's state, and whether it was fenced.
 func nodeStatus(n *skepv1.Node) string {
-	st := NodeState(n.GetStatus().GetState())
+	st := NodeStatus(n)
 	if n.GetFence() != nil {
 		st += " (fenced)"
 	}
@@ -155,6 +180,14 @@ func Hostname(n *skepv1.Node) string {
 // NodeState is a node's state as people read it: Ready.
 func NodeState(s skepv1.NodeState) string {
 	return title(spec.Word(s))
+}
+
+// NodeStatus is how a node is: its state, or Sick of one that is there and can begin no tasks.
+func NodeStatus(n *skepv1.Node) string {
+	if n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY && n.GetDescription().GetTrouble() != "" {
+		return "Sick"
+	}
+	return NodeState(n.GetStatus().GetState())
 }
 
 // Availability is a node's availability as people read it: Active.
