@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"runtime"
@@ -28,10 +29,10 @@ func (a *app) versionCommand() *cobra.Command {
 				v.Nodes = a.versionsOfNodes(cmd.Context(), i)
 				return render.JSONObject(a.Out, v)
 			case format != "":
-				return render.Inspect(a.Out, []any{map[string]any{
-					"Client": map[string]any{"Version": a.Version, "GitCommit": a.Commit, "GoVersion": v.GoVersion, "Os": runtime.GOOS, "Arch": runtime.GOARCH},
+				return render.One(a.Out, map[string]any{
+					"Client": map[string]any{"Version": a.Version, "GitCommit": a.Commit, "GoVersion": v.GoVersion, "Os": runtime.GOOS, "Arch": runtime.GOARCH, "Context": cmp.Or(a.contextName(), conn.Local)},
 					"Server": map[string]any{"Version": i.Version, "NodeID": i.NodeID, "ClusterID": i.ClusterID},
-				}}, format)
+				}, format)
 			}
 			a.printf("Client:\n Version:    %s\n", a.Version)
 			if a.Commit != "" {
@@ -128,25 +129,19 @@ func (a *app) infoCommand() *cobra.Command {
 				running += s.GetStatus().GetRunning()
 				desired += s.GetStatus().GetDesired()
 			}
-			state := "inactive"
-			if i.NodeID != "" {
-				state = "active"
-				if i.State != "" {
-					state = i.State
-				}
-			}
+			state := i.State
 			for _, m := range lock.GetManagers() {
 				if m.Locked && m.NodeId == i.NodeID {
 					state = "locked"
 				}
 			}
 			if format != "" {
-				return render.Inspect(a.Out, []any{map[string]any{
-					"Name": i.Hostname, "ServerVersion": i.Version,
-					"Swarm": map[string]any{"NodeID": i.NodeID, "NodeAddr": i.Addr, "LocalNodeState": state, "ControlAvailable": manager, "Nodes": len(nodes), "Managers": managers, "ManagersReachable": reachable,
-						"AutoLockManagers": lock.GetOn(), "LockedManagers": locked, "FenceCommand": fence, "BackupSchedule": backups.GetCron(), "RemoteManagers": i.ManagerAddrs, "Cluster": map[string]any{"ID": i.ClusterID}},
+				return render.One(a.Out, map[string]any{
+					"ID": i.NodeID, "Name": i.Hostname, "ServerVersion": i.Version,
+					"Swarm": map[string]any{"NodeID": i.NodeID, "NodeAddr": i.Addr, "LocalNodeState": localNodeState(i.NodeID, state), "Error": "", "ControlAvailable": manager, "Nodes": len(nodes), "Managers": managers, "ManagersReachable": reachable,
+						"AutoLockManagers": lock.GetOn(), "LockedManagers": locked, "FenceCommand": fence, "BackupSchedule": backups.GetCron(), "RemoteManagers": remoteManagers(i.ManagerAddrs, nodes), "Cluster": map[string]any{"ID": i.ClusterID}},
 					"Services": len(services), "TasksRunning": running, "TasksDesired": desired,
-				}}, format)
+				}, format)
 			}
 			where := a.contextName()
 			if where == "" {
@@ -158,7 +153,7 @@ func (a *app) infoCommand() *cobra.Command {
 				return nil
 			}
 			if i.NodeID != "" {
-				a.printf("Node:\n ID: %s\n Hostname: %s\n Role: %s\n State: %s\n Address: %s\n Version: %s\n", i.NodeID, i.Hostname, i.Role, state, i.Addr, i.Version)
+				a.printf("Node:\n ID: %s\n Hostname: %s\n Role: %s\n State: %s\n Address: %s\n Version: %s\n", i.NodeID, i.Hostname, i.Role, cmp.Or(state, "active"), i.Addr, i.Version)
 				if i.Upgrade != "" {
 					a.printf(" Upgrade: %s\n", i.Upgrade)
 				}
@@ -188,4 +183,37 @@ func (a *app) infoCommand() *cobra.Command {
 		}}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "A Go template")
 	return cmd
+}
+
+// localNodeState is Docker's word for the state of this machine's node.
+func localNodeState(node, state string) string {
+	if node == "" {
+		return "inactive"
+	}
+	switch state {
+	case "starting":
+		return "pending"
+	case "failed":
+		return "error"
+	case "locked":
+		return state
+	}
+	return "active"
+}
+
+type remoteManager struct{ NodeID, Addr string }
+
+// remoteManagers are the managers' addresses in Docker's form, with the ids of those nodes that are known.
+func remoteManagers(addrs []string, nodes []*skepv1.Node) []remoteManager {
+	out := []remoteManager{}
+	for _, a := range addrs {
+		m := remoteManager{Addr: a}
+		for _, n := range nodes {
+			if n.GetManager().GetAddr() == a {
+				m.NodeID = n.GetMeta().GetId()
+			}
+		}
+		out = append(out, m)
+	}
+	return out
 }
