@@ -114,3 +114,19 @@ func TestUsageFromAfar(t *testing.T) {
 		t.Errorf("%d %q", r.code, r.err)
 	}
 }
+
+// A service in the place of a task is told which tasks it has, and what is nowhere is said once.
+func TestTaskOrService(t *testing.T) {
+	c := newCluster(t)
+	c.services = []*skepv1.Service{webService()}
+	c.tasks = []*skepv1.Task{webTask("t2aaaaaaaaaaaaaaaaaaaaaaa", 2, skepv1.TaskState_TASK_STATE_RUNNING), webTask("t1aaaaaaaaaaaaaaaaaaaaaaa", 1, skepv1.TaskState_TASK_STATE_RUNNING)}
+	want(t, c.run("exec", "web", "sh"), ExitUsage, "", "Error: web is a service: name one of its tasks, such as web.1 (skep service ps web)\n")
+	want(t, c.run("exec", "nosuch", "sh"), ExitError, "", "Error: no such task: nosuch\n")
+	if r := c.run("logs", "nosuch"); r.code != ExitError || strings.Count(r.err, "no such") != 1 || !strings.Contains(r.err, "no such task or service: nosuch") {
+		t.Errorf("%d %q", r.code, r.err)
+	}
+	c.tasks = nil
+	if r := c.run("exec", "web", "sh"); r.code != ExitError || !strings.Contains(r.err, "skep service explain web") {
+		t.Errorf("%d %q", r.code, r.err)
+	}
+}
