@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -121,8 +122,12 @@ func (s *Service) apply(ctx context.Context, scopes map[string]bool) {
 			continue
 		}
 		if err := s.applyNetwork(ctx, id); err != nil {
-			s.log.Error("apply network", zap.String("network", id), zap.Error(err))
 			failed = append(failed, id)
+			if errors.As(err, new(errNotKnown)) {
+				s.log.Debug("a network that is still here is not known: it is being removed, or its record comes", zap.String("network", id))
+				continue
+			}
+			s.log.Error("apply network", zap.String("network", id), zap.Error(err))
 		}
 	}
 	s.meter.failed.WithLabelValues(runApply).Add(float64(len(failed)))

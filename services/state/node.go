@@ -322,7 +322,7 @@ func (s *Service) removeNode(ctx context.Context, r *skepv1.RemoveNodeRequest) (
 			}
 		}
 		if !r.Force && n.Status.State != skepv1.NodeState_NODE_STATE_DOWN {
-			return fault.Invalid("node %s is not down and can't be removed", id)
+			return fault.Invalid("node %s is not down and can't be removed: skep leave there first, or skep node rm --force %s, which ends its tasks", id, id)
 		}
 		batch := s.spec.Batch()
 		batch.Delete(keys.Node.Key(id), n.Meta.Version)

@@ -55,6 +55,8 @@ type cluster struct {
 	vault  *fakeVault // nil: nobody keeps secrets
 	stacks *fakeStacks
 	upkeep upkeep
+	events []*skepv1.Event   // nil: one, of a service that was created
+	info   *conn.Info        // nil: a manager's
 	roots  []*skepv1.CAReply // one after the other; the last one stays
 }
 
@@ -187,6 +189,9 @@ func newClusterUnder(t *testing.T, q rpc.Quorum, opts ...func(*server.Options)) 
 	})
 	serve(c, rs, api.ClusterUpdate, func(*skepv1.UpdateClusterRequest) (*skepv1.ClusterReply, error) { return &skepv1.ClusterReply{}, nil })
 	serve(c, rs, api.EventList, func(*skepv1.ListEventsRequest) (*skepv1.ListEventsReply, error) {
+		if c.events != nil {
+			return &skepv1.ListEventsReply{Events: c.events}, nil
+		}
 		return &skepv1.ListEventsReply{Events: []*skepv1.Event{{Kind: "service", Id: webID, Name: "web", Verb: "create", Time: timestamppb.New(testNow), Attributes: map[string]string{"image.new": "httpd"}}}}, nil
 	})
 	c.serveNetworks(rs)
@@ -285,6 +290,9 @@ next:
 			if f.Key == "name" && !strings.HasPrefix(t.Name, f.Values[0]) {
 				continue next
 			}
+			if f.Key == "desired-state" && t.Desired != 0 && !slices.Contains(f.Values, strings.ToLower(strings.TrimPrefix(t.Desired.String(), "TASK_STATE_"))) {
+				continue next
+			}
 		}
 		out.Tasks = append(out.Tasks, t)
 	}
@@ -346,6 +354,9 @@ func (c *cluster) env(out, err *safeBuffer) Env {
 		CA:              c.authority,
 		Connect:         func(context.Context) (*nats.Conn, error) { return nats.Connect(c.url) },
 		Info: func(context.Context) (conn.Info, error) {
+			if c.info != nil {
+				return *c.info, nil
+			}
 			return conn.Info{NodeID: nodeID, Role: "manager", Hostname: "w1", ClusterID: "cl", Version: "0.1.0", Addr: "10.0.0.1"}, nil
 		},
 	}

@@ -63,12 +63,12 @@ func (a *app) infoCommand() *cobra.Command {
 				}
 			}
 			if format != "" {
-				return render.Inspect(a.Out, []any{map[string]any{
-					"Name": i.Hostname, "ServerVersion": i.Version,
+				return render.One(a.Out, map[string]any{
+					"ID": i.NodeID, "Name": i.Hostname, "ServerVersion": i.Version,
 					"Swarm": map[string]any{"NodeID": i.NodeID, "NodeAddr": i.Addr, "LocalNodeState": how.docker(), "Error": how.text(a.Now()), "ControlAvailable": manager, "Nodes": len(nodes), "Managers": managers, "ManagersReachable": reachable,
-						"AutoLockManagers": lock.GetOn(), "LockedManagers": locked, "FenceCommand": fence, "BackupSchedule": backups.GetCron(), "RemoteManagers": i.ManagerAddrs, "Cluster": map[string]any{"ID": i.ClusterID}},
+						"AutoLockManagers": lock.GetOn(), "LockedManagers": locked, "FenceCommand": fence, "BackupSchedule": backups.GetCron(), "RemoteManagers": remoteManagers(i.ManagerAddrs, nodes), "Cluster": map[string]any{"ID": i.ClusterID}},
 					"Services": len(services), "TasksRunning": running, "TasksDesired": desired,
-				}}, format)
+				}, format)
 			}
 			where := a.contextName()
 			if where == "" {
@@ -117,4 +117,21 @@ func (a *app) infoCommand() *cobra.Command {
 		}}
 	cmd.Flags().StringVarP(&format, "format", "f", "", "A Go template")
 	return cmd
+}
+
+type remoteManager struct{ NodeID, Addr string }
+
+// remoteManagers are the managers' addresses in Docker's form, with the ids of those nodes that are known.
+func remoteManagers(addrs []string, nodes []*skepv1.Node) []remoteManager {
+	out := []remoteManager{}
+	for _, a := range addrs {
+		m := remoteManager{Addr: a}
+		for _, n := range nodes {
+			if n.GetManager().GetAddr() == a {
+				m.NodeID = n.GetMeta().GetId()
+			}
+		}
+		out = append(out, m)
+	}
+	return out
 }

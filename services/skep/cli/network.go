@@ -58,7 +58,7 @@ func (a *app) networkList() *cobra.Command {
 	var l listFlags
 	cmd := &cobra.Command{Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List networks", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := parseFilters(l.filters)
+			f, err := l.filters.parse()
 			if err != nil {
 				return err
 			}
@@ -68,7 +68,7 @@ func (a *app) networkList() *cobra.Command {
 			}
 			return printList(a, &l, list, render.Networks(list, l.noTrunc))
 		}}
-	l.add(cmd, "the ids", "id", "name", "driver", "label", "scope", "type", "dangling")
+	l.add(cmd, "the ids", "id", "name", "driver", "label", "scope=swarm|local|global", "type=builtin|custom", "dangling=true|false|1|0")
 	return cmd
 }
 
@@ -154,11 +154,11 @@ func (a *app) networkRemove() *cobra.Command {
 
 func (a *app) networkPrune() *cobra.Command {
 	var force bool
-	var filters []string
+	var filters filterFlag
 	cmd := &cobra.Command{Use: "prune [OPTIONS]", Short: "Remove the networks that no service is on", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			p, err := parsePrune(filters, a.Now())
+			p, err := parsePrune(&filters, a.Now())
 			if err != nil {
 				return err
 			}
@@ -198,8 +198,7 @@ func (a *app) networkPrune() *cobra.Command {
 			return err
 		}}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Do not ask")
-	cmd.Flags().StringArrayVar(&filters, "filter", nil, "Remove only what matches: label=key[=value], label!=key[=value] or until=TIME")
-	_ = cmd.RegisterFlagCompletionFunc("filter", cobra.FixedCompletions([]string{"label=", "label!=", "until="}, cobra.ShellCompDirectiveNoSpace|cobra.ShellCompDirectiveNoFileComp))
+	filters.addAs(cmd, "", "Remove only what matches", "label", "label!", "until")
 	return cmd
 }
 
@@ -218,8 +217,8 @@ type pruning struct {
 	until  *timestamppb.Timestamp
 }
 
-func parsePrune(filters []string, now time.Time) (p pruning, err error) {
-	f, err := parseFilters(filters)
+func parsePrune(filters *filterFlag, now time.Time) (p pruning, err error) {
+	f, err := filters.parse()
 	if err != nil {
 		return p, err
 	}
@@ -237,8 +236,6 @@ func parsePrune(filters []string, now time.Time) (p pruning, err error) {
 			if p.until, err = parseWhen("filter until", x.Values[0], now); err != nil {
 				return p, err
 			}
-		default:
-			return p, Usagef("invalid filter '%s': prune knows label, label! and until", x.Key)
 		}
 	}
 	return p, nil

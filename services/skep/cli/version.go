@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"runtime"
@@ -27,10 +28,10 @@ func (a *app) versionCommand() *cobra.Command {
 				v.Nodes = a.versionsOfNodes(cmd.Context(), i)
 				return render.JSONObject(a.Out, v)
 			case format != "":
-				return render.Inspect(a.Out, []any{map[string]any{
-					"Client": map[string]any{"Version": a.Version, "GitCommit": a.Commit, "GoVersion": v.GoVersion, "Os": runtime.GOOS, "Arch": runtime.GOARCH},
+				return render.One(a.Out, map[string]any{
+					"Client": map[string]any{"Version": a.Version, "GitCommit": a.Commit, "GoVersion": v.GoVersion, "Os": runtime.GOOS, "Arch": runtime.GOARCH, "Context": cmp.Or(a.contextName(), conn.Local)},
 					"Server": map[string]any{"Version": i.Version, "NodeID": i.NodeID, "ClusterID": i.ClusterID},
-				}}, format)
+				}, format)
 			}
 			a.printf("Client:\n Version:    %s\n", a.Version)
 			if a.Commit != "" {

@@ -101,6 +101,14 @@ func TestFindings(t *testing.T) {
 		want  []string // beginnings of the lines that are not OK; none = it is no fault
 	}{
 		"a manager is lost": {func(p *Picture) { p.After.Nodes[0].Manager.Reachability = "unreachable" }, []string{"error manager m1: the other managers do not reach it"}},
+		"two nodes have one name": {func(p *Picture) {
+			p.After.Nodes[2].Status = &skepv1.NodeLive{State: skepv1.NodeState_NODE_STATE_DOWN}
+			p.After.Nodes[2].Description.Hostname = "w1"
+			p.Kernels = p.Kernels[:2]
+		}, []string{"error node w1: it is down: bring it back, or remove it with `skep node rm id-w2`"}},
+		"a network that a node has just left": {func(p *Picture) {
+			p.Kernels[2].State.Findings = []*skepv1.MeshFinding{{Severity: "error", Subject: "network gone", Text: "w2 has MTU 1500, not 1370"}}
+		}, []string{"warning mesh of w2: network gone: w2 has MTU 1500, not 1370 (no task of this node is on it"}},
 		"two managers": {func(p *Picture) {
 			p.After.Nodes[1].Manager = &skepv1.ManagerStatus{Reachability: "reachable"}
 		}, []string{"warning managers: two managers are no safer than one: losing the one that leads stops every change"}},

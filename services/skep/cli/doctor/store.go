@@ -34,6 +34,9 @@ func (d *exam) stores() {
 	for _, s := range d.Stores {
 		name := render.Hostname(s.Node)
 		check := "store of " + name
+		if d.denied(s.Err, "the managers' stores") {
+			continue
+		}
 		if s.Err != nil {
 			d.add(Error, check, "its broker does not say how the store is: %v", s.Err)
 			continue

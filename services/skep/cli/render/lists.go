@@ -98,10 +98,10 @@ func Services(list []*skepv1.Service, noTrunc bool, now time.Time) *Table {
 func Nodes(list []*skepv1.Node, self string) *Table {
 	sort.SliceStable(list, func(i, j int) bool { return NaturalLess(Hostname(list[i]), Hostname(list[j])) })
 	t := &Table{
-		Key: "ID",
+		Key: "ID", Bools: []string{"Self"},
 		Columns: []Column{{"ID", "ID"}, {"Hostname", "HOSTNAME"}, {"Status", "STATUS"}, {"Availability", "AVAILABILITY"},
 			{"ManagerStatus", "MANAGER STATUS"}, {"EngineVersion", "ENGINE VERSION"}, {"TLSStatus", "TLS STATUS"}, {"DataPath", "DATA PATH"}, {"Self", "SELF"}},
-		Default: `{{if eq .Self "true"}}{{.ID}} *{{else}}{{.ID}}  {{end}}` + "\t{{.Hostname}}\t{{.Status}}\t{{.Availability}}\t{{.ManagerStatus}}\t{{.EngineVersion}}",
+		Default: `{{if eq (print .Self) "true"}}{{.ID}} *{{else}}{{.ID}}  {{end}}` + "\t{{.Hostname}}\t{{.Status}}\t{{.Availability}}\t{{.ManagerStatus}}\t{{.EngineVersion}}",
 	}
 	blocked := false
 	for _, n := range list {
@@ -219,7 +219,7 @@ type TaskOptions struct {
 	Now       time.Time
 	NoTrunc   bool
 	NoResolve bool
-	Quiet     bool
+	Before    []*skepv1.Task // not listed: why those that are wait may be among them
 }
 
 // SortTasks orders tasks by natural name, then newest first.
@@ -240,7 +240,7 @@ func Tasks(list []*skepv1.Task, o TaskOptions) *Table {
 		{"CurrentState", "CURRENT STATE"}, {"Error", "ERROR"}, {"Ports", "PORTS"}}}
 	prev := ""
 	byID := make(map[string]*skepv1.Task, len(list))
-	for _, k := range list {
+	for _, k := range slices.Concat(list, o.Before) {
 		byID[k.GetMeta().GetId()] = k
 	}
 	for _, k := range list {
@@ -255,9 +255,11 @@ func Tasks(list []*skepv1.Task, o TaskOptions) *Table {
 		} else if node == "" {
 			node = k.NodeId
 		}
-		shown := name
 		if name == prev {
-			shown = ` \_ ` + name
+			if t.Under == nil {
+				t.Under = map[int]bool{}
+			}
+			t.Under[len(t.Rows)] = true
 		}
 		prev = name
 		errText := strings.Join(strings.Fields(k.GetStatus().GetErr()), " ")
@@ -283,12 +285,15 @@ func Tasks(list []*skepv1.Task, o TaskOptions) *Table {
 		}
 		state += Health(k.GetStatus())
 		t.Rows = append(t.Rows, Row{
-			"ID": id, "Name": shown, "Image": image, "Node": node, "DesiredState": State(k.Desired), "CurrentState": state,
+			"ID": id, "Name": name, "Image": image, "Node": node, "DesiredState": State(k.Desired), "CurrentState": state,
 			"Error": errText, "Ports": HostPorts(k.GetStatus().GetPorts()),
 		})
 	}
 	return t
 }
+
+// Waits reports whether a task is held back after a failure.
+func Waits(k *skepv1.Task, now time.Time) bool { return restarts(k, now) != "" }
 
 // restarts says what a task waits for that is held back after a failure, "" for one that is not.
 func restarts(k *skepv1.Task, now time.Time) string {
