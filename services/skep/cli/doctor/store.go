@@ -141,5 +141,20 @@ func (d *exam) streams(all []*skepv1.StreamState) {
 	if len(silent) > 0 {
 		d.add(Error, check, "%d of %d do not work (%s), so nothing is written to them: %s. Is a majority of managers up? Look for \"stream\" in their logs", len(silent), len(all), why, strings.Join(silent, ", "))
 	}
-	d.found(since, check, "%d have a leader, and every replica is up to date", len(all))
+	d.found(since, check, "%d have a leader, and every replica is up to date (%s)", len(all), copies(all))
+}
+
+// copies says how many managers have each stream.
+func copies(all []*skepv1.StreamState) string {
+	least, most := len(all[0].Replicas)+1, 0
+	for _, s := range all {
+		least, most = min(least, len(s.Replicas)+1), max(most, len(s.Replicas)+1)
+	}
+	switch {
+	case least != most:
+		return fmt.Sprintf("%d to %d copies", least, most)
+	case most == 1:
+		return "1 copy each"
+	}
+	return fmt.Sprintf("%d copies each", most)
 }

@@ -197,7 +197,7 @@ func TestTheLinesThatSayAllIsWell(t *testing.T) {
 		"certificates":     "3 nodes, the first ends in 60 days; the CA's ends in 19 years",
 		"clocks":           "those of 3 nodes are known and near manager m1's",
 		"store of m1":      "a durable write takes 3.2ms (the slowest of a few 26ms), 50GiB free",
-		"streams":          "2 have a leader, and every replica is up to date",
+		"streams":          "2 have a leader, and every replica is up to date (1 to 2 copies)",
 		"secrets":          "services use every secret and config, and nothing is left over in the vault",
 		"secrets of tasks": "1 task runs with the versions that the services use",
 		"leftovers":        "nothing is left in the store of what is gone",
