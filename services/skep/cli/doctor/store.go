@@ -49,6 +49,10 @@ func (d *exam) stores() {
 				d.add(Error, check, "%s. Nothing more is deleted from it: look at the disk, and put back what is lost from a backup", st.Damage)
 			}
 		}
+		if dir := s.State.DamagedDir; dir != "" {
+			d.add(Warn, check, "it was found damaged on %s (%s), and filled anew from the other managers: look at that machine's disk (dmesg, smartctl -a). What was damaged lies in %s there: remove it when nobody needs it",
+				time.UnixMilli(s.State.DamagedUnixMs).UTC().Format("2006-01-02 15:04 UTC"), s.State.DamagedWhy, dir)
+		}
 		d.found(since, check, "%s", text)
 		if !told {
 			told = true
