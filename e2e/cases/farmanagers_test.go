@@ -52,7 +52,7 @@ func TestManagersFarApart(t *testing.T) {
 	if after := ids(c.tasks("web")); len(after) < len(before) {
 		t.Errorf("tasks were replaced:\n%s\n%s", before, after)
 	}
-	c.awaitWell(2 * time.Minute)
+	c.awaitNoError("m1", 2*time.Minute)
 }
 
 // Of three managers one is heard by another and does not hear it; both hear the third. Somebody leads all the time or soon
@@ -114,7 +114,7 @@ func TestHalfDeafManager(t *testing.T) {
 			}
 			c.awaitRunning("web", 4, time.Minute)
 			c.awaitContainers(4, time.Minute, c.members()...)
-			c.awaitWell(2 * time.Minute)
+			c.awaitNoError("m1", 2*time.Minute)
 		})
 	}
 }

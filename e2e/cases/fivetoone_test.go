@@ -87,5 +87,5 @@ func TestFiveManagersToOne(t *testing.T) {
 	if pause > 30*time.Second {
 		t.Errorf("no write was acknowledged for %s", pause)
 	}
-	c.awaitWell(2 * time.Minute)
+	c.awaitNoError("m1", 2*time.Minute)
 }

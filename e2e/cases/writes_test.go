@@ -11,7 +11,7 @@ import (
 	"skep.dev/e2e/lab"
 )
 
-// writing has configs made at hosts, at each one after the other, while a test does something to the cluster.
+// writing has services without tasks made at hosts, at each one after the other, while a test does something to the cluster.
 type writing struct {
 	c    *cluster
 	stop context.CancelFunc
@@ -23,13 +23,13 @@ type writing struct {
 	why   map[string]int   // what was said instead
 }
 
-// ack is a config that was acknowledged.
+// ack is a service that was acknowledged.
 type ack struct {
 	name string
 	at   time.Duration // since the beginning
 }
 
-// writes begins to make configs, each with a name of its own, until end is called.
+// writes begins to make services, each with a name of its own, until end is called.
 func (c *cluster) writes(prefix string, hosts ...string) *writing {
 	ctx, cancel := context.WithCancel(c.ctx)
 	w := &writing{c: c, stop: cancel, began: time.Now(), acked: map[string][]ack{}, why: map[string]int{}}
@@ -37,7 +37,7 @@ func (c *cluster) writes(prefix string, hosts ...string) *writing {
 		w.all.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
 				name := fmt.Sprintf("%s-%s-%d", prefix, host, n)
-				r, err := c.Run(c.ctx, host, "timeout", "30", "skep", "config", "create", name, "/etc/hostname")
+				r, err := c.Run(c.ctx, host, "timeout", "30", "skep", "service", "create", "--detach", "--no-resolve-image", "--replicas", "0", "--name", name, "busybox")
 				w.note(host, name, r, err)
 				if err != nil || r.Code != 0 {
 					select { // a refusal takes no time, and a thousand of them tell no more than one
@@ -98,7 +98,7 @@ func (w *writing) end(hosts ...string) (n int, pause time.Duration) {
 	}
 	for _, host := range hosts {
 		w.c.await("every acknowledged write is there, by "+host, 2*time.Minute, func() string {
-			r := w.c.on(host, "skep", "config", "ls", "--format", "{{.Name}}")
+			r := w.c.on(host, "skep", "service", "ls", "--format", "{{.Name}}")
 			if r.Code != 0 {
 				return r.Stderr
 			}
@@ -150,4 +150,15 @@ func (c *cluster) leaders(by string, lasts time.Duration) (changes int, seen []s
 		}
 	}
 	return len(seen) - 1, seen
+}
+
+// awaitNoError waits until doctor, asked at a host, finds no error.
+func (c *cluster) awaitNoError(host string, limit time.Duration) {
+	c.t.Helper()
+	c.await("doctor finds no error", limit, func() string {
+		if r := c.on(host, "skep", "doctor"); r.Code != 0 {
+			return r.Stdout + r.Stderr
+		}
+		return ""
+	})
 }

@@ -176,7 +176,7 @@ func (l *Lab) Kill(ctx context.Context, host string) error {
 	if !h.Running() {
 		return fmt.Errorf("host %s is off already", host)
 	}
-	if err := l.Repair(ctx, host); err != nil {
+	if err := errors.Join(l.ResumeDisk(host), l.Repair(ctx, host)); err != nil {
 		return err
 	}
 	// The cable first, as the peers of a dead machine see it: no last word may leave.

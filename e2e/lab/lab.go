@@ -83,6 +83,7 @@ type Lab struct {
 	lifeline *os.File // the write end whose closing ends the hosts; never written to
 	reader   *os.File
 	poor     map[string]*poor // cables by host; they end with this process
+	hung     map[string]*hang // own disks by host
 }
 
 // Host is one machine of a lab.
@@ -270,6 +271,7 @@ func (l *Lab) Down() error {
 		l.reader.Close()
 		l.lifeline, l.reader = nil, nil
 	}
+	l.resumeDisks()
 	err := errors.Join(l.endPoor(), remove(l.Name))
 	for _, h := range l.Hosts {
 		err = errors.Join(err, awaitEnd(h.PID))

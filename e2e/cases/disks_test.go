@@ -1,0 +1,155 @@
+package cases
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"skep.dev/e2e/lab"
+)
+
+// doctorSays waits until doctor, asked at a host, has a line with all of these words.
+func (c *cluster) doctorSays(host string, limit time.Duration, words ...string) time.Duration {
+	c.t.Helper()
+	return c.await(fmt.Sprint("doctor says ", words), limit, func() string {
+		r := c.on(host, "timeout", "20", "skep", "doctor", "--format", "{{.Status}} {{.Check}}: {{.Text}}")
+		for line := range strings.Lines(r.Stdout) {
+			has := true
+			for _, w := range words {
+				has = has && strings.Contains(line, w)
+			}
+			if has {
+				return ""
+			}
+		}
+		return r.Stdout + r.Stderr
+	})
+}
+
+// says waits until a host's daemon has logged the words since a length of its log.
+func (c *cluster) says(host string, since int, limit time.Duration, words string) time.Duration {
+	c.t.Helper()
+	return c.await(host+" logs "+words, limit, func() string {
+		text := c.logged(host)
+		if len(text) < since { // it began a new file
+			since = 0
+		}
+		if !strings.Contains(text[since:], words) {
+			return text[max(since, len(text)-2000):]
+		}
+		return ""
+	})
+}
+
+// The disk under the leading manager hangs: writes to it neither fail nor end. It is said within seconds, another one leads, writes go
+// on at the others, and when the disk goes on so does the manager, with everything.
+func TestLeadersDiskHangs(t *testing.T) {
+	c := up(t, lab.Options{Managers: 3, Hosts: 4, OwnDisk: 1 << 30})
+	c.skep("service", "create", "--name", "web", "--replicas", "4", "--constraint", "node.role==worker", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000")
+	before := ids(c.tasks("web"))
+	stuck := c.awaitLeader("m1", 3, time.Minute)
+	others := []string{"m1", "m2", "m3"}
+	others = append(others[:strings.Index("123", stuck[1:])], others[strings.Index("123", stuck[1:])+1:]...)
+	w := c.writes("hang", others...)
+	c.await("writes", time.Minute, func() string {
+		if w.since(others[0], w.began) == 0 {
+			return "none"
+		}
+		return ""
+	})
+	since := len(c.logged(stuck))
+	if err := c.HangDisk(c.ctx, stuck, 3*time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	t.Logf("%s, which leads, has a disk that hangs; its log says so after %.1f s", stuck, c.says(stuck, since, time.Minute, "its disk hangs").Seconds())
+	c.doctorSays(others[0], time.Minute, "store of "+stuck, "not through after")
+	t.Logf("doctor says so %.1f s after the beginning", time.Since(began).Seconds())
+	c.await("another one leads", time.Minute, func() string {
+		all, why := c.managers(others[0])
+		for host, status := range all {
+			if status == "Leader" && host != stuck {
+				return ""
+			}
+		}
+		return fmt.Sprint(all, why)
+	})
+	t.Logf("another one leads %.1f s after the beginning", time.Since(began).Seconds())
+	at := time.Now()
+	c.await("writes at the other managers", time.Minute, func() string {
+		for _, m := range others {
+			if w.since(m, at) < 3 {
+				return fmt.Sprint(w.since(m, at), " at ", m)
+			}
+		}
+		return ""
+	})
+	t.Logf("writes go on at both others %.1f s after the beginning", time.Since(began).Seconds())
+	if err := c.ResumeDisk(stuck); err != nil {
+		t.Fatal(err)
+	}
+	c.awaitLeader(others[0], 3, 2*time.Minute)
+	n, pause := w.end(append(others, stuck)...)
+	t.Logf("%d writes, the longest pause %.1f s", n, pause.Seconds())
+	if pause > 40*time.Second {
+		t.Errorf("no write was acknowledged for %s", pause)
+	}
+	if after := ids(c.tasks("web")); after != before {
+		t.Errorf("tasks were replaced:\n%s\n%s", before, after)
+	}
+	c.doctorSays(others[0], 2*time.Minute, "OK store of "+stuck)
+	c.doctorSays(others[0], 2*time.Minute, "OK streams")
+	for _, host := range c.members() {
+		c.awaitNode(host, "Ready", time.Minute)
+	}
+}
+
+// A manager starts on a full disk: it says so, the others go on, and once there is room it is a manager again, by itself.
+func TestManagerStartsOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	c := up(t, lab.Options{Managers: 3, Hosts: 3, OwnDisk: 512 << 20})
+	c.awaitLeader("m1", 3, time.Minute)
+	c.kill9("m3", "skep", true)
+	if err := c.FillDisk(c.ctx, "m3"); err != nil {
+		t.Fatal(err)
+	}
+	since := len(c.logged("m3"))
+	w := c.writes("full", "m1", "m2")
+	if err := c.StartDaemon(c.ctx, "m3"); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("its log says so after %.1f s", c.says("m3", since, time.Minute, "no space left").Seconds())
+	at := time.Now()
+	c.await("writes at the other managers", time.Minute, func() string {
+		for _, m := range []string{"m1", "m2"} {
+			if w.since(m, at) < 3 {
+				return fmt.Sprint(w.since(m, at), " at ", m)
+			}
+		}
+		return ""
+	})
+	if err := c.FreeDisk(c.ctx, "m3"); err != nil {
+		t.Fatal(err)
+	}
+	c.await("m3 is a manager again", 2*time.Minute, func() string {
+		r := c.on("m3", "sh", "-c", `kill -0 "$(cat /var/lib/skep/lock/node)"`)
+		if r.Code != 0 { // what an init system does
+			t.Log("the daemon of m3 has ended by itself")
+			if err := c.StartDaemon(c.ctx, "m3"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all, why := c.managers("m1")
+		if all["m3"] == "" || all["m3"] == "Unreachable" {
+			time.Sleep(500 * time.Millisecond) // between two starts, as an init system waits
+			return fmt.Sprint(all, why)
+		}
+		return ""
+	})
+	n, pause := w.end("m1", "m2", "m3")
+	t.Logf("%d writes, the longest pause %.1f s", n, pause.Seconds())
+	c.awaitLeader("m3", 3, time.Minute)
+	c.awaitNode("m3", "Ready", time.Minute)
+	c.doctorSays("m1", 2*time.Minute, "OK streams")
+}
