@@ -72,10 +72,8 @@ func splitAddr(s string, defaultPort int) (host, port string, err error) {
 	if _, perr := netip.ParseAddr(s); perr == nil { // a bare IPv6 address has colons too
 		return s, port, nil
 	}
-	if in := strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"); in != s {
-		if _, perr := netip.ParseAddr(in); perr == nil { // in brackets, without a port
-			return in, port, nil
-		}
+	if len(s) > 2 && strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") { // in brackets, without a port
+		return s[1 : len(s)-1], port, nil
 	}
 	if !strings.Contains(s, ":") {
 		return s, port, nil
