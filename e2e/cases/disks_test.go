@@ -48,6 +48,7 @@ func TestLeadersDiskHangs(t *testing.T) {
 	c := up(t, lab.Options{Managers: 3, Hosts: 4, OwnDisk: 1 << 30})
 	c.skep("service", "create", "--name", "web", "--replicas", "4", "--constraint", "node.role==worker", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000")
 	before := ids(c.tasks("web"))
+	c.awaitSettled(3, 2*time.Minute)
 	stuck := c.awaitLeader("m1", 3, time.Minute)
 	others := []string{"m1", "m2", "m3"}
 	others = append(others[:strings.Index("123", stuck[1:])], others[strings.Index("123", stuck[1:])+1:]...)
@@ -64,7 +65,7 @@ func TestLeadersDiskHangs(t *testing.T) {
 	}
 	began := time.Now()
 	t.Logf("%s, which leads, has a disk that hangs; its log says so after %.1f s", stuck, c.says(stuck, since, time.Minute, "its disk hangs").Seconds())
-	c.doctorSays(others[0], time.Minute, "store of "+stuck, "not through after")
+	c.doctorSays(others[0], time.Minute, "ERROR store of "+stuck)
 	t.Logf("doctor says so %.1f s after the beginning", time.Since(began).Seconds())
 	c.await("another one leads", time.Minute, func() string {
 		all, why := c.managers(others[0])
@@ -109,7 +110,7 @@ func TestLeadersDiskHangs(t *testing.T) {
 func TestManagerStartsOnAFullDisk(t *testing.T) {
 	t.Parallel()
 	c := up(t, lab.Options{Managers: 3, Hosts: 3, OwnDisk: 512 << 20})
-	c.awaitLeader("m1", 3, time.Minute)
+	c.awaitSettled(3, 2*time.Minute)
 	c.kill9("m3", "skep", true)
 	if err := c.FillDisk(c.ctx, "m3"); err != nil {
 		t.Fatal(err)

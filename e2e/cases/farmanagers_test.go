@@ -11,7 +11,7 @@ import (
 // nobody is taken for dead, no task moves, and nothing is lost.
 func TestManagersFarApart(t *testing.T) {
 	c := up(t, lab.Options{Managers: 3, Hosts: 4})
-	c.awaitLeader("m1", 3, time.Minute)
+	c.awaitSettled(3, 2*time.Minute)
 	c.skep("service", "create", "--name", "web", "--replicas", "4", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000")
 	c.awaitRunning("web", 4, time.Minute)
 	before := ids(c.tasks("web"))
@@ -60,6 +60,7 @@ func TestManagersFarApart(t *testing.T) {
 func TestHalfDeafManager(t *testing.T) {
 	c := up(t, lab.Options{Managers: 3, Hosts: 4})
 	managers := []string{"m1", "m2", "m3"}
+	c.awaitSettled(3, 2*time.Minute)
 	ip := map[string]string{"m1": "10.90.1.1", "m2": "10.90.1.2", "m3": "10.90.1.3"}
 	c.skep("service", "create", "--name", "web", "--replicas", "4", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000")
 	c.awaitRunning("web", 4, time.Minute)

@@ -152,6 +152,22 @@ func (c *cluster) leaders(by string, lasts time.Duration) (changes int, seen []s
 	return len(seen) - 1, seen
 }
 
+// awaitSettled waits until no change of the managers is under way, and every stream has its copies: while the second server of a
+// lone manager goes there are four voters, one of which has stopped, and none of the others can be missed.
+func (c *cluster) awaitSettled(copies int, limit time.Duration) {
+	c.t.Helper()
+	c.await("managers that do not change", limit, func() string {
+		r := c.on("m1", "skep", "node", "ls")
+		if r.Code != 0 || strings.Contains(r.Stderr, "are changing") {
+			return r.Stderr
+		}
+		if out := c.copies(); !strings.HasSuffix(out, fmt.Sprintf("(%d copies each)", copies)) {
+			return out
+		}
+		return ""
+	})
+}
+
 // awaitNoError waits until doctor, asked at a host, finds no error.
 func (c *cluster) awaitNoError(host string, limit time.Duration) {
 	c.t.Helper()
