@@ -154,3 +154,70 @@ func TestManagerStartsOnAFullDisk(t *testing.T) {
 	c.awaitNode("m3", "Ready", time.Minute)
 	c.doctorSays("m1", 2*time.Minute, "OK streams")
 }
+
+// overwrite alters bytes in the middle of a manager's copy of the specs, while its daemon is down.
+func (c *cluster) overwrite(host string) {
+	c.t.Helper()
+	c.must(host, `set -e; f=$(ls /var/lib/skep/bus/main/jetstream/*/streams/KV_spec/msgs/*.blk | head -1); cp "$f" /srv/whole; n=$(stat -c %s "$f")
+		printf overwritten | dd of="$f" bs=1 seek=$((n/2)) conv=notrunc 2>/dev/null`)
+}
+
+// Bytes of a manager's store are overwritten while it is down. With two others it comes back with their copy, says what was wrong,
+// and keeps the damaged one aside; the only manager does not start, says what to do, and changes nothing.
+func TestManagersStoreIsDamaged(t *testing.T) {
+	t.Parallel()
+	t.Run("one of three", func(t *testing.T) {
+		c := up(t, lab.Options{Managers: 3, Hosts: 3})
+		c.awaitSettled(3, 2*time.Minute)
+		w := c.writes("sums", "m1", "m2", "m3")
+		c.await("writes", time.Minute, func() string {
+			if w.since("m3", w.began) < 3 {
+				return "few"
+			}
+			return ""
+		})
+		c.kill9("m3", "skep", true)
+		c.overwrite("m3")
+		since := len(c.logged("m3"))
+		if err := c.StartDaemon(c.ctx, "m3"); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		c.says("m3", since, time.Minute, "it was moved aside, and is filled anew from the other managers")
+		c.awaitLeader("m1", 3, 2*time.Minute)
+		c.doctorSays("m1", 2*time.Minute, "WARN store of m3: it was found damaged on", "KV_spec/msgs/", "lies in /var/lib/skep/bus/damaged there")
+		t.Logf("said, and a manager again, after %.1f s", time.Since(began).Seconds())
+		w.end("m1", "m2", "m3")
+		c.awaitSettled(3, 2*time.Minute)
+		c.must("m3", "test -f /var/lib/skep/bus/damaged/WHY && rm -r /var/lib/skep/bus/damaged")
+		c.doctorSays("m1", time.Minute, "OK store of m3")
+	})
+	t.Run("the only one", func(t *testing.T) {
+		c := up(t, lab.Options{Hosts: 2})
+		c.skep("service", "create", "--name", "web", "--replicas", "2", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000")
+		c.kill9("m1", "skep", true)
+		c.overwrite("m1")
+		before := c.must("m1", "cd /var/lib/skep/bus && find main group.json -type f | sort | xargs sha256sum")
+		r := c.on("m1", "timeout", "60", "skep", "node", "run")
+		if r.Code == 0 || r.Code == 124 {
+			t.Errorf("a daemon with a damaged store ends with %d", r.Code)
+		}
+		for _, want := range []string{"is damaged", "nothing was changed", "skep backup restore", "keep a copy of /var/lib/skep/bus"} {
+			if !strings.Contains(r.Stdout+r.Stderr+c.logged("m1"), want) {
+				t.Errorf("nothing says %q:\n%s%s", want, r.Stdout, r.Stderr)
+			}
+		}
+		if after := c.must("m1", "cd /var/lib/skep/bus && find main group.json -type f | sort | xargs sha256sum"); after != before {
+			t.Errorf("files were changed:\n%s\n%s", before, after)
+		}
+		if n := c.containers("w1"); n != 1 {
+			t.Errorf("%d containers on the worker, want 1", n)
+		}
+		c.must("m1", `cat /srv/whole > "$(ls /var/lib/skep/bus/main/jetstream/*/streams/KV_spec/msgs/*.blk | head -1)"`)
+		if err := c.StartDaemon(c.ctx, "m1"); err != nil {
+			t.Fatal(err)
+		}
+		c.awaitAPI(time.Minute)
+		c.awaitRunning("web", 2, time.Minute)
+	})
+}
