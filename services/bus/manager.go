@@ -161,6 +161,12 @@ func (m *Manager) prepare(ctx context.Context, anew *Refounding) (release func()
 		return nil, err
 	}
 	undo = append(undo, stop)
+	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	var watch sync.WaitGroup
+	undo = append(undo, func() { unwatch(); watch.Wait() })
+	watch.Go(func() {
+		newDiskWatch(m.cfg.DataDir, m.log.Named("store")).run(watching, func() error { return durably(m.cfg.DataDir) })
+	})
 	if !m.cfg.Bare { // root of a witness is nobody in the cluster
 		local, err := NewRelay(m.socket, m.Bus, m.log.Named("relay"))
 		if err != nil {

@@ -96,6 +96,9 @@ func (s *storeState) state(ctx context.Context, _ *skepv1.StoreStateRequest) (*s
 	if out.FreeBytes, out.TotalBytes, err = space(s.m.cfg.DataDir); err != nil {
 		s.m.log.Warn("look at the store's file system", zap.Error(err))
 	}
+	if dir, why, at := asideOf(s.m.cfg.DataDir); dir != "" {
+		out.DamagedDir, out.DamagedWhy, out.DamagedUnixMs = dir, why, at.UnixMilli()
+	}
 	if main := s.m.running(); main != nil {
 		if j, err := main.Jsz(&server.JSzOptions{}); err == nil {
 			out.StoreBytes, out.StoreLimitBytes = j.Store, uint64(max(j.Config.MaxStore, 0))

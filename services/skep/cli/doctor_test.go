@@ -67,7 +67,7 @@ func TestDoctorAsksTheServices(t *testing.T) {
 		"OK        certificates   1 node, the first ends in 80 days; the CA's ends in 19 years",
 		"OK        clocks         those of 2 nodes are known and near manager w1's",
 		"OK        store of w1    a durable write takes 1.2ms (the slowest of a few 2ms), 100GiB free",
-		"OK        streams        2 have a leader, and every replica is up to date",
+		"OK        streams        2 have a leader, and every replica is up to date (1 copy each)",
 		"OK        secrets        services use every secret and config, and nothing is left over in the vault",
 		"OK        leftovers      nothing is left in the store of what is gone",
 	} {
