@@ -297,6 +297,8 @@ type Service struct {
 	Runs             []*RunControl          `protobuf:"bytes,13,rep,name=runs,proto3" json:"runs,omitempty"`                                          // earlier runs of a job whose tasks are kept, oldest first
 	// Of a job with a schedule: its times up to this one are decided (run, skipped, or before there was a schedule).
 	ScheduleDecided *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=schedule_decided,json=scheduleDecided,proto3" json:"schedule_decided,omitempty"`
+	// Marks of the newest changes (libs/rpc, Mark), at most eight: a request that is asked again is known by them. Never shown.
+	Asked [][]byte `protobuf:"bytes,40,rep,name=asked,proto3" json:"asked,omitempty"`
 	// Composed on read:
 	Status        *ServiceStatus `protobuf:"bytes,10,opt,name=status,proto3" json:"status,omitempty"`
 	UpdateStatus  *UpdateStatus  `protobuf:"bytes,11,opt,name=update_status,json=updateStatus,proto3" json:"update_status,omitempty"`
@@ -414,6 +416,13 @@ func (x *Service) GetRuns() []*RunControl {
 func (x *Service) GetScheduleDecided() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ScheduleDecided
+	}
+	return nil
+}
+
+func (x *Service) GetAsked() [][]byte {
+	if x != nil {
+		return x.Asked
 	}
 	return nil
 }
@@ -3226,7 +3235,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
-	"updated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\xf3\x04\n" +
+	"updated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\x89\x05\n" +
 	"\aService\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12(\n" +
 	"\x04spec\x18\x02 \x01(\v2\x14.skep.v1.ServiceSpecR\x04spec\x12\x1a\n" +
@@ -3240,7 +3249,8 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x0frollback_reason\x18\t \x01(\tR\x0erollbackReason\x12%\n" +
 	"\x03run\x18\f \x01(\v2\x13.skep.v1.RunControlR\x03run\x12'\n" +
 	"\x04runs\x18\r \x03(\v2\x13.skep.v1.RunControlR\x04runs\x12E\n" +
-	"\x10schedule_decided\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\x0fscheduleDecided\x12.\n" +
+	"\x10schedule_decided\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\x0fscheduleDecided\x12\x14\n" +
+	"\x05asked\x18( \x03(\fR\x05asked\x12.\n" +
 	"\x06status\x18\n" +
 	" \x01(\v2\x16.skep.v1.ServiceStatusR\x06status\x12:\n" +
 	"\rupdate_status\x18\v \x01(\v2\x15.skep.v1.UpdateStatusR\fupdateStatus\"j\n" +
