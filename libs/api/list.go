@@ -173,6 +173,8 @@ var (
 	BusReach   = define[*pb.ReachRequest, *pb.ReachReply](subject.Node("*", "bus.reach"), "bus", Reads, Managers)
 	BusWitness = define[*pb.WitnessRequest, *pb.Empty](subject.Node("*", "bus.witness"), "bus", Writes, Managers)
 	BusRetire  = define[*pb.RetireRequest, *pb.Empty](subject.Node("*", "bus.retire"), "bus", Writes, Managers)
+	// BusSelf is asked by a manager that starts, of whoever runs as the same node.
+	BusSelf    = define[*pb.BusSelfRequest, *pb.SelfReply](subject.Node("*", "bus.self"), "bus", Reads, Managers)
 	StoreState = atNode[*pb.StoreStateRequest, *pb.StoreStateReply]("bus", "store.state", Reads)
 )
 

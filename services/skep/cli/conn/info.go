@@ -25,6 +25,7 @@ type Info struct {
 	Addr         string   `json:"addr"`
 	State        string   `json:"state"`
 	Upgrade      string   `json:"upgrade"` // what went wrong with the last one
+	Error        string   `json:"error"`   // why it does not do what it should
 }
 
 // LocalInfo asks the daemon of this machine; an error means that there is none, or that it may not be asked.
