@@ -1484,7 +1484,8 @@ type Node struct {
 	Subnet        string                 `protobuf:"bytes,7,opt,name=subnet,proto3" json:"subnet,omitempty"`
 	Role          NodeRole               `protobuf:"varint,8,opt,name=role,proto3,enum=skep.v1.NodeRole" json:"role,omitempty"`
 	Fence         *NodeFence             `protobuf:"bytes,9,opt,name=fence,proto3" json:"fence,omitempty"`
-	Witness       bool                   `protobuf:"varint,40,opt,name=witness,proto3" json:"witness,omitempty"` // as in NodeObject, whether it votes now or not
+	Witness       bool                   `protobuf:"varint,40,opt,name=witness,proto3" json:"witness,omitempty"`    // as in NodeObject, whether it votes now or not
+	Duplicate     *NodeDuplicate         `protobuf:"bytes,41,opt,name=duplicate,proto3" json:"duplicate,omitempty"` // composed on read: another machine runs as the same node; unset: none was seen in the last minutes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1589,6 +1590,90 @@ func (x *Node) GetWitness() bool {
 	return false
 }
 
+func (x *Node) GetDuplicate() *NodeDuplicate {
+	if x != nil {
+		return x.Duplicate
+	}
+	return nil
+}
+
+// NodeDuplicate are two machines that run as one node. The second is refused.
+type NodeDuplicate struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Hostname       string                 `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Addr           string                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`
+	SecondHostname string                 `protobuf:"bytes,3,opt,name=second_hostname,json=secondHostname,proto3" json:"second_hostname,omitempty"`
+	SecondAddr     string                 `protobuf:"bytes,4,opt,name=second_addr,json=secondAddr,proto3" json:"second_addr,omitempty"`
+	Seen           *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=seen,proto3" json:"seen,omitempty"` // when it was told last
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *NodeDuplicate) Reset() {
+	*x = NodeDuplicate{}
+	mi := &file_skep_v1_object_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeDuplicate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeDuplicate) ProtoMessage() {}
+
+func (x *NodeDuplicate) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_object_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeDuplicate.ProtoReflect.Descriptor instead.
+func (*NodeDuplicate) Descriptor() ([]byte, []int) {
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *NodeDuplicate) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *NodeDuplicate) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *NodeDuplicate) GetSecondHostname() string {
+	if x != nil {
+		return x.SecondHostname
+	}
+	return ""
+}
+
+func (x *NodeDuplicate) GetSecondAddr() string {
+	if x != nil {
+		return x.SecondAddr
+	}
+	return ""
+}
+
+func (x *NodeDuplicate) GetSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Seen
+	}
+	return nil
+}
+
 type ManagerStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Leader        bool                   `protobuf:"varint,1,opt,name=leader,proto3" json:"leader,omitempty"`
@@ -1604,7 +1689,7 @@ type ManagerStatus struct {
 
 func (x *ManagerStatus) Reset() {
 	*x = ManagerStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[16]
+	mi := &file_skep_v1_object_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +1701,7 @@ func (x *ManagerStatus) String() string {
 func (*ManagerStatus) ProtoMessage() {}
 
 func (x *ManagerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[16]
+	mi := &file_skep_v1_object_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1629,7 +1714,7 @@ func (x *ManagerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerStatus.ProtoReflect.Descriptor instead.
 func (*ManagerStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{16}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ManagerStatus) GetLeader() bool {
@@ -1710,7 +1795,7 @@ type TaskRecord struct {
 
 func (x *TaskRecord) Reset() {
 	*x = TaskRecord{}
-	mi := &file_skep_v1_object_proto_msgTypes[17]
+	mi := &file_skep_v1_object_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +1807,7 @@ func (x *TaskRecord) String() string {
 func (*TaskRecord) ProtoMessage() {}
 
 func (x *TaskRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[17]
+	mi := &file_skep_v1_object_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +1820,7 @@ func (x *TaskRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRecord.ProtoReflect.Descriptor instead.
 func (*TaskRecord) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{17}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TaskRecord) GetId() string {
@@ -1868,7 +1953,7 @@ type NodeTasks struct {
 
 func (x *NodeTasks) Reset() {
 	*x = NodeTasks{}
-	mi := &file_skep_v1_object_proto_msgTypes[18]
+	mi := &file_skep_v1_object_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +1965,7 @@ func (x *NodeTasks) String() string {
 func (*NodeTasks) ProtoMessage() {}
 
 func (x *NodeTasks) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[18]
+	mi := &file_skep_v1_object_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +1978,7 @@ func (x *NodeTasks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeTasks.ProtoReflect.Descriptor instead.
 func (*NodeTasks) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{18}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NodeTasks) GetTasks() []*TaskRecord {
@@ -1926,7 +2011,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_skep_v1_object_proto_msgTypes[19]
+	mi := &file_skep_v1_object_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2023,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[19]
+	mi := &file_skep_v1_object_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2036,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{19}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Rollout) GetStatus() *UpdateStatus {
@@ -2049,7 +2134,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_skep_v1_object_proto_msgTypes[20]
+	mi := &file_skep_v1_object_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2146,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[20]
+	mi := &file_skep_v1_object_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2159,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{20}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Fence) GetHolder() string {
@@ -2123,7 +2208,7 @@ type TaskStatus struct {
 
 func (x *TaskStatus) Reset() {
 	*x = TaskStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[21]
+	mi := &file_skep_v1_object_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2220,7 @@ func (x *TaskStatus) String() string {
 func (*TaskStatus) ProtoMessage() {}
 
 func (x *TaskStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[21]
+	mi := &file_skep_v1_object_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2233,7 @@ func (x *TaskStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStatus.ProtoReflect.Descriptor instead.
 func (*TaskStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{21}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TaskStatus) GetTaskId() string {
@@ -2295,7 +2380,7 @@ type HeldFile struct {
 
 func (x *HeldFile) Reset() {
 	*x = HeldFile{}
-	mi := &file_skep_v1_object_proto_msgTypes[22]
+	mi := &file_skep_v1_object_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2392,7 @@ func (x *HeldFile) String() string {
 func (*HeldFile) ProtoMessage() {}
 
 func (x *HeldFile) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[22]
+	mi := &file_skep_v1_object_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2405,7 @@ func (x *HeldFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldFile.ProtoReflect.Descriptor instead.
 func (*HeldFile) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{22}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *HeldFile) GetId() string {
@@ -2348,7 +2433,7 @@ type NetworkAddress struct {
 
 func (x *NetworkAddress) Reset() {
 	*x = NetworkAddress{}
-	mi := &file_skep_v1_object_proto_msgTypes[23]
+	mi := &file_skep_v1_object_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2360,7 +2445,7 @@ func (x *NetworkAddress) String() string {
 func (*NetworkAddress) ProtoMessage() {}
 
 func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[23]
+	mi := &file_skep_v1_object_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2373,7 +2458,7 @@ func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
 func (*NetworkAddress) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{23}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NetworkAddress) GetNetworkId() string {
@@ -2410,7 +2495,7 @@ type HeldVolume struct {
 
 func (x *HeldVolume) Reset() {
 	*x = HeldVolume{}
-	mi := &file_skep_v1_object_proto_msgTypes[24]
+	mi := &file_skep_v1_object_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2422,7 +2507,7 @@ func (x *HeldVolume) String() string {
 func (*HeldVolume) ProtoMessage() {}
 
 func (x *HeldVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[24]
+	mi := &file_skep_v1_object_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2435,7 +2520,7 @@ func (x *HeldVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldVolume.ProtoReflect.Descriptor instead.
 func (*HeldVolume) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{24}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HeldVolume) GetDriver() string {
@@ -2489,7 +2574,7 @@ type VolumeClaim struct {
 
 func (x *VolumeClaim) Reset() {
 	*x = VolumeClaim{}
-	mi := &file_skep_v1_object_proto_msgTypes[25]
+	mi := &file_skep_v1_object_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2586,7 @@ func (x *VolumeClaim) String() string {
 func (*VolumeClaim) ProtoMessage() {}
 
 func (x *VolumeClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[25]
+	mi := &file_skep_v1_object_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2599,7 @@ func (x *VolumeClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeClaim.ProtoReflect.Descriptor instead.
 func (*VolumeClaim) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{25}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *VolumeClaim) GetDriver() string {
@@ -2615,7 +2700,7 @@ type NodeFence struct {
 
 func (x *NodeFence) Reset() {
 	*x = NodeFence{}
-	mi := &file_skep_v1_object_proto_msgTypes[26]
+	mi := &file_skep_v1_object_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2627,7 +2712,7 @@ func (x *NodeFence) String() string {
 func (*NodeFence) ProtoMessage() {}
 
 func (x *NodeFence) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[26]
+	mi := &file_skep_v1_object_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2640,7 +2725,7 @@ func (x *NodeFence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeFence.ProtoReflect.Descriptor instead.
 func (*NodeFence) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{26}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NodeFence) GetAt() *timestamppb.Timestamp {
@@ -2686,7 +2771,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[27]
+	mi := &file_skep_v1_object_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2698,7 +2783,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[27]
+	mi := &file_skep_v1_object_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2711,7 +2796,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{27}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeStatus) GetNodeId() string {
@@ -2786,7 +2871,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_skep_v1_object_proto_msgTypes[28]
+	mi := &file_skep_v1_object_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2798,7 +2883,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[28]
+	mi := &file_skep_v1_object_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2811,7 +2896,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{28}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Task) GetMeta() *Meta {
@@ -2978,7 +3063,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_skep_v1_object_proto_msgTypes[29]
+	mi := &file_skep_v1_object_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2990,7 +3075,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[29]
+	mi := &file_skep_v1_object_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3003,7 +3088,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{29}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Network) GetMeta() *Meta {
@@ -3066,7 +3151,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_skep_v1_object_proto_msgTypes[30]
+	mi := &file_skep_v1_object_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3078,7 +3163,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[30]
+	mi := &file_skep_v1_object_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3091,7 +3176,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{30}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Cluster) GetMeta() *Meta {
@@ -3133,7 +3218,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_skep_v1_object_proto_msgTypes[31]
+	mi := &file_skep_v1_object_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3145,7 +3230,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[31]
+	mi := &file_skep_v1_object_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3158,7 +3243,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{31}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Event) GetKind() string {
@@ -3351,7 +3436,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\fblocked_more\x18) \x01(\rR\vblockedMore\"B\n" +
 	"\vBlockedPeer\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
-	"\bhostname\x18\x02 \x01(\tR\bhostname\"\x84\x03\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\"\xba\x03\n" +
 	"\x04Node\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12%\n" +
 	"\x04spec\x18\x02 \x01(\v2\x11.skep.v1.NodeSpecR\x04spec\x12:\n" +
@@ -3362,7 +3447,15 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x06subnet\x18\a \x01(\tR\x06subnet\x12%\n" +
 	"\x04role\x18\b \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\x12(\n" +
 	"\x05fence\x18\t \x01(\v2\x12.skep.v1.NodeFenceR\x05fence\x12\x18\n" +
-	"\awitness\x18( \x01(\bR\awitness\"\xc1\x01\n" +
+	"\awitness\x18( \x01(\bR\awitness\x124\n" +
+	"\tduplicate\x18) \x01(\v2\x16.skep.v1.NodeDuplicateR\tduplicate\"\xb9\x01\n" +
+	"\rNodeDuplicate\x12\x1a\n" +
+	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x12\n" +
+	"\x04addr\x18\x02 \x01(\tR\x04addr\x12'\n" +
+	"\x0fsecond_hostname\x18\x03 \x01(\tR\x0esecondHostname\x12\x1f\n" +
+	"\vsecond_addr\x18\x04 \x01(\tR\n" +
+	"secondAddr\x12.\n" +
+	"\x04seen\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04seen\"\xc1\x01\n" +
 	"\rManagerStatus\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\bR\x06leader\x12\"\n" +
 	"\freachability\x18\x02 \x01(\tR\freachability\x12\x12\n" +
@@ -3576,7 +3669,7 @@ func file_skep_v1_object_proto_rawDescGZIP() []byte {
 }
 
 var file_skep_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_skep_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_skep_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_skep_v1_object_proto_goTypes = []any{
 	(NodeState)(0),                // 0: skep.v1.NodeState
 	(TaskState)(0),                // 1: skep.v1.TaskState
@@ -3597,112 +3690,115 @@ var file_skep_v1_object_proto_goTypes = []any{
 	(*NodeLive)(nil),              // 16: skep.v1.NodeLive
 	(*BlockedPeer)(nil),           // 17: skep.v1.BlockedPeer
 	(*Node)(nil),                  // 18: skep.v1.Node
-	(*ManagerStatus)(nil),         // 19: skep.v1.ManagerStatus
-	(*TaskRecord)(nil),            // 20: skep.v1.TaskRecord
-	(*NodeTasks)(nil),             // 21: skep.v1.NodeTasks
-	(*Rollout)(nil),               // 22: skep.v1.Rollout
-	(*Fence)(nil),                 // 23: skep.v1.Fence
-	(*TaskStatus)(nil),            // 24: skep.v1.TaskStatus
-	(*HeldFile)(nil),              // 25: skep.v1.HeldFile
-	(*NetworkAddress)(nil),        // 26: skep.v1.NetworkAddress
-	(*HeldVolume)(nil),            // 27: skep.v1.HeldVolume
-	(*VolumeClaim)(nil),           // 28: skep.v1.VolumeClaim
-	(*NodeFence)(nil),             // 29: skep.v1.NodeFence
-	(*NodeStatus)(nil),            // 30: skep.v1.NodeStatus
-	(*Task)(nil),                  // 31: skep.v1.Task
-	(*Network)(nil),               // 32: skep.v1.Network
-	(*Cluster)(nil),               // 33: skep.v1.Cluster
-	(*Event)(nil),                 // 34: skep.v1.Event
-	nil,                           // 35: skep.v1.Revision.NetworksEntry
-	nil,                           // 36: skep.v1.NodeDescription.EngineLabelsEntry
-	nil,                           // 37: skep.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),           // 39: skep.v1.ServiceSpec
-	(*PortConfig)(nil),            // 40: skep.v1.PortConfig
-	(*NodeSpec)(nil),              // 41: skep.v1.NodeSpec
-	(NodeRole)(0),                 // 42: skep.v1.NodeRole
-	(*Platform)(nil),              // 43: skep.v1.Platform
-	(*Resources)(nil),             // 44: skep.v1.Resources
-	(*GenericResource)(nil),       // 45: skep.v1.GenericResource
-	(*TaskSpec)(nil),              // 46: skep.v1.TaskSpec
-	(Availability)(0),             // 47: skep.v1.Availability
-	(*NetworkSpec)(nil),           // 48: skep.v1.NetworkSpec
-	(*IPAMConfig)(nil),            // 49: skep.v1.IPAMConfig
-	(*ClusterSpec)(nil),           // 50: skep.v1.ClusterSpec
+	(*NodeDuplicate)(nil),         // 19: skep.v1.NodeDuplicate
+	(*ManagerStatus)(nil),         // 20: skep.v1.ManagerStatus
+	(*TaskRecord)(nil),            // 21: skep.v1.TaskRecord
+	(*NodeTasks)(nil),             // 22: skep.v1.NodeTasks
+	(*Rollout)(nil),               // 23: skep.v1.Rollout
+	(*Fence)(nil),                 // 24: skep.v1.Fence
+	(*TaskStatus)(nil),            // 25: skep.v1.TaskStatus
+	(*HeldFile)(nil),              // 26: skep.v1.HeldFile
+	(*NetworkAddress)(nil),        // 27: skep.v1.NetworkAddress
+	(*HeldVolume)(nil),            // 28: skep.v1.HeldVolume
+	(*VolumeClaim)(nil),           // 29: skep.v1.VolumeClaim
+	(*NodeFence)(nil),             // 30: skep.v1.NodeFence
+	(*NodeStatus)(nil),            // 31: skep.v1.NodeStatus
+	(*Task)(nil),                  // 32: skep.v1.Task
+	(*Network)(nil),               // 33: skep.v1.Network
+	(*Cluster)(nil),               // 34: skep.v1.Cluster
+	(*Event)(nil),                 // 35: skep.v1.Event
+	nil,                           // 36: skep.v1.Revision.NetworksEntry
+	nil,                           // 37: skep.v1.NodeDescription.EngineLabelsEntry
+	nil,                           // 38: skep.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),           // 40: skep.v1.ServiceSpec
+	(*PortConfig)(nil),            // 41: skep.v1.PortConfig
+	(*NodeSpec)(nil),              // 42: skep.v1.NodeSpec
+	(NodeRole)(0),                 // 43: skep.v1.NodeRole
+	(*Platform)(nil),              // 44: skep.v1.Platform
+	(*Resources)(nil),             // 45: skep.v1.Resources
+	(*GenericResource)(nil),       // 46: skep.v1.GenericResource
+	(*TaskSpec)(nil),              // 47: skep.v1.TaskSpec
+	(Availability)(0),             // 48: skep.v1.Availability
+	(*NetworkSpec)(nil),           // 49: skep.v1.NetworkSpec
+	(*IPAMConfig)(nil),            // 50: skep.v1.IPAMConfig
+	(*ClusterSpec)(nil),           // 51: skep.v1.ClusterSpec
 }
 var file_skep_v1_object_proto_depIdxs = []int32{
-	38, // 0: skep.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	38, // 1: skep.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	39, // 0: skep.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	39, // 1: skep.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	3,  // 2: skep.v1.Service.meta:type_name -> skep.v1.Meta
-	39, // 3: skep.v1.Service.spec:type_name -> skep.v1.ServiceSpec
+	40, // 3: skep.v1.Service.spec:type_name -> skep.v1.ServiceSpec
 	5,  // 4: skep.v1.Service.endpoint:type_name -> skep.v1.Endpoint
 	8,  // 5: skep.v1.Service.control:type_name -> skep.v1.RolloutControl
 	9,  // 6: skep.v1.Service.run:type_name -> skep.v1.RunControl
 	9,  // 7: skep.v1.Service.runs:type_name -> skep.v1.RunControl
-	38, // 8: skep.v1.Service.schedule_decided:type_name -> google.protobuf.Timestamp
+	39, // 8: skep.v1.Service.schedule_decided:type_name -> google.protobuf.Timestamp
 	7,  // 9: skep.v1.Service.status:type_name -> skep.v1.ServiceStatus
 	11, // 10: skep.v1.Service.update_status:type_name -> skep.v1.UpdateStatus
-	40, // 11: skep.v1.Endpoint.ports:type_name -> skep.v1.PortConfig
+	41, // 11: skep.v1.Endpoint.ports:type_name -> skep.v1.PortConfig
 	6,  // 12: skep.v1.Endpoint.virtual_ips:type_name -> skep.v1.VirtualIP
-	38, // 13: skep.v1.RunControl.due:type_name -> google.protobuf.Timestamp
-	38, // 14: skep.v1.RunControl.started:type_name -> google.protobuf.Timestamp
+	39, // 13: skep.v1.RunControl.due:type_name -> google.protobuf.Timestamp
+	39, // 14: skep.v1.RunControl.started:type_name -> google.protobuf.Timestamp
 	9,  // 15: skep.v1.JobRun.run:type_name -> skep.v1.RunControl
-	38, // 16: skep.v1.JobRun.ended:type_name -> google.protobuf.Timestamp
-	38, // 17: skep.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	38, // 18: skep.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	39, // 19: skep.v1.Revision.spec:type_name -> skep.v1.ServiceSpec
-	38, // 20: skep.v1.Revision.created_at:type_name -> google.protobuf.Timestamp
-	35, // 21: skep.v1.Revision.networks:type_name -> skep.v1.Revision.NetworksEntry
+	39, // 16: skep.v1.JobRun.ended:type_name -> google.protobuf.Timestamp
+	39, // 17: skep.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	39, // 18: skep.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	40, // 19: skep.v1.Revision.spec:type_name -> skep.v1.ServiceSpec
+	39, // 20: skep.v1.Revision.created_at:type_name -> google.protobuf.Timestamp
+	36, // 21: skep.v1.Revision.networks:type_name -> skep.v1.Revision.NetworksEntry
 	3,  // 22: skep.v1.NodeObject.meta:type_name -> skep.v1.Meta
-	41, // 23: skep.v1.NodeObject.spec:type_name -> skep.v1.NodeSpec
-	42, // 24: skep.v1.NodeObject.role:type_name -> skep.v1.NodeRole
-	29, // 25: skep.v1.NodeObject.fence:type_name -> skep.v1.NodeFence
-	43, // 26: skep.v1.NodeDescription.platform:type_name -> skep.v1.Platform
-	44, // 27: skep.v1.NodeDescription.resources:type_name -> skep.v1.Resources
-	36, // 28: skep.v1.NodeDescription.engine_labels:type_name -> skep.v1.NodeDescription.EngineLabelsEntry
+	42, // 23: skep.v1.NodeObject.spec:type_name -> skep.v1.NodeSpec
+	43, // 24: skep.v1.NodeObject.role:type_name -> skep.v1.NodeRole
+	30, // 25: skep.v1.NodeObject.fence:type_name -> skep.v1.NodeFence
+	44, // 26: skep.v1.NodeDescription.platform:type_name -> skep.v1.Platform
+	45, // 27: skep.v1.NodeDescription.resources:type_name -> skep.v1.Resources
+	37, // 28: skep.v1.NodeDescription.engine_labels:type_name -> skep.v1.NodeDescription.EngineLabelsEntry
 	15, // 29: skep.v1.NodeDescription.plugins:type_name -> skep.v1.Plugin
 	0,  // 30: skep.v1.NodeLive.state:type_name -> skep.v1.NodeState
 	17, // 31: skep.v1.NodeLive.blocked:type_name -> skep.v1.BlockedPeer
 	3,  // 32: skep.v1.Node.meta:type_name -> skep.v1.Meta
-	41, // 33: skep.v1.Node.spec:type_name -> skep.v1.NodeSpec
+	42, // 33: skep.v1.Node.spec:type_name -> skep.v1.NodeSpec
 	14, // 34: skep.v1.Node.description:type_name -> skep.v1.NodeDescription
 	16, // 35: skep.v1.Node.status:type_name -> skep.v1.NodeLive
-	19, // 36: skep.v1.Node.manager:type_name -> skep.v1.ManagerStatus
-	42, // 37: skep.v1.Node.role:type_name -> skep.v1.NodeRole
-	29, // 38: skep.v1.Node.fence:type_name -> skep.v1.NodeFence
-	1,  // 39: skep.v1.TaskRecord.desired:type_name -> skep.v1.TaskState
-	1,  // 40: skep.v1.TaskRecord.verdict:type_name -> skep.v1.TaskState
-	45, // 41: skep.v1.TaskRecord.assigned:type_name -> skep.v1.GenericResource
-	20, // 42: skep.v1.NodeTasks.tasks:type_name -> skep.v1.TaskRecord
-	11, // 43: skep.v1.Rollout.status:type_name -> skep.v1.UpdateStatus
-	1,  // 44: skep.v1.TaskStatus.state:type_name -> skep.v1.TaskState
-	2,  // 45: skep.v1.TaskStatus.health:type_name -> skep.v1.HealthState
-	40, // 46: skep.v1.TaskStatus.ports:type_name -> skep.v1.PortConfig
-	26, // 47: skep.v1.TaskStatus.networks:type_name -> skep.v1.NetworkAddress
-	25, // 48: skep.v1.TaskStatus.files:type_name -> skep.v1.HeldFile
-	38, // 49: skep.v1.NodeFence.at:type_name -> google.protobuf.Timestamp
-	24, // 50: skep.v1.NodeStatus.tasks:type_name -> skep.v1.TaskStatus
-	27, // 51: skep.v1.NodeStatus.volumes:type_name -> skep.v1.HeldVolume
-	3,  // 52: skep.v1.Task.meta:type_name -> skep.v1.Meta
-	1,  // 53: skep.v1.Task.desired:type_name -> skep.v1.TaskState
-	24, // 54: skep.v1.Task.status:type_name -> skep.v1.TaskStatus
-	46, // 55: skep.v1.Task.spec:type_name -> skep.v1.TaskSpec
-	45, // 56: skep.v1.Task.assigned:type_name -> skep.v1.GenericResource
-	1,  // 57: skep.v1.Task.verdict:type_name -> skep.v1.TaskState
-	0,  // 58: skep.v1.Task.node_state:type_name -> skep.v1.NodeState
-	47, // 59: skep.v1.Task.node_availability:type_name -> skep.v1.Availability
-	3,  // 60: skep.v1.Network.meta:type_name -> skep.v1.Meta
-	48, // 61: skep.v1.Network.spec:type_name -> skep.v1.NetworkSpec
-	49, // 62: skep.v1.Network.ipam:type_name -> skep.v1.IPAMConfig
-	3,  // 63: skep.v1.Cluster.meta:type_name -> skep.v1.Meta
-	50, // 64: skep.v1.Cluster.spec:type_name -> skep.v1.ClusterSpec
-	38, // 65: skep.v1.Event.time:type_name -> google.protobuf.Timestamp
-	37, // 66: skep.v1.Event.attributes:type_name -> skep.v1.Event.AttributesEntry
-	67, // [67:67] is the sub-list for method output_type
-	67, // [67:67] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	20, // 36: skep.v1.Node.manager:type_name -> skep.v1.ManagerStatus
+	43, // 37: skep.v1.Node.role:type_name -> skep.v1.NodeRole
+	30, // 38: skep.v1.Node.fence:type_name -> skep.v1.NodeFence
+	19, // 39: skep.v1.Node.duplicate:type_name -> skep.v1.NodeDuplicate
+	39, // 40: skep.v1.NodeDuplicate.seen:type_name -> google.protobuf.Timestamp
+	1,  // 41: skep.v1.TaskRecord.desired:type_name -> skep.v1.TaskState
+	1,  // 42: skep.v1.TaskRecord.verdict:type_name -> skep.v1.TaskState
+	46, // 43: skep.v1.TaskRecord.assigned:type_name -> skep.v1.GenericResource
+	21, // 44: skep.v1.NodeTasks.tasks:type_name -> skep.v1.TaskRecord
+	11, // 45: skep.v1.Rollout.status:type_name -> skep.v1.UpdateStatus
+	1,  // 46: skep.v1.TaskStatus.state:type_name -> skep.v1.TaskState
+	2,  // 47: skep.v1.TaskStatus.health:type_name -> skep.v1.HealthState
+	41, // 48: skep.v1.TaskStatus.ports:type_name -> skep.v1.PortConfig
+	27, // 49: skep.v1.TaskStatus.networks:type_name -> skep.v1.NetworkAddress
+	26, // 50: skep.v1.TaskStatus.files:type_name -> skep.v1.HeldFile
+	39, // 51: skep.v1.NodeFence.at:type_name -> google.protobuf.Timestamp
+	25, // 52: skep.v1.NodeStatus.tasks:type_name -> skep.v1.TaskStatus
+	28, // 53: skep.v1.NodeStatus.volumes:type_name -> skep.v1.HeldVolume
+	3,  // 54: skep.v1.Task.meta:type_name -> skep.v1.Meta
+	1,  // 55: skep.v1.Task.desired:type_name -> skep.v1.TaskState
+	25, // 56: skep.v1.Task.status:type_name -> skep.v1.TaskStatus
+	47, // 57: skep.v1.Task.spec:type_name -> skep.v1.TaskSpec
+	46, // 58: skep.v1.Task.assigned:type_name -> skep.v1.GenericResource
+	1,  // 59: skep.v1.Task.verdict:type_name -> skep.v1.TaskState
+	0,  // 60: skep.v1.Task.node_state:type_name -> skep.v1.NodeState
+	48, // 61: skep.v1.Task.node_availability:type_name -> skep.v1.Availability
+	3,  // 62: skep.v1.Network.meta:type_name -> skep.v1.Meta
+	49, // 63: skep.v1.Network.spec:type_name -> skep.v1.NetworkSpec
+	50, // 64: skep.v1.Network.ipam:type_name -> skep.v1.IPAMConfig
+	3,  // 65: skep.v1.Cluster.meta:type_name -> skep.v1.Meta
+	51, // 66: skep.v1.Cluster.spec:type_name -> skep.v1.ClusterSpec
+	39, // 67: skep.v1.Event.time:type_name -> google.protobuf.Timestamp
+	38, // 68: skep.v1.Event.attributes:type_name -> skep.v1.Event.AttributesEntry
+	69, // [69:69] is the sub-list for method output_type
+	69, // [69:69] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_object_proto_init() }
@@ -3711,14 +3807,14 @@ func file_skep_v1_object_proto_init() {
 		return
 	}
 	file_skep_v1_spec_proto_init()
-	file_skep_v1_object_proto_msgTypes[21].OneofWrappers = []any{}
+	file_skep_v1_object_proto_msgTypes[22].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_object_proto_rawDesc), len(file_skep_v1_object_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   35,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

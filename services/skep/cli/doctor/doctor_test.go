@@ -100,6 +100,9 @@ func TestFindings(t *testing.T) {
 		want  []string // beginnings of the lines that are not OK; none = it is no fault
 	}{
 		"a manager is lost": {func(p *Picture) { p.After.Nodes[0].Manager.Reachability = "unreachable" }, []string{"error manager m1: the other managers do not reach it"}},
+		"two machines run as a node": {func(p *Picture) {
+			p.After.Nodes[2].Duplicate = &skepv1.NodeDuplicate{Hostname: "w2", Addr: "10.0.0.2", SecondHostname: "copy", SecondAddr: "10.0.0.9"}
+		}, []string{"error node w2: two machines run as this node: w2 at 10.0.0.2, and copy at 10.0.0.9, which is refused; run `skep leave --force` on the one that is a copy"}},
 		"two managers": {func(p *Picture) {
 			p.After.Nodes[1].Manager = &skepv1.ManagerStatus{Reachability: "reachable"}
 		}, []string{"warning managers: two managers are no safer than one: losing the one that leads stops every change"}},
