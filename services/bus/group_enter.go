@@ -64,6 +64,9 @@ func (g *group) place(ctx context.Context, anew *Refounding) (*Place, error) {
 		p.ClusterID = cfg.TLS.Identity().ClusterID
 		p, err = anew.alone(p, cfg)
 	case p != nil && store:
+		if err := g.sole(ctx, p.set()); err != nil {
+			return nil, fmt.Errorf("start the broker %s: %w", p.Server, err)
+		}
 		if newer, addr := newerEpoch(ctx, cfg.TLS, g.others(p.set()), p.Epoch); newer != nil {
 			p, err = g.outlived(ctx, p, newer, addr)
 			break

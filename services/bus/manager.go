@@ -41,7 +41,7 @@ func NewManager(cfg Config, socket string) (*Manager, error) {
 	}
 	m.Bus = b
 	m.group = newGroup(b)
-	b.epoch, b.out = m.group.epoch, m.group.isOut
+	b.epoch, b.out, b.double = m.group.epoch, m.group.isOut, m.group.duplicate
 	if _, err := ReadPlace(cfg.DataDir); err != nil {
 		return nil, fmt.Errorf("%w; restore the file, or take this manager out of the cluster and let it join again", err)
 	}
@@ -107,6 +107,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		}
 	}()
 	if anew == nil {
+		go m.group.watchSole(preparing)
 		go m.group.awaitAsked(preparing)
 	} else {
 		err = m.group.refound(preparing, anew)

@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"skep.dev/libs/fault"
-	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
+	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -93,7 +93,11 @@ func (s *Service) findNetwork(ctx context.Context, ref string) (id string, err e
 }
 
 func (s *Service) createNetwork(ctx context.Context, r *skepv1.CreateNetworkRequest) (*skepv1.NetworkReply, error) {
-	return s.makeNetwork(ctx, id.New(), r.Spec, r.DryRun, nil)
+	nid := rpc.MarkOf(ctx).NewID()
+	if n, err := earlier(ctx, s, keys.Network, nid, "network", s.viewNetwork); n != nil || err != nil {
+		return &skepv1.NetworkReply{Network: n}, err
+	}
+	return s.makeNetwork(ctx, nid, r.Spec, r.DryRun, nil)
 }
 
 // makeNetwork checks a network's spec and stores a network of that id, with what else is written then.
@@ -121,7 +125,7 @@ func (s *Service) makeNetwork(ctx context.Context, nid string, want *skepv1.Netw
 		if s.ix.Network(n.Meta.Id) != nil {
 			return nil // ours, its acknowledgement lost
 		}
-		if s.isTaken(ctx, func() bool { _, taken := s.ix.NetworkByName(want.Name); return taken }) {
+		if s.isTaken(ctx, func() bool { other, taken := s.ix.NetworkByName(want.Name); return taken && other != nid }) {
 			return fault.Conflict("network with name %s already exists", want.Name)
 		}
 		auto, err := s.allocateNetwork(n, c.Spec, tries)

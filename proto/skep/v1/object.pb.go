@@ -297,6 +297,8 @@ type Service struct {
 	Runs             []*RunControl          `protobuf:"bytes,13,rep,name=runs,proto3" json:"runs,omitempty"`                                          // earlier runs of a job whose tasks are kept, oldest first
 	// Of a job with a schedule: its times up to this one are decided (run, skipped, or before there was a schedule).
 	ScheduleDecided *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=schedule_decided,json=scheduleDecided,proto3" json:"schedule_decided,omitempty"`
+	// Marks of the newest changes (libs/rpc, Mark), at most eight: a request that is asked again is known by them. Never shown.
+	Asked [][]byte `protobuf:"bytes,40,rep,name=asked,proto3" json:"asked,omitempty"`
 	// Composed on read:
 	Status        *ServiceStatus `protobuf:"bytes,10,opt,name=status,proto3" json:"status,omitempty"`
 	UpdateStatus  *UpdateStatus  `protobuf:"bytes,11,opt,name=update_status,json=updateStatus,proto3" json:"update_status,omitempty"`
@@ -414,6 +416,13 @@ func (x *Service) GetRuns() []*RunControl {
 func (x *Service) GetScheduleDecided() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ScheduleDecided
+	}
+	return nil
+}
+
+func (x *Service) GetAsked() [][]byte {
+	if x != nil {
+		return x.Asked
 	}
 	return nil
 }
@@ -1578,7 +1587,8 @@ type Node struct {
 	Subnet        string                 `protobuf:"bytes,7,opt,name=subnet,proto3" json:"subnet,omitempty"`
 	Role          NodeRole               `protobuf:"varint,8,opt,name=role,proto3,enum=skep.v1.NodeRole" json:"role,omitempty"`
 	Fence         *NodeFence             `protobuf:"bytes,9,opt,name=fence,proto3" json:"fence,omitempty"`
-	Witness       bool                   `protobuf:"varint,40,opt,name=witness,proto3" json:"witness,omitempty"` // as in NodeObject, whether it votes now or not
+	Witness       bool                   `protobuf:"varint,40,opt,name=witness,proto3" json:"witness,omitempty"`    // as in NodeObject, whether it votes now or not
+	Duplicate     *NodeDuplicate         `protobuf:"bytes,41,opt,name=duplicate,proto3" json:"duplicate,omitempty"` // composed on read: another machine runs as the same node; unset: none was seen in the last minutes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1683,6 +1693,90 @@ func (x *Node) GetWitness() bool {
 	return false
 }
 
+func (x *Node) GetDuplicate() *NodeDuplicate {
+	if x != nil {
+		return x.Duplicate
+	}
+	return nil
+}
+
+// NodeDuplicate are two machines that run as one node. The second is refused.
+type NodeDuplicate struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Hostname       string                 `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Addr           string                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`
+	SecondHostname string                 `protobuf:"bytes,3,opt,name=second_hostname,json=secondHostname,proto3" json:"second_hostname,omitempty"`
+	SecondAddr     string                 `protobuf:"bytes,4,opt,name=second_addr,json=secondAddr,proto3" json:"second_addr,omitempty"`
+	Seen           *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=seen,proto3" json:"seen,omitempty"` // when it was told last
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *NodeDuplicate) Reset() {
+	*x = NodeDuplicate{}
+	mi := &file_skep_v1_object_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeDuplicate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeDuplicate) ProtoMessage() {}
+
+func (x *NodeDuplicate) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_object_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeDuplicate.ProtoReflect.Descriptor instead.
+func (*NodeDuplicate) Descriptor() ([]byte, []int) {
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *NodeDuplicate) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *NodeDuplicate) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *NodeDuplicate) GetSecondHostname() string {
+	if x != nil {
+		return x.SecondHostname
+	}
+	return ""
+}
+
+func (x *NodeDuplicate) GetSecondAddr() string {
+	if x != nil {
+		return x.SecondAddr
+	}
+	return ""
+}
+
+func (x *NodeDuplicate) GetSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Seen
+	}
+	return nil
+}
+
 type ManagerStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Leader        bool                   `protobuf:"varint,1,opt,name=leader,proto3" json:"leader,omitempty"`
@@ -1698,7 +1792,7 @@ type ManagerStatus struct {
 
 func (x *ManagerStatus) Reset() {
 	*x = ManagerStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[17]
+	mi := &file_skep_v1_object_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1804,7 @@ func (x *ManagerStatus) String() string {
 func (*ManagerStatus) ProtoMessage() {}
 
 func (x *ManagerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[17]
+	mi := &file_skep_v1_object_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1817,7 @@ func (x *ManagerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerStatus.ProtoReflect.Descriptor instead.
 func (*ManagerStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{17}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ManagerStatus) GetLeader() bool {
@@ -1804,7 +1898,7 @@ type TaskRecord struct {
 
 func (x *TaskRecord) Reset() {
 	*x = TaskRecord{}
-	mi := &file_skep_v1_object_proto_msgTypes[18]
+	mi := &file_skep_v1_object_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1910,7 @@ func (x *TaskRecord) String() string {
 func (*TaskRecord) ProtoMessage() {}
 
 func (x *TaskRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[18]
+	mi := &file_skep_v1_object_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1923,7 @@ func (x *TaskRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRecord.ProtoReflect.Descriptor instead.
 func (*TaskRecord) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{18}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TaskRecord) GetId() string {
@@ -1962,7 +2056,7 @@ type NodeTasks struct {
 
 func (x *NodeTasks) Reset() {
 	*x = NodeTasks{}
-	mi := &file_skep_v1_object_proto_msgTypes[19]
+	mi := &file_skep_v1_object_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +2068,7 @@ func (x *NodeTasks) String() string {
 func (*NodeTasks) ProtoMessage() {}
 
 func (x *NodeTasks) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[19]
+	mi := &file_skep_v1_object_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1987,7 +2081,7 @@ func (x *NodeTasks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeTasks.ProtoReflect.Descriptor instead.
 func (*NodeTasks) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{19}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NodeTasks) GetTasks() []*TaskRecord {
@@ -2020,7 +2114,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_skep_v1_object_proto_msgTypes[20]
+	mi := &file_skep_v1_object_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2032,7 +2126,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[20]
+	mi := &file_skep_v1_object_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2045,7 +2139,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{20}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Rollout) GetStatus() *UpdateStatus {
@@ -2143,7 +2237,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_skep_v1_object_proto_msgTypes[21]
+	mi := &file_skep_v1_object_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2155,7 +2249,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[21]
+	mi := &file_skep_v1_object_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2168,7 +2262,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{21}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Fence) GetHolder() string {
@@ -2218,7 +2312,7 @@ type TaskStatus struct {
 
 func (x *TaskStatus) Reset() {
 	*x = TaskStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[22]
+	mi := &file_skep_v1_object_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2324,7 @@ func (x *TaskStatus) String() string {
 func (*TaskStatus) ProtoMessage() {}
 
 func (x *TaskStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[22]
+	mi := &file_skep_v1_object_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2337,7 @@ func (x *TaskStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStatus.ProtoReflect.Descriptor instead.
 func (*TaskStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{22}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TaskStatus) GetTaskId() string {
@@ -2397,7 +2491,7 @@ type HeldFile struct {
 
 func (x *HeldFile) Reset() {
 	*x = HeldFile{}
-	mi := &file_skep_v1_object_proto_msgTypes[23]
+	mi := &file_skep_v1_object_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2409,7 +2503,7 @@ func (x *HeldFile) String() string {
 func (*HeldFile) ProtoMessage() {}
 
 func (x *HeldFile) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[23]
+	mi := &file_skep_v1_object_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2422,7 +2516,7 @@ func (x *HeldFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldFile.ProtoReflect.Descriptor instead.
 func (*HeldFile) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{23}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *HeldFile) GetId() string {
@@ -2450,7 +2544,7 @@ type NetworkAddress struct {
 
 func (x *NetworkAddress) Reset() {
 	*x = NetworkAddress{}
-	mi := &file_skep_v1_object_proto_msgTypes[24]
+	mi := &file_skep_v1_object_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2462,7 +2556,7 @@ func (x *NetworkAddress) String() string {
 func (*NetworkAddress) ProtoMessage() {}
 
 func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[24]
+	mi := &file_skep_v1_object_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2475,7 +2569,7 @@ func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
 func (*NetworkAddress) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{24}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NetworkAddress) GetNetworkId() string {
@@ -2512,7 +2606,7 @@ type HeldVolume struct {
 
 func (x *HeldVolume) Reset() {
 	*x = HeldVolume{}
-	mi := &file_skep_v1_object_proto_msgTypes[25]
+	mi := &file_skep_v1_object_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2524,7 +2618,7 @@ func (x *HeldVolume) String() string {
 func (*HeldVolume) ProtoMessage() {}
 
 func (x *HeldVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[25]
+	mi := &file_skep_v1_object_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2537,7 +2631,7 @@ func (x *HeldVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldVolume.ProtoReflect.Descriptor instead.
 func (*HeldVolume) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{25}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HeldVolume) GetDriver() string {
@@ -2591,7 +2685,7 @@ type VolumeClaim struct {
 
 func (x *VolumeClaim) Reset() {
 	*x = VolumeClaim{}
-	mi := &file_skep_v1_object_proto_msgTypes[26]
+	mi := &file_skep_v1_object_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2603,7 +2697,7 @@ func (x *VolumeClaim) String() string {
 func (*VolumeClaim) ProtoMessage() {}
 
 func (x *VolumeClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[26]
+	mi := &file_skep_v1_object_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2616,7 +2710,7 @@ func (x *VolumeClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeClaim.ProtoReflect.Descriptor instead.
 func (*VolumeClaim) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{26}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *VolumeClaim) GetDriver() string {
@@ -2717,7 +2811,7 @@ type NodeFence struct {
 
 func (x *NodeFence) Reset() {
 	*x = NodeFence{}
-	mi := &file_skep_v1_object_proto_msgTypes[27]
+	mi := &file_skep_v1_object_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +2823,7 @@ func (x *NodeFence) String() string {
 func (*NodeFence) ProtoMessage() {}
 
 func (x *NodeFence) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[27]
+	mi := &file_skep_v1_object_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +2836,7 @@ func (x *NodeFence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeFence.ProtoReflect.Descriptor instead.
 func (*NodeFence) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{27}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeFence) GetAt() *timestamppb.Timestamp {
@@ -2788,7 +2882,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[28]
+	mi := &file_skep_v1_object_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2800,7 +2894,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[28]
+	mi := &file_skep_v1_object_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2813,7 +2907,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{28}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NodeStatus) GetNodeId() string {
@@ -2888,7 +2982,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_skep_v1_object_proto_msgTypes[29]
+	mi := &file_skep_v1_object_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2900,7 +2994,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[29]
+	mi := &file_skep_v1_object_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2913,7 +3007,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{29}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Task) GetMeta() *Meta {
@@ -3080,7 +3174,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_skep_v1_object_proto_msgTypes[30]
+	mi := &file_skep_v1_object_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3092,7 +3186,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[30]
+	mi := &file_skep_v1_object_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3105,7 +3199,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{30}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Network) GetMeta() *Meta {
@@ -3168,7 +3262,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_skep_v1_object_proto_msgTypes[31]
+	mi := &file_skep_v1_object_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3180,7 +3274,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[31]
+	mi := &file_skep_v1_object_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3193,7 +3287,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{31}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Cluster) GetMeta() *Meta {
@@ -3235,7 +3329,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_skep_v1_object_proto_msgTypes[32]
+	mi := &file_skep_v1_object_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3247,7 +3341,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[32]
+	mi := &file_skep_v1_object_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3260,7 +3354,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{32}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Event) GetKind() string {
@@ -3337,7 +3431,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
-	"updated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\xf3\x04\n" +
+	"updated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\x89\x05\n" +
 	"\aService\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12(\n" +
 	"\x04spec\x18\x02 \x01(\v2\x14.skep.v1.ServiceSpecR\x04spec\x12\x1a\n" +
@@ -3351,7 +3445,8 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x0frollback_reason\x18\t \x01(\tR\x0erollbackReason\x12%\n" +
 	"\x03run\x18\f \x01(\v2\x13.skep.v1.RunControlR\x03run\x12'\n" +
 	"\x04runs\x18\r \x03(\v2\x13.skep.v1.RunControlR\x04runs\x12E\n" +
-	"\x10schedule_decided\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\x0fscheduleDecided\x12.\n" +
+	"\x10schedule_decided\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\x0fscheduleDecided\x12\x14\n" +
+	"\x05asked\x18( \x03(\fR\x05asked\x12.\n" +
 	"\x06status\x18\n" +
 	" \x01(\v2\x16.skep.v1.ServiceStatusR\x06status\x12:\n" +
 	"\rupdate_status\x18\v \x01(\v2\x15.skep.v1.UpdateStatusR\fupdateStatus\"j\n" +
@@ -3463,7 +3558,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\fblocked_more\x18) \x01(\rR\vblockedMore\"B\n" +
 	"\vBlockedPeer\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
-	"\bhostname\x18\x02 \x01(\tR\bhostname\"\x84\x03\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\"\xba\x03\n" +
 	"\x04Node\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12%\n" +
 	"\x04spec\x18\x02 \x01(\v2\x11.skep.v1.NodeSpecR\x04spec\x12:\n" +
@@ -3474,7 +3569,15 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x06subnet\x18\a \x01(\tR\x06subnet\x12%\n" +
 	"\x04role\x18\b \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\x12(\n" +
 	"\x05fence\x18\t \x01(\v2\x12.skep.v1.NodeFenceR\x05fence\x12\x18\n" +
-	"\awitness\x18( \x01(\bR\awitness\"\xc1\x01\n" +
+	"\awitness\x18( \x01(\bR\awitness\x124\n" +
+	"\tduplicate\x18) \x01(\v2\x16.skep.v1.NodeDuplicateR\tduplicate\"\xb9\x01\n" +
+	"\rNodeDuplicate\x12\x1a\n" +
+	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x12\n" +
+	"\x04addr\x18\x02 \x01(\tR\x04addr\x12'\n" +
+	"\x0fsecond_hostname\x18\x03 \x01(\tR\x0esecondHostname\x12\x1f\n" +
+	"\vsecond_addr\x18\x04 \x01(\tR\n" +
+	"secondAddr\x12.\n" +
+	"\x04seen\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04seen\"\xc1\x01\n" +
 	"\rManagerStatus\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\bR\x06leader\x12\"\n" +
 	"\freachability\x18\x02 \x01(\tR\freachability\x12\x12\n" +
@@ -3689,7 +3792,7 @@ func file_skep_v1_object_proto_rawDescGZIP() []byte {
 }
 
 var file_skep_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_skep_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_skep_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_skep_v1_object_proto_goTypes = []any{
 	(NodeState)(0),                // 0: skep.v1.NodeState
 	(TaskState)(0),                // 1: skep.v1.TaskState
@@ -3711,113 +3814,116 @@ var file_skep_v1_object_proto_goTypes = []any{
 	(*NodeLive)(nil),              // 17: skep.v1.NodeLive
 	(*BlockedPeer)(nil),           // 18: skep.v1.BlockedPeer
 	(*Node)(nil),                  // 19: skep.v1.Node
-	(*ManagerStatus)(nil),         // 20: skep.v1.ManagerStatus
-	(*TaskRecord)(nil),            // 21: skep.v1.TaskRecord
-	(*NodeTasks)(nil),             // 22: skep.v1.NodeTasks
-	(*Rollout)(nil),               // 23: skep.v1.Rollout
-	(*Fence)(nil),                 // 24: skep.v1.Fence
-	(*TaskStatus)(nil),            // 25: skep.v1.TaskStatus
-	(*HeldFile)(nil),              // 26: skep.v1.HeldFile
-	(*NetworkAddress)(nil),        // 27: skep.v1.NetworkAddress
-	(*HeldVolume)(nil),            // 28: skep.v1.HeldVolume
-	(*VolumeClaim)(nil),           // 29: skep.v1.VolumeClaim
-	(*NodeFence)(nil),             // 30: skep.v1.NodeFence
-	(*NodeStatus)(nil),            // 31: skep.v1.NodeStatus
-	(*Task)(nil),                  // 32: skep.v1.Task
-	(*Network)(nil),               // 33: skep.v1.Network
-	(*Cluster)(nil),               // 34: skep.v1.Cluster
-	(*Event)(nil),                 // 35: skep.v1.Event
-	nil,                           // 36: skep.v1.Revision.NetworksEntry
-	nil,                           // 37: skep.v1.NodeDescription.EngineLabelsEntry
-	nil,                           // 38: skep.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),           // 40: skep.v1.ServiceSpec
-	(*PortConfig)(nil),            // 41: skep.v1.PortConfig
-	(*NodeSpec)(nil),              // 42: skep.v1.NodeSpec
-	(NodeRole)(0),                 // 43: skep.v1.NodeRole
-	(*Platform)(nil),              // 44: skep.v1.Platform
-	(*Resources)(nil),             // 45: skep.v1.Resources
-	(*GenericResource)(nil),       // 46: skep.v1.GenericResource
-	(*TaskSpec)(nil),              // 47: skep.v1.TaskSpec
-	(Availability)(0),             // 48: skep.v1.Availability
-	(*NetworkSpec)(nil),           // 49: skep.v1.NetworkSpec
-	(*IPAMConfig)(nil),            // 50: skep.v1.IPAMConfig
-	(*ClusterSpec)(nil),           // 51: skep.v1.ClusterSpec
+	(*NodeDuplicate)(nil),         // 20: skep.v1.NodeDuplicate
+	(*ManagerStatus)(nil),         // 21: skep.v1.ManagerStatus
+	(*TaskRecord)(nil),            // 22: skep.v1.TaskRecord
+	(*NodeTasks)(nil),             // 23: skep.v1.NodeTasks
+	(*Rollout)(nil),               // 24: skep.v1.Rollout
+	(*Fence)(nil),                 // 25: skep.v1.Fence
+	(*TaskStatus)(nil),            // 26: skep.v1.TaskStatus
+	(*HeldFile)(nil),              // 27: skep.v1.HeldFile
+	(*NetworkAddress)(nil),        // 28: skep.v1.NetworkAddress
+	(*HeldVolume)(nil),            // 29: skep.v1.HeldVolume
+	(*VolumeClaim)(nil),           // 30: skep.v1.VolumeClaim
+	(*NodeFence)(nil),             // 31: skep.v1.NodeFence
+	(*NodeStatus)(nil),            // 32: skep.v1.NodeStatus
+	(*Task)(nil),                  // 33: skep.v1.Task
+	(*Network)(nil),               // 34: skep.v1.Network
+	(*Cluster)(nil),               // 35: skep.v1.Cluster
+	(*Event)(nil),                 // 36: skep.v1.Event
+	nil,                           // 37: skep.v1.Revision.NetworksEntry
+	nil,                           // 38: skep.v1.NodeDescription.EngineLabelsEntry
+	nil,                           // 39: skep.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),           // 41: skep.v1.ServiceSpec
+	(*PortConfig)(nil),            // 42: skep.v1.PortConfig
+	(*NodeSpec)(nil),              // 43: skep.v1.NodeSpec
+	(NodeRole)(0),                 // 44: skep.v1.NodeRole
+	(*Platform)(nil),              // 45: skep.v1.Platform
+	(*Resources)(nil),             // 46: skep.v1.Resources
+	(*GenericResource)(nil),       // 47: skep.v1.GenericResource
+	(*TaskSpec)(nil),              // 48: skep.v1.TaskSpec
+	(Availability)(0),             // 49: skep.v1.Availability
+	(*NetworkSpec)(nil),           // 50: skep.v1.NetworkSpec
+	(*IPAMConfig)(nil),            // 51: skep.v1.IPAMConfig
+	(*ClusterSpec)(nil),           // 52: skep.v1.ClusterSpec
 }
 var file_skep_v1_object_proto_depIdxs = []int32{
-	39, // 0: skep.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	39, // 1: skep.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	40, // 0: skep.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	40, // 1: skep.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	3,  // 2: skep.v1.Service.meta:type_name -> skep.v1.Meta
-	40, // 3: skep.v1.Service.spec:type_name -> skep.v1.ServiceSpec
+	41, // 3: skep.v1.Service.spec:type_name -> skep.v1.ServiceSpec
 	5,  // 4: skep.v1.Service.endpoint:type_name -> skep.v1.Endpoint
 	9,  // 5: skep.v1.Service.control:type_name -> skep.v1.RolloutControl
 	10, // 6: skep.v1.Service.run:type_name -> skep.v1.RunControl
 	10, // 7: skep.v1.Service.runs:type_name -> skep.v1.RunControl
-	39, // 8: skep.v1.Service.schedule_decided:type_name -> google.protobuf.Timestamp
+	40, // 8: skep.v1.Service.schedule_decided:type_name -> google.protobuf.Timestamp
 	7,  // 9: skep.v1.Service.status:type_name -> skep.v1.ServiceStatus
 	12, // 10: skep.v1.Service.update_status:type_name -> skep.v1.UpdateStatus
-	41, // 11: skep.v1.Endpoint.ports:type_name -> skep.v1.PortConfig
+	42, // 11: skep.v1.Endpoint.ports:type_name -> skep.v1.PortConfig
 	6,  // 12: skep.v1.Endpoint.virtual_ips:type_name -> skep.v1.VirtualIP
 	8,  // 13: skep.v1.ServiceStatus.loop:type_name -> skep.v1.CrashLoop
-	39, // 14: skep.v1.RunControl.due:type_name -> google.protobuf.Timestamp
-	39, // 15: skep.v1.RunControl.started:type_name -> google.protobuf.Timestamp
+	40, // 14: skep.v1.RunControl.due:type_name -> google.protobuf.Timestamp
+	40, // 15: skep.v1.RunControl.started:type_name -> google.protobuf.Timestamp
 	10, // 16: skep.v1.JobRun.run:type_name -> skep.v1.RunControl
-	39, // 17: skep.v1.JobRun.ended:type_name -> google.protobuf.Timestamp
-	39, // 18: skep.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	39, // 19: skep.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	40, // 20: skep.v1.Revision.spec:type_name -> skep.v1.ServiceSpec
-	39, // 21: skep.v1.Revision.created_at:type_name -> google.protobuf.Timestamp
-	36, // 22: skep.v1.Revision.networks:type_name -> skep.v1.Revision.NetworksEntry
+	40, // 17: skep.v1.JobRun.ended:type_name -> google.protobuf.Timestamp
+	40, // 18: skep.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	40, // 19: skep.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	41, // 20: skep.v1.Revision.spec:type_name -> skep.v1.ServiceSpec
+	40, // 21: skep.v1.Revision.created_at:type_name -> google.protobuf.Timestamp
+	37, // 22: skep.v1.Revision.networks:type_name -> skep.v1.Revision.NetworksEntry
 	3,  // 23: skep.v1.NodeObject.meta:type_name -> skep.v1.Meta
-	42, // 24: skep.v1.NodeObject.spec:type_name -> skep.v1.NodeSpec
-	43, // 25: skep.v1.NodeObject.role:type_name -> skep.v1.NodeRole
-	30, // 26: skep.v1.NodeObject.fence:type_name -> skep.v1.NodeFence
-	44, // 27: skep.v1.NodeDescription.platform:type_name -> skep.v1.Platform
-	45, // 28: skep.v1.NodeDescription.resources:type_name -> skep.v1.Resources
-	37, // 29: skep.v1.NodeDescription.engine_labels:type_name -> skep.v1.NodeDescription.EngineLabelsEntry
+	43, // 24: skep.v1.NodeObject.spec:type_name -> skep.v1.NodeSpec
+	44, // 25: skep.v1.NodeObject.role:type_name -> skep.v1.NodeRole
+	31, // 26: skep.v1.NodeObject.fence:type_name -> skep.v1.NodeFence
+	45, // 27: skep.v1.NodeDescription.platform:type_name -> skep.v1.Platform
+	46, // 28: skep.v1.NodeDescription.resources:type_name -> skep.v1.Resources
+	38, // 29: skep.v1.NodeDescription.engine_labels:type_name -> skep.v1.NodeDescription.EngineLabelsEntry
 	16, // 30: skep.v1.NodeDescription.plugins:type_name -> skep.v1.Plugin
 	0,  // 31: skep.v1.NodeLive.state:type_name -> skep.v1.NodeState
 	18, // 32: skep.v1.NodeLive.blocked:type_name -> skep.v1.BlockedPeer
 	3,  // 33: skep.v1.Node.meta:type_name -> skep.v1.Meta
-	42, // 34: skep.v1.Node.spec:type_name -> skep.v1.NodeSpec
+	43, // 34: skep.v1.Node.spec:type_name -> skep.v1.NodeSpec
 	15, // 35: skep.v1.Node.description:type_name -> skep.v1.NodeDescription
 	17, // 36: skep.v1.Node.status:type_name -> skep.v1.NodeLive
-	20, // 37: skep.v1.Node.manager:type_name -> skep.v1.ManagerStatus
-	43, // 38: skep.v1.Node.role:type_name -> skep.v1.NodeRole
-	30, // 39: skep.v1.Node.fence:type_name -> skep.v1.NodeFence
-	1,  // 40: skep.v1.TaskRecord.desired:type_name -> skep.v1.TaskState
-	1,  // 41: skep.v1.TaskRecord.verdict:type_name -> skep.v1.TaskState
-	46, // 42: skep.v1.TaskRecord.assigned:type_name -> skep.v1.GenericResource
-	21, // 43: skep.v1.NodeTasks.tasks:type_name -> skep.v1.TaskRecord
-	12, // 44: skep.v1.Rollout.status:type_name -> skep.v1.UpdateStatus
-	1,  // 45: skep.v1.TaskStatus.state:type_name -> skep.v1.TaskState
-	2,  // 46: skep.v1.TaskStatus.health:type_name -> skep.v1.HealthState
-	41, // 47: skep.v1.TaskStatus.ports:type_name -> skep.v1.PortConfig
-	27, // 48: skep.v1.TaskStatus.networks:type_name -> skep.v1.NetworkAddress
-	26, // 49: skep.v1.TaskStatus.files:type_name -> skep.v1.HeldFile
-	39, // 50: skep.v1.NodeFence.at:type_name -> google.protobuf.Timestamp
-	25, // 51: skep.v1.NodeStatus.tasks:type_name -> skep.v1.TaskStatus
-	28, // 52: skep.v1.NodeStatus.volumes:type_name -> skep.v1.HeldVolume
-	3,  // 53: skep.v1.Task.meta:type_name -> skep.v1.Meta
-	1,  // 54: skep.v1.Task.desired:type_name -> skep.v1.TaskState
-	25, // 55: skep.v1.Task.status:type_name -> skep.v1.TaskStatus
-	47, // 56: skep.v1.Task.spec:type_name -> skep.v1.TaskSpec
-	46, // 57: skep.v1.Task.assigned:type_name -> skep.v1.GenericResource
-	1,  // 58: skep.v1.Task.verdict:type_name -> skep.v1.TaskState
-	0,  // 59: skep.v1.Task.node_state:type_name -> skep.v1.NodeState
-	48, // 60: skep.v1.Task.node_availability:type_name -> skep.v1.Availability
-	3,  // 61: skep.v1.Network.meta:type_name -> skep.v1.Meta
-	49, // 62: skep.v1.Network.spec:type_name -> skep.v1.NetworkSpec
-	50, // 63: skep.v1.Network.ipam:type_name -> skep.v1.IPAMConfig
-	3,  // 64: skep.v1.Cluster.meta:type_name -> skep.v1.Meta
-	51, // 65: skep.v1.Cluster.spec:type_name -> skep.v1.ClusterSpec
-	39, // 66: skep.v1.Event.time:type_name -> google.protobuf.Timestamp
-	38, // 67: skep.v1.Event.attributes:type_name -> skep.v1.Event.AttributesEntry
-	68, // [68:68] is the sub-list for method output_type
-	68, // [68:68] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	21, // 37: skep.v1.Node.manager:type_name -> skep.v1.ManagerStatus
+	44, // 38: skep.v1.Node.role:type_name -> skep.v1.NodeRole
+	31, // 39: skep.v1.Node.fence:type_name -> skep.v1.NodeFence
+	20, // 40: skep.v1.Node.duplicate:type_name -> skep.v1.NodeDuplicate
+	40, // 41: skep.v1.NodeDuplicate.seen:type_name -> google.protobuf.Timestamp
+	1,  // 42: skep.v1.TaskRecord.desired:type_name -> skep.v1.TaskState
+	1,  // 43: skep.v1.TaskRecord.verdict:type_name -> skep.v1.TaskState
+	47, // 44: skep.v1.TaskRecord.assigned:type_name -> skep.v1.GenericResource
+	22, // 45: skep.v1.NodeTasks.tasks:type_name -> skep.v1.TaskRecord
+	12, // 46: skep.v1.Rollout.status:type_name -> skep.v1.UpdateStatus
+	1,  // 47: skep.v1.TaskStatus.state:type_name -> skep.v1.TaskState
+	2,  // 48: skep.v1.TaskStatus.health:type_name -> skep.v1.HealthState
+	42, // 49: skep.v1.TaskStatus.ports:type_name -> skep.v1.PortConfig
+	28, // 50: skep.v1.TaskStatus.networks:type_name -> skep.v1.NetworkAddress
+	27, // 51: skep.v1.TaskStatus.files:type_name -> skep.v1.HeldFile
+	40, // 52: skep.v1.NodeFence.at:type_name -> google.protobuf.Timestamp
+	26, // 53: skep.v1.NodeStatus.tasks:type_name -> skep.v1.TaskStatus
+	29, // 54: skep.v1.NodeStatus.volumes:type_name -> skep.v1.HeldVolume
+	3,  // 55: skep.v1.Task.meta:type_name -> skep.v1.Meta
+	1,  // 56: skep.v1.Task.desired:type_name -> skep.v1.TaskState
+	26, // 57: skep.v1.Task.status:type_name -> skep.v1.TaskStatus
+	48, // 58: skep.v1.Task.spec:type_name -> skep.v1.TaskSpec
+	47, // 59: skep.v1.Task.assigned:type_name -> skep.v1.GenericResource
+	1,  // 60: skep.v1.Task.verdict:type_name -> skep.v1.TaskState
+	0,  // 61: skep.v1.Task.node_state:type_name -> skep.v1.NodeState
+	49, // 62: skep.v1.Task.node_availability:type_name -> skep.v1.Availability
+	3,  // 63: skep.v1.Network.meta:type_name -> skep.v1.Meta
+	50, // 64: skep.v1.Network.spec:type_name -> skep.v1.NetworkSpec
+	51, // 65: skep.v1.Network.ipam:type_name -> skep.v1.IPAMConfig
+	3,  // 66: skep.v1.Cluster.meta:type_name -> skep.v1.Meta
+	52, // 67: skep.v1.Cluster.spec:type_name -> skep.v1.ClusterSpec
+	40, // 68: skep.v1.Event.time:type_name -> google.protobuf.Timestamp
+	39, // 69: skep.v1.Event.attributes:type_name -> skep.v1.Event.AttributesEntry
+	70, // [70:70] is the sub-list for method output_type
+	70, // [70:70] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_object_proto_init() }
@@ -3826,14 +3932,14 @@ func file_skep_v1_object_proto_init() {
 		return
 	}
 	file_skep_v1_spec_proto_init()
-	file_skep_v1_object_proto_msgTypes[22].OneofWrappers = []any{}
+	file_skep_v1_object_proto_msgTypes[23].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_object_proto_rawDesc), len(file_skep_v1_object_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -49,6 +49,8 @@ type cluster struct {
 	// looked runs at every list of tasks, under the lock.
 	looked func(n int)
 	looks  int
+	// heard, if set, is told of every request.
+	heard func(context.Context, proto.Message)
 	// poison, if set, changes every answer before it is sent.
 	poison func(proto.Message)
 	revs   []*skepv1.Revision
@@ -212,10 +214,13 @@ func (c *cluster) flush() {
 func serve[Q, R proto.Message](c *cluster, rs *rpc.Server, e api.Endpoint[Q, R], h func(Q) (R, error)) {
 	c.t.Helper()
 	var none R
-	err := api.Handle(rs, e, func(_ context.Context, r Q) (R, error) {
+	err := api.Handle(rs, e, func(ctx context.Context, r Q) (R, error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.calls = append(c.calls, r)
+		if c.heard != nil {
+			c.heard(ctx, r)
+		}
 		if c.on != nil {
 			if err := c.on(r); err != nil {
 				return none, err

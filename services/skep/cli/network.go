@@ -137,7 +137,11 @@ func (a *app) networkRemove() *cobra.Command {
 	cmd := &cobra.Command{Use: "rm [OPTIONS] NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove networks", Args: minArgs(1), ValidArgsFunction: a.completeNetworks,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(cmd.Context(), args, func(ref string) error {
-				_, err := call(cmd.Context(), a, api.NetworkRemove, &skepv1.Ref{Ref: ref})
+				// By its id: should the answer be lost, nothing else that has the name by then is removed.
+				n, err := call(cmd.Context(), a, api.NetworkInspect, &skepv1.Ref{Ref: ref})
+				if err == nil {
+					_, err = call(cmd.Context(), a, api.NetworkRemove, &skepv1.Ref{Ref: n.GetNetwork().GetMeta().GetId()})
+				}
 				if force && fault.Is(err, fault.CodeNotFound) {
 					return nil
 				}

@@ -7,6 +7,7 @@ import (
 
 	"skep.dev/libs/api"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/doctor"
 	"skep.dev/services/skep/cli/render"
 	"skep.dev/services/skep/cli/specflag"
 )
@@ -42,6 +43,11 @@ func (a *app) nodeList() *cobra.Command {
 			}
 			if err := printList(a, &l, list, t); err != nil || l.quiet {
 				return err
+			}
+			for _, n := range list {
+				if n.GetDuplicate() != nil {
+					a.warnf("node %s: %s", render.Hostname(n), doctor.DuplicateText(n.Duplicate))
+				}
 			}
 			a.tellStep(cmd.Context(), list)
 			return nil

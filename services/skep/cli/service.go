@@ -115,7 +115,12 @@ func (a *app) serviceRemove() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			return a.each(ctx, args, func(ref string) error {
-				r, err := call(ctx, a, api.ServiceRemove, &skepv1.RemoveServiceRequest{Ref: ref, DryRun: dry})
+				// By its id: should the answer be lost, nothing else that has the name by then is removed.
+				s, err := a.service(ctx, ref)
+				if err != nil {
+					return err
+				}
+				r, err := call(ctx, a, api.ServiceRemove, &skepv1.RemoveServiceRequest{Ref: s.GetMeta().GetId(), DryRun: dry})
 				if err != nil {
 					return err
 				}
@@ -124,7 +129,7 @@ func (a *app) serviceRemove() *cobra.Command {
 				}
 				a.warnings(r.Warnings)
 				a.printf("%s\n", ref)
-				return a.waitRemoved(ctx, r.Service, &w)
+				return a.waitRemoved(ctx, s, &w)
 			})
 		}}
 	w.add(cmd)

@@ -81,6 +81,7 @@ type Picture struct {
 // Examine judges the picture.
 func Examine(p Picture) []Check {
 	d := &exam{Picture: p, settled: settled(p)}
+	d.duplicates()
 	d.managers()
 	d.nodes()
 	d.lock()

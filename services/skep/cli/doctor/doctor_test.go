@@ -109,6 +109,9 @@ func TestFindings(t *testing.T) {
 		"a network that a node has just left": {func(p *Picture) {
 			p.Kernels[2].State.Findings = []*skepv1.MeshFinding{{Severity: "error", Subject: "network gone", Text: "w2 has MTU 1500, not 1370"}}
 		}, []string{"warning mesh of w2: network gone: w2 has MTU 1500, not 1370 (no task of this node is on it"}},
+		"two machines run as a node": {func(p *Picture) {
+			p.After.Nodes[2].Duplicate = &skepv1.NodeDuplicate{Hostname: "w2", Addr: "10.0.0.2", SecondHostname: "copy", SecondAddr: "10.0.0.9"}
+		}, []string{"error node w2: two machines run as this node: w2 at 10.0.0.2, and copy at 10.0.0.9, which is refused; run `skep leave --force` on the one that is a copy"}},
 		"two managers": {func(p *Picture) {
 			p.After.Nodes[1].Manager = &skepv1.ManagerStatus{Reachability: "reachable"}
 		}, []string{"warning managers: two managers are no safer than one: losing the one that leads stops every change"}},
