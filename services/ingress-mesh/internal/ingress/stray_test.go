@@ -111,7 +111,9 @@ func TestStraySegmentResetsNoConnectionToTheOutside(t *testing.T) {
 			if a := seen.Addr(); a != r.nodes[0].addr && a != r.nodes[0].addr6 {
 				t.Fatalf("the server sees %s", a)
 			}
-			if err := server.run(func() error { return nstest.Stray(netip.AddrPortFrom(at, 80), seen, nstest.SentUpTo(t, c.(*net.TCPConn))) }); err != nil {
+			if err := server.run(func() error {
+				return nstest.Stray(netip.AddrPortFrom(at, 80), seen, nstest.SentUpTo(t, c.(*net.TCPConn)))
+			}); err != nil {
 				t.Fatal(err)
 			}
 			if _, _, err := say(c); err != nil {
