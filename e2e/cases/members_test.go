@@ -75,5 +75,5 @@ func TestMembersThatNeedOneAnother(t *testing.T) {
 	if got := c.lookup("util.1", "tasks.zoo"); len(got) != 3 {
 		t.Errorf("tasks.zoo is %v", got)
 	}
-	c.refused(1, []string{"dns-starting", "it is on none"}, "service", "update", "--network-rm", "back", "zoo")
+	c.refused(2, []string{"dns-starting", "it is on none"}, "service", "update", "--network-rm", "back", "zoo")
 }

@@ -204,6 +204,9 @@ func hostChains(c *Config, filtered bool) []chain {
 		// Errors the node itself answers with (no such host, packet too big) take the same way.
 		hook("steer-out", nftables.ChainHookOutput, nftables.ChainTypeRoute, -150,
 			rule{"replies go back to the entry node", exprs(ctReply(), ctMarked(), markFromConnection())},
+			// A stray segment that is for a task's connection to the outside comes in for the host's address. The reset that it
+			// would be answered with ends that connection at the other end. Resets that tracking knows go out as ever.
+			rule{"resets of what is not tracked", exprs(protocol(unix.IPPROTO_TCP), tcpReset(), ctInvalid(), counter(), drop())},
 		),
 		hook("publish-in", nftables.ChainHookPrerouting, nftables.ChainTypeNAT, -100, slices.Concat([]rule{
 			// What the host sends there is translated on its way out. Translated here, a neighbour's packet would be a martian no more.

@@ -90,6 +90,46 @@ func TestStraySegmentResetsNoPublishedPort(t *testing.T) {
 	}
 }
 
+// The same for what a task asks of the outside: the stray comes in for the host's address, which has no such connection.
+func TestStraySegmentResetsNoConnectionToTheOutside(t *testing.T) {
+	r := newRig(t)
+	r.apply(both(8080, "web", r.all(80)...)...)
+	server := r.clients[0]
+	server.serve(80)
+	for what, at := range map[string]netip.Addr{"IPv4": netip.MustParseAddr("198.51.100.7"), "IPv6": netip.MustParseAddr("2001:db8:51::7")} {
+		t.Run(what, func(t *testing.T) {
+			c, err := r.nodes[0].tasks[0].dial("tcp", "", netip.AddrPortFrom(at, 80).String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close() //nolint:errcheck // its end is not what is tested
+			_, seen, err := say(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen = netip.AddrPortFrom(seen.Addr().Unmap(), seen.Port())
+			if a := seen.Addr(); a != r.nodes[0].addr && a != r.nodes[0].addr6 {
+				t.Fatalf("the server sees %s", a)
+			}
+			if err := server.run(func() error {
+				return nstest.Stray(netip.AddrPortFrom(at, 80), seen, nstest.SentUpTo(t, c.(*net.TCPConn)))
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := say(c); err != nil {
+				t.Fatalf("after a stray segment of the server: %v", err)
+			}
+		})
+	}
+	// A port that nobody listens on refuses as ever.
+	if c, err := server.dial("tcp4", "", r.nodes[0].at(9)); err == nil || !strings.Contains(err.Error(), "refused") {
+		if err == nil {
+			_ = c.Close()
+		}
+		t.Errorf("a closed port: %v", err)
+	}
+}
+
 // Connections of others that this host sees one half of, of which most segments are invalid to it, go on.
 func TestAsymmetricRoutesOfOthersGoOn(t *testing.T) {
 	r := newRig(t)
