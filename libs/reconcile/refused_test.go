@@ -126,3 +126,23 @@ func TestRejectedUpdateLeavesTheOldRunning(t *testing.T) {
 		}
 	}
 }
+// A service that is removed, or scaled to nothing, while its task waits to be tried again leaves nothing that is tried.
+func TestRejectedAndRemoved(t *testing.T) {
+	for _, end := range []func(*sim){
+		func(m *sim) { m.removeService("s") },
+		func(m *sim) { m.service("s", func(s *skepv1.ServiceSpec) { setReplicas(s, 0) }) },
+	} {
+		m := cluster(t, 2)
+		m.service("s", func(s *skepv1.ServiceSpec) { s.Task.Container.Image = "nowhere" })
+		reject(t, m, 3)
+		m.plan(99, false)
+		end(m)
+		m.converge()
+		for _, x := range m.s.tasks {
+			t.Errorf("%s is left, %s", x.ID, x.State())
+		}
+		if n := len(m.s.refused); n != 0 {
+			t.Errorf("%d refusals are kept", n)
+		}
+	}
+}
