@@ -16,7 +16,7 @@ func (c *cluster) copies() string {
 	return strings.TrimSpace(r.Stdout)
 }
 
-// One manager grows to five by joins and promotions, and shrinks to one by demotion, leaving and removal, while writes go on at
+// One manager grows to five by a join and promotions, and shrinks to one by demotions, leaving and removal, while writes go on at
 // m1: copies follow, nothing acknowledged is lost, and `node ls` is right at each step.
 func TestFiveManagersToOne(t *testing.T) {
 	t.Parallel()
@@ -65,20 +65,19 @@ func TestFiveManagersToOne(t *testing.T) {
 	step("w2 leaves", 3, "m1", "w1", "w4")
 	c.awaitNode("w2", "Down", time.Minute)
 	c.skep("node", "rm", "w2")
-	if err := c.Kill(c.ctx, "w4"); err != nil { // for good
-		t.Fatal(err)
-	}
-	c.await("w4 is removed", time.Minute, func() string {
-		if r := c.on("m1", "skep", "node", "rm", "--force", "w4"); r.Code != 0 {
+	c.skep("node", "demote", "w4")
+	step("w4 is demoted", 1, "m1", "w1")
+	// A change that is not through keeps the next one waiting: the copies of two managers are one a moment before the name is gone.
+	c.await("managers that do not change", time.Minute, func() string {
+		if r := c.on("m1", "skep", "node", "ls"); strings.Contains(r.Stderr, "are changing") {
 			return r.Stderr
 		}
 		return ""
 	})
-	step("w4 dies and is removed", 1, "m1", "w1")
 	c.skep("node", "demote", "w1")
 	step("w1 is demoted", 1, "m1")
 	for host, state := range c.nodeStates() {
-		if want := map[string]string{"m1": "Ready Active Leader", "w1": "Ready Active", "w3": "Ready Active"}[host]; state != want {
+		if want := map[string]string{"m1": "Ready Active Leader", "w1": "Ready Active", "w3": "Ready Active", "w4": "Ready Active"}[host]; state != want {
 			t.Errorf("%s is %q, want %q", host, state, want)
 		}
 	}
