@@ -126,6 +126,7 @@ func TestRejectedUpdateLeavesTheOldRunning(t *testing.T) {
 		}
 	}
 }
+
 // A service that is removed, or scaled to nothing, while its task waits to be tried again leaves nothing that is tried.
 func TestRejectedAndRemoved(t *testing.T) {
 	for _, end := range []func(*sim){
