@@ -71,9 +71,6 @@ func TestPrintsAsDockerDoes(t *testing.T) {
 		{Kind: "node", Verb: "remove", Id: nodeID, Time: timestamppb.New(time.Unix(1767366001, 0))},
 	}
 	c.info = &conn.Info{NodeID: nodeID, Role: "manager", Hostname: "m1", ClusterID: "cluster1", Version: "0.1.0", Addr: "10.0.0.1", State: "ready", ManagerAddrs: []string{"10.0.0.1:2377"}}
-	was := time.Local
-	time.Local = time.UTC
-	defer func() { time.Local = was }()
 	for name, line := range dockerLines {
 		want, err := os.ReadFile(filepath.Join("testdata", "docker", name+".golden"))
 		if err != nil {
