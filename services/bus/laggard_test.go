@@ -18,13 +18,13 @@ func TestLaggards(t *testing.T) {
 		"stays behind":       {[]*jetstream.PeerInfo{behind(31), behind(31), behind(31), behind(31), behind(31), behind(31)}, 5},
 		"falls behind":       {[]*jetstream.PeerInfo{behind(31), behind(32), behind(33), behind(34), behind(35), behind(36)}, 5},
 		"nearer in between":  {[]*jetstream.PeerInfo{behind(31), behind(31), behind(30), behind(31), behind(31), behind(31), behind(31), behind(31)}, 7},
-		"not heard":          {[]*jetstream.PeerInfo{{Name: "m3", Lag: 9, Active: time.Minute}, {Name: "m3", Lag: 9, Active: time.Minute}, behind(9), behind(9), behind(9)}, -1},
+		"to leave":           {[]*jetstream.PeerInfo{{Name: "m4-1", Lag: 9}, {Name: "m4-1", Lag: 9}, {Name: "m4-1", Lag: 9}, {Name: "m4-1", Lag: 9}, {Name: "m4-1", Lag: 9}, {Name: "m4-1", Lag: 9}}, -1},
 		"offline":            {[]*jetstream.PeerInfo{{Name: "m3", Lag: 9, Offline: true}, {Name: "m3", Lag: 9, Offline: true}}, -1},
 		"current in between": {[]*jetstream.PeerInfo{behind(9), behind(9), behind(9), {Name: "m3", Current: true}, behind(9), behind(9), behind(9)}, -1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := time.Unix(0, 0)
-			l := newLaggards()
+			l := newLaggards("m4-1")
 			l.now = func() time.Time { return now }
 			at := -1
 			for i, p := range looks.peers {

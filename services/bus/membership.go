@@ -191,7 +191,7 @@ func (b *Bus) Evacuate(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("evacuate %s: %w", name, err)
 	}
-	slow := newLaggards()
+	slow := newLaggards(name)
 	look := func(s *jetstream.StreamInfo) { b.push(ctx, nc, slow, s) }
 	err = await(ctx, 50*time.Millisecond, 0, func() bool { return uses(ctx, js, name, look) == nil })
 	if err != nil {
@@ -312,7 +312,7 @@ func (b *Bus) Scale(ctx context.Context, replicas int) error {
 			return fmt.Errorf("scale stream %s to %d replicas: %w", name, replicas, err)
 		}
 	}
-	slow := newLaggards()
+	slow := newLaggards("")
 	look := func(s *jetstream.StreamInfo) { b.push(ctx, nc, slow, s) }
 	for _, name := range names {
 		if err := await(ctx, 50*time.Millisecond, 0, func() bool { return scaled(ctx, js, name, replicas, look) }); err != nil {
