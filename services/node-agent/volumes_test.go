@@ -169,10 +169,10 @@ func TestVolumeRefusals(t *testing.T) {
 		code fault.Code
 		want string
 	}{
-		{&skepv1.CreateVolumeRequest{Name: "a/b"}, fault.CodeInvalid, "invalid volume name"},
-		{&skepv1.CreateVolumeRequest{Name: ".tasks"}, fault.CodeInvalid, "invalid volume name"},
-		{&skepv1.CreateVolumeRequest{Name: "_task.x.0"}, fault.CodeInvalid, "invalid volume name"},
-		{&skepv1.CreateVolumeRequest{Name: strings.Repeat("x", 256)}, fault.CodeInvalid, "invalid volume name"},
+		{&skepv1.CreateVolumeRequest{Name: "a/b"}, fault.CodeUsage, "invalid volume name"},
+		{&skepv1.CreateVolumeRequest{Name: ".tasks"}, fault.CodeUsage, "invalid volume name"},
+		{&skepv1.CreateVolumeRequest{Name: "_task.x.0"}, fault.CodeUsage, "invalid volume name"},
+		{&skepv1.CreateVolumeRequest{Name: strings.Repeat("x", 256)}, fault.CodeUsage, "invalid volume name"},
 		{&skepv1.CreateVolumeRequest{Name: "a", Driver: "rexray"}, fault.CodeConflict, "rexray"},
 		{&skepv1.CreateVolumeRequest{Name: "a", Options: map[string]string{"type": "nfs"}}, fault.CodeInvalid, "missing volume option device"},
 		{&skepv1.CreateVolumeRequest{Name: "a", Labels: many}, fault.CodeInvalid, "bytes"},
