@@ -135,7 +135,7 @@ func (s *Service) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	for _, actor := range []func(context.Context){s.reports.run, s.events.run, s.sweep, s.followStacks, s.unfence, s.listen, s.followDuplicates, s.tellRoles} {
+	for _, actor := range []func(context.Context){s.reports.run, s.events.run, s.sweep, s.followStacks, s.unfence, s.listen, s.followDuplicates, s.tellRoles, s.tellLate} {
 		wg.Go(func() { actor(ctx) })
 	}
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
