@@ -137,19 +137,24 @@ func (c *cluster) downs(since time.Time) string {
 // leaders counts how often another host leads the group of managers, by one host's word, while do goes on.
 func (c *cluster) leaders(by string, lasts time.Duration) (changes int, seen []string) {
 	c.t.Helper()
+	last := ""
 	for began := time.Now(); time.Since(began) < lasts; time.Sleep(500 * time.Millisecond) { // the fault lasts; nothing is waited for
 		all, why := c.managers(by)
 		leader := "nobody: " + why
 		for host, status := range all {
 			if status == "Leader" {
 				leader = host
+				if last != "" && last != host { // nobody, for a moment, is nobody else
+					changes++
+				}
+				last = host
 			}
 		}
 		if len(seen) == 0 || seen[len(seen)-1] != leader {
 			seen = append(seen, leader)
 		}
 	}
-	return len(seen) - 1, seen
+	return changes, seen
 }
 
 // awaitSettled waits until no change of the managers is under way, and every stream has its copies: while the second server of a
