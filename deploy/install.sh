@@ -9,14 +9,18 @@ set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 prefix=/usr/local destdir='' uninstall='' suite=''
+usage='usage: install.sh [--prefix P] [--destdir D] [--suite] [--uninstall]'
 programs='skep-bus skep-state skep-scheduler skep-health skep-vault skep-mesh-controller skep-mesh skep-agent'
 while [ $# -gt 0 ]; do
 	case $1 in
-	--prefix) prefix=$2 && shift 2 ;;
-	--destdir) destdir=$2 && shift 2 ;;
+	--prefix | --destdir)
+		[ -n "${2-}" ] || { echo "install: $1 needs a folder; $usage" >&2 && exit 2; }
+		[ "$1" = --prefix ] && prefix=$2 || destdir=$2
+		shift 2
+		;;
 	--suite) suite=1 && shift ;;
 	--uninstall) uninstall=1 && shift ;;
-	*) echo "install: unknown option $1; usage: install.sh [--prefix P] [--destdir D] [--suite] [--uninstall]" >&2 && exit 2 ;;
+	*) echo "install: unknown option $1; $usage" >&2 && exit 2 ;;
 	esac
 done
 

@@ -1,5 +1,3 @@
-//go:build chaos
-
 package cases
 
 import (
@@ -113,15 +111,15 @@ func (n *nemesis) killServices(host string, locks ...string) error {
 
 // startServices starts what does not run.
 func (n *nemesis) startServices(host string) error {
-	for _, l := range n.services(host) {
-		r, err := n.c.Run(n.c.ctx, host, "sh", "-c", `kill -0 "$(cat "/var/lib/skep/lock/$1")"`, "sh", l)
-		switch {
-		case err != nil:
-			return err
-		case r.Code == 0:
-		case n.c.Separate:
+	script := `for l in "$@"; do kill -0 "$(cat "/var/lib/skep/lock/$l")" 2>/dev/null || echo "$l"; done`
+	r, err := n.c.Run(n.c.ctx, host, append([]string{"sh", "-c", script, "sh"}, n.services(host)...)...)
+	if err != nil {
+		return err
+	}
+	for _, l := range strings.Fields(r.Stdout) {
+		if n.c.Separate {
 			err = n.c.StartProgram(n.c.ctx, host, l)
-		default:
+		} else {
 			err = n.c.StartDaemon(n.c.ctx, host)
 		}
 		if err != nil {

@@ -96,7 +96,7 @@ func TestManagersMove(t *testing.T) {
 	// All at once: nobody knows anybody. One address that a person gives is enough for each.
 	move("m1", "m2", "m3")
 	for _, host := range []string{"m2", "m3"} {
-		c.refusedOn(host, 1, []string{"this manager's own address"}, "skep", "node", "managers", now[host])
+		c.refusedOn(host, 2, []string{"this manager's own address"}, "skep", "node", "managers", now[host])
 		c.await(host+" is told where m1 is", time.Minute, func() string { // which waits a while for its old address
 			if r := c.on(host, "skep", "node", "managers", now["m1"]); r.Code != 0 {
 				return r.Stderr

@@ -33,7 +33,7 @@ func TestRenumbered(t *testing.T) {
 		return ""
 	})
 	c.kill9("w1", "skep", true)
-	c.refusedOn("w1", 1, []string{"nosuch"}, "skep", "node", "run", "--advertise-addr", "nosuch")
+	c.refusedOn("w1", 2, []string{"nosuch"}, "skep", "node", "run", "--advertise-addr", "nosuch")
 	c.must("w1", "setsid skep node run --advertise-addr "+now+" >>/var/lib/skep/skep.log 2>&1 </dev/null & true")
 	began := time.Now()
 	c.awaitNode("w1", "Ready", 30*time.Second)

@@ -46,7 +46,7 @@ func TestCrashLoop(t *testing.T) {
 		return c.skep("service", "ps", "--no-trunc", "loop")
 	})
 	c.await("service ls says that it is a loop", time.Minute, func() string {
-		if out := c.skep("service", "ls"); !regexp.MustCompile(`loop .* 0/1 \(1 crash-looping\)`).MatchString(out) {
+		if out := c.skep("service", "ls"); !regexp.MustCompile(`loop .* 0/1 \(1 crash-looping(: failed .*)?\)`).MatchString(out) {
 			return out
 		}
 		return ""

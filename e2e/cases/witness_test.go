@@ -28,7 +28,7 @@ func (c *cluster) witnessOf(separate bool) {
 	c.awaitNode("w1", "Down", time.Minute)
 	c.skep("node", "rm", "w1")
 	c.refusedOn("w1", 1, []string{"takes the managers' token"}, "skep", "join", "--witness", "--token", strings.TrimSpace(c.skep("join-token", "-q", "worker")), "10.90.1.1:2377")
-	c.refusedOn("w1", 1, []string{"--availability is for nodes that run tasks"}, "skep", "join", "--witness", "--availability", "active", "--token", token, "10.90.1.1:2377")
+	c.refusedOn("w1", 2, []string{"--availability is for nodes that run tasks"}, "skep", "join", "--witness", "--availability", "active", "--token", token, "10.90.1.1:2377")
 	began := time.Now()
 	join := []string{"skep", "join", "--witness", "--token", token, "--advertise-addr", "10.90.2.1", "10.90.1.1:2377"}
 	if separate {

@@ -55,7 +55,7 @@ func TestClock(t *testing.T) {
 		if d := time.Duration(passed); d < 0 || d > time.Since(began) {
 			t.Errorf("its stopwatch says %v", d)
 		}
-		return int64(time.Duration(wall - before.UnixNano()).Round(time.Minute) / time.Second)
+		return int64(time.Duration(wall-before.UnixNano()).Round(time.Minute) / time.Second)
 	}
 	if ahead := ask(); ahead != 0 {
 		t.Fatalf("%d s ahead at first", ahead)

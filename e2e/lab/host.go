@@ -176,6 +176,9 @@ func (l *Lab) Kill(ctx context.Context, host string) error {
 	if !h.Running() {
 		return fmt.Errorf("host %s is off already", host)
 	}
+	if err := errors.Join(l.ResumeDisk(host), l.Repair(ctx, host)); err != nil {
+		return err
+	}
 	// The cable first, as the peers of a dead machine see it: no last word may leave.
 	if err := ip(ctx, fabricName(l.Name), "link del "+portName(h)); err != nil {
 		return fmt.Errorf("switch off %s: %w", host, err)

@@ -82,6 +82,8 @@ type Lab struct {
 	progress io.Writer
 	lifeline *os.File // the write end whose closing ends the hosts; never written to
 	reader   *os.File
+	poor     map[string]*poor // cables by host; they end with this process
+	hung     map[string]*hang // own disks by host
 }
 
 // Host is one machine of a lab.
@@ -269,7 +271,8 @@ func (l *Lab) Down() error {
 		l.reader.Close()
 		l.lifeline, l.reader = nil, nil
 	}
-	err := remove(l.Name)
+	l.resumeDisks()
+	err := errors.Join(l.endPoor(), remove(l.Name))
 	for _, h := range l.Hosts {
 		err = errors.Join(err, awaitEnd(h.PID))
 	}

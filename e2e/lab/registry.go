@@ -170,7 +170,7 @@ mount -t overlay overlay -o lowerdir=%[3]s,upperdir=%[2]s/upper,workdir=%[2]s/wo
 cat >%[2]s/registry.yml <<'END'
 %[4]sEND
 exec setsid registry serve %[2]s/registry.yml >>%[2]s/registry.log 2>&1 </dev/null`,
-		mnt, upper, store, fmt.Sprintf(registryConfig, mnt, "tcp", RegistryAddress))
+		mnt, upper, store, fmt.Sprintf(registryConfig, mnt, "tcp", ":5000"))
 	cmd, err := l.Command(context.WithoutCancel(ctx), h.Name, "/bin/sh", "-c", script)
 	if err != nil {
 		return err

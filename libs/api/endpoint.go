@@ -26,7 +26,7 @@ import (
 type Effect int
 
 // A read may be repeated whenever it was not answered. A write may be repeated only if nobody heard it (rpc.ErrNobody):
-// one that was heard and not answered may have been carried out.
+// one that was heard and not answered may have been carried out. A write that is Once may be repeated under its id.
 const (
 	Reads Effect = iota + 1
 	Writes
@@ -64,6 +64,8 @@ type Verb struct {
 	Service string
 	Effect  Effect
 	Callers Callers
+	// Once: a write that is carried out once however often it is asked under one id (rpc.WithRequest).
+	Once bool
 	// Request and Reply are the types of the messages.
 	Request, Reply protoreflect.MessageType
 }
@@ -150,6 +152,24 @@ func HandleNode[Q, R proto.Message](s *rpc.Server, e Endpoint[Q, R], h func(ctx 
 		return fmt.Errorf("serve %s: nodes do not ask it", e.Verb.Subject)
 	}
 	return rpc.HandleNode(s, e.Subject(), h)
+}
+
+// once has a write that was defined be one that may be asked again.
+func once[Q, R proto.Message](e Endpoint[Q, R]) Endpoint[Q, R] {
+	e.Verb.Once = true
+	return e
+}
+
+// Repeatable reports whether the verb may be asked again, under the id of its request, when it was heard and not answered. What
+// one node answers is not: somebody waits to be told about that node.
+func (v *Verb) Repeatable() bool { return !v.Placed() && (v.Effect == Reads || v.Once) }
+
+// Does says what a request does, in words.
+func (v *Verb) Does() string {
+	if v.Once {
+		return v.Effect.String() + " once"
+	}
+	return v.Effect.String()
 }
 
 // verbs are all that were defined, in the order of the list.

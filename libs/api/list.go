@@ -12,12 +12,12 @@ import (
 
 // What people ask of state: skep.v1.api.service.create.
 var (
-	ServiceCreate    = ForPeople[*pb.CreateServiceRequest, *pb.ServiceReply]("state", "service.create", Writes, Operators)
-	ServiceUpdate    = ForPeople[*pb.UpdateServiceRequest, *pb.ServiceReply]("state", "service.update", Writes, Operators)
-	ServiceScale     = ForPeople[*pb.ScaleServiceRequest, *pb.ServiceReply]("state", "service.scale", Writes, Operators)
-	ServiceRollout   = ForPeople[*pb.RolloutRequest, *pb.ServiceReply]("state", "service.rollout", Writes, Operators)
-	ServiceRun       = ForPeople[*pb.RunServiceRequest, *pb.ServiceReply]("state", "service.run", Writes, Operators)
-	ServiceRemove    = ForPeople[*pb.RemoveServiceRequest, *pb.ServiceReply]("state", "service.rm", Writes, Operators)
+	ServiceCreate    = once(ForPeople[*pb.CreateServiceRequest, *pb.ServiceReply]("state", "service.create", Writes, Operators))
+	ServiceUpdate    = once(ForPeople[*pb.UpdateServiceRequest, *pb.ServiceReply]("state", "service.update", Writes, Operators))
+	ServiceScale     = once(ForPeople[*pb.ScaleServiceRequest, *pb.ServiceReply]("state", "service.scale", Writes, Operators))
+	ServiceRollout   = once(ForPeople[*pb.RolloutRequest, *pb.ServiceReply]("state", "service.rollout", Writes, Operators))
+	ServiceRun       = once(ForPeople[*pb.RunServiceRequest, *pb.ServiceReply]("state", "service.run", Writes, Operators))
+	ServiceRemove    = once(ForPeople[*pb.RemoveServiceRequest, *pb.ServiceReply]("state", "service.rm", Writes, Operators))
 	ServiceInspect   = ForPeople[*pb.Ref, *pb.ServiceReply]("state", "service.inspect", Reads, Viewers)
 	ServiceList      = ForPeople[*pb.ListServicesRequest, *pb.ListServicesReply]("state", "service.list", Reads, Viewers)
 	ServiceRevisions = ForPeople[*pb.ListRevisionsRequest, *pb.ListRevisionsReply]("state", "service.revisions", Reads, Viewers)
@@ -33,8 +33,8 @@ var (
 	NodeAdmit   = ForPeople[*pb.AdmitNodeRequest, *pb.NodeReply]("state", "node.admit", Writes, Managers)
 	// NodeSettle makes a worker of a manager that is to be one, once its server has left the group.
 	NodeSettle     = ForPeople[*pb.SettleNodeRequest, *pb.NodeReply]("state", "node.settle", Writes, Managers)
-	NetworkCreate  = ForPeople[*pb.CreateNetworkRequest, *pb.NetworkReply]("state", "network.create", Writes, Operators)
-	NetworkRemove  = ForPeople[*pb.Ref, *pb.NetworkReply]("state", "network.rm", Writes, Operators)
+	NetworkCreate  = once(ForPeople[*pb.CreateNetworkRequest, *pb.NetworkReply]("state", "network.create", Writes, Operators))
+	NetworkRemove  = once(ForPeople[*pb.Ref, *pb.NetworkReply]("state", "network.rm", Writes, Operators))
 	NetworkInspect = ForPeople[*pb.Ref, *pb.NetworkReply]("state", "network.inspect", Reads, Viewers)
 	NetworkList    = ForPeople[*pb.ListNetworksRequest, *pb.ListNetworksReply]("state", "network.list", Reads, Viewers)
 	StackDeploy    = ForPeople[*pb.DeployStackRequest, *pb.DeployStackReply]("state", "stack.deploy", Writes, Operators)
@@ -54,18 +54,18 @@ var (
 // What people ask of the vault, and what it and state ask of each other.
 var (
 	VaultKey      = ForPeople[*pb.Empty, *pb.VaultKey]("secrets-vault", "vault.key", Reads, Operators)
-	SecretCreate  = ForPeople[*pb.CreateSecretRequest, *pb.SecretReply]("secrets-vault", "secret.create", Writes, Operators)
-	SecretUpdate  = ForPeople[*pb.UpdateSecretRequest, *pb.SecretReply]("secrets-vault", "secret.update", Writes, Operators)
-	SecretRemove  = ForPeople[*pb.RemoveSecretRequest, *pb.RemoveSecretReply]("secrets-vault", "secret.rm", Writes, Operators)
+	SecretCreate  = once(ForPeople[*pb.CreateSecretRequest, *pb.SecretReply]("secrets-vault", "secret.create", Writes, Operators))
+	SecretUpdate  = once(ForPeople[*pb.UpdateSecretRequest, *pb.SecretReply]("secrets-vault", "secret.update", Writes, Operators))
+	SecretRemove  = once(ForPeople[*pb.RemoveSecretRequest, *pb.RemoveSecretReply]("secrets-vault", "secret.rm", Writes, Operators))
 	SecretInspect = ForPeople[*pb.InspectSecretRequest, *pb.InspectSecretReply]("secrets-vault", "secret.inspect", Reads, Viewers)
 	SecretList    = ForPeople[*pb.ListSecretsRequest, *pb.ListSecretsReply]("secrets-vault", "secret.list", Reads, Viewers)
-	ConfigCreate  = ForPeople[*pb.CreateSecretRequest, *pb.SecretReply]("secrets-vault", "config.create", Writes, Operators)
-	ConfigUpdate  = ForPeople[*pb.UpdateSecretRequest, *pb.SecretReply]("secrets-vault", "config.update", Writes, Operators)
-	ConfigRemove  = ForPeople[*pb.RemoveSecretRequest, *pb.RemoveSecretReply]("secrets-vault", "config.rm", Writes, Operators)
+	ConfigCreate  = once(ForPeople[*pb.CreateSecretRequest, *pb.SecretReply]("secrets-vault", "config.create", Writes, Operators))
+	ConfigUpdate  = once(ForPeople[*pb.UpdateSecretRequest, *pb.SecretReply]("secrets-vault", "config.update", Writes, Operators))
+	ConfigRemove  = once(ForPeople[*pb.RemoveSecretRequest, *pb.RemoveSecretReply]("secrets-vault", "config.rm", Writes, Operators))
 	ConfigInspect = ForPeople[*pb.InspectSecretRequest, *pb.InspectSecretReply]("secrets-vault", "config.inspect", Reads, Viewers)
 	ConfigList    = ForPeople[*pb.ListSecretsRequest, *pb.ListSecretsReply]("secrets-vault", "config.list", Reads, Viewers)
 	// RegistryCreate keeps the credentials of an image registry for one service that is about to be made.
-	RegistryCreate = ForPeople[*pb.CreateSecretRequest, *pb.SecretReply]("secrets-vault", "registry.create", Writes, Operators)
+	RegistryCreate = once(ForPeople[*pb.CreateSecretRequest, *pb.SecretReply]("secrets-vault", "registry.create", Writes, Operators))
 	FilesResolve   = ForPeople[*pb.ResolveFilesRequest, *pb.ResolveFilesReply]("secrets-vault", "files.resolve", Reads, Managers)
 	FilesUses      = ForPeople[*pb.SecretUsesRequest, *pb.SecretUsesReply]("state", "files.uses", Reads, Managers)
 	FilesOfTasks   = ForPeople[*pb.TaskFilesRequest, *pb.TaskFilesReply]("state", "files.tasks", Reads, Managers)
@@ -173,6 +173,8 @@ var (
 	BusReach   = define[*pb.ReachRequest, *pb.ReachReply](subject.Node("*", "bus.reach"), "bus", Reads, Managers)
 	BusWitness = define[*pb.WitnessRequest, *pb.Empty](subject.Node("*", "bus.witness"), "bus", Writes, Managers)
 	BusRetire  = define[*pb.RetireRequest, *pb.Empty](subject.Node("*", "bus.retire"), "bus", Writes, Managers)
+	// BusSelf is asked by a manager that starts, of whoever runs as the same node.
+	BusSelf    = define[*pb.BusSelfRequest, *pb.SelfReply](subject.Node("*", "bus.self"), "bus", Reads, Managers)
 	StoreState = atNode[*pb.StoreStateRequest, *pb.StoreStateReply]("bus", "store.state", Reads)
 )
 

@@ -20,7 +20,7 @@ func table() string {
 			place = "<joiner>"
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s → %s | %s | %s |\n", strings.Replace(v.Subject, "*", place, 1), v.Service,
-			v.Request.Descriptor().Name(), v.Reply.Descriptor().Name(), v.Effect, v.Callers)
+			v.Request.Descriptor().Name(), v.Reply.Descriptor().Name(), v.Does(), v.Callers)
 	}
 	b.WriteString("\n| published, not answered | by | message |\n|---|---|---|\n")
 	for _, a := range Announcements {

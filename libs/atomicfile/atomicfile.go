@@ -1,6 +1,6 @@
 // Package atomicfile replaces files in one step: who reads one, also after the writer has died half-way, finds the old
 // content or the new. Files are readable by their owner alone. Of several who write one file at once the last wins. One
-// that dies half-way may leave a file NAME.new-* beside it, which nobody reads.
+// that dies half-way may leave a file NAME.new-* beside it, which nobody reads and Sweep removes.
 package atomicfile
 
 import (

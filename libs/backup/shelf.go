@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"skep.dev/libs/atomicfile"
+	"skep.dev/libs/diskspace"
 	pb "skep.dev/proto/skep/v1"
 )
 
@@ -192,11 +193,11 @@ func (w *sparing) Write(b []byte) (int, error) {
 
 // room looks whether a file that has some bytes may grow.
 func (s *Shelf) room(have uint64) error {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(s.Dir, &st); err != nil {
+	free, _, err := diskspace.Of(s.Dir)
+	if err != nil {
 		return fmt.Errorf("look how much space there is for a backup: %w", err)
 	}
-	switch free := st.Bavail * uint64(st.Bsize); {
+	switch {
 	case free < s.Spare:
 		return fmt.Errorf("write the backup: %d MiB are free on the file system of %s, and %d MiB stay free for the manager's store: make room there", free>>20, s.Dir, s.Spare>>20)
 	case have > s.Bytes:

@@ -27,6 +27,7 @@ type extension struct {
 	HealthBudget  uint64        `yaml:"health_budget"`
 	OnPartition   string        `yaml:"on_partition"` // keep, stop
 	VolumePin     bool          `yaml:"volume_pin"`
+	DNSStarting   bool          `yaml:"dns_starting"`
 	MaxConcurrent uint64        `yaml:"max_concurrent"` // of a job
 	Schedule      *scheduleSpec `yaml:"schedule"`       // of a job
 	Ready         *probe        `yaml:"ready"`
@@ -131,6 +132,12 @@ func (s *service) extend() {
 	x, out := s.ext, s.out
 	at := func(key string) []string { return s.at(extensionKey, key) }
 	out.HealthBudget = x.HealthBudget
+	if x.DNSStarting {
+		if out.Endpoint == nil {
+			out.Endpoint = &skepv1.EndpointSpec{}
+		}
+		out.Endpoint.DnsStarting = true
+	}
 	out.Task.Placement.VolumePin = x.VolumePin
 	out.Task.Container.SecretUpdateSignal, out.Task.Container.ConfigUpdateSignal = x.SecretUpdateSignal, x.ConfigUpdateSignal
 	switch x.OnPartition {

@@ -89,6 +89,9 @@ func TestRulesOfAStack(t *testing.T) {
 		{name: "x-skep", text: svc(`x-skep:`, `  health_budget: 2`, `  on_partition: stop`, `  update_timeout: 3m`, `  rollback_timeout: 1m`, `  restart_max_delay: 5m`, `  secret_update_signal: SIGHUP`,
 			`  ready: {http: {port: 80, path: /up}, interval: 1s}`, `  health: {tcp: 80}`, `healthcheck: {interval: 7s}`), want: []string{`"healthBudget":"2"`, `"onPartition":"PARTITION_POLICY_STOP"`, `"timeout":"180s"`, `"maxDelay":"300s"`,
 			`"secretUpdateSignal":"SIGHUP"`, `"ready":{"http":{"path":"/up","port":80},"interval":"1s"}`, `"health":{"interval":"7s","tcpPort":80}`}},
+		{name: "x-skep: starting tasks in names", text: svc("x-skep: {dns_starting: true}"), want: []string{`"dnsStarting":true`}},
+		{name: "x-skep: starting tasks in names beside ports", text: svc("ports: ['80:80']", "x-skep: {dns_starting: true}"), want: []string{`"dnsStarting":true`, `"publishedPort":80`}},
+		{name: "x-skep: starting tasks on the host's network", text: svc("network_mode: host", "x-skep: {dns_starting: true}"), err: []string{"and it is on none"}},
 		{name: "x-skep of a job", text: svc("deploy: {mode: replicated-job, replicas: 9}", "x-skep: {max_concurrent: 3, schedule: {cron: '0 3 * * *', time_zone: Europe/Berlin, concurrency: replace, keep_failed: 2, catch_up: 1h}}"), want: []string{
 			`"replicatedJob":{"maxConcurrent":"3","totalCompletions":"9"}`, `"schedule":{"catchUp":"3600s","concurrency":"CONCURRENCY_REPLACE","cron":"0 3 * * *","keepFailed":2,"timeZone":"Europe/Berlin"}`}},
 		{name: "x-skep of a volume and a mount", text: svc("volumes: ['vol:/x', {type: bind, source: /a, target: /a, x-skep: {wait: true}}, {type: bind, source: /b, target: /b, x-skep: {create_source: true}}]") + "volumes: {vol: {x-skep: {sharing: none}}}\n", want: []string{`"volumeSharing":"none"`, `"bindCreateSrc":true`, `"bindWait":true`}},

@@ -15,6 +15,7 @@ const (
 	CodeConflict    Code = "conflict"    // somebody else changed it, or it exists already
 	CodeSequence    Code = "sequence"    // it was changed since the version that was named: read it again, then repeat
 	CodeInvalid     Code = "invalid"     // the request can never succeed as it is
+	CodeUsage       Code = "usage"       // how it was written is wrong: an option or a value there is not
 	CodeUnavailable Code = "unavailable" // nobody answers, or not now: retryable
 	CodeDenied      Code = "denied"
 	CodeExhausted   Code = "exhausted" // a pool, quota or limit is used up
@@ -43,6 +44,18 @@ func Conflict(format string, a ...any) *Error { return New(CodeConflict, format,
 
 // Invalid: the request can never succeed as it is.
 func Invalid(format string, a ...any) *Error { return New(CodeInvalid, format, a...) }
+
+// Usage: how it was written is wrong, whatever the state of the cluster.
+func Usage(format string, a ...any) *Error { return New(CodeUsage, format, a...) }
+
+// AsUsage is err as one of how it was written, if it says that the request can never succeed: for who checks what somebody wrote by the
+// rules that hold for objects.
+func AsUsage(err error) error {
+	if !Is(err, CodeInvalid) {
+		return err
+	}
+	return &Error{Code: CodeUsage, Message: err.Error()}
+}
 
 // Unavailable: not now; the same request may succeed later.
 func Unavailable(format string, a ...any) *Error { return New(CodeUnavailable, format, a...) }

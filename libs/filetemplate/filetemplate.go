@@ -1,19 +1,17 @@
 // Package filetemplate fills in secrets and configs that are templates (--template-driver golang): text/template with
 // Docker's fields and the functions secret, config, env and join (swarmkit template/context.go).
 //
-// It refuses what a template could hang or fill a node with: named templates, and loops over anything but a field, or more
-// than two deep. What it writes is bounded by Limit. An error never repeats a part of the text, which may be secret: it
+// What a template could hang or fill a node with is bounded by libs/boundtemplate. An error never repeats a part of the text, which may be secret: it
 // names the line.
 package filetemplate
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"regexp"
-	"strings"
 	"text/template"
-	"text/template/parse"
+
+	"skep.dev/libs/boundtemplate"
 )
 
 // Limit is how large a filled-in file may be, bytes: that of a config.
@@ -39,21 +37,22 @@ func Fill(text []byte, fields any, from Sources) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out bounded
-	if err := t.Execute(&out, fields); err != nil {
+	out, err := t.Execute(fields)
+	if err != nil {
 		var missing *missingError
+		var large *boundtemplate.TooLargeError
 		switch {
 		case errors.As(err, &missing):
 			return nil, missing
-		case errors.Is(err, errTooLarge):
+		case errors.As(err, &large):
 			return nil, errTooLarge
 		}
 		return nil, fmt.Errorf("the template cannot be filled in (%s)", line(err))
 	}
-	return out.Bytes(), nil
+	return []byte(out), nil
 }
 
-func parsed(text []byte, from Sources) (*template.Template, error) {
+func parsed(text []byte, from Sources) (*boundtemplate.Template, error) {
 	get := func(kind string, look func(string) (string, bool)) func(string) (string, error) {
 		return func(target string) (string, error) {
 			if v, ok := look(target); ok {
@@ -62,30 +61,21 @@ func parsed(text []byte, from Sources) (*template.Template, error) {
 			return "", &missingError{kind, target}
 		}
 	}
-	t, err := template.New("").Option("missingkey=error").Funcs(template.FuncMap{
+	t, err := boundtemplate.Parse(string(text), boundtemplate.Bounds{Output: Limit, Loops: maxLoops}, template.FuncMap{
 		"secret": get("secret", from.Secret), "config": get("config", from.Config), "env": from.Env,
-		"join": func(sep string, s ...string) string { return strings.Join(s, sep) }, "printf": printf,
-	}).Parse(string(text))
-	if err != nil {
-		return nil, fmt.Errorf("it is not a valid Go template (%s)", line(err))
-	}
-	if len(t.Templates()) > 1 {
-		return nil, errors.New("named templates (define, block) are not supported in secrets and configs")
-	}
-	if t.Tree == nil { // nothing but comments
+	})
+	var loop *boundtemplate.LoopError
+	switch {
+	case err == nil:
 		return t, nil
+	case errors.Is(err, boundtemplate.ErrNamed):
+		return nil, errors.New("named templates (define, block) are not supported in secrets and configs")
+	case errors.As(err, &loop) && loop.Deep:
+		return nil, fmt.Errorf("line %d: loops more than %d deep are not supported in secrets and configs", loop.Line, maxLoops)
+	case errors.As(err, &loop):
+		return nil, fmt.Errorf("line %d: a loop in a secret or config goes over a field, such as .Service.Labels", loop.Line)
 	}
-	return t, walk(t.Root, 0)
-}
-
-var wide = regexp.MustCompile(`[0-9]{4}|\*`)
-
-// printf is text/template's, without what makes much of little: the result is in memory before it can be bounded.
-func printf(format string, a ...any) (string, error) {
-	if len(format) > 256 || wide.MatchString(format) {
-		return "", errors.New("printf: the format is too long or too wide")
-	}
-	return fmt.Sprintf(format, a...), nil
+	return nil, fmt.Errorf("it is not a valid Go template (%s)", line(err))
 }
 
 // missingError: the service has no such file.
@@ -96,16 +86,6 @@ func (e *missingError) Error() string {
 }
 
 var errTooLarge = fmt.Errorf("the template fills in to more than %d bytes", Limit)
-
-// bounded takes Limit bytes.
-type bounded struct{ bytes.Buffer }
-
-func (b *bounded) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > Limit {
-		return 0, errTooLarge
-	}
-	return b.Buffer.Write(p)
-}
 
 var lineOf = regexp.MustCompile(`^template: [^:]*:(\d+)`)
 
@@ -118,33 +98,3 @@ func line(err error) string {
 }
 
 const maxLoops = 2
-
-// walk refuses what could run without end.
-func walk(n parse.Node, loops int) error {
-	switch n := n.(type) {
-	case *parse.ListNode:
-		if n == nil {
-			return nil
-		}
-		for _, c := range n.Nodes {
-			if err := walk(c, loops); err != nil {
-				return err
-			}
-		}
-	case *parse.IfNode:
-		return errors.Join(walk(n.List, loops), walk(n.ElseList, loops))
-	case *parse.WithNode:
-		return errors.Join(walk(n.List, loops), walk(n.ElseList, loops))
-	case *parse.RangeNode:
-		if loops++; loops > maxLoops {
-			return fmt.Errorf("line %d: loops more than %d deep are not supported in secrets and configs", n.Line, maxLoops)
-		}
-		if len(n.Pipe.Cmds) != 1 || len(n.Pipe.Cmds[0].Args) != 1 || n.Pipe.Cmds[0].Args[0].Type() != parse.NodeField {
-			return fmt.Errorf("line %d: a loop in a secret or config goes over a field, such as .Service.Labels", n.Line)
-		}
-		return errors.Join(walk(n.List, loops), walk(n.ElseList, loops))
-	case *parse.TemplateNode:
-		return errors.New("named templates are not supported in secrets and configs")
-	}
-	return nil
-}

@@ -55,10 +55,13 @@ func TestRefused(t *testing.T) {
 	src := sources
 	src.Secret = func(string) (string, bool) { return big, true }
 	for text, want := range map[string]string{
-		"{{.Service.Nothing.hush}}":           "cannot be filled in (line 1)",
-		"{{printf \"%1000000d\" 1}}":          "cannot be filled in (line 1)",
-		"{{secret \"none\"}}":                 `the service has no secret with that target`,
-		strings.Repeat("{{secret \"a\"}}", 5): "more than 1024000 bytes",
+		"{{.Service.Nothing.hush}}":                                                "cannot be filled in (line 1)",
+		"{{printf \"%1000000d\" 1}}":                                               "more than 1024000 bytes",
+		"{{printf \"%*d\" 1000000 1}}":                                             "more than 1024000 bytes",
+		"{{$a := \"xxxxxxxx\"}}" + strings.Repeat("{{$a = print $a $a}}", 40):      "more than 1024000 bytes",
+		"{{$a := \"xxxxxxxx\"}}" + strings.Repeat("{{$a = join $a $a $a $a}}", 40): "more than 1024000 bytes",
+		"{{secret \"none\"}}":                                                      `the service has no secret with that target`,
+		strings.Repeat("{{secret \"a\"}}", 5):                                      "more than 1024000 bytes",
 	} {
 		s := sources
 		if strings.Contains(text, "\"a\"") {

@@ -17,6 +17,13 @@ func New() string {
 	if _, err := rand.Read(b[:]); err != nil {
 		panic("id: the system has no randomness: " + err.Error())
 	}
+	return Of(b[:])
+}
+
+// Of is the identifier of a seed of at least 17 bytes that nobody can choose freely, such as a sum: the same seed has the same
+// one, and two of different seeds differ as random ones do.
+func Of(seed []byte) string {
+	b := [17]byte(seed)
 	b[0] |= 0x80 // never short
 	s := new(big.Int).SetBytes(b[:]).Text(36)
 	if len(s) < Len {

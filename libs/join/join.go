@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -92,7 +93,10 @@ func complete(addr string) (string, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		host, port = addr, DefaultPort
-		if ip := net.ParseIP(addr); ip == nil {
+		if strings.HasPrefix(addr, "[") && strings.HasSuffix(addr, "]") { // an IPv6 address without a port
+			host = addr[1 : len(addr)-1]
+		}
+		if ip := net.ParseIP(host); ip == nil {
 			// Not an address and not host:port: a bare host name is fine, anything with a colon left is not.
 			if h, _, err2 := net.SplitHostPort(addr + ":" + DefaultPort); err2 != nil || h != addr {
 				return "", fault.Invalid("join %q: that is not HOST or HOST:PORT", addr)

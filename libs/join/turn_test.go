@@ -20,6 +20,18 @@ import (
 	"skep.dev/libs/subject"
 )
 
+// TestAddresses: a manager is named by host or address, with a port or without, in brackets or not.
+func TestAddresses(t *testing.T) {
+	for in, want := range map[string]string{
+		"m1": "m1:2377", "m1:99": "m1:99", "192.0.2.1": "192.0.2.1:2377", "fd00::1": "[fd00::1]:2377", "[fd00::1]": "[fd00::1]:2377", "[fd00::1]:99": "[fd00::1]:99",
+		"": "", "[]": "", "[fd00::1": "", "fd00::1]": "", "[m1]": "", "m1:": "",
+	} {
+		if got, err := complete(in); got != want || (want == "") != (err != nil) {
+			t.Errorf("%q: %q, %v; want %q", in, got, err, want)
+		}
+	}
+}
+
 // TestTurn: a node gets the certificate of its new role once the vault certifies it, with a new key, and not before.
 func TestTurn(t *testing.T) {
 	ca, node := pkitest.NewCA(t), id.New()

@@ -35,6 +35,7 @@ type Control struct {
 	// CA is the cluster's CA, PEM: what a command on this machine checks the vault's key against. Set before Serve.
 	CA func() []byte
 
+	link  func(context.Context) Link
 	srv   *http.Server
 	leave func(ctx context.Context, force bool) error
 
@@ -63,6 +64,16 @@ func (c *Control) Serve(path string) error {
 			return
 		}
 		_, _ = w.Write(c.CA()) // as in writeJSON
+	})
+	mux.HandleFunc("GET /link", func(w http.ResponseWriter, r *http.Request) {
+		c.mu.Lock()
+		look := c.link
+		c.mu.Unlock()
+		if look == nil {
+			http.Error(w, "the node does not turn to the managers yet", http.StatusServiceUnavailable)
+			return
+		}
+		writeJSON(w, look(r.Context()))
 	})
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, r *http.Request) {
 		select {
@@ -105,6 +116,13 @@ func (c *Control) Change(f func(*Info)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f(&c.info)
+}
+
+// Links says how the node stands with the managers from now on, nil = nobody knows.
+func (c *Control) Links(look func(context.Context) Link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.link = look
 }
 
 // Starting reports whether the node is neither ready yet nor anything else.

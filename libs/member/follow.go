@@ -45,6 +45,8 @@ type Follower struct {
 	Turn func(ctx context.Context, role string) error
 	// Changed is called with the record after its managers changed, nil = nobody.
 	Changed func(*Record)
+	// Heard is called when a manager answered, nil = nobody.
+	Heard func()
 
 	every  time.Duration // 0 = followEvery; tests
 	poke   chan struct{}
@@ -134,6 +136,9 @@ func (f *Follower) once(ctx context.Context) error {
 	cancel()
 	if err != nil {
 		return err
+	}
+	if f.Heard != nil {
+		f.Heard()
 	}
 	rec, err := Load(f.Paths)
 	if err != nil {

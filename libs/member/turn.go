@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"slices"
 	"strconv"
 
+	"skep.dev/libs/atomicfile"
 	"skep.dev/libs/pki"
 )
 
@@ -86,6 +88,7 @@ func Certificate(role string) pki.Role {
 // Settle has the record's role follow the certificate's: a crash may have come between the two, and what the cluster
 // certified is what counts.
 func Settle(p Paths, certified pki.Role) (*Record, error) {
+	sweep(p)
 	r, err := Load(p)
 	if err != nil || r.Role == Certified(certified) || r.NodeID == "" {
 		return r, err
@@ -133,4 +136,15 @@ func Free(addr string) error {
 		return fmt.Errorf("cannot listen on %s: %w", addr, err)
 	}
 	return l.Close()
+}
+
+// sweep removes what writers that a crash ended left half-written in the folders whose files are skep's own. A volume's content lies in a
+// folder below that of its record, and is not looked at.
+func sweep(p Paths) {
+	for dir, deep := range map[string]int{p.Data: 0, p.Certs(): 0, p.Vault(): 0, p.Bus(): 0} {
+		atomicfile.Sweep(dir, deep)
+	}
+	for dir, deep := range map[string]int{"mesh": 1, "agent": 0, "agent/tasks": 1, "agent/volumes": 1, "agent/volumes/.labels": 1, "agent/mounts": 2} {
+		atomicfile.Sweep(filepath.Join(p.Data, dir), deep)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,6 +38,9 @@ func listen(addr string) (net.Listener, error) {
 		return nil, fault.Invalid("metrics address %q: port %q is not between 1 and 65535", addr, port)
 	}
 	l, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return nil, absent{fault.Invalid("metrics address %q: this machine has no such address; name one of its own with --metrics-addr", addr)}
+	}
 	if err != nil {
 		var reason *net.OpError
 		if errors.As(err, &reason) {
@@ -47,16 +51,31 @@ func listen(addr string) (net.Listener, error) {
 	return l, nil
 }
 
+// absent: the machine does not have the address, which after a reboot it may have later.
+type absent struct{ error }
+
+func (a absent) Unwrap() error { return a.error }
+
+// lookEvery is how often an address is looked for that is not there yet.
+const lookEvery = time.Second
+
 // Server is the listener of a process.
 type Server struct {
 	srv  *http.Server
 	done chan struct{}
+	end  context.CancelFunc // of the wait for the address
 }
 
-// Serve listens on addr (host:port) and answers GET /metrics from what reg gathers, until Close.
+// Serve listens on addr (host:port) and answers GET /metrics from what reg gathers, until Close. An address that this
+// machine does not have yet is waited for, meanwhile nothing is served: numbers are no reason to keep a node down.
 func Serve(addr string, reg prometheus.Gatherer, log *zap.Logger) (*Server, error) {
+	return serve(addr, reg, log, listen)
+}
+
+func serve(addr string, reg prometheus.Gatherer, log *zap.Logger, listen func(string) (net.Listener, error)) (*Server, error) {
 	l, err := listen(addr)
-	if err != nil {
+	var gone absent
+	if err != nil && !errors.As(err, &gone) {
 		return nil, err
 	}
 	std := zap.NewStdLog(log)
@@ -73,20 +92,50 @@ func Serve(addr string, reg prometheus.Gatherer, log *zap.Logger) (*Server, erro
 		srv:  &http.Server{Handler: mux, ErrorLog: std, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute},
 		done: make(chan struct{}),
 	}
+	waiting, end := context.WithCancel(context.Background())
+	s.end = end
 	go func() {
 		defer close(s.done)
+		if l == nil {
+			log.Warn("metrics are not served yet: waiting for the address", zap.Error(err))
+			if l, err = await(waiting, addr, listen); l == nil {
+				if err != nil {
+					log.Error("metrics are not served", zap.Error(err))
+				}
+				return
+			}
+		}
+		log.Info("serving metrics", zap.String("addr", l.Addr().String()))
 		if err := s.srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			log.Error("metrics are not served any more", zap.Error(err))
 		}
 	}()
-	log.Info("serving metrics", zap.String("addr", l.Addr().String()))
 	return s, nil
+}
+
+// await listens once the machine has the address; nil without an error when ctx ended first.
+func await(ctx context.Context, addr string, listen func(string) (net.Listener, error)) (net.Listener, error) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-tick.C:
+		}
+		l, err := listen(addr)
+		var gone absent
+		if err == nil || !errors.As(err, &gone) {
+			return l, err
+		}
+	}
 }
 
 // Close ends the listener; scrapes under way get a second to finish.
 func (s *Server) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
+	s.end()
 	err := s.srv.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = s.srv.Close()

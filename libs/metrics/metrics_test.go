@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap/zaptest"
 
@@ -96,5 +97,47 @@ func TestBadAddresses(t *testing.T) {
 		if !fault.Is(err, fault.CodeInvalid) || !strings.Contains(err.Error(), addr) {
 			t.Errorf("%s: %v", addr, err)
 		}
+	}
+}
+
+// An address that is not there yet is waited for, and nothing else is.
+func TestServeWaitsForTheAddress(t *testing.T) {
+	if _, err := listen("192.0.2.1:9323"); !errors.As(err, new(absent)) {
+		t.Fatalf("an address of another machine: %v", err)
+	}
+	addr := free(t)
+	looks := 0
+	later := func(a string) (net.Listener, error) {
+		if looks++; looks < 3 {
+			return nil, absent{errors.New("not there")}
+		}
+		return listen(a)
+	}
+	s, err := serve(addr, New("1", "a"), zaptest.NewLogger(t), later)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for until := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if c, err := net.Dial("tcp", addr); err == nil {
+			_ = c.Close()
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatal("it is never served")
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	// One that never comes does not keep anything from ending.
+	s, err = Serve("192.0.2.1:9323", New("1", "a"), zaptest.NewLogger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := Serve("127.0.0.1:0", New("1", "a"), zaptest.NewLogger(t)); !fault.Is(err, fault.CodeInvalid) {
+		t.Errorf("a port that is none: %v", err)
 	}
 }

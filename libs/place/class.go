@@ -114,7 +114,10 @@ func matches(cs []*compiled, n *Node) bool {
 }
 
 // pluginsOK: a node that lists no plugin of a type does not tell, and passes.
-func pluginsOK(n *Node, r *Request) bool {
+func pluginsOK(n *Node, r *Request) bool { return lacks(n, r) == nil }
+
+// lacks is the first plugin that a node has not, nil when it has all.
+func lacks(n *Node, r *Request) *Plugin {
 	for i := range r.Plugins {
 		want, known, has := &r.Plugins[i], false, false
 		for k := range n.Plugins {
@@ -126,8 +129,8 @@ func pluginsOK(n *Node, r *Request) bool {
 			has = has || strings.TrimSuffix(p.Name, ":latest") == strings.TrimSuffix(want.Name, ":latest")
 		}
 		if known && !has || !known && !strings.EqualFold(want.Type, "Log") {
-			return false
+			return want
 		}
 	}
-	return true
+	return nil
 }

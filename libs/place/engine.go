@@ -202,31 +202,41 @@ func (e *Engine) room(i int32, r *Request) bool {
 }
 
 func (e *Engine) genericRoom(i int32, r *Request) bool {
+	want, _ := e.genericShort(i, r)
+	return want == nil
+}
+
+// genericShort is the first generic resource of which the node has not enough free, nil when it has, and how much is free.
+func (e *Engine) genericShort(i int32, r *Request) (want *Generic, free int64) {
 	for w := range r.Generic {
 		want := &r.Generic[w]
-		found := want.Value <= 0
+		found, free := want.Value <= 0, int64(0)
 		for k := range e.nodes[i].FreeGeneric {
 			g := &e.nodes[i].FreeGeneric[k]
-			if g.Kind == want.Kind && g.count() >= want.Value {
-				found = true
+			if g.Kind == want.Kind {
+				free = max(free, g.count())
+				found = found || g.count() >= want.Value
 			}
 		}
 		if !found {
-			return false
+			return want, free
 		}
 	}
-	return true
+	return nil, 0
 }
 
-func (e *Engine) portsFree(i int32, r *Request) bool {
-	for _, want := range r.Ports {
+func (e *Engine) portsFree(i int32, r *Request) bool { return e.portTaken(i, r) < 0 }
+
+// portTaken is the index of the first of a request's ports that is used on the node, -1 when none is.
+func (e *Engine) portTaken(i int32, r *Request) int {
+	for k, want := range r.Ports {
 		for _, used := range e.nodes[i].Ports {
 			if used.Meets(want) {
-				return false
+				return k
 			}
 		}
 	}
-	return true
+	return -1
 }
 
 // Return gives back what a task holds on node i, so that another may be tried in its place; Retake undoes it.

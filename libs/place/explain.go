@@ -2,6 +2,7 @@ package place
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -76,11 +77,25 @@ func (e *Engine) check(r *Request, i int32, have int32) Filter {
 // "no suitable node (scheduling constraints not satisfied on 3 nodes; insufficient resources on 1 node)".
 func (e *Engine) Why(r *Request, have []Count) string {
 	var counts [Suits + 1]int
-	e.each(r, have, func(_ int32, f Filter) { counts[f]++ })
-	return summary(counts)
+	lacking := map[string]bool{}
+	e.each(r, have, func(i int32, f Filter) {
+		counts[f]++
+		e.noteLack(lacking, i, r, f)
+	})
+	return summary(counts, lacking)
 }
 
-func summary(counts [Suits + 1]int) string {
+// noteLack remembers the plugin for which a node was taken out.
+func (e *Engine) noteLack(lacking map[string]bool, i int32, r *Request, f Filter) {
+	if f != Plugins {
+		return
+	}
+	if p := lacks(&e.nodes[i], r); p != nil {
+		lacking[p.String()] = true
+	}
+}
+
+func summary(counts [Suits + 1]int, lacking map[string]bool) string {
 	var order []Filter
 	for f := Ready; f < Suits; f++ {
 		if counts[f] > 0 {
@@ -94,6 +109,9 @@ func summary(counts [Suits + 1]int) string {
 	texts := make([]string, len(order))
 	for i, f := range order {
 		texts[i] = f.Text(counts[f])
+		if f == Plugins {
+			texts[i] += ": " + strings.Join(slices.Sorted(maps.Keys(lacking)), ", ")
+		}
 	}
 	return "no suitable node (" + strings.Join(texts, "; ") + ")"
 }
@@ -137,7 +155,7 @@ type Explanation struct {
 func (e *Engine) Explain(r *Request, have, failures []Count) Explanation {
 	var x Explanation
 	var counts [Suits + 1]int
-	fails := map[int32]int{}
+	fails, lacking := map[int32]int{}, map[string]bool{}
 	for _, c := range failures {
 		if c.N >= FailureLimit {
 			fails[c.Node] = int(c.N)
@@ -145,6 +163,7 @@ func (e *Engine) Explain(r *Request, have, failures []Count) Explanation {
 	}
 	e.each(r, have, func(i int32, f Filter) {
 		counts[f]++
+		e.noteLack(lacking, i, r, f)
 		if f != Suits {
 			x.Removed = append(x.Removed, Removed{Node: i, Filter: f, Reason: e.reason(r, i, f)})
 			return
@@ -173,7 +192,7 @@ func (e *Engine) Explain(r *Request, have, failures []Count) Explanation {
 	})
 	slices.SortStableFunc(x.Removed, func(a, b Removed) int { return int(a.Filter) - int(b.Filter) })
 	if counts[Suits] == 0 {
-		x.Summary = summary(counts)
+		x.Summary = summary(counts, lacking)
 	} else {
 		x.Summary = fmt.Sprintf("%d of %d nodes suit", counts[Suits], len(e.nodes))
 	}
@@ -202,7 +221,13 @@ func (e *Engine) reason(r *Request, i int32, f Filter) string {
 		case r.Memory > h.mem:
 			return fmt.Sprintf("needs %s of memory, %s of %s free", mib(r.Memory), mib(h.mem), mib(n.Memory))
 		}
-		return "not enough free generic resources"
+		if want, free := e.genericShort(i, r); want != nil {
+			return fmt.Sprintf("needs %d of generic resource %s, %d free", want.Value, want.Kind, free)
+		}
+	case Plugins:
+		if p := lacks(n, r); p != nil {
+			return "has no " + p.String()
+		}
 	case Constraints:
 		for _, k := range e.compile(r.Constraints) {
 			if k.bad || !k.c.Match(&n.Node) {
@@ -212,7 +237,9 @@ func (e *Engine) reason(r *Request, i int32, f Filter) string {
 	case Platforms:
 		return fmt.Sprintf("is %s/%s", n.OS, n.Arch)
 	case HostPorts:
-		return "host-mode port already in use"
+		if k := e.portTaken(i, r); k >= 0 {
+			return "host-mode port " + r.Ports[k].String() + " already in use"
+		}
 	case MaxReplicas:
 		return fmt.Sprintf("already runs %d", e.have[i])
 	}

@@ -1,6 +1,7 @@
 package place
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -26,6 +27,11 @@ func MakePort(proto string, number uint32, at string) Port {
 		p.number |= 2 << 16
 	}
 	return p
+}
+
+// String is a port as people write it: 80/tcp.
+func (p Port) String() string {
+	return fmt.Sprintf("%d/%s", p.number&0xffff, [...]string{"tcp", "udp", "sctp"}[p.number>>16])
 }
 
 // Meets reports whether two tasks cannot hold these on one node.
@@ -100,3 +106,6 @@ func (r *Request) RunsOn(n *constraint.Node) bool {
 			(p.Arch == "" || n.Arch == "" || strings.EqualFold(constraint.Arch(p.Arch), constraint.Arch(n.Arch)))
 	})
 }
+
+// String is a plugin as people read it: volume plugin rexray.
+func (p *Plugin) String() string { return strings.ToLower(p.Type) + " plugin " + p.Name }

@@ -9,6 +9,7 @@ import (
 // place finds nodes for the service's tasks that need one. Pinned tasks go first, as in Swarm.
 func (p *planner) place() {
 	p.hold()
+	p.wait()
 	if len(p.wants) == 0 {
 		return
 	}

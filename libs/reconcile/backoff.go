@@ -25,13 +25,13 @@ const (
 func (r *restartPolicy) longest() int64 { return max(r.delay, r.maxDelay) }
 
 // wait is how long a unit waits after the failure of the task with that id, the n-th in a row: the delay, from the
-// sixth failure on twice as long each time up to maxDelay, less a jitter that depends on the id alone.
-func (r *restartPolicy) wait(id string, n uint32) int64 {
-	if n <= patientFailures || r.maxDelay <= r.delay {
+// failure after patience on twice as long each time up to maxDelay, less a jitter that depends on the id alone.
+func (r *restartPolicy) wait(id string, n, patience uint32) int64 {
+	if n <= patience || r.maxDelay <= r.delay {
 		return r.delay
 	}
 	d := max(r.delay, leastGrowing)
-	for range n - patientFailures {
+	for range n - patience {
 		if d *= 2; d >= r.maxDelay {
 			d = r.maxDelay
 			break

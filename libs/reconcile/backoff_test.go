@@ -36,8 +36,8 @@ func TestDelayGrows(t *testing.T) {
 	} {
 		r := restartPolicy{delay: c.delay, maxDelay: c.most}
 		for _, id := range []string{"a", "b", "qn2l0ucdpqjfmbo2mqg3k6sdt"} {
-			got := r.wait(id, c.n)
-			if got > c.want || got < min(c.want-c.want/jitterPart, c.want) || c.n <= patientFailures && got != c.want || got != r.wait(id, c.n) {
+			got := r.wait(id, c.n, patientFailures)
+			if got > c.want || got < min(c.want-c.want/jitterPart, c.want) || c.n <= patientFailures && got != c.want || got != r.wait(id, c.n, patientFailures) {
 				t.Errorf("%+v: %s waits %d", c, id, got)
 			}
 		}
@@ -51,7 +51,7 @@ func TestDelayIsMonotoneAndCapped(t *testing.T) {
 		before := int64(0)
 		for n := range uint32(80) {
 			id := rapid.StringMatching(`[a-z0-9]{25}`).Draw(t, "id")
-			d := r.wait(id, n)
+			d := r.wait(id, n, patientFailures)
 			if d < r.delay || d > r.longest() {
 				t.Fatalf("failure %d waits %d", n, d)
 			}

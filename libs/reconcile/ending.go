@@ -43,6 +43,12 @@ func (t *Task) stopping() bool {
 		t.Reported && t.Seen <= Running && t.DesiredAt != 0 && n.applied >= t.DesiredAt
 }
 
+// unbegun: it was told to stop before it ran, and its agent has read that: it never will.
+func (t *Task) unbegun() bool {
+	n := t.Node()
+	return t.Desired > Complete && t.Seen < Starting && n != nil && n.hasStatus && t.DesiredAt != 0 && n.applied >= t.DesiredAt
+}
+
 // predecessors are the tasks that ran in a unit before, also those that a scale removed from it and that have not stopped.
 func (p *planner) predecessors(u *unit) []*Task {
 	if len(p.removed) == 0 {
@@ -64,7 +70,7 @@ func (p *planner) holdsUp(o, t *Task) bool {
 		return true
 	case o.Node() == t.Node():
 		return !o.quiet() // the same agent stops one and starts the other, and they share its resources and ports
-	case o.stopped(), p.startFirst() && !p.v.job() && !p.v.alone(t.Revision):
+	case o.stopped(), o.unbegun(), p.startFirst() && !p.v.job() && !p.v.alone(t.Revision):
 		return false
 	}
 	left := p.stopTime(o)

@@ -24,6 +24,7 @@ type Node struct {
 	generic  []place.Generic
 	maxTasks int
 
+	sick   string            // what keeps it from beginning tasks, by its own word; "" = nothing
 	fenced bool              // it was cut off, and has not taken its new task set since
 	global []string          // its volume plug-ins whose volumes are the same everywhere
 	holds  map[volumeID]bool // volumes of plug-ins that it says it has mounted
@@ -54,7 +55,7 @@ func (n *Node) Hostname() string {
 
 // accepts: new tasks may be placed there.
 func (n *Node) accepts() bool {
-	return n.Exists && !n.fenced && n.State == skepv1.NodeState_NODE_STATE_READY && n.Availability == skepv1.Availability_AVAILABILITY_ACTIVE
+	return n.Exists && !n.fenced && n.sick == "" && n.State == skepv1.NodeState_NODE_STATE_READY && n.Availability == skepv1.Availability_AVAILABILITY_ACTIVE
 }
 
 // lost: its tasks must run elsewhere, now.
@@ -127,7 +128,8 @@ func (n *Node) describe(d *skepv1.NodeDescription) bool {
 		slices.EqualFunc(generic, n.generic, func(a, b place.Generic) bool {
 			return a.Kind == b.Kind && a.Value == b.Value && slices.Equal(a.Named, b.Named)
 		}) &&
-		n.cpu == r.GetNanoCpus() && n.mem == r.GetMemoryBytes() && n.maxTasks == int(d.GetMaxTasks())
+		n.cpu == r.GetNanoCpus() && n.mem == r.GetMemoryBytes() && n.maxTasks == int(d.GetMaxTasks()) && (n.sick == "") == (d.GetTrouble() == "")
+	n.sick = d.GetTrouble()
 	n.attrs, n.plugins, n.generic = a, plugins, generic
 	n.cpu, n.mem, n.maxTasks = r.GetNanoCpus(), r.GetMemoryBytes(), int(d.GetMaxTasks())
 	return !same

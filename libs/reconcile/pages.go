@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"skep.dev/libs/keys"
+	"skep.dev/libs/place"
 	"skep.dev/libs/record"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -77,7 +78,7 @@ func (s *State) putPage(p *Page, val []byte, rev uint64) error {
 func (t *Task) adopt(r *Task) {
 	t.Slot, t.Revision, t.Created, t.VerdictAt, t.NotBefore = r.Slot, r.Revision, r.Created, r.VerdictAt, r.NotBefore
 	if r.Verdict == Failed && t.Verdict != Failed && t.Node() != nil {
-		t.Service.failed(t.Node(), t.Revision, r.VerdictAt) // as one that failed by itself counts
+		t.Service.failed(t.Node(), t.Revision, r.VerdictAt, 1) // as one that failed by itself counts
 	}
 	t.Desired, t.Verdict, t.More = r.Desired, r.Verdict, r.More
 }
@@ -103,6 +104,7 @@ func (s *State) list(t *Task, p *Page) {
 	if st := p.Node.early[t.ID]; st != nil {
 		delete(p.Node.early, t.ID)
 		s.sense(t, st)
+		s.refuse(t, st)
 		t.see(st)
 	}
 	s.book(t)
@@ -124,6 +126,7 @@ func (s *State) drop(t *Task) {
 	s.unlist(t)
 	delete(s.tasks, t.ID)
 	delete(s.sick, t)
+	delete(s.refused, t)
 	delete(s.named, t)
 	v := t.Service
 	last := v.tasks[len(v.tasks)-1]
@@ -202,6 +205,7 @@ func (s *State) putStatus(n *Node, st *skepv1.NodeStatus, present bool, at int64
 			t.Reported = true // states only grow: an older report came late
 			continue
 		}
+		s.refuse(t, r)
 		t.see(r)
 		if t.up != up || t.well != well {
 			s.markDependents(t.Service)
@@ -213,8 +217,11 @@ func (s *State) putStatus(n *Node, st *skepv1.NodeStatus, present bool, at int64
 		s.mark(t.Service)
 		if t.Seen > Running && was <= Running {
 			freed = true
-			if t.Seen == Failed || t.Seen == Rejected {
-				t.Service.failed(n, t.Revision, at)
+			switch t.Seen {
+			case Failed:
+				t.Service.failed(n, t.Revision, at, 1)
+			case Rejected: // what a node cannot prepare another may: it is the last to be asked again
+				t.Service.failed(n, t.Revision, at, place.FailureLimit)
 			}
 		}
 	}

@@ -184,6 +184,7 @@ type want struct {
 	credit  *Task   // it will take this one's place, which it may count as free
 	beside  *Task   // it is to run beside this one, which it replaces, or take its place if it cannot
 	drained []*Task // stop these when there is no place for it
+	refused string  // the one before it was rejected, and why: it gets no node while its delay runs
 }
 
 // tally counts per node and forgets fast.

@@ -43,7 +43,7 @@ func (p *planner) revive(u *unit) {
 // goalAfter is what is desired of a replacement at first: to be held while its delay or the end of a task before it is
 // awaited.
 func (p *planner) goalAfter(u *unit, notBefore int64) TaskState {
-	if notBefore > p.now || slices.ContainsFunc(p.predecessors(u), func(o *Task) bool { return !p.stopped(o) }) {
+	if notBefore > p.now || slices.ContainsFunc(p.predecessors(u), func(o *Task) bool { return !p.stopped(o) && !o.unbegun() }) {
 		return Ready
 	}
 	return p.goal()
@@ -65,11 +65,11 @@ func (p *planner) policy(u *unit, last *Task) (another bool, delay int64, reason
 		return true, 0, "the task before it was lost"
 	}
 	reason = "restart: the task before it is " + last.State().String()
-	n := p.failures(last)
-	if n > patientFailures {
+	n, patience := p.failures(last), last.patience()
+	if n > patience {
 		reason += ", " + strconv.FormatUint(uint64(n), 10) + " failed in a row"
 	}
-	return true, r.wait(last.ID, n), reason
+	return true, r.wait(last.ID, n, patience), reason
 }
 
 // rule is what the policy says besides times.

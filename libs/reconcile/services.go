@@ -97,6 +97,7 @@ type failure struct {
 	node *Node
 	at   int64
 	rev  uint64
+	n    int32 // it counts as so many
 }
 
 // failureWindow is how long a failure counts against a node.
@@ -303,17 +304,18 @@ func (v *Service) failuresOn(now int64, revision uint64) []place.Count {
 			continue
 		}
 		if i := slices.IndexFunc(out, func(c place.Count) bool { return c.Node == f.node.index }); i >= 0 {
-			out[i].N++
+			out[i].N += f.n
 		} else {
-			out = append(out, place.Count{Node: f.node.index, N: 1})
+			out = append(out, place.Count{Node: f.node.index, N: f.n})
 		}
 	}
 	return out
 }
 
-func (v *Service) failed(n *Node, rev uint64, at int64) {
+// failed notes a failure on a node, which counts as many.
+func (v *Service) failed(n *Node, rev uint64, at int64, as int32) {
 	v.fails = slices.DeleteFunc(v.fails, func(f failure) bool { return f.at <= at-failureWindow })
 	if len(v.fails) < 1000 {
-		v.fails = append(v.fails, failure{node: n, at: at, rev: rev})
+		v.fails = append(v.fails, failure{node: n, at: at, rev: rev, n: as})
 	}
 }

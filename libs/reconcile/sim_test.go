@@ -47,12 +47,14 @@ type simNode struct {
 	silent bool
 	seen   map[string]*skepv1.TaskStatus
 	fail   bool // tasks started here fail
+	hangs  bool // nothing can be begun or stopped here: its containerd does not answer
+	lacks  bool // what tasks need is not here: they are rejected
 
 	stops time.Duration        // how long a running task takes to stop, 0 = no time
 	told  map[string]time.Time // when each was told to
 }
 
-// An image says how its tasks fare: "bad" ends at once, "late" ends 3 s after it began to run, "mute" never serves.
+// An image says how its tasks fare: "nowhere" is rejected, "bad" ends at once, "late" ends 3 s after it began to run, "mute" never serves.
 func (m *sim) image(t *Task) string {
 	if v := m.images[t.Service.ID]; v != nil {
 		return v[t.Revision]
@@ -288,6 +290,13 @@ func (m *sim) agent(id string) {
 		for _, t := range page.Tasks {
 			s := n.seen[t.ID]
 			want := Running
+			if n.hangs && t.Desired != Remove {
+				if s == nil {
+					s = &skepv1.TaskStatus{TaskId: t.ID, State: skepv1.TaskState_TASK_STATE_PREPARING, SinceUnixMs: m.now.UnixMilli()}
+				}
+				next[t.ID] = s
+				continue
+			}
 			switch {
 			case t.Desired > Complete && n.lingers(s, m.now):
 				next[t.ID] = s
@@ -302,6 +311,10 @@ func (m *sim) agent(id string) {
 				want = Failed
 			}
 			image := m.image(t)
+			if (n.lacks || image == "nowhere") && want <= Running && TaskState(s.GetState()) < Ready {
+				next[t.ID] = &skepv1.TaskStatus{TaskId: t.ID, State: skepv1.TaskState(Rejected), SinceUnixMs: m.now.UnixMilli(), Err: "no such image:\n " + image}
+				continue
+			}
 			if image == "bad" && want == Running {
 				want = Failed
 			}
@@ -415,7 +428,7 @@ func (m *sim) same() {
 			m.fatal.Fatalf("task %s is missing by feed", id)
 		}
 		a, b := appendTask(nil, t, t.Service.ID), appendTask(nil, o, o.Service.ID)
-		if string(a) != string(b) || t.Page.Key != o.Page.Key || t.Seen != o.Seen || t.DesiredAt != o.DesiredAt || m.s.sick[t] != m.shadow.sick[o] || t.ran != o.ran || t.served != o.served {
+		if string(a) != string(b) || t.Page.Key != o.Page.Key || t.Seen != o.Seen || t.DesiredAt != o.DesiredAt || m.s.sick[t] != m.shadow.sick[o] || m.s.refused[t] != m.shadow.refused[o] || t.ran != o.ran || t.served != o.served {
 			m.fatal.Fatalf("task %s differs: %+v and by feed %+v", id, t, o)
 		}
 	}

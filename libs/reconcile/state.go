@@ -25,6 +25,7 @@ type State struct {
 	dirty    map[*Service]struct{}
 	left     map[*Page]struct{} // empty pages of nodes that are gone: their keys should go
 	sick     map[*Task]string   // those reported as unhealthy, with the last line of what the probe said
+	refused  map[*Task]string   // those their nodes rejected, and why
 	// dependents are the services whose tasks wait for a service, by its id.
 	dependents map[string]map[*Service]struct{}
 
@@ -60,7 +61,7 @@ type Page struct {
 func NewState() *State {
 	return &State{
 		nodes: map[string]*Node{}, services: map[string]*Service{}, pages: map[string]*Page{}, tasks: map[string]*Task{},
-		unplaced: map[*Service]int{}, dirty: map[*Service]struct{}{}, left: map[*Page]struct{}{}, sick: map[*Task]string{}, history: 5,
+		unplaced: map[*Service]int{}, dirty: map[*Service]struct{}{}, left: map[*Page]struct{}{}, sick: map[*Task]string{}, refused: map[*Task]string{}, history: 5,
 		dependents: map[string]map[*Service]struct{}{}, networks: map[string]bool{},
 		claims: map[string]*claim{}, claimants: map[*Service]struct{}{}, global: map[string]int{},
 	}

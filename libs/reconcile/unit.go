@@ -60,6 +60,8 @@ func (p *planner) settle(u *unit, frozen bool) {
 			p.stop(t, "its node was fenced")
 		case n.lost() && u.node == nil:
 			p.stop(t, "its node is down")
+		case n.sick != "" && u.node == nil && t.State() < Starting:
+			p.stop(t, "its node cannot begin it: "+n.sick)
 		case u.node == nil && p.violates(t), u.node != nil && p.overcommitted(t):
 			p.reject(t)
 		case n.drained() && p.v.job():
@@ -369,5 +371,5 @@ func (p *planner) create(u *unit, revision uint64, replaces *Task, desired TaskS
 	}
 	u.created++
 	p.change(Change{New: t, Verb: Create, Reason: reason})
-	p.wants = append(p.wants, want{change: len(p.out.Changes) - 1, task: t, pin: u.node})
+	p.wants = append(p.wants, want{change: len(p.out.Changes) - 1, task: t, pin: u.node, refused: p.refusal(u)})
 }

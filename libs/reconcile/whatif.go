@@ -118,7 +118,7 @@ func (s *State) Placing(v *Service, now time.Time) *skepv1.Placing {
 	}
 	for _, c := range x.Candidates {
 		n := s.byID[c.Node]
-		k := &skepv1.ScoredNode{NodeId: n.ID, Hostname: n.Hostname(), Score: c.Score, ServiceTasks: uint64(c.ServiceTasks), Tasks: uint64(c.Tasks)}
+		k := &skepv1.ScoredNode{NodeId: n.ID, Hostname: n.Hostname(), Score: c.Score, ServiceTasks: uint64(c.ServiceTasks), Tasks: uint64(c.Tasks), Failures: uint64(c.Failures)}
 		switch {
 		case c.Failures > 0:
 			k.Reason = "the service failed there of late"
@@ -148,6 +148,20 @@ func (s *State) Waiting(v *Service) []*skepv1.Task {
 		return compare(a.Meta.Id, b.Meta.Id)
 	})
 	return out
+}
+
+// NoneIsWell reports whether tasks of the service run, or were ended for their health, and none is healthy and ready.
+func (s *State) NoneIsWell(v *Service) bool {
+	tried := false
+	for _, t := range v.tasks {
+		switch {
+		case t.wanted() && t.up && t.well:
+			return false
+		case t.wanted() && t.up, t.endedForHealth(), t.more().ForHealth:
+			tried = true
+		}
+	}
+	return tried
 }
 
 func (t *Task) view() *skepv1.Task {

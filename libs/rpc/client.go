@@ -29,6 +29,7 @@ func Call(ctx context.Context, nc *nats.Conn, on string, req, reply proto.Messag
 	if t := Trace(ctx); t != "" {
 		m.Header.Set(HeaderTrace, t)
 	}
+	tellRequest(ctx, m.Header)
 	r, err := request(ctx, nc, m)
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):

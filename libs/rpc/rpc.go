@@ -20,6 +20,9 @@ const (
 	HeaderTrace       = "Skep-Trace"
 	// HeaderStale, on a reply, says that the managers have no leader: it is as of then (unix ms).
 	HeaderStale = "Skep-Stale"
+	// HeaderRequest is the id of a request that changes something, HeaderAgain says that it was asked before.
+	HeaderRequest = "Skep-Request"
+	HeaderAgain   = "Skep-Again"
 
 	TypeJSON  = "application/json"
 	TypeProto = "application/x-protobuf"

@@ -265,6 +265,10 @@ func serve[Q, R proto.Message](s *Server, req *nats.Msg, h func(context.Context,
 			s.reply(req, ErrorReply(code, text))
 		}
 	}()
+	ctx, err := withMark(ctx, req)
+	if err != nil {
+		return s.fail(req, err)
+	}
 	q := fresh[Q]()
 	isJSON, err := Decode(req.Data, req.Header.Get(HeaderContentType), q)
 	if err != nil {

@@ -149,9 +149,11 @@ func validateRights(c *skepv1.ContainerSpec) error {
 			return fault.Invalid("invalid seccomp mode %q: use default, unconfined or custom", p.SeccompMode)
 		}
 		switch p.ApparmorMode {
-		case "", "default", "disabled":
+		case "", "disabled": // the same: no node loads a profile
+		case "default":
+			return fault.Invalid("apparmor mode default: containers are not confined by an AppArmor profile here; leave it out, or say disabled")
 		default:
-			return fault.Invalid("invalid apparmor mode %q: use default or disabled", p.ApparmorMode)
+			return fault.Invalid("invalid apparmor mode %q: use disabled, or leave it out", p.ApparmorMode)
 		}
 		if p.CredentialSpec != "" {
 			scheme, _, _ := strings.Cut(p.CredentialSpec, "://")

@@ -285,6 +285,7 @@ var fieldWords = map[string]string{
 	"mode.replicated_job.max_concurrent":    "max concurrent",
 	"mode.replicated_job.total_completions": "completions",
 	"endpoint.mode":                         "endpoint mode",
+	"endpoint.dns_starting":                 "dns-starting",
 	"endpoint.ports":                        "published ports",
 	"task.force_update":                     "forced update",
 	"task.resources.limits.nano_cpus":       "cpu limit (nano)",

@@ -178,6 +178,9 @@ func validateEndpoint(s *skepv1.ServiceSpec) error {
 	if _, ok := skepv1.EndpointSpec_Mode_name[int32(e.Mode)]; !ok {
 		return fault.Invalid("EndpointSpec: invalid endpoint-mode %d: use vip or dnsrr", e.Mode)
 	}
+	if e.DnsStarting && len(Overlays(s)) == 0 {
+		return fault.Invalid("EndpointSpec: dns-starting lists tasks by name on the service's networks, and it is on none: give it a network, or leave dns-starting out")
+	}
 	for i, p := range e.Ports {
 		switch p.Protocol {
 		case "", "tcp", "udp", "sctp":

@@ -240,6 +240,12 @@ var refusals = []refusal{
 	{"no target", port(0, &skepv1.PortConfig{PublishedPort: 80}), "missing mandatory field 'target' of a published port"},
 	{"port range", port(0, &skepv1.PortConfig{TargetPort: 80, PublishedPort: 70000}), "EndpointSpec: invalid published port 70000: use 1 to 65535, or none for a free one"},
 	{"protocol", port(0, &skepv1.PortConfig{TargetPort: 80, Protocol: "icmp"}), "invalid protocol value 'icmp': use tcp, udp or sctp"},
+	{"dns-starting without a network", func(s *skepv1.ServiceSpec, _ *skepv1.ContainerSpec) {
+		s.Endpoint = &skepv1.EndpointSpec{DnsStarting: true}
+	}, "EndpointSpec: dns-starting lists tasks by name on the service's networks, and it is on none: give it a network, or leave dns-starting out"},
+	{"dns-starting on the host's network", func(s *skepv1.ServiceSpec, _ *skepv1.ContainerSpec) {
+		s.Endpoint, s.Task.Networks = &skepv1.EndpointSpec{DnsStarting: true}, []*skepv1.NetworkAttachment{{Target: "host"}}
+	}, "EndpointSpec: dns-starting lists tasks by name on the service's networks, and it is on none: give it a network, or leave dns-starting out"},
 	{"dnsrr with ingress", port(skepv1.EndpointSpec_MODE_DNSRR, &skepv1.PortConfig{TargetPort: 80}), "EndpointSpec: port published with ingress mode can't be used with dnsrr mode"},
 	{"dnsrr with host", port(skepv1.EndpointSpec_MODE_DNSRR, &skepv1.PortConfig{TargetPort: 80, PublishMode: skepv1.PublishMode_PUBLISH_MODE_HOST}), ""},
 }

@@ -123,6 +123,11 @@ var (
 	nodeVerbs    = []string{"image-pull", "image-remove", "image-load", "volume-create", "volume-update", "volume-remove", "volume-prune", "upgrade", "upgrade-undone", "describe", "unknown", "ready", "down", "disconnected", "path-open", "path-blocked", "fencing", "duplicate"}
 )
 
+// EventKinds are the kinds of things that events tell of.
+func EventKinds() []string {
+	return append(slices.Clone(changedKinds), "node", "task")
+}
+
 // EventSubjects are the subjects of one of the streams of events, those of one kind or, with kind "", all.
 func EventSubjects(stream, kind string) []string {
 	var out []string

@@ -49,11 +49,11 @@ func (n Names) Expand(text string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("template %q: %w", text, err)
 	}
-	var b bounded
-	if err := t.Execute(&b, n); err != nil {
+	out, err := t.Execute(n)
+	if err != nil {
 		return "", fmt.Errorf("template %q: %s", text, saying(err))
 	}
-	return b.String(), nil
+	return out, nil
 }
 
 // Hostname is the container's: the template, or the task id's first 12 characters as docker does with a container's.
@@ -81,10 +81,10 @@ func Plain(text string) (ofNode bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("template %q: %w", text, err)
 	}
-	if t.Tree == nil {
+	if len(t.Nodes()) == 0 {
 		return false, fmt.Errorf("template %q: %w", text, errNotPlain)
 	}
-	for _, n := range t.Root.Nodes {
+	for _, n := range t.Nodes() {
 		switch n := n.(type) {
 		case *parse.TextNode, *parse.CommentNode:
 			continue

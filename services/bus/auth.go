@@ -212,6 +212,9 @@ func (a routeAuth) Check(c server.ClientAuthentication) bool {
 		a.bus.refusals.Warn("refused a route: that manager is not in the group any more", zap.String("node", ident.NodeID), zap.Stringer("addr", c.RemoteAddress()))
 		return false
 	}
+	if ok && a.bus.isDouble(ident.NodeID, c) {
+		return false
+	}
 	if !ok {
 		a.bus.refusals.Warn("refused a route: not a manager of this cluster",
 			zap.String("node", ident.NodeID), zap.String("role", string(ident.Role)), zap.Stringer("addr", c.RemoteAddress()), zap.Error(err))

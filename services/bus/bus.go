@@ -35,6 +35,9 @@ type Bus struct {
 	// What a Manager knows of its group; set before Run.
 	epoch func() uint64          // of the cluster's founding
 	out   func(node string) bool // it was in the group and is not any more
+	// double is told of a machine that comes as a manager that is there.
+	double  func(node string, first, second machine)
+	doubles doubles
 
 	mu      sync.Mutex
 	main    *instance
@@ -51,7 +54,7 @@ func New(cfg Config) (*Bus, error) {
 	b := &Bus{
 		cfg: cfg, log: cfg.Log, secret: rand.Text(),
 		serving: make(chan struct{}), Span: life.New(),
-		epoch: func() uint64 { return 0 }, out: func(string) bool { return false },
+		epoch: func() uint64 { return 0 }, out: func(string) bool { return false }, double: func(string, machine, machine) {},
 	}
 	b.guests = newGuests(b.kick, b.alive)
 	b.hush()

@@ -182,3 +182,17 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		t.Fatal("a stopped bus gives connections")
 	}
 }
+
+// Who is reached over IPv6 listens there, unless told where to.
+func TestListensWhereItIsReached(t *testing.T) {
+	ca := pkitest.NewCA(t)
+	for _, c := range []struct{ listen, advertise, want string }{
+		{"", "192.0.2.1:2377", "0.0.0.0:2377"}, {"", "[fd00::1]:2377", "[::]:2377"}, {"0.0.0.0:99", "[fd00::1]:99", "[::]:99"}, {"127.0.0.1:99", "[fd00::1]:99", "127.0.0.1:99"}, {"0.0.0.0:99", "m1.lan:99", "0.0.0.0:99"},
+	} {
+		cfg := lone(t, ca, id.New())
+		cfg.Listen, cfg.Advertise = c.listen, c.advertise
+		if err := cfg.complete(); err != nil || cfg.Listen != c.want {
+			t.Errorf("listen %q, advertise %s: %s, %v; want %s", c.listen, c.advertise, cfg.Listen, err, c.want)
+		}
+	}
+}

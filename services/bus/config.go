@@ -117,8 +117,13 @@ func (c *Config) complete() error {
 	if err != nil {
 		return fmt.Errorf("configure the bus: advertise address: %w", err)
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+	ip := net.ParseIP(host)
+	if host == "" || ip != nil && ip.IsUnspecified() {
 		return fmt.Errorf("configure the bus: advertise address %q names no host others could dial", c.Advertise)
+	}
+	if at, _, err := splitAddr(c.Listen); err == nil && at == "0.0.0.0" && ip != nil && ip.To4() == nil {
+		// At every address, and that is of IPv4 alone where it is said so; this one also hears IPv4.
+		c.Listen = net.JoinHostPort("::", strconv.Itoa(port))
 	}
 	if c.Cluster == "" {
 		c.Cluster = "skep"

@@ -12,6 +12,9 @@ var ErrRefused = errors.New("the managers do not let this node in")
 // ErrOver ends Manager.Run when the cluster was founded anew, or restored, without this manager.
 var ErrOver = errors.New("the cluster was founded anew without this manager: its store is of a cluster that is over")
 
+// ErrDuplicate ends Manager.Run when another machine is there under this node's name. The text says where both are.
+var ErrDuplicate = errors.New("another machine runs as this manager")
+
 // StartsAgain reports whether what ended Manager.Run asks for the next Run at once.
 func StartsAgain(err error) bool { return errors.Is(err, ErrAsked) || errors.Is(err, ErrStore) }
 

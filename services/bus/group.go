@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/rpc"
@@ -41,6 +42,10 @@ type group struct {
 	beats map[string]heard
 	end   error
 
+	session string // of this start: it tells two machines with one identity apart
+	boss    *nats.Conn
+	doubled map[string]time.Time // by node and address: when a second machine was told of
+
 	witness sync.Mutex // one change of the witness at a time
 
 	toldFull time.Time // when it was last said that the store has stopped (here's goroutine)
@@ -55,7 +60,7 @@ type heard struct {
 }
 
 func newGroup(b *Bus) *group {
-	return &group{b: b, log: b.log.Named("group"), over: make(chan struct{}), wake: make(chan struct{}, 1), beats: map[string]heard{}, set: &skepv1.ManagerSet{}}
+	return &group{b: b, log: b.log.Named("group"), over: make(chan struct{}), wake: make(chan struct{}, 1), beats: map[string]heard{}, set: &skepv1.ManagerSet{}, session: id.New(), doubled: map[string]time.Time{}}
 }
 
 // Names of servers: <node>-<number>, of witnesses <node>-w<number>. A node's numbers only grow, over both.

@@ -1,10 +1,11 @@
 package bus
 
 import (
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
+
+	"skep.dev/libs/diskspace"
 )
 
 // roomAgain is how much of the disk must be free before a store that stopped for want of it starts again, in bytes.
@@ -18,7 +19,7 @@ func (g *group) storeStopped() {
 	if main == nil || !main.Running() || main.JetStreamEnabled() {
 		return
 	}
-	free, _, err := space(g.b.cfg.DataDir)
+	free, _, err := diskspace.Of(g.b.cfg.DataDir)
 	if err == nil && free >= roomAgain {
 		g.log.Warn("the store of this manager stopped, and its disk has room: the broker starts again", zap.Uint64("free", free))
 		g.finish(ErrStore)
@@ -29,13 +30,4 @@ func (g *group) storeStopped() {
 		g.log.Error("the store of this manager stopped: its disk is full. It starts again by itself once there is room",
 			zap.String("dir", g.b.cfg.DataDir), zap.Uint64("free", free), zap.Uint64("needs", roomAgain), zap.Error(err))
 	}
-}
-
-// space is what is free where a directory lies, and how large that file system is, in bytes.
-func space(dir string) (free, total uint64, err error) {
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(dir, &fs); err != nil {
-		return 0, 0, err
-	}
-	return fs.Bavail * uint64(fs.Bsize), fs.Blocks * uint64(fs.Bsize), nil
 }

@@ -133,7 +133,8 @@ func admit(set *skepv1.ManagerSet, node string, q *skepv1.EnlistRequest, heard m
 		return next, m.GetServer(), nil
 	}
 	if old == nil || old.GetState() == voter {
-		if s := set.GetStep(); s != nil {
+		// Copies wait for every manager, also for the server of this one, which is gone for good: they are made after it.
+		if s := set.GetStep(); s != nil && !(old != nil && s.GetAction() == actScale) {
 			return nil, "", fault.Unavailable("%s; node %s is let in after it", doing(set), node)
 		}
 	}

@@ -64,11 +64,17 @@ func (g *group) place(ctx context.Context, anew *Refounding) (*Place, error) {
 		p.ClusterID = cfg.TLS.Identity().ClusterID
 		p, err = anew.alone(p, cfg)
 	case p != nil && store:
+		if err := g.sole(ctx, p.set()); err != nil {
+			return nil, fmt.Errorf("start the broker %s: %w", p.Server, err)
+		}
 		if newer, addr := newerEpoch(ctx, cfg.TLS, g.others(p.set()), p.Epoch); newer != nil {
 			p, err = g.outlived(ctx, p, newer, addr)
-		} else if err := g.confirm(ctx, p); err != nil {
+			break
+		}
+		if err := g.confirm(ctx, p); err != nil {
 			return nil, err
 		}
+		p, err = g.examine(ctx, p)
 	case p != nil && len(p.Routes) == 0 && !cfg.Found:
 		return nil, fmt.Errorf("start the broker: the store of this manager, which had the only copy, is gone from %s: put it back, or restore a backup", cfg.DataDir)
 	case p != nil && len(p.Routes) > 0:

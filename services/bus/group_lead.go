@@ -185,12 +185,12 @@ func (l *leader) step(ctx context.Context) (pause time.Duration, err error) {
 		l.tell(p, set)
 		return 0, nil
 	case p.do != "":
-		l.say("")
 		ctx, cancel := context.WithTimeout(ctx, actFor)
 		defer cancel()
 		if err := l.act(ctx, p, set); err != nil {
 			return busyEvery, fmt.Errorf("%s %s: %w", p.do, p.server, err)
 		}
+		l.say("") // not before: what fails again and again is said
 		return 0, nil
 	case p.waits != "":
 		l.say(p.waits)

@@ -441,12 +441,14 @@ func TestAdmit(t *testing.T) {
 		code  fault.Code
 		text  string
 	}{
-		"a new one":                    {node: "c", name: "c-1"},
-		"one whose store is gone":      {node: "b", name: "b-5"},
-		"while another change goes on": {node: "c", set: step, code: fault.CodeUnavailable, text: "all streams are given 3 replicas; node c is let in after it"},
-		"a copy of a machine":          {node: "b", heard: map[string]bool{"b-1": true}, code: fault.CodeUnavailable, text: "server b-1 at 10.0.0.2:2377: the one at 10.0.0.9:2377 waits"},
-		"one that still leaves":        {node: "b", set: func(s *skepv1.ManagerSet) { s.Managers[1].State = leaving }, code: fault.CodeUnavailable, text: "still leaves"},
-		"while another joins":          {node: "c", set: func(s *skepv1.ManagerSet) { s.Managers[1].State = joining }, code: fault.CodeUnavailable, text: "let in after it"},
+		"a new one":                                             {node: "c", name: "c-1"},
+		"one whose store is gone":                               {node: "b", name: "b-5"},
+		"while another change goes on":                          {node: "c", set: step, code: fault.CodeUnavailable, text: "all streams are given 3 replicas; node c is let in after it"},
+		"a copy of a machine":                                   {node: "b", heard: map[string]bool{"b-1": true}, code: fault.CodeUnavailable, text: "server b-1 at 10.0.0.2:2377: the one at 10.0.0.9:2377 waits"},
+		"one whose store is gone, when copies wait for it":      {node: "b", set: step, name: "b-5"},
+		"one whose store is gone, while another change goes on": {node: "b", set: func(s *skepv1.ManagerSet) { s.Step = &skepv1.ManagerStep{Action: actStopWitness} }, code: fault.CodeUnavailable, text: "let in after it"},
+		"one that still leaves":                                 {node: "b", set: func(s *skepv1.ManagerSet) { s.Managers[1].State = leaving }, code: fault.CodeUnavailable, text: "still leaves"},
+		"while another joins":                                   {node: "c", set: func(s *skepv1.ManagerSet) { s.Managers[1].State = joining }, code: fault.CodeUnavailable, text: "let in after it"},
 		"one that asks again": {node: "d", set: func(s *skepv1.ManagerSet) {
 			s.Managers = append(s.Managers, &skepv1.Manager{NodeId: "d", Server: "d-7", State: joining})
 		}, name: "d-7"},

@@ -27,6 +27,9 @@ func (g *group) serve(boss *nats.Conn) (stop func(), err error) {
 		return nil, fmt.Errorf("serve the group of managers: %w", err)
 	}
 	me := g.b.cfg.NodeID
+	g.mu.Lock()
+	g.boss = boss
+	g.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
 	var beats sync.WaitGroup
 	var sub *nats.Subscription
@@ -47,6 +50,7 @@ func (g *group) serve(boss *nats.Conn) (stop func(), err error) {
 	for _, handle := range []func() error{
 		func() error { return api.Handle(srv, api.ManagerList, g.list) },
 		func() error { return api.Handle(srv, api.BusReach.At(me), g.reach) },
+		func() error { return api.Handle(srv, api.BusSelf.At(me), g.self) },
 		func() error { return api.Handle(srv, api.BusWitness.At(me), g.changeWitness) },
 		func() error { return api.Handle(srv, api.BusRetire.At(me), g.retire) },
 	} {

@@ -132,7 +132,7 @@ func (f *fleet) serve() {
 	}); err != nil {
 		f.t.Fatal(err)
 	}
-	for _, n := range []string{"m1", testState, "writer"} {
+	for _, n := range []string{testState, "writer", "m1"} { // a node that is not known while others are is let in no more
 		f.role(n, n == "m1")
 	}
 }

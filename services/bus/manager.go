@@ -41,7 +41,7 @@ func NewManager(cfg Config, socket string) (*Manager, error) {
 	}
 	m.Bus = b
 	m.group = newGroup(b)
-	b.epoch, b.out = m.group.epoch, m.group.isOut
+	b.epoch, b.out, b.double = m.group.epoch, m.group.isOut, m.group.duplicate
 	if _, err := ReadPlace(cfg.DataDir); err != nil {
 		return nil, fmt.Errorf("%w; restore the file, or take this manager out of the cluster and let it join again", err)
 	}
@@ -69,6 +69,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	anew, err := ReadRefounding(m.cfg.DataDir)
 	if err != nil {
 		return err
+	}
+	if err := m.awaitAddress(ctx); err != nil {
+		return orEnded(ctx, err)
 	}
 	place, err := m.group.place(ctx, anew)
 	if err != nil {
@@ -104,6 +107,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		}
 	}()
 	if anew == nil {
+		go m.group.watchSole(preparing)
 		go m.group.awaitAsked(preparing)
 	} else {
 		err = m.group.refound(preparing, anew)
@@ -158,6 +162,12 @@ func (m *Manager) prepare(ctx context.Context, anew *Refounding) (release func()
 		return nil, err
 	}
 	undo = append(undo, stop)
+	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	var watch sync.WaitGroup
+	undo = append(undo, func() { unwatch(); watch.Wait() })
+	watch.Go(func() {
+		newDiskWatch(m.cfg.DataDir, m.log.Named("store")).run(watching, func() error { return durably(m.cfg.DataDir) })
+	})
 	if !m.cfg.Bare { // root of a witness is nobody in the cluster
 		local, err := NewRelay(m.socket, m.Bus, m.log.Named("relay"))
 		if err != nil {

@@ -191,19 +191,23 @@ func (b *Bus) Evacuate(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("evacuate %s: %w", name, err)
 	}
-	err = await(ctx, 50*time.Millisecond, 0, func() bool { return uses(ctx, js, name) == nil })
+	slow := newLaggards(name)
+	look := func(s *jetstream.StreamInfo) { b.push(ctx, nc, slow, s) }
+	err = await(ctx, 50*time.Millisecond, 0, func() bool { return uses(ctx, js, name, look) == nil })
 	if err != nil {
-		return fmt.Errorf("evacuate %s: %w; %w", name, err, uses(context.WithoutCancel(ctx), js, name))
+		return fmt.Errorf("evacuate %s: %w; %w", name, err, uses(context.WithoutCancel(ctx), js, name, func(*jetstream.StreamInfo) {}))
 	}
 	return nil
 }
 
-// uses reports the first stream that has a replica on the server, or nil when there is none.
-func uses(ctx context.Context, js jetstream.JetStream, name string) error {
+// uses reports the first stream that has a replica on the server, or nil when there is none. Every stream it comes by is
+// shown to look.
+func uses(ctx context.Context, js jetstream.JetStream, name string, look func(*jetstream.StreamInfo)) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	l := js.ListStreams(ctx)
 	for s := range l.Info() {
+		look(s)
 		if s.Cluster == nil || s.Cluster.Leader == "" {
 			return fmt.Errorf("stream %s has no leader", s.Config.Name)
 		}
@@ -308,8 +312,10 @@ func (b *Bus) Scale(ctx context.Context, replicas int) error {
 			return fmt.Errorf("scale stream %s to %d replicas: %w", name, replicas, err)
 		}
 	}
+	slow := newLaggards("")
+	look := func(s *jetstream.StreamInfo) { b.push(ctx, nc, slow, s) }
 	for _, name := range names {
-		if err := await(ctx, 50*time.Millisecond, 0, func() bool { return scaled(ctx, js, name, replicas) }); err != nil {
+		if err := await(ctx, 50*time.Millisecond, 0, func() bool { return scaled(ctx, js, name, replicas, look) }); err != nil {
 			return fmt.Errorf("scale stream %s to %d replicas: %w", name, replicas, err)
 		}
 	}
@@ -332,14 +338,15 @@ func scale(ctx context.Context, js jetstream.JetStream, name string, replicas in
 	})
 }
 
-// scaled reports whether a stream has a leader and that number of replicas, all current.
-func scaled(ctx context.Context, js jetstream.JetStream, name string, replicas int) bool {
+// scaled reports whether a stream has a leader and that number of replicas, all current. It is shown to look.
+func scaled(ctx context.Context, js jetstream.JetStream, name string, replicas int, look func(*jetstream.StreamInfo)) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	s, err := js.Stream(ctx, name)
 	if err != nil {
 		return false
 	}
+	look(s.CachedInfo())
 	c := s.CachedInfo().Cluster
 	if c == nil || c.Leader == "" || len(c.Replicas) != replicas-1 {
 		return false

@@ -174,7 +174,7 @@ func foreign(role Role) []string {
 		"$JS.API.STREAM.DELETE.>", "$JS.API.STREAM.PURGE.>", "$JS.API.STREAM.RESTORE.>", "$JS.API.STREAM.MSG.DELETE.>",
 		subject.Join("*"), subject.Bucket("*").Key(keys.Checkpoint.Key()),
 		// What managers' brokers tell each other.
-		api.BusReach.Subject(), api.BusWitness.Subject(), api.BusRetire.Subject(), api.BusEnlist.Subject(), subject.AllManagerBeats,
+		api.BusReach.Subject(), api.BusSelf.Subject(), api.BusWitness.Subject(), api.BusRetire.Subject(), api.BusEnlist.Subject(), subject.AllManagerBeats,
 	}
 	for _, b := range subject.Buckets {
 		var others []string

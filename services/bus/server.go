@@ -57,6 +57,7 @@ func (b *Bus) options(name, dir string) (*server.Options, error) {
 		CustomRouterAuthentication: routeAuth{b},
 		Cluster: server.ClusterOpts{
 			Name: b.cfg.Cluster, TLSConfig: pki.RouteTLS(b.cfg.TLS), TLSTimeout: 5,
+			Username: name, // what it says who it is where it dials (isDouble); who may have a route, the certificate says
 			// A manager without power says nothing. Until its route ends, a part of all requests goes to its services.
 			PingInterval: time.Second, MaxPingsOut: 3,
 			// What is asked of the nearest instance stays here.
@@ -138,7 +139,7 @@ func (b *Bus) startWitnessServer(ctx context.Context, name string) (*instance, e
 // what peers do wrong.
 func (b *Bus) start(ctx context.Context, o *server.Options, routes []string, made func(*server.Server), peer func(cid uint64, text string)) (*instance, error) {
 	for _, r := range routes {
-		o.Routes = append(o.Routes, &url.URL{Scheme: "nats-route", Host: r})
+		o.Routes = append(o.Routes, &url.URL{Scheme: "nats-route", Host: r, User: url.User(o.ServerName)})
 	}
 	if o.JetStream {
 		if err := os.MkdirAll(o.StoreDir, 0o700); err != nil {

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/api"
+	"skep.dev/libs/diskspace"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
@@ -93,8 +94,11 @@ func (s *storeState) state(ctx context.Context, _ *skepv1.StoreStateRequest) (*s
 		out.WriteError = tried.err.Error()
 	}
 	var err error
-	if out.FreeBytes, out.TotalBytes, err = space(s.m.cfg.DataDir); err != nil {
+	if out.FreeBytes, out.TotalBytes, err = diskspace.Of(s.m.cfg.DataDir); err != nil {
 		s.m.log.Warn("look at the store's file system", zap.Error(err))
+	}
+	if dir, why, at := asideOf(s.m.cfg.DataDir); dir != "" {
+		out.DamagedDir, out.DamagedWhy, out.DamagedUnixMs = dir, why, at.UnixMilli()
 	}
 	if main := s.m.running(); main != nil {
 		if j, err := main.Jsz(&server.JSzOptions{}); err == nil {

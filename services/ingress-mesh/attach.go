@@ -207,7 +207,7 @@ func (s *Service) connectOverlay(ctx context.Context, rec record, m membership) 
 		return err
 	}
 	draining := s.drainingNow()
-	s.tables.setVirtual(m.Network, virtual(scope, draining))
+	s.tables.setVirtual(m.Network, virtual(scope, draining, s.node))
 	s.tables.setNames(m.Network, names(scope, draining))
 	return s.overlays.Attach(ctx, m.Network, overlay.Attachment{
 		Task: rec.Task, Netns: s.nsPath(rec.Task), Device: m.Device, Addr: m.Addr, Addr6: m.Addr6,

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -121,8 +122,12 @@ func (s *Service) apply(ctx context.Context, scopes map[string]bool) {
 			continue
 		}
 		if err := s.applyNetwork(ctx, id); err != nil {
-			s.log.Error("apply network", zap.String("network", id), zap.Error(err))
 			failed = append(failed, id)
+			if errors.As(err, new(errNotKnown)) {
+				s.log.Debug("a network that is still here is not known: it is being removed, or its record comes", zap.String("network", id))
+				continue
+			}
+			s.log.Error("apply network", zap.String("network", id), zap.Error(err))
 		}
 	}
 	s.meter.failed.WithLabelValues(runApply).Add(float64(len(failed)))
@@ -190,7 +195,8 @@ func (s *Service) applyPorts(ctx context.Context) error {
 	st := ingress.State{HostPorts: hostPorts(s.liveTasks(), draining)}
 	if s.follow != nil {
 		st.Peers = peers(s.follow.Scope(keys.ScopeNodes).Nodes, s.node)
-		st.Services = published(s.follow.Scope(keys.ScopeIngress), draining)
+		ports := s.follow.Scope(keys.ScopeIngress)
+		st.Services, st.Lost = published(ports, draining), lost(ports, s.node)
 	}
 	s.host.Lock()
 	defer s.host.Unlock()
@@ -215,33 +221,43 @@ func (s *Service) applyTask(rec record) error {
 	return s.clearFlows(rec, path, want)
 }
 
-// clearFlows ends the UDP flows of a task to backends that have left: without a new lookup they would go there for ever.
+// behind is what a task's virtual addresses lead to, and which tasks it was told are lost.
+type behind struct{ backends, lost map[netip.Addr]bool }
+
+// clearFlows ends the flows of a task to backends that have left, which without a new lookup would go there for ever, and
+// to those that are lost.
 func (s *Service) clearFlows(rec record, path string, want []vip.Service) error {
-	now := map[netip.Addr]bool{}
+	now := behind{map[netip.Addr]bool{}, map[netip.Addr]bool{}}
 	for _, v := range want {
 		for _, list := range [][]netip.Addr{v.Backends, v.Backends6} {
 			for _, a := range list {
-				now[a] = true
+				now.backends[a] = true
 			}
+		}
+		for _, a := range v.Lost {
+			now.lost[a] = true
 		}
 	}
 	s.flowMu.Lock()
-	before := s.backends[rec.Task]
-	s.backends[rec.Task] = now
+	before := s.behind[rec.Task]
 	s.flowMu.Unlock()
-	var gone []netip.Addr
-	for a := range before {
-		if !now[a] {
-			gone = append(gone, a)
-		}
-	}
-	if len(gone) == 0 {
-		return nil
-	}
-	if err := vip.Clear(path, gone); err != nil {
+	if err := vip.Clear(path, without(before.backends, now.backends), without(now.lost, before.lost)); err != nil {
 		return fmt.Errorf("clear the flows of task %s to tasks that are gone: %w", rec.Task, err)
 	}
+	s.flowMu.Lock() // not before: what failed is tried again
+	s.behind[rec.Task] = now
+	s.flowMu.Unlock()
 	return nil
+}
+
+// without are the members of one set that are not of another.
+func without(set, other map[netip.Addr]bool) (out []netip.Addr) {
+	for a := range set {
+		if !other[a] {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // leaving reports whether a network was removed from the cluster and has nobody here any more: it is about to go, and
@@ -307,7 +323,7 @@ func (s *Service) forget(task string) {
 	delete(s.draining, task)
 	s.liveMu.Unlock()
 	s.flowMu.Lock()
-	delete(s.backends, task)
+	delete(s.behind, task)
 	s.flowMu.Unlock()
 	s.vips.Forget(s.nsPath(task))
 }

@@ -101,10 +101,34 @@ func serving(scope picture.Scope, draining map[string]bool) map[string][]*skepv1
 	return out
 }
 
-// virtual are the virtual addresses of one network with what is behind them.
-func virtual(scope picture.Scope, draining map[string]bool) []vip.Service {
+// lost are the addresses of tasks of other nodes that are down, in order: whoever has a connection to one hears so. An
+// address that another task has is not lost.
+func lost(scope picture.Scope, self string) []netip.Addr {
+	gone, had := map[netip.Addr]bool{}, map[netip.Addr]bool{}
+	for node, eps := range scope.Endpoints {
+		for _, e := range eps.GetEndpoints() {
+			in := had
+			if e.GetLost() && !e.GetServing() && node != self {
+				in = gone
+			}
+			for _, a := range []netip.Addr{address(e.GetAddr()), address(e.GetAddr6())} {
+				if a.IsValid() {
+					in[a] = true
+				}
+			}
+		}
+	}
+	maps.DeleteFunc(gone, func(a netip.Addr, _ bool) bool { return had[a] })
+	return slices.SortedFunc(maps.Keys(gone), netip.Addr.Compare)
+}
+
+// virtual are the virtual addresses of one network with what is behind them, and its tasks that are lost.
+func virtual(scope picture.Scope, draining map[string]bool, self string) []vip.Service {
 	behind := serving(scope, draining)
 	var out []vip.Service
+	if gone := lost(scope, self); len(gone) > 0 {
+		out = append(out, vip.Service{Lost: gone})
+	}
 	for _, id := range slices.Sorted(maps.Keys(scope.Services)) {
 		svc := scope.Services[id]
 		v := vip.Service{Service: id, VIP: address(svc.GetVip()), VIP6: address(svc.GetVip6())}
@@ -132,7 +156,7 @@ func names(scope picture.Scope, draining map[string]bool) dns.Network {
 		for _, e := range eps.GetEndpoints() {
 			tasks[e.GetServiceId()] = append(tasks[e.GetServiceId()], dns.Task{
 				ID: e.GetTaskId(), Slot: e.GetSlot(), Node: node, Addr: address(e.GetAddr()), Addr6: address(e.GetAddr6()),
-				Serving: e.GetServing() && !draining[e.GetTaskId()],
+				Serving: e.GetServing() && !draining[e.GetTaskId()], Starting: e.GetStarting() && !draining[e.GetTaskId()],
 			})
 		}
 	}

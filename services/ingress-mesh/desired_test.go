@@ -61,9 +61,34 @@ func madeOf(p *picture.Picture) (m made) {
 	m.ports = published(p.Scope(keys.ScopeIngress), nil)
 	m.peers = peers(nodes, "n1")
 	m.names, _ = dns.NewTable([]dns.Network{names(net, nil)}).A("tasks.svc")
-	m.vips = len(virtual(net, nil))
+	for _, v := range virtual(net, nil, "n1") {
+		if v.VIP.IsValid() {
+			m.vips++
+		}
+	}
 	places(net)
 	return m
+}
+
+// What is lost is another node's, and nobody else's too: a task that has its address is not told off.
+func TestLostIsWhatNobodyHas(t *testing.T) {
+	p := known()
+	put := func(node string, eps ...*skepv1.MeshEndpoint) {
+		p.Apply("net", node, 2, &skepv1.MeshRecord{Record: &skepv1.MeshRecord_Endpoints{Endpoints: &skepv1.MeshEndpoints{Endpoints: eps}}})
+	}
+	put("n2", &skepv1.MeshEndpoint{TaskId: "t", ServiceId: "s", Addr: "10.7.0.17", Addr6: "fd07::a07:11", Lost: true},
+		&skepv1.MeshEndpoint{TaskId: "u", ServiceId: "s", Addr: "10.7.0.18", Lost: true}, &skepv1.MeshEndpoint{TaskId: "v", Addr: "x", Lost: true})
+	put("n3", &skepv1.MeshEndpoint{TaskId: "w", ServiceId: "s", Addr: "10.7.0.18", Serving: true})
+	want := []netip.Addr{netip.MustParseAddr("10.7.0.17"), netip.MustParseAddr("fd07::a07:11")}
+	if got := lost(p.Scope("net"), "n1"); !slices.Equal(got, want) {
+		t.Errorf("lost are %v, want %v", got, want)
+	}
+	if got := lost(p.Scope("net"), "n2"); len(got) != 0 {
+		t.Errorf("on the node itself, which is back: %v", got)
+	}
+	if v := virtual(p.Scope("net"), nil, "n1"); len(v) != 2 || !slices.Equal(v[0].Lost, want) || v[1].VIP != netip.MustParseAddr("10.7.240.1") {
+		t.Errorf("virtual addresses: %v", v)
+	}
 }
 
 // Whatever record another node has: what is made of the honest ones stays.

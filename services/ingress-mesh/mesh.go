@@ -117,8 +117,8 @@ type Service struct {
 	draining map[string]bool
 	nextPort int
 
-	flowMu   sync.Mutex
-	backends map[string]map[netip.Addr]bool // by task: where its flows may go
+	flowMu sync.Mutex
+	behind map[string]behind // by task: where its flows may go
 
 	closeOnce sync.Once
 }
@@ -164,7 +164,7 @@ func New(cfg Config) (*Service, error) {
 		nets:     map[string]*network{},
 		live:     map[string]record{}, liveOn: map[string]map[string]bool{},
 		draining: map[string]bool{},
-		backends: map[string]map[netip.Addr]bool{},
+		behind:   map[string]behind{},
 	}
 	mtuOf := func() int { return int(s.mtu.Load()) }
 	s.overlays = overlay.New(overlay.Config{

@@ -237,11 +237,16 @@ func (s *Service) healNetwork(ctx context.Context, id string, whole bool) error 
 	return err
 }
 
+// errNotKnown: the controller does not tell of a network any more, or not yet. One that is being removed goes through it.
+type errNotKnown struct{ id string }
+
+func (e errNotKnown) Error() string { return "network " + e.id + " is not known" }
+
 // ensureKnown makes a network's own kernel objects by what is known of it, and returns that.
 func (s *Service) ensureKnown(ctx context.Context, id string) (picture.Scope, error) {
 	scope := s.follow.Scope(id)
 	if scope.Info == nil {
-		return scope, fault.Unavailable("network %s is not known", id)
+		return scope, errNotKnown{id}
 	}
 	return scope, s.ensureNetwork(ctx, scope)
 }
@@ -253,7 +258,7 @@ func (s *Service) applyNetworkLocked(ctx context.Context, id string) error {
 	}
 	draining := s.drainingNow()
 	// What a name stands for has to lead somewhere by the time it is told.
-	s.tables.setVirtual(id, virtual(scope, draining))
+	s.tables.setVirtual(id, virtual(scope, draining, s.node))
 	var errs []error
 	for _, rec := range s.tasksOn(id) {
 		errs = append(errs, s.applyTask(rec))

@@ -45,6 +45,7 @@ type Service struct {
 	meter   *meter
 	ask     chan struct{} // ask for a snapshot
 	desc    chan struct{} // describe the node again
+	trouble trouble
 	paced   chan struct{} // the heartbeat period changed
 
 	cluster atomic.Pointer[skepv1.ClusterSpec]
@@ -104,6 +105,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	g.Go(func() error { s.report.run(gctx); return nil })
 	g.Go(func() error { s.heartbeats(gctx); return nil })
 	g.Go(func() error { s.describeLoop(gctx); return nil })
+	g.Go(func() error { s.watchRuntime(gctx); return nil })
 	g.Go(func() error { return s.resume(gctx) })
 	g.Go(func() error { s.tidy(gctx); return nil })
 	g.Go(func() error { return s.serveManager(gctx) })

@@ -97,6 +97,17 @@ func (s *Service) describe(ctx context.Context) *skepv1.NodeDescription {
 		g.Named = vals
 		d.Resources.Generic = append(d.Resources.Generic, g)
 	}
+	// One that cannot be read says nothing, and the node is as good without it.
+	if routes, more, err := hostRoutes(); err != nil {
+		s.log.Debug("describe the node", zap.Error(err))
+	} else {
+		d.Routes, d.RoutesMore = routes, uint32(more)
+	}
+	var since time.Time
+	if d.Trouble, since = s.trouble.is(); d.Trouble != "" {
+		d.TroubleSinceUnixMs = since.UnixMilli()
+		return d // who does not answer is not asked
+	}
 	vctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if v, err := s.runtime.Version(vctx); err == nil {

@@ -90,12 +90,12 @@ func volumeFilters(list []*skepv1.Filter, known ...string) (filtersOfVolumes, er
 	f := filtersOfVolumes{}
 	for _, x := range list {
 		if !slices.Contains(known, x.Key) {
-			return nil, fault.Invalid("invalid filter %q: use %s", x.Key, strings.Join(known, ", "))
+			return nil, fault.Usage("invalid filter %q: use %s", x.Key, strings.Join(known, ", "))
 		}
 		if x.Key == "dangling" {
 			for _, v := range x.Values {
 				if !slices.Contains([]string{"true", "false", "1", "0"}, v) {
-					return nil, fault.Invalid("invalid filter 'dangling=%s': use true or false", v)
+					return nil, fault.Usage("invalid filter 'dangling=%s': use true or false", v)
 				}
 			}
 		}

@@ -169,10 +169,10 @@ func TestVolumeRefusals(t *testing.T) {
 		code fault.Code
 		want string
 	}{
-		{&skepv1.CreateVolumeRequest{Name: "a/b"}, fault.CodeInvalid, "invalid volume name"},
-		{&skepv1.CreateVolumeRequest{Name: ".tasks"}, fault.CodeInvalid, "invalid volume name"},
-		{&skepv1.CreateVolumeRequest{Name: "_task.x.0"}, fault.CodeInvalid, "invalid volume name"},
-		{&skepv1.CreateVolumeRequest{Name: strings.Repeat("x", 256)}, fault.CodeInvalid, "invalid volume name"},
+		{&skepv1.CreateVolumeRequest{Name: "a/b"}, fault.CodeUsage, "invalid volume name"},
+		{&skepv1.CreateVolumeRequest{Name: ".tasks"}, fault.CodeUsage, "invalid volume name"},
+		{&skepv1.CreateVolumeRequest{Name: "_task.x.0"}, fault.CodeUsage, "invalid volume name"},
+		{&skepv1.CreateVolumeRequest{Name: strings.Repeat("x", 256)}, fault.CodeUsage, "invalid volume name"},
 		{&skepv1.CreateVolumeRequest{Name: "a", Driver: "rexray"}, fault.CodeConflict, "rexray"},
 		{&skepv1.CreateVolumeRequest{Name: "a", Options: map[string]string{"type": "nfs"}}, fault.CodeInvalid, "missing volume option device"},
 		{&skepv1.CreateVolumeRequest{Name: "a", Labels: many}, fault.CodeInvalid, "bytes"},
@@ -188,11 +188,11 @@ func TestVolumeRefusals(t *testing.T) {
 		t.Error(err)
 	}
 	for _, f := range []*skepv1.Filter{{Key: "nope"}, {Key: "dangling", Values: []string{"perhaps"}}} {
-		if _, err := asked(n, api.VolumeList, &skepv1.ListVolumesRequest{Filters: []*skepv1.Filter{f}}); !fault.Is(err, fault.CodeInvalid) {
+		if _, err := asked(n, api.VolumeList, &skepv1.ListVolumesRequest{Filters: []*skepv1.Filter{f}}); !fault.Is(err, fault.CodeUsage) {
 			t.Error(err)
 		}
 	}
-	if _, err := asked(n, api.VolumePrune, &skepv1.PruneVolumesRequest{All: true, Filters: []*skepv1.Filter{{Key: "name", Values: []string{"x"}}}}); !fault.Is(err, fault.CodeInvalid) {
+	if _, err := asked(n, api.VolumePrune, &skepv1.PruneVolumesRequest{All: true, Filters: []*skepv1.Filter{{Key: "name", Values: []string{"x"}}}}); !fault.Is(err, fault.CodeUsage) {
 		t.Error(err)
 	}
 
@@ -236,9 +236,10 @@ func TestVolumeFull(t *testing.T) {
 	}
 	// What was half prepared is let go of.
 	n.awaitReleased(st.TaskId)
-	if out, _ := exec.Command("findmnt", "-n", filepath.Join(n.cfg.DataDir, "agent/volumes/small/_data")).Output(); len(out) > 0 {
-		t.Errorf("still mounted: %s", out)
-	}
+	await(t, "the volume to be unmounted", func() bool {
+		out, _ := exec.Command("findmnt", "-n", filepath.Join(n.cfg.DataDir, "agent/volumes/small/_data")).Output()
+		return len(out) == 0
+	})
 	// The same without the copy runs.
 	s.Task.Container.Mounts[0].VolumeNocopy = true
 	n.state(running, n.put(1, s)...)

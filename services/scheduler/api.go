@@ -43,36 +43,45 @@ func (s *Service) oneQuestion(ctx context.Context) (done func(), err error) {
 
 // explain answers "why does it not run, and where could it": any instance can, leading or not.
 func (s *Service) explain(ctx context.Context, r *skepv1.ExplainRequest) (*skepv1.ExplainReply, error) {
-	out, id, err := s.explainLocked(ctx, r.GetRef())
+	out, about, err := s.explainLocked(ctx, r.GetRef())
 	if err != nil {
 		return nil, err
 	}
-	e, err := kv.Open(s.js, subject.Spec).Get(ctx, keys.Service.Key(id))
+	e, err := kv.Open(s.js, subject.Spec).Get(ctx, keys.Service.Key(about.id))
 	if err != nil {
-		return nil, fault.Unavailable("read service %s: %v", id, err)
+		return nil, fault.Unavailable("read service %s: %v", about.id, err)
 	}
 	out.Service = &skepv1.Service{}
 	if err := proto.Unmarshal(e.Value, out.Service); err != nil {
 		return nil, err
 	}
 	if out.Service.Meta == nil {
-		out.Service.Meta = &skepv1.Meta{Id: id}
+		out.Service.Meta = &skepv1.Meta{Id: about.id}
 	}
 	out.Service.Meta.Version = e.Revision
+	if about.noneIsWell {
+		out.Hints = append(out.Hints, nameHint(out.Service.Spec)...)
+	}
 	return out, nil
 }
 
-func (s *Service) explainLocked(ctx context.Context, ref string) (*skepv1.ExplainReply, string, error) {
+// explained is what an answer is about.
+type explained struct {
+	id         string
+	noneIsWell bool
+}
+
+func (s *Service) explainLocked(ctx context.Context, ref string) (*skepv1.ExplainReply, explained, error) {
 	done, err := s.oneQuestion(ctx)
 	if err != nil {
-		return nil, "", err
+		return nil, explained{}, err
 	}
 	defer done()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v, err := s.state.Find(ref)
 	if err != nil {
-		return nil, "", err
+		return nil, explained{}, err
 	}
 	now := time.Now()
 	out := &skepv1.ExplainReply{Placing: bounded(s.state.Placing(v, now)), Waiting: s.state.Waiting(v)}
@@ -80,7 +89,7 @@ func (s *Service) explainLocked(ctx context.Context, ref string) (*skepv1.Explai
 		out.Waiting = out.Waiting[:replyOperations]
 	}
 	out.Next = operations(s.state.Plan(now, s.ids, []string{v.ID}))
-	return out, v.ID, nil
+	return out, explained{v.ID, s.state.NoneIsWell(v)}, nil
 }
 
 // dryRun plans a service that is not stored. Viewers may ask: it is checked like one that is to be stored.

@@ -46,7 +46,7 @@ func (s *Service) serveLeader() (*rpc.Server, error) {
 func (s *Service) listClaims(_ context.Context, r *skepv1.ListClaimsRequest) (*skepv1.ListClaimsReply, error) {
 	for _, f := range r.GetFilters() {
 		if !slices.Contains([]string{"name", "driver", "node", "service"}, f.GetKey()) {
-			return nil, fault.Invalid("invalid filter '%s': use driver, name, node, service", f.GetKey())
+			return nil, fault.Usage("invalid filter '%s': use driver, name, node, service", f.GetKey())
 		}
 	}
 	s.mu.Lock()

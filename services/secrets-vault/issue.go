@@ -128,7 +128,7 @@ func (s *Service) tellToken(ctx context.Context, verb string, role pki.Role) {
 // issueUser certifies a person's key for the remote CLI. Admins ask; the broker lets nobody else.
 func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*skepv1.IssueUserReply, error) {
 	if !userName.MatchString(r.Name) {
-		return nil, fault.Invalid("user %q: a name is up to 63 of a-z, 0-9, - and _, beginning and ending with a letter or digit", printable(r.Name))
+		return nil, fault.Usage("user %q: a name is up to 63 of a-z, 0-9, - and _, beginning and ending with a letter or digit", printable(r.Name))
 	}
 	if pki.IsSerial(r.Name) {
 		return nil, fault.Invalid("user %s: that could be the serial number of a certificate; choose another name", r.Name)
@@ -137,7 +137,7 @@ func (s *Service) issueUser(ctx context.Context, r *skepv1.IssueUserRequest) (*s
 		return nil, fault.Invalid("user %s: that is who uses a manager's socket; choose another name", r.Name)
 	}
 	if !slices.Contains(pki.UserRoles, r.Role) {
-		return nil, fault.Invalid("user %s: unknown role %q: it is %s", r.Name, printable(r.Role), strings.Join(pki.UserRoles, ", "))
+		return nil, fault.Usage("user %s: unknown role %q: it is %s", r.Name, printable(r.Role), strings.Join(pki.UserRoles, ", "))
 	}
 	expiry := pki.DefaultExpiry
 	if r.Expiry != nil {

@@ -61,7 +61,7 @@ func (x *objects) resolve(kind skepv1.SecretKind, ref *skepv1.FileReference) (*s
 		if name == "" {
 			name = f.Id
 		}
-		return nil, fault.Invalid("%s not found: %s", word, printable(name))
+		return nil, fault.Invalid("%s not found: %s; %s", word, printable(name), x.instead(kind, name))
 	case !x.genuine(o):
 		return nil, fault.Denied("%v", errAltered(o))
 	case f.Version == 0:
@@ -71,4 +71,15 @@ func (x *objects) resolve(kind skepv1.SecretKind, ref *skepv1.FileReference) (*s
 	}
 	f.Id, f.Name = o.id(), o.name()
 	return f, nil
+}
+
+// instead says what to do about a reference to what is not there.
+func (x *objects) instead(kind skepv1.SecretKind, name string) string {
+	word := spec.KindWord(kind)
+	for k := range x.byName {
+		if k.kind == kind {
+			return "skep " + word + " ls lists those there are"
+		}
+	}
+	return "there are no " + word + "s yet: skep " + word + " create " + printable(name) + " FILE"
 }

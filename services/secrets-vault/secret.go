@@ -17,7 +17,6 @@ import (
 
 	"skep.dev/libs/event"
 	"skep.dev/libs/fault"
-	"skep.dev/libs/id"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/seal"
@@ -52,6 +51,10 @@ func (k kind) create(ctx context.Context, r *skepv1.CreateSecretRequest) (*skepv
 	if err := spec.CheckSecret(k.SecretKind, r.Spec); err != nil {
 		return nil, err
 	}
+	o := rpc.MarkOf(ctx).NewID()
+	if made, err := k.made(ctx, o); made != nil || err != nil {
+		return made, err
+	}
 	value, err := k.openSealed(r.Sealed, r.Spec.Name, 1)
 	if err != nil {
 		return nil, err
@@ -60,7 +63,7 @@ func (k kind) create(ctx context.Context, r *skepv1.CreateSecretRequest) (*skepv
 	if err := checkTemplate(k.SecretKind, r.Spec, value); err != nil {
 		return nil, err
 	}
-	return k.store(ctx, id.New(), r.Spec, value)
+	return k.store(ctx, o, r.Spec, value)
 }
 
 // store stores a new object that has passed every check but whether there is room for it and its name.
@@ -79,7 +82,10 @@ func (k kind) store(ctx context.Context, o string, sp *skepv1.SecretSpec, value 
 	now := timestamppb.New(k.cfg.Now())
 	version := &skepv1.SecretVersion{Number: 1, CreatedAt: now, Author: rpc.Asker(ctx), AuthorAddress: rpc.AskerAddress(ctx), Size: uint64(len(value))}
 	done, err := k.change(ctx, o, func(cur *object) (*skepv1.SecretRecord, error) {
-		if cur != nil {
+		switch {
+		case cur != nil && rpc.MarkOf(ctx) != nil:
+			return nil, errDone
+		case cur != nil:
 			return nil, fault.Conflict("%s %s already exists", k.word(), sp.Name)
 		}
 		if err := k.free(o, sp.Name); err != nil {
@@ -95,6 +101,9 @@ func (k kind) store(ctx context.Context, o string, sp *skepv1.SecretSpec, value 
 	if err != nil {
 		if !fault.Is(err, fault.CodeUnavailable) { // then it may have been stored all the same
 			k.dropValue(ctx, place)
+		}
+		if errors.Is(err, errDone) {
+			return k.made(ctx, o)
 		}
 		return nil, err
 	}
@@ -124,6 +133,9 @@ func (k kind) update(ctx context.Context, r *skepv1.UpdateSecretRequest) (*skepv
 	cur, err := k.lookup(ctx, r.Ref)
 	if err != nil {
 		return nil, err
+	}
+	if rpc.MarkOf(ctx).In(cur.Asked) {
+		return k.changed(ctx, cur, r)
 	}
 	if r.Version != 0 && r.Version != cur.revision {
 		return nil, errOutOfSequence(cur)
@@ -164,6 +176,9 @@ func (k kind) update(ctx context.Context, r *skepv1.UpdateSecretRequest) (*skepv
 		if o == nil || o.RemovedAt != nil {
 			return nil, fault.NotFound("%s not found: %s", k.word(), printable(r.Ref))
 		}
+		if rpc.MarkOf(ctx).In(o.Asked) {
+			return nil, errDone
+		}
 		if o.current()+1 != next && (place != "" || r.RollbackTo != 0) || r.Version != 0 && r.Version != o.revision {
 			return nil, errOutOfSequence(o)
 		}
@@ -172,6 +187,12 @@ func (k kind) update(ctx context.Context, r *skepv1.UpdateSecretRequest) (*skepv
 	if err != nil {
 		if place != "" && !fault.Is(err, fault.CodeUnavailable) {
 			k.dropValue(ctx, place)
+		}
+		if errors.Is(err, errDone) {
+			if cur, err = k.lookup(ctx, cur.id()); err != nil {
+				return nil, err
+			}
+			return k.changed(ctx, cur, r)
 		}
 		return nil, err
 	}
@@ -236,6 +257,7 @@ func errOutOfSequence(o *object) error {
 // updated is the record after an update.
 func (k kind) updated(ctx context.Context, o *object, r *skepv1.UpdateSecretRequest, place string, size uint64) (*skepv1.SecretRecord, error) {
 	n := proto.CloneOf(o.SecretRecord)
+	n.Asked = rpc.MarkOf(ctx).Onto(n.Asked)
 	s, now := n.Secret, timestamppb.New(k.cfg.Now())
 	s.Meta.UpdatedAt = now
 	for _, l := range r.LabelRm {

@@ -111,7 +111,7 @@ func filtersOf(list []*skepv1.Filter) (filters, error) {
 		case "id", "name", "names", "label":
 			f[x.Key] = append(f[x.Key], x.Values...)
 		default:
-			return nil, fault.Invalid("invalid filter '%s': use id, name, names or label", printable(x.Key))
+			return nil, fault.Usage("invalid filter '%s': use id, name, names or label", printable(x.Key))
 		}
 	}
 	return f, nil

@@ -22,6 +22,7 @@ const (
 	maxNanoCPUs    = 16_384 * 1e9
 	maxMemory      = 64 << 40 // bytes; the largest machines have 32 TiB
 	maxLabels      = 256
+	maxRoutes      = 128
 	maxWord        = 256 // bytes of a name, a version, a label
 	maxTasksOfNode = 10_000
 	maxTaskID      = 64
@@ -61,11 +62,25 @@ func checkDescription(d *skepv1.NodeDescription) error {
 	case len(d.EngineLabels) > maxLabels || len(d.Plugins) > maxLabels || len(r.GetGeneric()) > maxLabels:
 		return fault.Invalid("the node has %d labels, %d plugins and %d kinds of resources: at most %d each", len(d.EngineLabels), len(d.Plugins), len(r.GetGeneric()), maxLabels)
 	}
+	if n := len(d.Routes); n > maxRoutes {
+		return fault.Invalid("the node names %d routes: at most %d", n, maxRoutes)
+	}
+	for _, r := range d.Routes {
+		if p, err := netip.ParsePrefix(r); err != nil || p != p.Masked() || p.String() != r {
+			return fault.Invalid("the node's route %q is no network", printable.Cut(r, maxWord))
+		}
+	}
 	for k, v := range d.EngineLabels {
 		if k == "" || !plain(k) || !plain(v) {
 			return fault.Invalid("the node's label %q is not printable text of at most %d bytes", printable.Cut(k, maxWord), maxWord)
 		}
 	}
+	d.Trouble = printable.Cut(strings.Map(func(c rune) rune {
+		if !unicode.IsPrint(c) {
+			return ' '
+		}
+		return c
+	}, strings.ToValidUTF8(d.Trouble, "")), maxWord) // what an error says is nobody's fault here
 	words := []string{d.EngineVersion, d.RuntimeVersion, d.Platform.GetOs(), d.Platform.GetArch()}
 	for _, p := range d.Plugins {
 		words = append(words, p.GetType(), p.GetName(), p.GetScope())

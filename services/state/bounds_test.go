@@ -21,7 +21,15 @@ func TestDescriptionsNoMachineHas(t *testing.T) {
 	for i := range maxLabels + 1 {
 		labels[fmt.Sprint(i)] = "x"
 	}
+	var routes []string
+	for i := range maxRoutes + 1 {
+		routes = append(routes, fmt.Sprintf("10.%d.0.0/16", i))
+	}
 	for want, d := range map[string]*skepv1.NodeDescription{
+		"129 routes":             {Routes: routes},
+		"10.0.0.1/8\" is no":     {Routes: []string{"10.0.0.1/8"}},
+		"route \"x\" is no":      {Routes: []string{"10.0.0.0/8", "x"}},
+		"010.0.0.0/8\" is no":    {Routes: []string{"010.0.0.0/8"}},
 		"":                       {Hostname: "w1.example.com", Addr: "10.0.0.1", DataPathAddr: "fd00::1", Resources: &skepv1.Resources{NanoCpus: 512e9, MemoryBytes: 32 << 40}},
 		"bytes of memory":        {Resources: &skepv1.Resources{MemoryBytes: 91 << 40}},
 		"claims -1 bytes":        {Resources: &skepv1.Resources{MemoryBytes: -1}},

@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -9,7 +10,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"skep.dev/libs/event"
-	"skep.dev/libs/fault"
 	"skep.dev/libs/limit"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -120,11 +120,12 @@ func (s *Service) listEvents(ctx context.Context, r *skepv1.ListEventsRequest) (
 			delete(f, alias)
 		}
 	}
+	if err := f.checkValues("kind", subject.EventKinds()...); err != nil {
+		return nil, err
+	}
 	kind := ""
 	if kinds := f["kind"]; len(kinds) == 1 {
-		if kind = kinds[0]; !token(kind) {
-			return nil, fault.Invalid("invalid value '%s' of filter 'kind': use service, node, task, cluster, network, secret, config or image", kind)
-		}
+		kind = strings.ToLower(kinds[0])
 	}
 	return s.readEvents(ctx, r, kind, f.event)
 }

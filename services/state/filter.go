@@ -21,7 +21,7 @@ func parseFilters(in []*skepv1.Filter, valid ...string) (filters, error) {
 		}
 		if !ok {
 			sort.Strings(valid)
-			return nil, fault.Invalid("invalid filter '%s': use %s", f.Key, strings.Join(valid, ", "))
+			return nil, fault.Usage("invalid filter '%s': use %s", f.Key, strings.Join(valid, ", "))
 		}
 		out[f.Key] = append(out[f.Key], f.Values...)
 	}
@@ -82,7 +82,7 @@ func (f filters) checkValues(key string, valid ...string) error {
 			ok = ok || strings.EqualFold(v, w)
 		}
 		if !ok {
-			return fault.Invalid("invalid value '%s' of filter '%s': use %s", w, key, strings.Join(valid, ", "))
+			return fault.Usage("invalid value '%s' of filter '%s': use %s", w, key, strings.Join(valid, ", "))
 		}
 	}
 	return nil

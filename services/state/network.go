@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"skep.dev/libs/fault"
-	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
+	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -93,7 +93,11 @@ func (s *Service) findNetwork(ctx context.Context, ref string) (id string, err e
 }
 
 func (s *Service) createNetwork(ctx context.Context, r *skepv1.CreateNetworkRequest) (*skepv1.NetworkReply, error) {
-	return s.makeNetwork(ctx, id.New(), r.Spec, r.DryRun, nil)
+	nid := rpc.MarkOf(ctx).NewID()
+	if n, err := earlier(ctx, s, keys.Network, nid, "network", s.viewNetwork); n != nil || err != nil {
+		return &skepv1.NetworkReply{Network: n}, err
+	}
+	return s.makeNetwork(ctx, nid, r.Spec, r.DryRun, nil)
 }
 
 // makeNetwork checks a network's spec and stores a network of that id, with what else is written then.
@@ -121,7 +125,7 @@ func (s *Service) makeNetwork(ctx context.Context, nid string, want *skepv1.Netw
 		if s.ix.Network(n.Meta.Id) != nil {
 			return nil // ours, its acknowledgement lost
 		}
-		if s.isTaken(ctx, func() bool { _, taken := s.ix.NetworkByName(want.Name); return taken }) {
+		if s.isTaken(ctx, func() bool { other, taken := s.ix.NetworkByName(want.Name); return taken && other != nid }) {
 			return fault.Conflict("network with name %s already exists", want.Name)
 		}
 		auto, err := s.allocateNetwork(n, c.Spec, tries)
@@ -288,8 +292,37 @@ func (s *Service) networkWarnings(n *skepv1.Network) (out []string) {
 	}
 	for _, a := range s.ix.NodeAddrs() {
 		if i := slices.IndexFunc(own, func(p netip.Prefix) bool { return p.Contains(a) }); i >= 0 {
-			return append(out, fmt.Sprintf("subnet %s covers %s, the address of a node: services on network %s cannot reach the nodes' own network", own[i], a, n.Spec.Name))
+			out = append(out, fmt.Sprintf("subnet %s covers %s, the address of a node: services on network %s cannot reach the nodes' own network", own[i], a, n.Spec.Name))
+			break
 		}
+	}
+	return append(out, routeWarnings(n, own, s.ix.Routes())...)
+}
+
+// routeWarnings tells of the nodes' routes, each once, to what a network's tasks will take for their own network.
+func routeWarnings(n *skepv1.Network, own []netip.Prefix, routes []index.Route) (out []string) {
+	nodes := map[netip.Prefix][]string{}
+	var order []netip.Prefix
+	for _, r := range routes {
+		if !slices.ContainsFunc(own, r.Prefix.Overlaps) {
+			continue
+		}
+		if nodes[r.Prefix] == nil {
+			order = append(order, r.Prefix)
+		}
+		nodes[r.Prefix] = append(nodes[r.Prefix], r.Node)
+	}
+	for _, p := range order {
+		if len(out) == mostWarnings {
+			break
+		}
+		i := slices.IndexFunc(own, p.Overlaps)
+		who := "node " + nodes[p][0]
+		if more := len(nodes[p]) - 1; more > 0 {
+			who += fmt.Sprintf(" and %d more", more)
+		}
+		out = append(out, fmt.Sprintf("subnet %s overlaps the route %s of %s: tasks on network %s do not reach what is behind that route in the subnet; to avoid it give the network a --subnet elsewhere",
+			own[i], p, who, n.Spec.Name))
 	}
 	return out
 }

@@ -30,8 +30,16 @@ import (
 // Then the object and its keys are deleted, on the condition that the mark is still the one that was looked at.
 // Whoever finds a mark may do the rest: a second remover, or the sweep when the first one is gone.
 
+// goneNetwork is the answer to a removal that is asked again.
+func goneNetwork(id string) *skepv1.NetworkReply {
+	return &skepv1.NetworkReply{Network: &skepv1.Network{Meta: &skepv1.Meta{Id: id}, Removing: true}}
+}
+
 func (s *Service) removeNetwork(ctx context.Context, r *skepv1.Ref) (*skepv1.NetworkReply, error) {
 	id, err := s.findNetwork(ctx, r.Ref)
+	if removed(ctx, r.Ref, err) {
+		return goneNetwork(r.Ref), nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -39,6 +47,9 @@ func (s *Service) removeNetwork(ctx context.Context, r *skepv1.Ref) (*skepv1.Net
 		return nil, fault.Invalid("%s is a pre-defined network and cannot be removed", word)
 	}
 	gone, err := s.dropNetwork(ctx, id, r.Ref, nil)
+	if removed(ctx, r.Ref, err) {
+		return goneNetwork(id), nil
+	}
 	return &skepv1.NetworkReply{Network: gone}, err
 }
 

@@ -287,6 +287,65 @@ func TestAutomaticSubnets(t *testing.T) {
 	}
 }
 
+// Automatic subnets avoid what the nodes route elsewhere, as long as the pools have others; a given one is warned about.
+func TestSubnetsAndTheNodesRoutes(t *testing.T) {
+	r := newRig(t, kvtest.Server(t))
+	must[*skepv1.ClusterReply](t)(call(r, api.ClusterInit,
+		&skepv1.InitClusterRequest{CaDigest: "d", Spec: &skepv1.ClusterSpec{DefaultAddrPools: []string{"10.40.0.0/22"}, SubnetSize: 24}}))
+	describe := func(host string, routes ...string) {
+		t.Helper()
+		nid := r.admit(host, skepv1.NodeRole_NODE_ROLE_WORKER).Meta.Id
+		must[*skepv1.DescribeReply](t)(call(r, api.StateDescribe.At(nid), &skepv1.DescribeRequest{NodeId: nid, Description: &skepv1.NodeDescription{Hostname: host, Routes: routes}}))
+	}
+	describe("w1", "10.40.0.0/23", "172.16.0.0/12", "fd00:7::/48")
+	describe("w2", "10.40.2.128/25", "172.16.0.0/12")
+	if n := r.mustNetwork("free"); n.Ipam[0].Subnet != "10.40.3.0/24" {
+		t.Fatalf("picked %v", n.Ipam)
+	}
+	// The pools have nothing else: better this than none.
+	reply := must[*skepv1.NetworkReply](t)(r.network(&skepv1.NetworkSpec{Name: "under"}))
+	if reply.Network.Ipam[0].Subnet != "10.40.0.0/24" {
+		t.Fatalf("picked %v", reply.Network.Ipam)
+	}
+	const rest = ": tasks on network %s do not reach what is behind that route in the subnet; to avoid it give the network a --subnet elsewhere"
+	want := "subnet 10.40.0.0/24 overlaps the route 10.40.0.0/23 of node w1" + fmt.Sprintf(rest, "under")
+	if got := strings.Join(reply.Warnings, "|"); got != want {
+		t.Errorf("warned %q, want %q", got, want)
+	}
+	reply = must[*skepv1.NetworkReply](t)(r.network(&skepv1.NetworkSpec{Name: "given", Ipv6: true, Ipam: []*skepv1.IPAMConfig{{Subnet: "172.20.0.0/16"}, {Subnet: "fd00:7:0:1::/64"}}}))
+	want = "subnet 172.20.0.0/16 overlaps the route 172.16.0.0/12 of node w1 and 1 more" + fmt.Sprintf(rest, "given") +
+		"|subnet fd00:7:0:1::/64 overlaps the route fd00:7::/48 of node w1" + fmt.Sprintf(rest, "given")
+	if got := strings.Join(reply.Warnings, "|"); got != want {
+		t.Errorf("warned %q, want %q", got, want)
+	}
+}
+
+func TestPickSubnet(t *testing.T) {
+	prefixes := func(text string) (out []netip.Prefix) {
+		for _, f := range strings.Fields(text) {
+			out = append(out, netip.MustParsePrefix(f))
+		}
+		return out
+	}
+	for _, x := range []struct{ name, pools, taken, routes, want string }{
+		{"nobody routes anything", "10.0.0.0/8", "", "", "10.0.0.0/20"},
+		{"a company's network at the beginning", "10.0.0.0/8", "", "10.0.0.0/16", "10.1.0.0/20"},
+		{"beside networks and routes", "10.0.0.0/8", "10.1.0.0/20 10.1.16.0/20", "10.0.0.0/16", "10.1.32.0/20"},
+		{"a route in the middle of a subnet", "10.0.0.0/8", "", "10.0.7.9/32", "10.0.16.0/20"},
+		{"another pool", "10.0.0.0/18 172.16.0.0/16", "", "10.0.0.0/8", "172.16.0.0/20"},
+		{"all of the pool is routed", "10.0.0.0/8", "", "10.0.0.0/8", "10.0.0.0/20"},
+		{"all of it, and a part besides", "10.0.0.0/8", "", "10.0.0.0/8 10.0.0.0/16", "10.1.0.0/20"},
+		{"a VPN that says everything else in pieces", "10.0.0.0/8", "", "1.0.0.0/8 2.0.0.0/7 4.0.0.0/6 8.0.0.0/5 16.0.0.0/4 32.0.0.0/3 64.0.0.0/2 128.0.0.0/2 192.168.0.0/16", "10.0.0.0/20"},
+		{"every part of it", "10.0.0.0/18", "10.0.0.0/20", "10.0.0.0/19 10.0.32.0/19", "10.0.16.0/20"},
+		{"routes of IPv6 are elsewhere", "10.0.0.0/8", "", "fd00::/8 2000::/5", "10.0.0.0/20"},
+		{"nothing is free", "10.0.0.0/20", "10.0.0.0/24", "", "invalid Prefix"},
+	} {
+		if got := pickSubnet(prefixes(x.pools), 20, prefixes(x.taken), prefixes(x.routes), 0); got.String() != x.want {
+			t.Errorf("%s: %s, want %s", x.name, got, x.want)
+		}
+	}
+}
+
 // freeSubnets gives what a look at every subnet gives.
 func TestFreeSubnets(t *testing.T) {
 	p := netip.MustParsePrefix

@@ -158,7 +158,7 @@ func (s *Service) inspectNode(ctx context.Context, r *skepv1.Ref) (*skepv1.NodeR
 	if err != nil {
 		return nil, err
 	}
-	n := s.ix.Node(id)
+	n := s.viewNode(id)
 	if n == nil {
 		return nil, noSuch("node", r.Ref, nil)
 	}
@@ -179,7 +179,7 @@ func (s *Service) listNodes(_ context.Context, r *skepv1.ListNodesRequest) (*ske
 		if id <= r.Page.GetAfter() || !f.prefix("id", id) {
 			continue
 		}
-		n := s.ix.Node(id)
+		n := s.viewNode(id)
 		if n == nil || !f.prefix("name", n.Description.Hostname, n.Spec.Name) || !f.exact("role", spec.Word(n.Role)) ||
 			!f.exact("membership", "accepted") || !f.labels("label", n.Description.EngineLabels) || !f.labels("node.label", n.Spec.Labels) {
 			continue
@@ -322,7 +322,7 @@ func (s *Service) removeNode(ctx context.Context, r *skepv1.RemoveNodeRequest) (
 			}
 		}
 		if !r.Force && n.Status.State != skepv1.NodeState_NODE_STATE_DOWN {
-			return fault.Invalid("node %s is not down and can't be removed", id)
+			return fault.Invalid("node %s is not down and can't be removed: skep leave there first, or skep node rm --force %s, which ends its tasks", id, id)
 		}
 		batch := s.spec.Batch()
 		batch.Delete(keys.Node.Key(id), n.Meta.Version)

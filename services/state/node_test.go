@@ -108,7 +108,7 @@ func TestNodes(t *testing.T) {
 		_, err := call(r, api.NodeRemove, &skepv1.RemoveNodeRequest{Ref: ref, Force: force})
 		return err
 	}
-	wantErr(t, rm("w1", false), fmt.Sprintf("node %s is not down and can't be removed", w1.Meta.Id))
+	wantErr(t, rm("w1", false), fmt.Sprintf("node %s is not down and can't be removed: skep leave there first, or skep node rm --force %s, which ends its tasks", w1.Meta.Id, w1.Meta.Id))
 	wantErr(t, rm("m1", true), fmt.Sprintf("node %s is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal", m1.Meta.Id))
 	r.putLive(w1.Meta.Id, down)
 	if err := rm("w1", false); err != nil {

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -26,26 +27,36 @@ func (s *Service) steerRollout(ctx context.Context, r *skepv1.RolloutRequest) (*
 	if err != nil {
 		return nil, err
 	}
+	if svc := s.again(ctx, id); svc != nil {
+		return &skepv1.ServiceReply{Service: svc}, nil
+	}
 	if r.Action == skepv1.RolloutRequest_ACTION_ABORT {
 		return s.abortRollout(ctx, id)
 	}
 	var after *skepv1.Service
+	repeat := false
 	err = s.retry(ctx, func() error {
 		cur := s.ix.Service(id)
 		if cur == nil {
 			return noSuch("service", r.Ref, nil)
+		}
+		if repeat = done(ctx, cur); repeat {
+			return nil // another try of this request was faster
 		}
 		control, err := s.steered(cur, r.Action)
 		if err != nil {
 			return err
 		}
 		after = proto.CloneOf(cur)
-		after.Control = control
+		after.Control, after.Asked = control, rpc.MarkOf(ctx).Onto(cur.Asked)
 		after.Meta.UpdatedAt = timestamppb.Now()
 		return s.commitChange(ctx, cur, after, 0, nil) // its dependencies stay as they are
 	})
 	if err != nil {
 		return nil, err
+	}
+	if repeat {
+		return &skepv1.ServiceReply{Service: s.viewService(id)}, nil
 	}
 	verb := map[skepv1.RolloutRequest_Action]string{
 		skepv1.RolloutRequest_ACTION_PAUSE: "pause", skepv1.RolloutRequest_ACTION_RESUME: "resume", skepv1.RolloutRequest_ACTION_PROMOTE: "promote",

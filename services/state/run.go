@@ -10,6 +10,7 @@ import (
 
 	"skep.dev/libs/job"
 	"skep.dev/libs/keys"
+	"skep.dev/libs/rpc"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
@@ -19,6 +20,9 @@ func (s *Service) runService(ctx context.Context, r *skepv1.RunServiceRequest) (
 	if err != nil {
 		return nil, err
 	}
+	if svc := s.again(ctx, id); svc != nil {
+		return &skepv1.ServiceReply{Service: svc}, nil
+	}
 	var before, after *skepv1.Service
 	err = s.retry(ctx, func() error {
 		cur := s.ix.Service(id)
@@ -26,6 +30,10 @@ func (s *Service) runService(ctx context.Context, r *skepv1.RunServiceRequest) (
 			return noSuch("service", r.Ref, nil)
 		}
 		before, after = cur, proto.CloneOf(cur)
+		if done(ctx, cur) {
+			return nil // another try of this request was faster
+		}
+		after.Asked = rpc.MarkOf(ctx).Onto(cur.Asked)
 		changed, now := true, time.Now()
 		if r.Decision == nil {
 			err = job.RunNow(after, now, s.tasksOf(id))

@@ -39,6 +39,10 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 	if want == nil {
 		return nil, fault.Invalid("service spec is missing")
 	}
+	sid := rpc.MarkOf(ctx).NewID()
+	if svc, err := earlier(ctx, s, keys.Service, sid, "service", s.viewService); svc != nil || err != nil {
+		return &skepv1.ServiceReply{Service: svc}, err
+	}
 	if want.Name == "" {
 		want.Name = s.freeName()
 	}
@@ -49,7 +53,7 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 	if err != nil {
 		return nil, err
 	}
-	if s.isTaken(ctx, func() bool { _, taken := s.ix.ServiceByName(want.Name); return taken }) {
+	if s.isTaken(ctx, func() bool { return s.nameIsAnothers(sid, want.Name) }) {
 		return nil, nameTaken(want.Name)
 	}
 	if err := s.maySpread(want, 0); err != nil {
@@ -57,7 +61,7 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 	}
 	warnings := slices.Concat(s.resolveImage(ctx, want, nil, true, r.NoResolveImage), s.leftBehind(want, nil), withoutEffect(want, nil))
 
-	svc, err := s.store(ctx, newService{id: id.New(), spec: want, called: called, dryRun: r.DryRun, summary: "created"})
+	svc, err := s.store(ctx, newService{id: sid, spec: want, called: called, dryRun: r.DryRun, summary: "created"})
 	if err != nil {
 		return nil, err
 	}
@@ -97,8 +101,12 @@ func (s *Service) store(ctx context.Context, n newService) (*skepv1.Service, err
 		if s.ix.Service(svc.Meta.Id) != nil {
 			return nil // ours, its acknowledgement lost
 		}
-		if s.isTaken(ctx, func() bool { _, taken := s.ix.ServiceByName(want.Name); return taken }) {
+		if s.isTaken(ctx, func() bool { return s.nameIsAnothers(n.id, want.Name) }) {
 			return nameTaken(want.Name)
+		}
+		if first := s.ix.Revision(n.id, 1); first != nil && !n.dryRun {
+			// Of another try of this request, which may still go on: what it decided stands.
+			want, svc.Spec, stored = first.Spec, first.Spec, true
 		}
 		if !n.dryRun {
 			if err := s.freeStaleClaim(ctx, want.Name, svc.Meta.Id); err != nil {
@@ -152,7 +160,7 @@ func (s *Service) store(ctx context.Context, n newService) (*skepv1.Service, err
 	})
 	if err != nil {
 		// Unavailable may mean that everything was written: then the sweep decides.
-		if stored && fault.Of(err) == fault.CodeConflict {
+		if stored && fault.Of(err) == fault.CodeConflict && rpc.MarkOf(ctx) == nil { // else another try may have come further
 			s.dropRevision(svc.Meta.Id, 1)
 		}
 		return nil, err
@@ -193,6 +201,12 @@ func (s *Service) references(ctx context.Context, want *skepv1.ServiceSpec) (cal
 		return nil, err
 	}
 	return s.resolveNetworks(ctx, want)
+}
+
+// nameIsAnothers reports whether a name is that of another service than the one of an id.
+func (s *Service) nameIsAnothers(id, name string) bool {
+	other, taken := s.ix.ServiceByName(name)
+	return taken && other != id
 }
 
 func (s *Service) freeName() string {
@@ -289,8 +303,12 @@ func (s *Service) viewService(id string) *skepv1.Service {
 	if svc == nil {
 		return nil
 	}
+	svc.Asked = nil
 	c := s.ix.Counts(id)
 	svc.Status = &skepv1.ServiceStatus{Running: c.Running, Desired: c.Active, Completed: c.Completed, CrashLooping: c.Looping}
+	if c.Looping > 0 {
+		svc.Status.Loop = s.ix.Loop(id)
+	}
 	switch m := svc.GetSpec().GetMode().GetMode().(type) {
 	case *skepv1.ServiceMode_Replicated:
 		svc.Status.Desired = m.Replicated.GetReplicas()
@@ -334,13 +352,24 @@ func (s *Service) listServices(_ context.Context, r *skepv1.ListServicesRequest)
 	return out, nil
 }
 
+// goneService is the answer to a removal that is asked again: nobody knows more of the service any longer.
+func goneService(id string) *skepv1.ServiceReply {
+	return &skepv1.ServiceReply{Service: &skepv1.Service{Meta: &skepv1.Meta{Id: id}}}
+}
+
 func (s *Service) removeService(ctx context.Context, r *skepv1.RemoveServiceRequest) (*skepv1.ServiceReply, error) {
 	id, err := s.findService(ctx, r.Ref)
+	if removed(ctx, r.Ref, err) {
+		return goneService(r.Ref), nil
+	}
 	if err != nil {
 		return nil, err
 	}
 	warnings := s.dependentsWarning(id)
 	gone, err := s.drop(ctx, id, r.Ref, r.DryRun, nil)
+	if removed(ctx, r.Ref, err) {
+		return goneService(id), nil
+	}
 	return &skepv1.ServiceReply{Service: gone, Warnings: warnings}, err
 }
 

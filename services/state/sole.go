@@ -35,7 +35,8 @@ type identity struct {
 	session string // that was looked at
 	err     error  // why it is refused, nil = it is not
 	until   time.Time
-	told    string // the session whose refusal was told
+	logged  string    // the session whose refusal is in the log
+	told    time.Time // when an event told of one last
 }
 
 // sole refuses an agent while another machine runs as the same node. It costs nothing while the agent is the one whose
@@ -66,10 +67,13 @@ func (s *Service) sole(ctx context.Context, node, session string) error {
 	i.err = fault.Conflict("another machine runs as this node: %s at %s; this one, %s at %s, starts nothing while that one is there. "+
 		"Is one a copy of the other's disk? Run `skep leave --force` on the copy, then join it with a token", other.GetHostname(), other.GetAddr(), own.GetHostname(), own.GetAddr())
 	i.until = now.Add(refusedFor)
-	if i.told != session {
-		i.told = session
+	if i.logged != session {
+		i.logged = session
 		s.log.Warn("two machines run as one node: the second is refused", zap.String("node", node),
 			zap.String("hostname", other.GetHostname()), zap.String("addr", other.GetAddr()), zap.String("second", own.GetHostname()), zap.String("second_addr", own.GetAddr()))
+	}
+	if now.Sub(i.told) >= tellDuplicateEvery {
+		i.told = now
 		if s.events.nodes.Allow(node, now) {
 			s.events.send(ctx, &skepv1.Event{Kind: "node", Id: node, Name: other.GetHostname(), Verb: "duplicate", Message: i.err.Error(),
 				Attributes: map[string]string{"hostname": other.GetHostname(), "addr": other.GetAddr(), "second.hostname": own.GetHostname(), "second.addr": own.GetAddr()}})

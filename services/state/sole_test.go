@@ -77,6 +77,18 @@ func TestTwoMachinesWithOneIdentity(t *testing.T) {
 			t.Errorf("the copy's %s: %v", what, err)
 		}
 	}
+	// Whoever lists nodes sees both, until nobody has told of the second for a while.
+	shown := func() *skepv1.NodeDuplicate {
+		return must[*skepv1.ListNodesReply](t)(call(r, api.NodeList, &skepv1.ListNodesRequest{})).Nodes[0].Duplicate
+	}
+	await(t, "the second machine to be shown", func() bool {
+		d := shown()
+		return d.GetAddr() == "10.0.0.1" && d.GetSecondAddr() != "" && must[*skepv1.NodeReply](t)(call(r, api.NodeInspect, &skepv1.Ref{Ref: node})).Node.Duplicate != nil
+	})
+	r.s.duplicates.Store(node, duplicate{shown(), time.Now()})
+	if d := shown(); d != nil {
+		t.Errorf("still shown: %v", d)
+	}
 	if got := r.s.ix.Report(node).Session; got != "s-first" {
 		t.Errorf("the report that is stored is of %s", got)
 	}

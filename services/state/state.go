@@ -75,6 +75,7 @@ type Service struct {
 
 	describes  *limit.PerKey
 	identities sync.Map // by node, *identity: see sole
+	duplicates sync.Map // by node, duplicate
 	claimed    sync.Map // by node, the host name of another that it says is its own
 
 	admitMu   sync.Mutex // node numbers are handed out one after the other
@@ -134,7 +135,7 @@ func (s *Service) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	for _, actor := range []func(context.Context){s.reports.run, s.events.run, s.sweep, s.followStacks, s.unfence, s.listen, s.tellRoles} {
+	for _, actor := range []func(context.Context){s.reports.run, s.events.run, s.sweep, s.followStacks, s.unfence, s.listen, s.followDuplicates, s.tellRoles, s.tellLate} {
 		wg.Go(func() { actor(ctx) })
 	}
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{

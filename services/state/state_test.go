@@ -35,6 +35,7 @@ type rig struct {
 
 	mu    sync.Mutex
 	nodes map[string]*nats.Conn
+	stop  func() // ends s, and returns when it has ended
 }
 
 // node is a connection with a node's inboxes, in which alone what that node asks is answered.
@@ -50,7 +51,7 @@ func (r *rig) node(id string) *nats.Conn {
 func newRig(t testing.TB, n *kvtest.NATS, set ...func(*Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, n: n, nc: n.Conn(t), nodes: map[string]*nats.Conn{}}
-	r.s, _ = r.start(set...)
+	r.s, r.stop = r.start(set...)
 	// Of several servers the one asked may not have heard yet that somebody answers at another.
 	await(t, "an answer", func() bool {
 		_, err := call(r, api.ServiceList, &skepv1.ListServicesRequest{})

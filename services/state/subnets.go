@@ -26,8 +26,8 @@ func spread(tries int) int {
 	return rand.IntN(4*tries + 1)
 }
 
-// autoSubnet is the first subnet of the cluster's pools, after skip others, that is free: no network has any of it and
-// no node is reached by an address in it.
+// autoSubnet is the first subnet of the cluster's pools, after skip others, that is free: no network has any of it, no node
+// is reached by an address in it, and as long as there are such no node has a route to any of it.
 func (s *Service) autoSubnet(c *skepv1.ClusterSpec, skip int) (netip.Prefix, error) {
 	var pools, taken []netip.Prefix
 	for _, text := range c.DefaultAddrPools {
@@ -51,22 +51,46 @@ func (s *Service) autoSubnet(c *skepv1.ClusterSpec, skip int) (netip.Prefix, err
 	for _, a := range s.ix.NodeAddrs() {
 		taken = append(taken, netip.PrefixFrom(a, a.BitLen()))
 	}
-	var last netip.Prefix
-	for p := range freeSubnets(pools, int(c.SubnetSize), taken) {
-		if last = p; skip == 0 {
-			break
-		}
-		skip--
+	var routes []netip.Prefix
+	for _, r := range s.ix.Routes() {
+		routes = append(routes, r.Prefix)
 	}
-	if last.IsValid() {
-		return last, nil
+	if p := pickSubnet(pools, int(c.SubnetSize), taken, routes, skip); p.IsValid() {
+		return p, nil
 	}
 	total := uint64(0)
 	for _, p := range pools {
 		total += 1 << max(0, int(c.SubnetSize)-p.Bits())
 	}
-	return last, fault.Exhausted("the default address pool %s holds %d subnets of /%d and each is in use by a network or holds a node's address (%d networks): remove networks, or name a subnet elsewhere",
+	return netip.Prefix{}, fault.Exhausted("the default address pool %s holds %d subnets of /%d and each is in use by a network or holds a node's address (%d networks): remove networks, or name a subnet elsewhere",
 		strings.Join(c.DefaultAddrPools, ", "), total, c.SubnetSize, len(s.ix.Networks()))
+}
+
+// pickSubnet is a free subnet of the pools, after skip others, that is best beside the nodes' routes; invalid: none is free.
+// Tasks on a network do not reach what a route of their host leads to where the two overlap, so one beside all routes goes
+// first. A host whose routes cover the pools, as 10.0.0.0/8 of a company's VPN may, keeps nobody from making networks: next
+// come those beside the routes to less than a pool, which are the likelier to matter, then any.
+func pickSubnet(pools []netip.Prefix, bits int, taken, routes []netip.Prefix, skip int) netip.Prefix {
+	narrow := slices.DeleteFunc(slices.Clone(routes), func(r netip.Prefix) bool {
+		return slices.ContainsFunc(pools, func(p netip.Prefix) bool { return r.Bits() <= p.Bits() && r.Contains(p.Addr()) })
+	})
+	for _, avoid := range [][]netip.Prefix{routes, narrow, nil} {
+		if p := freeSubnet(pools, bits, slices.Concat(taken, avoid), skip); p.IsValid() {
+			return p
+		}
+	}
+	return netip.Prefix{}
+}
+
+// freeSubnet is the first of freeSubnets after skip others, or the last of fewer; invalid: there are none.
+func freeSubnet(pools []netip.Prefix, bits int, taken []netip.Prefix, skip int) (last netip.Prefix) {
+	for p := range freeSubnets(pools, bits, taken) {
+		if last = p; skip == 0 {
+			break
+		}
+		skip--
+	}
+	return last
 }
 
 // span is a closed interval of IPv4 addresses.

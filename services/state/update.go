@@ -17,6 +17,7 @@ import (
 	"skep.dev/libs/job"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -27,6 +28,9 @@ func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequ
 	id, err := s.findService(ctx, r.Ref)
 	if err != nil {
 		return nil, err
+	}
+	if svc := s.again(ctx, id); svc != nil {
+		return &skepv1.ServiceReply{Service: svc}, nil
 	}
 	s.atLeast(ctx, r.Version)
 	var warnings []string
@@ -207,6 +211,9 @@ func (s *Service) scaleService(ctx context.Context, r *skepv1.ScaleServiceReques
 	if err != nil {
 		return nil, err
 	}
+	if svc := s.again(ctx, id); svc != nil {
+		return &skepv1.ServiceReply{Service: svc}, nil
+	}
 	if r.Replicas > spec.MaxReplicas {
 		return nil, fault.Invalid("invalid replicas value %d: at most %d", r.Replicas, spec.MaxReplicas)
 	}
@@ -255,6 +262,9 @@ func (s *Service) change(ctx context.Context, id string, dryRun bool, decide fun
 		return do, err
 	})
 	if err != nil || dryRun {
+		if after != nil {
+			after.Asked = nil
+		}
 		return after, err
 	}
 	if err := s.backOffLost(ctx, before, after, called); err != nil {
@@ -280,13 +290,17 @@ func (s *Service) apply(ctx context.Context, id string, dryRun bool, decide func
 		if cur == nil {
 			return fault.NotFound("no such service: %s (it was removed meanwhile)", id)
 		}
+		if done(ctx, cur) {
+			before, after = cur, cur // another try of this request was faster
+			return nil
+		}
 		do, err := decide(cur)
 		if err != nil {
 			return err
 		}
 		depends, _ := s.ix.Key(dependsKey) // before mayDepend looks
 		before, after = cur, proto.CloneOf(cur)
-		after.Spec = do.spec
+		after.Spec, after.Asked = do.spec, rpc.MarkOf(ctx).Onto(cur.Asked)
 		after.Meta.UpdatedAt = timestamppb.Now()
 		if do.scaleOnly && proto.Equal(cur.Spec, do.spec) {
 			return nil

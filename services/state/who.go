@@ -13,7 +13,7 @@ import (
 // listAudit reads the events that people caused, oldest first: those kept that name a person as the one who did it.
 func (s *Service) listAudit(ctx context.Context, r *skepv1.ListAuditRequest) (*skepv1.ListEventsReply, error) {
 	if r.Kind != "" && !token(r.Kind) {
-		return nil, fault.Invalid("invalid kind %q: use service, stack, network, node, cluster, secret, config, user, task or image", r.Kind)
+		return nil, fault.Usage("invalid kind %q: use service, stack, network, node, cluster, secret, config, user, task or image", r.Kind)
 	}
 	user := strings.ToLower(r.User)
 	if user != "" && user != rpc.Root && !subject.IsPerson(user) {

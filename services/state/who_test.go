@@ -166,7 +166,7 @@ func TestEveryChangeNamesItsAuthor(t *testing.T) {
 			t.Errorf("the audit has what %q did", e.Actor)
 		}
 	}
-	if _, err := call(r, api.AuditList, &skepv1.ListAuditRequest{Kind: "a.b"}); !fault.Is(err, fault.CodeInvalid) {
+	if _, err := call(r, api.AuditList, &skepv1.ListAuditRequest{Kind: "a.b"}); !fault.Is(err, fault.CodeUsage) {
 		t.Errorf("a kind with a dot: %v", err)
 	}
 

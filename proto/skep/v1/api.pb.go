@@ -1678,6 +1678,7 @@ type ScoredNode struct {
 	ServiceTasks  uint64                 `protobuf:"varint,4,opt,name=service_tasks,json=serviceTasks,proto3" json:"service_tasks,omitempty"`
 	Tasks         uint64                 `protobuf:"varint,5,opt,name=tasks,proto3" json:"tasks,omitempty"`
 	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Failures      uint64                 `protobuf:"varint,7,opt,name=failures,proto3" json:"failures,omitempty"` // of the service there of late, if that makes the node a last choice
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1754,12 +1755,20 @@ func (x *ScoredNode) GetReason() string {
 	return ""
 }
 
+func (x *ScoredNode) GetFailures() uint64 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
 type ExplainReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Service       *Service               `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 	Placing       *Placing               `protobuf:"bytes,2,opt,name=placing,proto3" json:"placing,omitempty"`
 	Waiting       []*Task                `protobuf:"bytes,3,rep,name=waiting,proto3" json:"waiting,omitempty"` // tasks that do not run, with what they wait for
 	Next          []*Operation           `protobuf:"bytes,4,rep,name=next,proto3" json:"next,omitempty"`       // what the next plan would do
+	Hints         []string               `protobuf:"bytes,7,rep,name=hints,proto3" json:"hints,omitempty"`     // what may help, each a sentence or two
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1818,6 +1827,13 @@ func (x *ExplainReply) GetWaiting() []*Task {
 func (x *ExplainReply) GetNext() []*Operation {
 	if x != nil {
 		return x.Next
+	}
+	return nil
+}
+
+func (x *ExplainReply) GetHints() []string {
+	if x != nil {
+		return x.Hints
 	}
 	return nil
 }
@@ -3779,7 +3795,7 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\vRemovedNode\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xaa\x01\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xc6\x01\n" +
 	"\n" +
 	"ScoredNode\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
@@ -3787,12 +3803,14 @@ const file_skep_v1_api_proto_rawDesc = "" +
 	"\x05score\x18\x03 \x01(\x01R\x05score\x12#\n" +
 	"\rservice_tasks\x18\x04 \x01(\x04R\fserviceTasks\x12\x14\n" +
 	"\x05tasks\x18\x05 \x01(\x04R\x05tasks\x12\x16\n" +
-	"\x06reason\x18\x06 \x01(\tR\x06reason\"\xb7\x01\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bfailures\x18\a \x01(\x04R\bfailures\"\xcd\x01\n" +
 	"\fExplainReply\x12*\n" +
 	"\aservice\x18\x01 \x01(\v2\x10.skep.v1.ServiceR\aservice\x12*\n" +
 	"\aplacing\x18\x02 \x01(\v2\x10.skep.v1.PlacingR\aplacing\x12'\n" +
 	"\awaiting\x18\x03 \x03(\v2\r.skep.v1.TaskR\awaiting\x12&\n" +
-	"\x04next\x18\x04 \x03(\v2\x12.skep.v1.OperationR\x04next\"`\n" +
+	"\x04next\x18\x04 \x03(\v2\x12.skep.v1.OperationR\x04next\x12\x14\n" +
+	"\x05hints\x18\a \x03(\tR\x05hints\"`\n" +
 	"\x10ListTasksRequest\x12)\n" +
 	"\afilters\x18\x01 \x03(\v2\x0f.skep.v1.FilterR\afilters\x12!\n" +
 	"\x04page\x18\x02 \x01(\v2\r.skep.v1.PageR\x04page\"I\n" +

@@ -238,6 +238,9 @@ type StoreStateReply struct {
 	Dir             string                 `protobuf:"bytes,7,opt,name=dir,proto3" json:"dir,omitempty"`                                                   // where the store is
 	Streams         []*StreamState         `protobuf:"bytes,8,rep,name=streams,proto3" json:"streams,omitempty"`                                           // every stream there should be, in order
 	SlowestMicros   int64                  `protobuf:"varint,9,opt,name=slowest_micros,json=slowestMicros,proto3" json:"slowest_micros,omitempty"`         // what the slowest of those few took
+	DamagedDir      string                 `protobuf:"bytes,10,opt,name=damaged_dir,json=damagedDir,proto3" json:"damaged_dir,omitempty"`                  // where a store lies that was found damaged at a start and moved aside; "" = none does
+	DamagedWhy      string                 `protobuf:"bytes,11,opt,name=damaged_why,json=damagedWhy,proto3" json:"damaged_why,omitempty"`                  // what was wrong with it
+	DamagedUnixMs   int64                  `protobuf:"varint,12,opt,name=damaged_unix_ms,json=damagedUnixMs,proto3" json:"damaged_unix_ms,omitempty"`      // when it was found
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -331,6 +334,27 @@ func (x *StoreStateReply) GetStreams() []*StreamState {
 func (x *StoreStateReply) GetSlowestMicros() int64 {
 	if x != nil {
 		return x.SlowestMicros
+	}
+	return 0
+}
+
+func (x *StoreStateReply) GetDamagedDir() string {
+	if x != nil {
+		return x.DamagedDir
+	}
+	return ""
+}
+
+func (x *StoreStateReply) GetDamagedWhy() string {
+	if x != nil {
+		return x.DamagedWhy
+	}
+	return ""
+}
+
+func (x *StoreStateReply) GetDamagedUnixMs() int64 {
+	if x != nil {
+		return x.DamagedUnixMs
 	}
 	return 0
 }
@@ -733,7 +757,7 @@ const file_skep_v1_doctor_proto_rawDesc = "" +
 	"\tNodeClock\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x19\n" +
 	"\bahead_ms\x18\x02 \x01(\x12R\aaheadMs\"\x13\n" +
-	"\x11StoreStateRequest\"\xcb\x02\n" +
+	"\x11StoreStateRequest\"\xb5\x03\n" +
 	"\x0fStoreStateReply\x12!\n" +
 	"\fwrite_micros\x18\x01 \x01(\x03R\vwriteMicros\x12\x1f\n" +
 	"\vwrite_error\x18\x02 \x01(\tR\n" +
@@ -747,7 +771,13 @@ const file_skep_v1_doctor_proto_rawDesc = "" +
 	"\x11store_limit_bytes\x18\x06 \x01(\x04R\x0fstoreLimitBytes\x12\x10\n" +
 	"\x03dir\x18\a \x01(\tR\x03dir\x12.\n" +
 	"\astreams\x18\b \x03(\v2\x14.skep.v1.StreamStateR\astreams\x12%\n" +
-	"\x0eslowest_micros\x18\t \x01(\x03R\rslowestMicros\"\xe1\x01\n" +
+	"\x0eslowest_micros\x18\t \x01(\x03R\rslowestMicros\x12\x1f\n" +
+	"\vdamaged_dir\x18\n" +
+	" \x01(\tR\n" +
+	"damagedDir\x12\x1f\n" +
+	"\vdamaged_why\x18\v \x01(\tR\n" +
+	"damagedWhy\x12&\n" +
+	"\x0fdamaged_unix_ms\x18\f \x01(\x03R\rdamagedUnixMs\"\xe1\x01\n" +
 	"\vStreamState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03err\x18\x02 \x01(\tR\x03err\x12\x16\n" +

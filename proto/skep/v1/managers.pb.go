@@ -591,6 +591,67 @@ func (x *ReachReply) GetFailed() map[string]string {
 	return nil
 }
 
+// BusSelfRequest asks who else runs as a manager, and says who asks. The answer is a SelfReply.
+type BusSelfRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"` // one per start of a broker
+	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Addr          string                 `protobuf:"bytes,3,opt,name=addr,proto3" json:"addr,omitempty"` // as the broker it is connected to sees it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BusSelfRequest) Reset() {
+	*x = BusSelfRequest{}
+	mi := &file_skep_v1_managers_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BusSelfRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BusSelfRequest) ProtoMessage() {}
+
+func (x *BusSelfRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_managers_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BusSelfRequest.ProtoReflect.Descriptor instead.
+func (*BusSelfRequest) Descriptor() ([]byte, []int) {
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *BusSelfRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *BusSelfRequest) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *BusSelfRequest) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
 // WitnessRequest has a manager run the witness of that name, or none ("").
 type WitnessRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -602,7 +663,7 @@ type WitnessRequest struct {
 
 func (x *WitnessRequest) Reset() {
 	*x = WitnessRequest{}
-	mi := &file_skep_v1_managers_proto_msgTypes[7]
+	mi := &file_skep_v1_managers_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +675,7 @@ func (x *WitnessRequest) String() string {
 func (*WitnessRequest) ProtoMessage() {}
 
 func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_managers_proto_msgTypes[7]
+	mi := &file_skep_v1_managers_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +688,7 @@ func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessRequest.ProtoReflect.Descriptor instead.
 func (*WitnessRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_managers_proto_rawDescGZIP(), []int{7}
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WitnessRequest) GetName() string {
@@ -654,7 +715,7 @@ type RetireRequest struct {
 
 func (x *RetireRequest) Reset() {
 	*x = RetireRequest{}
-	mi := &file_skep_v1_managers_proto_msgTypes[8]
+	mi := &file_skep_v1_managers_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +727,7 @@ func (x *RetireRequest) String() string {
 func (*RetireRequest) ProtoMessage() {}
 
 func (x *RetireRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_managers_proto_msgTypes[8]
+	mi := &file_skep_v1_managers_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +740,7 @@ func (x *RetireRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireRequest.ProtoReflect.Descriptor instead.
 func (*RetireRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_managers_proto_rawDescGZIP(), []int{8}
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RetireRequest) GetServer() string {
@@ -708,7 +769,7 @@ type ManagerBeat struct {
 
 func (x *ManagerBeat) Reset() {
 	*x = ManagerBeat{}
-	mi := &file_skep_v1_managers_proto_msgTypes[9]
+	mi := &file_skep_v1_managers_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -720,7 +781,7 @@ func (x *ManagerBeat) String() string {
 func (*ManagerBeat) ProtoMessage() {}
 
 func (x *ManagerBeat) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_managers_proto_msgTypes[9]
+	mi := &file_skep_v1_managers_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -733,7 +794,7 @@ func (x *ManagerBeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerBeat.ProtoReflect.Descriptor instead.
 func (*ManagerBeat) Descriptor() ([]byte, []int) {
-	return file_skep_v1_managers_proto_rawDescGZIP(), []int{9}
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ManagerBeat) GetNodeId() string {
@@ -820,7 +881,7 @@ type ListManagersReply struct {
 
 func (x *ListManagersReply) Reset() {
 	*x = ListManagersReply{}
-	mi := &file_skep_v1_managers_proto_msgTypes[10]
+	mi := &file_skep_v1_managers_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +893,7 @@ func (x *ListManagersReply) String() string {
 func (*ListManagersReply) ProtoMessage() {}
 
 func (x *ListManagersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_managers_proto_msgTypes[10]
+	mi := &file_skep_v1_managers_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +906,7 @@ func (x *ListManagersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListManagersReply.ProtoReflect.Descriptor instead.
 func (*ListManagersReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_managers_proto_rawDescGZIP(), []int{10}
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListManagersReply) GetSet() *ManagerSet {
@@ -896,7 +957,7 @@ type ManagerView struct {
 
 func (x *ManagerView) Reset() {
 	*x = ManagerView{}
-	mi := &file_skep_v1_managers_proto_msgTypes[11]
+	mi := &file_skep_v1_managers_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +969,7 @@ func (x *ManagerView) String() string {
 func (*ManagerView) ProtoMessage() {}
 
 func (x *ManagerView) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_managers_proto_msgTypes[11]
+	mi := &file_skep_v1_managers_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +982,7 @@ func (x *ManagerView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerView.ProtoReflect.Descriptor instead.
 func (*ManagerView) Descriptor() ([]byte, []int) {
-	return file_skep_v1_managers_proto_rawDescGZIP(), []int{11}
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ManagerView) GetNodeId() string {
@@ -971,7 +1032,7 @@ type NodeManagersReply struct {
 
 func (x *NodeManagersReply) Reset() {
 	*x = NodeManagersReply{}
-	mi := &file_skep_v1_managers_proto_msgTypes[12]
+	mi := &file_skep_v1_managers_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1044,7 @@ func (x *NodeManagersReply) String() string {
 func (*NodeManagersReply) ProtoMessage() {}
 
 func (x *NodeManagersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_managers_proto_msgTypes[12]
+	mi := &file_skep_v1_managers_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1057,7 @@ func (x *NodeManagersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeManagersReply.ProtoReflect.Descriptor instead.
 func (*NodeManagersReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_managers_proto_rawDescGZIP(), []int{12}
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NodeManagersReply) GetRole() NodeRole {
@@ -1030,7 +1091,7 @@ type SettleNodeRequest struct {
 
 func (x *SettleNodeRequest) Reset() {
 	*x = SettleNodeRequest{}
-	mi := &file_skep_v1_managers_proto_msgTypes[13]
+	mi := &file_skep_v1_managers_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1103,7 @@ func (x *SettleNodeRequest) String() string {
 func (*SettleNodeRequest) ProtoMessage() {}
 
 func (x *SettleNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_managers_proto_msgTypes[13]
+	mi := &file_skep_v1_managers_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1116,7 @@ func (x *SettleNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleNodeRequest.ProtoReflect.Descriptor instead.
 func (*SettleNodeRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_managers_proto_rawDescGZIP(), []int{13}
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SettleNodeRequest) GetNodeId() string {
@@ -1078,7 +1139,7 @@ type MasterAsk struct {
 
 func (x *MasterAsk) Reset() {
 	*x = MasterAsk{}
-	mi := &file_skep_v1_managers_proto_msgTypes[14]
+	mi := &file_skep_v1_managers_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +1151,7 @@ func (x *MasterAsk) String() string {
 func (*MasterAsk) ProtoMessage() {}
 
 func (x *MasterAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_managers_proto_msgTypes[14]
+	mi := &file_skep_v1_managers_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +1164,7 @@ func (x *MasterAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MasterAsk.ProtoReflect.Descriptor instead.
 func (*MasterAsk) Descriptor() ([]byte, []int) {
-	return file_skep_v1_managers_proto_rawDescGZIP(), []int{14}
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MasterAsk) GetNodeId() string {
@@ -1145,7 +1206,7 @@ type MasterReply struct {
 
 func (x *MasterReply) Reset() {
 	*x = MasterReply{}
-	mi := &file_skep_v1_managers_proto_msgTypes[15]
+	mi := &file_skep_v1_managers_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +1218,7 @@ func (x *MasterReply) String() string {
 func (*MasterReply) ProtoMessage() {}
 
 func (x *MasterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_managers_proto_msgTypes[15]
+	mi := &file_skep_v1_managers_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +1231,7 @@ func (x *MasterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MasterReply.ProtoReflect.Descriptor instead.
 func (*MasterReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_managers_proto_rawDescGZIP(), []int{15}
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MasterReply) GetSealed() []byte {
@@ -1199,7 +1260,7 @@ type MasterKey struct {
 
 func (x *MasterKey) Reset() {
 	*x = MasterKey{}
-	mi := &file_skep_v1_managers_proto_msgTypes[16]
+	mi := &file_skep_v1_managers_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1272,7 @@ func (x *MasterKey) String() string {
 func (*MasterKey) ProtoMessage() {}
 
 func (x *MasterKey) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_managers_proto_msgTypes[16]
+	mi := &file_skep_v1_managers_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1285,7 @@ func (x *MasterKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MasterKey.ProtoReflect.Descriptor instead.
 func (*MasterKey) Descriptor() ([]byte, []int) {
-	return file_skep_v1_managers_proto_rawDescGZIP(), []int{16}
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MasterKey) GetAsk() []byte {
@@ -1267,7 +1328,7 @@ type EpochReply struct {
 
 func (x *EpochReply) Reset() {
 	*x = EpochReply{}
-	mi := &file_skep_v1_managers_proto_msgTypes[17]
+	mi := &file_skep_v1_managers_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1340,7 @@ func (x *EpochReply) String() string {
 func (*EpochReply) ProtoMessage() {}
 
 func (x *EpochReply) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_managers_proto_msgTypes[17]
+	mi := &file_skep_v1_managers_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1353,7 @@ func (x *EpochReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EpochReply.ProtoReflect.Descriptor instead.
 func (*EpochReply) Descriptor() ([]byte, []int) {
-	return file_skep_v1_managers_proto_rawDescGZIP(), []int{17}
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *EpochReply) GetClusterId() string {
@@ -1328,7 +1389,7 @@ type RefoundRequest struct {
 
 func (x *RefoundRequest) Reset() {
 	*x = RefoundRequest{}
-	mi := &file_skep_v1_managers_proto_msgTypes[18]
+	mi := &file_skep_v1_managers_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +1401,7 @@ func (x *RefoundRequest) String() string {
 func (*RefoundRequest) ProtoMessage() {}
 
 func (x *RefoundRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_managers_proto_msgTypes[18]
+	mi := &file_skep_v1_managers_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1414,7 @@ func (x *RefoundRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefoundRequest.ProtoReflect.Descriptor instead.
 func (*RefoundRequest) Descriptor() ([]byte, []int) {
-	return file_skep_v1_managers_proto_rawDescGZIP(), []int{18}
+	return file_skep_v1_managers_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RefoundRequest) GetNodeId() string {
@@ -1422,7 +1483,11 @@ const file_skep_v1_managers_proto_rawDesc = "" +
 	"\x06failed\x18\x01 \x03(\v2\x1f.skep.v1.ReachReply.FailedEntryR\x06failed\x1a9\n" +
 	"\vFailedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"8\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Z\n" +
+	"\x0eBusSelfRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
+	"\x04addr\x18\x03 \x01(\tR\x04addr\"8\n" +
 	"\x0eWitnessRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04wipe\x18\x02 \x01(\bR\x04wipe\"'\n" +
@@ -1501,7 +1566,7 @@ func file_skep_v1_managers_proto_rawDescGZIP() []byte {
 }
 
 var file_skep_v1_managers_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_skep_v1_managers_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_skep_v1_managers_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_skep_v1_managers_proto_goTypes = []any{
 	(ManagerState)(0),             // 0: skep.v1.ManagerState
 	(*ManagerSet)(nil),            // 1: skep.v1.ManagerSet
@@ -1511,40 +1576,41 @@ var file_skep_v1_managers_proto_goTypes = []any{
 	(*EnlistReply)(nil),           // 5: skep.v1.EnlistReply
 	(*ReachRequest)(nil),          // 6: skep.v1.ReachRequest
 	(*ReachReply)(nil),            // 7: skep.v1.ReachReply
-	(*WitnessRequest)(nil),        // 8: skep.v1.WitnessRequest
-	(*RetireRequest)(nil),         // 9: skep.v1.RetireRequest
-	(*ManagerBeat)(nil),           // 10: skep.v1.ManagerBeat
-	(*ListManagersReply)(nil),     // 11: skep.v1.ListManagersReply
-	(*ManagerView)(nil),           // 12: skep.v1.ManagerView
-	(*NodeManagersReply)(nil),     // 13: skep.v1.NodeManagersReply
-	(*SettleNodeRequest)(nil),     // 14: skep.v1.SettleNodeRequest
-	(*MasterAsk)(nil),             // 15: skep.v1.MasterAsk
-	(*MasterReply)(nil),           // 16: skep.v1.MasterReply
-	(*MasterKey)(nil),             // 17: skep.v1.MasterKey
-	(*EpochReply)(nil),            // 18: skep.v1.EpochReply
-	(*RefoundRequest)(nil),        // 19: skep.v1.RefoundRequest
-	nil,                           // 20: skep.v1.ManagerSet.UsedEntry
-	nil,                           // 21: skep.v1.ReachReply.FailedEntry
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
-	(NodeRole)(0),                 // 23: skep.v1.NodeRole
-	(*VaultKey)(nil),              // 24: skep.v1.VaultKey
-	(*UnlockKeyInfo)(nil),         // 25: skep.v1.UnlockKeyInfo
+	(*BusSelfRequest)(nil),        // 8: skep.v1.BusSelfRequest
+	(*WitnessRequest)(nil),        // 9: skep.v1.WitnessRequest
+	(*RetireRequest)(nil),         // 10: skep.v1.RetireRequest
+	(*ManagerBeat)(nil),           // 11: skep.v1.ManagerBeat
+	(*ListManagersReply)(nil),     // 12: skep.v1.ListManagersReply
+	(*ManagerView)(nil),           // 13: skep.v1.ManagerView
+	(*NodeManagersReply)(nil),     // 14: skep.v1.NodeManagersReply
+	(*SettleNodeRequest)(nil),     // 15: skep.v1.SettleNodeRequest
+	(*MasterAsk)(nil),             // 16: skep.v1.MasterAsk
+	(*MasterReply)(nil),           // 17: skep.v1.MasterReply
+	(*MasterKey)(nil),             // 18: skep.v1.MasterKey
+	(*EpochReply)(nil),            // 19: skep.v1.EpochReply
+	(*RefoundRequest)(nil),        // 20: skep.v1.RefoundRequest
+	nil,                           // 21: skep.v1.ManagerSet.UsedEntry
+	nil,                           // 22: skep.v1.ReachReply.FailedEntry
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(NodeRole)(0),                 // 24: skep.v1.NodeRole
+	(*VaultKey)(nil),              // 25: skep.v1.VaultKey
+	(*UnlockKeyInfo)(nil),         // 26: skep.v1.UnlockKeyInfo
 }
 var file_skep_v1_managers_proto_depIdxs = []int32{
 	2,  // 0: skep.v1.ManagerSet.managers:type_name -> skep.v1.Manager
 	3,  // 1: skep.v1.ManagerSet.step:type_name -> skep.v1.ManagerStep
-	20, // 2: skep.v1.ManagerSet.used:type_name -> skep.v1.ManagerSet.UsedEntry
+	21, // 2: skep.v1.ManagerSet.used:type_name -> skep.v1.ManagerSet.UsedEntry
 	0,  // 3: skep.v1.Manager.state:type_name -> skep.v1.ManagerState
-	22, // 4: skep.v1.ManagerStep.since:type_name -> google.protobuf.Timestamp
+	23, // 4: skep.v1.ManagerStep.since:type_name -> google.protobuf.Timestamp
 	1,  // 5: skep.v1.EnlistReply.set:type_name -> skep.v1.ManagerSet
-	21, // 6: skep.v1.ReachReply.failed:type_name -> skep.v1.ReachReply.FailedEntry
+	22, // 6: skep.v1.ReachReply.failed:type_name -> skep.v1.ReachReply.FailedEntry
 	1,  // 7: skep.v1.ListManagersReply.set:type_name -> skep.v1.ManagerSet
-	12, // 8: skep.v1.ListManagersReply.views:type_name -> skep.v1.ManagerView
-	22, // 9: skep.v1.ManagerView.heard:type_name -> google.protobuf.Timestamp
-	23, // 10: skep.v1.NodeManagersReply.role:type_name -> skep.v1.NodeRole
-	22, // 11: skep.v1.MasterAsk.asked_at:type_name -> google.protobuf.Timestamp
-	24, // 12: skep.v1.MasterReply.key:type_name -> skep.v1.VaultKey
-	25, // 13: skep.v1.MasterKey.unlock:type_name -> skep.v1.UnlockKeyInfo
+	13, // 8: skep.v1.ListManagersReply.views:type_name -> skep.v1.ManagerView
+	23, // 9: skep.v1.ManagerView.heard:type_name -> google.protobuf.Timestamp
+	24, // 10: skep.v1.NodeManagersReply.role:type_name -> skep.v1.NodeRole
+	23, // 11: skep.v1.MasterAsk.asked_at:type_name -> google.protobuf.Timestamp
+	25, // 12: skep.v1.MasterReply.key:type_name -> skep.v1.VaultKey
+	26, // 13: skep.v1.MasterKey.unlock:type_name -> skep.v1.UnlockKeyInfo
 	14, // [14:14] is the sub-list for method output_type
 	14, // [14:14] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
@@ -1566,7 +1632,7 @@ func file_skep_v1_managers_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_managers_proto_rawDesc), len(file_skep_v1_managers_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

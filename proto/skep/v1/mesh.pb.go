@@ -463,7 +463,9 @@ type MeshEndpoint struct {
 	Slot          uint64                 `protobuf:"varint,3,opt,name=slot,proto3" json:"slot,omitempty"`
 	Addr          string                 `protobuf:"bytes,4,opt,name=addr,proto3" json:"addr,omitempty"` // address
 	Addr6         string                 `protobuf:"bytes,5,opt,name=addr6,proto3" json:"addr6,omitempty"`
-	Serving       bool                   `protobuf:"varint,6,opt,name=serving,proto3" json:"serving,omitempty"` // runs, is healthy and is not about to stop: belongs into DNS, VIP and the mesh
+	Serving       bool                   `protobuf:"varint,6,opt,name=serving,proto3" json:"serving,omitempty"`   // runs, is healthy and is not about to stop: belongs into DNS, VIP and the mesh
+	Lost          bool                   `protobuf:"varint,8,opt,name=lost,proto3" json:"lost,omitempty"`         // its node is down: who has a connection to it is told so
+	Starting      bool                   `protobuf:"varint,7,opt,name=starting,proto3" json:"starting,omitempty"` // runs, does not serve, and its service asks for it to be listed under tasks.<name> all the same
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -536,6 +538,20 @@ func (x *MeshEndpoint) GetAddr6() string {
 func (x *MeshEndpoint) GetServing() bool {
 	if x != nil {
 		return x.Serving
+	}
+	return false
+}
+
+func (x *MeshEndpoint) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+func (x *MeshEndpoint) GetStarting() bool {
+	if x != nil {
+		return x.Starting
 	}
 	return false
 }
@@ -2341,7 +2357,7 @@ const file_skep_v1_mesh_proto_rawDesc = "" +
 	"\tendpoints\x18\x02 \x03(\v2\x15.skep.v1.MeshEndpointR\tendpoints\x12\"\n" +
 	"\rwg_public_key\x18\x03 \x01(\tR\vwgPublicKey\x12\x17\n" +
 	"\awg_port\x18\x04 \x01(\rR\x06wgPort\x12\x1c\n" +
-	"\taddresses\x18\x05 \x03(\tR\taddresses\"\x9e\x01\n" +
+	"\taddresses\x18\x05 \x03(\tR\taddresses\"\xce\x01\n" +
 	"\fMeshEndpoint\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
 	"\n" +
@@ -2349,7 +2365,9 @@ const file_skep_v1_mesh_proto_rawDesc = "" +
 	"\x04slot\x18\x03 \x01(\x04R\x04slot\x12\x12\n" +
 	"\x04addr\x18\x04 \x01(\tR\x04addr\x12\x14\n" +
 	"\x05addr6\x18\x05 \x01(\tR\x05addr6\x12\x18\n" +
-	"\aserving\x18\x06 \x01(\bR\aserving\"\xbb\x01\n" +
+	"\aserving\x18\x06 \x01(\bR\aserving\x12\x12\n" +
+	"\x04lost\x18\b \x01(\bR\x04lost\x12\x1a\n" +
+	"\bstarting\x18\a \x01(\bR\bstarting\"\xbb\x01\n" +
 	"\x0fMeshSyncRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
 	"\bnetworks\x18\x02 \x03(\tR\bnetworks\x129\n" +

@@ -297,6 +297,8 @@ type Service struct {
 	Runs             []*RunControl          `protobuf:"bytes,13,rep,name=runs,proto3" json:"runs,omitempty"`                                          // earlier runs of a job whose tasks are kept, oldest first
 	// Of a job with a schedule: its times up to this one are decided (run, skipped, or before there was a schedule).
 	ScheduleDecided *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=schedule_decided,json=scheduleDecided,proto3" json:"schedule_decided,omitempty"`
+	// Marks of the newest changes (libs/rpc, Mark), at most eight: a request that is asked again is known by them. Never shown.
+	Asked [][]byte `protobuf:"bytes,40,rep,name=asked,proto3" json:"asked,omitempty"`
 	// Composed on read:
 	Status        *ServiceStatus `protobuf:"bytes,10,opt,name=status,proto3" json:"status,omitempty"`
 	UpdateStatus  *UpdateStatus  `protobuf:"bytes,11,opt,name=update_status,json=updateStatus,proto3" json:"update_status,omitempty"`
@@ -414,6 +416,13 @@ func (x *Service) GetRuns() []*RunControl {
 func (x *Service) GetScheduleDecided() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ScheduleDecided
+	}
+	return nil
+}
+
+func (x *Service) GetAsked() [][]byte {
+	if x != nil {
+		return x.Asked
 	}
 	return nil
 }
@@ -542,6 +551,7 @@ type ServiceStatus struct {
 	Desired       uint64                 `protobuf:"varint,2,opt,name=desired,proto3" json:"desired,omitempty"`
 	Completed     uint64                 `protobuf:"varint,3,opt,name=completed,proto3" json:"completed,omitempty"`
 	CrashLooping  uint64                 `protobuf:"varint,4,opt,name=crash_looping,json=crashLooping,proto3" json:"crash_looping,omitempty"` // of the desired ones: those that wait to be started again after three failures in a row or more
+	Loop          *CrashLoop             `protobuf:"bytes,5,opt,name=loop,proto3" json:"loop,omitempty"`                                      // the worst of those
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -604,6 +614,74 @@ func (x *ServiceStatus) GetCrashLooping() uint64 {
 	return 0
 }
 
+func (x *ServiceStatus) GetLoop() *CrashLoop {
+	if x != nil {
+		return x.Loop
+	}
+	return nil
+}
+
+// CrashLoop tells of a task that keeps failing, or being rejected, and waits to be started again.
+type CrashLoop struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Failures      uint64                 `protobuf:"varint,1,opt,name=failures,proto3" json:"failures,omitempty"`                         // in a row
+	NextUnixMs    int64                  `protobuf:"varint,2,opt,name=next_unix_ms,json=nextUnixMs,proto3" json:"next_unix_ms,omitempty"` // when it is started again
+	Err           string                 `protobuf:"bytes,3,opt,name=err,proto3" json:"err,omitempty"`                                    // why the one before it ended
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CrashLoop) Reset() {
+	*x = CrashLoop{}
+	mi := &file_skep_v1_object_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CrashLoop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CrashLoop) ProtoMessage() {}
+
+func (x *CrashLoop) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_object_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CrashLoop.ProtoReflect.Descriptor instead.
+func (*CrashLoop) Descriptor() ([]byte, []int) {
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CrashLoop) GetFailures() uint64 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *CrashLoop) GetNextUnixMs() int64 {
+	if x != nil {
+		return x.NextUnixMs
+	}
+	return 0
+}
+
+func (x *CrashLoop) GetErr() string {
+	if x != nil {
+		return x.Err
+	}
+	return ""
+}
+
 // RolloutControl is what users want of the rollout of the newest revision.
 type RolloutControl struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -616,7 +694,7 @@ type RolloutControl struct {
 
 func (x *RolloutControl) Reset() {
 	*x = RolloutControl{}
-	mi := &file_skep_v1_object_proto_msgTypes[5]
+	mi := &file_skep_v1_object_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -628,7 +706,7 @@ func (x *RolloutControl) String() string {
 func (*RolloutControl) ProtoMessage() {}
 
 func (x *RolloutControl) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[5]
+	mi := &file_skep_v1_object_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -641,7 +719,7 @@ func (x *RolloutControl) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutControl.ProtoReflect.Descriptor instead.
 func (*RolloutControl) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{5}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RolloutControl) GetPaused() bool {
@@ -679,7 +757,7 @@ type RunControl struct {
 
 func (x *RunControl) Reset() {
 	*x = RunControl{}
-	mi := &file_skep_v1_object_proto_msgTypes[6]
+	mi := &file_skep_v1_object_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -691,7 +769,7 @@ func (x *RunControl) String() string {
 func (*RunControl) ProtoMessage() {}
 
 func (x *RunControl) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[6]
+	mi := &file_skep_v1_object_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -704,7 +782,7 @@ func (x *RunControl) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunControl.ProtoReflect.Descriptor instead.
 func (*RunControl) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{6}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RunControl) GetDue() *timestamppb.Timestamp {
@@ -758,7 +836,7 @@ type JobRun struct {
 
 func (x *JobRun) Reset() {
 	*x = JobRun{}
-	mi := &file_skep_v1_object_proto_msgTypes[7]
+	mi := &file_skep_v1_object_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +848,7 @@ func (x *JobRun) String() string {
 func (*JobRun) ProtoMessage() {}
 
 func (x *JobRun) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[7]
+	mi := &file_skep_v1_object_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +861,7 @@ func (x *JobRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobRun.ProtoReflect.Descriptor instead.
 func (*JobRun) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{7}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *JobRun) GetRun() *RunControl {
@@ -849,7 +927,7 @@ type UpdateStatus struct {
 
 func (x *UpdateStatus) Reset() {
 	*x = UpdateStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[8]
+	mi := &file_skep_v1_object_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -861,7 +939,7 @@ func (x *UpdateStatus) String() string {
 func (*UpdateStatus) ProtoMessage() {}
 
 func (x *UpdateStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[8]
+	mi := &file_skep_v1_object_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -874,7 +952,7 @@ func (x *UpdateStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateStatus.ProtoReflect.Descriptor instead.
 func (*UpdateStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{8}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdateStatus) GetState() string {
@@ -932,7 +1010,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_skep_v1_object_proto_msgTypes[9]
+	mi := &file_skep_v1_object_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -944,7 +1022,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[9]
+	mi := &file_skep_v1_object_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -957,7 +1035,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{9}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Revision) GetServiceId() string {
@@ -1046,7 +1124,7 @@ type NodeObject struct {
 
 func (x *NodeObject) Reset() {
 	*x = NodeObject{}
-	mi := &file_skep_v1_object_proto_msgTypes[10]
+	mi := &file_skep_v1_object_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1058,7 +1136,7 @@ func (x *NodeObject) String() string {
 func (*NodeObject) ProtoMessage() {}
 
 func (x *NodeObject) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[10]
+	mi := &file_skep_v1_object_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1071,7 +1149,7 @@ func (x *NodeObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeObject.ProtoReflect.Descriptor instead.
 func (*NodeObject) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{10}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NodeObject) GetMeta() *Meta {
@@ -1136,16 +1214,22 @@ type NodeDescription struct {
 	DataPathAddr   string                 `protobuf:"bytes,8,opt,name=data_path_addr,json=dataPathAddr,proto3" json:"data_path_addr,omitempty"`
 	RuntimeVersion string                 `protobuf:"bytes,9,opt,name=runtime_version,json=runtimeVersion,proto3" json:"runtime_version,omitempty"` // containerd's
 	MaxTasks       uint32                 `protobuf:"varint,10,opt,name=max_tasks,json=maxTasks,proto3" json:"max_tasks,omitempty"`                 // tasks the node will hold at most, 0 = no limit
+	// What keeps it from beginning tasks, "" = nothing, and since when: it gets none meanwhile.
+	Trouble            string `protobuf:"bytes,11,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	TroubleSinceUnixMs int64  `protobuf:"varint,12,opt,name=trouble_since_unix_ms,json=troubleSinceUnixMs,proto3" json:"trouble_since_unix_ms,omitempty"`
 	// The certificate it uses; 0 = not said.
 	CertFromUnixMs  int64 `protobuf:"varint,40,opt,name=cert_from_unix_ms,json=certFromUnixMs,proto3" json:"cert_from_unix_ms,omitempty"`
 	CertUntilUnixMs int64 `protobuf:"varint,41,opt,name=cert_until_unix_ms,json=certUntilUnixMs,proto3" json:"cert_until_unix_ms,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Networks it reaches by routes of its own, CIDRs, the widest of them; and how many it does not name.
+	Routes        []string `protobuf:"bytes,42,rep,name=routes,proto3" json:"routes,omitempty"`
+	RoutesMore    uint32   `protobuf:"varint,43,opt,name=routes_more,json=routesMore,proto3" json:"routes_more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeDescription) Reset() {
 	*x = NodeDescription{}
-	mi := &file_skep_v1_object_proto_msgTypes[11]
+	mi := &file_skep_v1_object_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +1241,7 @@ func (x *NodeDescription) String() string {
 func (*NodeDescription) ProtoMessage() {}
 
 func (x *NodeDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[11]
+	mi := &file_skep_v1_object_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +1254,7 @@ func (x *NodeDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDescription.ProtoReflect.Descriptor instead.
 func (*NodeDescription) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{11}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NodeDescription) GetHostname() string {
@@ -1243,6 +1327,20 @@ func (x *NodeDescription) GetMaxTasks() uint32 {
 	return 0
 }
 
+func (x *NodeDescription) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
+func (x *NodeDescription) GetTroubleSinceUnixMs() int64 {
+	if x != nil {
+		return x.TroubleSinceUnixMs
+	}
+	return 0
+}
+
 func (x *NodeDescription) GetCertFromUnixMs() int64 {
 	if x != nil {
 		return x.CertFromUnixMs
@@ -1253,6 +1351,20 @@ func (x *NodeDescription) GetCertFromUnixMs() int64 {
 func (x *NodeDescription) GetCertUntilUnixMs() int64 {
 	if x != nil {
 		return x.CertUntilUnixMs
+	}
+	return 0
+}
+
+func (x *NodeDescription) GetRoutes() []string {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *NodeDescription) GetRoutesMore() uint32 {
+	if x != nil {
+		return x.RoutesMore
 	}
 	return 0
 }
@@ -1268,7 +1380,7 @@ type Plugin struct {
 
 func (x *Plugin) Reset() {
 	*x = Plugin{}
-	mi := &file_skep_v1_object_proto_msgTypes[12]
+	mi := &file_skep_v1_object_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1392,7 @@ func (x *Plugin) String() string {
 func (*Plugin) ProtoMessage() {}
 
 func (x *Plugin) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[12]
+	mi := &file_skep_v1_object_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1405,7 @@ func (x *Plugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plugin.ProtoReflect.Descriptor instead.
 func (*Plugin) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{12}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Plugin) GetType() string {
@@ -1333,7 +1445,7 @@ type NodeLive struct {
 
 func (x *NodeLive) Reset() {
 	*x = NodeLive{}
-	mi := &file_skep_v1_object_proto_msgTypes[13]
+	mi := &file_skep_v1_object_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1457,7 @@ func (x *NodeLive) String() string {
 func (*NodeLive) ProtoMessage() {}
 
 func (x *NodeLive) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[13]
+	mi := &file_skep_v1_object_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1470,7 @@ func (x *NodeLive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeLive.ProtoReflect.Descriptor instead.
 func (*NodeLive) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{13}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NodeLive) GetState() NodeState {
@@ -1421,7 +1533,7 @@ type BlockedPeer struct {
 
 func (x *BlockedPeer) Reset() {
 	*x = BlockedPeer{}
-	mi := &file_skep_v1_object_proto_msgTypes[14]
+	mi := &file_skep_v1_object_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1545,7 @@ func (x *BlockedPeer) String() string {
 func (*BlockedPeer) ProtoMessage() {}
 
 func (x *BlockedPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[14]
+	mi := &file_skep_v1_object_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1558,7 @@ func (x *BlockedPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockedPeer.ProtoReflect.Descriptor instead.
 func (*BlockedPeer) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{14}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *BlockedPeer) GetNodeId() string {
@@ -1475,14 +1587,15 @@ type Node struct {
 	Subnet        string                 `protobuf:"bytes,7,opt,name=subnet,proto3" json:"subnet,omitempty"`
 	Role          NodeRole               `protobuf:"varint,8,opt,name=role,proto3,enum=skep.v1.NodeRole" json:"role,omitempty"`
 	Fence         *NodeFence             `protobuf:"bytes,9,opt,name=fence,proto3" json:"fence,omitempty"`
-	Witness       bool                   `protobuf:"varint,40,opt,name=witness,proto3" json:"witness,omitempty"` // as in NodeObject, whether it votes now or not
+	Witness       bool                   `protobuf:"varint,40,opt,name=witness,proto3" json:"witness,omitempty"`    // as in NodeObject, whether it votes now or not
+	Duplicate     *NodeDuplicate         `protobuf:"bytes,41,opt,name=duplicate,proto3" json:"duplicate,omitempty"` // composed on read: another machine runs as the same node; unset: none was seen in the last minutes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_skep_v1_object_proto_msgTypes[15]
+	mi := &file_skep_v1_object_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1607,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[15]
+	mi := &file_skep_v1_object_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1620,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{15}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Node) GetMeta() *Meta {
@@ -1580,6 +1693,90 @@ func (x *Node) GetWitness() bool {
 	return false
 }
 
+func (x *Node) GetDuplicate() *NodeDuplicate {
+	if x != nil {
+		return x.Duplicate
+	}
+	return nil
+}
+
+// NodeDuplicate are two machines that run as one node. The second is refused.
+type NodeDuplicate struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Hostname       string                 `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Addr           string                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`
+	SecondHostname string                 `protobuf:"bytes,3,opt,name=second_hostname,json=secondHostname,proto3" json:"second_hostname,omitempty"`
+	SecondAddr     string                 `protobuf:"bytes,4,opt,name=second_addr,json=secondAddr,proto3" json:"second_addr,omitempty"`
+	Seen           *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=seen,proto3" json:"seen,omitempty"` // when it was told last
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *NodeDuplicate) Reset() {
+	*x = NodeDuplicate{}
+	mi := &file_skep_v1_object_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeDuplicate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeDuplicate) ProtoMessage() {}
+
+func (x *NodeDuplicate) ProtoReflect() protoreflect.Message {
+	mi := &file_skep_v1_object_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeDuplicate.ProtoReflect.Descriptor instead.
+func (*NodeDuplicate) Descriptor() ([]byte, []int) {
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *NodeDuplicate) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *NodeDuplicate) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *NodeDuplicate) GetSecondHostname() string {
+	if x != nil {
+		return x.SecondHostname
+	}
+	return ""
+}
+
+func (x *NodeDuplicate) GetSecondAddr() string {
+	if x != nil {
+		return x.SecondAddr
+	}
+	return ""
+}
+
+func (x *NodeDuplicate) GetSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Seen
+	}
+	return nil
+}
+
 type ManagerStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Leader        bool                   `protobuf:"varint,1,opt,name=leader,proto3" json:"leader,omitempty"`
@@ -1595,7 +1792,7 @@ type ManagerStatus struct {
 
 func (x *ManagerStatus) Reset() {
 	*x = ManagerStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[16]
+	mi := &file_skep_v1_object_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +1804,7 @@ func (x *ManagerStatus) String() string {
 func (*ManagerStatus) ProtoMessage() {}
 
 func (x *ManagerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[16]
+	mi := &file_skep_v1_object_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +1817,7 @@ func (x *ManagerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerStatus.ProtoReflect.Descriptor instead.
 func (*ManagerStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{16}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ManagerStatus) GetLeader() bool {
@@ -1701,7 +1898,7 @@ type TaskRecord struct {
 
 func (x *TaskRecord) Reset() {
 	*x = TaskRecord{}
-	mi := &file_skep_v1_object_proto_msgTypes[17]
+	mi := &file_skep_v1_object_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1713,7 +1910,7 @@ func (x *TaskRecord) String() string {
 func (*TaskRecord) ProtoMessage() {}
 
 func (x *TaskRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[17]
+	mi := &file_skep_v1_object_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1726,7 +1923,7 @@ func (x *TaskRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskRecord.ProtoReflect.Descriptor instead.
 func (*TaskRecord) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{17}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TaskRecord) GetId() string {
@@ -1859,7 +2056,7 @@ type NodeTasks struct {
 
 func (x *NodeTasks) Reset() {
 	*x = NodeTasks{}
-	mi := &file_skep_v1_object_proto_msgTypes[18]
+	mi := &file_skep_v1_object_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +2068,7 @@ func (x *NodeTasks) String() string {
 func (*NodeTasks) ProtoMessage() {}
 
 func (x *NodeTasks) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[18]
+	mi := &file_skep_v1_object_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +2081,7 @@ func (x *NodeTasks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeTasks.ProtoReflect.Descriptor instead.
 func (*NodeTasks) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{18}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NodeTasks) GetTasks() []*TaskRecord {
@@ -1917,7 +2114,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_skep_v1_object_proto_msgTypes[19]
+	mi := &file_skep_v1_object_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +2126,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[19]
+	mi := &file_skep_v1_object_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1942,7 +2139,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{19}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Rollout) GetStatus() *UpdateStatus {
@@ -2040,7 +2237,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_skep_v1_object_proto_msgTypes[20]
+	mi := &file_skep_v1_object_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2249,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[20]
+	mi := &file_skep_v1_object_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2262,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{20}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Fence) GetHolder() string {
@@ -2115,7 +2312,7 @@ type TaskStatus struct {
 
 func (x *TaskStatus) Reset() {
 	*x = TaskStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[21]
+	mi := &file_skep_v1_object_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2127,7 +2324,7 @@ func (x *TaskStatus) String() string {
 func (*TaskStatus) ProtoMessage() {}
 
 func (x *TaskStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[21]
+	mi := &file_skep_v1_object_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2140,7 +2337,7 @@ func (x *TaskStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStatus.ProtoReflect.Descriptor instead.
 func (*TaskStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{21}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TaskStatus) GetTaskId() string {
@@ -2294,7 +2491,7 @@ type HeldFile struct {
 
 func (x *HeldFile) Reset() {
 	*x = HeldFile{}
-	mi := &file_skep_v1_object_proto_msgTypes[22]
+	mi := &file_skep_v1_object_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2306,7 +2503,7 @@ func (x *HeldFile) String() string {
 func (*HeldFile) ProtoMessage() {}
 
 func (x *HeldFile) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[22]
+	mi := &file_skep_v1_object_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2319,7 +2516,7 @@ func (x *HeldFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldFile.ProtoReflect.Descriptor instead.
 func (*HeldFile) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{22}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *HeldFile) GetId() string {
@@ -2347,7 +2544,7 @@ type NetworkAddress struct {
 
 func (x *NetworkAddress) Reset() {
 	*x = NetworkAddress{}
-	mi := &file_skep_v1_object_proto_msgTypes[23]
+	mi := &file_skep_v1_object_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2359,7 +2556,7 @@ func (x *NetworkAddress) String() string {
 func (*NetworkAddress) ProtoMessage() {}
 
 func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[23]
+	mi := &file_skep_v1_object_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2372,7 +2569,7 @@ func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
 func (*NetworkAddress) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{23}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NetworkAddress) GetNetworkId() string {
@@ -2409,7 +2606,7 @@ type HeldVolume struct {
 
 func (x *HeldVolume) Reset() {
 	*x = HeldVolume{}
-	mi := &file_skep_v1_object_proto_msgTypes[24]
+	mi := &file_skep_v1_object_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2421,7 +2618,7 @@ func (x *HeldVolume) String() string {
 func (*HeldVolume) ProtoMessage() {}
 
 func (x *HeldVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[24]
+	mi := &file_skep_v1_object_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2434,7 +2631,7 @@ func (x *HeldVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldVolume.ProtoReflect.Descriptor instead.
 func (*HeldVolume) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{24}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HeldVolume) GetDriver() string {
@@ -2488,7 +2685,7 @@ type VolumeClaim struct {
 
 func (x *VolumeClaim) Reset() {
 	*x = VolumeClaim{}
-	mi := &file_skep_v1_object_proto_msgTypes[25]
+	mi := &file_skep_v1_object_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2500,7 +2697,7 @@ func (x *VolumeClaim) String() string {
 func (*VolumeClaim) ProtoMessage() {}
 
 func (x *VolumeClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[25]
+	mi := &file_skep_v1_object_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2513,7 +2710,7 @@ func (x *VolumeClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeClaim.ProtoReflect.Descriptor instead.
 func (*VolumeClaim) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{25}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *VolumeClaim) GetDriver() string {
@@ -2614,7 +2811,7 @@ type NodeFence struct {
 
 func (x *NodeFence) Reset() {
 	*x = NodeFence{}
-	mi := &file_skep_v1_object_proto_msgTypes[26]
+	mi := &file_skep_v1_object_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2626,7 +2823,7 @@ func (x *NodeFence) String() string {
 func (*NodeFence) ProtoMessage() {}
 
 func (x *NodeFence) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[26]
+	mi := &file_skep_v1_object_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2639,7 +2836,7 @@ func (x *NodeFence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeFence.ProtoReflect.Descriptor instead.
 func (*NodeFence) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{26}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeFence) GetAt() *timestamppb.Timestamp {
@@ -2685,7 +2882,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_skep_v1_object_proto_msgTypes[27]
+	mi := &file_skep_v1_object_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2697,7 +2894,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[27]
+	mi := &file_skep_v1_object_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2710,7 +2907,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{27}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NodeStatus) GetNodeId() string {
@@ -2785,7 +2982,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_skep_v1_object_proto_msgTypes[28]
+	mi := &file_skep_v1_object_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2797,7 +2994,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[28]
+	mi := &file_skep_v1_object_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2810,7 +3007,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{28}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Task) GetMeta() *Meta {
@@ -2977,7 +3174,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_skep_v1_object_proto_msgTypes[29]
+	mi := &file_skep_v1_object_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2989,7 +3186,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[29]
+	mi := &file_skep_v1_object_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3002,7 +3199,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{29}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Network) GetMeta() *Meta {
@@ -3065,7 +3262,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_skep_v1_object_proto_msgTypes[30]
+	mi := &file_skep_v1_object_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3077,7 +3274,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[30]
+	mi := &file_skep_v1_object_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3090,7 +3287,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{30}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Cluster) GetMeta() *Meta {
@@ -3132,7 +3329,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_skep_v1_object_proto_msgTypes[31]
+	mi := &file_skep_v1_object_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3144,7 +3341,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_skep_v1_object_proto_msgTypes[31]
+	mi := &file_skep_v1_object_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3157,7 +3354,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_skep_v1_object_proto_rawDescGZIP(), []int{31}
+	return file_skep_v1_object_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Event) GetKind() string {
@@ -3234,7 +3431,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
-	"updated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\xf3\x04\n" +
+	"updated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\x89\x05\n" +
 	"\aService\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12(\n" +
 	"\x04spec\x18\x02 \x01(\v2\x14.skep.v1.ServiceSpecR\x04spec\x12\x1a\n" +
@@ -3248,7 +3445,8 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x0frollback_reason\x18\t \x01(\tR\x0erollbackReason\x12%\n" +
 	"\x03run\x18\f \x01(\v2\x13.skep.v1.RunControlR\x03run\x12'\n" +
 	"\x04runs\x18\r \x03(\v2\x13.skep.v1.RunControlR\x04runs\x12E\n" +
-	"\x10schedule_decided\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\x0fscheduleDecided\x12.\n" +
+	"\x10schedule_decided\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\x0fscheduleDecided\x12\x14\n" +
+	"\x05asked\x18( \x03(\fR\x05asked\x12.\n" +
 	"\x06status\x18\n" +
 	" \x01(\v2\x16.skep.v1.ServiceStatusR\x06status\x12:\n" +
 	"\rupdate_status\x18\v \x01(\v2\x15.skep.v1.UpdateStatusR\fupdateStatus\"j\n" +
@@ -3259,12 +3457,18 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\tVirtualIP\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x12\n" +
-	"\x04addr\x18\x02 \x01(\tR\x04addr\"\x86\x01\n" +
+	"\x04addr\x18\x02 \x01(\tR\x04addr\"\xae\x01\n" +
 	"\rServiceStatus\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\x04R\arunning\x12\x18\n" +
 	"\adesired\x18\x02 \x01(\x04R\adesired\x12\x1c\n" +
 	"\tcompleted\x18\x03 \x01(\x04R\tcompleted\x12#\n" +
-	"\rcrash_looping\x18\x04 \x01(\x04R\fcrashLooping\"X\n" +
+	"\rcrash_looping\x18\x04 \x01(\x04R\fcrashLooping\x12&\n" +
+	"\x04loop\x18\x05 \x01(\v2\x12.skep.v1.CrashLoopR\x04loop\"[\n" +
+	"\tCrashLoop\x12\x1a\n" +
+	"\bfailures\x18\x01 \x01(\x04R\bfailures\x12 \n" +
+	"\fnext_unix_ms\x18\x02 \x01(\x03R\n" +
+	"nextUnixMs\x12\x10\n" +
+	"\x03err\x18\x03 \x01(\tR\x03err\"X\n" +
 	"\x0eRolloutControl\x12\x16\n" +
 	"\x06paused\x18\x01 \x01(\bR\x06paused\x12\x16\n" +
 	"\x06resume\x18\x02 \x01(\x04R\x06resume\x12\x16\n" +
@@ -3317,7 +3521,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x06subnet\x18\x04 \x01(\tR\x06subnet\x12%\n" +
 	"\x04role\x18\x05 \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\x12(\n" +
 	"\x05fence\x18\x06 \x01(\v2\x12.skep.v1.NodeFenceR\x05fence\x12\x18\n" +
-	"\awitness\x18( \x01(\bR\awitness\"\xca\x04\n" +
+	"\awitness\x18( \x01(\bR\awitness\"\xd0\x05\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12-\n" +
 	"\bplatform\x18\x02 \x01(\v2\x11.skep.v1.PlatformR\bplatform\x120\n" +
@@ -3329,9 +3533,14 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x0edata_path_addr\x18\b \x01(\tR\fdataPathAddr\x12'\n" +
 	"\x0fruntime_version\x18\t \x01(\tR\x0eruntimeVersion\x12\x1b\n" +
 	"\tmax_tasks\x18\n" +
-	" \x01(\rR\bmaxTasks\x12)\n" +
+	" \x01(\rR\bmaxTasks\x12\x18\n" +
+	"\atrouble\x18\v \x01(\tR\atrouble\x121\n" +
+	"\x15trouble_since_unix_ms\x18\f \x01(\x03R\x12troubleSinceUnixMs\x12)\n" +
 	"\x11cert_from_unix_ms\x18( \x01(\x03R\x0ecertFromUnixMs\x12+\n" +
-	"\x12cert_until_unix_ms\x18) \x01(\x03R\x0fcertUntilUnixMs\x1a?\n" +
+	"\x12cert_until_unix_ms\x18) \x01(\x03R\x0fcertUntilUnixMs\x12\x16\n" +
+	"\x06routes\x18* \x03(\tR\x06routes\x12\x1f\n" +
+	"\vroutes_more\x18+ \x01(\rR\n" +
+	"routesMore\x1a?\n" +
 	"\x11EngineLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"F\n" +
@@ -3349,7 +3558,7 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\fblocked_more\x18) \x01(\rR\vblockedMore\"B\n" +
 	"\vBlockedPeer\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
-	"\bhostname\x18\x02 \x01(\tR\bhostname\"\x84\x03\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\"\xba\x03\n" +
 	"\x04Node\x12!\n" +
 	"\x04meta\x18\x01 \x01(\v2\r.skep.v1.MetaR\x04meta\x12%\n" +
 	"\x04spec\x18\x02 \x01(\v2\x11.skep.v1.NodeSpecR\x04spec\x12:\n" +
@@ -3360,7 +3569,15 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x06subnet\x18\a \x01(\tR\x06subnet\x12%\n" +
 	"\x04role\x18\b \x01(\x0e2\x11.skep.v1.NodeRoleR\x04role\x12(\n" +
 	"\x05fence\x18\t \x01(\v2\x12.skep.v1.NodeFenceR\x05fence\x12\x18\n" +
-	"\awitness\x18( \x01(\bR\awitness\"\xc1\x01\n" +
+	"\awitness\x18( \x01(\bR\awitness\x124\n" +
+	"\tduplicate\x18) \x01(\v2\x16.skep.v1.NodeDuplicateR\tduplicate\"\xb9\x01\n" +
+	"\rNodeDuplicate\x12\x1a\n" +
+	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x12\n" +
+	"\x04addr\x18\x02 \x01(\tR\x04addr\x12'\n" +
+	"\x0fsecond_hostname\x18\x03 \x01(\tR\x0esecondHostname\x12\x1f\n" +
+	"\vsecond_addr\x18\x04 \x01(\tR\n" +
+	"secondAddr\x12.\n" +
+	"\x04seen\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04seen\"\xc1\x01\n" +
 	"\rManagerStatus\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\bR\x06leader\x12\"\n" +
 	"\freachability\x18\x02 \x01(\tR\freachability\x12\x12\n" +
@@ -3575,7 +3792,7 @@ func file_skep_v1_object_proto_rawDescGZIP() []byte {
 }
 
 var file_skep_v1_object_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_skep_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_skep_v1_object_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_skep_v1_object_proto_goTypes = []any{
 	(NodeState)(0),                // 0: skep.v1.NodeState
 	(TaskState)(0),                // 1: skep.v1.TaskState
@@ -3585,123 +3802,128 @@ var file_skep_v1_object_proto_goTypes = []any{
 	(*Endpoint)(nil),              // 5: skep.v1.Endpoint
 	(*VirtualIP)(nil),             // 6: skep.v1.VirtualIP
 	(*ServiceStatus)(nil),         // 7: skep.v1.ServiceStatus
-	(*RolloutControl)(nil),        // 8: skep.v1.RolloutControl
-	(*RunControl)(nil),            // 9: skep.v1.RunControl
-	(*JobRun)(nil),                // 10: skep.v1.JobRun
-	(*UpdateStatus)(nil),          // 11: skep.v1.UpdateStatus
-	(*Revision)(nil),              // 12: skep.v1.Revision
-	(*NodeObject)(nil),            // 13: skep.v1.NodeObject
-	(*NodeDescription)(nil),       // 14: skep.v1.NodeDescription
-	(*Plugin)(nil),                // 15: skep.v1.Plugin
-	(*NodeLive)(nil),              // 16: skep.v1.NodeLive
-	(*BlockedPeer)(nil),           // 17: skep.v1.BlockedPeer
-	(*Node)(nil),                  // 18: skep.v1.Node
-	(*ManagerStatus)(nil),         // 19: skep.v1.ManagerStatus
-	(*TaskRecord)(nil),            // 20: skep.v1.TaskRecord
-	(*NodeTasks)(nil),             // 21: skep.v1.NodeTasks
-	(*Rollout)(nil),               // 22: skep.v1.Rollout
-	(*Fence)(nil),                 // 23: skep.v1.Fence
-	(*TaskStatus)(nil),            // 24: skep.v1.TaskStatus
-	(*HeldFile)(nil),              // 25: skep.v1.HeldFile
-	(*NetworkAddress)(nil),        // 26: skep.v1.NetworkAddress
-	(*HeldVolume)(nil),            // 27: skep.v1.HeldVolume
-	(*VolumeClaim)(nil),           // 28: skep.v1.VolumeClaim
-	(*NodeFence)(nil),             // 29: skep.v1.NodeFence
-	(*NodeStatus)(nil),            // 30: skep.v1.NodeStatus
-	(*Task)(nil),                  // 31: skep.v1.Task
-	(*Network)(nil),               // 32: skep.v1.Network
-	(*Cluster)(nil),               // 33: skep.v1.Cluster
-	(*Event)(nil),                 // 34: skep.v1.Event
-	nil,                           // 35: skep.v1.Revision.NetworksEntry
-	nil,                           // 36: skep.v1.NodeDescription.EngineLabelsEntry
-	nil,                           // 37: skep.v1.Event.AttributesEntry
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),           // 39: skep.v1.ServiceSpec
-	(*PortConfig)(nil),            // 40: skep.v1.PortConfig
-	(*NodeSpec)(nil),              // 41: skep.v1.NodeSpec
-	(NodeRole)(0),                 // 42: skep.v1.NodeRole
-	(*Platform)(nil),              // 43: skep.v1.Platform
-	(*Resources)(nil),             // 44: skep.v1.Resources
-	(*GenericResource)(nil),       // 45: skep.v1.GenericResource
-	(*TaskSpec)(nil),              // 46: skep.v1.TaskSpec
-	(Availability)(0),             // 47: skep.v1.Availability
-	(*NetworkSpec)(nil),           // 48: skep.v1.NetworkSpec
-	(*IPAMConfig)(nil),            // 49: skep.v1.IPAMConfig
-	(*ClusterSpec)(nil),           // 50: skep.v1.ClusterSpec
+	(*CrashLoop)(nil),             // 8: skep.v1.CrashLoop
+	(*RolloutControl)(nil),        // 9: skep.v1.RolloutControl
+	(*RunControl)(nil),            // 10: skep.v1.RunControl
+	(*JobRun)(nil),                // 11: skep.v1.JobRun
+	(*UpdateStatus)(nil),          // 12: skep.v1.UpdateStatus
+	(*Revision)(nil),              // 13: skep.v1.Revision
+	(*NodeObject)(nil),            // 14: skep.v1.NodeObject
+	(*NodeDescription)(nil),       // 15: skep.v1.NodeDescription
+	(*Plugin)(nil),                // 16: skep.v1.Plugin
+	(*NodeLive)(nil),              // 17: skep.v1.NodeLive
+	(*BlockedPeer)(nil),           // 18: skep.v1.BlockedPeer
+	(*Node)(nil),                  // 19: skep.v1.Node
+	(*NodeDuplicate)(nil),         // 20: skep.v1.NodeDuplicate
+	(*ManagerStatus)(nil),         // 21: skep.v1.ManagerStatus
+	(*TaskRecord)(nil),            // 22: skep.v1.TaskRecord
+	(*NodeTasks)(nil),             // 23: skep.v1.NodeTasks
+	(*Rollout)(nil),               // 24: skep.v1.Rollout
+	(*Fence)(nil),                 // 25: skep.v1.Fence
+	(*TaskStatus)(nil),            // 26: skep.v1.TaskStatus
+	(*HeldFile)(nil),              // 27: skep.v1.HeldFile
+	(*NetworkAddress)(nil),        // 28: skep.v1.NetworkAddress
+	(*HeldVolume)(nil),            // 29: skep.v1.HeldVolume
+	(*VolumeClaim)(nil),           // 30: skep.v1.VolumeClaim
+	(*NodeFence)(nil),             // 31: skep.v1.NodeFence
+	(*NodeStatus)(nil),            // 32: skep.v1.NodeStatus
+	(*Task)(nil),                  // 33: skep.v1.Task
+	(*Network)(nil),               // 34: skep.v1.Network
+	(*Cluster)(nil),               // 35: skep.v1.Cluster
+	(*Event)(nil),                 // 36: skep.v1.Event
+	nil,                           // 37: skep.v1.Revision.NetworksEntry
+	nil,                           // 38: skep.v1.NodeDescription.EngineLabelsEntry
+	nil,                           // 39: skep.v1.Event.AttributesEntry
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),           // 41: skep.v1.ServiceSpec
+	(*PortConfig)(nil),            // 42: skep.v1.PortConfig
+	(*NodeSpec)(nil),              // 43: skep.v1.NodeSpec
+	(NodeRole)(0),                 // 44: skep.v1.NodeRole
+	(*Platform)(nil),              // 45: skep.v1.Platform
+	(*Resources)(nil),             // 46: skep.v1.Resources
+	(*GenericResource)(nil),       // 47: skep.v1.GenericResource
+	(*TaskSpec)(nil),              // 48: skep.v1.TaskSpec
+	(Availability)(0),             // 49: skep.v1.Availability
+	(*NetworkSpec)(nil),           // 50: skep.v1.NetworkSpec
+	(*IPAMConfig)(nil),            // 51: skep.v1.IPAMConfig
+	(*ClusterSpec)(nil),           // 52: skep.v1.ClusterSpec
 }
 var file_skep_v1_object_proto_depIdxs = []int32{
-	38, // 0: skep.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	38, // 1: skep.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	40, // 0: skep.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	40, // 1: skep.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	3,  // 2: skep.v1.Service.meta:type_name -> skep.v1.Meta
-	39, // 3: skep.v1.Service.spec:type_name -> skep.v1.ServiceSpec
+	41, // 3: skep.v1.Service.spec:type_name -> skep.v1.ServiceSpec
 	5,  // 4: skep.v1.Service.endpoint:type_name -> skep.v1.Endpoint
-	8,  // 5: skep.v1.Service.control:type_name -> skep.v1.RolloutControl
-	9,  // 6: skep.v1.Service.run:type_name -> skep.v1.RunControl
-	9,  // 7: skep.v1.Service.runs:type_name -> skep.v1.RunControl
-	38, // 8: skep.v1.Service.schedule_decided:type_name -> google.protobuf.Timestamp
+	9,  // 5: skep.v1.Service.control:type_name -> skep.v1.RolloutControl
+	10, // 6: skep.v1.Service.run:type_name -> skep.v1.RunControl
+	10, // 7: skep.v1.Service.runs:type_name -> skep.v1.RunControl
+	40, // 8: skep.v1.Service.schedule_decided:type_name -> google.protobuf.Timestamp
 	7,  // 9: skep.v1.Service.status:type_name -> skep.v1.ServiceStatus
-	11, // 10: skep.v1.Service.update_status:type_name -> skep.v1.UpdateStatus
-	40, // 11: skep.v1.Endpoint.ports:type_name -> skep.v1.PortConfig
+	12, // 10: skep.v1.Service.update_status:type_name -> skep.v1.UpdateStatus
+	42, // 11: skep.v1.Endpoint.ports:type_name -> skep.v1.PortConfig
 	6,  // 12: skep.v1.Endpoint.virtual_ips:type_name -> skep.v1.VirtualIP
-	38, // 13: skep.v1.RunControl.due:type_name -> google.protobuf.Timestamp
-	38, // 14: skep.v1.RunControl.started:type_name -> google.protobuf.Timestamp
-	9,  // 15: skep.v1.JobRun.run:type_name -> skep.v1.RunControl
-	38, // 16: skep.v1.JobRun.ended:type_name -> google.protobuf.Timestamp
-	38, // 17: skep.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	38, // 18: skep.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	39, // 19: skep.v1.Revision.spec:type_name -> skep.v1.ServiceSpec
-	38, // 20: skep.v1.Revision.created_at:type_name -> google.protobuf.Timestamp
-	35, // 21: skep.v1.Revision.networks:type_name -> skep.v1.Revision.NetworksEntry
-	3,  // 22: skep.v1.NodeObject.meta:type_name -> skep.v1.Meta
-	41, // 23: skep.v1.NodeObject.spec:type_name -> skep.v1.NodeSpec
-	42, // 24: skep.v1.NodeObject.role:type_name -> skep.v1.NodeRole
-	29, // 25: skep.v1.NodeObject.fence:type_name -> skep.v1.NodeFence
-	43, // 26: skep.v1.NodeDescription.platform:type_name -> skep.v1.Platform
-	44, // 27: skep.v1.NodeDescription.resources:type_name -> skep.v1.Resources
-	36, // 28: skep.v1.NodeDescription.engine_labels:type_name -> skep.v1.NodeDescription.EngineLabelsEntry
-	15, // 29: skep.v1.NodeDescription.plugins:type_name -> skep.v1.Plugin
-	0,  // 30: skep.v1.NodeLive.state:type_name -> skep.v1.NodeState
-	17, // 31: skep.v1.NodeLive.blocked:type_name -> skep.v1.BlockedPeer
-	3,  // 32: skep.v1.Node.meta:type_name -> skep.v1.Meta
-	41, // 33: skep.v1.Node.spec:type_name -> skep.v1.NodeSpec
-	14, // 34: skep.v1.Node.description:type_name -> skep.v1.NodeDescription
-	16, // 35: skep.v1.Node.status:type_name -> skep.v1.NodeLive
-	19, // 36: skep.v1.Node.manager:type_name -> skep.v1.ManagerStatus
-	42, // 37: skep.v1.Node.role:type_name -> skep.v1.NodeRole
-	29, // 38: skep.v1.Node.fence:type_name -> skep.v1.NodeFence
-	1,  // 39: skep.v1.TaskRecord.desired:type_name -> skep.v1.TaskState
-	1,  // 40: skep.v1.TaskRecord.verdict:type_name -> skep.v1.TaskState
-	45, // 41: skep.v1.TaskRecord.assigned:type_name -> skep.v1.GenericResource
-	20, // 42: skep.v1.NodeTasks.tasks:type_name -> skep.v1.TaskRecord
-	11, // 43: skep.v1.Rollout.status:type_name -> skep.v1.UpdateStatus
-	1,  // 44: skep.v1.TaskStatus.state:type_name -> skep.v1.TaskState
-	2,  // 45: skep.v1.TaskStatus.health:type_name -> skep.v1.HealthState
-	40, // 46: skep.v1.TaskStatus.ports:type_name -> skep.v1.PortConfig
-	26, // 47: skep.v1.TaskStatus.networks:type_name -> skep.v1.NetworkAddress
-	25, // 48: skep.v1.TaskStatus.files:type_name -> skep.v1.HeldFile
-	38, // 49: skep.v1.NodeFence.at:type_name -> google.protobuf.Timestamp
-	24, // 50: skep.v1.NodeStatus.tasks:type_name -> skep.v1.TaskStatus
-	27, // 51: skep.v1.NodeStatus.volumes:type_name -> skep.v1.HeldVolume
-	3,  // 52: skep.v1.Task.meta:type_name -> skep.v1.Meta
-	1,  // 53: skep.v1.Task.desired:type_name -> skep.v1.TaskState
-	24, // 54: skep.v1.Task.status:type_name -> skep.v1.TaskStatus
-	46, // 55: skep.v1.Task.spec:type_name -> skep.v1.TaskSpec
-	45, // 56: skep.v1.Task.assigned:type_name -> skep.v1.GenericResource
-	1,  // 57: skep.v1.Task.verdict:type_name -> skep.v1.TaskState
-	0,  // 58: skep.v1.Task.node_state:type_name -> skep.v1.NodeState
-	47, // 59: skep.v1.Task.node_availability:type_name -> skep.v1.Availability
-	3,  // 60: skep.v1.Network.meta:type_name -> skep.v1.Meta
-	48, // 61: skep.v1.Network.spec:type_name -> skep.v1.NetworkSpec
-	49, // 62: skep.v1.Network.ipam:type_name -> skep.v1.IPAMConfig
-	3,  // 63: skep.v1.Cluster.meta:type_name -> skep.v1.Meta
-	50, // 64: skep.v1.Cluster.spec:type_name -> skep.v1.ClusterSpec
-	38, // 65: skep.v1.Event.time:type_name -> google.protobuf.Timestamp
-	37, // 66: skep.v1.Event.attributes:type_name -> skep.v1.Event.AttributesEntry
-	67, // [67:67] is the sub-list for method output_type
-	67, // [67:67] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	8,  // 13: skep.v1.ServiceStatus.loop:type_name -> skep.v1.CrashLoop
+	40, // 14: skep.v1.RunControl.due:type_name -> google.protobuf.Timestamp
+	40, // 15: skep.v1.RunControl.started:type_name -> google.protobuf.Timestamp
+	10, // 16: skep.v1.JobRun.run:type_name -> skep.v1.RunControl
+	40, // 17: skep.v1.JobRun.ended:type_name -> google.protobuf.Timestamp
+	40, // 18: skep.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	40, // 19: skep.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	41, // 20: skep.v1.Revision.spec:type_name -> skep.v1.ServiceSpec
+	40, // 21: skep.v1.Revision.created_at:type_name -> google.protobuf.Timestamp
+	37, // 22: skep.v1.Revision.networks:type_name -> skep.v1.Revision.NetworksEntry
+	3,  // 23: skep.v1.NodeObject.meta:type_name -> skep.v1.Meta
+	43, // 24: skep.v1.NodeObject.spec:type_name -> skep.v1.NodeSpec
+	44, // 25: skep.v1.NodeObject.role:type_name -> skep.v1.NodeRole
+	31, // 26: skep.v1.NodeObject.fence:type_name -> skep.v1.NodeFence
+	45, // 27: skep.v1.NodeDescription.platform:type_name -> skep.v1.Platform
+	46, // 28: skep.v1.NodeDescription.resources:type_name -> skep.v1.Resources
+	38, // 29: skep.v1.NodeDescription.engine_labels:type_name -> skep.v1.NodeDescription.EngineLabelsEntry
+	16, // 30: skep.v1.NodeDescription.plugins:type_name -> skep.v1.Plugin
+	0,  // 31: skep.v1.NodeLive.state:type_name -> skep.v1.NodeState
+	18, // 32: skep.v1.NodeLive.blocked:type_name -> skep.v1.BlockedPeer
+	3,  // 33: skep.v1.Node.meta:type_name -> skep.v1.Meta
+	43, // 34: skep.v1.Node.spec:type_name -> skep.v1.NodeSpec
+	15, // 35: skep.v1.Node.description:type_name -> skep.v1.NodeDescription
+	17, // 36: skep.v1.Node.status:type_name -> skep.v1.NodeLive
+	21, // 37: skep.v1.Node.manager:type_name -> skep.v1.ManagerStatus
+	44, // 38: skep.v1.Node.role:type_name -> skep.v1.NodeRole
+	31, // 39: skep.v1.Node.fence:type_name -> skep.v1.NodeFence
+	20, // 40: skep.v1.Node.duplicate:type_name -> skep.v1.NodeDuplicate
+	40, // 41: skep.v1.NodeDuplicate.seen:type_name -> google.protobuf.Timestamp
+	1,  // 42: skep.v1.TaskRecord.desired:type_name -> skep.v1.TaskState
+	1,  // 43: skep.v1.TaskRecord.verdict:type_name -> skep.v1.TaskState
+	47, // 44: skep.v1.TaskRecord.assigned:type_name -> skep.v1.GenericResource
+	22, // 45: skep.v1.NodeTasks.tasks:type_name -> skep.v1.TaskRecord
+	12, // 46: skep.v1.Rollout.status:type_name -> skep.v1.UpdateStatus
+	1,  // 47: skep.v1.TaskStatus.state:type_name -> skep.v1.TaskState
+	2,  // 48: skep.v1.TaskStatus.health:type_name -> skep.v1.HealthState
+	42, // 49: skep.v1.TaskStatus.ports:type_name -> skep.v1.PortConfig
+	28, // 50: skep.v1.TaskStatus.networks:type_name -> skep.v1.NetworkAddress
+	27, // 51: skep.v1.TaskStatus.files:type_name -> skep.v1.HeldFile
+	40, // 52: skep.v1.NodeFence.at:type_name -> google.protobuf.Timestamp
+	26, // 53: skep.v1.NodeStatus.tasks:type_name -> skep.v1.TaskStatus
+	29, // 54: skep.v1.NodeStatus.volumes:type_name -> skep.v1.HeldVolume
+	3,  // 55: skep.v1.Task.meta:type_name -> skep.v1.Meta
+	1,  // 56: skep.v1.Task.desired:type_name -> skep.v1.TaskState
+	26, // 57: skep.v1.Task.status:type_name -> skep.v1.TaskStatus
+	48, // 58: skep.v1.Task.spec:type_name -> skep.v1.TaskSpec
+	47, // 59: skep.v1.Task.assigned:type_name -> skep.v1.GenericResource
+	1,  // 60: skep.v1.Task.verdict:type_name -> skep.v1.TaskState
+	0,  // 61: skep.v1.Task.node_state:type_name -> skep.v1.NodeState
+	49, // 62: skep.v1.Task.node_availability:type_name -> skep.v1.Availability
+	3,  // 63: skep.v1.Network.meta:type_name -> skep.v1.Meta
+	50, // 64: skep.v1.Network.spec:type_name -> skep.v1.NetworkSpec
+	51, // 65: skep.v1.Network.ipam:type_name -> skep.v1.IPAMConfig
+	3,  // 66: skep.v1.Cluster.meta:type_name -> skep.v1.Meta
+	52, // 67: skep.v1.Cluster.spec:type_name -> skep.v1.ClusterSpec
+	40, // 68: skep.v1.Event.time:type_name -> google.protobuf.Timestamp
+	39, // 69: skep.v1.Event.attributes:type_name -> skep.v1.Event.AttributesEntry
+	70, // [70:70] is the sub-list for method output_type
+	70, // [70:70] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_skep_v1_object_proto_init() }
@@ -3710,14 +3932,14 @@ func file_skep_v1_object_proto_init() {
 		return
 	}
 	file_skep_v1_spec_proto_init()
-	file_skep_v1_object_proto_msgTypes[21].OneofWrappers = []any{}
+	file_skep_v1_object_proto_msgTypes[23].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skep_v1_object_proto_rawDesc), len(file_skep_v1_object_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   35,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

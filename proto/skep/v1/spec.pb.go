@@ -2878,9 +2878,12 @@ func (x *UpdateConfig) GetTimeout() *durationpb.Duration {
 }
 
 type EndpointSpec struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Mode          EndpointSpec_Mode      `protobuf:"varint,1,opt,name=mode,proto3,enum=skep.v1.EndpointSpec_Mode" json:"mode,omitempty"`
-	Ports         []*PortConfig          `protobuf:"bytes,2,rep,name=ports,proto3" json:"ports,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Mode  EndpointSpec_Mode      `protobuf:"varint,1,opt,name=mode,proto3,enum=skep.v1.EndpointSpec_Mode" json:"mode,omitempty"`
+	Ports []*PortConfig          `protobuf:"bytes,2,rep,name=ports,proto3" json:"ports,omitempty"`
+	// tasks.<name> lists the tasks that run, whatever their checks say: for members whose checks need one another's names.
+	// Virtual addresses and published ports lead to those that serve alone.
+	DnsStarting   bool `protobuf:"varint,3,opt,name=dns_starting,json=dnsStarting,proto3" json:"dns_starting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2927,6 +2930,13 @@ func (x *EndpointSpec) GetPorts() []*PortConfig {
 		return x.Ports
 	}
 	return nil
+}
+
+func (x *EndpointSpec) GetDnsStarting() bool {
+	if x != nil {
+		return x.DnsStarting
+	}
+	return false
 }
 
 type PortConfig struct {
@@ -3634,10 +3644,11 @@ const file_skep_v1_spec_proto_rawDesc = "" +
 	"\x0efailure_action\x18\x04 \x01(\x0e2\x16.skep.v1.FailureActionR\rfailureAction\x12*\n" +
 	"\x11max_failure_ratio\x18\x05 \x01(\x01R\x0fmaxFailureRatio\x12*\n" +
 	"\x05order\x18\x06 \x01(\x0e2\x14.skep.v1.UpdateOrderR\x05order\x123\n" +
-	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x8f\x01\n" +
+	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\xb2\x01\n" +
 	"\fEndpointSpec\x12.\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1a.skep.v1.EndpointSpec.ModeR\x04mode\x12)\n" +
-	"\x05ports\x18\x02 \x03(\v2\x13.skep.v1.PortConfigR\x05ports\"$\n" +
+	"\x05ports\x18\x02 \x03(\v2\x13.skep.v1.PortConfigR\x05ports\x12!\n" +
+	"\fdns_starting\x18\x03 \x01(\bR\vdnsStarting\"$\n" +
 	"\x04Mode\x12\f\n" +
 	"\bMODE_VIP\x10\x00\x12\x0e\n" +
 	"\n" +

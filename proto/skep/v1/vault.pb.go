@@ -486,6 +486,7 @@ type SecretRecord struct {
 	RemovedByForce bool                   `protobuf:"varint,4,opt,name=removed_by_force,json=removedByForce,proto3" json:"removed_by_force,omitempty"`                                   // although kept revisions refer to it
 	Rolling        uint64                 `protobuf:"varint,5,opt,name=rolling,proto3" json:"rolling,omitempty"`                                                                         // services are still to be given this version
 	Values         map[uint64]string      `protobuf:"bytes,6,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // by version: the key of its value
+	Asked          [][]byte               `protobuf:"bytes,40,rep,name=asked,proto3" json:"asked,omitempty"`                                                                             // as in Service
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -558,6 +559,13 @@ func (x *SecretRecord) GetRolling() uint64 {
 func (x *SecretRecord) GetValues() map[uint64]string {
 	if x != nil {
 		return x.Values
+	}
+	return nil
+}
+
+func (x *SecretRecord) GetAsked() [][]byte {
+	if x != nil {
+		return x.Asked
 	}
 	return nil
 }
@@ -2528,7 +2536,7 @@ const file_skep_v1_vault_proto_rawDesc = "" +
 	"\ttask_name\x18\x02 \x01(\tR\btaskName\x12\x17\n" +
 	"\anode_id\x18\x03 \x01(\tR\x06nodeId\x12#\n" +
 	"\rnode_hostname\x18\x04 \x01(\tR\fnodeHostname\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\x04R\aversion\"\xcb\x02\n" +
+	"\aversion\x18\x05 \x01(\x04R\aversion\"\xe1\x02\n" +
 	"\fSecretRecord\x12'\n" +
 	"\x06secret\x18\x01 \x01(\v2\x0f.skep.v1.SecretR\x06secret\x129\n" +
 	"\n" +
@@ -2537,7 +2545,8 @@ const file_skep_v1_vault_proto_rawDesc = "" +
 	"removed_by\x18\x03 \x01(\tR\tremovedBy\x12(\n" +
 	"\x10removed_by_force\x18\x04 \x01(\bR\x0eremovedByForce\x12\x18\n" +
 	"\arolling\x18\x05 \x01(\x04R\arolling\x129\n" +
-	"\x06values\x18\x06 \x03(\v2!.skep.v1.SecretRecord.ValuesEntryR\x06values\x1a9\n" +
+	"\x06values\x18\x06 \x03(\v2!.skep.v1.SecretRecord.ValuesEntryR\x06values\x12\x14\n" +
+	"\x05asked\x18( \x03(\fR\x05asked\x1a9\n" +
 	"\vValuesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\x04R\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"F\n" +

@@ -2,36 +2,10 @@ package cli
 
 import (
 	"context"
-	"strings"
 
 	"skep.dev/libs/api"
 	skepv1 "skep.dev/proto/skep/v1"
 )
-
-// parseFilters turns --filter key=value into the API's form, same keys together.
-func parseFilters(in []string) ([]*skepv1.Filter, error) {
-	var out []*skepv1.Filter
-next:
-	for _, f := range in {
-		k, v, ok := strings.Cut(f, "=")
-		k = strings.ToLower(strings.TrimSpace(k))
-		if !ok || k == "" {
-			return nil, Usagef("invalid filter '%s': filters are key=value", f)
-		}
-		for _, o := range out {
-			if o.Key == k {
-				o.Values = append(o.Values, strings.TrimSpace(v))
-				continue next
-			}
-		}
-		out = append(out, &skepv1.Filter{Key: k, Values: []string{strings.TrimSpace(v)}})
-	}
-	return out, nil
-}
-
-func filter(key string, values ...string) *skepv1.Filter {
-	return &skepv1.Filter{Key: key, Values: values}
-}
 
 // pages asks for one page after the other and returns all that is on them.
 func pages[T any](ask func(*skepv1.Page) (items []T, next string, err error)) ([]T, error) {

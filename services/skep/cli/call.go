@@ -12,7 +12,9 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/id"
 	"skep.dev/libs/pki"
+	"skep.dev/libs/quorum"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	"skep.dev/libs/stream"
@@ -31,6 +33,10 @@ const (
 	// readWithin is how long the first try of a read is waited for: what was on its way to a manager whose power went is lost,
 	// and the next one goes to another. Each try has twice the time, the last all that is left.
 	readWithin = 1500 * time.Millisecond
+	// writeWithin is the same for a change that may be asked again: it may look up an image, or wait for an election.
+	writeWithin = 5 * time.Second
+	// cutFor is how long local root waits for the broker of this machine before another manager is asked.
+	cutFor = 1500 * time.Millisecond
 )
 
 type impatientKey struct{}
@@ -40,7 +46,8 @@ func impatient(ctx context.Context) context.Context {
 	return context.WithValue(ctx, impatientKey{}, true)
 }
 
-// call asks the API, and asks again for a while when no manager is there to answer.
+// call asks the API, and asks again for a while when no manager is there to answer. A change that may have been made is asked
+// again under the id it had, by which the managers know it.
 func call[Q, R proto.Message](ctx context.Context, a *app, e api.Endpoint[Q, R], req Q) (R, error) {
 	nc, err := a.conn(ctx)
 	if err != nil {
@@ -54,15 +61,20 @@ func call[Q, R proto.Message](ctx context.Context, a *app, e api.Endpoint[Q, R],
 		limit = 0
 	}
 	within := readWithin
+	request := rpc.Request{}
+	if e.Once {
+		request.ID, within = id.New(), writeWithin
+	}
 	near := true // the manager that holds the connection is asked first
-	for began := time.Now(); ; {
+	for began, heard := time.Now(), time.Now(); ; {
 		asked := rpc.OnStale(ctx, func(asOf time.Time) { a.stale(ctx, nc, asOf) })
 		if !near {
 			asked = rpc.Anywhere(asked)
 		}
+		asked = rpc.WithRequest(asked, request)
 		led, stop := a.whileLed(asked, nc, e.Verb)
 		end := func() {}
-		if e.Effect == api.Reads && !e.Placed() && time.Since(began)+within < limit {
+		if e.Repeatable() && time.Since(began)+within < limit {
 			led, end = context.WithTimeout(led, within)
 			within *= 2
 		}
@@ -73,6 +85,10 @@ func call[Q, R proto.Message](ctx context.Context, a *app, e api.Endpoint[Q, R],
 			return reply, nil
 		}
 		near = near && errors.Is(err, rpc.ErrNobody)
+		request.Again = request.Again || request.ID != "" && mayBeMade(err)
+		if nc.IsConnected() {
+			heard = time.Now()
+		}
 		if next, lost := a.afterLoss(ctx, nc, e.Verb, err); lost != nil {
 			return reply, lost
 		} else if next != nil {
@@ -80,7 +96,15 @@ func call[Q, R proto.Message](ctx context.Context, a *app, e api.Endpoint[Q, R],
 			continue
 		}
 		if !again(e.Verb, err) || time.Since(began) >= limit {
+			if request.Again && fault.Is(err, fault.CodeUnavailable) && !mayBeMade(err) {
+				err = fault.Unavailable("%v; %s", err, madeOrNot)
+			}
 			return reply, err
+		}
+		if time.Since(heard) > cutFor {
+			if next := a.elsewhere(ctx); next != nil {
+				nc = next
+			}
 		}
 		if time.Since(began) > time.Second {
 			a.notice()
@@ -93,12 +117,23 @@ func call[Q, R proto.Message](ctx context.Context, a *app, e api.Endpoint[Q, R],
 	}
 }
 
-// again: a request nobody heard may be repeated, and a read that was not answered.
+// again: a request nobody heard may be repeated, and one that was not answered if the verb is of that kind.
 func again(v *api.Verb, err error) bool {
 	if v.Placed() {
 		return false // a node that does not answer is told at once
 	}
-	return errors.Is(err, rpc.ErrNobody) || fault.Is(err, fault.CodeUnavailable) && v.Effect == api.Reads
+	return errors.Is(err, rpc.ErrNobody) || fault.Is(err, fault.CodeUnavailable) && v.Repeatable()
+}
+
+// madeOrNot is what a person is told of a change whose answer was lost, and that nobody could be asked for again.
+const madeOrNot = "the change may have been made or not, look before you repeat it"
+
+// errCut is the end of a request that was not sent.
+var errCut = fault.Unavailable("the connection to the manager is broken")
+
+// mayBeMade reports whether a change that ended so may have been made all the same.
+func mayBeMade(err error) bool {
+	return fault.Is(err, fault.CodeUnavailable) && !errors.Is(err, rpc.ErrNobody) && !errors.Is(err, errCut) && !quorum.Refused(err)
 }
 
 // ask is one request. It ends early when the broker refuses it, which a plain request would not notice, and when the
@@ -106,7 +141,7 @@ func again(v *api.Verb, err error) bool {
 func ask[Q, R proto.Message](ctx context.Context, a *app, nc *nats.Conn, e api.Endpoint[Q, R], req Q) (R, error) {
 	if n := proto.Size(req); int64(n) > nc.MaxPayload() {
 		var none R
-		return none, fault.Invalid("what %s would send is %d bytes, and one message holds %d: a service's spec may have %d, a stack's services together as many; put large values into configs or secrets", e.Verb, n, nc.MaxPayload(), spec.MaxSize)
+		return none, fault.Invalid("what %s would send is %d bytes, and one message holds %d: a service's spec may have %d, a stack's services together as many; put large values into configs or secrets", e.Subject(), n, nc.MaxPayload(), spec.MaxSize)
 	}
 	ctx, stop := a.guard(ctx, rpc.AskOn(nc, e.Subject()), e.Subject())
 	defer stop()
@@ -114,9 +149,9 @@ func ask[Q, R proto.Message](ctx context.Context, a *app, nc *nats.Conn, e api.E
 	defer cut(nil)
 	gone := nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	defer nc.RemoveStatusListener(gone)
-	if !nc.IsConnected() && e.Effect == api.Reads {
+	if !nc.IsConnected() && e.Repeatable() {
 		var none R
-		return none, fault.Unavailable("the connection to the manager is broken")
+		return none, errCut
 	}
 	go func() {
 		select {
@@ -129,9 +164,12 @@ func ask[Q, R proto.Message](ctx context.Context, a *app, nc *nats.Conn, e api.E
 				cut(fault.Unavailable("the connection to the manager broke"))
 				return
 			}
-			cut(fault.Unavailable("the connection to the manager broke before it answered: the change may have been made or not, look before you repeat it"))
+			cut(fault.Unavailable("the connection to the manager broke before it answered: %s", madeOrNot))
 		}
 	}()
+	if e.Placed() {
+		go a.whileUp(ctx, nc, e.Node(), cut)
+	}
 	reply, err := api.Call(ctx, nc, e, req)
 	return reply, caused(ctx, err)
 }
@@ -139,13 +177,18 @@ func ask[Q, R proto.Message](ctx context.Context, a *app, nc *nats.Conn, e api.E
 // dial opens a stream to a node, and says at once when the broker refuses it.
 func dial[Q, R proto.Message](ctx context.Context, a *app, nc *nats.Conn, e api.Endpoint[Q, R], req Q, opts ...stream.Option) (*stream.Session, error) {
 	gctx, stop := a.guard(ctx, rpc.AskOn(nc, e.Subject()), e.Subject())
+	gctx, end := context.WithCancelCause(gctx)
+	opening, opened := context.WithCancel(gctx)
+	go a.whileUp(opening, nc, e.Node(), end)
 	s, err := stream.Dial(gctx, nc, e.Subject(), e.Node(), req, opts...)
+	opened()
 	if err != nil {
 		err = caused(gctx, err)
+		end(nil)
 		stop()
 		return nil, err
 	}
-	context.AfterFunc(ctx, stop) // the session lives as long as gctx
+	context.AfterFunc(ctx, func() { end(nil); stop() }) // the session lives as long as gctx
 	return s, nil
 }
 

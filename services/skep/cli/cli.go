@@ -37,6 +37,7 @@ type Env struct {
 	// Tests override these; nil means the real thing.
 	Connect func(ctx context.Context) (*nats.Conn, error)
 	Info    func(ctx context.Context) (conn.Info, error)
+	Link    func(ctx context.Context) (conn.Link, error) // how the node of this machine stands with the managers; nil = the daemon says
 	CA      func(ctx context.Context) (*x509.Certificate, error)
 	Now     func() time.Time
 	// Patience is how long to wait for a manager that restarts (default 8 s).
@@ -195,21 +196,22 @@ func (a *app) contextName() string {
 
 // info is what the daemon of this machine says; zero when the cluster is another one or there is no daemon.
 func (a *app) info(ctx context.Context) conn.Info {
-	if a.Info != nil {
-		i, err := a.Info(ctx)
-		if err != nil {
-			return conn.Info{}
-		}
-		return i
-	}
-	if a.contextName() != "" {
-		return conn.Info{}
-	}
-	i, err := conn.LocalInfo(ctx, a.runDir)
+	i, err := a.localInfo(ctx)
 	if err != nil {
 		return conn.Info{}
 	}
 	return i
+}
+
+// localInfo is info, with the reason why nothing is known.
+func (a *app) localInfo(ctx context.Context) (conn.Info, error) {
+	switch {
+	case a.Info != nil:
+		return a.Info(ctx)
+	case a.contextName() != "":
+		return conn.Info{}, nil
+	}
+	return conn.LocalInfo(ctx, a.runDir)
 }
 
 // node resolves the word "self" to this node's id.

@@ -76,8 +76,8 @@ func (a *app) contextList() *cobra.Command {
 				return err
 			}
 			current := a.contextName()
-			t := &render.Table{Key: "Name", Columns: []render.Column{{Field: "Name", Header: "NAME"}, {Field: "Description", Header: "DESCRIPTION"}, {Field: "Addr", Header: "ADDRESS"}, {Field: "Error", Header: "ERROR"}, {Field: "Current", Header: "CURRENT"}},
-				Default: `{{.Name}}{{if eq .Current "true"}} *{{end}}` + "\t{{.Description}}\t{{.Addr}}\t{{.Error}}"}
+			t := &render.Table{Key: "Name", Bools: []string{"Current"}, Columns: []render.Column{{Field: "Name", Header: "NAME"}, {Field: "Description", Header: "DESCRIPTION"}, {Field: "Addr", Header: "ADDRESS"}, {Field: "Error", Header: "ERROR"}, {Field: "Current", Header: "CURRENT"}},
+				Default: `{{.Name}}{{if eq (print .Current) "true"}} *{{end}}` + "\t{{.Description}}\t{{.Addr}}\t{{.Error}}"}
 			t.Rows = append(t.Rows, render.Row{"Name": conn.Local, "Description": "This machine's daemon", "Addr": "unix://" + conn.Options{RunDir: a.runDir}.Socket(), "Error": "", "Current": fmt.Sprint(current == "")})
 			for _, n := range names {
 				c, err := a.store.Load(n)

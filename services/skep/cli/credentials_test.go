@@ -231,14 +231,14 @@ func TestManagerRestarts(t *testing.T) {
 			if reads++; reads < 3 {
 				return fault.Unavailable("not the leader any more")
 			}
-		case *skepv1.ScaleServiceRequest:
+		case *skepv1.UpdateNodeRequest:
 			writes++
 			return fault.Unavailable("the write was not acknowledged")
 		}
 		return nil
 	}
 	want(t, c.run("service", "ls", "-q"), 0, webID[:12], "")
-	want(t, c.run("service", "scale", "-d", "web=2"), 1, "", "not acknowledged")
+	want(t, c.run("node", "update", "--label-add", "a=b", "w1"), 1, "", "not acknowledged")
 	if writes != 1 {
 		t.Errorf("a change that may have been made was asked for %d times", writes)
 	}

@@ -8,7 +8,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"skep.dev/libs/api"
-	"skep.dev/libs/fault"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/doctor"
 )
@@ -20,8 +19,8 @@ func say[Q, R proto.Message](ctx context.Context, a *app, e api.Endpoint[Q, R], 
 	return call(ctx, a, e, q)
 }
 
-// upkeep asks, all at once, for what is not compared with anything: clocks, stores, what is left over. Who may not ask is
-// told; everything else that goes wrong is in the picture.
+// upkeep asks, all at once, for what is not compared with anything: clocks, stores, what is left over. What goes wrong, also that
+// somebody may not ask, is in the picture.
 func (a *app) upkeep(ctx context.Context, p *doctor.Picture) error {
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -54,15 +53,6 @@ func (a *app) upkeep(ctx context.Context, p *doctor.Picture) error {
 		})
 	}
 	wg.Wait()
-	errs := []error{p.ClocksErr, p.StateErr, p.VaultErr, p.ClaimsErr}
-	for _, s := range p.Stores {
-		errs = append(errs, s.Err)
-	}
-	for _, err := range errs {
-		if fault.Is(err, fault.CodeDenied) {
-			return err
-		}
-	}
 	p.Now = a.Now()
 	if now := p.Clocks.GetNowUnixMs(); now != 0 {
 		p.Now = time.UnixMilli(now)

@@ -75,9 +75,6 @@ func (a *app) examine(ctx context.Context) ([]doctor.Check, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if fault.Is(p.MeshErr, fault.CodeDenied) {
-		return nil, p.MeshErr
-	}
 	p.Lock = a.lockState(ctx)
 	var ready []*skepv1.Node
 	for _, n := range p.Before.Nodes {
@@ -86,7 +83,10 @@ func (a *app) examine(ctx context.Context) ([]doctor.Check, error) {
 		}
 	}
 	if p.Kernels, err = a.meshStates(ctx, ready); err != nil {
-		return nil, err
+		if !fault.Is(err, fault.CodeDenied) {
+			return nil, err
+		}
+		p.KernelsErr = err
 	}
 	if p.After, err = a.everything(ctx); err != nil {
 		return unanswered(ctx, err)

@@ -20,13 +20,13 @@ import (
 )
 
 func (a *app) eventsCommand() *cobra.Command {
-	var filters []string
+	var filters filterFlag
 	var since, until, format string
 	var asJSON bool
 	cmd := &cobra.Command{Use: "events [OPTIONS]", Short: "Show what happens in the cluster, as it happens", Args: noArgs,
-		Long: "Show what happens in the cluster, as it happens; with --since, what happened before too.\n\nFilters: type, id, name, event, service, node, label.",
+		Long: "Show what happens in the cluster, as it happens; with --since, what happened before too.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := parseFilters(filters)
+			f, err := filters.parse()
 			if err != nil {
 				return err
 			}
@@ -44,7 +44,7 @@ func (a *app) eventsCommand() *cobra.Command {
 			return a.events(cmd.Context(), req, show)
 		}}
 	f := cmd.Flags()
-	f.StringArrayVarP(&filters, "filter", "f", nil, "Show only what matches: key=value")
+	filters.add(cmd, eventFilters()...)
 	f.StringVar(&since, "since", "", "Begin at a time, or a duration ago (10m)")
 	f.StringVar(&until, "until", "", "End at a time")
 	f.StringVar(&format, "format", "", `A Go template, or "json"`)
@@ -52,20 +52,18 @@ func (a *app) eventsCommand() *cobra.Command {
 	return cmd
 }
 
+// eventFilters: type and kind, event and verb are the same.
+func eventFilters() []string {
+	kinds := strings.Join(subject.EventKinds(), "|")
+	return []string{"type=" + kinds, "id", "name", "event", "service", "node", "label", "kind=" + kinds, "verb"}
+}
+
 func (a *app) eventPrinter(format string, asJSON bool) (func(*skepv1.Event) error, error) {
-	if asJSON || format == "json" || format == "{{json .}}" {
+	if asJSON {
 		return func(e *skepv1.Event) error { return render.JSONLine(a.Out, e) }, nil
 	}
 	if format != "" {
-		tp, err := render.NewTemplate(format)
-		if err != nil {
-			return nil, &render.ErrFormat{Err: err}
-		}
-		return func(e *skepv1.Event) error {
-			v := map[string]any{"Type": e.Kind, "Action": e.Verb, "ID": e.Id, "Name": e.Name, "Actor": e.Actor, "Message": e.Message,
-				"Time": e.GetTime().GetSeconds(), "TimeNano": e.GetTime().AsTime().UnixNano(), "Attributes": e.Attributes}
-			return render.Execute(a.Out, tp, v)
-		}, nil
+		return render.EventPrinter(a.Out, format)
 	}
 	return func(e *skepv1.Event) error {
 		a.printf("%s\n", eventLine(e))
@@ -76,11 +74,8 @@ func (a *app) eventPrinter(format string, asJSON bool) (func(*skepv1.Event) erro
 // eventLine is Docker's: time, type, action, id, and the attributes in brackets.
 func eventLine(e *skepv1.Event) string {
 	var attrs []string
-	for k, v := range e.Attributes {
+	for k, v := range render.EventAttributes(e) {
 		attrs = append(attrs, k+"="+v)
-	}
-	if _, told := e.Attributes["name"]; e.Name != "" && !told {
-		attrs = append(attrs, "name="+e.Name)
 	}
 	sort.Strings(attrs)
 	line := fmt.Sprintf("%s %s %s %s", e.GetTime().AsTime().Local().Format("2006-01-02T15:04:05.000000000Z07:00"), e.Kind, e.Verb, e.Id)
@@ -210,7 +205,7 @@ func matchEvent(e *skepv1.Event, filters []*skepv1.Filter) bool {
 		for _, v := range f.Values {
 			switch f.Key {
 			case "kind", "type":
-				ok = e.Kind == v
+				ok = strings.EqualFold(e.Kind, v)
 			case "id":
 				ok = strings.HasPrefix(e.Id, v)
 			case "name":

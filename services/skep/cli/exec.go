@@ -18,6 +18,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/stream"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/render"
 )
 
 func (a *app) execCommand() *cobra.Command {
@@ -40,6 +41,20 @@ func (a *app) execCommand() *cobra.Command {
 	return cmd
 }
 
+// taskOfService is the error of a command about one task that was given a service instead, or err.
+func (a *app) taskOfService(ctx context.Context, ref string, err error) error {
+	s, serr := a.service(impatient(ctx), ref)
+	if serr != nil {
+		return err
+	}
+	tasks, serr := a.tasks(impatient(ctx), filter("service", s.GetMeta().GetId()), filter("desired-state", "running"))
+	if serr != nil || len(tasks) == 0 {
+		return fault.Conflict("%s is a service without a task that runs: skep service explain %s says why", ref, ref)
+	}
+	render.SortTasks(tasks)
+	return fault.Usage("%s is a service: name one of its tasks, such as %s (skep service ps %s)", ref, tasks[0].Name, ref)
+}
+
 func (a *app) exec(ctx context.Context, ref string, req *skepv1.ExecRequest) error {
 	inFD, inTerminal := terminalOf(a.In)
 	outFD, outTerminal := terminalOf(a.Out)
@@ -47,6 +62,9 @@ func (a *app) exec(ctx context.Context, ref string, req *skepv1.ExecRequest) err
 		return errors.New("the input device is not a TTY: leave out -t")
 	}
 	t, err := a.findTask(ctx, ref)
+	if fault.Is(err, fault.CodeNotFound) {
+		return a.taskOfService(ctx, ref, err)
+	}
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func report(w *plain.Writer, cmd *cobra.Command, err error) int {
 			tell(w, ee.Err)
 		}
 		return ee.Code
-	case errors.Is(err, specflag.ErrInvalid), errors.As(err, &fe):
+	case errors.Is(err, specflag.ErrInvalid), errors.As(err, &fe), fault.Is(err, fault.CodeUsage):
 		tell(w, err)
 		return ExitUsage
 	case errors.Is(err, context.Canceled):

@@ -49,12 +49,16 @@ type cluster struct {
 	// looked runs at every list of tasks, under the lock.
 	looked func(n int)
 	looks  int
+	// heard, if set, is told of every request.
+	heard func(context.Context, proto.Message)
 	// poison, if set, changes every answer before it is sent.
 	poison func(proto.Message)
 	revs   []*skepv1.Revision
 	vault  *fakeVault // nil: nobody keeps secrets
 	stacks *fakeStacks
 	upkeep upkeep
+	events []*skepv1.Event   // nil: one, of a service that was created
+	info   *conn.Info        // nil: a manager's
 	roots  []*skepv1.CAReply // one after the other; the last one stays
 }
 
@@ -187,6 +191,9 @@ func newClusterUnder(t *testing.T, q rpc.Quorum, opts ...func(*server.Options)) 
 	})
 	serve(c, rs, api.ClusterUpdate, func(*skepv1.UpdateClusterRequest) (*skepv1.ClusterReply, error) { return &skepv1.ClusterReply{}, nil })
 	serve(c, rs, api.EventList, func(*skepv1.ListEventsRequest) (*skepv1.ListEventsReply, error) {
+		if c.events != nil {
+			return &skepv1.ListEventsReply{Events: c.events}, nil
+		}
 		return &skepv1.ListEventsReply{Events: []*skepv1.Event{{Kind: "service", Id: webID, Name: "web", Verb: "create", Time: timestamppb.New(testNow), Attributes: map[string]string{"image.new": "httpd"}}}}, nil
 	})
 	c.serveNetworks(rs)
@@ -207,10 +214,13 @@ func (c *cluster) flush() {
 func serve[Q, R proto.Message](c *cluster, rs *rpc.Server, e api.Endpoint[Q, R], h func(Q) (R, error)) {
 	c.t.Helper()
 	var none R
-	err := api.Handle(rs, e, func(_ context.Context, r Q) (R, error) {
+	err := api.Handle(rs, e, func(ctx context.Context, r Q) (R, error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.calls = append(c.calls, r)
+		if c.heard != nil {
+			c.heard(ctx, r)
+		}
 		if c.on != nil {
 			if err := c.on(r); err != nil {
 				return none, err
@@ -285,6 +295,9 @@ next:
 			if f.Key == "name" && !strings.HasPrefix(t.Name, f.Values[0]) {
 				continue next
 			}
+			if f.Key == "desired-state" && t.Desired != 0 && !slices.Contains(f.Values, strings.ToLower(strings.TrimPrefix(t.Desired.String(), "TASK_STATE_"))) {
+				continue next
+			}
 		}
 		out.Tasks = append(out.Tasks, t)
 	}
@@ -346,6 +359,9 @@ func (c *cluster) env(out, err *safeBuffer) Env {
 		CA:              c.authority,
 		Connect:         func(context.Context) (*nats.Conn, error) { return nats.Connect(c.url) },
 		Info: func(context.Context) (conn.Info, error) {
+			if c.info != nil {
+				return *c.info, nil
+			}
 			return conn.Info{NodeID: nodeID, Role: "manager", Hostname: "w1", ClusterID: "cl", Version: "0.1.0", Addr: "10.0.0.1"}, nil
 		},
 	}

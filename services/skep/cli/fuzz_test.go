@@ -42,7 +42,7 @@ func FuzzWords(f *testing.F) {
 		f.Add(s, "name=b")
 	}
 	f.Fuzz(func(t *testing.T, a, b string) {
-		got, err := parseFilters([]string{a, b})
+		got, err := (&filterFlag{given: []string{a, b}, keys: []string{"name", "label", "label!", "key"}}).parse()
 		if err != nil {
 			usage(t, err)
 		}

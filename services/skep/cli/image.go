@@ -106,7 +106,10 @@ func (a *app) onNodes(ctx context.Context, nodes []*skepv1.Node, f func(n *skepv
 			defer func() { <-slot; wg.Done() }()
 			if err := f(n); err != nil {
 				mu.Lock()
-				errs = append(errs, fmt.Errorf("node %s: %w", render.Hostname(n), err))
+				if name := "node " + render.Hostname(n); !strings.HasPrefix(err.Error(), name+" ") { // else it says so itself
+					err = fmt.Errorf("%s: %w", name, err)
+				}
+				errs = append(errs, err)
 				mu.Unlock()
 			}
 		}()

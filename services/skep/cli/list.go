@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"strings"
-
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
 
@@ -10,29 +8,23 @@ import (
 )
 
 // taskFilters are what lists of tasks can be filtered by.
-var taskFilters = []string{"id", "name", "label", "service", "node", "desired-state"}
+var taskFilters = []string{"id", "name", "label", "service", "node", "desired-state=running|shutdown|accepted|ready|complete|remove"}
 
 // listFlags are what every list has.
 type listFlags struct {
-	filters []string
+	filters filterFlag
 	format  string
 	quiet   bool
 	json    bool
 	noTrunc bool
 }
 
-// add adds them; what is what --quiet shows, keys what --filter knows.
+// add adds them; what is what --quiet shows, keys what --filter knows (see filterFlag); a list without keys has no --filter.
 func (l *listFlags) add(cmd *cobra.Command, what string, keys ...string) {
 	f := cmd.Flags()
-	f.StringArrayVarP(&l.filters, "filter", "f", nil, "Show only what matches: key=value, key one of "+strings.Join(keys, ", "))
-	if len(keys) == 0 {
-		_ = f.MarkHidden("filter") // it exists: two lines above
+	if len(keys) > 0 {
+		l.filters.add(cmd, keys...)
 	}
-	var words []string
-	for _, k := range keys {
-		words = append(words, k+"=")
-	}
-	_ = cmd.RegisterFlagCompletionFunc("filter", cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoSpace|cobra.ShellCompDirectiveNoFileComp))
 	f.StringVar(&l.format, "format", "", `"table", "table TEMPLATE", "json" or a Go template`)
 	f.BoolVarP(&l.quiet, "quiet", "q", false, "Show only "+what)
 	f.BoolVar(&l.json, "json", false, "Print skep's own objects, as one JSON document (a stable form)")

@@ -102,7 +102,7 @@ func (a *app) logs(ctx context.Context, ref string, l *logsFlags) error {
 	if fault.Is(err, fault.CodeNotFound) {
 		t, terr := a.findTask(ctx, ref)
 		if fault.Is(terr, fault.CodeNotFound) {
-			return fault.NotFound("no such task or service: %s (%s)", ref, err)
+			return fault.NotFound("%s", strings.Replace(err.Error(), "no such service", "no such task or service", 1))
 		}
 		if terr != nil {
 			return terr

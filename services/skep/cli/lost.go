@@ -93,8 +93,14 @@ func (a *app) afterLoss(ctx context.Context, nc *nats.Conn, v *api.Verb, err err
 			return nil, nil
 		}
 	}
-	if v.Effect == api.Writes && !errors.Is(err, rpc.ErrNobody) && !quorum.Refused(err) {
-		// It was heard, so it is not repeated; what it ended with may say what became of it.
+	heard := v.Effect == api.Writes && !errors.Is(err, rpc.ErrNobody) && !errors.Is(err, errCut) && !quorum.Refused(err)
+	if heard && v.Once {
+		if next := a.elsewhere(ctx); next != nil {
+			return next, nil // it is asked again there, under its id
+		}
+	}
+	if heard {
+		// What it ended with may say what became of it.
 		if text := err.Error(); text != l.Error() {
 			l.lines = append(l.lines, "The change ended with: "+text)
 		}

@@ -28,11 +28,8 @@ func (a *app) meshList() *cobra.Command {
 			"CONNECTIONS are the new ones since the rule was made. --quiet and --format are about the ports alone, and so is --filter.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			f, err := parseFilters(l.filters)
+			f, err := l.filters.parse()
 			if err != nil {
-				return err
-			}
-			if err := knownFilters(f, "port", "service"); err != nil {
 				return err
 			}
 			on, err := a.targets(ctx, nodes, a.here(ctx))
@@ -88,16 +85,6 @@ func answered(states []render.NodeMesh) (ok []render.NodeMesh, errs []error) {
 		ok = append(ok, s)
 	}
 	return ok, errs
-}
-
-// knownFilters refuses filters that this command applies itself and does not know.
-func knownFilters(f []*skepv1.Filter, keys ...string) error {
-	for _, x := range f {
-		if !slices.Contains(keys, x.Key) {
-			return Usagef("invalid filter '%s': it must be one of %s", x.Key, strings.Join(keys, ", "))
-		}
-	}
-	return nil
 }
 
 func (a *app) meshTrace() *cobra.Command {

@@ -58,7 +58,7 @@ func (a *app) networkList() *cobra.Command {
 	var l listFlags
 	cmd := &cobra.Command{Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List networks", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := parseFilters(l.filters)
+			f, err := l.filters.parse()
 			if err != nil {
 				return err
 			}
@@ -68,7 +68,7 @@ func (a *app) networkList() *cobra.Command {
 			}
 			return printList(a, &l, list, render.Networks(list, l.noTrunc))
 		}}
-	l.add(cmd, "the ids", "id", "name", "driver", "label", "scope", "type", "dangling")
+	l.add(cmd, "the ids", "id", "name", "driver", "label", "scope=swarm|local|global", "type=builtin|custom", "dangling=true|false|1|0")
 	return cmd
 }
 
@@ -137,7 +137,11 @@ func (a *app) networkRemove() *cobra.Command {
 	cmd := &cobra.Command{Use: "rm [OPTIONS] NETWORK [NETWORK...]", Aliases: []string{"remove"}, Short: "Remove networks", Args: minArgs(1), ValidArgsFunction: a.completeNetworks,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(cmd.Context(), args, func(ref string) error {
-				_, err := call(cmd.Context(), a, api.NetworkRemove, &skepv1.Ref{Ref: ref})
+				// By its id: should the answer be lost, nothing else that has the name by then is removed.
+				n, err := call(cmd.Context(), a, api.NetworkInspect, &skepv1.Ref{Ref: ref})
+				if err == nil {
+					_, err = call(cmd.Context(), a, api.NetworkRemove, &skepv1.Ref{Ref: n.GetNetwork().GetMeta().GetId()})
+				}
 				if force && fault.Is(err, fault.CodeNotFound) {
 					return nil
 				}
@@ -154,11 +158,11 @@ func (a *app) networkRemove() *cobra.Command {
 
 func (a *app) networkPrune() *cobra.Command {
 	var force bool
-	var filters []string
+	var filters filterFlag
 	cmd := &cobra.Command{Use: "prune [OPTIONS]", Short: "Remove the networks that no service is on", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			p, err := parsePrune(filters, a.Now())
+			p, err := parsePrune(&filters, a.Now())
 			if err != nil {
 				return err
 			}
@@ -198,8 +202,7 @@ func (a *app) networkPrune() *cobra.Command {
 			return err
 		}}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Do not ask")
-	cmd.Flags().StringArrayVar(&filters, "filter", nil, "Remove only what matches: label=key[=value], label!=key[=value] or until=TIME")
-	_ = cmd.RegisterFlagCompletionFunc("filter", cobra.FixedCompletions([]string{"label=", "label!=", "until="}, cobra.ShellCompDirectiveNoSpace|cobra.ShellCompDirectiveNoFileComp))
+	filters.addAs(cmd, "", "Remove only what matches", "label", "label!", "until")
 	return cmd
 }
 
@@ -218,8 +221,8 @@ type pruning struct {
 	until  *timestamppb.Timestamp
 }
 
-func parsePrune(filters []string, now time.Time) (p pruning, err error) {
-	f, err := parseFilters(filters)
+func parsePrune(filters *filterFlag, now time.Time) (p pruning, err error) {
+	f, err := filters.parse()
 	if err != nil {
 		return p, err
 	}
@@ -237,8 +240,6 @@ func parsePrune(filters []string, now time.Time) (p pruning, err error) {
 			if p.until, err = parseWhen("filter until", x.Values[0], now); err != nil {
 				return p, err
 			}
-		default:
-			return p, Usagef("invalid filter '%s': prune knows label, label! and until", x.Key)
 		}
 	}
 	return p, nil

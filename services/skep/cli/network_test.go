@@ -174,7 +174,7 @@ func TestNetworkPrune(t *testing.T) {
 		t.Errorf("a network younger than asked was removed: %q", r.out)
 	}
 	want(t, c.run("network", "prune", "-f", "--filter", "until=30s"), 0, "back\n", "")
-	want(t, c.run("network", "prune", "-f", "--filter", "name=x"), 2, "", "prune knows label, label! and until")
+	want(t, c.run("network", "prune", "-f", "--filter", "name=x"), 2, "", "use label, label!, until")
 	want(t, c.run("network", "prune", "-f", "--filter", "label=a"), 0, "", "")
 	f := sent[*skepv1.ListNetworksRequest](c).Filters
 	if len(f) != 2 || f[0].Key != "type" || f[1].Key != "label" {
@@ -228,7 +228,7 @@ func TestServiceNetworks(t *testing.T) {
 func TestNetworkCompletion(t *testing.T) {
 	c := newCluster(t).withNetworks()
 	for args, wants := range map[string]string{
-		"network rm ": "front", "network inspect front ": "back", "network create --driver ": "overlay", "service create --network ": "back", "service update --network-rm ": "front", "network ls --filter ": "dangling=",
+		"network rm ": "front", "network inspect front ": "back", "network create --driver ": "overlay", "service create --network ": "back", "service update --network-rm ": "front", "network ls --filter ": "dangling=true",
 	} {
 		r := c.run(append([]string{"__complete"}, strings.Split(args, " ")...)...)
 		if !strings.Contains("\n"+strings.ReplaceAll(r.out, "\t", "\n"), "\n"+wants+"\n") {

@@ -7,6 +7,7 @@ import (
 
 	"skep.dev/libs/api"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/doctor"
 	"skep.dev/services/skep/cli/render"
 	"skep.dev/services/skep/cli/specflag"
 )
@@ -21,7 +22,7 @@ func (a *app) nodeList() *cobra.Command {
 	var l listFlags
 	cmd := &cobra.Command{Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List nodes", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := parseFilters(l.filters)
+			f, err := l.filters.parse()
 			if err != nil {
 				return err
 			}
@@ -43,10 +44,15 @@ func (a *app) nodeList() *cobra.Command {
 			if err := printList(a, &l, list, t); err != nil || l.quiet {
 				return err
 			}
+			for _, n := range list {
+				if n.GetDuplicate() != nil {
+					a.warnf("node %s: %s", render.Hostname(n), doctor.DuplicateText(n.Duplicate))
+				}
+			}
 			a.tellStep(cmd.Context(), list)
 			return nil
 		}}
-	l.add(cmd, "the ids", "id", "name", "role", "membership", "label", "node.label")
+	l.add(cmd, "the ids", "id", "name", "role=manager|worker", "membership=accepted|pending", "label", "node.label")
 	return cmd
 }
 
@@ -56,7 +62,7 @@ func (a *app) nodePs() *cobra.Command {
 	cmd := &cobra.Command{Use: "ps [OPTIONS] [NODE...]", Short: "List the tasks on nodes (default: this one)", ValidArgsFunction: a.completeNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			f, err := parseFilters(l.filters)
+			f, err := l.filters.parse()
 			if err != nil {
 				return err
 			}
@@ -82,7 +88,7 @@ func (a *app) nodePs() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printList(a, &l, tasks, render.Tasks(tasks, render.TaskOptions{Now: a.Now(), NoTrunc: l.noTrunc, NoResolve: noResolve}))
+			return a.printTasks(ctx, &l, tasks, noResolve)
 		}}
 	l.add(cmd, "the task ids", taskFilters...)
 	cmd.Flags().BoolVar(&noResolve, "no-resolve", false, "Show ids instead of names")

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -43,12 +44,35 @@ func (a *app) serviceExplain() *cobra.Command {
 				}
 				r.Service = s
 			}
+			a.sayWhyFailed(cmd.Context(), r)
 			if asJSON {
 				return render.JSONObject(a.Out, r)
 			}
-			render.Explain(a.Out, r)
+			render.Explain(a.Out, r, a.Now())
 			return nil
 		}}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "Print the answer as JSON (a stable form)")
 	return cmd
+}
+
+// sayWhyFailed gives the tasks that wait to be started again the error of the one before each, where the scheduler, which
+// keeps no reports, has none.
+func (a *app) sayWhyFailed(ctx context.Context, r *skepv1.ExplainReply) {
+	lacks := func(t *skepv1.Task) bool { return t.Failures > 0 && t.Replaces != "" && t.GetStatus().GetErr() == "" }
+	if !slices.ContainsFunc(r.Waiting, lacks) {
+		return
+	}
+	list, err := a.tasks(ctx, filter("service", r.GetService().GetMeta().GetId()))
+	if err != nil {
+		return // all else is told
+	}
+	ended := make(map[string]string, len(list))
+	for _, t := range list {
+		ended[t.GetMeta().GetId()] = t.GetStatus().GetErr()
+	}
+	for _, t := range r.Waiting {
+		if lacks(t) && t.Status != nil {
+			t.Status.Err = ended[t.Replaces]
+		}
+	}
 }

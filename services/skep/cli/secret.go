@@ -324,7 +324,7 @@ func (a *app) secretList(k secretKind) *cobra.Command {
 	var l listFlags
 	cmd := &cobra.Command{Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List " + k.word + "s", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := parseFilters(l.filters)
+			f, err := l.filters.parse()
 			if err != nil {
 				return err
 			}
@@ -383,7 +383,12 @@ func (a *app) secretRemove(k secretKind) *cobra.Command {
 		Long: "Remove " + k.word + "s. One that a service uses is not removed; nor is one that a service could be rolled back to, unless --force says so.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(cmd.Context(), args, func(ref string) error {
-				r, err := call(cmd.Context(), a, k.remove, &skepv1.RemoveSecretRequest{Ref: ref, Force: force})
+				// By its id: should the answer be lost, nothing else that has the name by then is removed.
+				s, err := call(cmd.Context(), a, k.inspect, &skepv1.InspectSecretRequest{Ref: ref})
+				if err != nil {
+					return err
+				}
+				r, err := call(cmd.Context(), a, k.remove, &skepv1.RemoveSecretRequest{Ref: s.GetSecret().GetMeta().GetId(), Force: force})
 				if err != nil {
 					return err
 				}

@@ -23,7 +23,7 @@ func (a *app) serviceList() *cobra.Command {
 	var l listFlags
 	cmd := &cobra.Command{Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List services", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := parseFilters(l.filters)
+			f, err := l.filters.parse()
 			if err != nil {
 				return err
 			}
@@ -31,9 +31,9 @@ func (a *app) serviceList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printList(a, &l, list, render.Services(list, l.noTrunc))
+			return printList(a, &l, list, render.Services(list, l.noTrunc, a.Now()))
 		}}
-	l.add(cmd, "the ids", "id", "name", "label", "mode")
+	l.add(cmd, "the ids", "id", "name", "label", "mode=replicated|global|replicated-job|global-job")
 	return cmd
 }
 
@@ -43,7 +43,7 @@ func (a *app) servicePs() *cobra.Command {
 	cmd := &cobra.Command{Use: "ps [OPTIONS] [SERVICE...]", Short: "List the tasks of services (of all, when none is named)",
 		ValidArgsFunction: a.completeServices,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := parseFilters(l.filters)
+			f, err := l.filters.parse()
 			if err != nil {
 				return err
 			}
@@ -52,8 +52,7 @@ func (a *app) servicePs() *cobra.Command {
 				return err
 			}
 			if len(args) == 0 || len(missing) < len(args) {
-				o := render.TaskOptions{Now: a.Now(), NoTrunc: l.noTrunc, NoResolve: noResolve}
-				if err := printList(a, &l, tasks, render.Tasks(tasks, o)); err != nil {
+				if err := a.printTasks(cmd.Context(), &l, tasks, noResolve); err != nil {
 					return err
 				}
 			}
@@ -116,7 +115,12 @@ func (a *app) serviceRemove() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			return a.each(ctx, args, func(ref string) error {
-				r, err := call(ctx, a, api.ServiceRemove, &skepv1.RemoveServiceRequest{Ref: ref, DryRun: dry})
+				// By its id: should the answer be lost, nothing else that has the name by then is removed.
+				s, err := a.service(ctx, ref)
+				if err != nil {
+					return err
+				}
+				r, err := call(ctx, a, api.ServiceRemove, &skepv1.RemoveServiceRequest{Ref: s.GetMeta().GetId(), DryRun: dry})
 				if err != nil {
 					return err
 				}
@@ -125,7 +129,7 @@ func (a *app) serviceRemove() *cobra.Command {
 				}
 				a.warnings(r.Warnings)
 				a.printf("%s\n", ref)
-				return a.waitRemoved(ctx, r.Service, &w)
+				return a.waitRemoved(ctx, s, &w)
 			})
 		}}
 	w.add(cmd)

@@ -81,7 +81,7 @@ func (a *app) stackList() *cobra.Command {
 	cmd := &cobra.Command{Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List stacks", Args: noArgs,
 		Long: "List stacks, those without services too. STATE is shown while one of them is not, or not yet, as its newest revision asks.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := parseFilters(l.filters)
+			f, err := l.filters.parse()
 			if err != nil {
 				return err
 			}
@@ -99,7 +99,7 @@ func (a *app) stackServices() *cobra.Command {
 	var l listFlags
 	cmd := &cobra.Command{Use: "services [OPTIONS] STACK", Short: "List the services of a stack", Args: ofStack, ValidArgsFunction: completeFirst(a.completeStacks),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := parseFilters(l.filters)
+			f, err := l.filters.parse()
 			if err != nil {
 				return err
 			}
@@ -111,9 +111,9 @@ func (a *app) stackServices() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printList(a, &l, list, render.Services(list, l.noTrunc))
+			return printList(a, &l, list, render.Services(list, l.noTrunc, a.Now()))
 		}}
-	l.add(cmd, "the ids", "id", "name", "label", "mode")
+	l.add(cmd, "the ids", "id", "name", "label", "mode=replicated|global|replicated-job|global-job")
 	return cmd
 }
 
@@ -124,7 +124,7 @@ func (a *app) stackPs() *cobra.Command {
 		Long: "List the tasks of a stack.\n\nWhat its newest revision asks for and is not there, and what keeps it from being made, is told beside the list, on standard error.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			f, err := parseFilters(l.filters)
+			f, err := l.filters.parse()
 			if err != nil {
 				return err
 			}
@@ -142,8 +142,7 @@ func (a *app) stackPs() *cobra.Command {
 					return err
 				}
 			}
-			o := render.TaskOptions{Now: a.Now(), NoTrunc: l.noTrunc, NoResolve: noResolve}
-			if err := printList(a, &l, tasks, render.Tasks(tasks, o)); err != nil {
+			if err := a.printTasks(ctx, &l, tasks, noResolve); err != nil {
 				return err
 			}
 			for _, line := range lacks(s, services) {
@@ -151,7 +150,7 @@ func (a *app) stackPs() *cobra.Command {
 			}
 			return nil
 		}}
-	l.add(cmd, "the task ids", "id", "name", "label", "node", "desired-state")
+	l.add(cmd, "the task ids", "id", "name", "label", "node", taskFilters[len(taskFilters)-1])
 	cmd.Flags().BoolVar(&noResolve, "no-resolve", false, "Show ids instead of names")
 	return cmd
 }

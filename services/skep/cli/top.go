@@ -220,7 +220,7 @@ func topText(now time.Time, nodes []*skepv1.Node, services []*skepv1.Service, ta
 				mem += " / " + render.Bytes(m)
 			}
 		}
-		nt.Rows = append(nt.Rows, render.Row{"Node": render.Hostname(n), "Status": render.NodeState(n.GetStatus().GetState()), "Availability": render.Availability(n.GetSpec().GetAvailability()),
+		nt.Rows = append(nt.Rows, render.Row{"Node": render.Hostname(n), "Status": render.NodeStatus(n), "Availability": render.Availability(n.GetSpec().GetAvailability()),
 			"Manager": orDash(render.ManagerStatus(n)), "Tasks": fmt.Sprint(perNode[n.GetMeta().GetId()]), "CPU": cpu, "Memory": mem})
 	}
 	var b bytes.Buffer
@@ -245,7 +245,7 @@ func topText(now time.Time, nodes []*skepv1.Node, services []*skepv1.Service, ta
 		b.WriteByte('\n')
 	}
 	section(nt)
-	st := render.Services(services, false)
+	st := render.Services(services, false, now)
 	st.Columns = append(st.Columns, render.Column{Field: "Conns", Header: "CONNS/S"})
 	for i, s := range services {
 		st.Rows[i]["Conns"] = conns.of(s) // Services has sorted them

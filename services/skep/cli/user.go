@@ -99,14 +99,9 @@ func (a *app) userList() *cobra.Command {
 		Long:    "List users and their certificates: those that have not expired, also the revoked ones.",
 		Example: "  skep user ls\n  skep user ls --filter status=good --format '{{.Name}} {{.Role}} {{.Ends}}'",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			filters, err := parseFilters(l.filters)
+			filters, err := l.filters.parse()
 			if err != nil {
 				return err
-			}
-			for _, f := range filters {
-				if !slices.Contains(userFilters, f.Key) {
-					return Usagef("invalid filter '%s': use %s", f.Key, strings.Join(userFilters, ", "))
-				}
 			}
 			list, err := a.issued(cmd.Context())
 			if err != nil {

@@ -181,7 +181,7 @@ func (a *app) volumeList() *cobra.Command {
 	cmd := &cobra.Command{Use: "ls [OPTIONS]", Aliases: []string{"list"}, Short: "List volumes: what is on which node, and which tasks use it", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			f, err := parseFilters(l.filters)
+			f, err := l.filters.parse()
 			if err != nil {
 				return err
 			}
@@ -198,11 +198,6 @@ func (a *app) volumeList() *cobra.Command {
 				}
 				return true
 			})
-			for _, d := range dangling {
-				if _, err := strconv.ParseBool(d); err != nil {
-					return Usagef("invalid filter 'dangling=%s': use true or false", d)
-				}
-			}
 			on, err := a.targets(ctx, nodes, allNodes)
 			if err != nil {
 				return err
@@ -216,7 +211,7 @@ func (a *app) volumeList() *cobra.Command {
 			}
 			return ferr
 		}}
-	l.add(cmd, "the names", "name", "driver", "label", "dangling", "node")
+	l.add(cmd, "the names", "name", "driver", "label", "dangling=true|false|1|0", "node")
 	cmd.Flags().BoolVarP(&size, "size", "s", false, "Show what the volumes' files take on the disks (looks at every file)")
 	a.nodeFlag(cmd, &nodes, "all")
 	return cmd
@@ -390,19 +385,15 @@ func (a *app) volumeRemove() *cobra.Command {
 }
 
 func (a *app) volumePrune() *cobra.Command {
-	var nodes, filters []string
+	var nodes []string
+	var filters filterFlag
 	var force, all bool
 	cmd := &cobra.Command{Use: "prune [OPTIONS]", Short: "Remove the local volumes that no task needs", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			f, err := parseFilters(filters)
+			f, err := filters.parse()
 			if err != nil {
 				return err
-			}
-			for _, x := range f {
-				if x.Key != "label" && x.Key != "label!" {
-					return Usagef("invalid filter '%s': prune knows label and label!", x.Key)
-				}
 			}
 			on, err := a.targets(ctx, nodes, allNodes)
 			if err != nil {
@@ -443,8 +434,7 @@ func (a *app) volumePrune() *cobra.Command {
 	a.nodeFlag(cmd, &nodes, "all")
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "Remove also volumes that have a name")
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Do not ask")
-	cmd.Flags().StringArrayVar(&filters, "filter", nil, "Remove only what matches: label=key[=value] or label!=key[=value]")
-	_ = cmd.RegisterFlagCompletionFunc("filter", cobra.FixedCompletions([]string{"label=", "label!="}, cobra.ShellCompDirectiveNoSpace|cobra.ShellCompDirectiveNoFileComp))
+	filters.addAs(cmd, "", "Remove only what matches", "label", "label!")
 	return cmd
 }
 

@@ -30,7 +30,7 @@ func (a *app) volumeClaims() *cobra.Command {
 			"mounted with volume-sharing=none or onewriter. Its state is \"in use\"; \"releasing\" while the node has not said yet that it unmounted it; \"fenced\"; or \"lost\" when the node is down or was removed, so that nobody can say: " +
 			"skep node fence, or skep volume release.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := parseFilters(l.filters)
+			f, err := l.filters.parse()
 			if err != nil {
 				return err
 			}

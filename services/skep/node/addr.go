@@ -72,6 +72,9 @@ func splitAddr(s string, defaultPort int) (host, port string, err error) {
 	if _, perr := netip.ParseAddr(s); perr == nil { // a bare IPv6 address has colons too
 		return s, port, nil
 	}
+	if len(s) > 2 && strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") { // in brackets, without a port
+		return s[1 : len(s)-1], port, nil
+	}
 	if !strings.Contains(s, ":") {
 		return s, port, nil
 	}
@@ -97,19 +100,32 @@ func ipOrInterface(s string) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("read the addresses of %s: %w", s, err)
 	}
-	var found []netip.Addr
-	for _, a := range addrs {
-		if ip, ok := addrOf(a); ok && ip.Is4() {
-			found = append(found, ip)
+	for _, family := range families {
+		var found []netip.Addr
+		for _, a := range addrs {
+			if ip, ok := addrOf(a); ok && family.takes(ip) {
+				found = append(found, ip)
+			}
+		}
+		switch len(found) {
+		case 0:
+		case 1:
+			return found[0], nil
+		default:
+			return netip.Addr{}, fmt.Errorf("interface %s has more than one %s address (%s and %s): name one of them", s, family.name, found[0], found[1])
 		}
 	}
-	switch len(found) {
-	case 0:
-		return netip.Addr{}, fmt.Errorf("interface %s has no usable IPv4 address", s)
-	case 1:
-		return found[0], nil
-	}
-	return netip.Addr{}, fmt.Errorf("interface %s has more than one IPv4 address (%s and %s): name one of them", s, found[0], found[1])
+	return netip.Addr{}, fmt.Errorf("interface %s has no usable address", s)
+}
+
+// families are looked through in order: a machine without IPv4 addresses is reached over IPv6. Link-local addresses of IPv6 mean
+// nothing on another machine.
+var families = []struct {
+	name  string
+	takes func(netip.Addr) bool
+}{
+	{"IPv4", netip.Addr.Is4},
+	{"IPv6", func(a netip.Addr) bool { return a.Is6() && a.IsGlobalUnicast() }},
 }
 
 // systemAddr is the machine's only address, if it has exactly one.
@@ -118,6 +134,17 @@ func systemAddr() (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("list the network interfaces: %w", err)
 	}
+	for _, family := range families {
+		ip, err := onlyAddr(ifs, family.takes)
+		if ip.IsValid() || err != nil {
+			return ip, err
+		}
+	}
+	return netip.Addr{}, errors.New("could not find the system's IP address - specify one with --advertise-addr")
+}
+
+// onlyAddr is the one address of that kind that the machine has, none when it has none.
+func onlyAddr(ifs []net.Interface, takes func(netip.Addr) bool) (netip.Addr, error) {
 	var ip netip.Addr
 	var on string
 	for _, i := range ifs {
@@ -131,7 +158,7 @@ func systemAddr() (netip.Addr, error) {
 		}
 		for _, a := range addrs {
 			got, ok := addrOf(a)
-			if !ok || !got.Is4() || got.IsLinkLocalUnicast() {
+			if !ok || !takes(got) || got.IsLinkLocalUnicast() {
 				continue
 			}
 			if ip.IsValid() {
@@ -143,9 +170,6 @@ func systemAddr() (netip.Addr, error) {
 			}
 			ip, on = got, i.Name
 		}
-	}
-	if !ip.IsValid() {
-		return netip.Addr{}, errors.New("could not find the system's IP address - specify one with --advertise-addr")
 	}
 	return ip, nil
 }

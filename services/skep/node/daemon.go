@@ -299,6 +299,10 @@ func (d *Daemon) apart(err error) (pause time.Duration, _ error) {
 	case bus.StartsAgain(err):
 		d.log.Warn("the managers' services start again; the tasks of this node run on", zap.Error(err))
 		return 0, nil
+	case errors.Is(err, bus.ErrDuplicate):
+		d.log.Error("this machine is not the manager: nothing is served and begun here", zap.Error(err), zap.Duration("again", refusedWait))
+		d.control.Change(func(i *Info) { i.Error = err.Error() })
+		return refusedWait, nil
 	case errors.Is(err, bus.ErrRefused), errors.Is(err, bus.ErrOver):
 		d.log.Error("this node is a manager by its certificate, and the group of managers does not have it; its tasks run on",
 			zap.Error(err), zap.Duration("again", refusedWait))

@@ -81,7 +81,7 @@ func (m *membership) check(cmd *cobra.Command) error {
 	switch strings.ToLower(m.availability) {
 	case "active", "pause", "drain":
 	default:
-		return fault.Invalid("invalid availability %q, only active, pause and drain are supported", m.availability)
+		return fault.Usage("invalid availability %q, only active, pause and drain are supported", m.availability)
 	}
 	if os.Geteuid() != 0 && !m.witness {
 		return fault.Denied("a node runs containers: run this as root")
@@ -95,7 +95,7 @@ func (m *membership) check(cmd *cobra.Command) error {
 	}
 	var err error
 	if m.dataPath, err = resolveDataPath(m.dataPath); err != nil {
-		return fault.Invalid("%v", err)
+		return fault.Usage("%v", err)
 	}
 	return nil
 }
@@ -105,7 +105,7 @@ func (m *membership) checkMetrics() error {
 	if m.metrics == "" {
 		return nil
 	}
-	return metrics.Check(m.metrics)
+	return fault.AsUsage(metrics.Check(m.metrics))
 }
 
 func availability(s string) skepv1.Availability {
@@ -152,5 +152,5 @@ func (c *clusterFlags) spec() (*skepv1.ClusterSpec, error) {
 		FenceCommand: c.fence,
 	}
 	spec.ClusterDefaults(s)
-	return s, spec.ValidateCluster(s)
+	return s, fault.AsUsage(spec.ValidateCluster(s))
 }

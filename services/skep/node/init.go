@@ -109,7 +109,7 @@ func (c *clusterFlags) ownRoot() (own ownRoot, err error) {
 		return own, nil
 	}
 	if own.cert, own.key, err = pki.ReadOwnCA(c.caCert, c.caKey); err != nil {
-		err = fault.Invalid("%v", err)
+		err = fault.Usage("%v", err)
 	}
 	return own, err
 }
@@ -159,7 +159,7 @@ func found(m *membership, cs *skepv1.ClusterSpec, own ownRoot) (rec *Record, boo
 // advertised one too unless another is named; found: neither was given.
 func managerAddrs(m *membership) (advertise, listen string, found bool, err error) {
 	if listen, err = resolveListen(m.listen); err != nil {
-		return "", "", false, fault.Invalid("%v", err)
+		return "", "", false, fault.Usage("%v", err)
 	}
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
@@ -174,7 +174,7 @@ func managerAddrs(m *membership) (advertise, listen string, found bool, err erro
 		want = host
 	}
 	if advertise, err = resolveAdvertise(want, p); err != nil {
-		return "", "", false, fault.Invalid("%v", err)
+		return "", "", false, fault.Usage("%v", err)
 	}
 	return advertise, listen, want == "", nil
 }
@@ -183,10 +183,10 @@ func managerAddrs(m *membership) (advertise, listen string, found bool, err erro
 func freePorts(listen string) (port int, err error) {
 	host, p, err := net.SplitHostPort(listen)
 	if err != nil {
-		return 0, fault.Invalid("listen address %q: %v", listen, err)
+		return 0, fault.Usage("listen address %q: %v", listen, err)
 	}
 	if port, err = strconv.Atoi(p); err != nil {
-		return 0, fault.Invalid("listen address %q: %v", listen, err)
+		return 0, fault.Usage("listen address %q: %v", listen, err)
 	}
 	for _, n := range []int{port, port + 1} {
 		if err := member.Free(net.JoinHostPort(host, strconv.Itoa(n))); err != nil {
@@ -199,7 +199,7 @@ func freePorts(listen string) (port int, err error) {
 // metricsApart refuses to serve metrics on a manager's ports.
 func metricsApart(metrics string, port int) error {
 	if _, p, err := net.SplitHostPort(metrics); err == nil && (p == strconv.Itoa(port) || p == strconv.Itoa(port+1)) {
-		return fault.Invalid("metrics address %q: port %s is for the nodes: name another with --metrics-addr", metrics, p)
+		return fault.Usage("metrics address %q: port %s is for the nodes: name another with --metrics-addr", metrics, p)
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ func joinCommand(version string) *cobra.Command {
 				return err
 			}
 			if token == "" {
-				return fault.Invalid("A valid join token is necessary to join this cluster: add --token; a manager shows it with \"skep join-token worker\"")
+				return fault.Usage("A valid join token is necessary to join this cluster: add --token; a manager shows it with \"skep join-token worker\"")
 			}
 			release, err := outsider(m.paths)
 			if err != nil {
@@ -85,7 +85,7 @@ func joinCommand(version string) *cobra.Command {
 func onlyVotes(cmd *cobra.Command) error {
 	for _, name := range []string{"availability", "containerd", "data-path-addr", "max-tasks"} {
 		if cmd.Flags().Changed(name) {
-			return fault.Invalid("--%s is for nodes that run tasks, and a witness runs none: leave it out, or --witness", name)
+			return fault.Usage("--%s is for nodes that run tasks, and a witness runs none: leave it out, or --witness", name)
 		}
 	}
 	return nil
@@ -132,7 +132,7 @@ func enter(ctx context.Context, m *membership, token, manager, version string) (
 	}
 	host, err := workerAddr(m.advertise, manager)
 	if err != nil {
-		return nil, fault.Invalid("%v", err)
+		return nil, fault.Usage("%v", err)
 	}
 	// Which of the two it becomes, only the vault knows. What a manager could not do is said before it is one, if it can be.
 	as := *m
@@ -254,7 +254,7 @@ func envDuration(name string) (time.Duration, error) {
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil {
-		return 0, fault.Invalid("%s: %v", name, err)
+		return 0, fault.Usage("%s: %v", name, err)
 	}
 	return d, nil
 }

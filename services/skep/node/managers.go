@@ -59,7 +59,7 @@ func (p *placement) turnTo(ctx context.Context, cmd *cobra.Command, addrs []stri
 		}
 		host := member.HostOf(addrs[i])
 		if ip, err := netip.ParseAddr(host); rec.Votes() && (host == rec.Host() || err == nil && isHere(ip)) {
-			return fault.Invalid("%s is this manager's own address: name another one's", addrs[i])
+			return fault.Usage("%s is this manager's own address: name another one's", addrs[i])
 		}
 	}
 	var errs []error

@@ -75,7 +75,7 @@ func (m *managing) end(over bool) {
 	<-m.ended
 	m.local.Store(nil)
 	m.boss.Store(nil)
-	if over || errors.Is(m.err, bus.ErrRetired) || errors.Is(m.err, bus.ErrOver) || bus.StartsAgain(m.err) {
+	if over || errors.Is(m.err, bus.ErrRetired) || errors.Is(m.err, bus.ErrOver) || errors.Is(m.err, bus.ErrDuplicate) || bus.StartsAgain(m.err) {
 		m.disconnect() // what the services still ask of a broker without a majority fails now, not after each request's time
 	}
 	m.group.stop()

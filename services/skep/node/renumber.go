@@ -24,24 +24,24 @@ func renumber(p Paths, rec *Record, advertise, dataPath string, log *zap.Logger)
 	if advertise != "" {
 		a, err := resolveAdvertise(advertise, portOf(rec))
 		if err != nil {
-			return nil, fault.Invalid("%v", err)
+			return nil, fault.Usage("%v", err)
 		}
 		host, port, err := net.SplitHostPort(a)
 		if err != nil {
-			return nil, fault.Invalid("advertise address %q: %v", advertise, err)
+			return nil, fault.Usage("advertise address %q: %v", advertise, err)
 		}
 		switch {
 		case rec.Votes():
 			advertise, listen = a, listenOn(rec, host)
 		case port != strconv.Itoa(DefaultPort):
-			return nil, fault.Invalid("advertise address %q: a worker listens on no port, give the address alone", advertise)
+			return nil, fault.Usage("advertise address %q: a worker listens on no port, give the address alone", advertise)
 		default:
 			advertise = host
 		}
 	}
 	dataPath, err := resolveDataPath(dataPath)
 	if err != nil {
-		return nil, fault.Invalid("%v", err)
+		return nil, fault.Usage("%v", err)
 	}
 	if (advertise == "" || advertise == rec.Advertise && !rec.AdvertiseFound) && (dataPath == "" || dataPath == rec.DataPath) {
 		return rec, nil

@@ -34,7 +34,7 @@ func TestRenumber(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"nosuchif", "0.0.0.0", "10.0.0.9:7000"} {
-		if _, err := renumber(p, rec, bad, "", zap.NewNop()); fault.Of(err) != fault.CodeInvalid {
+		if _, err := renumber(p, rec, bad, "", zap.NewNop()); fault.Of(err) != fault.CodeUsage {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}

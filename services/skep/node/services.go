@@ -98,6 +98,9 @@ func (l *localServices) keep() {
 		l.follower.Ask() // the certificate may be of another role
 	}
 	l.follower.Changed = d.followed
+	linked := member.NewLinked(ctx, l.nc, d.record().NodeID)
+	l.follower.Heard = linked.Heard
+	d.control.Links(linked.Look)
 	l.follower.Turn = func(ctx context.Context, role string) error {
 		rec, err := member.TurnNode(ctx, d.paths, role, r.Turn)
 		if err != nil {

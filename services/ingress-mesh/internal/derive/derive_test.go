@@ -177,8 +177,8 @@ func TestWhoIsListedAndWhoServes(t *testing.T) {
 			}
 			c.commit()
 			for key, want := range map[string]*skepv1.MeshEndpoint{
-				"net.n1":     {TaskId: "t1", ServiceId: "s", Slot: 3, Addr: "10.1.0.2", Addr6: "fd00::a01:2", Serving: tc.serving},
-				"ingress.n1": {TaskId: "t1", ServiceId: "s", Slot: 3, Addr: "100.64.1.9", Addr6: "fd94:4a0:dd4d::6440:109", Serving: tc.serving},
+				"net.n1":     {TaskId: "t1", ServiceId: "s", Slot: 3, Addr: "10.1.0.2", Addr6: "fd00::a01:2", Serving: tc.serving, Lost: tc.down},
+				"ingress.n1": {TaskId: "t1", ServiceId: "s", Slot: 3, Addr: "100.64.1.9", Addr6: "fd94:4a0:dd4d::6440:109", Serving: tc.serving, Lost: tc.down},
 			} {
 				got := c.get(key).GetEndpoints().GetEndpoints()
 				switch {
@@ -197,6 +197,115 @@ func TestWhoIsListedAndWhoServes(t *testing.T) {
 			}
 			if got := c.p.Endpoints("n1"); (len(got) == 2) != tc.listed {
 				t.Errorf("its tasks stand in %v", got)
+			}
+		})
+	}
+}
+
+// A service that asks for it has its tasks listed from their start. Of the others the records do not say: a check that
+// fails is no news to them.
+func TestStartingTasksAreListedForWhoAsks(t *testing.T) {
+	const begins, well, ill = skepv1.HealthState_HEALTH_STATE_STARTING, skepv1.HealthState_HEALTH_STATE_HEALTHY, skepv1.HealthState_HEALTH_STATE_UNHEALTHY
+	for _, tc := range []struct {
+		desired, state skepv1.TaskState
+		health         skepv1.HealthState
+		unready        bool
+		down, drain    bool
+		starting       bool
+	}{
+		{desired: ready, state: ready},
+		{desired: running, state: ready},
+		{desired: running, state: starting, starting: true},
+		{desired: running, state: running, health: begins, starting: true},
+		{desired: running, state: running, health: ill, starting: true}, // the others find it again, until it is about to stop
+		{desired: running, state: running, unready: true, starting: true},
+		{desired: complete, state: running, health: begins, starting: true},
+		{desired: running, state: running, health: well}, // it serves
+		{desired: running, state: running},
+		{desired: running, state: running, health: begins, down: true},
+		{desired: running, state: running, health: begins, drain: true},
+		{desired: shutdown, state: running, health: begins},
+		{desired: rem, state: running, health: ill},
+		{desired: running, state: failed, health: ill},
+	} {
+		t.Run(fmt.Sprintf("%v %v %v %v %v %v", tc.desired, tc.state, tc.health, tc.unready, tc.down, tc.drain), func(t *testing.T) {
+			c := newCluster(t)
+			c.node("n1", 1)
+			c.network("net", "10.1.0.0/20", "fd00::/64")
+			c.hold("n1", "net", "10.1.0.0/28")
+			asks := func(starting bool) {
+				c.must(c.p.PutSpec("service.s", enc(t, &skepv1.Service{Revision: 1, Spec: &skepv1.ServiceSpec{
+					Name: "zoo", Endpoint: &skepv1.EndpointSpec{DnsStarting: starting}, Task: &skepv1.TaskSpec{Networks: []*skepv1.NetworkAttachment{{Target: "net"}}},
+				}, Endpoint: &skepv1.Endpoint{Ports: []*skepv1.PortConfig{{TargetPort: 80, PublishedPort: 8080, Protocol: "tcp"}}}})))
+			}
+			c.service("s", 1, &skepv1.Endpoint{Ports: []*skepv1.PortConfig{{TargetPort: 80, PublishedPort: 8080, Protocol: "tcp"}}}, "net")
+			c.one(1, tc.desired, tc.state, tc.health, tc.unready)
+			if tc.down {
+				c.must(c.p.PutNode("live.n1", enc(t, &skepv1.NodeLive{State: skepv1.NodeState_NODE_STATE_DOWN})))
+			}
+			if tc.drain {
+				c.p.Drain("n1", []string{"t1"})
+			}
+			for _, asked := range []bool{false, true, false} { // switching restarts nothing: the records follow
+				asks(asked)
+				c.commit()
+				for _, e := range c.get("net.n1").GetEndpoints().GetEndpoints() {
+					if e.Starting != (asked && tc.starting) {
+						t.Errorf("asked for: %v; it is listed as %v", asked, e)
+					}
+				}
+				for _, e := range c.get("ingress.n1").GetEndpoints().GetEndpoints() {
+					if e.Starting {
+						t.Errorf("published ports know of starting tasks: %v", e)
+					}
+				}
+			}
+		})
+	}
+}
+
+// A node that is down has lost its tasks, and so has one that was fenced until it has taken its new set; a task that is
+// about to stop, or is not well, finishes what it has.
+func TestWhoIsLost(t *testing.T) {
+	for what, tc := range map[string]struct {
+		desired skepv1.TaskState
+		health  skepv1.HealthState
+		drain   bool
+		live    skepv1.NodeState
+		fence   bool
+		lost    bool
+	}{
+		"well":                     {desired: running},
+		"unhealthy":                {desired: running, health: skepv1.HealthState_HEALTH_STATE_UNHEALTHY},
+		"draining":                 {desired: running, drain: true},
+		"stopping":                 {desired: shutdown},
+		"down":                     {desired: running, live: skepv1.NodeState_NODE_STATE_DOWN, lost: true},
+		"down and replaced":        {desired: shutdown, live: skepv1.NodeState_NODE_STATE_DOWN, lost: true},
+		"fenced, and back":         {desired: shutdown, fence: true, lost: true},
+		"fenced, with its new set": {desired: running, fence: true},
+	} {
+		t.Run(what, func(t *testing.T) {
+			c := newCluster(t)
+			c.node("n1", 1)
+			c.network("net", "10.1.0.0/20", "fd00::/64")
+			c.hold("n1", "net", "10.1.0.0/28")
+			c.service("s", 1, &skepv1.Endpoint{Ports: []*skepv1.PortConfig{{TargetPort: 80, PublishedPort: 8080, Protocol: "tcp"}}}, "net")
+			c.one(1, tc.desired, running, tc.health)
+			c.must(c.p.PutNode("live.n1", enc(t, &skepv1.NodeLive{State: tc.live})))
+			if tc.fence {
+				o := proto.CloneOf(c.p.nodes["n1"].object)
+				o.Fence = &skepv1.NodeFence{}
+				c.must(c.p.PutSpec("node.n1", enc(t, o)))
+			}
+			if tc.drain {
+				c.p.Drain("n1", []string{"t1"})
+			}
+			c.commit()
+			for _, key := range []string{"net.n1", "ingress.n1"} {
+				got := c.get(key).GetEndpoints().GetEndpoints()
+				if len(got) != 1 || got[0].Lost != tc.lost || got[0].Lost && got[0].Serving {
+					t.Errorf("%s: %v, want lost %v", key, got, tc.lost)
+				}
 			}
 		})
 	}

@@ -29,6 +29,9 @@ type node struct {
 	down     bool
 }
 
+// lost: what runs there, if anything, runs elsewhere now. One that was fenced is, until it has taken its new task set.
+func (n *node) lost() bool { return n.down || n.object.GetFence() != nil }
+
 // Picture is everything the records depend on. It is not safe for concurrent use.
 type Picture struct {
 	port     uint32 // of the data path
@@ -154,7 +157,7 @@ func (p *Picture) PutSpec(key string, val []byte) error {
 		p.dirtyNodes[id] = true
 		p.node(id).object = nil
 		if val != nil {
-			p.node(id).object = &skepv1.NodeObject{Number: o.Number, Subnet: o.Subnet}
+			p.node(id).object = &skepv1.NodeObject{Number: o.Number, Subnet: o.Subnet, Fence: o.Fence}
 		}
 	case keys.Service:
 		return p.putService(id, key, val)

@@ -179,17 +179,22 @@ func (p *Picture) nodeRecords(id string) map[string]*skepv1.MeshRecord {
 		if !reported || !st.placed() {
 			continue
 		}
+		here := !n.down && !p.draining[id][name]
+		serving := here && serves(t, st)
+		lost := n.lost() && !serving
+		// Only where the service asks for it: what a check says of the others changes no record.
+		starting := here && !serving && p.services[t.service].listsStarting() && runs(t, st)
 		e := func(addr, addr6 string) *skepv1.MeshEndpoint {
-			return &skepv1.MeshEndpoint{TaskId: name, ServiceId: t.service, Slot: t.slot, Addr: addr, Addr6: addr6,
-				Serving: serves(t, st) && !n.down && !p.draining[id][name]}
+			return &skepv1.MeshEndpoint{TaskId: name, ServiceId: t.service, Slot: t.slot, Addr: addr, Addr6: addr6, Serving: serving, Lost: lost}
 		}
 		for _, a := range st.networks {
 			if _, seen := given[a.network]; !seen {
 				given[a.network] = p.part(a.network, id, parts[a.network].GetAddresses())
 			}
 			if v4, v6, ok := p.reported(given[a.network], t, a); ok {
-				x := part(a.network)
-				x.Endpoints = append(x.Endpoints, e(v4, v6))
+				x, named := part(a.network), e(v4, v6)
+				named.Starting = starting
+				x.Endpoints = append(x.Endpoints, named)
 			}
 		}
 		if v4, v6, ok := bridged(n.object, st); ok && p.services[t.service].published() {

@@ -17,6 +17,7 @@ type service struct {
 	vips6    map[string]string
 	networks map[string][]string // of the newest spec: network → aliases
 	dnsrr    bool
+	starting bool // its tasks that run are listed whatever their checks say
 	fixed    map[string][]netip.Addr
 	ports    []*skepv1.PortConfig // in ingress mode
 }
@@ -24,7 +25,8 @@ type service struct {
 func newService(o *skepv1.Service) *service {
 	s := &service{
 		name: o.GetSpec().GetName(), vips: map[string]string{}, vips6: map[string]string{}, networks: map[string][]string{},
-		dnsrr: o.GetSpec().GetEndpoint().GetMode() == skepv1.EndpointSpec_MODE_DNSRR, fixed: spec.Fixed(o.GetSpec()),
+		dnsrr: o.GetSpec().GetEndpoint().GetMode() == skepv1.EndpointSpec_MODE_DNSRR, starting: o.GetSpec().GetEndpoint().GetDnsStarting(),
+		fixed: spec.Fixed(o.GetSpec()),
 	}
 	for _, n := range o.GetSpec().GetTask().GetNetworks() {
 		s.networks[n.GetTarget()] = n.GetAliases()
@@ -48,6 +50,9 @@ func newService(o *skepv1.Service) *service {
 // published: it has ports on the mesh. A service that is gone has none.
 func (s *service) published() bool { return s != nil && len(s.ports) > 0 }
 
+// listsStarting: its names stand for tasks that do not serve yet, too.
+func (s *service) listsStarting() bool { return s != nil && s.starting }
+
 // bare is an address without its prefix length.
 func bare(cidr string) string {
 	addr, _, _ := strings.Cut(cidr, "/")
@@ -66,7 +71,7 @@ func (p *Picture) putService(id, key string, val []byte) error {
 		p.services[id] = newService(&o)
 	}
 	p.refix(id, was, p.services[id])
-	if was.published() != p.services[id].published() {
+	if now := p.services[id]; was.published() != now.published() || was.listsStarting() != now.listsStarting() {
 		p.markUsers(id)
 	}
 	return nil

@@ -52,8 +52,16 @@ func (s status) on(network string) bool {
 }
 
 // serves: it is well, and meant to run.
-func serves(t task, st status) bool {
-	return st.Serves() && (t.desired == skepv1.TaskState_TASK_STATE_RUNNING || t.desired == skepv1.TaskState_TASK_STATE_COMPLETE)
+func serves(t task, st status) bool { return st.Serves() && t.meantToRun() }
+
+// runs: its program does, and is meant to, whatever its checks say. One whose container is being started counts, so that
+// it finds its own name when it looks at once.
+func runs(t task, st status) bool {
+	return (st.State == skepv1.TaskState_TASK_STATE_STARTING || st.State == skepv1.TaskState_TASK_STATE_RUNNING) && t.meantToRun()
+}
+
+func (t task) meantToRun() bool {
+	return t.desired == skepv1.TaskState_TASK_STATE_RUNNING || t.desired == skepv1.TaskState_TASK_STATE_COMPLETE
 }
 
 // taskRev is a revision of a service.

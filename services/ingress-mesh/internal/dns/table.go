@@ -30,6 +30,7 @@ type Task struct {
 	Node        string
 	Addr, Addr6 netip.Addr
 	Serving     bool
+	Starting    bool // it does not serve, and is listed behind "tasks." all the same
 }
 
 // Table is what the names on some networks stand for. It is not changed after it was made.
@@ -56,7 +57,7 @@ type owner struct{ service, place, task string }
 
 // NewTable makes the table of the names on networks. On each of them, `<service>` and its aliases stand for the virtual
 // address, or for the tasks that serve if it has none by choice; `tasks.<service>` and `tasks.<alias>` for the tasks that
-// serve; `<service>.<slot>.<task>` for that task, serving or not. Each of these may be followed by `.<network>`. Without
+// serve or start; `<service>.<slot>.<task>` for that task, serving or not. Each of these may be followed by `.<network>`. Without
 // that, a name that is on several networks stands for what it is on all of them.
 func NewTable(networks []Network) *Table {
 	t := &Table{}
@@ -83,7 +84,7 @@ func newNetwork(n Network) *network {
 }
 
 func (n *network) add(s Service) {
-	var serving []netip.Addr
+	var serving, listed []netip.Addr
 	for _, t := range s.Tasks {
 		addrs := valid(t.Addr, t.Addr6)
 		place := t.Node
@@ -96,6 +97,9 @@ func (n *network) add(s Service) {
 		}
 		if t.Serving {
 			serving = append(serving, addrs...)
+		}
+		if t.Serving || t.Starting {
+			listed = append(listed, addrs...)
 		}
 	}
 	virtual := valid(s.VIP, s.VIP6)
@@ -114,7 +118,7 @@ func (n *network) add(s Service) {
 		}
 		seen[name] = true
 		n.names[name] = union(n.names[name], stands)
-		n.tasks[name] = union(n.tasks[name], serving)
+		n.tasks[name] = union(n.tasks[name], listed)
 	}
 }
 

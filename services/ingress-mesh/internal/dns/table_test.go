@@ -29,6 +29,15 @@ func front() Network {
 				{ID: taskID(5), Node: "node2", Addr: addr("10.1.0.5"), Serving: true},
 			}},
 			{ID: "s3", Name: "idle", VIP: addr("10.1.200.3")},
+			{ID: "s5", Name: "zoo", Aliases: []string{"keeper"}, VIP: addr("10.1.200.5"), Tasks: []Task{
+				{ID: taskID(6), Slot: 1, Node: "node1", Addr: addr("10.1.0.6"), Addr6: addr("fd01::6"), Starting: true},
+				{ID: taskID(7), Slot: 2, Node: "node2", Addr: addr("10.1.0.7"), Serving: true},
+				{ID: taskID(8), Slot: 3, Node: "node2", Addr: addr("10.1.0.8")}, // it drains
+			}},
+			{ID: "s6", Name: "ring", DNSRR: true, Tasks: []Task{
+				{ID: taskID(9), Slot: 1, Node: "node1", Addr: addr("10.1.0.9"), Starting: true},
+				{ID: taskID(10), Slot: 2, Node: "node1", Addr: addr("10.1.0.10"), Serving: true},
+			}},
 			{ID: "s4", Name: "none", DNSRR: true},
 		},
 	}
@@ -67,6 +76,11 @@ func TestNames(t *testing.T) {
 		{"shared", "10.1.0.4 10.1.0.5 10.1.200.1 fd01::200:1"},
 		{"idle", "10.1.200.3"},
 		{"tasks.idle", ""},
+		{"zoo", "10.1.200.5"},
+		{"tasks.zoo", "10.1.0.6 10.1.0.7 fd01::6"}, // it lists what starts
+		{"tasks.keeper.front_net", "10.1.0.6 10.1.0.7 fd01::6"},
+		{"ring", "10.1.0.10"}, // for clients, so it is what serves alone
+		{"tasks.ring", "10.1.0.9 10.1.0.10"},
 		{"none", ""},
 		{"tasks.none", ""},
 		{"nobody", "-"}, {"tasks.nobody", "-"}, {"tasks", "-"}, {"tasks.", "-"}, {"", "-"}, {".", "-"}, {"front_net", "-"}, {".front_net", "-"}, {"web.", "-"},
@@ -169,7 +183,7 @@ func networks(t *rapid.T) []Network {
 			s.Aliases = rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "C", "svc0"}), 0, 3).Draw(t, "aliases")
 			for range rapid.IntRange(0, 4).Draw(t, "tasks") {
 				a := at()
-				s.Tasks = append(s.Tasks, Task{ID: taskID(next), Slot: uint64(rapid.IntRange(0, 3).Draw(t, "slot")), Node: "node", Addr: a, Serving: rapid.Bool().Draw(t, "serving")})
+				s.Tasks = append(s.Tasks, Task{ID: taskID(next), Slot: uint64(rapid.IntRange(0, 3).Draw(t, "slot")), Node: "node", Addr: a, Serving: rapid.Bool().Draw(t, "serving"), Starting: rapid.Bool().Draw(t, "starting")})
 			}
 			n.Services = append(n.Services, s)
 		}
@@ -208,7 +222,7 @@ func TestTableProperties(t *testing.T) {
 						}
 						for _, k := range s.Tasks {
 							mine[k.Addr] = true
-							if k.Serving != slices.Contains(tasks, k.Addr) || s.DNSRR && k.Serving && !slices.Contains(list, k.Addr) {
+							if (k.Serving || k.Starting) != slices.Contains(tasks, k.Addr) || s.DNSRR && k.Serving != slices.Contains(list, k.Addr) {
 								t.Fatal("task", k, "in", tasks, list)
 							}
 						}

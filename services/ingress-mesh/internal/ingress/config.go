@@ -70,11 +70,12 @@ type State struct {
 	Peers     []Peer
 	Services  []Service
 	HostPorts []HostPort
+	Lost      []netip.Addr // of tasks that run no more and cannot say so: connections to them are ended
 }
 
 // clone shares nothing with st: the caller may reuse its slices.
 func (st State) clone() State {
-	out := State{slices.Clone(st.Peers), slices.Clone(st.Services), slices.Clone(st.HostPorts)}
+	out := State{slices.Clone(st.Peers), slices.Clone(st.Services), slices.Clone(st.HostPorts), slices.Clone(st.Lost)}
 	for i, s := range out.Services {
 		out.Services[i].Backends = slices.Clone(s.Backends)
 	}

@@ -108,6 +108,28 @@ func (p *Plane) localAddrs() (map[netip.Addr]bool, error) {
 	return out, nil
 }
 
+// endLost ends the connections to tasks that are lost, once for each. The next segment of one is given a backend anew,
+// which knows no such connection and resets it; without a backend the port's own refusal does. So it comes after the maps
+// lead elsewhere. A task that stops is none of these: it finishes what it has.
+func (p *Plane) endLost() error {
+	lost, fresh := map[netip.Addr]bool{}, false
+	for _, a := range p.state.Lost {
+		lost[a.Unmap()] = true
+		fresh = fresh || !p.ended[a.Unmap()]
+	}
+	if fresh {
+		err := p.deleteFlows(func(f *netlink.ConntrackFlow) bool {
+			dst, src := addrOf(f.Forward.DstIP), addrOf(f.Reverse.SrcIP)
+			return lost[src] && !p.ended[src] && dst != src
+		}, "to tasks of nodes that are down")
+		if err != nil {
+			return err
+		}
+	}
+	p.ended = lost
+	return nil
+}
+
 // Forget ends the tracked connections of a task's address: the task is gone, and the address may be given to another
 // one. It is for the time after the drain; until then TCP connections to a backend that left the map go on.
 func (p *Plane) Forget(addr netip.Addr) error {

@@ -60,6 +60,15 @@ func dport(p uint16) []expr.Any {
 	return []expr.Any{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}, is(port(p))}
 }
 
+// tcpReset: the segment is one.
+func tcpReset() []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 1, Mask: []byte{0x04}, Xor: []byte{0}},
+		isNot([]byte{0}),
+	}
+}
+
 // dportIn: the port is one of those from … to.
 func dportIn(from, to uint16) []expr.Any {
 	return []expr.Any{
@@ -112,6 +121,9 @@ func bits(v uint32) []expr.Any {
 
 func ctBits(key expr.CtKey, v uint32) []expr.Any {
 	return append([]expr.Any{&expr.Ct{Key: key, Register: reg}}, bits(v)...)
+}
+func ctInvalid() []expr.Any {
+	return ctBits(expr.CtKeySTATE, expr.CtStateBitINVALID)
 }
 func ctNew() []expr.Any  { return ctBits(expr.CtKeySTATE, expr.CtStateBitNEW) }
 func ctDnat() []expr.Any { return ctBits(expr.CtKeySTATUS, 1<<5) } // IPS_DST_NAT

@@ -98,17 +98,29 @@ func (s snapshot) hosts() hostMap {
 
 // oneAddress sends what is for a port of one address to the task that has it.
 func (f *family) oneAddress() rule {
+	return rule{"published at one address", exprs(isFamily(f.number), f.atOneAddress(), []expr.Any{
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.number), RegAddrMin: reg, RegProtoMin: f.targetPort, Specified: true},
+	})}
+}
+
+// oneAddressStrays drops what is for such a port and no part of a connection: the host would answer with a reset, which
+// ends the client's connection with the task.
+func (f *family) oneAddressStrays() rule {
+	return rule{"strays for ports at one address", exprs(isFamily(f.number), ctInvalid(), f.atOneAddress(), counter(), drop())}
+}
+
+// atOneAddress: the packet is for a port of one address. The task's address and port go to the registers.
+func (f *family) atOneAddress() []expr.Any {
 	offset, size, regDport := uint32(daddr4), uint32(4), uint32(regIndex)
 	if f == inet6 {
 		offset, size, regDport = daddr6, 16, regPort+4
 	}
-	return rule{"published at one address", exprs(isFamily(f.number), localDestination(), []expr.Any{
+	return exprs(localDestination(), []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
 		&expr.Payload{DestRegister: regPort, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
 		&expr.Payload{DestRegister: regDport, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		from(f.hosts),
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.number), RegAddrMin: reg, RegProtoMin: f.targetPort, Specified: true},
-	})}
+	})
 }
 
 // staleHosts are the UDP flows to ports at one address that go another way than these are to go now, nil if nothing changed.

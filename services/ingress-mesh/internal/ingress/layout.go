@@ -141,16 +141,30 @@ func hostChains(c *Config, filtered bool) []chain {
 		{"only nodes of the cluster send fabric packets", exprs(vxlan(ipv4()), []expr.Any{loadAddr(saddr4), notIn(setPeers)}, counter(), drop())},
 		{"only nodes of the cluster send fabric packets, IPv6", exprs(vxlan(ipv6()), []expr.Any{loadAddr6(saddr6), notIn(setPeers6)}, counter(), drop())},
 	}
+	// A stray segment of a translated connection (out of its window, as a late duplicate is) is none that tracking knows, so
+	// nothing translates it. From a task it would leave with the task's own address, which no client has a connection with;
+	// and where the client is this host, its kernel would answer it with a reset, which ends the connection at the task. Only
+	// our own links are looked at: what is routed here between others may well come back another way.
+	strays := func(path string) (out []rule) {
+		for _, link := range []string{c.Bridge, Link} {
+			out = append(out, rule{"strays of translated connections, " + path, exprs(iif(link), ctInvalid(), counter(), drop())})
+		}
+		return out
+	}
+	guard = append(guard, strays("to the host")...)
+	guard = append(guard, inet4.oneAddressStrays(), inet6.oneAddressStrays())
 	// Tasks are reached by published ports here, and by their networks elsewhere. What comes by the fabric was let in by
 	// the node that sent it.
-	isolate := []rule{
+	isolate := append(strays("through the host"), []rule{
 		{"tasks send no fabric packets", tasks(beyond, dport(c.Port), counter(), drop())},
 		// These are authentic or nothing, and other hosts may well have such a port.
 		{"tasks send no encrypted ones", tasks(beyond, dportIn(spec.FirstEncryptedPort, spec.LastEncryptedPort), ctNew(), ipv4(), []expr.Any{loadAddr(daddr4), in(setPeers)}, counter(), drop())},
 		{"tasks send no encrypted ones, IPv6", tasks(beyond, dportIn(spec.FirstEncryptedPort, spec.LastEncryptedPort), ctNew(), ipv6(), []expr.Any{loadAddr6(daddr6), in(setPeers6)}, counter(), drop())},
 		{"tasks are reached by published ports alone", exprs(notIif(Link), oif(c.Bridge), ctNew(), ctNotDnat(), counter(), drop())},
 		{"tasks are reached by published ports alone", exprs(notIif(Link), oif(Link), ctNew(), ctNotDnat(), counter(), drop())},
-	}
+		// Replies of a connection that is not tracked any more: nothing translates them.
+		{"the fabric leads to tasks alone", exprs(iif(Link), beyond, ctNew(), counter(), drop())},
+	}...)
 	// The source is changed only where the reply would not pass this node again. skep's sources are given as addresses:
 	// masquerade forgets its connections when the link goes down.
 	source4 := append(sources(ipv4(), saddr4, loopback, c.Subnet, c.Gateway, c.Bridge),
@@ -190,6 +204,9 @@ func hostChains(c *Config, filtered bool) []chain {
 		// Errors the node itself answers with (no such host, packet too big) take the same way.
 		hook("steer-out", nftables.ChainHookOutput, nftables.ChainTypeRoute, -150,
 			rule{"replies go back to the entry node", exprs(ctReply(), ctMarked(), markFromConnection())},
+			// A stray segment that is for a task's connection to the outside comes in for the host's address. The reset that it
+			// would be answered with ends that connection at the other end. Resets that tracking knows go out as ever.
+			rule{"resets of what is not tracked", exprs(protocol(unix.IPPROTO_TCP), tcpReset(), ctInvalid(), counter(), drop())},
 		),
 		hook("publish-in", nftables.ChainHookPrerouting, nftables.ChainTypeNAT, -100, slices.Concat([]rule{
 			// What the host sends there is translated on its way out. Translated here, a neighbour's packet would be a martian no more.

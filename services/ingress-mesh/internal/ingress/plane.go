@@ -33,8 +33,9 @@ type Plane struct {
 
 	mu      sync.Mutex
 	state   State
-	applied bool // state is what Apply was called with last
-	pending bool // and is not in the kernel yet
+	applied bool                // state is what Apply was called with last
+	pending bool                // and is not in the kernel yet
+	ended   map[netip.Addr]bool // of state.Lost, those whose connections were ended
 	cleaned bool
 
 	// What was found right last, to spare the comparison while nobody changed anything.
@@ -325,6 +326,9 @@ func (p *Plane) clearStale(s snapshot, pl plan) error {
 	four, six := staleFlows(before.v4, pl.v4.slots()), staleFlows(before.v6, pl.v6.slots())
 	six.six = true
 	hosts := staleHosts(s.hosts(), pl.hosts)
+	if err := p.endLost(); err != nil {
+		return err
+	}
 	if four.empty() && six.empty() && hosts == nil {
 		return nil
 	}

@@ -213,7 +213,7 @@ func TestReadNothing(t *testing.T) {
 		t.Error(got, err)
 	}
 	for _, err := range []error{
-		Apply(path+"x", nil), Clear(path+"x", []netip.Addr{v4(1)}),
+		Apply(path+"x", nil), Clear(path+"x", []netip.Addr{v4(1)}, nil),
 		func() error { _, err := Read(path + "x"); return err }(),
 	} {
 		if !os.IsNotExist(err) && !strings.Contains(fmt.Sprint(err), path+"x") {

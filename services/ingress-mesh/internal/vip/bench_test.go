@@ -54,7 +54,7 @@ func BenchmarkApply(b *testing.B) {
 	})
 	b.Run("clear", func(b *testing.B) {
 		for b.Loop() {
-			if err := Clear(path, []netip.Addr{v4(1)}); err != nil {
+			if err := Clear(path, []netip.Addr{v4(1)}, nil); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -46,32 +47,40 @@ func familiesOf(list []netip.Addr) (four, six bool) {
 	return four, six
 }
 
-// Clear ends the flows from virtual addresses to tasks that have left: without that, a client that does not stop
-// sending would stay with the task it was given first. TCP (and SCTP) connections end with their task, and until then
-// go on; they are left alone.
-func Clear(path string, gone []netip.Addr) (err error) {
-	if len(gone) == 0 {
+// Clear ends the flows from virtual addresses to tasks that have left or are lost: without that, a client that does not
+// stop sending would stay with the task it was given first. TCP (and SCTP) connections to a task that left end with it, and
+// until then go on; they are left alone. Those to one that is lost have nobody to end them: the next segment is given a
+// task anew, which knows no such connection and resets it.
+func Clear(path string, left, lost []netip.Addr) (err error) {
+	if len(left)+len(lost) == 0 {
 		return nil
 	}
-	ns, err := netns.GetFromPath(path)
+	c, err := open(path)
 	if err != nil {
-		return fmt.Errorf("open namespace %s: %w", path, err)
+		return err
 	}
-	defer func() { err = errors.Join(err, ns.Close()) }()
-	left := make(map[netip.Addr]bool, len(gone))
-	for _, a := range gone {
-		left[a.Unmap()] = true
+	defer func() { err = errors.Join(err, c.close()) }()
+	if n, err := c.tracked(); err != nil || n == 0 {
+		return err
+	}
+	gone := make(map[netip.Addr]bool, len(left)+len(lost)) // and whether it is lost
+	for _, a := range left {
+		gone[a.Unmap()] = false
+	}
+	for _, a := range lost {
+		gone[a.Unmap()] = true
 	}
 	match := func(asked, answers netip.Addr, f *netlink.ConntrackFlow) bool {
+		all, is := gone[answers]
 		p := f.Forward.Protocol
-		return asked != answers && left[answers] && p != unix.IPPROTO_TCP && p != unix.IPPROTO_SCTP
+		return is && asked != answers && (all || p != unix.IPPROTO_TCP && p != unix.IPPROTO_SCTP)
 	}
-	four, six := familiesOf(gone)
+	four, six := familiesOf(slices.Concat(left, lost))
 	if four {
-		err = deleteFlows(ns, path, unix.AF_INET, match)
+		err = deleteFlows(c.ns, path, unix.AF_INET, match)
 	}
 	if six {
-		err = errors.Join(err, deleteFlows(ns, path, unix.AF_INET6, match))
+		err = errors.Join(err, deleteFlows(c.ns, path, unix.AF_INET6, match))
 	}
 	return err
 }
@@ -83,19 +92,24 @@ const (
 	netlinkAck         = unix.NLM_F_ACK
 )
 
-// forgetUntranslated ends the flows to addresses that were no virtual ones when the flow began: it is never asked
-// again where its packets go.
-func (c *conn) forgetUntranslated(opened [2][]string) error {
-	if len(opened[0])+len(opened[1]) == 0 {
-		return nil
-	}
+// tracked counts the namespace's connections. With none, a dump is spared, which walks the table of the whole machine.
+func (c *conn) tracked() (uint32, error) {
 	// The answer says that more parts follow, and none does: the acknowledgement ends it.
 	n, err := c.ask(unix.NFNL_SUBSYS_CTNETLINK, msgConntrackStats, attrConntrackCount, netlinkAck)
 	if err != nil {
-		return fmt.Errorf("count the tracked connections in namespace %s: %w", c.path, err)
+		return 0, fmt.Errorf("count the tracked connections in namespace %s: %w", c.path, err)
 	}
-	if n == 0 {
-		return nil // a dump would walk the table of the whole machine
+	return n, nil
+}
+
+// forgetUntranslated ends the flows to addresses that were no virtual ones when the flow began: it is never asked
+// again where its packets go.
+func (c *conn) forgetUntranslated(opened [2][]string) (err error) {
+	if len(opened[0])+len(opened[1]) == 0 {
+		return nil
+	}
+	if n, err := c.tracked(); err != nil || n == 0 {
+		return err
 	}
 	for i, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		if len(opened[i]) == 0 {

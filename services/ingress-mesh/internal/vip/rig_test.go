@@ -121,27 +121,18 @@ func (h *host) serve() {
 		}
 		return err
 	})
-	h.t.Cleanup(func() { _ = l.Close(); _ = pc.Close() })
+	h.t.Cleanup(func() { _ = pc.Close() })
 	name := h.ip.String()
-	go func() {
+	nstest.Accept(h.t, l, func(c net.Conn) { // a client that is gone may never have said so
+		b := make([]byte, 64)
 		for {
-			c, err := l.Accept()
-			if err != nil {
+			if _, err := c.Read(b); err != nil {
 				return
 			}
-			go func() {
-				defer c.Close()
-				b := make([]byte, 64)
-				for {
-					if _, err := c.Read(b); err != nil {
-						return
-					}
-					host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
-					_, _ = fmt.Fprintf(c, "%s %s", name, host)
-				}
-			}()
+			host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+			_, _ = fmt.Fprintf(c, "%s %s", name, host)
 		}
-	}()
+	})
 	go func() {
 		b := make([]byte, 64)
 		for {

@@ -14,6 +14,9 @@ type Service struct {
 	VIP, VIP6 netip.Addr
 	// Backends and Backends6 are the addresses of the tasks that serve. With none, connections are refused.
 	Backends, Backends6 []netip.Addr
+	// Lost are the addresses of tasks, of any service, that run no more and cannot say so: who sends them anything is told, by
+	// a reset or as ICMP does.
+	Lost []netip.Addr
 	// Service is the service's id; it is kept in the kernel as a comment.
 	Service string
 }
@@ -55,8 +58,13 @@ func newLayout(want []Service) *layout {
 	l := &layout{sets: map[string]elements{}, chains: map[string]bool{}}
 	for _, f := range families {
 		l.sets[f.services], l.sets[f.backends], l.sets[f.addresses], l.sets[f.refused] = elements{}, elements{}, elements{}, elements{}
+		l.sets[f.lost] = elements{}
 	}
 	for _, s := range want {
+		for _, a := range s.Lost {
+			a = a.Unmap()
+			l.sets[familyOf(a).lost][string(a.AsSlice())] = element{}
+		}
 		tasks := slices.Concat(s.Backends, s.Backends6)
 		for i, a := range tasks {
 			tasks[i] = a.Unmap()
@@ -150,7 +158,7 @@ func digest(want []Service) uint64 {
 		s := &want[i]
 		b = append(binary.AppendUvarint(b[:0], uint64(len(s.Service))), s.Service...)
 		b = appendAddrs(appendAddrs(b, []netip.Addr{s.VIP, s.VIP6}), s.Backends)
-		b = appendAddrs(b, s.Backends6)
+		b = appendAddrs(appendAddrs(b, s.Backends6), s.Lost)
 		_, _ = h.Write(b)
 	}
 	return h.Sum64()

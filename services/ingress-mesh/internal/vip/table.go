@@ -34,6 +34,7 @@ type family struct {
 	backends  string // map: virtual address . number drawn → task
 	addresses string // set: all virtual addresses; counts what was refused, and what the translation missed
 	refused   string // set: those without tasks
+	lost      string // set: addresses of tasks that are lost; counts what was answered for them
 	draws     string // prefix of the drawing chains
 	key       nftables.SetDatatype
 	daddr     *expr.Payload
@@ -41,8 +42,8 @@ type family struct {
 }
 
 var families = []*family{
-	{true, unix.NFPROTO_IPV4, "services", "backends", "addresses", "refused", "pick", nftables.TypeIPAddr, daddr(16, 4), regDraw4},
-	{false, unix.NFPROTO_IPV6, "services6", "backends6", "addresses6", "refused6", "pick6", nftables.TypeIP6Addr, daddr(24, 16), regDraw6},
+	{true, unix.NFPROTO_IPV4, "services", "backends", "addresses", "refused", "lost", "pick", nftables.TypeIPAddr, daddr(16, 4), regDraw4},
+	{false, unix.NFPROTO_IPV6, "services6", "backends6", "addresses6", "refused6", "lost6", "pick6", nftables.TypeIP6Addr, daddr(24, 16), regDraw6},
 }
 
 func daddr(offset, length uint32) *expr.Payload {
@@ -96,19 +97,23 @@ func (c chain) tags() []string {
 // operator would look.
 func sets(table *nftables.Table) (out []*nftables.Set) {
 	for i, f := range families {
-		id := uint32(4 * i)
+		id := uint32(5 * i)
 		out = append(out,
 			&nftables.Set{Table: table, ID: id + 1, Name: f.services, IsMap: true, Counter: true, KeyType: f.key, DataType: nftables.TypeVerdict},
 			&nftables.Set{Table: table, ID: id + 2, Name: f.backends, IsMap: true, Concatenation: true,
 				KeyType: nftables.MustConcatSetType(f.key, nftables.TypeMark), DataType: f.key, KeyByteOrder: binaryutil.NativeEndian},
 			&nftables.Set{Table: table, ID: id + 3, Name: f.addresses, Counter: true, KeyType: f.key},
 			&nftables.Set{Table: table, ID: id + 4, Name: f.refused, KeyType: f.key},
+			&nftables.Set{Table: table, ID: id + 5, Name: f.lost, Counter: true, KeyType: f.key},
 		)
 	}
 	return out
 }
 
-const chainRefuse = "refuse"
+const (
+	chainRefuse = "refuse" // what is for a virtual address
+	chainLost   = "lost"   // what is for a task that is lost, whether it was sent to its own address or to a virtual one
+)
 
 // fixed are the chains that do not depend on the services.
 func fixed() []chain {
@@ -119,6 +124,12 @@ func fixed() []chain {
 	guard := chain{name: "guard", base: &nftables.Chain{
 		Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: &prioFilter, Policy: &accept,
 	}}
+	for _, f := range families {
+		guard.rules = append(guard.rules, rule{"tasks of nodes that are down", f.packets(
+			&expr.Lookup{SourceRegister: reg, SetName: f.lost},
+			&expr.Verdict{Kind: expr.VerdictGoto, Chain: chainLost},
+		)})
+	}
 	for _, f := range families {
 		for _, text := range []string{"virtual addresses", "virtual addresses that changed between the two lookups"} {
 			translate.rules = append(translate.rules, rule{text, f.packets(
@@ -151,15 +162,17 @@ func fixed() []chain {
 			&expr.Verdict{Kind: expr.VerdictDrop},
 		)})
 	}
-	refuse := chain{name: chainRefuse, rules: append(missed, []rule{
+	reject := []rule{
 		{"TCP", []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.IPPROTO_TCP}},
 			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
 		}},
+		// Of all the errors there are, this one is told to every connected socket.
 		{"others", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}},
-	}...)}
-	return []chain{refuse, translate, guard, {name: version(translate, guard)}}
+	}
+	refuse := chain{name: chainRefuse, rules: append(missed, reject...)}
+	return []chain{refuse, {name: chainLost, rules: reject}, translate, guard, {name: version(translate, guard)}}
 }
 
 // version is the name of an empty chain that says by which version of the sets and hooks the table was made: these

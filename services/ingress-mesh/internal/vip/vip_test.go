@@ -150,7 +150,7 @@ func TestFlowsWhenATaskLeaves(t *testing.T) {
 		both(hs[1].ip.String())
 		a.apply(service(0, hs[2]))
 		both(hs[1].ip.String())
-		if err := Clear(a.path, []netip.Addr{f.self(hs[1])}); err != nil {
+		if err := Clear(a.path, []netip.Addr{f.self(hs[1])}, nil); err != nil {
 			t.Fatal(err)
 		}
 		both(hs[2].ip.String())
@@ -160,7 +160,7 @@ func TestFlowsWhenATaskLeaves(t *testing.T) {
 		a.apply(service(0, hs[2]))
 		both(hs[2].ip.String())
 	}
-	if err := Clear(a.path, nil); err != nil {
+	if err := Clear(a.path, nil, nil); err != nil {
 		t.Error(err)
 	}
 }

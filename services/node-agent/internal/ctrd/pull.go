@@ -115,13 +115,17 @@ func (s *Images) fetch(ctx context.Context, p parsed, a registry.Auth, say func(
 		}
 		return nil, nil
 	})
-	ctx, stop := context.WithCancel(ctx)
+	ctx, end := context.WithCancelCause(ctx)
+	stop := func() { end(nil) }
 	defer stop()
-	go s.follow(ctx, p, &sizes, say)
+	go s.follow(ctx, p, &sizes, say, end)
 	ci, err := s.client.Pull(ctx, p.name(),
 		containerd.WithResolver(s.reg.Resolver(a)), containerd.WithPlatformMatcher(s.match),
 		containerd.WithPullUnpack, containerd.WithPullSnapshotter(snapshotter), containerd.WithPullLabels(labels),
 		containerd.WithImageHandler(count), containerd.WithImageHandlerWrapper(bounded))
+	if why := context.Cause(ctx); err != nil && errors.Is(why, errStalled) {
+		return nil, why
+	}
 	if err != nil {
 		if text := s.otherPlatforms(ctx, p, a, err); text != "" {
 			return nil, errors.New(text)
@@ -132,8 +136,9 @@ func (s *Images) fetch(ctx context.Context, p parsed, a registry.Auth, say func(
 	return s.ready(context.WithoutCancel(ctx), ci.Metadata())
 }
 
-// follow turns the growing of layers into words.
-func (s *Images) follow(ctx context.Context, p parsed, sizes *sync.Map, say func(string)) {
+// follow turns the growing of layers into words, and ends a pull whose registry sends nothing any more.
+func (s *Images) follow(ctx context.Context, p parsed, sizes *sync.Map, say func(string), end context.CancelCauseFunc) {
+	idle := stall{patience: pullPatience}
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -146,22 +151,32 @@ func (s *Images) follow(ctx context.Context, p parsed, sizes *sync.Map, say func
 		if err != nil {
 			continue
 		}
-		var total, done int64
+		var total, done, received int64
+		parts, waits := 0, true // until a manifest came, all is owed
 		at := map[string]content.Status{}
 		for _, st := range active {
 			at[st.Ref] = st
 		}
 		sizes.Range(func(d, n any) bool {
+			if parts++; parts == 1 {
+				waits = false
+			}
 			total += n.(int64)
 			for ref, st := range at {
 				if strings.Contains(ref, fmt.Sprint(d)) {
 					done += st.Offset
+					received += st.Offset
+					waits = waits || st.Offset < n.(int64)
 					return true
 				}
 			}
 			done += n.(int64) // written already, or not begun: cannot be told apart cheaply
 			return true
 		})
+		if idle.look(time.Now(), received, parts, waits) {
+			end(stalled(p, idle.patience))
+			return
+		}
 		if total > 0 {
 			say(fmt.Sprintf("pulling %s: %s of %s", p.familiar(), task.Bytes(done), task.Bytes(total)))
 		}

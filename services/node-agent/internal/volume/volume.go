@@ -98,7 +98,7 @@ func (s *Store) data(name string) string { return filepath.Join(s.root, name, "_
 // CheckName refuses what cannot be a volume's name.
 func CheckName(name string) error {
 	if !validName.MatchString(name) {
-		return fault.Invalid("invalid volume name %q: use letters, digits, '_', '.' and '-', and begin with a letter or digit", name)
+		return fault.Usage("invalid volume name %q: use letters, digits, '_', '.' and '-', and begin with a letter or digit", name)
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func (s Source) New(ctx context.Context) (*pb.BackupPassphrase, backup.Derived, 
 		return nil, nil, err
 	}
 	if len(phrase) < backup.MinPassphrase {
-		return nil, nil, fault.Invalid("the passphrase has %d bytes: give it %d or more, since whoever has the file can try any number of them", len(phrase), backup.MinPassphrase)
+		return nil, nil, fault.Usage("the passphrase has %d bytes: give it %d or more, since whoever has the file can try any number of them", len(phrase), backup.MinPassphrase)
 	}
 	if s.File == "" {
 		again, err := s.secret(ctx, "The same once more: ")

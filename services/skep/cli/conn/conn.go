@@ -125,6 +125,8 @@ func localError(ctx context.Context, o Options, err error) error {
 		return fault.Unavailable("the skep daemon of this node is not running: start it with `systemctl start skep` (without systemd: `%s`); its log: %s", o.start(), o.log())
 	case ierr != nil, info.NodeID == "":
 		return ErrNoCluster
+	case info.Role == "manager" && info.Error != "":
+		return fault.Unavailable("the manager on this node does not take connections: %s", info.Error)
 	case info.Role == "manager":
 		return fault.Unavailable("the manager on this node does not take connections (its state: %s); its log tells more: %s", info.State, o.log())
 	}

@@ -76,6 +76,7 @@ func TestWhatThisMachineIs(t *testing.T) {
 		{"nothing", nil, "This node is not part of a swarm"},
 		{"worker", &Info{NodeID: "n", Role: "worker"}, "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state."},
 		{"worker with managers", &Info{NodeID: "n", Role: "worker", ManagerAddrs: []string{"10.0.0.1:2377"}}, "Managers: [10.0.0.1:2377]"},
+		{"manager that is refused", &Info{NodeID: "n", Role: "manager", State: "starting", Error: "another machine runs as this manager: m1 at 10.0.0.1"}, "does not take connections: another machine runs as this manager: m1 at 10.0.0.1"},
 		{"manager", &Info{NodeID: "n", Role: "manager", State: "starting"}, "its state: starting"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -70,7 +70,7 @@ func (s Store) path(name string) string { return filepath.Join(s.Dir, "contexts"
 
 func checkName(name string) error {
 	if !contextName.MatchString(name) {
-		return fault.Invalid("context name %q is invalid: names begin with a letter or digit, then letters, digits and _.+-", name)
+		return fault.Usage("context name %q is invalid: names begin with a letter or digit, then letters, digits and _.+-", name)
 	}
 	return nil
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -24,7 +26,31 @@ type Info struct {
 	Hostname     string   `json:"hostname"`
 	Addr         string   `json:"addr"`
 	State        string   `json:"state"`
+	Error        string   `json:"error"`   // what keeps it from its group of managers, or from starting
 	Upgrade      string   `json:"upgrade"` // what went wrong with the last one
+}
+
+// Link is what the daemon says at GET /link of how its node stands with the managers.
+type Link struct {
+	State   string `json:"state"`    // up, cut off, refused, silent, leadless
+	Why     string `json:"why"`      // of all but up
+	SinceMs int64  `json:"since_ms"` // unix ms
+}
+
+// ErrNotRoot: the daemon answers root alone, and this is not root.
+var ErrNotRoot = errors.New("only root may ask the daemon of this machine")
+
+// LocalLink asks the daemon of this machine how its node stands with the managers. The daemon asks them for that.
+func LocalLink(ctx context.Context, runDir string) (Link, error) {
+	var l Link
+	b, err := askDaemon(ctx, runDir, "/link")
+	if err != nil {
+		return l, err
+	}
+	if err := json.Unmarshal(b, &l); err != nil {
+		return l, fmt.Errorf("read the answer of this node's daemon: %w", err)
+	}
+	return l, nil
 }
 
 // LocalInfo asks the daemon of this machine; an error means that there is none, or that it may not be asked.
@@ -73,6 +99,9 @@ func askDaemon(ctx context.Context, runDir, path string) ([]byte, error) {
 		return nil, err
 	}
 	res, err := (&http.Client{Transport: tr}).Do(req)
+	if errors.Is(err, os.ErrPermission) {
+		return nil, fmt.Errorf("%w (%s)", ErrNotRoot, filepath.Join(runDir, "node.sock"))
+	}
 	if err != nil {
 		return nil, err
 	}

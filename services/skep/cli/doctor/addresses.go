@@ -6,6 +6,7 @@ import (
 
 	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
+	"skep.dev/services/skep/cli/render"
 )
 
 // fullAt is the share of a network's virtual addresses from which on it is told that they run out.
@@ -54,11 +55,43 @@ func (d *exam) addresses() {
 			d.add(Error, "network "+n.GetSpec().GetName(), "its addresses make no sense: %v; remove it and create it again", err)
 			continue
 		}
+		d.routes(n)
 		if total := l.VIPCount(); total > 0 && float64(used[id]) >= fullAt*float64(total) {
 			d.add(Warn, "network "+n.GetSpec().GetName(), "%d of its %d virtual addresses are in use: move services to a larger network, or use --endpoint-mode dnsrr, before they run out", used[id], total)
 		}
 	}
 	d.found(since, "addresses", "%s, %s and %s: as the services ask for them", count(overlays, "network"), count(len(held), "virtual address"), count(len(ports), "published port"))
+}
+
+// mostRoutes is how many overlaps are told of one network.
+const mostRoutes = 3
+
+// routes names the nodes' own routes to a part of a network's subnets: what is behind them is out of its tasks' reach.
+func (d *exam) routes(n *skepv1.Network) {
+	name, told, more := n.GetSpec().GetName(), 0, 0
+	for _, node := range byName(d.After.Nodes) {
+		for _, text := range node.GetDescription().GetRoutes() {
+			route, err := netip.ParsePrefix(text)
+			if err != nil {
+				continue
+			}
+			for _, c := range n.GetIpam() {
+				p, err := netip.ParsePrefix(c.Subnet)
+				if err != nil || !p.Overlaps(route) {
+					continue
+				}
+				if told++; told > mostRoutes {
+					more++
+					continue
+				}
+				d.add(Warn, "network "+name, "its subnet %s overlaps the route %s of node %s: its tasks do not reach what is behind that route in the subnet. Make a network with a --subnet elsewhere, and move its services over with skep service update --network-rm %s --network-add OTHER",
+					p, route, render.Hostname(node), name)
+			}
+		}
+	}
+	if more > 0 {
+		d.add(Warn, "network "+name, "%s of the nodes overlap its subnets", count(more, "more route"))
+	}
 }
 
 // vips looks at the virtual addresses of one service.

@@ -57,7 +57,7 @@ func (d *exam) certificate(n *skepv1.Node, end time.Time, life time.Duration) {
 	left := end.Sub(d.Now)
 	switch {
 	case left <= 0 && down:
-		d.add(Error, check, "it ended %s, while the node was down, so the node is let in no more: `skep leave --force` and `skep join` there, or `skep node rm %s`", when(end), name)
+		d.add(Error, check, "it ended %s, while the node was down, so the node is let in no more: `skep leave --force` and `skep join` there, or `skep node rm %s`", when(end), d.ref(n.GetMeta().GetId()))
 	case left <= 0:
 		d.add(Error, check, "it ended %s: the node is let in no more once its connection ends. `skep leave --force` and `skep join` there; and see that its clock is right", when(end))
 	case left >= life/renewedBefore:

@@ -9,7 +9,7 @@ import (
 
 func TestClaimFindings(t *testing.T) {
 	old := testNow.Add(-day).UnixMilli()
-	node := &skepv1.Node{Meta: &skepv1.Meta{Id: "n1"}}
+	node := &skepv1.Node{Meta: &skepv1.Meta{Id: "n1"}, Description: &skepv1.NodeDescription{Hostname: "w1"}}
 	for _, x := range []struct {
 		claim *skepv1.VolumeClaim
 		want  string

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"skep.dev/libs/fault"
+
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/render"
 )
@@ -69,6 +71,8 @@ type Picture struct {
 	// Claims are which nodes hold which volumes.
 	Claims    []*skepv1.VolumeClaim
 	ClaimsErr error
+	// KernelsErr is why no node was asked what its kernel has, nil when they were.
+	KernelsErr error
 	// Cluster is its settings, nil when nobody says; Backups are the managers' answers about scheduled backups.
 	Cluster *skepv1.Cluster
 	Backups []NodeBackups
@@ -77,6 +81,7 @@ type Picture struct {
 // Examine judges the picture.
 func Examine(p Picture) []Check {
 	d := &exam{Picture: p, settled: settled(p)}
+	d.duplicates()
 	d.managers()
 	d.nodes()
 	d.lock()
@@ -94,6 +99,7 @@ func Examine(p Picture) []Check {
 	d.mesh()
 	d.dataPath()
 	d.kernels()
+	d.unseen()
 	return d.out
 }
 
@@ -112,6 +118,7 @@ type exam struct {
 	Picture
 	settled settledParts
 	out     []Check
+	hidden  []string // what whoever asks may not see
 }
 
 func (d *exam) add(s Status, check, format string, a ...any) {
@@ -150,6 +157,39 @@ func (d *exam) name(id string) string {
 	return id
 }
 
+// ref is what names a node in a command: its name, or its id where several nodes have that name.
+func (d *exam) ref(id string) string {
+	name, n := d.name(id), 0
+	for _, o := range d.After.Nodes {
+		if strings.EqualFold(render.Hostname(o), name) {
+			n++
+		}
+	}
+	if n == 1 && name != "" {
+		return name
+	}
+	return id
+}
+
+// denied notes what whoever asks may not see, which is then not judged.
+func (d *exam) denied(err error, what string) bool {
+	if !fault.Is(err, fault.CodeDenied) {
+		return false
+	}
+	if !slices.Contains(d.hidden, what) {
+		d.hidden = append(d.hidden, what)
+	}
+	return true
+}
+
+// unseen tells what was not looked at.
+func (d *exam) unseen() {
+	d.denied(d.KernelsErr, "the nodes' kernels")
+	if len(d.hidden) > 0 {
+		d.add(Warn, "rights", "not looked at, because you may not see it: %s; ask somebody with role admin or operator to run skep doctor", strings.Join(d.hidden, ", "))
+	}
+}
+
 // server is the name of the manager that a server of the store belongs to: <node>-<number>, or the node's id.
 func (d *exam) server(name string) string {
 	if i := strings.LastIndexByte(name, '-'); i > 0 {
@@ -177,6 +217,10 @@ func (d *exam) nodes() {
 			if v := n.GetDescription().GetEngineVersion(); v != "" {
 				versions[v] = append(versions[v], name)
 			}
+			if sick := n.GetDescription().GetTrouble(); sick != "" {
+				d.add(Error, check, "it begins no tasks, and gets none, since %s: %s; what it runs goes on. If it does not recover, look at containerd's log there, or drain it: `skep node update --availability drain %s`",
+					render.Ago(time.UnixMilli(n.GetDescription().GetTroubleSinceUnixMs()), d.Now), sick, n.GetMeta().GetId())
+			}
 			if !n.Witness && (n.Number == 0 || n.Subnet == "") {
 				d.add(Error, check, "it has no subnet for its tasks: look for \"subnet\" in the log of the managers' state service")
 			}
@@ -185,7 +229,7 @@ func (d *exam) nodes() {
 			if n.GetSpec().GetAvailability() == skepv1.Availability_AVAILABILITY_DRAIN {
 				s = Warn // somebody took it out on purpose
 			}
-			d.add(s, check, "it is down%s: bring it back, or remove it with `skep node rm %s`", why, name)
+			d.add(s, check, "it is down%s: bring it back, or remove it with `skep node rm %s`", why, d.ref(n.GetMeta().GetId()))
 		default:
 			d.add(Warn, check, "it is %s%s: its managers have not heard of it lately", strings.ToLower(render.NodeState(n.GetStatus().GetState())), why)
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
@@ -100,6 +101,17 @@ func TestFindings(t *testing.T) {
 		want  []string // beginnings of the lines that are not OK; none = it is no fault
 	}{
 		"a manager is lost": {func(p *Picture) { p.After.Nodes[0].Manager.Reachability = "unreachable" }, []string{"error manager m1: the other managers do not reach it"}},
+		"two nodes have one name": {func(p *Picture) {
+			p.After.Nodes[2].Status = &skepv1.NodeLive{State: skepv1.NodeState_NODE_STATE_DOWN}
+			p.After.Nodes[2].Description.Hostname = "w1"
+			p.Kernels = p.Kernels[:2]
+		}, []string{"error node w1: it is down: bring it back, or remove it with `skep node rm id-w2`"}},
+		"a network that a node has just left": {func(p *Picture) {
+			p.Kernels[2].State.Findings = []*skepv1.MeshFinding{{Severity: "error", Subject: "network gone", Text: "w2 has MTU 1500, not 1370"}}
+		}, []string{"warning mesh of w2: network gone: w2 has MTU 1500, not 1370 (no task of this node is on it"}},
+		"two machines run as a node": {func(p *Picture) {
+			p.After.Nodes[2].Duplicate = &skepv1.NodeDuplicate{Hostname: "w2", Addr: "10.0.0.2", SecondHostname: "copy", SecondAddr: "10.0.0.9"}
+		}, []string{"error node w2: two machines run as this node: w2 at 10.0.0.2, and copy at 10.0.0.9, which is refused; run `skep leave --force` on the one that is a copy"}},
 		"two managers": {func(p *Picture) {
 			p.After.Nodes[1].Manager = &skepv1.ManagerStatus{Reachability: "reachable"}
 		}, []string{"warning managers: two managers are no safer than one: losing the one that leads stops every change"}},
@@ -108,6 +120,10 @@ func TestFindings(t *testing.T) {
 			p.Kernels = p.Kernels[:2]
 			p.Kernels[0].State.Findings = []*skepv1.MeshFinding{{Severity: "warning", Subject: "peer w2", Text: "does not answer"}}
 		}, []string{"error node w2: it is down (heartbeat failure): bring it back, or remove it with `skep node rm w2`"}},
+		"a node is sick": {func(p *Picture) {
+			d := p.After.Nodes[2].Description
+			d.Trouble, d.TroubleSinceUnixMs = "containerd does not answer: context deadline exceeded", p.Now.Add(-time.Minute).UnixMilli()
+		}, []string{"error node w2: it begins no tasks, and gets none, since about a minute ago: containerd does not answer: context deadline exceeded; what it runs goes on."}},
 		"a drained node is down": {func(p *Picture) {
 			p.After.Nodes[2].Status.State = skepv1.NodeState_NODE_STATE_DOWN
 			p.After.Nodes[2].Spec = &skepv1.NodeSpec{Availability: skepv1.Availability_AVAILABILITY_DRAIN}
@@ -119,7 +135,22 @@ func TestFindings(t *testing.T) {
 		"a paused update": {func(p *Picture) {
 			p.After.Services[0].UpdateStatus = &skepv1.UpdateStatus{State: "paused", Message: "task x failed"}
 		}, []string{"warning service web: its update is paused (task x failed)"}},
-		"an unfinished removal":  {func(p *Picture) { p.After.Networks[0].Removing = true }, []string{"warning network net: its removal is not finished"}},
+		"an unfinished removal": {func(p *Picture) { p.After.Networks[0].Removing = true }, []string{"warning network net: its removal is not finished"}},
+		"a route under a network": {func(p *Picture) {
+			p.After.Nodes[1].Description.Routes = []string{"10.0.0.0/16", "192.168.0.0/16", "fd00:1::/48", "nonsense"}
+		}, []string{
+			"warning network net: its subnet 10.0.9.0/24 overlaps the route 10.0.0.0/16 of node w1: its tasks do not reach what is behind that route",
+			"warning network net: its subnet fd00:1::/64 overlaps the route fd00:1::/48 of node w1",
+		}},
+		"a route on every node": {func(p *Picture) {
+			for _, n := range p.After.Nodes {
+				n.Description.Routes = []string{"10.0.9.0/25", "10.0.9.128/25"}
+			}
+		}, []string{
+			"warning network net: its subnet 10.0.9.0/24 overlaps the route 10.0.9.0/25 of node m1", "warning network net: its subnet 10.0.9.0/24 overlaps the route 10.0.9.128/25 of node m1",
+			"warning network net: its subnet 10.0.9.0/24 overlaps the route 10.0.9.0/25 of node w1", "warning network net: 3 more routes of the nodes overlap its subnets",
+		}},
+		"routes elsewhere":       {func(p *Picture) { p.After.Nodes[1].Description.Routes = []string{"10.1.0.0/16", "fd00:2::/48"} }, nil},
 		"a VXLAN id twice":       {func(p *Picture) { p.After.Networks = append(p.After.Networks, another(p)) }, []string{"error network other: it has the VXLAN id 4096 of network net"}},
 		"a network that is gone": {func(p *Picture) { p.After.Networks = p.After.Networks[1:] }, []string{"error service web: it has the virtual address 10.0.9.200/24", "error service web: it has the virtual address fd00:1::a00:9c8/64", "error service web: it is on network net-id, which does not exist"}},
 		"no virtual address":     {func(p *Picture) { p.After.Services[0].Endpoint.VirtualIps = nil }, []string{"error service web: it has no virtual address on network net"}},

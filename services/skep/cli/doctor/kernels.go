@@ -12,6 +12,9 @@ import (
 // mesh compares the services that publish ports with what the mesh controller made of them.
 func (d *exam) mesh() {
 	const check = "mesh"
+	if d.denied(d.MeshErr, "what the mesh made of the services") {
+		return
+	}
 	if d.MeshErr != nil {
 		d.add(Error, check, "its controller does not answer, so nodes keep what they have and learn nothing new: %v", d.MeshErr)
 		return
@@ -80,11 +83,15 @@ func (d *exam) kernels() {
 			if lost[strings.TrimPrefix(f.Subject, "peer ")] && strings.HasPrefix(f.Subject, "peer ") {
 				continue // that it is down is told once
 			}
-			s := Warn
+			s, text := Warn, f.Text
 			if f.Severity == "error" {
 				s = Error
 			}
-			d.add(s, check+": "+f.Subject, "%s", f.Text)
+			if network, is := strings.CutPrefix(f.Subject, "network "); is && s == Error && !d.runsOn(k.Node, network) {
+				// It is on its way to this node or away from it, and no task here feels it.
+				s, text = Warn, text+" (no task of this node is on it all the time: if that stays, look at skep's log there)"
+			}
+			d.add(s, check+": "+f.Subject, "%s", text)
 		}
 		d.missingPorts(k)
 		d.missingNetworks(k)
@@ -96,6 +103,21 @@ func (d *exam) kernels() {
 		}
 		d.found(since, check, "%s and %s as they should be, %s reachable", count(len(k.State.GetPorts()), "port"), count(len(k.State.GetNetworks()), "network"), count(peers, "peer"))
 	}
+}
+
+// runsOn reports whether a task on a network ran on the node all the time.
+func (d *exam) runsOn(n *skepv1.Node, network string) bool {
+	for _, t := range d.settled.running {
+		if t.NodeId != n.GetMeta().GetId() {
+			continue
+		}
+		for _, a := range t.GetStatus().GetNetworks() {
+			if a.NetworkId == network || d.settled.networks[a.NetworkId].GetSpec().GetName() == network {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // lost are the names of nodes that are not ready.

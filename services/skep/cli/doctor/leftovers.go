@@ -29,6 +29,9 @@ func (d *exam) vault() {
 	if fault.Is(d.VaultErr, fault.CodeLocked) {
 		return // that line is there already, with what to do
 	}
+	if d.denied(d.VaultErr, "secrets and certificates") {
+		return
+	}
 	if d.VaultErr != nil {
 		d.add(Error, check, "the vault does not answer, so no node joins or renews its certificate, and no task gets a secret: %v", d.VaultErr)
 		return
@@ -72,6 +75,9 @@ func (d *exam) vault() {
 // leftovers tells of what objects that are gone have left in the store.
 func (d *exam) leftovers() {
 	const check = "leftovers"
+	if d.denied(d.StateErr, "what is left over in the store") {
+		return
+	}
 	if d.StateErr != nil {
 		d.add(Warn, check, "state does not say what is left of objects that are gone: %v", d.StateErr)
 		return

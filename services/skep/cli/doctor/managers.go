@@ -36,7 +36,7 @@ func (d *exam) managers() {
 		}
 		if n.Manager.Reachability == "unreachable" {
 			name := render.Hostname(n)
-			d.add(Error, "manager "+name, "the other managers do not reach it: bring it back, or, if it is lost, remove it with `skep node rm --force %s` and add another", name)
+			d.add(Error, "manager "+name, "the other managers do not reach it: bring it back, or, if it is lost, remove it with `skep node rm --force %s` and add another", d.ref(n.GetMeta().GetId()))
 		}
 		if n.Manager.Reachability == "reachable" {
 			reachable++

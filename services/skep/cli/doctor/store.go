@@ -34,6 +34,9 @@ func (d *exam) stores() {
 	for _, s := range d.Stores {
 		name := render.Hostname(s.Node)
 		check := "store of " + name
+		if d.denied(s.Err, "the managers' stores") {
+			continue
+		}
 		if s.Err != nil {
 			d.add(Error, check, "its broker does not say how the store is: %v", s.Err)
 			continue
@@ -48,6 +51,10 @@ func (d *exam) stores() {
 			if st.Damage != "" {
 				d.add(Error, check, "%s. Nothing more is deleted from it: look at the disk, and put back what is lost from a backup", st.Damage)
 			}
+		}
+		if dir := s.State.DamagedDir; dir != "" {
+			d.add(Warn, check, "it was found damaged on %s (%s), and filled anew from the other managers: look at that machine's disk (dmesg, smartctl -a). What was damaged lies in %s there: remove it when nobody needs it",
+				time.UnixMilli(s.State.DamagedUnixMs).UTC().Format("2006-01-02 15:04 UTC"), s.State.DamagedWhy, dir)
 		}
 		d.found(since, check, "%s", text)
 		if !told {
@@ -141,5 +148,20 @@ func (d *exam) streams(all []*skepv1.StreamState) {
 	if len(silent) > 0 {
 		d.add(Error, check, "%d of %d do not work (%s), so nothing is written to them: %s. Is a majority of managers up? Look for \"stream\" in their logs", len(silent), len(all), why, strings.Join(silent, ", "))
 	}
-	d.found(since, check, "%d have a leader, and every replica is up to date", len(all))
+	d.found(since, check, "%d have a leader, and every replica is up to date (%s)", len(all), copies(all))
+}
+
+// copies says how many managers have each stream.
+func copies(all []*skepv1.StreamState) string {
+	least, most := len(all[0].Replicas)+1, 0
+	for _, s := range all {
+		least, most = min(least, len(s.Replicas)+1), max(most, len(s.Replicas)+1)
+	}
+	switch {
+	case least != most:
+		return fmt.Sprintf("%d to %d copies", least, most)
+	case most == 1:
+		return "1 copy each"
+	}
+	return fmt.Sprintf("%d copies each", most)
 }

@@ -112,6 +112,9 @@ func TestUpkeepFindings(t *testing.T) {
 		"a replica behind": {func(p *Picture) { r := store(p).Streams[0].Replicas[0]; r.Name, r.Current, r.Lag = "id-w1", false, 7 }, []string{"warning stream KV_spec: not every manager has all of it: w1 (7 messages behind)"}},
 		"a replica away":   {func(p *Picture) { store(p).Streams[0].Replicas[0].Offline = true }, []string{"warning stream KV_spec: not every manager has all of it: id-m2 (offline)"}},
 		"a damaged bucket": {func(p *Picture) { store(p).Streams[0].Damage = "the store of bucket spec lacks 3 keys" }, []string{"error store of m1: the store of bucket spec lacks 3 keys. Nothing more is deleted from it"}},
+		"a store that was filled anew": {func(p *Picture) {
+			store(p).DamagedDir, store(p).DamagedWhy, store(p).DamagedUnixMs = "/var/lib/skep/bus/damaged", "main/1.blk: the record at byte 7 of 9 is not what was written", testNow.UnixMilli()
+		}, []string{"warning store of m1: it was found damaged on " + testNow.UTC().Format("2006-01-02 15:04 UTC") + " (main/1.blk: the record at byte 7 of 9 is not what was written), and filled anew from the other managers"}},
 		"the second manager's streams are the same": {func(p *Picture) {
 			p.Stores = append(p.Stores, NodeStore{Node: node(p, 1), State: from(t, &skepv1.StoreStateReply{}, `streams { name: "KV_spec" err: "x" }`)})
 		}, nil},
@@ -197,7 +200,7 @@ func TestTheLinesThatSayAllIsWell(t *testing.T) {
 		"certificates":     "3 nodes, the first ends in 60 days; the CA's ends in 19 years",
 		"clocks":           "those of 3 nodes are known and near manager m1's",
 		"store of m1":      "a durable write takes 3.2ms (the slowest of a few 26ms), 50GiB free",
-		"streams":          "2 have a leader, and every replica is up to date",
+		"streams":          "2 have a leader, and every replica is up to date (1 to 2 copies)",
 		"secrets":          "services use every secret and config, and nothing is left over in the vault",
 		"secrets of tasks": "1 task runs with the versions that the services use",
 		"leftovers":        "nothing is left in the store of what is gone",

@@ -50,7 +50,7 @@ func (c Credentials) Value() ([]byte, error) {
 func Host(server string) (string, error) {
 	h := hostOf(server)
 	if err := spec.CheckSecret(skepv1.SecretKind_SECRET_KIND_REGISTRY, &skepv1.SecretSpec{Name: h}); err != nil {
-		return "", fault.Invalid("invalid registry %q: use a host, with :port where that is not 443", server)
+		return "", fault.Usage("invalid registry %q: use a host, with :port where that is not 443", server)
 	}
 	return h, nil
 }

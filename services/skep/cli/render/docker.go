@@ -30,7 +30,7 @@ func Inspect(w io.Writer, objs []any, format string) error {
 	case "json":
 		return writeJSONLine(w, objs)
 	}
-	tp, err := NewTemplate(strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(format))
+	tp, err := NewTemplate(unescape(format))
 	if err != nil {
 		return &ErrFormat{err}
 	}
@@ -52,6 +52,14 @@ func Inspect(w io.Writer, objs []any, format string) error {
 		}
 	}
 	return nil
+}
+
+// One prints what is not one of many, what `info` and `version` show: "json" is the object, not an array of it.
+func One(w io.Writer, obj any, format string) error {
+	if format == "json" {
+		return writeJSONLine(w, obj)
+	}
+	return Inspect(w, []any{obj}, format)
 }
 
 func meta(m *skepv1.Meta) swarm.Meta {

@@ -40,5 +40,5 @@ func TestPrettyJob(t *testing.T) {
 	var b bytes.Buffer
 	PrettyService(&b, s, now)
 	golden.Check(t, "pretty-job", b.String())
-	forms(t, "services-job", Services([]*skepv1.Service{s}, false), `{{.Mode}}`)
+	forms(t, "services-job", Services([]*skepv1.Service{s}, false, now), `{{.Mode}}`)
 }

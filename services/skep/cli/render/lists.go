@@ -29,7 +29,9 @@ func Mode(m *skepv1.ServiceMode) string {
 }
 
 // Replicas is the REPLICAS column.
-func Replicas(s *skepv1.Service) string {
+func Replicas(s *skepv1.Service) string { return replicas(s, "") }
+
+func replicas(s *skepv1.Service, looping string) string {
 	st := s.GetStatus()
 	out := fmt.Sprintf("%d/%d", st.GetRunning(), st.GetDesired())
 	switch m := s.GetSpec().GetMode().GetMode().(type) {
@@ -42,13 +44,36 @@ func Replicas(s *skepv1.Service) string {
 		out += fmt.Sprintf(" (max %d per node)", max)
 	}
 	if n := st.GetCrashLooping(); n > 0 {
-		out += fmt.Sprintf(" (%d crash-looping)", n)
+		out += fmt.Sprintf(" (%d crash-looping%s)", n, looping)
+	}
+	return out
+}
+
+// loop tells of the task that fails most: how often, when it is started again and why it failed. "" when none waits.
+func loop(s *skepv1.Service, now time.Time, noTrunc bool) string {
+	l := s.GetStatus().GetLoop()
+	if l.GetFailures() == 0 {
+		return ""
+	}
+	out := fmt.Sprintf(": failed %d times in a row", l.Failures)
+	if l.Failures == 1 {
+		out = ": failed once"
+	}
+	if wait := time.UnixMilli(l.NextUnixMs).Sub(now); wait > 0 {
+		out += ", next in " + max(wait, time.Second).Round(time.Second).String()
+	}
+	why := strings.Join(strings.Fields(l.Err), " ")
+	if !noTrunc {
+		why = plain.Cut(why, 30)
+	}
+	if why != "" {
+		out += `, "` + why + `"`
 	}
 	return out
 }
 
 // Services is `service ls`.
-func Services(list []*skepv1.Service, noTrunc bool) *Table {
+func Services(list []*skepv1.Service, noTrunc bool, now time.Time) *Table {
 	sort.SliceStable(list, func(i, j int) bool { return NaturalLess(list[i].GetSpec().GetName(), list[j].GetSpec().GetName()) })
 	t := &Table{Key: "ID", Columns: []Column{{"ID", "ID"}, {"Name", "NAME"}, {"Mode", "MODE"}, {"Replicas", "REPLICAS"}, {"Image", "IMAGE"}, {"Ports", "PORTS"}}}
 	for _, s := range list {
@@ -61,7 +86,7 @@ func Services(list []*skepv1.Service, noTrunc bool) *Table {
 			ports = s.GetSpec().GetEndpoint().GetPorts()
 		}
 		t.Rows = append(t.Rows, Row{
-			"ID": id, "Name": s.GetSpec().GetName(), "Mode": serviceMode(s.GetSpec()), "Replicas": Replicas(s),
+			"ID": id, "Name": s.GetSpec().GetName(), "Mode": serviceMode(s.GetSpec()), "Replicas": replicas(s, loop(s, now, noTrunc)),
 			"Image": Image(s.GetSpec().GetTask().GetContainer().GetImage()), "Ports": Ports(ports),
 		})
 	}
@@ -73,10 +98,10 @@ func Services(list []*skepv1.Service, noTrunc bool) *Table {
 func Nodes(list []*skepv1.Node, self string) *Table {
 	sort.SliceStable(list, func(i, j int) bool { return NaturalLess(Hostname(list[i]), Hostname(list[j])) })
 	t := &Table{
-		Key: "ID",
+		Key: "ID", Bools: []string{"Self"},
 		Columns: []Column{{"ID", "ID"}, {"Hostname", "HOSTNAME"}, {"Status", "STATUS"}, {"Availability", "AVAILABILITY"},
 			{"ManagerStatus", "MANAGER STATUS"}, {"EngineVersion", "ENGINE VERSION"}, {"TLSStatus", "TLS STATUS"}, {"DataPath", "DATA PATH"}, {"Self", "SELF"}},
-		Default: `{{if eq .Self "true"}}{{.ID}} *{{else}}{{.ID}}  {{end}}` + "\t{{.Hostname}}\t{{.Status}}\t{{.Availability}}\t{{.ManagerStatus}}\t{{.EngineVersion}}",
+		Default: `{{if eq (print .Self) "true"}}{{.ID}} *{{else}}{{.ID}}  {{end}}` + "\t{{.Hostname}}\t{{.Status}}\t{{.Availability}}\t{{.ManagerStatus}}\t{{.EngineVersion}}",
 	}
 	blocked := false
 	for _, n := range list {
@@ -98,7 +123,7 @@ func Nodes(list []*skepv1.Node, self string) *Table {
 
 // nodeStatus is a node's state, and whether it was fenced.
 func nodeStatus(n *skepv1.Node) string {
-	st := NodeState(n.GetStatus().GetState())
+	st := NodeStatus(n)
 	if n.GetFence() != nil {
 		st += " (fenced)"
 	}
@@ -157,6 +182,14 @@ func NodeState(s skepv1.NodeState) string {
 	return title(spec.Word(s))
 }
 
+// NodeStatus is how a node is: its state, or Sick of one that is there and can begin no tasks.
+func NodeStatus(n *skepv1.Node) string {
+	if n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY && n.GetDescription().GetTrouble() != "" {
+		return "Sick"
+	}
+	return NodeState(n.GetStatus().GetState())
+}
+
 // Availability is a node's availability as people read it: Active.
 func Availability(a skepv1.Availability) string {
 	return title(spec.Word(a))
@@ -186,7 +219,7 @@ type TaskOptions struct {
 	Now       time.Time
 	NoTrunc   bool
 	NoResolve bool
-	Quiet     bool
+	Before    []*skepv1.Task // not listed: why those that are wait may be among them
 }
 
 // SortTasks orders tasks by natural name, then newest first.
@@ -207,7 +240,7 @@ func Tasks(list []*skepv1.Task, o TaskOptions) *Table {
 		{"CurrentState", "CURRENT STATE"}, {"Error", "ERROR"}, {"Ports", "PORTS"}}}
 	prev := ""
 	byID := make(map[string]*skepv1.Task, len(list))
-	for _, k := range list {
+	for _, k := range slices.Concat(list, o.Before) {
 		byID[k.GetMeta().GetId()] = k
 	}
 	for _, k := range list {
@@ -222,9 +255,11 @@ func Tasks(list []*skepv1.Task, o TaskOptions) *Table {
 		} else if node == "" {
 			node = k.NodeId
 		}
-		shown := name
 		if name == prev {
-			shown = ` \_ ` + name
+			if t.Under == nil {
+				t.Under = map[int]bool{}
+			}
+			t.Under[len(t.Rows)] = true
 		}
 		prev = name
 		errText := strings.Join(strings.Fields(k.GetStatus().GetErr()), " ")
@@ -250,12 +285,15 @@ func Tasks(list []*skepv1.Task, o TaskOptions) *Table {
 		}
 		state += Health(k.GetStatus())
 		t.Rows = append(t.Rows, Row{
-			"ID": id, "Name": shown, "Image": image, "Node": node, "DesiredState": State(k.Desired), "CurrentState": state,
+			"ID": id, "Name": name, "Image": image, "Node": node, "DesiredState": State(k.Desired), "CurrentState": state,
 			"Error": errText, "Ports": HostPorts(k.GetStatus().GetPorts()),
 		})
 	}
 	return t
 }
+
+// Waits reports whether a task is held back after a failure.
+func Waits(k *skepv1.Task, now time.Time) bool { return restarts(k, now) != "" }
 
 // restarts says what a task waits for that is held back after a failure, "" for one that is not.
 func restarts(k *skepv1.Task, now time.Time) string {

@@ -49,11 +49,12 @@ func labelList(m map[string]string) string {
 }
 
 // Label is one of the row's labels: {{.Label "key"}}.
-func (r Row) Label(key string) string {
-	if r["Labels"] == "LABELS" {
+func (l line) Label(key string) string {
+	labels, _ := l["Labels"].(string) // it is one
+	if labels == "LABELS" {
 		return key // the heading
 	}
-	for _, l := range strings.Split(r["Labels"], ",") {
+	for _, l := range strings.Split(labels, ",") {
 		if v, ok := strings.CutPrefix(l, key+"="); ok {
 			return v
 		}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/skep/cli/plain"
@@ -97,9 +98,9 @@ func placing(w io.Writer, p *skepv1.Placing) {
 }
 
 // Explain prints why a service stands where it does.
-func Explain(w io.Writer, r *skepv1.ExplainReply) {
+func Explain(w io.Writer, r *skepv1.ExplainReply, now time.Time) {
 	s := r.Service
-	plain.Fprintf(w, "Service %s: %s, %s running\n", s.GetSpec().GetName(), Mode(s.GetSpec().GetMode()), Replicas(s))
+	plain.Fprintf(w, "Service %s: %s, %s running\n", s.GetSpec().GetName(), Mode(s.GetSpec().GetMode()), replicas(s, loop(s, now, true)))
 	if u := s.GetUpdateStatus(); u.GetState() != "" {
 		plain.Fprintf(w, "Update: %s%s\n", strings.ReplaceAll(u.State, "_", " "), prefixed(": ", u.Message))
 	}
@@ -124,8 +125,11 @@ func Explain(w io.Writer, r *skepv1.ExplainReply) {
 			if name == "" {
 				name = fmt.Sprintf("%s.%d", s.GetSpec().GetName(), t.Slot)
 			}
-			plain.Fprintf(w, "  %s: %s%s%s\n", name, StateWord(t.GetStatus().GetState()), on, prefixed(": ", why))
+			plain.Fprintf(w, "  %s: %s%s%s%s\n", name, StateWord(t.GetStatus().GetState()), on, prefixed(", ", restarts(t, now)), prefixed(": ", why))
 		}
+	}
+	for _, h := range r.Hints {
+		plain.Fprintf(w, "\n%s\n", h)
 	}
 	placing(w, r.Placing)
 	if len(r.Next) > 0 {

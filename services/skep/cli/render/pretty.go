@@ -146,6 +146,9 @@ func PrettyService(w io.Writer, s *skepv1.Service, now time.Time) {
 		mode = "dnsrr"
 	}
 	p.line(0, "Endpoint Mode:\t%s", mode)
+	if spec.GetEndpoint().GetDnsStarting() {
+		p.line(0, "DNS Starting:\ttrue")
+	}
 	ports := s.GetEndpoint().GetPorts()
 	if len(ports) == 0 {
 		ports = spec.GetEndpoint().GetPorts()
@@ -313,7 +316,10 @@ func PrettyNode(w io.Writer, n *skepv1.Node) {
 		p.line(0, "Joined at:             \t%s", n.Meta.CreatedAt.AsTime().UTC().Format("2006-01-02 15:04:05.999999999 -0700 utc"))
 	}
 	p.line(0, "Status:")
-	p.line(1, "State:\t\t\t%s", NodeState(n.GetStatus().GetState()))
+	p.line(1, "State:\t\t\t%s", NodeStatus(n))
+	if why := n.GetDescription().GetTrouble(); why != "" {
+		p.line(1, "Begins no tasks:\t%s (since %s)", why, time.UnixMilli(n.GetDescription().GetTroubleSinceUnixMs()).UTC().Format(time.RFC3339))
+	}
 	if n.GetStatus().GetMessage() != "" {
 		p.line(1, "Message:\t\t%s", n.Status.Message)
 	}

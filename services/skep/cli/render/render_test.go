@@ -81,9 +81,9 @@ func forms(t *testing.T, name string, table *Table, template string) {
 }
 
 func TestLists(t *testing.T) {
-	forms(t, "services", Services(services(t), false), `{{.Name}}\t{{.Replicas}}`)
-	forms(t, "services-no-trunc", Services(services(t), true), `{{upper .Name}} {{truncate .ID 3}}`)
-	forms(t, "services-empty", Services(nil, false), `{{.Name}}`)
+	forms(t, "services", Services(services(t), false, now), `{{.Name}}\t{{.Replicas}}`)
+	forms(t, "services-no-trunc", Services(services(t), true, now), `{{upper .Name}} {{truncate .ID 3}}`)
+	forms(t, "services-empty", Services(nil, false, now), `{{.Name}}`)
 	forms(t, "nodes", Nodes(nodes(t), "mmmmmmmmmmmmmmmmmmmmmmmm1"), `{{.Hostname}}: {{.Self}} {{.TLSStatus}}`)
 	forms(t, "tasks", Tasks(tasks(t), TaskOptions{Now: now}), `{{.Name}} {{json .Error}}`)
 	forms(t, "tasks-no-trunc", Tasks(tasks(t), TaskOptions{Now: now, NoTrunc: true}), `{{.Name}}`)
@@ -116,7 +116,7 @@ func TestJSONIsOneDocument(t *testing.T) {
 
 func TestFormatMistakes(t *testing.T) {
 	for _, f := range []string{"{{.Nope}}", "{{", "table {{.Nope}}"} {
-		err := Services(services(t), false).Print(&bytes.Buffer{}, f, false)
+		err := Services(services(t), false, now).Print(&bytes.Buffer{}, f, false)
 		if err == nil || !strings.Contains(err.Error(), "template parsing error") {
 			t.Errorf("%s: %v", f, err)
 		}
@@ -146,7 +146,7 @@ spec {
   }
   update { parallelism: 2 delay { seconds: 90 } monitor { seconds: 5 } failure_action: FAILURE_ACTION_ROLLBACK max_failure_ratio: 0.5 order: UPDATE_ORDER_START_FIRST }
   rollback { parallelism: 1 monitor { seconds: 5 } failure_action: FAILURE_ACTION_PAUSE order: UPDATE_ORDER_STOP_FIRST }
-  endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } } on_partition: PARTITION_POLICY_STOP
+  endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } dns_starting: true } on_partition: PARTITION_POLICY_STOP
 }
 endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } virtual_ips { network_id: "net" addr: "10.0.1.2/24" } }
 status { running: 2 desired: 3 } update_status { state: "paused" message: "update paused due to failure or early termination of task x" }
@@ -212,9 +212,14 @@ func TestPlanAndExplain(t *testing.T) {
 	b.Reset()
 	Explain(&b, from(t, &skepv1.ExplainReply{}, `service { spec { name: "web" mode { replicated { replicas: 3 } } } status { running: 1 desired: 3 } update_status { state: "rollback_started" message: "task x failed" } }
 		placing { `+placingText+` } waiting { name: "web.2" status { state: TASK_STATE_PENDING err: "no suitable node" } } waiting { name: "web.3" node_hostname: "w1" status { state: TASK_STATE_PREPARING message: "pulling" } }
-		next { verb: "place" text: "place web.2 on w3" }`))
+		next { verb: "place" text: "place web.2 on w3" } hints: "None of the tasks has passed its checks."`), now)
 	b.WriteString("--- at rest\n")
-	Explain(&b, from(t, &skepv1.ExplainReply{}, `service { spec { name: "web" mode { global {} } } status { running: 1 desired: 1 } }`))
+	Explain(&b, from(t, &skepv1.ExplainReply{}, `service { spec { name: "web" mode { global {} } } status { running: 1 desired: 1 } }`), now)
+	b.WriteString("--- rejected again and again\n")
+	r := from(t, &skepv1.ExplainReply{}, `service { spec { name: "web" mode { replicated { replicas: 1 } } } status { desired: 1 crash_looping: 1 loop { failures: 4 err: "no such image: web:nine" } } }
+		waiting { name: "web.1" failures: 4 status { state: TASK_STATE_PENDING err: "no such image: web:nine" } }`)
+	r.Service.Status.Loop.NextUnixMs, r.Waiting[0].NotBeforeUnixMs = now.Add(20*time.Second).UnixMilli(), now.Add(20*time.Second).UnixMilli()
+	Explain(&b, r, now)
 	golden.Check(t, "explain", b.String())
 }
 

@@ -57,6 +57,15 @@ func TestCrashLoopInServiceLs(t *testing.T) {
 	if got := Replicas(s); got != "1/3 (1 crash-looping)" {
 		t.Error(got)
 	}
+	s.Status.Loop = &skepv1.CrashLoop{Failures: 4, NextUnixMs: now.Add(20 * time.Second).UnixMilli(), Err: "no such image:\nregistry.example.com/web:nine"}
+	for noTrunc, want := range map[bool]string{
+		false: `1/3 (1 crash-looping: failed 4 times in a row, next in 20s, "no such image: registry.examp…")`,
+		true:  `1/3 (1 crash-looping: failed 4 times in a row, next in 20s, "no such image: registry.example.com/web:nine")`,
+	} {
+		if got := Services([]*skepv1.Service{s}, noTrunc, now).Rows[0]["Replicas"]; got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
 	var b bytes.Buffer
 	if err := JSON(&b, []*skepv1.Service{s}); err != nil || !strings.Contains(strings.ReplaceAll(b.String(), " ", ""), `"crash_looping":"1"`) {
 		t.Errorf("%v %s", err, b.String())

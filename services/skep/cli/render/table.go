@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"maps"
 	"strings"
 	"text/tabwriter"
 	"text/template"
@@ -23,6 +24,9 @@ type Column struct {
 // Row is one line: its placeholders by field.
 type Row map[string]string
 
+// line is a row as templates and JSON get it: with a bool where Docker has one.
+type line map[string]any
+
 // Table is a list that can be printed in every form.
 type Table struct {
 	Columns []Column
@@ -31,6 +35,10 @@ type Table struct {
 	// Key is the field that --quiet prints.
 	Key  string
 	Rows []Row
+	// Under marks rows that stand below the one before: the table form draws their Name as a branch of it.
+	Under map[int]bool
+	// Bools are the fields that are true or false.
+	Bools []string
 	// Wide leaves long values whole where they stand before others.
 	Wide bool
 }
@@ -64,7 +72,7 @@ func (t *Table) Print(w io.Writer, format string, quiet bool) error {
 	switch {
 	case format == "json" || format == "{{json .}}":
 		for _, r := range t.Rows {
-			if err := writeJSONLine(w, r); err != nil {
+			if err := writeJSONLine(w, t.line(r)); err != nil {
 				return err
 			}
 		}
@@ -73,15 +81,22 @@ func (t *Table) Print(w io.Writer, format string, quiet bool) error {
 		tmpl, table = t.defaultTemplate(), true
 		cut = !t.Wide
 	}
-	tmpl = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(tmpl)
+	tmpl = unescape(tmpl)
 	tp, err := NewTemplate(tmpl)
 	if err != nil {
 		return &ErrFormat{err}
 	}
 	tp.Option("missingkey=error")
+	head := line{}
+	for _, c := range t.Columns {
+		head[c.Field] = c.Header
+	}
+	if err := Execute(io.Discard, tp, head); unknownField(err) {
+		return err // also where there is no row to find it at
+	}
 	if !table {
 		for _, r := range t.Rows {
-			if err := Execute(w, tp, r); err != nil {
+			if err := Execute(w, tp, t.line(r)); err != nil {
 				return err
 			}
 		}
@@ -89,19 +104,19 @@ func (t *Table) Print(w io.Writer, format string, quiet bool) error {
 	}
 	var b bytes.Buffer
 	tw := tabwriter.NewWriter(&b, 10, 1, 3, ' ', 0)
-	head := Row{}
-	for _, c := range t.Columns {
-		head[c.Field] = c.Header
-	}
 	if err := Execute(tw, tp, head); err != nil {
 		return err
 	}
 	last := tmpl[strings.LastIndexByte(tmpl, '\t')+1:]
-	for _, r := range t.Rows {
+	for i, r := range t.Rows {
+		if t.Under[i] {
+			r = maps.Clone(r)
+			r["Name"] = ` \_ ` + r["Name"]
+		}
 		if cut {
 			r = r.cut(last)
 		}
-		if err := Execute(tw, tp, r); err != nil {
+		if err := Execute(tw, tp, t.line(r)); err != nil {
 			return err
 		}
 	}
@@ -110,6 +125,17 @@ func (t *Table) Print(w io.Writer, format string, quiet bool) error {
 	}
 	_, err = w.Write(b.Bytes())
 	return err
+}
+
+func (t *Table) line(r Row) line {
+	out := make(line, len(r))
+	for k, v := range r {
+		out[k] = v
+	}
+	for _, k := range t.Bools {
+		out[k] = r[k] == "true"
+	}
+	return out
 }
 
 // cut shortens the values of a row, but not those that last, the template of the last column, shows.
@@ -143,7 +169,7 @@ func (t *Table) defaultTemplate() string {
 func Execute(w io.Writer, tp *template.Template, v any) error {
 	var b bytes.Buffer
 	if err := tp.Execute(&b, v); err != nil {
-		return &ErrFormat{err}
+		return &ErrFormat{withFields(err, tp, v)}
 	}
 	b.WriteByte('\n')
 	_, err := w.Write(b.Bytes())
@@ -218,4 +244,9 @@ func JSONLine(w io.Writer, m proto.Message) error {
 		return err
 	}
 	return writeJSONLine(w, json.RawMessage(b))
+}
+
+// unescape reads \t and \n of a template as Docker does.
+func unescape(tmpl string) string {
+	return strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(tmpl)
 }

@@ -64,8 +64,8 @@ func (f *Flags) Spec(image string, args []string) (_ *skepv1.ServiceSpec, err er
 	s.Rollback = f.back.merge(nil)
 	s.OnPartition = f.onPartition.val
 	s.HealthBudget = f.healthBudget.val
-	if f.publish.add.set() || f.endpointMode.set {
-		s.Endpoint = &skepv1.EndpointSpec{Mode: f.endpointMode.val}
+	if f.publish.add.set() || f.endpointMode.set || f.dnsStarting.val {
+		s.Endpoint = &skepv1.EndpointSpec{Mode: f.endpointMode.val, DnsStarting: f.dnsStarting.val}
 		s.Endpoint.Ports = f.publish.add.vals
 	}
 	s.DependsOn = f.depends.add.vals

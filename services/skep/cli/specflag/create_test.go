@@ -121,6 +121,8 @@ func TestCreate(t *testing.T) {
 		{[]string{"--rollback-parallelism", "2", "--rollback-failure-action", "continue", "--rollback-delay", "1s", "--rollback-monitor", "2s", "--rollback-max-failure-ratio", "1", "--rollback-order", "start-first"},
 			service(`rollback { parallelism: 2 delay ` + sec("1") + ` monitor ` + sec("2") + ` failure_action: FAILURE_ACTION_CONTINUE max_failure_ratio: 1 order: UPDATE_ORDER_START_FIRST }`)},
 		{[]string{"--endpoint-mode", "dnsrr"}, service(`endpoint { mode: MODE_DNSRR }`)},
+		{[]string{"--dns-starting"}, service(`endpoint { dns_starting: true }`)},
+		{[]string{"--dns-starting=false"}, service(``)},
 		{[]string{"-p", "8080:80"}, service(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8080 } }`)},
 		{[]string{"-p", "53:53/udp", "-p", "80"}, service(`endpoint { ports { protocol: "udp" target_port: 53 published_port: 53 } ports { protocol: "tcp" target_port: 80 } }`)},
 		{[]string{"-p", "8000-8001:80-81"}, service(`endpoint { ports { protocol: "tcp" target_port: 80 published_port: 8000 } ports { protocol: "tcp" target_port: 81 published_port: 8001 } }`)},

@@ -50,6 +50,7 @@ type Flags struct {
 	restartMax                               *scalar[uint64]
 	up, back                                 updateFlags
 	endpointMode                             *scalar[skepv1.EndpointSpec_Mode]
+	dnsStarting                              *boolean
 	healthCheck, readyCheck                  checkFlags
 	noHealth, noReady                        *boolean
 	logDriver                                *scalar[string]
@@ -235,6 +236,7 @@ func (f *Flags) registerRollout() {
 
 func (f *Flags) registerEndpoint() {
 	f.endpointMode = addScalar(f, "endpoint-mode", "", "string", `How the service's name resolves: "vip" or "dnsrr" (default vip)`, parseEndpointMode)
+	f.dnsStarting = addBool(f, "dns-starting", "", "List tasks under tasks.NAME from their start, whatever their checks say (for members whose checks need one another's names)")
 	f.publish = addPair(f, "publish", "p", "port", "Publish a port: [published:]target[/protocol] or the long form", "Add or change a published port", "Remove a published port: target[/protocol] or published:target[/protocol]",
 		ParsePorts, func(s string) (string, error) { _, err := ParsePorts(s); return s, err })
 	f.networks = addPair(f, "network", "", "network", "Attach to a network", "Attach to a network", "Detach from a network", one(ParseNetwork), text)

@@ -349,7 +349,7 @@ func (f *Flags) applyNetworks(t *skepv1.TaskSpec) error {
 }
 
 func (f *Flags) applyEndpoint(s *skepv1.ServiceSpec) error {
-	if !f.publish.touched() && !f.endpointMode.set {
+	if !f.publish.touched() && !f.endpointMode.set && !f.dnsStarting.set {
 		return nil
 	}
 	if s.Endpoint == nil {
@@ -358,6 +358,9 @@ func (f *Flags) applyEndpoint(s *skepv1.ServiceSpec) error {
 	e := s.Endpoint
 	if f.endpointMode.set {
 		e.Mode = f.endpointMode.val
+	}
+	if f.dnsStarting.set {
+		e.DnsStarting = f.dnsStarting.val
 	}
 	var err error
 	if e.Ports, err = unpublish(e.Ports, f.publish.rm.vals, f.Assigned); err != nil {

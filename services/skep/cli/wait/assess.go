@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -27,8 +28,13 @@ type Slot struct {
 	// GaveUp: it does not run and its restart policy lets nothing replace it.
 	GaveUp bool
 	// Old: it runs an older revision and waits for its turn in the update.
-	Old   bool
-	order int
+	Old bool
+	// Failures are how many of its tasks failed in a row before the one that waits to be started again, at Again.
+	Failures uint32
+	Again    time.Time
+	// Rejected: its node could not even prepare the one before.
+	Rejected bool
+	order    int
 }
 
 // Progress is how far a service is from what was asked for.
@@ -127,9 +133,9 @@ func assess(s *skepv1.Service, tasks []*skepv1.Task, upToDate map[uint64]bool) *
 
 	bySlot := map[string][]*skepv1.Task{}
 	for _, t := range tasks {
-		k := t.NodeId
-		if !p.Global {
-			k = fmt.Sprint(t.Slot)
+		k := fmt.Sprint(t.Slot)
+		if p.Global {
+			k = nodeOf(t)
 		}
 		bySlot[k] = append(bySlot[k], t)
 	}
@@ -161,7 +167,7 @@ func assess(s *skepv1.Service, tasks []*skepv1.Task, upToDate map[uint64]bool) *
 		slot.Label = fmt.Sprintf("%d/%d", ts[0].Slot, replicas)
 		slot.order = int(ts[0].Slot)
 		if p.Global {
-			slot.Label = ts[0].NodeHostname
+			slot.Label = hostOf(ts)
 			if slot.Label == "" {
 				slot.Label = render.ShortID(k)
 			}
@@ -214,6 +220,30 @@ func (p *Progress) keep(replicas uint64, alive map[uint64]int) {
 	}
 }
 
+// nodeOf is the node a global service's task is for: one that waits has none yet, and is called by it.
+func nodeOf(t *skepv1.Task) string {
+	return orElse(t.NodeId, t.Name[strings.LastIndexByte(t.Name, '.')+1:])
+}
+
+// hostOf is the name of the newest task's node that has one, for a unit whose newest waits for its place.
+func hostOf(ts []*skepv1.Task) string {
+	for _, t := range ts {
+		if t.NodeHostname != "" {
+			return t.NodeHostname
+		}
+	}
+	return ""
+}
+
+// retries notes that a slot's task waits to be started again.
+func (s *Slot) retries(pick *skepv1.Task, before *skepv1.Task) {
+	if pick.Failures == 0 || pick.NotBeforeUnixMs == 0 {
+		return
+	}
+	s.Failures, s.Again = pick.Failures, time.UnixMilli(pick.NotBeforeUnixMs)
+	s.Rejected = before.GetStatus().GetState() == skepv1.TaskState_TASK_STATE_REJECTED
+}
+
 // judge looks at one slot's tasks, newest first.
 func judge(s *skepv1.Service, ts []*skepv1.Task, upToDate map[uint64]bool) Slot {
 	pick := ts[0]
@@ -229,12 +259,13 @@ func judge(s *skepv1.Service, ts []*skepv1.Task, upToDate map[uint64]bool) Slot 
 	switch {
 	case live(pick):
 		out.Done = fresh && st.GetState() == skepv1.TaskState_TASK_STATE_RUNNING && !record.ConditionOf(st).Begins() && pick.Desired == skepv1.TaskState_TASK_STATE_RUNNING
-		if !out.Done && out.Reason == "" && st.GetState() < skepv1.TaskState_TASK_STATE_RUNNING {
+		if !out.Done && st.GetState() < skepv1.TaskState_TASK_STATE_RUNNING {
 			for _, t := range ts {
 				if t != pick && t.Revision == pick.Revision && terminal(t.GetStatus().GetState()) {
-					if w := why(t.GetStatus()); w != "" {
+					if w := why(t.GetStatus()); w != "" && out.Reason == "" {
 						out.Reason = again + w
 					}
+					out.retries(pick, t)
 					break
 				}
 			}

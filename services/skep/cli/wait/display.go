@@ -24,13 +24,14 @@ type display struct {
 	sumAt    time.Time
 	shown    map[string]string // slot label → what was said of it
 	causes   map[string]string // slot → the failure last told
+	tries    map[string]uint32 // slot → how many failures in a row were told
 	verified bool
 	first    bool // nothing was shown yet
 	extra    string
 }
 
 func newDisplay(o Options) *display {
-	return &display{o: o, out: plain.NewWriter(o.Out), first: true, notes: map[string]bool{}, shown: map[string]string{}, causes: map[string]string{}}
+	return &display{o: o, out: plain.NewWriter(o.Out), first: true, notes: map[string]bool{}, shown: map[string]string{}, causes: map[string]string{}, tries: map[string]uint32{}}
 }
 
 func (d *display) line(format string, a ...any) {
@@ -67,14 +68,14 @@ func (d *display) draw(p *Progress, left time.Duration) {
 		return
 	}
 	if d.o.Terminal {
-		d.repaint(bars(p, left, d.extra, d.width()))
+		d.repaint(bars(p, left, d.extra, d.width(), d.o.Now()))
 		return
 	}
 	d.changes(p, left)
 }
 
 // bars is one drawing for a terminal.
-func bars(p *Progress, left time.Duration, extra string, width int) []string {
+func bars(p *Progress, left time.Duration, extra string, width int, now time.Time) []string {
 	out := []string{headline(p)}
 	if t := updateLine(p.Status); t != "" {
 		out = append(out, t)
@@ -87,7 +88,7 @@ func bars(p *Progress, left time.Duration, extra string, width int) []string {
 		for _, s := range p.Slots {
 			text := fmt.Sprintf("%-*s: ", pad, s.Label)
 			if s.Reason != "" && !s.Done {
-				text += render.StateWord(s.State) + ": " + s.Reason
+				text += render.StateWord(s.State) + ": " + s.Reason + nextTry(&s, now)
 			} else {
 				text += fmt.Sprintf("%-9s ", render.StateWord(s.State)) + bar(s.State, min(50, width-pad-16))
 			}
@@ -112,6 +113,21 @@ func bars(p *Progress, left time.Duration, extra string, width int) []string {
 		out[i] = plain.Cut(plain.Cell(out[i]), max(20, width-1))
 	}
 	return out
+}
+
+// nextTry says how often a slot's tasks failed in a row and when the next is started, "" when none waits for that.
+func nextTry(s *Slot, now time.Time) string {
+	if s.Failures == 0 || s.Done {
+		return ""
+	}
+	out := fmt.Sprintf(" (failed %d times in a row", s.Failures)
+	if s.Failures == 1 {
+		out = " (failed once"
+	}
+	if left := s.Again.Sub(now); left > 0 {
+		out += ", tried again in " + max(left, time.Second).Round(time.Second).String()
+	}
+	return out + ")"
 }
 
 // stages are the states in the order a task passes them.
@@ -207,19 +223,23 @@ func (d *display) changes(p *Progress, left time.Duration) {
 			if key == "" {
 				key = s.Label
 			}
-			if d.shown[key] == text || s.State == skepv1.TaskState_TASK_STATE_NEW {
+			another := s.Failures > 0 && s.Failures != d.tries[key]
+			if another {
+				d.tries[key] = s.Failures
+			}
+			if d.shown[key] == text && !another || s.State == skepv1.TaskState_TASK_STATE_NEW {
 				continue
 			}
 			d.shown[key] = text
 			// What ran before the change is not news, nor is a failure that repeats itself.
 			cause := strings.TrimPrefix(s.Reason, again)
-			if d.first && s.Done || s.Old || !s.Done && cause != "" && d.causes[key] == cause {
+			if d.first && s.Done || s.Old || !another && !s.Done && cause != "" && d.causes[key] == cause {
 				continue
 			}
 			if cause != "" || s.Done {
 				d.causes[key] = cause
 			}
-			d.line("%s: %s", key, text)
+			d.line("%s: %s%s", key, text, nextTry(&s, d.o.Now()))
 		}
 	}
 	head := headline(p)

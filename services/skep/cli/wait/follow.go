@@ -100,7 +100,10 @@ func (f *follower) see(ctx context.Context, api API, s *skepv1.Service, tasks []
 	}
 	if !done {
 		f.steady = time.Time{}
-		return false, 0, f.hopeless(p, busy, now)
+		if err := f.hopeless(p, busy, now); err != nil {
+			return false, 0, err
+		}
+		return false, 0, f.rejected(ctx, api, p, busy)
 	}
 	if f.steady.IsZero() {
 		f.steady = now

@@ -32,10 +32,12 @@ func assessJob(s *skepv1.Service, tasks []*skepv1.Task, run uint64) *Progress {
 		st := t.GetStatus()
 		slot := Slot{Label: name, Name: name, Node: t.NodeHostname, State: st.GetState(), Reason: why(st), order: int(t.Slot),
 			Done: st.GetState() == skepv1.TaskState_TASK_STATE_COMPLETE}
-		if !slot.Done && live(t) && slot.Reason == "" && len(unit) > 1 && st.GetState() < skepv1.TaskState_TASK_STATE_RUNNING {
-			if w := why(unit[len(unit)-2].GetStatus()); w != "" {
+		if !slot.Done && live(t) && len(unit) > 1 && st.GetState() < skepv1.TaskState_TASK_STATE_RUNNING {
+			before := unit[len(unit)-2]
+			if w := why(before.GetStatus()); w != "" && slot.Reason == "" {
 				slot.Reason = again + w
 			}
+			slot.retries(t, before)
 		}
 		if a, is := away(t); p.Global && is && !slot.Done && a.Why == "is down" {
 			p.Away = append(p.Away, a)

@@ -468,13 +468,13 @@ func TestBars(t *testing.T) {
 	page := func(title string, lines []string) {
 		b.WriteString("--- " + title + "\n" + strings.Join(lines, "\n") + "\n")
 	}
-	page("three", bars(assess(s, ts, revs), 0, "", 80))
-	page("narrow", bars(assess(s, ts, revs), 0, "", 40))
-	page("none yet", bars(assess(s, nil, revs), 0, "", 80))
-	page("verify", bars(assess(service(1), ts[:1], revs), 4200*time.Millisecond, "", 80))
+	page("three", bars(assess(s, ts, revs), 0, "", 80, epoch))
+	page("narrow", bars(assess(s, ts, revs), 0, "", 40, epoch))
+	page("none yet", bars(assess(s, nil, revs), 0, "", 80, epoch))
+	page("verify", bars(assess(service(1), ts[:1], revs), 4200*time.Millisecond, "", 80, epoch))
 	rb := service(1)
 	rb.UpdateStatus = &skepv1.UpdateStatus{State: "rollback_started", Message: "update rolled back due to failure of task x"}
-	page("rollback", bars(assess(rb, []*skepv1.Task{task(1, 1, 2, running, running, "")}, revs), 0, "", 80))
+	page("rollback", bars(assess(rb, []*skepv1.Task{task(1, 1, 2, running, running, "")}, revs), 0, "", 80, epoch))
 	many := service(50)
 	var mt []*skepv1.Task
 	for i := 1; i <= 40; i++ {
@@ -484,7 +484,7 @@ func TestBars(t *testing.T) {
 		}
 		mt = append(mt, task(i, 1, 1, running, st, why))
 	}
-	page("many", bars(assess(many, mt, revs), 0, "", 80))
+	page("many", bars(assess(many, mt, revs), 0, "", 80, epoch))
 	golden.Check(t, "bars", b.String())
 }
 
@@ -515,4 +515,89 @@ func TestRepeatedFailuresAreToldOnce(t *testing.T) {
 	d.draw(assess(service(1), []*skepv1.Task{task(1, 10, 1, running, running, "")}, revs), 0)
 	d.draw(assess(service(1), []*skepv1.Task{bad(11)}, revs), 0)
 	golden.Check(t, "repeats", b.String())
+}
+
+// again is a task that waits to be started after n failures in a row.
+func waiting(slot, n int, failures uint32, state skepv1.TaskState, why string) *skepv1.Task {
+	k := task(slot, n, 1, skepv1.TaskState_TASK_STATE_READY, state, why)
+	k.Failures, k.NotBeforeUnixMs = failures, epoch.Add(10*time.Second).UnixMilli()
+	if state == pending {
+		k.NodeId, k.NodeHostname = "", ""
+	}
+	return k
+}
+
+// TestEachAttemptIsTold: how often, why, and when it is tried again.
+func TestEachAttemptIsTold(t *testing.T) {
+	var b bytes.Buffer
+	d := newDisplay(Options{Out: &b, Now: func() time.Time { return epoch }})
+	revs := map[uint64]bool{1: true}
+	bad := func(n int) *skepv1.Task {
+		return task(1, n, 1, shutdown, skepv1.TaskState_TASK_STATE_REJECTED, "no such image: x")
+	}
+	for n := uint32(1); n < 4; n++ {
+		ts := []*skepv1.Task{bad(int(2 * n))}
+		d.draw(assess(service(1), ts, revs), 0)
+		ts = append(ts, waiting(1, int(2*n)+1, n, pending, "no such image: x"))
+		d.draw(assess(service(1), ts, revs), 0)
+		d.draw(assess(service(1), ts, revs), 0)
+		ts[1].Status.State, ts[1].NodeHostname, ts[1].Status.Err = preparing, "w2", ""
+		d.draw(assess(service(1), ts, revs), 0)
+	}
+	b.WriteString("--- a crash loop\n")
+	for n := uint32(1); n < 3; n++ {
+		ts := []*skepv1.Task{task(2, int(2*n), 1, shutdown, failed, "task: non-zero exit (1)"), waiting(2, int(2*n)+1, n, skepv1.TaskState_TASK_STATE_READY, "")}
+		d.draw(assess(service(1), ts, revs), 0)
+	}
+	b.WriteString("--- on a terminal\n")
+	for _, l := range bars(assess(service(1), []*skepv1.Task{bad(1), waiting(1, 2, 3, pending, "no such image: x")}, revs), 0, "", 100, epoch) {
+		b.WriteString(l + "\n")
+	}
+	golden.Check(t, "attempts", b.String())
+}
+
+// TestRejectedForEver: a wait ends when every node that suits has rejected the task, or so many have that it is enough.
+func TestRejectedForEver(t *testing.T) {
+	failedThere, fresh := &skepv1.ScoredNode{Failures: 5}, &skepv1.ScoredNode{}
+	for _, c := range []struct {
+		name       string
+		failures   uint32
+		candidates []*skepv1.ScoredNode
+		state      skepv1.TaskState
+		ends       bool
+	}{
+		{"twice", 2, []*skepv1.ScoredNode{failedThere}, skepv1.TaskState_TASK_STATE_REJECTED, false},
+		{"everywhere", 3, []*skepv1.ScoredNode{failedThere, failedThere}, skepv1.TaskState_TASK_STATE_REJECTED, true},
+		{"another node is left", 3, []*skepv1.ScoredNode{failedThere, fresh}, skepv1.TaskState_TASK_STATE_REJECTED, false},
+		{"often enough", 6, []*skepv1.ScoredNode{failedThere, fresh}, skepv1.TaskState_TASK_STATE_REJECTED, true},
+		{"a crash loop", 9, []*skepv1.ScoredNode{failedThere}, failed, false},
+	} {
+		f := &fake{svc: service(2), explain: &skepv1.ExplainReply{Placing: &skepv1.Placing{Candidates: c.candidates}}}
+		f.tasks = []*skepv1.Task{task(1, 1, 1, shutdown, c.state, "no such image: x"), waiting(1, 2, c.failures, pending, "no such image: x"), task(2, 1, 1, running, running, "")}
+		p := newFollower(Options{Service: f.svc, Now: time.Now})
+		p.fresh = map[uint64]bool{1: true}
+		done, _, err := p.see(t.Context(), f, f.svc, f.tasks, epoch)
+		if ends := errors.Is(err, ErrGaveUp); ends != c.ends || done {
+			t.Errorf("%s: %v, done %t", c.name, err, done)
+		}
+		if c.name == "everywhere" {
+			golden.Check(t, "rejected", err.Error()+"\n")
+		}
+	}
+}
+
+// A global service's tasks that wait for their places belong to different nodes.
+func TestGlobalTasksThatWait(t *testing.T) {
+	s := service(0)
+	s.Spec.Mode = &skepv1.ServiceMode{Mode: &skepv1.ServiceMode_Global{Global: &skepv1.GlobalMode{}}}
+	var ts []*skepv1.Task
+	for _, node := range []string{"n1", "n2"} {
+		bad, next := task(0, 1, 1, shutdown, skepv1.TaskState_TASK_STATE_REJECTED, "no such path"), waiting(0, 2, 3, pending, "no such path")
+		bad.NodeId, bad.NodeHostname, bad.Name, next.Name = node, "host-"+node, "web."+node, "web."+node
+		ts = append(ts, bad, next)
+	}
+	p := assess(s, ts, map[uint64]bool{1: true})
+	if len(p.Slots) != 2 || p.Slots[0].Label != "host-n1" || p.Slots[1].Label != "host-n2" || !p.Slots[0].Rejected {
+		t.Errorf("%+v", p.Slots)
+	}
 }

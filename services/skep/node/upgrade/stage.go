@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"skep.dev/libs/atomicfile"
+	"skep.dev/libs/diskspace"
 	"skep.dev/libs/fault"
 	"skep.dev/services/skep/program"
 )
@@ -57,11 +58,11 @@ func (s Site) Check(o Offer) error {
 		}
 		need += uint64(st.Size())
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
+	free, _, err := diskspace.Of(dir)
+	if err != nil {
 		return fmt.Errorf("upgrade: look at the disk of %s: %w", dir, err)
 	}
-	if free := st.Bavail * uint64(st.Bsize); free < need {
+	if free < need {
 		return fault.Exhausted("upgrade: %d MiB are free on the disk of %s, and %d are needed: make room", free>>20, dir, (need+1<<20-1)>>20)
 	}
 	return nil

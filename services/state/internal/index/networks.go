@@ -263,6 +263,33 @@ func (x *Index) NodeAddrs() []netip.Addr {
 	return slices.Collect(maps.Keys(all))
 }
 
+// Route is a network that a node reaches by a route of its own.
+type Route struct {
+	Node   string // for people
+	Prefix netip.Prefix
+}
+
+// Routes are those of the admitted nodes, in the order of the nodes' names.
+func (x *Index) Routes() (out []Route) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for id, n := range x.nodes {
+		var d skepv1.NodeDescription
+		if n.rev == 0 || n.desc.rev == 0 || proto.Unmarshal(n.desc.raw, &d) != nil {
+			continue
+		}
+		for _, text := range d.Routes {
+			if p, err := netip.ParsePrefix(text); err == nil {
+				out = append(out, Route{Node: cmp.Or(d.Hostname, id), Prefix: p})
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Route) int {
+		return cmp.Or(strings.Compare(a.Node, b.Node), a.Prefix.Addr().Compare(b.Prefix.Addr()))
+	})
+	return out
+}
+
 // address reads an address with or without a port.
 func address(s string) (netip.Addr, bool) {
 	if ap, err := netip.ParseAddrPort(s); err == nil {
