@@ -202,7 +202,7 @@ func unmountBelow(dirs ...string) error {
 			if f[4] != d && !strings.HasPrefix(f[4], d+"/") {
 				continue
 			}
-			if err := unix.Unmount(f[4], unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			if err := unix.Unmount(f[4], unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // it may just have gone
 				return fmt.Errorf("unmount %s: %w", f[4], err)
 			}
 		}
