@@ -88,6 +88,12 @@ func Again(ctx context.Context) bool {
 	return m.again
 }
 
+// Removed reports whether err, of the removal of the object that ref names, means that an earlier try of the request was carried out,
+// or that somebody else did what it asks for. A name may be another object's by now, an id never is.
+func Removed(ctx context.Context, ref string, err error) bool {
+	return Again(ctx) && id.Valid(ref) && fault.Is(err, fault.CodeNotFound)
+}
+
 // In reports whether the change was made, by the marks of what it changes.
 func (m Mark) In(marks [][]byte) bool {
 	return m != nil && slices.ContainsFunc(marks, func(b []byte) bool { return bytes.Equal(b, m) })

@@ -8,7 +8,6 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 
 	"skep.dev/libs/fault"
-	"skep.dev/libs/id"
 	"skep.dev/libs/rpc"
 )
 
@@ -54,11 +53,6 @@ func (k kind) changed(ctx context.Context, o *object, r *skepv1.UpdateSecretRequ
 		reply.Warnings = append(reply.Warnings, fmt.Sprintf("version %d is stored, the services that use it are not changed yet: %v; the vault goes on with it", o.current(), err))
 	}
 	return reply, nil
-}
-
-// removed reports whether err means that an earlier try of the removal in work was carried out.
-func removed(ctx context.Context, ref string, err error) bool {
-	return rpc.Again(ctx) && id.Valid(ref) && fault.Is(err, fault.CodeNotFound)
 }
 
 // gone is the answer to a removal that is asked again.

@@ -38,7 +38,7 @@ func (s *Service) dropFile(ctx context.Context, r *skepv1.DropFileRequest) (*ske
 
 func (k kind) take(ctx context.Context, ref string, force bool) (*skepv1.RemoveSecretReply, error) {
 	o, err := k.lookup(ctx, ref)
-	if removed(ctx, ref, err) {
+	if rpc.Removed(ctx, ref, err) {
 		return k.gone(ref), nil
 	}
 	if err != nil {
@@ -60,7 +60,7 @@ func (k kind) take(ctx context.Context, ref string, force bool) (*skepv1.RemoveS
 		next.RemovedAt, next.RemovedBy, next.RemovedByForce, next.Rolling = timestamppb.New(k.cfg.Now()), rpc.Asker(ctx), force, 0
 		return next, nil
 	})
-	if removed(ctx, ref, err) {
+	if rpc.Removed(ctx, ref, err) {
 		return k.gone(ref), nil
 	}
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"skep.dev/libs/fault"
-	"skep.dev/libs/id"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/rpc"
@@ -64,10 +63,4 @@ func (s *Service) again(ctx context.Context, id string) *skepv1.Service {
 		return nil
 	}
 	return s.viewService(id)
-}
-
-// removed reports whether err means that an earlier try of the removal in work was carried out, or that somebody else did what
-// it asks for. A name may be another object's by now, an id never is.
-func removed(ctx context.Context, ref string, err error) bool {
-	return rpc.Again(ctx) && id.Valid(ref) && fault.Is(err, fault.CodeNotFound)
 }

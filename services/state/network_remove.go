@@ -14,6 +14,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/keys"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/rpc"
 	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -37,7 +38,7 @@ func goneNetwork(id string) *skepv1.NetworkReply {
 
 func (s *Service) removeNetwork(ctx context.Context, r *skepv1.Ref) (*skepv1.NetworkReply, error) {
 	id, err := s.findNetwork(ctx, r.Ref)
-	if removed(ctx, r.Ref, err) {
+	if rpc.Removed(ctx, r.Ref, err) {
 		return goneNetwork(r.Ref), nil
 	}
 	if err != nil {
@@ -47,7 +48,7 @@ func (s *Service) removeNetwork(ctx context.Context, r *skepv1.Ref) (*skepv1.Net
 		return nil, fault.Invalid("%s is a pre-defined network and cannot be removed", word)
 	}
 	gone, err := s.dropNetwork(ctx, id, r.Ref, nil)
-	if removed(ctx, r.Ref, err) {
+	if rpc.Removed(ctx, r.Ref, err) {
 		return goneNetwork(id), nil
 	}
 	return &skepv1.NetworkReply{Network: gone}, err

@@ -359,7 +359,7 @@ func goneService(id string) *skepv1.ServiceReply {
 
 func (s *Service) removeService(ctx context.Context, r *skepv1.RemoveServiceRequest) (*skepv1.ServiceReply, error) {
 	id, err := s.findService(ctx, r.Ref)
-	if removed(ctx, r.Ref, err) {
+	if rpc.Removed(ctx, r.Ref, err) {
 		return goneService(r.Ref), nil
 	}
 	if err != nil {
@@ -367,7 +367,7 @@ func (s *Service) removeService(ctx context.Context, r *skepv1.RemoveServiceRequ
 	}
 	warnings := s.dependentsWarning(id)
 	gone, err := s.drop(ctx, id, r.Ref, r.DryRun, nil)
-	if removed(ctx, r.Ref, err) {
+	if rpc.Removed(ctx, r.Ref, err) {
 		return goneService(id), nil
 	}
 	return &skepv1.ServiceReply{Service: gone, Warnings: warnings}, err
