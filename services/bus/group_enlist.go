@@ -59,10 +59,15 @@ func (l *leader) enlist(ctx context.Context, node string, q *skepv1.EnlistReques
 		if err := l.write(ctx, next, rev); err != nil {
 			return nil, fault.Unavailable("enlist node %s: %v", node, err)
 		}
-		l.g.log.Info("a manager was let into the group; its server may start", nodeField(node), serverField(name))
 		set = next
 	}
 	defer l.g.nudge()
+	if name == "" {
+		return nil, fault.Unavailable("node %s lost its store: the server it was leaves the group of managers first", node)
+	}
+	if next != nil {
+		l.g.log.Info("a manager was let into the group; its server may start", nodeField(node), serverField(name))
+	}
 	return &skepv1.EnlistReply{Server: name, Routes: routesOf(set, name), Epoch: set.GetEpoch(), ClusterId: l.g.b.cfg.TLS.Identity().ClusterID, Set: set}, nil
 }
 
@@ -94,7 +99,7 @@ func (l *leader) mayBe(ctx context.Context, node string) (*skepv1.NodeObject, er
 }
 
 // admit decides on a request to be let in: the set with the new manager and the name of its server, or why not. next is nil
-// when the set has it already.
+// when the set has it already. The name is empty when the server that the node was must leave first: the node asks again.
 func admit(set *skepv1.ManagerSet, node string, q *skepv1.EnlistRequest, heard map[string]bool, members []Member, now time.Time) (next *skepv1.ManagerSet, name string, err error) {
 	if members == nil {
 		return nil, "", fault.Unavailable("the group of managers has no leader: nobody is let in before it has")
@@ -139,7 +144,8 @@ func admit(set *skepv1.ManagerSet, node string, q *skepv1.EnlistRequest, heard m
 		}
 	}
 	if old != nil {
-		// Its store is gone: the name goes with it, after the new one is in.
+		// Its store is gone, and the name goes with it, before the new server starts: until then it counts in every majority,
+		// and a store that is lost again would be the second that is missing.
 		memberOf(next, old.GetServer()).State = leaving
 	} else if len(set.GetManagers()) >= maxManagers {
 		return nil, "", fault.Exhausted("there are %d managers: more make every change slower and the cluster no safer; let one go first", len(set.GetManagers()))
@@ -154,6 +160,9 @@ func admit(set *skepv1.ManagerSet, node string, q *skepv1.EnlistRequest, heard m
 	})
 	slices.SortStableFunc(next.Managers, func(a, b *skepv1.Manager) int { return strings.Compare(a.GetNodeId(), b.GetNodeId()) })
 	next.Step = &skepv1.ManagerStep{Action: actJoin, NodeId: node, Server: name, Since: timestamppb.New(now)}
+	if old != nil {
+		name = ""
+	}
 	return next, name, nil
 }
 

@@ -341,14 +341,20 @@ func (l *leader) where(ctx context.Context, set *skepv1.ManagerSet, members []Me
 	}
 	all.Wait()
 	out := &streamsView{on: map[string][]string{}, led: map[string][]string{}}
+	servers := names(set)
+	for _, m := range members {
+		if !slices.Contains(servers, m.Name) {
+			servers = append(servers, m.Name)
+		}
+	}
 	for i, name := range list {
-		out.add(name, infos[i], int(set.GetReplicas()), members)
+		out.add(name, infos[i], int(set.GetReplicas()), servers)
 	}
 	return out
 }
 
 // add takes one stream in; info is nil when it does not answer.
-func (s *streamsView) add(name string, info *jetstream.StreamInfo, want int, members []Member) {
+func (s *streamsView) add(name string, info *jetstream.StreamInfo, want int, servers []string) {
 	if info == nil || info.Cluster == nil || info.Cluster.Leader == "" {
 		s.leadless = append(s.leadless, name)
 		s.unsettle = append(s.unsettle, name)
@@ -362,9 +368,9 @@ func (s *streamsView) add(name string, info *jetstream.StreamInfo, want int, mem
 	s.led[info.Cluster.Leader] = append(s.led[info.Cluster.Leader], name)
 	for _, r := range info.Cluster.Replicas {
 		settled = settled && r.Current && !r.Offline
-		for _, m := range members {
-			if m.Name == r.Name || strings.Contains(r.Name, peerID(m.Name)) {
-				s.on[m.Name] = append(s.on[m.Name], name)
+		for _, n := range servers {
+			if n == r.Name || strings.Contains(r.Name, peerID(n)) { // a peer that is not heard of has no name
+				s.on[n] = append(s.on[n], name)
 			}
 		}
 	}
@@ -515,12 +521,25 @@ func (l *leader) tell(p plan, was *skepv1.ManagerSet) {
 		return
 	}
 	text += ": " + standing(n)
+	if again := joinsAgain(now, p.node); again != "" {
+		text = fmt.Sprintf("manager %s lost its store: the server it was left the group of managers, and it joins as %s", cmp.Or(host, p.node), again)
+	}
 	l.g.log.Info(text, nodeField(p.node), serverField(p.server), zap.Int("managers", n))
 	if err := event.PublishOnce(l.nc, &skepv1.Event{
 		Kind: "node", Id: p.node, Name: host, Verb: verb, Actor: "bus", Message: text, Attributes: map[string]string{"server": p.server},
 	}, verb+" "+p.server); err != nil {
 		l.g.log.Warn("publish an event", zap.Error(err))
 	}
+}
+
+// joinsAgain is the server that a node is to be next, "" when it is to be none.
+func joinsAgain(set *skepv1.ManagerSet, node string) string {
+	for _, m := range set.GetManagers() {
+		if m.GetNodeId() == node && m.GetState() == joining {
+			return m.GetServer()
+		}
+	}
+	return ""
 }
 
 // standing says what a number of managers bears.

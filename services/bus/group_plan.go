@@ -20,6 +20,8 @@ const (
 
 	// joinWithin is how long a manager that was let in may be silent before its place is taken back.
 	joinWithin = 90 * time.Second
+	// countedFor is how long streams may go on counting on a server that was removed before the next change begins.
+	countedFor = 30 * time.Second
 	// witnessWithin is how long a witness may be away from a host that is there: after that it gets another name.
 	witnessWithin = time.Minute
 	// maxManagers: more copies of the group's decisions make every one slower and no store safer.
@@ -79,10 +81,11 @@ func planGroup(v *view) plan {
 	if v.members == nil {
 		return plan{waits: "the group of managers has no leader"}
 	}
-	if j := v.first(joining); j != nil {
+	j, l := v.first(joining), v.leaver()
+	if j != nil && (l == nil || l.GetNodeId() != j.GetNodeId()) {
 		return v.planJoin(j)
 	}
-	if l := v.leaver(); l != nil {
+	if l != nil { // of a node that joins anew, it goes first
 		p := v.planLeave(l)
 		if d := v.unwantedDead(); d != nil && p.waits != "" {
 			// It may be what is missing for a majority: it can go, and then the other.
@@ -123,7 +126,8 @@ func (v *view) planLeave(l *skepv1.Manager) plan {
 		return v.waitsFor("it is the last manager: make another one first")
 	}
 	member := v.member(l.GetServer())
-	if member != nil && len(rest) < 3 {
+	next := v.first(joining)
+	if member != nil && len(rest) < 3 && next == nil {
 		if p, ok := v.needWitness(rest); !ok {
 			return p
 		}
@@ -136,7 +140,14 @@ func (v *view) planLeave(l *skepv1.Manager) plan {
 		if alive {
 			return v.acts(actRetire, l.GetNodeId(), l.GetServer()) // it returned from the dead
 		}
-		p := v.writes("left", "", "", "", func(s *skepv1.ManagerSet) {
+		if why := v.stillCounted(l); why != "" {
+			return v.waitsFor(why)
+		}
+		action := ""
+		if next != nil {
+			action = actJoin // now its turn has come, and its time begins
+		}
+		p := v.writes("left", action, next.GetNodeId(), next.GetServer(), func(s *skepv1.ManagerSet) {
 			s.Managers = slices.DeleteFunc(s.Managers, func(m *skepv1.Manager) bool { return m.GetServer() == l.GetServer() })
 		})
 		p.node, p.server = l.GetNodeId(), l.GetServer()
@@ -148,6 +159,11 @@ func (v *view) planLeave(l *skepv1.Manager) plan {
 	if !alive && len(v.streams.leadless) > 0 {
 		return v.waitsFor(fmt.Sprintf("it is not there, and without it %s cannot be read: start it again, or restore a backup", listed(v.streams.leadless)))
 	}
+	if !alive && member.Offline {
+		// There is nobody to hand anything over. Evacuation moves streams off a server one by one, and waits for what does not
+		// answer; a removal takes it out of every stream first.
+		return v.acts(actRemove, l.GetNodeId(), l.GetServer())
+	}
 	if len(v.streams.on[l.GetServer()]) > 0 {
 		return v.acts(actEvacuate, l.GetNodeId(), l.GetServer())
 	}
@@ -158,6 +174,15 @@ func (v *view) planLeave(l *skepv1.Manager) plan {
 		return v.acts(actRetire, l.GetNodeId(), l.GetServer())
 	}
 	return v.acts(actRemove, l.GetNodeId(), l.GetServer())
+}
+
+// stillCounted says which streams count on a server that was removed, "" when none does, or for long enough: they go on taking
+// it out by themselves, and a change that may be what they wait for must not wait for them.
+func (v *view) stillCounted(l *skepv1.Manager) string {
+	if v.streams == nil || len(v.streams.on[l.GetServer()]) == 0 || v.now.Sub(v.since(l.GetServer())) > countedFor {
+		return ""
+	}
+	return "it is still counted by " + listed(v.streams.on[l.GetServer()])
 }
 
 // leaves begins to let a manager go.

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -108,6 +109,9 @@ func (w *world) enlist(node string) {
 	}
 	if next != nil {
 		w.set = next
+	}
+	if name == "" {
+		return // it asks again when the server that it was has left
 	}
 	if w.removed[name] {
 		panic("the name " + name + " is used again")
@@ -303,6 +307,49 @@ func TestPlanConverges(t *testing.T) {
 	})
 }
 
+// A node whose store is lost, again and again and whenever it may be, never takes the majority from the others.
+func TestPlanStoreLostAgain(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := threeManagers()
+		last := rapid.IntRange(1, 60).Draw(t, "the last loss")
+		for step := 0; ; step++ {
+			if step > last+200 {
+				t.Fatalf("it does not end; next %v; %s", planGroup(w.view()), w.describe())
+			}
+			w.now = w.now.Add(time.Second)
+			if w.runs("c") && (step == last || step < last && rapid.IntRange(0, 3).Draw(t, "lost") == 0) {
+				for _, s := range w.servers {
+					if s.node == "c" {
+						s.up = false
+					}
+				}
+			}
+			if !w.runs("c") {
+				w.enlist("c")
+			}
+			if !w.led() {
+				t.Fatalf("no majority: %s", w.describe())
+			}
+			was := proto.CloneOf(w.set)
+			p := planGroup(w.view())
+			if p.write != nil {
+				w.set = p.write
+			} else if p.do != "" {
+				w.do(t, p, false)
+			}
+			w.tend(t)
+			w.check(t, was, p)
+			if p.do == actEvacuate {
+				t.Fatalf("streams are moved off one that is gone: %s", w.describe())
+			}
+			if step > last && p.String() == "nothing" {
+				break
+			}
+		}
+		w.final(t)
+	})
+}
+
 // power has a server's machine, with its witness, end or come back.
 func (w *world) power(server string, on bool) {
 	for _, s := range w.servers {
@@ -364,17 +411,23 @@ func (w *world) final(t *rapid.T) {
 	}
 }
 
+// threeManagers are a group of three, as it should be.
+func threeManagers() *world {
+	w := newWorld("a", "b", "c")
+	w.set = &skepv1.ManagerSet{Replicas: 3, Used: map[string]uint32{"a": 1, "b": 1, "c": 1}, Epoch: 1}
+	w.servers = map[string]*fakeServer{}
+	w.replicas = 3
+	for _, n := range []string{"a", "b", "c"} {
+		w.set.Managers = append(w.set.Managers, &skepv1.Manager{NodeId: n, Server: n + "-1", State: voter})
+		w.servers[n+"-1"] = &fakeServer{node: n, up: true, data: true, current: true}
+	}
+	return w
+}
+
 // What the planner does in single situations.
 func TestPlan(t *testing.T) {
 	three := func(change func(*world)) *world {
-		w := newWorld("a", "b", "c")
-		w.set = &skepv1.ManagerSet{Replicas: 3, Used: map[string]uint32{"a": 1, "b": 1, "c": 1}, Epoch: 1}
-		w.servers = map[string]*fakeServer{}
-		w.replicas = 3
-		for _, n := range []string{"a", "b", "c"} {
-			w.set.Managers = append(w.set.Managers, &skepv1.Manager{NodeId: n, Server: n + "-1", State: voter})
-			w.servers[n+"-1"] = &fakeServer{node: n, up: true, data: true, current: true}
-		}
+		w := threeManagers()
 		change(w)
 		return w
 	}
@@ -438,14 +491,15 @@ func TestAdmit(t *testing.T) {
 		set   func(*skepv1.ManagerSet)
 		q     *skepv1.EnlistRequest
 		name  string
+		later string // the name that is kept for it until it asks again
 		code  fault.Code
 		text  string
 	}{
 		"a new one":                                             {node: "c", name: "c-1"},
-		"one whose store is gone":                               {node: "b", name: "b-5"},
+		"one whose store is gone":                               {node: "b", later: "b-5"},
 		"while another change goes on":                          {node: "c", set: step, code: fault.CodeUnavailable, text: "all streams are given 3 replicas; node c is let in after it"},
 		"a copy of a machine":                                   {node: "b", heard: map[string]bool{"b-1": true}, code: fault.CodeUnavailable, text: "server b-1 at 10.0.0.2:2377: the one at 10.0.0.9:2377 waits"},
-		"one whose store is gone, when copies wait for it":      {node: "b", set: step, name: "b-5"},
+		"one whose store is gone, when copies wait for it":      {node: "b", set: step, later: "b-5"},
 		"one whose store is gone, while another change goes on": {node: "b", set: func(s *skepv1.ManagerSet) { s.Step = &skepv1.ManagerStep{Action: actStopWitness} }, code: fault.CodeUnavailable, text: "let in after it"},
 		"one that still leaves":                                 {node: "b", set: func(s *skepv1.ManagerSet) { s.Managers[1].State = leaving }, code: fault.CodeUnavailable, text: "still leaves"},
 		"while another joins":                                   {node: "c", set: func(s *skepv1.ManagerSet) { s.Managers[1].State = joining }, code: fault.CodeUnavailable, text: "let in after it"},
@@ -471,7 +525,7 @@ func TestAdmit(t *testing.T) {
 		case err != nil || got != c.name:
 			t.Errorf("%s: %q, %v", name, got, err)
 		case next != nil:
-			if m := memberOf(next, got); m.GetState() != joining || m.GetAddr() != q.GetAddr() || next.GetStep().GetAction() != actJoin || next.GetStep().GetServer() != got {
+			if m := memberOf(next, cmp.Or(got, c.later)); m.GetState() != joining || m.GetAddr() != q.GetAddr() || next.GetStep().GetAction() != actJoin || next.GetStep().GetServer() != cmp.Or(got, c.later) {
 				t.Errorf("%s: %v", name, next)
 			}
 		}

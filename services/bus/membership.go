@@ -193,23 +193,55 @@ func (b *Bus) Evacuate(ctx context.Context, name string) error {
 	}
 	slow := newLaggards(name)
 	look := func(s *jetstream.StreamInfo) { b.push(ctx, nc, slow, s) }
-	err = await(ctx, 50*time.Millisecond, 0, func() bool { return uses(ctx, js, name, look) == nil })
+	err = await(ctx, 50*time.Millisecond, 0, func() bool {
+		_, err := uses(ctx, js, name, look)
+		return err == nil
+	})
 	if err != nil {
-		return fmt.Errorf("evacuate %s: %w; %w", name, err, uses(context.WithoutCancel(ctx), js, name, func(*jetstream.StreamInfo) {}))
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		stream, why := uses(ctx, js, name, func(*jetstream.StreamInfo) {})
+		return fmt.Errorf("evacuate %s: %w; %w%s", name, err, why, moving(ctx, nc, stream))
 	}
 	return nil
 }
 
+// moving is what nats-server says that a stream waits for on its way to other servers, as the end of a sentence; "" when it
+// says nothing.
+func moving(ctx context.Context, nc *nats.Conn, stream string) string {
+	if stream == "" {
+		return ""
+	}
+	msg, err := nc.RequestWithContext(ctx, fmt.Sprintf(server.JSApiStreamInfoT, stream), nil)
+	if err != nil {
+		return ""
+	}
+	var reply server.JSApiStreamInfoResponse
+	if err := json.Unmarshal(msg.Data, &reply); err != nil || reply.StreamInfo == nil || reply.Cluster == nil {
+		return ""
+	}
+	d := reply.Cluster.Desired
+	switch {
+	case d == nil:
+		return ": it is not on its way to other servers"
+	case d.Status == nil:
+		return ": it does not say what it waits for"
+	case d.Status.Err != "":
+		return ": " + d.Status.Description + ": " + d.Status.Err
+	}
+	return ": " + d.Status.Description
+}
+
 // uses reports the first stream that has a replica on the server, or nil when there is none. Every stream it comes by is
 // shown to look.
-func uses(ctx context.Context, js jetstream.JetStream, name string, look func(*jetstream.StreamInfo)) error {
+func uses(ctx context.Context, js jetstream.JetStream, name string, look func(*jetstream.StreamInfo)) (stream string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	l := js.ListStreams(ctx)
 	for s := range l.Info() {
 		look(s)
 		if s.Cluster == nil || s.Cluster.Leader == "" {
-			return fmt.Errorf("stream %s has no leader", s.Config.Name)
+			return s.Config.Name, fmt.Errorf("stream %s has no leader", s.Config.Name)
 		}
 		on := s.Cluster.Leader == name
 		for _, r := range s.Cluster.Replicas {
@@ -217,10 +249,10 @@ func uses(ctx context.Context, js jetstream.JetStream, name string, look func(*j
 			on = on || r.Name == name || !r.Current
 		}
 		if on {
-			return fmt.Errorf("stream %s still has a replica on it or is catching up", s.Config.Name)
+			return s.Config.Name, fmt.Errorf("stream %s still has a replica on it or is catching up", s.Config.Name)
 		}
 	}
-	return l.Err()
+	return "", l.Err()
 }
 
 // Remove takes a stopped or lost server out of the group for ever.

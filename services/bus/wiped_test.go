@@ -1,0 +1,38 @@
+package bus
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
+)
+
+// A store that is lost twice, the second time before its node counts as a manager again: the two others never lack a majority,
+// and the node is taken back.
+func TestStoreLostTwice(t *testing.T) {
+	f := found(t, "m2", "m3")
+	creds := pkitest.Store(t, f.ca, pki.Identity{NodeID: idOf("writer"), Role: pki.Manager}, time.Hour)
+	l := startWriters(t, creds, 2, f.addrs...)
+	if _, err := l.js.CreateStream(within(t), bucket("a")); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"m2", "m3"} {
+		f.role(n, true)
+		f.members[n].run()
+	}
+	f.await(3, false, "m1-1", "m2-1", "m3-1")
+	for range 2 {
+		m := f.members["m3"]
+		m.stop()
+		if err := os.RemoveAll(filepath.Join(m.cfg.DataDir, "main")); err != nil {
+			t.Fatal(err)
+		}
+		m.start()
+	}
+	f.await(3, false, "m1-1", "m2-1", "m3-3")
+	l.halt()
+	l.verify("at the end")
+}
