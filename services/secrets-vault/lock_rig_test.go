@@ -92,7 +92,7 @@ func (c *cluster) alone(t testing.TB) *pki.Store {
 
 func await(t testing.TB, what string, check func() error) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		err := check()
 		if err == nil {
 			return
