@@ -36,3 +36,28 @@ func TestStoreLostTwice(t *testing.T) {
 	l.halt()
 	l.verify("at the end")
 }
+
+// One manager is demoted while another, which is dead, is removed for good, in either order: what stays is the third alone.
+func TestDeadAndDemoted(t *testing.T) {
+	for _, first := range []string{"demoted", "removed"} {
+		t.Run(first+" first", func(t *testing.T) {
+			f := found(t, "m2", "m3")
+			for _, n := range []string{"m2", "m3"} {
+				f.role(n, true)
+				f.members[n].run()
+			}
+			f.await(3, false, "m1-1", "m2-1", "m3-1")
+			f.members["m3"].stop()
+			if first == "removed" {
+				f.removeNode("m3")
+			}
+			f.role("m2", false)
+			if first == "demoted" {
+				f.said("no majority of the 3 servers is there")
+				f.removeNode("m3")
+			}
+			f.members["m2"].retired()
+			f.await(1, true, "m1-1")
+		})
+	}
+}
