@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"skep.dev/libs/ownaddr"
 )
 
 // DefaultPort is where managers listen, Swarm's own.
@@ -103,7 +105,7 @@ func ipOrInterface(s string) (netip.Addr, error) {
 	for _, family := range families {
 		var found []netip.Addr
 		for _, a := range addrs {
-			if ip, ok := addrOf(a); ok && family.takes(ip) {
+			if ip, ok := ownaddr.Of(a); ok && family.takes(ip) {
 				found = append(found, ip)
 			}
 		}
@@ -157,7 +159,7 @@ func onlyAddr(ifs []net.Interface, takes func(netip.Addr) bool) (netip.Addr, err
 			continue
 		}
 		for _, a := range addrs {
-			got, ok := addrOf(a)
+			got, ok := ownaddr.Of(a)
 			if !ok || !takes(got) || got.IsLinkLocalUnicast() {
 				continue
 			}
@@ -172,13 +174,4 @@ func onlyAddr(ifs []net.Interface, takes func(netip.Addr) bool) (netip.Addr, err
 		}
 	}
 	return ip, nil
-}
-
-func addrOf(a net.Addr) (netip.Addr, bool) {
-	n, ok := a.(*net.IPNet)
-	if !ok {
-		return netip.Addr{}, false
-	}
-	ip, ok := netip.AddrFromSlice(n.IP)
-	return ip.Unmap(), ok
 }
