@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/ownaddr"
 )
 
 const page = `<!DOCTYPE html><title>skep</title><h1>skep</h1><p><a href="/metrics">Metrics</a> for Prometheus</p>` + "\n"
@@ -38,7 +39,7 @@ func listen(addr string) (net.Listener, error) {
 		return nil, fault.Invalid("metrics address %q: port %q is not between 1 and 65535", addr, port)
 	}
 	l, err := net.Listen("tcp", addr)
-	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+	if ownaddr.Absent(err) {
 		return nil, absent{fault.Invalid("metrics address %q: this machine has no such address; name one of its own with --metrics-addr", addr)}
 	}
 	if err != nil {
@@ -54,7 +55,7 @@ func listen(addr string) (net.Listener, error) {
 // absent: the machine does not have the address, which after a reboot it may have later.
 type absent struct{ error }
 
-func (a absent) Unwrap() error { return a.error }
+func (a absent) Unwrap() []error { return []error{a.error, syscall.EADDRNOTAVAIL} }
 
 // lookEvery is how often an address is looked for that is not there yet.
 const lookEvery = time.Second
@@ -74,8 +75,7 @@ func Serve(addr string, reg prometheus.Gatherer, log *zap.Logger) (*Server, erro
 
 func serve(addr string, reg prometheus.Gatherer, log *zap.Logger, listen func(string) (net.Listener, error)) (*Server, error) {
 	l, err := listen(addr)
-	var gone absent
-	if err != nil && !errors.As(err, &gone) {
+	if err != nil && !ownaddr.Absent(err) {
 		return nil, err
 	}
 	std := zap.NewStdLog(log)
@@ -115,20 +115,15 @@ func serve(addr string, reg prometheus.Gatherer, log *zap.Logger, listen func(st
 
 // await listens once the machine has the address; nil without an error when ctx ended first.
 func await(ctx context.Context, addr string, listen func(string) (net.Listener, error)) (net.Listener, error) {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil, nil
-		case <-tick.C:
-		}
-		l, err := listen(addr)
-		var gone absent
-		if err == nil || !errors.As(err, &gone) {
-			return l, err
-		}
+	var l net.Listener
+	err := ownaddr.Await(ctx, lookEvery, func() (err error) {
+		l, err = listen(addr)
+		return err
+	})
+	if ctx.Err() != nil && l == nil {
+		return nil, nil
 	}
+	return l, err
 }
 
 // Close ends the listener; scrapes under way get a second to finish.

@@ -2,13 +2,12 @@ package bus
 
 import (
 	"context"
-	"errors"
-	"net"
 	"net/netip"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
+
+	"skep.dev/libs/ownaddr"
 )
 
 // lookForAddress is how often an address is looked for that the machine does not have yet.
@@ -26,33 +25,20 @@ func (m *Manager) awaitAddress(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return awaitHost(ctx, host, m.log, hasAddress)
+	return awaitHost(ctx, host, m.log, ownaddr.Bindable)
 }
 
-func awaitHost(ctx context.Context, host string, log *zap.Logger, has func(string) bool) error {
+func awaitHost(ctx context.Context, host string, log *zap.Logger, bindable func(string) error) error {
 	if ip, err := netip.ParseAddr(host); err != nil || ip.IsUnspecified() {
 		return nil // the listener says what is wrong with a name
 	}
-	tick := time.NewTicker(lookForAddress)
-	defer tick.Stop()
-	for said := false; !has(host); said = true {
-		if !said {
+	said := false
+	return ownaddr.Await(ctx, lookForAddress, func() error {
+		err := bindable(host)
+		if ownaddr.Absent(err) && !said {
+			said = true
 			log.Warn("this machine does not have the address that the manager listens on: waiting for it", zap.String("listen", host))
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-	}
-	return nil
-}
-
-// hasAddress: the machine can listen on the address, as far as that is the address's affair.
-func hasAddress(host string) bool {
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err == nil {
-		_ = l.Close()
-	}
-	return !errors.Is(err, syscall.EADDRNOTAVAIL)
+		return err
+	})
 }

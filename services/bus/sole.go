@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -15,6 +15,7 @@ import (
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/event"
+	"skep.dev/libs/ownaddr"
 	"skep.dev/libs/printable"
 	"skep.dev/libs/rpc"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -198,15 +199,12 @@ func (g *group) watchSole(ctx context.Context) {
 // ownAddress reports whether an address is this machine's. A name is taken for one: who answers to it is not looked at.
 func ownAddress(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
-	ip := net.ParseIP(host)
-	all, aerr := net.InterfaceAddrs()
-	if err != nil || ip == nil || aerr != nil {
+	ip, perr := netip.ParseAddr(host)
+	if err != nil || perr != nil {
 		return true
 	}
-	return slices.ContainsFunc(all, func(a net.Addr) bool {
-		n, ok := a.(*net.IPNet)
-		return ok && n.IP.Equal(ip)
-	})
+	own, err := ownaddr.Has(ip)
+	return own || err != nil
 }
 
 // duplicate tells of a second machine with a manager's identity: in the log and as an event, once a minute of each.

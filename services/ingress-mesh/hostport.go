@@ -8,6 +8,7 @@ import (
 
 	"skep.dev/libs/attach"
 	"skep.dev/libs/fault"
+	"skep.dev/libs/ownaddr"
 )
 
 // Ports of the host that nobody named come from here, as in docker.
@@ -65,19 +66,11 @@ func (s *Service) freeHostPort(protocol string, at netip.Addr, used map[attach.P
 
 // ownAddress refuses one that no interface of this node has: another node may.
 func ownAddress(a netip.Addr) error {
-	if !a.IsValid() || a.IsLoopback() {
+	if !a.IsValid() {
 		return nil
 	}
-	list, err := net.InterfaceAddrs()
-	if err != nil {
-		return fmt.Errorf("list the node's addresses: %w", err)
-	}
-	for _, l := range list {
-		if n, ok := l.(*net.IPNet); ok {
-			if own, ok := netip.AddrFromSlice(n.IP); ok && own.Unmap() == a {
-				return nil
-			}
-		}
+	if own, err := ownaddr.Has(a); own || err != nil {
+		return err
 	}
 	return fault.Invalid("host_ip %s is no address of this node: publish the port at one it has, or let a constraint lead the service to the node that has it", a)
 }

@@ -166,11 +166,12 @@ func (s *Service) inspectNode(ctx context.Context, r *skepv1.Ref) (*skepv1.NodeR
 }
 
 func (s *Service) listNodes(_ context.Context, r *skepv1.ListNodesRequest) (*skepv1.ListNodesReply, error) {
-	f, err := parseFilters(r.Filters, "id", "name", "role", "membership", "label", "node.label")
+	f, err := parseFilters(r.Filters, "id", "name", "role", "membership", "label", "node.label", "status", "availability")
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(f.checkValues("role", "manager", "worker"), f.checkValues("membership", "accepted", "pending")); err != nil {
+	if err := errors.Join(f.checkValues("role", "manager", "worker"), f.checkValues("membership", "accepted", "pending"),
+		f.checkValues("status", "ready", "sick", "down", "unknown", "disconnected"), f.checkValues("availability", "active", "pause", "drain")); err != nil {
 		return nil, err
 	}
 	out := &skepv1.ListNodesReply{}
@@ -181,7 +182,8 @@ func (s *Service) listNodes(_ context.Context, r *skepv1.ListNodesRequest) (*ske
 		}
 		n := s.viewNode(id)
 		if n == nil || !f.prefix("name", n.Description.Hostname, n.Spec.Name) || !f.exact("role", spec.Word(n.Role)) ||
-			!f.exact("membership", "accepted") || !f.labels("label", n.Description.EngineLabels) || !f.labels("node.label", n.Spec.Labels) {
+			!f.exact("membership", "accepted") || !f.labels("label", n.Description.EngineLabels) || !f.labels("node.label", n.Spec.Labels) ||
+			!f.exact("status", statusOf(n)) || !f.exact("availability", spec.Word(n.Spec.Availability)) {
 			continue
 		}
 		if !p.takes(n) {
@@ -191,6 +193,14 @@ func (s *Service) listNodes(_ context.Context, r *skepv1.ListNodesRequest) (*ske
 		out.Nodes = append(out.Nodes, n)
 	}
 	return out, nil
+}
+
+// statusOf is a node's status as lists show it: one that is there and can begin no tasks is sick, not ready.
+func statusOf(n *skepv1.Node) string {
+	if n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY && n.GetDescription().GetTrouble() != "" {
+		return "sick"
+	}
+	return spec.Word(n.GetStatus().GetState())
 }
 
 func (s *Service) updateNode(ctx context.Context, r *skepv1.UpdateNodeRequest) (*skepv1.NodeReply, error) {

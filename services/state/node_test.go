@@ -102,7 +102,23 @@ func TestNodes(t *testing.T) {
 		t.Fatalf("listed %v", got)
 	}
 	_, err = call(r, api.NodeList, &skepv1.ListNodesRequest{Filters: []*skepv1.Filter{{Key: "color"}}})
-	wantErr(t, err, "invalid filter 'color': use id, label, membership, name, node.label, role")
+	wantErr(t, err, "invalid filter 'color': use availability, id, label, membership, name, node.label, role, status")
+
+	for _, x := range []struct{ key, value, want string }{
+		{"status", "Ready", "[m1 w1]"}, {"status", "down", "[]"}, {"status", "sick", "[]"}, {"availability", "drain", "[w1]"}, {"availability", "active", "[m1]"}, {"availability", "pause", "[]"},
+	} {
+		if got := list(&skepv1.Filter{Key: x.key, Values: []string{x.value}}); fmt.Sprint(got) != x.want {
+			t.Errorf("%s=%s: %v, want %s", x.key, x.value, got, x.want)
+		}
+	}
+	for key, use := range map[string]string{"status": "use ready, sick, down, unknown, disconnected", "availability": "use active, pause, drain"} {
+		_, err = call(r, api.NodeList, &skepv1.ListNodesRequest{Filters: []*skepv1.Filter{{Key: key, Values: []string{"nope"}}}})
+		wantErr(t, err, fmt.Sprintf("invalid value 'nope' of filter '%s': %s", key, use))
+	}
+	sick := &skepv1.Node{Status: &skepv1.NodeLive{State: skepv1.NodeState_NODE_STATE_READY}, Description: &skepv1.NodeDescription{Trouble: "containerd hangs"}}
+	if got := statusOf(sick); got != "sick" {
+		t.Errorf("a node whose containerd hangs is %s", got)
+	}
 
 	rm := func(ref string, force bool) error {
 		_, err := call(r, api.NodeRemove, &skepv1.RemoveNodeRequest{Ref: ref, Force: force})

@@ -15,7 +15,7 @@ func TestFilters(t *testing.T) {
 	for line, want := range map[string]string{
 		"events -f type=foo": "use service, network", "events -f kind=foo": "use service, network", "events -f image=x": "use type, id", "events -f type": "filters are key=value",
 		"service ls -f nope=x": "use id, name, label, mode", "service ls -f mode=foo": "use replicated, global", "service ps -f desired-state=up web": "use running, shutdown",
-		"task ls -f nope=1": "use id", "node ls -f role=boss": "use manager, worker", "node ps -f nope=1": "use id", "network ls -f type=x": "use builtin, custom",
+		"task ls -f nope=1": "use id", "node ls -f role=boss": "use manager, worker", "node ls -f status=up": "use ready, sick, down", "node ls -f availability=no": "use active, pause, drain", "node ps -f nope=1": "use id", "network ls -f type=x": "use builtin, custom",
 		"secret ls -f nope=1": "use id", "config ls -f nope=1": "use id", "stack ls -f nope=1": "use id, name", "stack ps -f nope=1 x": "use id", "stack services -f mode=x x": "use replicated",
 		"volume ls -f dangling=perhaps": "use true, false", "volume claims -f nope=1": "use name", "volume prune --filter name=x": "use label", "network prune --filter name=x": "use label",
 		"user ls -f nope=1": "use name", "mesh ls -f nope=1": "use port",

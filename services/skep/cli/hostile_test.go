@@ -165,7 +165,7 @@ var commandLines = map[string]string{
 	"context issue": "-o - alice", "context issued": "", "context revoke": "alice", "doctor": "", "events": "--since 1h --until 1s", "exec": "t1 sh", "image load": "--node " + nodeID, "image ls": "", "image pull": "--node " + nodeID + " img",
 	"image rm": "--node " + nodeID + " img", "info": "", "join-token": "worker", "logs": webID, "mesh ls": "--node all", "mesh trace": "--node all 8080", "network create": "other",
 	"network inspect": frontID, "network ls": "", "network prune": "-f", "network rm": frontID, "node demote": "-d " + nodeID, "node inspect": nodeID, "node ls": "", "node promote": "-d " + nodeID,
-	"node ps": nodeID, "node rm": nodeID, "node update": "--availability drain " + nodeID, "service abort": "-d " + webID, "service create": "-d img", "service diff": webID + " 1 2",
+	"node ps": nodeID, "node rm": nodeID, "node prune": "--dry-run --down-for 0s", "node update": "--availability drain " + nodeID, "service abort": "-d " + webID, "service create": "-d img", "service diff": webID + " 1 2",
 	"service explain": webID, "service history": webID, "service inspect": webID, "service logs": webID, "service ls": "", "service promote": "-d " + webID, "service ps": webID,
 	"service rm": "-d " + webID, "service rollback": "-d " + webID, "service run": "-d " + webID, "service runs": webID, "service scale": "-d " + webID + "=2", "service update": "-d --force " + webID,
 	"stack deploy": "-d -c testdata/stack.yaml shop", "stack diff": stackID("shop"), "stack history": stackID("shop"), "stack logs": stackID("shop"), "stack ls": "", "stack ps": stackID("shop"),

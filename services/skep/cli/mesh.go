@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -91,7 +92,7 @@ func (a *app) meshTrace() *cobra.Command {
 	var nodes []string
 	var asJSON bool
 	cmd := &cobra.Command{Use: "trace [OPTIONS] PORT[/PROTOCOL] | trace TASK TARGET", Short: "Follow a packet through a node's rules",
-		Long: "Follow a packet through the rules of a node's kernel: which it meets and where it would go. Nothing is sent.\n\n" +
+		Long: "Follow a packet through the rules of a node's kernel: which it meets and where it would go. Nothing is sent. Names stand in brackets behind ids and addresses.\n\n" +
 			"With a PORT (8080, 53/udp): from outside to a published port of a node.\n" +
 			"With a TASK (web.1, or its id) and a TARGET (a name, an address, or either with :port): from that task, on the node it runs on.",
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -180,6 +181,7 @@ func (a *app) trace(ctx context.Context, nodes []*skepv1.Node, req *skepv1.MeshT
 		}
 		return ferr
 	}
+	names := a.namesOf(ctx)
 	for i, t := range traces {
 		if i > 0 {
 			a.printf("\n")
@@ -187,11 +189,23 @@ func (a *app) trace(ctx context.Context, nodes []*skepv1.Node, req *skepv1.MeshT
 		if len(nodes) > 1 {
 			a.printf("%s:\n", render.Hostname(t.Node))
 		}
-		if err := render.Trace(t.Hops).Print(a.Out, "", false); err != nil {
+		if err := render.Trace(t.Hops, names).Print(a.Out, "", false); err != nil {
 			return err
 		}
 	}
 	return ferr
+}
+
+// namesOf are the names of what nodes know by ids and addresses. The answer is of use without them too.
+func (a *app) namesOf(ctx context.Context) render.Names {
+	ctx = impatient(ctx)
+	nodes, err := a.nodes(ctx)
+	services, serr := a.services(ctx)
+	tasks, terr := a.tasks(ctx)
+	if err := errors.Join(err, serr, terr); err != nil {
+		a.warnf("names are left out where they are not known: %v", err)
+	}
+	return render.NamesOf(nodes, services, tasks)
 }
 
 // completeTrace offers ports and tasks first, then, behind a task, the names it may know.

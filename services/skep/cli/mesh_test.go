@@ -84,6 +84,7 @@ func meshCluster(t *testing.T) *cluster {
 	web.Endpoint = textOf(t, &skepv1.Endpoint{}, `ports { protocol: "tcp" target_port: 80 published_port: 8080 }`)
 	c.services = []*skepv1.Service{web}
 	c.tasks = []*skepv1.Task{webTask("t1", 1, running)}
+	c.tasks[0].NodeHostname, c.tasks[0].Status.Addresses = "w1", []string{"100.64.0.5/23"}
 	c.tasks[0].Status.Networks = []*skepv1.NetworkAddress{{NetworkId: frontID, Addr: "10.0.9.130/24"}}
 	c.mesh[""].Services[0].Service.Id = webID
 	c.mesh[""].Services[0].Tasks = []*skepv1.MeshNetworkTask{{Name: "web.1", TaskId: "t1", Serving: true}}

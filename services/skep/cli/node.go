@@ -15,7 +15,7 @@ import (
 func (a *app) nodeCommand() *cobra.Command {
 	return group("node", "Manage nodes", a.nodeList(), a.nodePs(), a.nodeInspect(), a.nodeUpdate(),
 		a.nodeRole("promote", "Make nodes managers", manager), a.nodeRole("demote", "Make managers workers", worker),
-		a.nodeFence(), a.nodeRemove())
+		a.nodeFence(), a.nodeRemove(), a.nodePrune())
 }
 
 func (a *app) nodeList() *cobra.Command {
@@ -52,7 +52,7 @@ func (a *app) nodeList() *cobra.Command {
 			a.tellStep(cmd.Context(), list)
 			return nil
 		}}
-	l.add(cmd, "the ids", "id", "name", "role=manager|worker", "membership=accepted|pending", "label", "node.label")
+	l.add(cmd, "the ids", "id", "name", "role=manager|worker", "membership=accepted|pending", "label", "node.label", "status=ready|sick|down|unknown|disconnected", "availability=active|pause|drain")
 	return cmd
 }
 

@@ -24,6 +24,7 @@ func (a *app) topCommand() *cobra.Command {
 	var once bool
 	var interval time.Duration
 	cmd := &cobra.Command{Use: "top [OPTIONS]", Short: "Watch nodes, services and tasks live", Args: noArgs,
+		Long: "Watch nodes, services and tasks live. q ends it, and so does Ctrl-C. Where the screen is too small, each part says how many more there are.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if interval < 200*time.Millisecond {
 				return Usagef("--interval must be at least 200ms")
@@ -113,6 +114,8 @@ func (a *app) top(ctx context.Context, once bool, interval time.Duration) error 
 	// A terminal that is gone is no reason to stop: SIGHUP is.
 	_ = a.Out.Draw(plain.Code("\x1b[?1049h\x1b[?25l"))
 	defer func() { _ = a.Out.Draw(plain.Code("\x1b[?25h\x1b[?1049l")) }()
+	keys, release := keysOf(a.In)
+	defer release()
 	wake, stop, err := a.watch(ctx, "")
 	if err != nil {
 		return err
@@ -125,42 +128,71 @@ func (a *app) top(ctx context.Context, once bool, interval time.Duration) error 
 		if w, h, err := term.GetSize(fd); err == nil {
 			width, height = w, h
 		}
-		text, err := a.topPage(ctx, beats, conns, interval, height)
+		text, err := a.topPage(ctx, beats, conns, interval, max(height-1, 0))
 		if ctx.Err() != nil {
 			return &Failure{Code: ExitOK}
 		}
 		if err != nil {
 			text = []byte("Error: " + plain.Cell(err.Error()) + "\n")
 		}
-		_ = a.Out.Draw(screen(string(text), width, height)...)
-		select {
-		case <-ctx.Done():
+		_ = a.Out.Draw(screen(string(text), topHelp(keys != nil, interval), width, height)...)
+		if !rest(ctx, keys, tick.C, wake) {
 			return &Failure{Code: ExitOK}
-		case <-tick.C:
-		case <-wake:
-			// A change shows at once, but not more than four times a second.
-			select {
-			case <-ctx.Done():
-			case <-time.After(250 * time.Millisecond):
-			}
 		}
 	}
 }
 
-// screen draws text over the whole terminal: a line too long is cut, and no end of line after the last one scrolls it.
-func screen(text string, width, height int) []any {
+// topHelp is the last line of the screen.
+func topHelp(keys bool, interval time.Duration) string {
+	how := "Ctrl-C: quit"
+	if keys {
+		how = "q: quit"
+	}
+	return fmt.Sprintf("%s · looks every %s and at every change", how, interval)
+}
+
+// rest waits for the next look; false: there is none, the user quits.
+func rest(ctx context.Context, keys <-chan byte, tick <-chan time.Time, wake <-chan struct{}) bool {
+	var soon <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case k := <-keys:
+			if k == 'q' || k == 'Q' {
+				return false
+			}
+		case <-tick:
+			return true
+		case <-soon:
+			return true
+		case <-wake:
+			// A change shows at once, but not more than four times a second.
+			wake, soon = nil, time.After(250*time.Millisecond)
+		}
+	}
+}
+
+// screen draws text over the whole terminal, with help in its last line: a line too long is cut, and no end of line after the
+// last one scrolls it.
+func screen(text, help string, width, height int) []any {
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
-	if height > 0 && len(lines) > height {
-		lines = lines[:height]
+	if height > 1 && len(lines) > height-1 {
+		lines = lines[:height-1]
+	}
+	for height > 1 && len(lines) < height-1 {
+		lines = append(lines, "")
+	}
+	if height != 1 {
+		lines = append(lines, help)
 	}
 	parts := []any{plain.Code("\x1b[H")}
 	for i, l := range lines {
 		if i > 0 {
 			parts = append(parts, plain.Code("\r\n"))
 		}
-		l = plain.Cell(l)
-		if r := []rune(l); width > 0 && len(r) > width {
-			l = string(r[:width])
+		if l = plain.Cell(l); width > 0 {
+			l = plain.Cut(l, width)
 		}
 		parts = append(parts, l, plain.Code("\x1b[K"))
 	}
@@ -223,40 +255,18 @@ func topText(now time.Time, nodes []*skepv1.Node, services []*skepv1.Service, ta
 		nt.Rows = append(nt.Rows, render.Row{"Node": render.Hostname(n), "Status": render.NodeStatus(n), "Availability": render.Availability(n.GetSpec().GetAvailability()),
 			"Manager": orDash(render.ManagerStatus(n)), "Tasks": fmt.Sprint(perNode[n.GetMeta().GetId()]), "CPU": cpu, "Memory": mem})
 	}
-	var b bytes.Buffer
-	plain.Fprintf(&b, "%s  nodes %d/%d ready  services %d  tasks %d/%d running\n\n", now.Format("15:04:05"), ready, len(nodes), len(services), running, len(tasks))
-	room := func(want int) int {
-		if height <= 0 {
-			return want
-		}
-		left := height - bytes.Count(b.Bytes(), []byte{'\n'}) - 3
-		return max(0, min(want, left))
-	}
-	section := func(t *render.Table) {
-		all := len(t.Rows)
-		t.Rows = t.Rows[:room(all)]
-		if len(t.Rows) == 0 && all > 0 {
-			return
-		}
-		_ = t.Print(&b, "", false) // to memory
-		if all > len(t.Rows) {
-			plain.Fprintf(&b, "… and %d more\n", all-len(t.Rows))
-		}
-		b.WriteByte('\n')
-	}
-	section(nt)
 	st := render.Services(services, false, now)
 	st.Columns = append(st.Columns, render.Column{Field: "Conns", Header: "CONNS/S"})
 	for i, s := range services {
 		st.Rows[i]["Conns"] = conns.of(s) // Services has sorted them
 	}
-	section(st)
-	if n := conns.note(); n != "" && room(1) > 0 {
+	render.SortTasks(waiting)
+	sections := []section{{"nodes", nt}, {"services", st}, {"waiting tasks", render.Tasks(waiting, render.TaskOptions{Now: now})}}
+	var b bytes.Buffer
+	plain.Fprintf(&b, "%s  nodes %d/%d ready  services %d  tasks %d/%d running\n\n", now.Format("15:04:05"), ready, len(nodes), len(services), running, len(tasks))
+	if n := conns.note(); n != "" {
 		plain.Fprintf(&b, "%s\n\n", n)
 	}
-	if len(waiting) > 0 {
-		render.SortTasks(waiting)
-		section(render.Tasks(waiting, render.TaskOptions{Now: now}))
-	}
+	printSections(&b, sections, height)
 	return b.Bytes()
 }

@@ -7,6 +7,11 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/spf13/cobra"
+
+	"skep.dev/libs/ownaddr"
+	"skep.dev/services/skep/cli/plain"
 )
 
 // DefaultPort is where managers listen, Swarm's own.
@@ -103,7 +108,7 @@ func ipOrInterface(s string) (netip.Addr, error) {
 	for _, family := range families {
 		var found []netip.Addr
 		for _, a := range addrs {
-			if ip, ok := addrOf(a); ok && family.takes(ip) {
+			if ip, ok := ownaddr.Of(a); ok && family.takes(ip) {
 				found = append(found, ip)
 			}
 		}
@@ -116,6 +121,42 @@ func ipOrInterface(s string) (netip.Addr, error) {
 		}
 	}
 	return netip.Addr{}, fmt.Errorf("interface %s has no usable address", s)
+}
+
+// warnForeign says that the address named with --advertise-addr is not this machine's. Behind a NAT that is right; a
+// slip of the finger is found here, not by the nodes that never reach this one.
+func (m *membership) warnForeign(cmd *cobra.Command, rec *Record) {
+	if m.advertise == "" {
+		return
+	}
+	if text := foreign(rec.Host()); text != "" {
+		plain.Fprintf(cmd.ErrOrStderr(), "Warning: %s\n", text)
+	}
+}
+
+// foreign is what is to be said of an advertised host that no interface of this machine has, "" of one that it has.
+func foreign(host string) string {
+	ip, err := netip.ParseAddr(host)
+	if err != nil || isHere(ip) {
+		return ""
+	}
+	has := "this machine has none that others could reach"
+	if own := reachable(); len(own) > 0 {
+		has = "this machine has " + strings.Join(own, ", ")
+	}
+	return fmt.Sprintf("the advertised address %s is no address of this machine: the other nodes reach this one only if something forwards it here, such as a NAT; %s", host, has)
+}
+
+// reachable are the addresses of this machine that mean something on another one.
+func reachable() []string {
+	all, _ := ownaddr.All() // what is unknown is left out
+	var out []string
+	for _, a := range all {
+		if !a.IsLoopback() && !a.IsLinkLocalUnicast() {
+			out = append(out, a.String())
+		}
+	}
+	return out
 }
 
 // families are looked through in order: a machine without IPv4 addresses is reached over IPv6. Link-local addresses of IPv6 mean
@@ -157,7 +198,7 @@ func onlyAddr(ifs []net.Interface, takes func(netip.Addr) bool) (netip.Addr, err
 			continue
 		}
 		for _, a := range addrs {
-			got, ok := addrOf(a)
+			got, ok := ownaddr.Of(a)
 			if !ok || !takes(got) || got.IsLinkLocalUnicast() {
 				continue
 			}
@@ -172,13 +213,4 @@ func onlyAddr(ifs []net.Interface, takes func(netip.Addr) bool) (netip.Addr, err
 		}
 	}
 	return ip, nil
-}
-
-func addrOf(a net.Addr) (netip.Addr, bool) {
-	n, ok := a.(*net.IPNet)
-	if !ok {
-		return netip.Addr{}, false
-	}
-	ip, ok := netip.AddrFromSlice(n.IP)
-	return ip.Unmap(), ok
 }

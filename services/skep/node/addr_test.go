@@ -20,3 +20,23 @@ func TestAdvertisedAddresses(t *testing.T) {
 		}
 	}
 }
+
+// An advertised address of another machine is warned of, with those that there are; one of this machine is not.
+func TestForeignAddresses(t *testing.T) {
+	for _, host := range []string{"192.0.2.1", "2001:db8::1"} {
+		text := foreign(host)
+		if !strings.Contains(text, "address "+host+" is no address of this machine") || !strings.Contains(text, "; this machine has ") {
+			t.Errorf("%s: %q", host, text)
+		}
+		for _, own := range reachable() {
+			if !strings.Contains(text, own) || foreign(own) != "" {
+				t.Errorf("%s is missing in %q, or warned of: %q", own, text, foreign(own))
+			}
+		}
+	}
+	for _, host := range []string{"127.0.0.1", "::1", "a.name"} {
+		if text := foreign(host); text != "" {
+			t.Errorf("%s: %q", host, text)
+		}
+	}
+}

@@ -64,6 +64,7 @@ func initCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			m.warnForeign(cmd, rec)
 			token := boot.WorkerToken
 			ctx, cancel := context.WithTimeout(cmd.Context(), startLimit)
 			defer cancel()

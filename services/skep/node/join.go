@@ -61,6 +61,7 @@ func joinCommand(version string) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			m.warnForeign(cmd, rec)
 			if !m.noStart {
 				if err := launch(ctx, m.paths, m.logLevel); err != nil {
 					return refused(cmd.Context(), m.paths, rec, err)

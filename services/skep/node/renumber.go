@@ -12,6 +12,7 @@ import (
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/member"
+	"skep.dev/libs/ownaddr"
 )
 
 // renumber puts new addresses of this machine into its record, "" leaves one as it is; the services that start next go
@@ -135,18 +136,10 @@ func readdressed(p Paths, rec *Record, host string, log *zap.Logger) (*Record, e
 	return rec, nil
 }
 
-// isHere reports whether this machine has an address.
-func isHere(want netip.Addr) bool {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return true
-	}
-	for _, a := range addrs {
-		if got, ok := addrOf(a); ok && got == want.Unmap() {
-			return true
-		}
-	}
-	return false
+// isHere reports whether this machine has an address, as far as that is known.
+func isHere(a netip.Addr) bool {
+	own, err := ownaddr.Has(a)
+	return own || err != nil
 }
 
 // addressNow is the address by which this machine would reach the managers, else the only one it has.

@@ -45,10 +45,10 @@ func TestStraySegmentResetsNoPublishedPort(t *testing.T) {
 			task
 			port uint16
 		}{8080: {here, 80}, 8081: {there, 80}, 8082: {here, 81}, 8083: {here, 81}} {
+			if port == 8083 && way == "by the loopback" {
+				continue // it is published at another address alone
+			}
 			t.Run(fmt.Sprintf("%s, port %d", way, port), func(t *testing.T) {
-				if port == 8083 && way == "by the loopback" {
-					t.Skip("it is published at another address alone")
-				}
 				c, err := w.from.dial("tcp", "", w.at(port))
 				if err != nil {
 					t.Fatal(err)

@@ -113,11 +113,11 @@ func MeshNetworks(list []NodeMesh, noTrunc bool) *Table {
 	return t
 }
 
-// Trace is `mesh trace`.
-func Trace(r *skepv1.MeshTraceReply) *Table {
+// Trace is `mesh trace`, with names beside ids and addresses.
+func Trace(r *skepv1.MeshTraceReply, names Names) *Table {
 	t := &Table{Key: "Where", Columns: []Column{{"Where", "WHERE"}, {"Text", "TEXT"}}}
 	for _, h := range r.GetHops() {
-		t.Rows = append(t.Rows, Row{"Where": h.Where, "Text": h.Text})
+		t.Rows = append(t.Rows, Row{"Where": h.Where, "Text": names.In(h.Text)})
 	}
 	return t
 }
