@@ -65,8 +65,10 @@ fmt: ## format every Go file
 	@git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs gofmt -w
 
 .PHONY: proto-check
-proto-check: ## fail when the generated code is not that of proto/, or proto/ breaks its rules
+proto-check: ## fail when the generated code is not that of proto/, or proto/ breaks its rules or changes what a release said
 	@deploy/tools.sh proto
+	@for r in proto/compat/testdata/*.binpb; do (cd proto && buf breaking --against "../$$r") || \
+		{ v=$${r##*/}; echo "proto/ changes what release $${v%.binpb} wrote (above): give the new meaning a new field, and reserve what goes" >&2; exit 1; }; done
 	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; cd proto && buf lint && buf generate -o "$$tmp" && \
 		diff -r --exclude='*.proto' "$$tmp/skep" skep || { echo 'the code generated from proto/ is not this: run make proto' >&2; exit 1; }
 
@@ -102,6 +104,7 @@ test: test-unit test-fuzz test-lab ## everything: unit, component, fuzz and lab 
 
 .PHONY: test-unit
 test-unit: tools ## unit and component tests of every module, with the race detector
+	@deploy/tools.sh proto
 	CGO_ENABLED=1 go test -race -shuffle=on -timeout 30m -p 4 $$(go list $(MODULES:%=./%/...) | grep -v '/e2e/cases\|/e2e/tutorial\|/libs/reconcile$$')
 	@# Pure functions on one goroutine: the race detector makes their properties ten times slower and has nothing to find.
 	CGO_ENABLED=1 go test -race -shuffle=on -timeout 15m ./libs/reconcile -rapid.checks=10

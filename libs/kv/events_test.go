@@ -71,8 +71,8 @@ func TestEventsOfNodesPushOutNoChanges(t *testing.T) {
 		}
 	}
 	checkSubjects(t, js, want)
-	if err := event.Publish(nc, &skepv1.Event{Kind: "node", Id: "x", Verb: "new-verb"}); err == nil || !strings.Contains(err.Error(), "no stream keeps") {
-		t.Errorf("an event that no stream keeps: %v", err)
+	if err := event.Publish(nc, &skepv1.Event{Kind: "node", Id: "x", Verb: "new-verb"}); err == nil || !strings.Contains(err.Error(), "add it to libs/event") {
+		t.Errorf("an event that no list has: %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -61,6 +62,19 @@ func jsonOf(t *testing.T, m proto.Message) string {
 	return out.String()
 }
 
+// keep writes a file of a release that is not there yet.
+func keep(t *testing.T, name string, content []byte) {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join("testdata", name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatalf("record %s: %v; what a release wrote is never changed", name, err)
+	}
+	_, err = f.Write(content)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Everything that a release wrote is understood: each field, in the store's encoding and in JSON.
 func TestWhatReleasesWroteIsUnderstood(t *testing.T) {
 	if *record != "" {
@@ -68,18 +82,8 @@ func TestWhatReleasesWroteIsUnderstood(t *testing.T) {
 		for _, m := range messages() {
 			text.WriteString(line(t, m))
 		}
-		path := filepath.Join("testdata", *record+".txt")
-		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-		if err != nil {
-			t.Fatalf("record %s: %v; what a release wrote is never changed", *record, err)
-		}
-		_, err = f.WriteString(text.String())
-		if err := f.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		keep(t, *record+".txt", []byte(text.String()))
+		keep(t, *record+".binpb", image(t))
 	}
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {

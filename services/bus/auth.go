@@ -23,6 +23,10 @@ const (
 	joinDeadline = 10 * time.Second
 	// replyWithin is how long after a request a node may answer it.
 	replyWithin = time.Minute
+	// repliesMost is how many messages a node may send to the inbox of one request. Up to three of its services share a
+	// connection (the agent, what it does on managers, the mesh), and each answers `nats micro ls`. nats-server counts a
+	// delivery to another subscription of the connection as a reply, too: two for the second and third, three answers.
+	repliesMost = 5
 	// systemUser, as the user name of a manager's connection, asks for the system account.
 	systemUser = "sys"
 )

@@ -77,11 +77,11 @@ func TestWorkerCannotEscalate(t *testing.T) {
 	} {
 		w.subscribe(s, true)
 	}
-	// A request to it may be answered, once.
+	// A request to it may be answered, a few times: see repliesMost.
 	both := make(chan struct{})
 	if _, err := w.Subscribe(subject.Node(me, "stats"), func(m *nats.Msg) {
-		for range 2 {
-			_ = m.Respond([]byte("fine")) // the second must not arrive
+		for range repliesMost + 1 {
+			_ = m.Respond([]byte("fine")) // the last must not arrive
 		}
 		close(both)
 	}); err != nil {
@@ -103,7 +103,7 @@ func TestWorkerCannotEscalate(t *testing.T) {
 	}
 	<-both
 	if !w.refused() {
-		t.Error("a worker answers one request twice")
+		t.Error("a worker answers one request as often as it likes")
 	}
 	// Nothing happened to the store meanwhile.
 	s, err := js.Stream(within(t), "KV_status")

@@ -50,7 +50,7 @@ func Permissions(role Role, id, from string) *server.Permissions {
 
 func permissions(role Role, id, from string) *server.Permissions {
 	inbox := subject.Inbox(id) + ".>"
-	one := &server.ResponsePermission{MaxMsgs: 1, Expires: replyWithin}
+	answers := &server.ResponsePermission{MaxMsgs: repliesMost, Expires: replyWithin}
 	switch role {
 	case RoleManager:
 		return nil
@@ -74,7 +74,7 @@ func permissions(role Role, id, from string) *server.Permissions {
 				subject.IO(id, "*", "out"), subject.IO(id, "*", "err"), subject.IO(id, "*", "ctl"),
 			}},
 			Subscribe: &server.SubjectPermission{Allow: sub},
-			Response:  one,
+			Response:  answers,
 		}
 
 	case RoleWitness:
@@ -86,7 +86,7 @@ func permissions(role Role, id, from string) *server.Permissions {
 				api.BusEnlist.At(id).Subject(), api.ManagerList.Subject(),
 			}},
 			Subscribe: &server.SubjectPermission{Allow: []string{inbox, subject.Inbox("bus-"+id) + ".>", subject.Push(id) + ".>", subject.Node(id, ">"), "$SRV.>"}},
-			Response:  one,
+			Response:  answers,
 		}
 
 	case RoleAdmin, RoleLocal, RoleOperator:

@@ -11,6 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
@@ -97,6 +99,8 @@ func (a *app) events(ctx context.Context, req *skepv1.ListEventsRequest, show fu
 	past := req.Until != nil && !req.Until.AsTime().After(now)
 	live := make(chan *skepv1.Event, 4096)
 	dropped := make(chan struct{}, 1)
+	back := nc.StatusChanged(nats.CONNECTED)
+	defer nc.RemoveStatusListener(back)
 	if !past {
 		// Listening begins before the past is read, so that nothing falls in between.
 		on := subject.AllEvents
@@ -128,25 +132,10 @@ func (a *app) events(ctx context.Context, req *skepv1.ListEventsRequest, show fu
 			return fmt.Errorf("listen to events: %w", err)
 		}
 	}
-	seen := map[string]bool{}
+	shown := newShown(now, show)
 	if req.Since != nil || past {
-		for after := ""; ; {
-			req.Page = &skepv1.Page{After: after}
-			r, err := call(ctx, a, api.EventList, req)
-			if err != nil {
-				return err
-			}
-			for _, e := range r.Events {
-				if now.Sub(e.GetTime().AsTime()) < time.Minute {
-					seen[eventKey(e)] = true
-				}
-				if err := show(e); err != nil {
-					return err
-				}
-			}
-			if after = r.Next; after == "" {
-				break
-			}
+		if err := a.pastEvents(ctx, req, shown.tell); err != nil {
+			return err
 		}
 	}
 	if past {
@@ -158,11 +147,20 @@ func (a *app) events(ctx context.Context, req *skepv1.ListEventsRequest, show fu
 	if nc.IsClosed() {
 		return cutOff(nc)
 	}
-	var end <-chan time.Time
+	var end, late <-chan time.Time
 	if req.Until != nil {
 		t := time.NewTimer(req.Until.AsTime().Sub(now))
 		defer t.Stop()
 		end = t.C
+	}
+	missed := func() error {
+		r := proto.CloneOf(req)
+		r.Since = timestamppb.New(shown.until().Add(-eventSlack))
+		r.Until = nil
+		if err := a.pastEvents(ctx, r, shown.again); err != nil && shown.err == nil && ctx.Err() == nil {
+			a.warnf("the connection to the manager was lost for a while, and what happened meanwhile is not shown: %v; --since shows it", err)
+		}
+		return shown.err
 	}
 	for {
 		select {
@@ -172,15 +170,45 @@ func (a *app) events(ctx context.Context, req *skepv1.ListEventsRequest, show fu
 			return nil
 		case <-gone:
 			return cutOff(nc)
+		case <-back:
+			// Who is not connected hears nothing. What was on its way to the streams then is looked for once more.
+			if err := missed(); err != nil {
+				return err
+			}
+			late = time.After(eventLate)
+		case <-late:
+			if err := missed(); err != nil {
+				return err
+			}
+			late = nil
 		case <-dropped:
 			a.warnf("events come faster than they are read: some are missing here; --since shows them")
 		case e := <-live:
-			if seen[eventKey(e)] || !matchEvent(e, req.Filters) {
+			if !matchEvent(e, req.Filters) {
 				continue
 			}
-			if err := show(e); err != nil {
+			if err := shown.tell(e); err != nil {
 				return err
 			}
+		}
+	}
+}
+
+// pastEvents tells of the events that the managers keep.
+func (a *app) pastEvents(ctx context.Context, req *skepv1.ListEventsRequest, tell func(*skepv1.Event) error) error {
+	for after := ""; ; {
+		req.Page = &skepv1.Page{After: after}
+		r, err := call(ctx, a, api.EventList, req)
+		if err != nil {
+			return err
+		}
+		for _, e := range r.Events {
+			if err := tell(e); err != nil {
+				return err
+			}
+		}
+		if after = r.Next; after == "" {
+			return nil
 		}
 	}
 }
@@ -192,10 +220,6 @@ func cutOff(nc *nats.Conn) error {
 		return fault.Denied("the manager ended the connection and refuses this context's certificate (%v); on a manager, `skep user create` makes another", err)
 	}
 	return fault.Unavailable("the connection to the manager is closed: %v", err)
-}
-
-func eventKey(e *skepv1.Event) string {
-	return e.Kind + "|" + e.Id + "|" + e.Verb + "|" + e.GetTime().AsTime().String()
 }
 
 // matchEvent applies the filters the state service applies to the past.

@@ -3,13 +3,18 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
+	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"skep.dev/libs/api"
 	"skep.dev/libs/fault"
@@ -252,6 +257,102 @@ func TestEventsFollow(t *testing.T) {
 	if code := <-done; code != ExitCancelled || strings.Contains(out.String(), "node") {
 		t.Errorf("%d %q %q", code, out.String(), errs.String())
 	}
+}
+
+// A connection that is lost while events are followed comes back, and what happened meanwhile is shown: once, and nothing of
+// what was before the command.
+func TestEventsGoOn(t *testing.T) {
+	c := newCluster(t)
+	event := func(id string, at time.Time) *skepv1.Event {
+		e := &skepv1.Event{Kind: "task", Id: id, Verb: "running", Name: id, Time: timestamppb.New(at)}
+		c.mu.Lock()
+		c.events = append(c.events, e)
+		c.mu.Unlock()
+		return e
+	}
+	now := time.Now()
+	event("before", now.Add(-5*time.Second))
+	looks := 0
+	c.heard = func(_ context.Context, r proto.Message) {
+		// It looks twice: this was on its way to the streams while it looked for the first time.
+		if _, ok := r.(*skepv1.ListEventsRequest); ok {
+			if looks++; looks == 2 {
+				c.events = append(c.events, &skepv1.Event{Kind: "task", Id: "late", Verb: "running", Name: "late", Time: timestamppb.New(now.Add(1500 * time.Millisecond))})
+			}
+		}
+	}
+	line := &gate{}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var out, errs safeBuffer
+	env := c.env(&out, &errs)
+	env.Connect = func(context.Context) (*nats.Conn, error) {
+		return nats.Connect(c.url, nats.SetCustomDialer(line), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	}
+	done := make(chan int, 1)
+	go func() {
+		done <- Main(ctx, env, []string{"events", "--filter", "type=task", "--format", "{{.Action}} {{.Name}}"})
+	}()
+	first := event("first", now)
+	for end := time.Now().Add(time.Minute); !strings.Contains(out.String(), "running first\n"); { // until the command listens, nobody hears
+		if time.Now().After(end) {
+			t.Fatalf("no event: %q %q", out.String(), errs.String())
+		}
+		c.publish(first)
+		time.Sleep(20 * time.Millisecond)
+	}
+	line.cut()
+	c.publish(event("meanwhile", now.Add(time.Second)))
+	c.flush()
+	line.mend()
+	await(t, func() bool { return strings.Contains(out.String(), "running meanwhile\n") })
+	c.publish(event("after", now.Add(2*time.Second)))
+	await(t, func() bool { return strings.Contains(out.String(), "running after\n") })
+	await(t, func() bool { return strings.Contains(out.String(), "running late\n") })
+	cancel()
+	if code := <-done; code != ExitCancelled || errs.String() != "" {
+		t.Errorf("%d %q", code, errs.String())
+	}
+	for name, times := range map[string]int{"first": 1, "meanwhile": 1, "after": 1, "late": 1, "before": 0} {
+		if n := strings.Count(out.String(), "running "+name+"\n"); n != times {
+			t.Errorf("%s is shown %d times: %q", name, n, out.String())
+		}
+	}
+}
+
+// gate is a way to the broker that can be cut.
+type gate struct {
+	mu     sync.Mutex
+	closed bool
+	conns  []net.Conn
+}
+
+func (g *gate) Dial(network, address string) (net.Conn, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil, errors.New("cut")
+	}
+	nc, err := net.Dial(network, address)
+	if err == nil {
+		g.conns = append(g.conns, nc)
+	}
+	return nc, err
+}
+
+func (g *gate) cut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	for _, c := range g.conns {
+		_ = c.Close()
+	}
+}
+
+func (g *gate) mend() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = false
 }
 
 func TestTopOnce(t *testing.T) {

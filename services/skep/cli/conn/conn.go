@@ -96,11 +96,23 @@ func Dial(ctx context.Context, o Options) (*nats.Conn, error) {
 	}
 }
 
-func connect(ctx context.Context, o Options) (*nats.Conn, error) {
-	opts := []nats.Option{
-		nats.Name("skep CLI"), nats.Timeout(o.Timeout), nats.MaxReconnects(-1), nats.ReconnectWait(200 * time.Millisecond),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
+// A connection that was cut without a word is noticed after 7.5 s, when the third ping is due, and made anew: a command that
+// follows events or logs would wait for minutes with the client library's two minutes a ping.
+const (
+	pingEvery = 2500 * time.Millisecond
+	pingsOut  = 2
+)
+
+// lasting are the options of every connection.
+func lasting(within time.Duration) []nats.Option {
+	return []nats.Option{
+		nats.Name("skep CLI"), nats.Timeout(within), nats.MaxReconnects(-1), nats.ReconnectWait(200 * time.Millisecond),
+		nats.PingInterval(pingEvery), nats.MaxPingsOutstanding(pingsOut), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
 	}
+}
+
+func connect(ctx context.Context, o Options) (*nats.Conn, error) {
+	opts := lasting(o.Timeout)
 	if o.Context != "" {
 		return dialRemote(ctx, o, opts)
 	}

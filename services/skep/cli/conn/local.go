@@ -90,10 +90,9 @@ func Peers(o Options, within time.Duration) (*nats.Conn, error) {
 		return nil, err
 	}
 	d := dial.New(dial.Config{TLS: pki.ClientTLS(id), Addrs: rec.Managers, Ordered: true, Step: sideBySide, Within: within})
-	nc, err := nats.Connect(dial.URL, nats.Name("skep CLI"), nats.Timeout(within), nats.MaxReconnects(-1), nats.ReconnectWait(200*time.Millisecond),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), nats.IgnoreDiscoveredServers(),
+	nc, err := nats.Connect(dial.URL, append(lasting(within), nats.IgnoreDiscoveredServers(),
 		nats.Secure(pki.ClientTLS(id)), nats.TLSHandshakeFirst(), nats.SetCustomDialer(d), nats.SkipHostLookup(),
-		nats.CustomInboxPrefix(subject.Inbox(subject.LocalRoot)))
+		nats.CustomInboxPrefix(subject.Inbox(subject.LocalRoot)))...)
 	if err != nil {
 		return nil, errors.Join(err, d.Err())
 	}
