@@ -90,7 +90,7 @@ func (n *nemesis) strike() {
 	n.revive()
 }
 
-// services are the locks that a host's processes hold: one for all, or one of each service.
+// services are a host's processes: one for all, or one of each service.
 func (n *nemesis) services(host string) []string {
 	if !n.c.Separate {
 		return []string{"node"}
@@ -103,22 +103,27 @@ func (n *nemesis) services(host string) []string {
 	return lab.Programs(h.Role)
 }
 
-func (n *nemesis) killServices(host string, locks ...string) error {
-	script := `for l in "$@"; do p=$(cat "/var/lib/skep/lock/$l") && kill -9 "$p" && while kill -0 "$p"; do sleep 0.01; done; done 2>/dev/null; true`
-	_, err := n.c.Run(n.c.ctx, host, append([]string{"sh", "-c", script, "sh"}, locks...)...)
+// held prints the process that holds the lock of service $1: a node is one process, of a service there may be more, and here is one.
+const held = `held() { f=/var/lib/skep/lock/$1; [ "$1" = node ] || f=$f.1; cat "$f" 2>/dev/null; }
+`
+
+// killServices ends services that run.
+func (n *nemesis) killServices(host string, services ...string) error {
+	script := held + `for s in "$@"; do p=$(held "$s") && kill -9 "$p" && while kill -0 "$p"; do sleep 0.01; done; done 2>/dev/null; true`
+	_, err := n.c.Run(n.c.ctx, host, append([]string{"sh", "-c", script, "sh"}, services...)...)
 	return err
 }
 
 // startServices starts what does not run.
 func (n *nemesis) startServices(host string) error {
-	script := `for l in "$@"; do kill -0 "$(cat "/var/lib/skep/lock/$l")" 2>/dev/null || echo "$l"; done`
+	script := held + `for s in "$@"; do p=$(held "$s") && kill -0 "$p" 2>/dev/null || echo "$s"; done`
 	r, err := n.c.Run(n.c.ctx, host, append([]string{"sh", "-c", script, "sh"}, n.services(host)...)...)
 	if err != nil {
 		return err
 	}
-	for _, l := range strings.Fields(r.Stdout) {
+	for _, name := range strings.Fields(r.Stdout) {
 		if n.c.Separate {
-			err = n.c.StartProgram(n.c.ctx, host, l)
+			err = n.c.StartProgram(n.c.ctx, host, name)
 		} else {
 			err = n.c.StartDaemon(n.c.ctx, host)
 		}

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/api"
+	"skep.dev/libs/dial"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -183,7 +184,7 @@ func (f *Follower) once(ctx context.Context) error {
 func (f *Follower) follow(rec *Record, reply *skepv1.NodeManagersReply) (*Record, error) {
 	connected := ""
 	if rec.Role == RoleWorker {
-		connected = strings.TrimPrefix(f.NC.ConnectedUrl(), "tls://")
+		connected = dialed(f.NC)
 	}
 	managers, ok := others(rec, reply.Addrs, connected)
 	if !ok || slices.Equal(managers, rec.Managers) && reply.Epoch == rec.Epoch {
@@ -203,6 +204,15 @@ func (f *Follower) follow(rec *Record, reply *skepv1.NodeManagersReply) (*Record
 		f.Changed(now)
 	}
 	return now, nil
+}
+
+// dialed is the address a connection was made to, as whoever made it knew it: a name stays a name. nats.go's own list has no
+// part in what a dialer of libs/dial dials.
+func dialed(nc *nats.Conn) string {
+	if d, ok := nc.Opts.CustomDialer.(*dial.Dialer); ok {
+		return d.Addr()
+	}
+	return strings.TrimPrefix(nc.ConnectedUrl(), "tls://")
 }
 
 // others are the managers of an answer without the node itself, in the answer's order; false: it names none. The one this

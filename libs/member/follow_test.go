@@ -3,6 +3,8 @@ package member
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"slices"
 	"sync"
@@ -14,6 +16,9 @@ import (
 	"go.uber.org/zap"
 
 	"skep.dev/libs/api"
+	"skep.dev/libs/dial"
+	"skep.dev/libs/pki"
+	"skep.dev/libs/pki/pkitest"
 	"skep.dev/libs/rpc"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
@@ -153,6 +158,36 @@ func TestTheRecordFollowsTheManagers(t *testing.T) {
 	// A cluster that was founded anew by another manager.
 	m.say(isWorker, 2, "10.0.0.7:2377")
 	await(t, "it follows the newer epoch", func() bool { return slices.Equal(have().Managers, []string{"10.0.0.7:2377"}) && have().Epoch == 2 })
+}
+
+// The address a node keeps beside what it is told is the one it dialled, not one of those nats.go knows.
+func TestWhomANodeDialled(t *testing.T) {
+	ca := pkitest.NewCA(t)
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true, TLSHandshakeFirst: true, TLSTimeout: 10,
+		TLSConfig: pki.ServerTLS(pkitest.Store(t, ca, pki.Identity{NodeID: "m1", Role: pki.Manager}, time.Hour))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Start()
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the broker does not start")
+	}
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	creds := pki.ClientTLS(pkitest.Store(t, ca, pki.Identity{NodeID: "n1", Role: pki.Worker}, time.Hour))
+	addr := fmt.Sprintf("localhost:%d", s.Addr().(*net.TCPAddr).Port)
+	nc, err := nats.Connect(dial.URL+",tls://10.9.9.9:2377", nats.Secure(creds), nats.TLSHandshakeFirst(), nats.SkipHostLookup(),
+		nats.SetCustomDialer(dial.New(dial.Config{TLS: creds, Addrs: []string{addr}})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	if got := dialed(nc); got != addr {
+		t.Errorf("it dialled %q, want %q", got, addr)
+	}
+	plain := newManagers(t)
+	if got := dialed(plain.nc); "nats://"+got != plain.nc.ConnectedUrl() && got != plain.nc.ConnectedUrl() {
+		t.Errorf("it dialled %q at %s", got, plain.nc.ConnectedUrl())
+	}
 }
 
 func TestAManagerDoesNotDialItself(t *testing.T) {
