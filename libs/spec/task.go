@@ -38,6 +38,9 @@ func validateTask(s *skepv1.ServiceSpec) error {
 	if t.LogDriver != nil && t.LogDriver.Name == "" && len(t.LogDriver.Options) > 0 {
 		return fault.Invalid("log-opt needs a log-driver: name one, such as json-file")
 	}
+	if _, err := ReadLog(t.LogDriver); err != nil {
+		return err
+	}
 	if err := validateContainer(t.Container); err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func TestLifeOfATask(t *testing.T) {
 			`node host1 has no volume plug-in "rexray"`: func(s *skepv1.ServiceSpec) {
 				s.Task.Container.Mounts = []*skepv1.Mount{{Source: "v", Target: "/x", VolumeDriver: "rexray"}}
 			},
-			`log driver "syslog" is not available on this node: use json-file, local or none`: func(s *skepv1.ServiceSpec) {
+			`log-driver "syslog" is none that nodes have: use json-file, local or none`: func(s *skepv1.ServiceSpec) {
 				s.Task.LogDriver = &skepv1.LogDriver{Name: "syslog"}
 			},
 			`user "ghost": unable to find user ghost: no matching entries in passwd file`: func(s *skepv1.ServiceSpec) { s.Task.Container.User = "ghost" },

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
@@ -264,7 +265,11 @@ func applyNode(n *skepv1.NodeSpec, r *skepv1.UpdateNodeRequest) error {
 	}
 	for _, k := range r.LabelRm {
 		if _, ok := n.Labels[k]; !ok {
-			return fault.Invalid("key %s doesn't exist in node's labels", k)
+			has := "it has none"
+			if len(n.Labels) > 0 {
+				has = "it has " + strings.Join(slices.Sorted(maps.Keys(n.Labels)), ", ")
+			}
+			return fault.Invalid("key %s doesn't exist in node's labels: %s", k, has)
 		}
 		delete(n.Labels, k)
 	}

@@ -79,7 +79,7 @@ func TestNodes(t *testing.T) {
 	_, err := update(&skepv1.UpdateNodeRequest{Ref: "w1", Version: w1.Meta.Version, LabelAdd: map[string]string{"a": "b"}})
 	wantErr(t, err, "update out of sequence")
 	_, err = update(&skepv1.UpdateNodeRequest{Ref: "w1", LabelRm: []string{"nope"}})
-	wantErr(t, err, "key nope doesn't exist in node's labels")
+	wantErr(t, err, "key nope doesn't exist in node's labels: it has env")
 	_, err = update(&skepv1.UpdateNodeRequest{Ref: "w1", LabelAdd: map[string]string{"a!": "x"}})
 	wantErr(t, err, "label 'a!': no constraint could match it: use letters, digits and - _ . / : @")
 	_, err = update(&skepv1.UpdateNodeRequest{Ref: "w1", LabelAdd: map[string]string{"a": "x\ny"}})

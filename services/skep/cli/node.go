@@ -38,6 +38,9 @@ func (a *app) nodeList() *cobra.Command {
 			if !l.json && !l.quiet {
 				a.markLocked(cmd.Context(), t)
 			}
+			if !l.json && !l.quiet && (l.format == "json" || strings.Contains(l.format, "TLSStatus")) {
+				a.markTLS(cmd.Context(), list, t)
+			}
 			if l.json {
 				return render.JSONNodes(a.Out, list)
 			}

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -264,7 +266,7 @@ func (a *app) secretUpdate(k secretKind) *cobra.Command {
 func absentLabels(word string, rm []string, have map[string]string) (warnings []string) {
 	for _, key := range rm {
 		if _, ok := have[key]; !ok {
-			warnings = append(warnings, fmt.Sprintf("--label-rm %s: the %s has no such label; nothing was removed.", key, word))
+			warnings = append(warnings, fmt.Sprintf("--label-rm %s: the %s has no such label%s; nothing was removed.", key, word, specflag.There(slices.Sorted(maps.Keys(have)))))
 		}
 	}
 	return warnings

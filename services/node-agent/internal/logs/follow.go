@@ -12,6 +12,8 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"skep.dev/libs/spec"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 type follower struct {
 	k    *Keeper
 	dir  string
-	opt  options
+	opt  spec.LogOptions
 	poll bool
 
 	started bool // under k.mu
@@ -57,7 +59,7 @@ type source struct {
 	broken bool // holes are not possible here
 }
 
-func newFollower(k *Keeper, dir string, o options) *follower {
+func newFollower(k *Keeper, dir string, o spec.LogOptions) *follower {
 	return &follower{
 		k: k, dir: dir, opt: o, kicked: make(chan struct{}, 1), finish: make(chan struct{}), stop: make(chan struct{}),
 		done: make(chan struct{}), changed: make(chan struct{}),
@@ -314,7 +316,7 @@ func (f *follower) take(last bool) (more bool, err error) {
 		f.in[i].off += taken[i]
 		f.free(&f.in[i])
 	}
-	if f.size > f.opt.maxSize {
+	if f.size > f.opt.MaxSize {
 		err = f.rotate()
 	} else if f.since > checkpoint {
 		err = f.write(f.position())
@@ -366,7 +368,7 @@ func (f *follower) rotate() error {
 		return err
 	}
 	for _, s := range seqs {
-		if s <= f.seq-f.opt.maxFile {
+		if s <= f.seq-f.opt.MaxFile {
 			if err := os.Remove(fileName(folder(f.dir), s)); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return fmt.Errorf("remove the oldest log file: %w", err)
 			}

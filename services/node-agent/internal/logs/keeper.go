@@ -13,20 +13,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"skep.dev/libs/spec"
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
-const (
-	defaultMaxSize = 10 << 20
-	defaultMaxFile = 3
-)
+const ()
 
 // Keeper takes over the output of every task of the node.
 type Keeper struct {
@@ -67,63 +63,9 @@ func (k *Keeper) Close() error {
 	return k.inotify.Close()
 }
 
-type options struct {
-	none    bool
-	maxSize int64
-	maxFile int
-}
-
-func parse(d *skepv1.LogDriver) (options, error) {
-	o := options{maxSize: defaultMaxSize, maxFile: defaultMaxFile}
-	switch d.GetName() {
-	case "none":
-		o.none = true
-		return o, nil
-	case "", "json-file", "local":
-	default:
-		return o, fmt.Errorf("log driver %q is not available on this node: use json-file, local or none", d.GetName())
-	}
-	for key, v := range d.GetOptions() {
-		switch key {
-		case "max-size":
-			n, err := size(v)
-			if err != nil || n < 4096 {
-				return o, fmt.Errorf("log option max-size=%s: not a size of at least 4k (such as 10m)", v)
-			}
-			o.maxSize = n
-		case "max-file":
-			n, err := strconv.Atoi(v)
-			if err != nil || n < 1 {
-				return o, fmt.Errorf("log option max-file=%s: not a number of at least 1", v)
-			}
-			o.maxFile = n
-		case "labels", "env", "labels-regex", "env-regex", "tag", "compress", "mode", "max-buffer-size":
-			// Docker's; they change nothing that is read back here.
-		default:
-			return o, fmt.Errorf("unknown log option %q for the %s driver", key, d.GetName())
-		}
-	}
-	return o, nil
-}
-
-func size(s string) (int64, error) {
-	s = strings.TrimSuffix(strings.ToLower(strings.TrimSpace(s)), "b")
-	mult := int64(1)
-	for suffix, m := range map[string]int64{"k": 1 << 10, "m": 1 << 20, "g": 1 << 30} {
-		if t, ok := strings.CutSuffix(s, suffix); ok {
-			s, mult = t, m
-		}
-	}
-	f, err := strconv.ParseFloat(s, 64)
-	if err != nil || f < 0 || f > 1<<40 {
-		return 0, errors.New("not a size")
-	}
-	return int64(f * float64(mult)), nil
-}
-
 // Check tells whether a driver and its options can be used here.
 func (k *Keeper) Check(d *skepv1.LogDriver) error {
-	_, err := parse(d)
+	_, err := spec.ReadLog(d)
 	return err
 }
 
@@ -135,8 +77,8 @@ func folder(dir string) string { return filepath.Join(dir, "logs") }
 
 // Prepare makes the files the shim will append to.
 func (k *Keeper) Prepare(id, dir string, d *skepv1.LogDriver) error {
-	o, err := parse(d)
-	if err != nil || o.none {
+	o, err := spec.ReadLog(d)
+	if err != nil || o.None {
 		return err
 	}
 	if err := os.MkdirAll(folder(dir), 0o700); err != nil {
@@ -156,7 +98,7 @@ func (k *Keeper) Prepare(id, dir string, d *skepv1.LogDriver) error {
 	return nil
 }
 
-func (k *Keeper) entry(id, dir string, o options) *follower {
+func (k *Keeper) entry(id, dir string, o spec.LogOptions) *follower {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	f := k.tasks[id]
@@ -176,7 +118,7 @@ func (k *Keeper) Holds(id string) bool {
 
 // Raw is where the shim writes; empty with driver none.
 func (k *Keeper) Raw(_, dir string, d *skepv1.LogDriver) (stdout, stderr string) {
-	if o, err := parse(d); err != nil || o.none {
+	if o, err := spec.ReadLog(d); err != nil || o.None {
 		return "", ""
 	}
 	return raw(dir)
@@ -184,8 +126,8 @@ func (k *Keeper) Raw(_, dir string, d *skepv1.LogDriver) (stdout, stderr string)
 
 // Follow begins to take over a started task's output.
 func (k *Keeper) Follow(id, dir string, d *skepv1.LogDriver) {
-	o, err := parse(d)
-	if err != nil || o.none {
+	o, err := spec.ReadLog(d)
+	if err != nil || o.None {
 		return
 	}
 	f := k.entry(id, dir, o)

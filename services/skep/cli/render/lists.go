@@ -108,7 +108,7 @@ func Nodes(list []*skepv1.Node, self string) *Table {
 		t.Rows = append(t.Rows, Row{
 			"ID": n.GetMeta().GetId(), "Self": fmt.Sprint(self != "" && n.GetMeta().GetId() == self), "Hostname": Hostname(n),
 			"Status": nodeStatus(n), "Availability": Availability(n.GetSpec().GetAvailability()),
-			"ManagerStatus": ManagerStatus(n), "EngineVersion": n.GetDescription().GetEngineVersion(), "TLSStatus": "Ready",
+			"ManagerStatus": ManagerStatus(n), "EngineVersion": n.GetDescription().GetEngineVersion(), "TLSStatus": "Unknown", // the vault knows
 			"DataPath": DataPath(n),
 		})
 		if len(n.GetStatus().GetBlocked()) > 0 {

@@ -2,6 +2,7 @@ package specflag
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"path"
 	"slices"
@@ -18,57 +19,81 @@ func (f *Flags) Absent() []string { return f.absent }
 // noteAbsent looks, before anything is applied, at what the --…-rm flags name.
 func (f *Flags) noteAbsent(s *skepv1.ServiceSpec) {
 	c := s.GetTask().GetContainer()
-	note := func(flag string, rm *list[string], has func(string) bool) {
+	note := func(flag string, rm *list[string], have []string, has func(string) bool) {
 		for _, r := range rm.vals {
 			if !has(r) {
-				f.absent = append(f.absent, fmt.Sprintf("--%s-rm %s: the service has no such %s; nothing was removed.", flag, r, words[flag]))
+				f.absent = append(f.absent, fmt.Sprintf("--%s-rm %s: the service has no such %s%s; nothing was removed.", flag, r, words[flag], There(have)))
 			}
 		}
 	}
-	in := func(have []string) func(string) bool {
-		return func(r string) bool { return slices.Contains(have, r) }
+	in := func(flag string, rm *list[string], have []string) {
+		note(flag, rm, have, func(r string) bool { return slices.Contains(have, r) })
 	}
-	key := func(m map[string]string) func(string) bool {
-		return func(r string) bool { _, ok := m[r]; return ok }
+	key := func(flag string, rm *list[string], have map[string]string) {
+		in(flag, rm, slices.Sorted(maps.Keys(have)))
 	}
-	note("env", f.env.rm, func(r string) bool {
+	env := names(c.GetEnv(), func(e string) string { k, _, _ := strings.Cut(e, "="); return k }) // a value may be a password
+	note("env", f.env.rm, env, func(r string) bool {
 		name, _, _ := strings.Cut(r, "=")
-		return slices.ContainsFunc(c.GetEnv(), func(e string) bool { k, _, _ := strings.Cut(e, "="); return k == name })
+		return slices.Contains(env, name)
 	})
-	note("label", f.labels.rm, key(s.GetLabels()))
-	note("container-label", f.containerLabels.rm, key(c.GetLabels()))
-	note("sysctl", f.sysctls.rm, key(c.GetSysctls()))
-	note("group", f.groups.rm, in(c.GetGroups()))
-	note("dns", f.dns.rm, in(c.GetDns().GetNameservers()))
-	note("dns-option", f.dnsOptions.rm, in(c.GetDns().GetOptions()))
-	note("dns-search", f.dnsSearch.rm, in(c.GetDns().GetSearch()))
-	note("ulimit", f.ulimits.rm, func(r string) bool {
-		return slices.ContainsFunc(c.GetUlimits(), func(u *skepv1.Ulimit) bool { return u.Name == r })
-	})
-	note("host", f.hosts.rm, func(r string) bool {
+	key("label", f.labels.rm, s.GetLabels())
+	key("container-label", f.containerLabels.rm, c.GetLabels())
+	key("sysctl", f.sysctls.rm, c.GetSysctls())
+	in("group", f.groups.rm, c.GetGroups())
+	in("dns", f.dns.rm, c.GetDns().GetNameservers())
+	in("dns-option", f.dnsOptions.rm, c.GetDns().GetOptions())
+	in("dns-search", f.dnsSearch.rm, c.GetDns().GetSearch())
+	in("ulimit", f.ulimits.rm, names(c.GetUlimits(), (*skepv1.Ulimit).GetName))
+	note("host", f.hosts.rm, names(c.GetHosts(), hostWord), func(r string) bool {
 		host, ip, hasIP, err := parseHostRm(r)
 		return err != nil || slices.ContainsFunc(c.GetHosts(), func(h string) bool { // Apply tells the error
 			w := strings.Fields(h)
 			return len(w) > 1 && (!hasIP || sameAddress(w[0], ip)) && slices.Contains(w[1:], host)
 		})
 	})
-	note("mount", f.mounts.rm, func(r string) bool {
+	note("mount", f.mounts.rm, names(c.GetMounts(), (*skepv1.Mount).GetTarget), func(r string) bool {
 		return slices.ContainsFunc(c.GetMounts(), func(m *skepv1.Mount) bool { return namesMount([]string{r}, m) })
 	})
-	file := func(have []*skepv1.FileReference) func(string) bool {
-		return func(r string) bool {
-			return slices.ContainsFunc(have, func(f *skepv1.FileReference) bool { return f.Name == r })
-		}
-	}
-	note("secret", f.secrets.rm, file(c.GetSecrets()))
-	note("config", f.configs.rm, file(c.GetConfigs()))
+	in("secret", f.secrets.rm, names(c.GetSecrets(), (*skepv1.FileReference).GetName))
+	in("config", f.configs.rm, names(c.GetConfigs(), (*skepv1.FileReference).GetName))
 	p := s.GetTask().GetPlacement()
-	note("constraint", f.constraints.rm, func(r string) bool {
+	note("constraint", f.constraints.rm, p.GetConstraints(), func(r string) bool {
 		return slices.ContainsFunc(p.GetConstraints(), func(c string) bool { return squeeze(c) == squeeze(r) })
 	})
-	note("placement-pref", f.prefs.rm, func(r string) bool {
-		return slices.ContainsFunc(p.GetPreferences(), func(c *skepv1.PlacementPreference) bool { return c.Spread == strings.TrimPrefix(r, "spread=") })
+	spread := names(p.GetPreferences(), func(p *skepv1.PlacementPreference) string { return "spread=" + p.GetSpread() })
+	note("placement-pref", f.prefs.rm, spread, func(r string) bool {
+		return slices.Contains(spread, "spread="+strings.TrimPrefix(r, "spread="))
 	})
+}
+
+func names[T any](have []T, name func(T) string) []string {
+	var out []string
+	for _, h := range have {
+		out = append(out, name(h))
+	}
+	return out
+}
+
+// hostWord is an entry of a hosts file, "ADDRESS NAME…", as --host-rm takes it.
+func hostWord(entry string) string {
+	addr, host, _ := strings.Cut(entry, " ")
+	return strings.TrimSpace(host) + ":" + addr
+}
+
+// mostThere is how many of the things that are there are named.
+const mostThere = 10
+
+// There is the part of a warning that says what there is, where what was to be removed is not: " (it has a, b)".
+func There(have []string) string {
+	more := ""
+	if n := len(have) - mostThere; n > 0 {
+		have, more = have[:mostThere], fmt.Sprintf(" and %d more", n)
+	}
+	if len(have) == 0 {
+		return " (it has none)"
+	}
+	return " (it has " + strings.Join(have, ", ") + more + ")"
 }
 
 // words are what the flags' values are called.

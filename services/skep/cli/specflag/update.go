@@ -266,7 +266,7 @@ func (f *Flags) applyGeneric(t *skepv1.TaskSpec) error {
 	for _, name := range f.generic.rm.vals {
 		i := slices.IndexFunc(r.Generic, func(g *skepv1.GenericResource) bool { return g.Kind == name })
 		if i < 0 {
-			return invalidf("could not find generic-resource `%s` to remove it", name)
+			return invalidf("could not find generic-resource `%s` to remove it%s", name, There(names(r.Generic, (*skepv1.GenericResource).GetKind)))
 		}
 		r.Generic = slices.Delete(r.Generic, i, i+1)
 	}
