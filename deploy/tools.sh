@@ -2,7 +2,7 @@
 # Installs what skep needs beside itself, on a Debian that has Go, make and git:
 #
 #   deploy/tools.sh runtime   containerd, its shim, ctr, runc and the packages a node needs
-#   deploy/tools.sh lab       runtime, and what the lab needs: a registry, curl, dig, nc, mmdebstrap, ...
+#   deploy/tools.sh lab       runtime, and what the lab and tests need: a registry, the nats command, curl, dig, nc, mmdebstrap, ...
 #   deploy/tools.sh proto     buf and protoc-gen-go
 #   deploy/tools.sh lint      staticcheck
 #
@@ -85,6 +85,7 @@ lab() {
 	packages busybox-static=/bin/busybox mmdebstrap=mmdebstrap curl=curl dnsutils=dig netcat-openbsd=nc util-linux=nsenter \
 		iputils-ping=ping procps=ps openssl=openssl
 	tool registry "$REGISTRY_VERSION" github.com/distribution/distribution/v3/cmd/registry
+	variant=static cgo=0 tool nats "$NATSCLI_VERSION" github.com/nats-io/natscli/nats
 }
 
 proto() {

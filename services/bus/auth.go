@@ -23,10 +23,12 @@ const (
 	joinDeadline = 10 * time.Second
 	// replyWithin is how long after a request a node may answer it.
 	replyWithin = time.Minute
-	// repliesMost is how many messages a node may send to the inbox of one request. Up to three of its services share a
-	// connection (the agent, what it does on managers, the mesh), and each answers `nats micro ls`. nats-server counts a
-	// delivery to another subscription of the connection as a reply, too: two for the second and third, three answers.
-	repliesMost = 5
+	// servicesOfNode is how many services may share a node's connection, each of which answers `nats micro ls`: the agent,
+	// what it does on managers, the mesh, the certificate, and room for one more.
+	servicesOfNode = 5
+	// repliesMost is how many messages a node may send to the inbox of one request. nats-server counts as one, too, each
+	// delivery of the request to another subscription of the connection than the first.
+	repliesMost = servicesOfNode - 1 + servicesOfNode
 	// systemUser, as the user name of a manager's connection, asks for the system account.
 	systemUser = "sys"
 )

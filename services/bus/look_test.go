@@ -23,7 +23,10 @@ func TestWhoLooksSeesTheServicesOfNodes(t *testing.T) {
 	ca := pkitest.NewCA(t)
 	node := id.New()
 	b := run(t, lone(t, ca, node))
-	want := []string{"skep-agent", "skep-agent", "skep-mesh"}
+	want := []string{"skep-agent", "skep-agent-images", "skep-certificate", "skep-mesh", "skep-more"}
+	if len(want) != servicesOfNode {
+		t.Fatalf("room for %d services, tried with %d", servicesOfNode, len(want))
+	}
 	connections := map[string]*nats.Conn{}
 	agent, err := b.InProcess(string(RoleAgent))
 	if err != nil {

@@ -34,7 +34,7 @@ func (s *Service) serveManager(ctx context.Context) (err error) {
 		switch is := s.manager.Load(); {
 		case is && srv == nil:
 			if srv, err = rpc.NewServer(s.cfg.NC, rpc.Config{
-				Name: "skep-agent", Version: s.cfg.Version, Description: "resolves images' names, on manager " + s.cfg.NodeID, Log: s.log, Metrics: s.cfg.Metrics,
+				Name: "skep-agent-images", Version: s.cfg.Version, Description: "resolves images' names, on manager " + s.cfg.NodeID, Log: s.log, Metrics: s.cfg.Metrics,
 				Timeout: 30 * time.Minute, // a registry takes what it takes
 			}); err == nil {
 				err = api.Handle(srv, api.ImageResolve, s.resolveImage)

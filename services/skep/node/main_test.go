@@ -20,6 +20,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asDaemon) != "" {
 		os.Exit(runDaemon(os.Args[1:]))
 	}
+	if os.Getenv(asCommand) != "" {
+		os.Exit(runCommandLine(os.Args[1:]))
+	}
 	if os.Getenv(inside) != "" {
 		if err := isolate(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -28,7 +31,7 @@ func TestMain(m *testing.M) {
 		leaktest.Main(m)
 	}
 	os.Setenv("PATH", os.Getenv("SKEP_TOOLS")+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	for _, tool := range []string{"iptables", "nft", "ip", "containerd", "runc"} {
+	for _, tool := range []string{"iptables", "nft", "ip", "containerd", "runc", "nats"} {
 		if _, err := exec.LookPath(tool); err != nil || os.Getuid() != 0 {
 			fmt.Fprintln(os.Stderr, "these tests need root, the packages iptables, nftables and iproute2, and `make tools` with SKEP_TOOLS or PATH naming bin/tools; missing or not root:", tool)
 			os.Exit(1)
