@@ -2,6 +2,7 @@ package images
 
 import (
 	"context"
+	"debug/elf"
 	"fmt"
 	"os"
 	"path"
@@ -82,6 +83,11 @@ func Suite(ctx context.Context, in Inputs, r Release) ([]Image, error) {
 		}
 	}
 	put(suite, in.Bin, append([]string{"skep"}, suitePrograms...)...)
+	for _, n := range append([]string{"skep"}, suitePrograms...) {
+		if err == nil {
+			err = static(filepath.Join(in.Bin, n))
+		}
+	}
 	put(node, in.Bin, "skep-agent", "skep-mesh", "skep-init")
 	put(runtime, in.Bin, "skep-init")
 	put(runtime, r.Tools, "containerd", "containerd-shim-runc-v2", "runc")
@@ -123,6 +129,22 @@ func Suite(ctx context.Context, in Inputs, r Release) ([]Image, error) {
 		out = append(out, Image{Name: i.name + ":" + i.tag, Image: img})
 	}
 	return out, nil
+}
+
+// static refuses a program that needs a loader: in an image from nothing there is none, and all that the engine says of it is
+// that there is no such file.
+func static(program string) error {
+	f, err := elf.Open(program)
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", program, err)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return fmt.Errorf("%s is not static, and its image has no loader: build it with CGO_ENABLED=0", program)
+		}
+	}
+	return nil
 }
 
 // roots is the bundle of the certificate authorities that registries are checked with.
