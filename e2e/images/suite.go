@@ -89,6 +89,9 @@ func Suite(ctx context.Context, in Inputs, r Release) ([]Image, error) {
 		}
 	}
 	put(node, in.Bin, "skep-agent", "skep-mesh", "skep-init")
+	for _, name := range []string{"iptables", "ip6tables"} { // Debian's postinst would link them
+		node.link(path.Join("usr/sbin", name), "xtables-nft-multi")
+	}
 	put(runtime, in.Bin, "skep-init")
 	put(runtime, r.Tools, "containerd", "containerd-shim-runc-v2", "runc")
 	if err != nil {
