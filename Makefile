@@ -14,6 +14,8 @@ CMDS    := $(sort $(wildcard services/*/cmd/*)) $(sort $(wildcard e2e/cmd/*)) e2
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo none)
+# The tag of the images: what compose.yaml asks for unless SKEP_VERSION says otherwise.
+IMAGE_VERSION ?= latest
 LDFLAGS := -s -w -X skep.dev/libs/daemon.Version=$(VERSION) -X skep.dev/libs/daemon.Commit=$(COMMIT)
 
 # The same for every build, lint and test, so that nothing is compiled twice; what has the race detector needs cgo.
@@ -50,6 +52,10 @@ else
 		go build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./$$c; \
 	done
 endif
+
+.PHONY: images
+images: tools build ## write the images of deploy/compose.yaml into bin/images/, for docker load: no registry, no Docker Engine
+	@$(BIN)/skep-images -o $(BIN)/images -version '$(IMAGE_VERSION)' -commit '$(COMMIT)' -containerd '$(CONTAINERD_VERSION)'
 
 .PHONY: tools
 tools: ## install what a node and the lab run beside skep: containerd, runc, a registry, Debian packages

@@ -10,13 +10,22 @@ import (
 	"testing"
 )
 
-// deploy/compose.yaml runs every service by its own program, with flags the program has.
+// deploy/compose.yaml runs every service by its own program, with flags the program has, in the images that `make images` writes.
 func TestComposeMatchesThePrograms(t *testing.T) {
 	seen := map[string]bool{}
-	for _, m := range regexp.MustCompile(`(?m)^\s+command: (\[.*\])$`).FindAllStringSubmatch(read(t, "compose.yaml"), -1) {
+	file := read(t, "compose.yaml")
+	probed := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^\s+(?:command: |healthcheck: \{<<: \*health, test: )(\[.*\])\}?$`).FindAllStringSubmatch(file, -1) {
 		var argv []string
 		if err := json.Unmarshal([]byte(m[1]), &argv); err != nil {
 			t.Errorf("command %s: %v", m[1], err)
+			continue
+		}
+		if argv[0] == "CMD" {
+			argv = argv[1:]
+			probed[argv[0]] = true
+		}
+		if argv[0] == "containerd" || argv[0] == "node" { // not ours, and the command line's own entrypoint
 			continue
 		}
 		if !strings.HasPrefix(argv[0], "skep") {
@@ -34,11 +43,20 @@ func TestComposeMatchesThePrograms(t *testing.T) {
 			}
 		}
 	}
+	pinned := regexp.MustCompile(`(?m)^CONTAINERD_VERSION=v(.*)$`).FindStringSubmatch(read(t, "versions.env"))
+	if pinned == nil || !strings.Contains(file, "skep-containerd:${SKEP_CONTAINERD_VERSION:-"+pinned[1]+"}") {
+		t.Errorf("compose.yaml does not run the containerd of versions.env: %v", pinned)
+	}
+	for _, bad := range []string{"privileged: true", "docker.sock"} {
+		if strings.Contains(file, bad) {
+			t.Errorf("compose.yaml has %q", bad)
+		}
+	}
 	unit := read(t, "skep@.service")
 	install := read(t, "install.sh")
 	for _, name := range []string{"bus", "state", "scheduler", "health", "vault", "mesh", "agent"} {
-		if !seen["skep-"+name] {
-			t.Errorf("compose.yaml does not run skep-%s", name)
+		if !seen["skep-"+name] || !probed["skep-"+name] {
+			t.Errorf("compose.yaml does not run skep-%s, or does not ask how it is", name)
 		}
 		if !strings.Contains(unit, "skep@"+name) || !strings.Contains(install, "skep-"+name) {
 			t.Errorf("skep@.service does not name skep@%s, or install.sh does not install skep-%s", name, name)

@@ -1,6 +1,9 @@
 // Package atomicfile replaces files in one step: who reads one, also after the writer has died half-way, finds the old
 // content or the new. Files are readable by their owner alone. Of several who write one file at once the last wins. One
 // that dies half-way may leave a file NAME.new-* beside it, which nobody reads and Sweep removes.
+//
+// What root writes stays readable for the services of the node that do not run as root: a file belongs to whom the file it
+// replaces belonged, a new one to the owner of its folder. Either could have put it there without root's help.
 package atomicfile
 
 import (
@@ -52,7 +55,11 @@ func replace(path string, b []byte, sync bool) error {
 	if err != nil {
 		return err
 	}
-	err = fill(f, b, sync)
+	if err = inherit(f, path); err != nil {
+		err = errors.Join(err, f.Close())
+	} else {
+		err = fill(f, b, sync)
+	}
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
@@ -66,6 +73,9 @@ func create(path string, b []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
+	}
+	if err := inherit(f, path); err != nil {
+		return errors.Join(err, f.Close())
 	}
 	return fill(f, b, true)
 }

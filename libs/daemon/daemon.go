@@ -111,6 +111,8 @@ func (m Main) run(ctx context.Context, args []string, stderr io.Writer) int {
 	node := fs.String("node-id", "", "this node's id (default: what its certificate says)")
 	level := fs.String("log-level", "info", "debug, info, warn or error")
 	show := fs.String("metrics-addr", "", "serve metrics for Prometheus at `host:port` (default: nowhere); each program needs one of its own")
+	socket := fs.String("health-socket", "", "answer at this `path` how the program is, for -health (default: nowhere); each instance needs one of its own")
+	ask := fs.Bool("health", false, "ask the instance that has -health-socket how it is, print what is wrong, and exit: 0 well, 1 not")
 	version := fs.Bool("version", false, "print the version and exit")
 	if m.Flags != nil {
 		m.Flags(fs)
@@ -128,6 +130,17 @@ func (m Main) run(ctx context.Context, args []string, stderr io.Writer) int {
 	if fs.NArg() > 0 {
 		fmt.Fprintf(stderr, "%s: unexpected argument %q; see %s -help\n", m.Name, fs.Arg(0), m.Name)
 		return 2
+	}
+	if *ask {
+		if *socket == "" {
+			fmt.Fprintf(stderr, "%s: -health needs -health-socket, the same that the running program has\n", m.Name)
+			return 2
+		}
+		if err := askHealth(ctx, *socket); err != nil {
+			fmt.Fprintf(stderr, "%s: %v\n", m.Name, err)
+			return 1
+		}
+		return 0
 	}
 	log, err := NewLogger(*level, stderr)
 	if err != nil {
@@ -151,14 +164,23 @@ func (m Main) run(ctx context.Context, args []string, stderr io.Writer) int {
 		defer srv.Close() //nolint:errcheck // the process ends
 		env.Metrics = reg
 	}
-	if err := m.serve(ctx, env, urls, *certs); err != nil {
+	var health condition
+	if *socket != "" {
+		stop, err := health.serve(*socket)
+		if err != nil {
+			fmt.Fprintf(stderr, "%s: %v\n", m.Name, err)
+			return 1
+		}
+		defer stop()
+	}
+	if err := m.serve(ctx, env, urls, *certs, &health); err != nil {
 		log.Error("stopped", zap.Error(err))
 		return 1
 	}
 	return 0
 }
 
-func (m Main) serve(ctx context.Context, env Env, urls, certs string) error {
+func (m Main) serve(ctx context.Context, env Env, urls, certs string, health *condition) error {
 	log, paths := env.Log, env.Paths
 	rec, err := member.Load(paths)
 	if errors.Is(err, member.ErrNoNode) && (certs != "" || urls != "") {
@@ -235,6 +257,7 @@ func (m Main) serve(ctx context.Context, env Env, urls, certs string) error {
 			}
 		}()
 	}
+	health.is(serving(env.NC, svc))
 	log.Info("started", zap.String("version", Version), zap.String("node", env.NodeID), zap.Int("instance", instance))
 	err = svc.Run(ctx)
 	if errors.Is(err, ErrDone) || errors.Is(context.Cause(ctx), ErrDone) {

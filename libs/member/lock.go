@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"skep.dev/libs/atomicfile"
 )
 
 // maxInstances bounds how many instances of one service run on one node.
@@ -108,8 +110,13 @@ func lock(path string, how int) (release func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make the lock directory: %w", err)
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
+		return nil, fmt.Errorf("open the lock: %w", err)
+	}
+	// The parts of a node may run as several users: who has the folder has its locks.
+	if err := atomicfile.Inherit(f, filepath.Dir(path)); err != nil {
+		f.Close()
 		return nil, fmt.Errorf("open the lock: %w", err)
 	}
 	shared := how&syscall.LOCK_SH != 0

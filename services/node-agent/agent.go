@@ -173,7 +173,7 @@ func (s *Service) dir() string { return filepath.Join(s.cfg.DataDir, "agent") }
 func (s *Service) resume(ctx context.Context) error {
 	began := time.Now()
 	var found map[string]task.Found
-	for {
+	for said := (time.Time{}); ; {
 		var err error
 		if found, err = s.runtime.List(ctx); err == nil {
 			break
@@ -181,7 +181,10 @@ func (s *Service) resume(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		s.log.Warn("containerd does not answer yet", zap.Error(err))
+		if time.Since(said) > 10*time.Second { // somebody else's containerd may be away for long
+			said = time.Now()
+			s.log.Warn("containerd does not answer yet", zap.Error(err))
+		}
 		select {
 		case <-ctx.Done():
 			return nil

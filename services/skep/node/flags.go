@@ -51,6 +51,7 @@ type membership struct {
 	hostname     string
 	metrics      string
 	noStart      bool
+	owner        int  // the user id that the node's files are to belong to, 0 = root
 	witness      bool // it only votes
 }
 
@@ -65,6 +66,7 @@ func (m *membership) add(cmd *cobra.Command) {
 	f.Uint32Var(&m.maxTasks, "max-tasks", 0, "tasks this node holds at most (default: what its subnet has addresses for)")
 	addMetrics(cmd, &m.metrics)
 	f.BoolVar(&m.noStart, "no-start", false, "write the node's identity only, for services that are started as processes of their own")
+	f.IntVar(&m.owner, "owner", 0, "with --no-start: `user` id of the manager's services where these do not run as root; the node's files are its")
 	f.StringVar(&m.hostname, "node-name", "", "name of the node (default: the host name)")
 	if err := f.MarkHidden("node-name"); err != nil {
 		panic(err) // the flag was added two lines above
@@ -92,6 +94,12 @@ func (m *membership) check(cmd *cobra.Command) error {
 			return fmt.Errorf("read the host name: %w", err)
 		}
 		m.hostname = h
+	}
+	switch {
+	case m.owner < 0:
+		return fault.Usage("--owner %d: give the number of a user", m.owner)
+	case m.owner != 0 && !m.noStart:
+		return fault.Usage("--owner is for services that are started as processes of their own: give --no-start too")
 	}
 	var err error
 	if m.dataPath, err = resolveDataPath(m.dataPath); err != nil {

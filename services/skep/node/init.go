@@ -48,6 +48,9 @@ func initCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := m.become(); err != nil {
+				return err
+			}
 			release, err := outsider(m.paths)
 			if err != nil {
 				return err

@@ -47,6 +47,9 @@ func joinCommand(version string) *cobra.Command {
 			if token == "" {
 				return fault.Usage("A valid join token is necessary to join this cluster: add --token; a manager shows it with \"skep join-token worker\"")
 			}
+			if err := m.become(); err != nil {
+				return err
+			}
 			release, err := outsider(m.paths)
 			if err != nil {
 				return err

@@ -46,6 +46,9 @@ func restoreCommand() *cobra.Command {
 			if err := m.check(cmd); err != nil {
 				return err
 			}
+			if err := m.become(); err != nil {
+				return err
+			}
 			release, err := outsider(m.paths)
 			if err != nil {
 				return err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 
 	"skep.dev/services/bus"
 
@@ -51,6 +52,24 @@ type broker struct {
 	socket string
 	*bus.Manager
 	says *witness.Service // nil but on a witness
+}
+
+// Healthy says whether the broker takes connections on this machine.
+func (b *broker) Healthy(ctx context.Context) error {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", b.socket)
+	if err != nil {
+		return fmt.Errorf("the broker takes no connections: %w", err)
+	}
+	defer c.Close()
+	until, _ := ctx.Deadline()
+	if err := c.SetReadDeadline(until); err != nil {
+		return err
+	}
+	if _, err := c.Read(make([]byte, 1)); err != nil { // a broker speaks first
+		return fmt.Errorf("the broker says nothing: %w", err)
+	}
+	return nil
 }
 
 func newBroker(cfg bus.Config, socket string) (*broker, error) {

@@ -31,6 +31,14 @@ func (s served) Run(ctx context.Context) error {
 	return errors.Join(err, srv.Close())
 }
 
+// Healthy says whether the mesh answers its agent.
+func (s served) Healthy(ctx context.Context) error {
+	c := attach.Dial(s.socket)
+	defer c.Close() //nolint:errcheck // it returns nil
+	_, err := c.List(ctx)
+	return err
+}
+
 func main() {
 	var cfg mesh.Config
 	daemon.Exit(daemon.Main{

@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"strings"
 	"time"
@@ -85,6 +86,16 @@ func awaitMesh(ctx context.Context, a attach.Attacher, log *zap.Logger) error {
 			return ctx.Err()
 		case <-time.After(100 * time.Millisecond):
 		}
+	}
+}
+
+// Healthy says whether the node is ready.
+func (c *controlled) Healthy(context.Context) error {
+	select {
+	case <-c.Ready():
+		return nil
+	default:
+		return errors.New("the node is not ready yet")
 	}
 }
 

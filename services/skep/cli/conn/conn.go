@@ -61,8 +61,22 @@ func (o Options) dataDir() string {
 	return o.DataDir
 }
 
-// Socket is the broker's socket for local root.
-func (o Options) Socket() string { return filepath.Join(o.RunDir, "skep.sock") }
+// Socket is the broker's socket for local root: in the run directory, or in the data directory where a broker that does not
+// run as root has it (deploy/compose.yaml).
+func (o Options) Socket() string {
+	usual := filepath.Join(o.RunDir, "skep.sock")
+	if _, err := os.Lstat(usual); errors.Is(err, fs.ErrNotExist) && o.dataDir() != "" {
+		if kept := filepath.Join(o.dataDir(), "run", "skep.sock"); exists(kept) {
+			return kept
+		}
+	}
+	return usual
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
 
 type unixDialer struct {
 	path    string
