@@ -129,6 +129,12 @@ test-lab: tools build ## the tutorial and the faults, on real hosts: RUN=regexp 
 	@$(MAKE) --no-print-directory build RACE=1
 	cd e2e && go test -count=1 -timeout 60m -p 1 -parallel 4 $(if $(RUN),-run '$(RUN)') $(if $(V),-v) ./cases/... ./tutorial/...
 
+.PHONY: test-compose
+test-compose: tools build images ## a node by docker compose, on a host of the lab that has a Docker Engine (root, takes minutes)
+	@deploy/tools.sh engine
+	@$(MAKE) --no-print-directory build RACE=1
+	cd e2e && SKEP_IMAGES='$(BIN)/images' go test -tags compose -count=1 -timeout 30m -run TestByCompose $(if $(V),-v) ./cases
+
 .PHONY: bench
 bench: tools build ## measure, and print the table of bars (needs root, takes minutes)
 	@$(BIN)/skep-bench

@@ -3,6 +3,7 @@
 #
 #   deploy/tools.sh runtime   containerd, its shim, ctr, runc and the packages a node needs
 #   deploy/tools.sh lab       runtime, and what the lab and tests need: a registry, the nats command, curl, dig, nc, mmdebstrap, ...
+#   deploy/tools.sh engine    a Docker Engine and Compose for hosts of the lab; nothing of them is installed on this machine
 #   deploy/tools.sh proto     buf and protoc-gen-go
 #   deploy/tools.sh lint      staticcheck
 #
@@ -88,6 +89,44 @@ lab() {
 	variant=static cgo=0 tool nats "$NATSCLI_VERSION" github.com/nats-io/natscli/nats
 }
 
+# Debian's packages are unpacked, not installed: installing them would start an engine here. Compose cannot be had by
+# `go install`, which refuses modules that exclude versions.
+engine() {
+	lab
+	packages libdevmapper1.02.1='/usr/lib/*/libdevmapper.so.1.02.1' iptables=iptables
+	local docker=$cache/docker-$DOCKER_VERSION compose=$cache/docker-compose-$COMPOSE_VERSION tmp
+	exec 9>"$cache/.lock"
+	flock 9
+	if [ ! -x "$docker/usr/sbin/dockerd" ]; then
+		say "fetching Debian's Docker Engine (once; kept in $cache)"
+		tmp=$(mktemp -d "$cache/.build-XXXXXX")
+		(
+			cd "$tmp"
+			get() { apt-get download -qq docker.io containerd runc tini >/dev/null 2>&1; }
+			get || { apt-get update -qq && get; } || die "apt-get could not download docker.io, containerd, runc and tini"
+			for deb in *.deb; do dpkg -x "$deb" root; done
+		) || { rm -rf "$tmp"; exit 1; }
+		"$tmp/root/usr/sbin/dockerd" --version | grep -q " $DOCKER_VERSION" || say "not $DOCKER_VERSION: $("$tmp/root/usr/sbin/dockerd" --version)"
+		rm -rf "$docker"
+		mv "$tmp/root" "$docker"
+		rm -rf "$tmp"
+	fi
+	if [ ! -x "$compose" ]; then
+		say "building docker-compose $COMPOSE_VERSION (once; kept in $cache)"
+		local module=github.com/docker/compose/v2 dir
+		tmp=$(mktemp -d "$cache/.build-XXXXXX")
+		dir=$(cd "$tmp" && GOFLAGS='' GOWORK=off go mod download -json "$module@$COMPOSE_VERSION" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+		(cd "$dir" && GOFLAGS=-buildvcs=false GOWORK=off CGO_ENABLED=0 go build -mod=readonly -trimpath \
+			-ldflags "-s -w -X $module/internal.Version=$COMPOSE_VERSION" -o "$tmp/docker-compose" ./cmd) ||
+			{ rm -rf "$tmp"; die "building docker-compose $COMPOSE_VERSION did not work: see above"; }
+		mv "$tmp/docker-compose" "$compose"
+		rm -rf "$tmp"
+	fi
+	exec 9>&-
+	ln -sfn "$docker" "$bin/engine"
+	ln -sfn "$compose" "$bin/docker-compose"
+}
+
 proto() {
 	tool buf "$BUF_VERSION" github.com/bufbuild/buf/cmd/buf
 	tool protoc-gen-go "$PROTOC_GEN_GO_VERSION" google.golang.org/protobuf/cmd/protoc-gen-go
@@ -98,7 +137,7 @@ lint() { tool staticcheck "$STATICCHECK_VERSION" honnef.co/go/tools/cmd/staticch
 [ $# -gt 0 ] || set -- runtime
 for set in "$@"; do
 	case $set in
-	runtime | lab | proto | lint) $set ;;
-	*) die "no set of tools named $set: runtime, lab, proto, lint" ;;
+	runtime | lab | engine | proto | lint) $set ;;
+	*) die "no set of tools named $set: runtime, lab, engine, proto, lint" ;;
 	esac
 done

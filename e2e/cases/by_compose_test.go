@@ -1,0 +1,239 @@
+//go:build compose
+
+package cases
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"skep.dev/e2e/images"
+	"skep.dev/e2e/lab"
+)
+
+// composed is a host that runs a node by deploy/compose.yaml.
+type composed struct {
+	*cluster
+	host string
+	file string
+}
+
+func (c *composed) docker(args ...string) lab.Result {
+	c.t.Helper()
+	argv := c.Docker(args...)
+	h, err := c.Host(c.host)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	env := []string{"COMPOSE_FILE=" + c.file, "SKEP_ADDR=" + h.IP}
+	return c.on(c.host, slices.Concat(argv[:1], env, argv[1:])...)
+}
+
+func (c *composed) must(args ...string) string {
+	c.t.Helper()
+	r := c.docker(args...)
+	if r.Code != 0 {
+		c.t.Fatalf("docker %s: exit status %d\n%s%s", strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
+	}
+	return strings.TrimSpace(r.Stdout)
+}
+
+// cli is skep as the file says that it is called.
+func (c *composed) cli(args ...string) string {
+	c.t.Helper()
+	return c.must(append([]string{"compose", "run", "--rm", "-T", "cli"}, args...)...)
+}
+
+// healthy are the containers of each service that the engine finds healthy.
+func (c *composed) healthy() map[string]int {
+	c.t.Helper()
+	out := map[string]int{}
+	for line := range strings.Lines(c.must("ps", "--filter", "label=com.docker.compose.project=skep", "--filter", "health=healthy", "--format", `{{.Label "com.docker.compose.service"}}`)) {
+		out[strings.TrimSpace(line)]++
+	}
+	return out
+}
+
+func (c *composed) awaitHealthy(want map[string]int, limit time.Duration) time.Duration {
+	c.t.Helper()
+	return c.await(fmt.Sprintf("healthy are %v", want), limit, func() string {
+		if got := c.healthy(); !maps.Equal(got, want) {
+			return fmt.Sprint(got)
+		}
+		return ""
+	})
+}
+
+// A node by docker compose, on a host with Debian's Docker Engine: it comes up, runs a service with a port, a network, a volume and
+// a secret, has more instances of services on demand, bears the death of each of the manager's services, and loses nothing when
+// all of it goes down and comes up again.
+func TestByCompose(t *testing.T) {
+	folder := os.Getenv("SKEP_IMAGES")
+	archives, err := filepath.Glob(filepath.Join(folder, "*.tar"))
+	if err != nil || len(archives) != 3 {
+		t.Fatalf("the images of the suite in SKEP_IMAGES=%s: %v %v; run `make test-compose`", folder, archives, err)
+	}
+	file, err := filepath.Abs("../../deploy/compose.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &composed{cluster: up(t, lab.Options{Hosts: 1, NoCluster: true}), host: "m1", file: file}
+	if err := c.StartEngine(c.ctx, "m1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range archives {
+		c.must("load", "-q", "-i", a)
+	}
+
+	out := c.must("compose", "run", "--rm", "init")
+	if !strings.Contains(out, "skep join --token SKEP-1-") {
+		t.Errorf("init says\n%s", out)
+	}
+	began := time.Now()
+	c.must("compose", "--profile", "manager", "up", "-d")
+	c.await("the node is Ready", time.Minute, func() string {
+		r := c.docker("compose", "run", "--rm", "-T", "cli", "node", "ls", "--format", "{{.Status}}")
+		if strings.TrimSpace(r.Stdout) != "Ready" {
+			return r.Stdout + r.Stderr
+		}
+		return ""
+	})
+	t.Logf("from `up` to Ready: %.1f s", time.Since(began).Seconds())
+	all := map[string]int{"bus": 1, "state": 1, "scheduler": 1, "health": 1, "vault": 1, "mesh-controller": 1, "mesh": 1, "agent": 1}
+	c.awaitHealthy(all, time.Minute)
+
+	in, err := lab.Inputs(c.Bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	imgs, err := images.Build(c.ctx, in, "whoami:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tar := filepath.Join(t.TempDir(), "whoami.tar")
+	if err := images.WriteArchive(tar, imgs...); err != nil {
+		t.Fatal(err)
+	}
+	argv := c.Docker("compose", "run", "--rm", "-T", "cli")
+	if r := c.on("m1", "sh", "-c", fmt.Sprintf("COMPOSE_FILE=%s %s image load <%s", file, strings.Join(argv, " "), tar)); r.Code != 0 {
+		t.Fatalf("load an image: %s%s", r.Stdout, r.Stderr)
+	}
+	if r := c.on("m1", "sh", "-c", fmt.Sprintf("printf s3cret | COMPOSE_FILE=%s %s secret create pw -", file, strings.Join(argv, " "))); r.Code != 0 {
+		t.Fatalf("create a secret: %s%s", r.Stdout, r.Stderr)
+	}
+	c.cli("network", "create", "-d", "overlay", "back")
+	c.cli("volume", "create", "data")
+	c.cli("service", "create", "--name", "web", "--replicas", "2", "--network", "back", "--publish", "8080:80", "--secret", "pw",
+		"--mount", "type=volume,source=data,target=/data", "whoami:v1")
+	c.awaitPort(8080)
+	pids := func() string {
+		return c.on("m1", "sh", "-c", "pgrep -x whoami | sort").Stdout
+	}
+	tasks := pids()
+	if len(strings.Fields(tasks)) != 2 {
+		t.Fatalf("the tasks' processes are %q", tasks)
+	}
+
+	// More instances, and what the broker is told of them.
+	c.must("compose", "--profile", "manager", "up", "-d", "--scale", "scheduler=2", "--scale", "state=3", "--scale", "vault=2")
+	more := maps.Clone(all)
+	more["scheduler"], more["state"], more["vault"] = 2, 3, 2
+	c.awaitHealthy(more, time.Minute)
+
+	// Each of the manager's services is killed in turn under a client, and nothing of what runs notices.
+	stop := c.hammer(8080)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if name == "agent" || name == "mesh" {
+			continue
+		}
+		id := strings.Fields(c.must("ps", "-q", "--filter", "label=com.docker.compose.project=skep", "--filter", "label=com.docker.compose.service="+name))[0]
+		pid := c.must("inspect", "--format", "{{.State.Pid}}", id)
+		c.on("m1", "kill", "-9", pid)
+		c.await(name+" is back", time.Minute, func() string {
+			now := c.must("inspect", "--format", "{{.State.Pid}} {{.State.Health.Status}}", id)
+			if p, health, _ := strings.Cut(now, " "); p == pid || health != "healthy" {
+				return now
+			}
+			return ""
+		})
+	}
+	ok, failed := stop()
+	t.Logf("while each service was killed: %d requests, %d failed", ok+failed, failed)
+	if failed > 0 || ok == 0 {
+		t.Errorf("%d requests failed of %d", failed, ok+failed)
+	}
+	if now := pids(); now != tasks {
+		t.Errorf("the tasks' processes were %q and are %q", tasks, now)
+	}
+
+	// Agent and mesh are replaced, as by a new image of theirs: tasks run on.
+	c.must("compose", "up", "-d", "--force-recreate", "--no-deps", "agent", "mesh")
+	c.awaitHealthy(more, time.Minute)
+	if now := pids(); now != tasks {
+		t.Errorf("with a new agent the tasks' processes were %q and are %q", tasks, now)
+	}
+
+	// Down and up: the cluster is what it was.
+	before := c.cli("node", "ls", "-q")
+	c.must("compose", "--profile", "manager", "down")
+	c.must("compose", "--profile", "manager", "up", "-d")
+	c.await("the node is Ready again", 2*time.Minute, func() string {
+		r := c.docker("compose", "run", "--rm", "-T", "cli", "node", "ls", "--format", "{{.ID}} {{.Status}}")
+		if strings.TrimSpace(r.Stdout) != before+" Ready" {
+			return r.Stdout + r.Stderr
+		}
+		return ""
+	})
+	c.await("two tasks run again", 2*time.Minute, func() string {
+		var rows []struct{ Name, Replicas string }
+		for line := range strings.Lines(c.cli("service", "ls", "--format", "{{json .}}")) {
+			var row struct{ Name, Replicas string }
+			if err := json.Unmarshal([]byte(line), &row); err != nil {
+				return err.Error()
+			}
+			rows = append(rows, row)
+		}
+		if len(rows) != 1 || rows[0].Replicas != "2/2" {
+			return fmt.Sprint(rows)
+		}
+		return ""
+	})
+	c.awaitPort(8080)
+	if out := c.cli("secret", "ls", "--format", "{{.Name}}"); out != "pw" {
+		t.Errorf("the secrets are %q", out)
+	}
+	c.cli("service", "rm", "web")
+	c.await("its tasks are gone", time.Minute, pids)
+	c.must("compose", "--profile", "manager", "down")
+}
+
+// hammer asks a published port of m1 from the client until it is stopped.
+func (c *composed) hammer(port int) (stop func() (ok, failed int)) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	var wg sync.WaitGroup
+	ok, failed := 0, 0
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			r, err := c.Run(c.ctx, "client", "curl", "-sS", "-o", "/dev/null", "--max-time", "5", fmt.Sprintf("http://10.90.1.1:%d/", port))
+			if err == nil && r.Code == 0 {
+				ok++
+			} else {
+				failed++
+				c.t.Logf("a request failed: %v %s", err, r.Stderr)
+			}
+		}
+	})
+	return func() (int, int) {
+		cancel()
+		wg.Wait()
+		return ok, failed
+	}
+}
