@@ -24,6 +24,7 @@ type composed struct {
 	*cluster
 	host string
 	file string
+	env  []string
 }
 
 func (c *composed) docker(args ...string) lab.Result {
@@ -33,7 +34,7 @@ func (c *composed) docker(args ...string) lab.Result {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	env := []string{"COMPOSE_FILE=" + c.file, "SKEP_ADDR=" + h.IP}
+	env := append([]string{"COMPOSE_FILE=" + c.file, "SKEP_ADDR=" + h.IP}, c.env...)
 	return c.on(c.host, slices.Concat(argv[:1], env, argv[1:])...)
 }
 
@@ -72,10 +73,8 @@ func (c *composed) awaitHealthy(want map[string]int, limit time.Duration) time.D
 	})
 }
 
-// A node by docker compose, on a host with Debian's Docker Engine: it comes up, runs a service with a port, a network, a volume and
-// a secret, has more instances of services on demand, bears the death of each of the manager's services, and loses nothing when
-// all of it goes down and comes up again.
-func TestByCompose(t *testing.T) {
+// engines are hosts with an engine each that has the images of the suite: m1, m2, ...
+func engines(t *testing.T, n int) (out []*composed) {
 	folder := os.Getenv("SKEP_IMAGES")
 	archives, err := filepath.Glob(filepath.Join(folder, "*.tar"))
 	if err != nil || len(archives) != 3 {
@@ -85,13 +84,75 @@ func TestByCompose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &composed{cluster: up(t, lab.Options{Hosts: 1, NoCluster: true}), host: "m1", file: file}
-	if err := c.StartEngine(c.ctx, "m1"); err != nil {
-		t.Fatal(err)
+	c := up(t, lab.Options{Hosts: n, Managers: n, NoCluster: true})
+	for i := range n {
+		e := &composed{cluster: c, host: fmt.Sprint("m", i+1), file: file}
+		if err := c.StartEngine(c.ctx, e.host); err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range archives {
+			e.must("load", "-q", "-i", a)
+		}
+		out = append(out, e)
 	}
-	for _, a := range archives {
-		c.must("load", "-q", "-i", a)
+	return out
+}
+
+// image has the agent of the host load the lab's whoami.
+func (c *composed) image() {
+	c.t.Helper()
+	in, err := lab.Inputs(c.Bin)
+	if err != nil {
+		c.t.Fatal(err)
 	}
+	imgs, err := images.Build(c.ctx, in, "whoami:v1")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	tar := filepath.Join(c.t.TempDir(), "whoami.tar")
+	if err := images.WriteArchive(tar, imgs...); err != nil {
+		c.t.Fatal(err)
+	}
+	if r := c.piped("<"+tar, "image", "load"); r.Code != 0 {
+		c.t.Fatalf("load an image: %s%s", r.Stdout, r.Stderr)
+	}
+}
+
+// piped is cli with its input: a redirection, or a command and a pipe.
+func (c *composed) piped(input string, args ...string) lab.Result {
+	c.t.Helper()
+	before, after := input, ""
+	if strings.HasPrefix(input, "<") {
+		before, after = "", input
+	}
+	argv := c.Docker(append([]string{"compose", "-f", c.file, "run", "--rm", "-T", "cli"}, args...)...)
+	return c.on(c.host, "sh", "-c", before+" "+strings.Join(argv, " ")+" "+after)
+}
+
+// killEach kills each of the manager's services of the host in turn, and waits until it is back.
+func (c *composed) killEach(services ...string) {
+	c.t.Helper()
+	for _, name := range services {
+		id := strings.Fields(c.must("ps", "-q", "--filter", "label=com.docker.compose.project=skep", "--filter", "label=com.docker.compose.service="+name))[0]
+		pid := c.must("inspect", "--format", "{{.State.Pid}}", id)
+		c.on(c.host, "kill", "-9", pid)
+		c.await(name+" is back", time.Minute, func() string {
+			now := c.must("inspect", "--format", "{{.State.Pid}} {{.State.Health.Status}}", id)
+			if p, health, _ := strings.Cut(now, " "); p == pid || health != "healthy" {
+				return now
+			}
+			return ""
+		})
+	}
+}
+
+var managersServices = []string{"bus", "health", "mesh-controller", "scheduler", "state", "vault"}
+
+// A node by docker compose, on a host with Debian's Docker Engine: it comes up, runs a service with a port, a network, a volume and
+// a secret, has more instances of services on demand, bears the death of each of the manager's services, and loses nothing when
+// all of it goes down and comes up again.
+func TestByCompose(t *testing.T) {
+	c := engines(t, 1)[0]
 
 	out := c.must("compose", "run", "--rm", "init")
 	if !strings.Contains(out, "skep join --token SKEP-1-") {
@@ -110,23 +171,8 @@ func TestByCompose(t *testing.T) {
 	all := map[string]int{"bus": 1, "state": 1, "scheduler": 1, "health": 1, "vault": 1, "mesh-controller": 1, "mesh": 1, "agent": 1}
 	c.awaitHealthy(all, time.Minute)
 
-	in, err := lab.Inputs(c.Bin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	imgs, err := images.Build(c.ctx, in, "whoami:v1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	tar := filepath.Join(t.TempDir(), "whoami.tar")
-	if err := images.WriteArchive(tar, imgs...); err != nil {
-		t.Fatal(err)
-	}
-	argv := c.Docker("compose", "run", "--rm", "-T", "cli")
-	if r := c.on("m1", "sh", "-c", fmt.Sprintf("COMPOSE_FILE=%s %s image load <%s", file, strings.Join(argv, " "), tar)); r.Code != 0 {
-		t.Fatalf("load an image: %s%s", r.Stdout, r.Stderr)
-	}
-	if r := c.on("m1", "sh", "-c", fmt.Sprintf("printf s3cret | COMPOSE_FILE=%s %s secret create pw -", file, strings.Join(argv, " "))); r.Code != 0 {
+	c.image()
+	if r := c.piped("printf s3cret |", "secret", "create", "pw", "-"); r.Code != 0 {
 		t.Fatalf("create a secret: %s%s", r.Stdout, r.Stderr)
 	}
 	c.cli("network", "create", "-d", "overlay", "back")
@@ -150,21 +196,7 @@ func TestByCompose(t *testing.T) {
 
 	// Each of the manager's services is killed in turn under a client, and nothing of what runs notices.
 	stop := c.hammer(8080)
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if name == "agent" || name == "mesh" {
-			continue
-		}
-		id := strings.Fields(c.must("ps", "-q", "--filter", "label=com.docker.compose.project=skep", "--filter", "label=com.docker.compose.service="+name))[0]
-		pid := c.must("inspect", "--format", "{{.State.Pid}}", id)
-		c.on("m1", "kill", "-9", pid)
-		c.await(name+" is back", time.Minute, func() string {
-			now := c.must("inspect", "--format", "{{.State.Pid}} {{.State.Health.Status}}", id)
-			if p, health, _ := strings.Cut(now, " "); p == pid || health != "healthy" {
-				return now
-			}
-			return ""
-		})
-	}
+	c.killEach(managersServices...)
 	ok, failed := stop()
 	t.Logf("while each service was killed: %d requests, %d failed", ok+failed, failed)
 	if failed > 0 || ok == 0 {
@@ -207,6 +239,20 @@ func TestByCompose(t *testing.T) {
 		return ""
 	})
 	c.awaitPort(8080)
+
+	// The machine loses its power. After a boot the engine starts all of it at once, in any order, and nobody calls compose.
+	if err := c.Kill(c.ctx, "m1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(c.ctx, "m1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StartEngine(c.ctx, "m1"); err != nil {
+		t.Fatal(err)
+	}
+	began = time.Now()
+	c.awaitPort(8080)
+	t.Logf("after a boot the service answers %.1f s after the engine does", time.Since(began).Seconds())
 	if out := c.cli("secret", "ls", "--format", "{{.Name}}"); out != "pw" {
 		t.Errorf("the secrets are %q", out)
 	}
@@ -235,5 +281,73 @@ func (c *composed) hammer(port int) (stop func() (ok, failed int)) {
 		cancel()
 		wg.Wait()
 		return ok, failed
+	}
+}
+
+// Three managers by compose alone: init on one, join on two, up on all. Each of the leader's services is killed in turn without a
+// failed request, and the hosts' addresses are all that anybody has to know.
+func TestByComposeThreeManagers(t *testing.T) {
+	all := engines(t, 3)
+	m1 := all[0]
+	began := time.Now()
+	m1.must("compose", "run", "--rm", "init")
+	m1.must("compose", "--profile", "manager", "up", "-d")
+	token := ""
+	m1.await("m1 gives a token", time.Minute, func() string {
+		r := m1.docker("compose", "run", "--rm", "-T", "cli", "join-token", "-q", "manager")
+		if token = strings.TrimSpace(r.Stdout); !strings.HasPrefix(token, "SKEP-") {
+			return r.Stdout + r.Stderr
+		}
+		return ""
+	})
+	for _, m := range all[1:] {
+		m.env = []string{"SKEP_TOKEN=" + token, "SKEP_MANAGER=10.90.1.1:2377"}
+		m.must("compose", "run", "--rm", "join")
+		m.must("compose", "--profile", "manager", "up", "-d")
+	}
+	m1.await("three managers", 2*time.Minute, func() string {
+		out := m1.cli("node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}")
+		if strings.Count(out, "Ready Reachable") != 2 || strings.Count(out, "Ready Leader") != 1 {
+			return out
+		}
+		return ""
+	})
+	t.Logf("three managers from nothing, images at hand: %.1f s", time.Since(began).Seconds())
+	for _, m := range all {
+		m.image()
+	}
+	m1.cli("service", "create", "--name", "web", "--replicas", "3", "--publish", "8080:80", "whoami:v1")
+	for _, ip := range []string{"10.90.1.1", "10.90.1.2", "10.90.1.3"} {
+		m1.await("port 8080 of "+ip, time.Minute, func() string {
+			if _, err := m1.ask("client", "http://"+ip+":8080/"); err != nil {
+				return err.Error()
+			}
+			return ""
+		})
+	}
+	leader := m1
+	out := m1.cli("node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}")
+	for _, m := range all {
+		if strings.Contains(out, m.host+" Leader") {
+			leader = m
+		}
+	}
+	stop := m1.hammer(8080)
+	leader.killEach(managersServices...)
+	ok, failed := stop()
+	t.Logf("while each service of the leader was killed: %d requests, %d failed", ok+failed, failed)
+	if failed > 0 || ok == 0 {
+		t.Errorf("%d requests failed of %d", failed, ok+failed)
+	}
+	m1.await("three managers again", 2*time.Minute, func() string {
+		if out := m1.cli("node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}"); strings.Count(out, "Ready Reachable") != 2 {
+			return out
+		}
+		return ""
+	})
+	m1.cli("service", "rm", "web")
+	for _, m := range all {
+		m.await("its tasks are gone", time.Minute, func() string { return m.on(m.host, "pgrep", "-x", "whoami").Stdout })
+		m.must("compose", "--profile", "manager", "down")
 	}
 }

@@ -31,9 +31,16 @@ func (l *leader) enlist(ctx context.Context, node string, q *skepv1.EnlistReques
 	if len(q.GetHostname()) > 256 || len(q.GetVersion()) > 64 {
 		return nil, fault.Invalid("enlist node %s: its host name or version is too long", node)
 	}
-	is, err := l.mayBe(ctx, node)
+	is, rev, err := l.mayBe(ctx, node)
 	if err != nil {
 		return nil, err
+	}
+	// The plan goes by the feed: while that does not know yet that the node is to be a manager, it would let it go again.
+	wait, cancel := context.WithTimeout(ctx, 5*time.Second)
+	err = l.knows(wait, rev)
+	cancel()
+	if err != nil {
+		return nil, fault.Unavailable("enlist node %s: wait for what was said of it: %v", node, err)
 	}
 	if q.GetBare() != is.GetWitness() {
 		return nil, fault.Denied("node %s joined as a %s, and asks to be let in as a %s: take it out with `skep leave --force` and join it again", node, voterKind(is.GetWitness()), voterKind(q.GetBare()))
@@ -43,7 +50,7 @@ func (l *leader) enlist(ctx context.Context, node string, q *skepv1.EnlistReques
 		return nil, fault.Unavailable("%s; node %s is let in after it", doing(set), node)
 	}
 	defer l.turn.Unlock()
-	set, rev, err := l.read(ctx)
+	set, setRev, err := l.read(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +63,7 @@ func (l *leader) enlist(ctx context.Context, node string, q *skepv1.EnlistReques
 		return nil, err
 	}
 	if next != nil {
-		if err := l.write(ctx, next, rev); err != nil {
+		if err := l.write(ctx, next, setRev); err != nil {
 			return nil, fault.Unavailable("enlist node %s: %v", node, err)
 		}
 		set = next
@@ -79,23 +86,23 @@ func voterKind(bare bool) string {
 	return "manager"
 }
 
-// mayBe reads, from the store itself, that a node is to be a manager, and what it joined as.
-func (l *leader) mayBe(ctx context.Context, node string) (*skepv1.NodeObject, error) {
+// mayBe reads, from the store itself, that a node is to be a manager, and what it joined as; at which revision.
+func (l *leader) mayBe(ctx context.Context, node string) (*skepv1.NodeObject, uint64, error) {
 	e, err := l.spec.Get(ctx, keys.Node.Key(node))
 	switch {
 	case errors.Is(err, kv.ErrNotFound):
-		return nil, fault.Denied("node %s is not part of this cluster: it was removed, or never joined; take it out with `skep leave --force` and join again", node)
+		return nil, 0, fault.Denied("node %s is not part of this cluster: it was removed, or never joined; take it out with `skep leave --force` and join again", node)
 	case err != nil:
-		return nil, fault.Unavailable("look for node %s: %v", node, err)
+		return nil, 0, fault.Unavailable("look for node %s: %v", node, err)
 	}
 	o := &skepv1.NodeObject{}
 	if err := proto.Unmarshal(e.Value, o); err != nil {
-		return nil, fmt.Errorf("read node %s: %w", node, err)
+		return nil, 0, fmt.Errorf("read node %s: %w", node, err)
 	}
 	if o.GetSpec().GetRole() != skepv1.NodeRole_NODE_ROLE_MANAGER {
-		return nil, fault.Denied("node %s is not to be a manager: `skep node promote %s` makes it one", node, node)
+		return nil, 0, fault.Denied("node %s is not to be a manager: `skep node promote %s` makes it one", node, node)
 	}
-	return o, nil
+	return o, e.Revision, nil
 }
 
 // admit decides on a request to be let in: the set with the new manager and the name of its server, or why not. next is nil

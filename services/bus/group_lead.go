@@ -82,6 +82,7 @@ type leader struct {
 
 	nodesMu sync.Mutex
 	nodes   map[string]*skepv1.NodeObject
+	knows   func(ctx context.Context, rev uint64) error // waits until nodes are those of a revision, or newer
 
 	missing map[string]time.Time // members that are offline: since when
 	quiet   map[string]time.Time // servers that were retired: when
@@ -93,6 +94,7 @@ type leader struct {
 func (l *leader) run(ctx context.Context) error {
 	feed := kv.Follow(ctx, l.js, subject.Spec, l.hearNodes, keys.Node.Key("*"))
 	defer feed.Close()
+	l.knows = feed.Wait
 	select {
 	case <-feed.Ready():
 	case <-ctx.Done():

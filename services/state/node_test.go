@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -96,6 +97,7 @@ func TestNodes(t *testing.T) {
 		for _, n := range must[*skepv1.ListNodesReply](t)(call(r, api.NodeList, &skepv1.ListNodesRequest{Filters: f})).Nodes {
 			out = append(out, n.Description.Hostname)
 		}
+		slices.Sort(out)
 		return out
 	}
 	if got := list(&skepv1.Filter{Key: "node.label", Values: []string{"env=test"}}, &skepv1.Filter{Key: "role", Values: []string{"worker"}}); fmt.Sprint(got) != "[w1]" {
