@@ -146,6 +146,9 @@ func (c *composed) killEach(services ...string) {
 	}
 }
 
+// composedServices are those of a manager's host that say whether they are well.
+var composedServices = map[string]int{"bus": 1, "state": 1, "scheduler": 1, "health": 1, "vault": 1, "mesh-controller": 1, "mesh": 1, "agent": 1}
+
 var managersServices = []string{"bus", "health", "mesh-controller", "scheduler", "state", "vault"}
 
 // A node by docker compose, on a host with Debian's Docker Engine: it comes up, runs a service with a port, a network, a volume and
@@ -168,7 +171,7 @@ func TestByCompose(t *testing.T) {
 		return ""
 	})
 	t.Logf("from `up` to Ready: %.1f s", time.Since(began).Seconds())
-	all := map[string]int{"bus": 1, "state": 1, "scheduler": 1, "health": 1, "vault": 1, "mesh-controller": 1, "mesh": 1, "agent": 1}
+	all := composedServices
 	c.awaitHealthy(all, time.Minute)
 
 	c.image()
@@ -345,6 +348,38 @@ func TestByComposeThreeManagers(t *testing.T) {
 		}
 		return ""
 	})
+	// Images of another version are rolled over the hosts, one after the other. containerd's has its own version: tasks run on.
+	tasks := func() (out string) {
+		for _, m := range all {
+			out += m.host + " " + strings.Join(strings.Fields(m.on(m.host, "pgrep", "-x", "whoami").Stdout), " ") + "\n"
+		}
+		return out
+	}
+	before := tasks()
+	stop = m1.hammer(8080)
+	for _, m := range all {
+		for _, image := range []string{"skep-suite", "skep-node"} {
+			m.must("tag", image+":latest", image+":next")
+		}
+		m.env = []string{"SKEP_VERSION=next"}
+		m.must("compose", "--profile", "manager", "up", "-d")
+		m.awaitHealthy(composedServices, 2*time.Minute)
+		m.await("it is a manager again", 2*time.Minute, func() string {
+			r := m.docker("compose", "run", "--rm", "-T", "cli", "node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}")
+			if out := r.Stdout; strings.Count(out, "Ready Reachable") != 2 || strings.Count(out, "Ready Leader") != 1 {
+				return out + r.Stderr
+			}
+			return ""
+		})
+	}
+	ok, failed = stop()
+	t.Logf("while other images were rolled over the hosts: %d requests, %d failed", ok+failed, failed)
+	if failed > 0 || ok == 0 {
+		t.Errorf("%d requests failed of %d", failed, ok+failed)
+	}
+	if after := tasks(); after != before {
+		t.Errorf("the tasks' processes were\n%sand are\n%s", before, after)
+	}
 	m1.cli("service", "rm", "web")
 	for _, m := range all {
 		m.await("its tasks are gone", time.Minute, func() string { return m.on(m.host, "pgrep", "-x", "whoami").Stdout })

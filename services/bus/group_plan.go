@@ -109,7 +109,8 @@ func (v *view) planJoin(j *skepv1.Manager) plan {
 	case !v.desired[j.GetNodeId()] || lost:
 		return v.leaves(j)
 	case m != nil && m.Current && !m.Offline && v.heard[j.GetServer()]:
-		p := v.writes("joined", "", "", "", func(s *skepv1.ManagerSet) { memberOf(s, j.GetServer()).State = voter })
+		// Where it takes the place of one that lost its store, copies are made now: nothing else is begun before they are there.
+		p := v.writes("joined", actScale, "", "", func(s *skepv1.ManagerSet) { memberOf(s, j.GetServer()).State = voter })
 		p.node, p.server = j.GetNodeId(), j.GetServer()
 		return p
 	case m == nil:
@@ -274,7 +275,12 @@ func (v *view) planShape() plan {
 		return v.acts(actScale, "", "")
 	}
 	if v.set.GetStep().GetAction() == actScale && len(v.streams.unsettle) > 0 {
-		return v.waitsFor("copies are being made of " + listed(v.streams.unsettle))
+		for _, m := range all {
+			if !v.there(m.GetServer()) {
+				return v.waitsFor("copies are being made of " + listed(v.streams.unsettle))
+			}
+		}
+		return v.acts(actScale, "", "") // it waits, and sees to copies that come no nearer
 	}
 	if host := v.witnessHost(); host != nil && len(all) >= 3 {
 		// Once begun it is finished: the name is good for nothing any more.

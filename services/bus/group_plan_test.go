@@ -455,7 +455,13 @@ func TestPlan(t *testing.T) {
 			w.servers["a-w1"] = &fakeServer{node: "a", witness: true, up: true, current: true}
 		}), "write step  stop-witness a-w1"},
 		"the third brings two more copies": {three(func(w *world) { w.set.Replicas, w.replicas = 1, 1 }), "write step  scale "},
-		"no copies while one is away":      {three(func(w *world) { w.set.Replicas, w.replicas = 1, 1; w.servers["c-1"].up = false }), "wait: manager c-1 is not there"},
+		"copies of one that came anew": {three(func(w *world) {
+			w.set.Step, w.settled = &skepv1.ManagerStep{Action: actScale}, false
+		}), "scale "},
+		"copies, and one is away": {three(func(w *world) {
+			w.set.Step, w.settled, w.servers["c-1"].up = &skepv1.ManagerStep{Action: actScale, WaitsFor: "x"}, false, false
+		}), "wait: copies are being made of KV_spec"},
+		"no copies while one is away": {three(func(w *world) { w.set.Replicas, w.replicas = 1, 1; w.servers["c-1"].up = false }), "wait: manager c-1 is not there"},
 		"the only copy is on the dead": {two(func(w *world) {
 			delete(w.desired, "b")
 			w.set.Managers[1].State = leaving
