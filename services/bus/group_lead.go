@@ -89,6 +89,7 @@ type leader struct {
 	settled time.Time            // when nodes were last settled
 	waits   time.Time            // since when the group does not go on
 	said    time.Time            // when that was last logged
+	pushed  time.Time            // when the JetStream group was last told to elect its leader anew
 }
 
 func (l *leader) run(ctx context.Context) error {
@@ -273,9 +274,43 @@ func (l *leader) look(ctx context.Context, set *skepv1.ManagerSet) *view {
 		}
 	}
 	if v.members != nil {
+		l.push(ctx, v)
 		v.streams = l.where(ctx, set, v.members)
 	}
 	return v
+}
+
+// behindFor is how long a server whose beats come may not be current before the group elects its leader anew.
+const behindFor = 20 * time.Second
+
+// push has the JetStream group elect its leader anew when that takes a server for behind that is there: as with streams (laggards),
+// it may have missed the server's answers, and then whoever waits for that server waits for ever.
+func (l *leader) push(ctx context.Context, v *view) {
+	name := v.behind(l.pushed)
+	if name == "" {
+		return
+	}
+	l.pushed = v.now
+	sys := l.g.b.system()
+	if sys == nil {
+		return
+	}
+	err := request(ctx, sys, server.JSApiLeaderStepDown, nil)
+	l.g.log.Warn("a server of the group is there and does not become current: the group elects its leader anew", serverField(name), zap.Error(err))
+}
+
+// behind is a server that is heard of and has not been current for long, "" when there is none, or the group was pushed lately.
+func (v *view) behind(pushed time.Time) string {
+	if v.now.Sub(pushed) < behindFor {
+		return ""
+	}
+	for _, m := range v.members {
+		since := v.missing[m.Name]
+		if v.heard[m.Name] && !m.Leader && !m.Offline && !m.Current && !since.IsZero() && v.now.Sub(since) >= behindFor {
+			return m.Name
+		}
+	}
+	return ""
 }
 
 // hearing are the servers that are there by their beats. One that was told to retire is not, whatever was still under way.

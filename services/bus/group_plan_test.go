@@ -480,6 +480,31 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// A server that is there and does not become current is noticed, once in a while; one that is away is not.
+func TestBehind(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	v := &view{now: now, heard: map[string]bool{"a-1": true, "b-1": true}, missing: map[string]time.Time{"b-1": now.Add(-behindFor)},
+		members: []Member{{Name: "a-1", Leader: true, Current: true}, {Name: "b-1"}}}
+	if got := v.behind(time.Time{}); got != "b-1" {
+		t.Errorf("behind is %q", got)
+	}
+	if got := v.behind(now.Add(-time.Second)); got != "" {
+		t.Errorf("a second after a push %q is behind", got)
+	}
+	v.missing["b-1"] = now.Add(-time.Second)
+	if got := v.behind(time.Time{}); got != "" {
+		t.Errorf("%q has just begun to be behind", got)
+	}
+	v.missing["b-1"], v.members[1].Offline = now.Add(-time.Hour), true
+	if got := v.behind(time.Time{}); got != "" {
+		t.Errorf("%q is offline", got)
+	}
+	v.members[1].Offline, v.heard["b-1"] = false, false
+	if got := v.behind(time.Time{}); got != "" {
+		t.Errorf("%q is not heard of", got)
+	}
+}
+
 // Who is let in, and who waits or is turned away.
 func TestAdmit(t *testing.T) {
 	now := time.Unix(1e9, 0)
