@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,15 +26,19 @@ type composed struct {
 	env  []string
 }
 
-func (c *composed) docker(args ...string) lab.Result {
+// argv is the command line of docker.
+func (c *composed) argv(args ...string) []string {
 	c.t.Helper()
-	argv := c.Docker(args...)
 	h, err := c.Host(c.host)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	env := append([]string{"COMPOSE_FILE=" + c.file, "SKEP_ADDR=" + h.IP}, c.env...)
-	return c.on(c.host, slices.Concat(argv[:1], env, argv[1:])...)
+	return c.Docker(append([]string{"COMPOSE_FILE=" + c.file, "SKEP_ADDR=" + h.IP}, c.env...), args...)
+}
+
+func (c *composed) docker(args ...string) lab.Result {
+	c.t.Helper()
+	return c.on(c.host, c.argv(args...)...)
 }
 
 func (c *composed) must(args ...string) string {
@@ -47,10 +50,17 @@ func (c *composed) must(args ...string) string {
 	return strings.TrimSpace(r.Stdout)
 }
 
-// cli is skep as the file says that it is called.
-func (c *composed) cli(args ...string) string {
+// skepBy is skep as the file says that it is called.
+func skepBy(args ...string) []string {
+	return append([]string{"compose", "run", "--rm", "-T", "cli"}, args...)
+}
+
+// cli is skep, and what it printed; tryCLI whatever comes of it.
+func (c *composed) cli(args ...string) string { c.t.Helper(); return c.must(skepBy(args...)...) }
+
+func (c *composed) tryCLI(args ...string) lab.Result {
 	c.t.Helper()
-	return c.must(append([]string{"compose", "run", "--rm", "-T", "cli"}, args...)...)
+	return c.docker(skepBy(args...)...)
 }
 
 // healthy are the containers of each service that the engine finds healthy.
@@ -125,7 +135,7 @@ func (c *composed) piped(input string, args ...string) lab.Result {
 	if strings.HasPrefix(input, "<") {
 		before, after = "", input
 	}
-	argv := c.Docker(append([]string{"compose", "-f", c.file, "run", "--rm", "-T", "cli"}, args...)...)
+	argv := c.argv(skepBy(args...)...)
 	return c.on(c.host, "sh", "-c", before+" "+strings.Join(argv, " ")+" "+after)
 }
 
@@ -164,7 +174,7 @@ func TestByCompose(t *testing.T) {
 	began := time.Now()
 	c.must("compose", "--profile", "manager", "up", "-d")
 	c.await("the node is Ready", time.Minute, func() string {
-		r := c.docker("compose", "run", "--rm", "-T", "cli", "node", "ls", "--format", "{{.Status}}")
+		r := c.tryCLI("node", "ls", "--format", "{{.Status}}")
 		if strings.TrimSpace(r.Stdout) != "Ready" {
 			return r.Stdout + r.Stderr
 		}
@@ -221,7 +231,7 @@ func TestByCompose(t *testing.T) {
 	c.must("compose", "--profile", "manager", "down")
 	c.must("compose", "--profile", "manager", "up", "-d")
 	c.await("the node is Ready again", 2*time.Minute, func() string {
-		r := c.docker("compose", "run", "--rm", "-T", "cli", "node", "ls", "--format", "{{.ID}} {{.Status}}")
+		r := c.tryCLI("node", "ls", "--format", "{{.ID}} {{.Status}}")
 		if strings.TrimSpace(r.Stdout) != before+" Ready" {
 			return r.Stdout + r.Stderr
 		}
@@ -297,7 +307,7 @@ func TestByComposeThreeManagers(t *testing.T) {
 	m1.must("compose", "--profile", "manager", "up", "-d")
 	token := ""
 	m1.await("m1 gives a token", time.Minute, func() string {
-		r := m1.docker("compose", "run", "--rm", "-T", "cli", "join-token", "-q", "manager")
+		r := m1.tryCLI("join-token", "-q", "manager")
 		if token = strings.TrimSpace(r.Stdout); !strings.HasPrefix(token, "SKEP-") {
 			return r.Stdout + r.Stderr
 		}
@@ -365,7 +375,7 @@ func TestByComposeThreeManagers(t *testing.T) {
 		m.must("compose", "--profile", "manager", "up", "-d")
 		m.awaitHealthy(composedServices, 2*time.Minute)
 		m.await("it is a manager again", 2*time.Minute, func() string {
-			r := m.docker("compose", "run", "--rm", "-T", "cli", "node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}")
+			r := m.tryCLI("node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}")
 			if out := r.Stdout; strings.Count(out, "Ready Reachable") != 2 || strings.Count(out, "Ready Leader") != 1 {
 				return out + r.Stderr
 			}

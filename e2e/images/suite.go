@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"skep.dev/libs/containerdconf"
 )
 
 // SuiteUser is the user that the manager's services run as in their containers: nobody's account on a usual machine.
@@ -26,26 +28,6 @@ type Release struct {
 	Tools              string // the folder with containerd, its shim and runc
 	CertificatesFolder string // default: where Debian's ca-certificates puts them
 }
-
-// containerdConfig is that of the agent's own containerd (node-agent, internal/ctrd), as far as it matters: the same folders, so
-// that a node that changes from one form to the other keeps its images.
-const containerdConfig = `version = 3
-root = "/var/lib/skep/containerd/root"
-state = "/run/skep/containerd"
-disabled_plugins = [
- "io.containerd.cri.v1.images","io.containerd.cri.v1.runtime","io.containerd.grpc.v1.cri",
- "io.containerd.podsandbox.controller.v1.podsandbox","io.containerd.nri.v1.nri",
- "io.containerd.tracing.processor.v1.otlp","io.containerd.internal.v1.tracing",
- "io.containerd.snapshotter.v1.btrfs","io.containerd.snapshotter.v1.devmapper","io.containerd.snapshotter.v1.zfs",
- "io.containerd.snapshotter.v1.blockfile","io.containerd.snapshotter.v1.erofs",
- "io.containerd.differ.v1.erofs","io.containerd.mount-handler.v1.erofs","io.containerd.internal.v1.opt"]
-[grpc]
-  address = "/run/skep/containerd.sock"
-[ttrpc]
-  address = "/run/skep/containerd.sock.ttrpc"
-[metrics]
-  address = ""
-`
 
 // suitePrograms are those of the image skep-suite, each without need of anything else.
 var suitePrograms = []string{"skep-bus", "skep-state", "skep-scheduler", "skep-health", "skep-vault", "skep-mesh-controller"}
@@ -97,7 +79,7 @@ func Suite(ctx context.Context, in Inputs, r Release) ([]Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w; run `make tools build`", err)
 	}
-	runtime.put("etc/containerd/config.toml", []byte(containerdConfig), 0o644)
+	runtime.put("etc/containerd/config.toml", []byte(containerdconf.Text("/var/lib/skep/containerd", "/run/skep")), 0o644)
 	var out []Image
 	for _, i := range []struct {
 		name, tag, title string

@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
-// EngineEnv is what a command needs to find the Docker Engine of its host, and Compose.
-var EngineEnv = []string{"DOCKER_HOST=unix:///run/docker.sock", "DOCKER_CONFIG=/srv/docker-config"}
+// engineEnv is what a command needs to find the Docker Engine of its host, and Compose.
+var engineEnv = []string{"DOCKER_HOST=unix:///run/docker.sock", "DOCKER_CONFIG=/srv/docker-config"}
 
 // StartEngine starts Debian's Docker Engine on a host, as after a boot, and waits until it answers. `deploy/tools.sh engine` brings it.
 //
@@ -42,13 +43,13 @@ setsid dockerd --containerd /run/docker-containerd/containerd.sock --data-root /
   --pidfile /run/docker.pid --host unix:///run/docker.sock >>/srv/dockerd.log 2>&1 </dev/null &
 for i in $(seq 600); do docker info >/dev/null 2>&1 && exit 0; sleep 0.1; done
 tail -n 20 /srv/docker-containerd.log /srv/dockerd.log >&2; exit 1`, engine, compose)
-	if _, err := l.must(ctx, host, append([]string{"env"}, append(EngineEnv, "sh", "-c", script)...)...); err != nil {
+	if _, err := l.must(ctx, host, slices.Concat([]string{"env"}, engineEnv, []string{"sh", "-c", script})...); err != nil {
 		return fmt.Errorf("start the Docker Engine of %s: %w", host, err)
 	}
 	return nil
 }
 
-// Docker is a docker command for a host that has an engine; what is left out of args is `docker`.
-func (l *Lab) Docker(args ...string) []string {
-	return append(append([]string{"env"}, EngineEnv...), append([]string{filepath.Join(l.Bin, "tools", "engine", "usr", "bin", "docker")}, args...)...)
+// Docker is the command line of docker on a host that has an engine, with more variables of environment.
+func (l *Lab) Docker(env []string, args ...string) []string {
+	return slices.Concat([]string{"env"}, engineEnv, env, []string{filepath.Join(l.Bin, "tools", "engine", "usr", "bin", "docker")}, args)
 }

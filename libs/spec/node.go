@@ -23,3 +23,12 @@ func ValidateNode(n *skepv1.NodeSpec) error {
 	}
 	return ValidateLabels(n.Labels)
 }
+
+// NodeStatus is how a node is, as lists show it and filters name it: its state, or "sick" of one that is there and can begin no
+// tasks.
+func NodeStatus(n *skepv1.Node) string {
+	if n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY && n.GetDescription().GetTrouble() != "" {
+		return "sick"
+	}
+	return Word(n.GetStatus().GetState())
+}

@@ -259,10 +259,8 @@ func (v *view) planShape() plan {
 	want := replicasFor(len(all))
 	if v.set.GetReplicas() != want || len(v.streams.differ) > 0 {
 		// Which copies go cannot be chosen: with one away it could be the others.
-		for _, m := range all {
-			if !v.there(m.GetServer()) {
-				return v.waitsFor(fmt.Sprintf("manager %s is not there", m.GetServer()))
-			}
+		if m := v.away(all); m != nil {
+			return v.waitsFor(fmt.Sprintf("manager %s is not there", m.GetServer()))
 		}
 		if want < v.set.GetReplicas() { // the leader's copy stays
 			if p, ok := v.handOver(); ok {
@@ -275,10 +273,8 @@ func (v *view) planShape() plan {
 		return v.acts(actScale, "", "")
 	}
 	if v.set.GetStep().GetAction() == actScale && len(v.streams.unsettle) > 0 {
-		for _, m := range all {
-			if !v.there(m.GetServer()) {
-				return v.waitsFor("copies are being made of " + listed(v.streams.unsettle))
-			}
+		if v.away(all) != nil {
+			return v.waitsFor("copies are being made of " + listed(v.streams.unsettle))
 		}
 		return v.acts(actScale, "", "") // it waits, and sees to copies that come no nearer
 	}
@@ -485,6 +481,16 @@ func (v *view) member(name string) *Member {
 func (v *view) there(server string) bool {
 	m := v.member(server)
 	return v.heard[server] && m != nil && m.Current && !m.Offline
+}
+
+// away is the first of them that is not there, nil when all are.
+func (v *view) away(list []*skepv1.Manager) *skepv1.Manager {
+	for _, m := range list {
+		if !v.there(m.GetServer()) {
+			return m
+		}
+	}
+	return nil
 }
 
 // since is when the step about a server began.

@@ -184,7 +184,7 @@ func (s *Service) listNodes(_ context.Context, r *skepv1.ListNodesRequest) (*ske
 		n := s.viewNode(id)
 		if n == nil || !f.prefix("name", n.Description.Hostname, n.Spec.Name) || !f.exact("role", spec.Word(n.Role)) ||
 			!f.exact("membership", "accepted") || !f.labels("label", n.Description.EngineLabels) || !f.labels("node.label", n.Spec.Labels) ||
-			!f.exact("status", statusOf(n)) || !f.exact("availability", spec.Word(n.Spec.Availability)) {
+			!f.exact("status", spec.NodeStatus(n)) || !f.exact("availability", spec.Word(n.Spec.Availability)) {
 			continue
 		}
 		if !p.takes(n) {
@@ -194,14 +194,6 @@ func (s *Service) listNodes(_ context.Context, r *skepv1.ListNodesRequest) (*ske
 		out.Nodes = append(out.Nodes, n)
 	}
 	return out, nil
-}
-
-// statusOf is a node's status as lists show it: one that is there and can begin no tasks is sick, not ready.
-func statusOf(n *skepv1.Node) string {
-	if n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY && n.GetDescription().GetTrouble() != "" {
-		return "sick"
-	}
-	return spec.Word(n.GetStatus().GetState())
 }
 
 func (s *Service) updateNode(ctx context.Context, r *skepv1.UpdateNodeRequest) (*skepv1.NodeReply, error) {

@@ -12,6 +12,7 @@ import (
 	"skep.dev/libs/id"
 	"skep.dev/libs/kv"
 	"skep.dev/libs/kvtest"
+	"skep.dev/libs/spec"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 )
@@ -118,7 +119,7 @@ func TestNodes(t *testing.T) {
 		wantErr(t, err, fmt.Sprintf("invalid value 'nope' of filter '%s': %s", key, use))
 	}
 	sick := &skepv1.Node{Status: &skepv1.NodeLive{State: skepv1.NodeState_NODE_STATE_READY}, Description: &skepv1.NodeDescription{Trouble: "containerd hangs"}}
-	if got := statusOf(sick); got != "sick" {
+	if got := spec.NodeStatus(sick); got != "sick" {
 		t.Errorf("a node whose containerd hangs is %s", got)
 	}
 

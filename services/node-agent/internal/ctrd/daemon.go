@@ -13,12 +13,12 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"text/template"
 	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"skep.dev/libs/containerdconf"
 	"skep.dev/libs/logfile"
 )
 
@@ -43,25 +43,6 @@ type Daemon struct {
 	stopped bool
 	done    chan struct{}
 }
-
-const configTemplate = `# Written by the skep agent at every start; changes are lost.
-version = 3
-root = "{{.Dir}}/root"
-state = "{{.RunDir}}/containerd"
-disabled_plugins = [
- "io.containerd.cri.v1.images","io.containerd.cri.v1.runtime","io.containerd.grpc.v1.cri",
- "io.containerd.podsandbox.controller.v1.podsandbox","io.containerd.nri.v1.nri",
- "io.containerd.tracing.processor.v1.otlp","io.containerd.internal.v1.tracing",
- "io.containerd.snapshotter.v1.btrfs","io.containerd.snapshotter.v1.devmapper","io.containerd.snapshotter.v1.zfs",
- "io.containerd.snapshotter.v1.blockfile","io.containerd.snapshotter.v1.erofs",
- "io.containerd.differ.v1.erofs","io.containerd.mount-handler.v1.erofs","io.containerd.internal.v1.opt"]
-[grpc]
-  address = "{{.RunDir}}/containerd.sock"
-[ttrpc]
-  address = "{{.RunDir}}/containerd.sock.ttrpc"
-[metrics]
-  address = ""
-`
 
 // NewDaemon finds the programs. Nothing is started yet.
 func NewDaemon(cfg DaemonConfig) (*Daemon, error) {
@@ -121,11 +102,8 @@ func (d *Daemon) Start(ctx context.Context) error {
 			return fmt.Errorf("make containerd's folder: %w", err)
 		}
 	}
-	var b strings.Builder
-	if err := template.Must(template.New("").Parse(configTemplate)).Execute(&b, d.cfg); err != nil {
-		return fmt.Errorf("render containerd's configuration: %w", err)
-	}
-	if err := os.WriteFile(d.configFile(), []byte(b.String()), 0o600); err != nil {
+	config := "# Written by the skep agent at every start; changes are lost.\n" + containerdconf.Text(d.cfg.Dir, d.cfg.RunDir)
+	if err := os.WriteFile(d.configFile(), []byte(config), 0o600); err != nil {
 		return fmt.Errorf("write containerd's configuration: %w", err)
 	}
 	pid := d.running()

@@ -22,8 +22,6 @@ import (
 	skepv1 "skep.dev/proto/skep/v1"
 )
 
-const ()
-
 // Keeper takes over the output of every task of the node.
 type Keeper struct {
 	log     *zap.Logger

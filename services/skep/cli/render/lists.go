@@ -182,13 +182,8 @@ func NodeState(s skepv1.NodeState) string {
 	return title(spec.Word(s))
 }
 
-// NodeStatus is how a node is: its state, or Sick of one that is there and can begin no tasks.
-func NodeStatus(n *skepv1.Node) string {
-	if n.GetStatus().GetState() == skepv1.NodeState_NODE_STATE_READY && n.GetDescription().GetTrouble() != "" {
-		return "Sick"
-	}
-	return NodeState(n.GetStatus().GetState())
-}
+// NodeStatus is how a node is, as people read it: Ready, Sick.
+func NodeStatus(n *skepv1.Node) string { return title(spec.NodeStatus(n)) }
 
 // Availability is a node's availability as people read it: Active.
 func Availability(a skepv1.Availability) string {
