@@ -131,7 +131,9 @@ func FuzzTemplate(f *testing.F) {
 		if plainly, err := template.New("").Funcs(functions).Parse(text); err == nil && !strings.Contains(text, "_") {
 			var want bytes.Buffer
 			err, werr := Execute(&b, tp, plainValue), Execute(&want, plainly, plainValue)
-			if err == nil && werr == nil && b.String() != want.String() {
+			// What is hidden in a text of the template is written out too once it is a value: "{{split `\n` `,`}}".
+			exact := plain.Cell(text) == text && !strings.Contains(text, `\`) && plain.Cell(want.String()) == want.String()
+			if err == nil && werr == nil && exact && b.String() != want.String() {
 				t.Fatalf("%q makes %q of values that are plain, not %q", text, b.String(), want.String())
 			}
 			b.Reset()
