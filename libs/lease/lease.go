@@ -37,12 +37,13 @@ const DefaultTTL = 5 * time.Second
 const (
 	soonTimes = 10
 	soonPause = 20 * time.Millisecond
-	// seePause is how long after a renewal was heard its revision is looked at: the store has it then.
-	seePause = 50 * time.Millisecond
-	// overduePause is how often is asked for a lease whose holder missed two renewals. The store ends a lease up to two
+	// overduePause is how often a lease is looked at whose holder missed a renewal. The store ends a lease up to two
 	// seconds after it has a leader again (measured).
 	overduePause = 100 * time.Millisecond
 )
+
+// campaignHeader is on a write that asks for the lease. Everybody hears those too: only what lacks it is a holder's renewal.
+const campaignHeader = "Skep-Campaign"
 
 // Config names the lease and who asks.
 type Config struct {
@@ -80,21 +81,15 @@ func New(js jetstream.JetStream, cfg Config) *Lease {
 // again after a pause.
 func (l *Lease) Run(ctx context.Context, lead func(ctx context.Context, epoch uint64) error) error {
 	up := make(chan struct{}, 1)
-	renewed := make(chan struct{}, 1)
 	if sub, err := l.js.Conn().Subscribe(subject.Lease.Key(l.cfg.Name), func(m *nats.Msg) {
-		if len(m.Data) > 0 {
-			if string(m.Data) != l.cfg.Holder {
-				l.heard.Store(time.Now().UnixNano())
-				select {
-				case renewed <- struct{}{}:
-				default:
-				}
+		switch {
+		case len(m.Data) == 0:
+			select {
+			case up <- struct{}{}:
+			default:
 			}
-			return
-		}
-		select {
-		case up <- struct{}{}:
-		default:
+		case m.Header.Get(campaignHeader) == "" && string(m.Data) != l.cfg.Holder:
+			l.heard.Store(time.Now().UnixNano())
 		}
 	}); err == nil {
 		defer sub.Unsubscribe() //nolint:errcheck // the connection may be gone
@@ -104,27 +99,7 @@ func (l *Lease) Run(ctx context.Context, lead func(ctx context.Context, epoch ui
 	for soon := 0; ctx.Err() == nil; {
 		rev, err := l.acquire(ctx)
 		if err != nil {
-			pause := l.cfg.TTL / 10
-			switch silent := l.silent(); {
-			case silent == 0: // never heard
-			case silent > l.cfg.TTL/2:
-				pause = min(pause, overduePause)
-			default:
-				pause = l.cfg.TTL / 2 // or sooner: its next renewal is looked at
-			}
-			if soon > 0 {
-				pause, soon = min(pause, soonPause), soon-1
-			}
-			select {
-			case <-up:
-				soon = soonTimes
-			case <-renewed:
-				if !sleep(ctx, seePause) {
-					return nil
-				}
-			case <-time.After(pause):
-			case <-ctx.Done():
-			}
+			soon = l.wait(ctx, up, soon)
 			continue
 		}
 		soon = 0
@@ -138,26 +113,51 @@ func (l *Lease) Run(ctx context.Context, lead func(ctx context.Context, epoch ui
 	return nil
 }
 
+// wait ends when the lease is worth another look: it was given up, or its holder is overdue. As long as renewals are heard
+// the store is asked nothing. soon is how many looks in short order are left, and what is left afterwards is returned.
+func (l *Lease) wait(ctx context.Context, up <-chan struct{}, soon int) int {
+	for {
+		pause, heard := overduePause, false
+		switch silent := l.silent(); {
+		case soon > 0:
+			pause, soon = soonPause, soon-1
+		case silent == 0: // never heard
+			pause = l.cfg.TTL / 10
+		case silent < l.lookAfter():
+			pause, heard = l.lookAfter()-silent, true
+		}
+		select {
+		case <-up:
+			return soonTimes
+		case <-time.After(pause):
+			if heard {
+				continue // perhaps heard again meanwhile
+			}
+		case <-ctx.Done():
+		}
+		return soon
+	}
+}
+
+// lookAfter is how long a holder, which renews every quarter of the TTL, may be silent before its revision is looked at: so soon
+// that it was seen to stand still for long enough when the silence alone would end it, see isOver.
+func (l *Lease) lookAfter() time.Duration { return l.cfg.TTL * 3 / 8 }
+
 func (l *Lease) acquire(ctx context.Context) (uint64, error) {
 	// What was sent to a leader that died is never answered: better to ask again. Our own name is found if it was taken.
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.TTL/5)
 	defer cancel()
-	rev, err := l.put(ctx, 0)
-	if !errors.Is(err, kv.ErrConflict) {
-		return rev, err
-	}
-	e, gerr := l.b.Get(ctx, l.cfg.Name)
+	e, err := l.b.Get(ctx, l.cfg.Name)
 	switch {
-	case errors.Is(gerr, kv.ErrNotFound):
-		// Expired or given up: over the marker, in one write with its TTL. Without one, a holder that died before the
-		// next would keep the lease for ever.
-		return l.put(ctx, e.Revision)
-	case gerr != nil:
-		return 0, gerr
-	case string(e.Value) == l.cfg.Holder, l.isOver(e.Revision):
-		return l.put(ctx, e.Revision)
+	case errors.Is(err, kv.ErrNotFound):
+		// Never held, expired or given up: over the marker, in one write with its TTL. Without one, a holder that died before
+		// the next would keep the lease for ever.
+	case err != nil:
+		return 0, err
+	case string(e.Value) != l.cfg.Holder && !l.isOver(e.Revision):
+		return 0, fmt.Errorf("lease %s is held by %s", l.cfg.Name, e.Value)
 	}
-	return 0, fmt.Errorf("lease %s is held by %s", l.cfg.Name, e.Value)
+	return l.put(ctx, e.Revision, true)
 }
 
 // silent is how long nothing was heard of the holder, 0 when nothing ever was.
@@ -170,7 +170,8 @@ func (l *Lease) silent() time.Duration {
 }
 
 // isOver reports whether the holder, whose revision this is, lost its lease: it was heard once and is silent for longer than it
-// leads without an acknowledgement, and it has not renewed either for longer than from one renewal to the next.
+// leads without an acknowledgement, and it has not renewed either for longer than from one renewal to the next. Silence is
+// looked at from lookAfter on, which with those three eighths is less than the four fifths.
 func (l *Lease) isOver(revision uint64) bool {
 	now := time.Now()
 	if revision != l.seen {
@@ -179,13 +180,17 @@ func (l *Lease) isOver(revision uint64) bool {
 	return l.silent() > l.cfg.TTL*4/5 && now.Sub(l.since) > l.cfg.TTL*3/8
 }
 
-// put writes the lease over revision rev. nats.go's Update would drop the TTL, so this is a raw publish.
-func (l *Lease) put(ctx context.Context, rev uint64) (uint64, error) {
+// put writes the lease over revision rev, as the holder's renewal or to ask for it. nats.go's Update would drop the TTL, so this
+// is a raw publish.
+func (l *Lease) put(ctx context.Context, rev uint64, campaign bool) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.TTL/2)
 	defer cancel()
 	m := nats.NewMsg(subject.Lease.Key(l.cfg.Name))
 	m.Data = []byte(l.cfg.Holder)
 	m.Header.Set("Nats-Expected-Last-Subject-Sequence", strconv.FormatUint(rev, 10))
+	if campaign {
+		m.Header.Set(campaignHeader, "1")
+	}
 	m.Header.Set("Nats-TTL", strconv.Itoa(int((l.cfg.TTL+time.Second-1)/time.Second)))
 	ack, err := l.js.PublishMsg(ctx, m)
 	if err != nil {
@@ -218,7 +223,7 @@ func (l *Lease) hold(parent context.Context, rev uint64, lead func(context.Conte
 			return err
 		case <-tick.C:
 			began := time.Now()
-			next, err := l.put(ctx, rev)
+			next, err := l.put(ctx, rev, false)
 			switch {
 			case err == nil:
 				rev, renewed = next, began
