@@ -13,7 +13,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
-	"skep.dev/libs/patience"
 	"skep.dev/libs/subject"
 )
 
@@ -118,7 +117,7 @@ func (t *Batch) Commit(ctx context.Context) (uint64, error) {
 	return seq, nil
 }
 
-// publish sends the batch. A patient one that is not acknowledged looks what became of it, as a single write does (publish in
+// publish sends the batch. One that is not acknowledged looks what became of it, as a single write does (publish in
 // unheard.go), at the key that can tell: all of the batch was stored, or nothing.
 func (t *Batch) publish(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, bound(ctx))
@@ -127,7 +126,7 @@ func (t *Batch) publish(ctx context.Context) (uint64, error) {
 	began := time.Now()
 	for sent := 0; ; sent++ {
 		try, cancel := ctx, context.CancelFunc(func() {})
-		if tells >= 0 && patience.Left(ctx) > lookAfter {
+		if tells >= 0 && lasts(ctx, lookAfter) {
 			try, cancel = context.WithTimeout(ctx, lookAfter)
 		}
 		seq, err := t.send(try)

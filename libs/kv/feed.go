@@ -110,9 +110,9 @@ func (f *Feed) Current(ctx context.Context) error {
 	if patience.IsAsIs(ctx) {
 		return nil
 	}
-	asking, cancel := context.WithTimeout(ctx, ackWithin)
+	bounded, cancel := context.WithTimeout(ctx, ackWithin)
 	defer cancel()
-	st, err := askLed(asking, func(ctx context.Context) (jetstream.Stream, error) { return f.js.Stream(ctx, f.bucket.Stream()) })
+	st, err := askLed(bounded, func(ctx context.Context) (jetstream.Stream, error) { return f.js.Stream(ctx, f.bucket.Stream()) })
 	if err != nil {
 		return fmt.Errorf("look how far bucket %s is: %w", f.bucket, err)
 	}
@@ -146,42 +146,47 @@ func (f *Feed) run(ctx context.Context) {
 // that died without a word, its connection alive, is made anew within ten seconds. The client library takes up to twenty.
 const checkEvery = 4 * time.Second
 
-// After a reconnection it asks more often for a while: the server was perhaps restarted, the watcher is gone with it, and
-// the client library notices only when ten seconds of its heartbeats are missing.
+// After a reconnection, and after an election of any stream, it asks more often for a while: a server was perhaps restarted or
+// lost, the watcher is gone with it, and the client library notices only when ten seconds of its heartbeats are missing.
 const (
 	checkSoon  = 500 * time.Millisecond
 	checkLater = 15 * time.Second
 )
 
 // leaderElected begins the subjects on which the store says that a stream has a new leader. A watcher is served by the server
-// that led its stream when it began: if that one lost its power the watcher is silent, and the client library finds out when
-// ten seconds of its heartbeats are missing. What leads does not wait that long: it reads the bucket again.
+// that led its stream when it began: if that one lost its power the watcher is silent. What leads does not wait until that is
+// found out: the feed reads the bucket again when its own stream has a new leader. Another stream's tells that a server may be
+// gone, which may have served this watcher since before its stream went over to a third.
 const leaderElected = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED."
 
 var errStalled = errors.New("the watcher stalled")
 
 // follow runs one watcher until it fails, stalls or ctx ends.
-func (f *Feed) follow(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+func (f *Feed) follow(whole context.Context) error {
+	ctx, cancel := context.WithCancel(whole)
 	defer cancel()
-	opCtx, opCancel := context.WithTimeout(ctx, 10*time.Second)
+	opCtx, opCancel := asking(ctx)
 	defer opCancel()
-	stream, err := f.js.Stream(opCtx, f.bucket.Stream())
+	stream, err := askLed(opCtx, func(ctx context.Context) (jetstream.Stream, error) { return f.js.Stream(ctx, f.bucket.Stream()) })
 	if err != nil {
 		return err
 	}
 	// Taken before the watcher starts: whatever the replay holds, it is at least this recent.
 	floor := stream.CachedInfo().State.LastSeq
-	kv, err := f.js.KeyValue(opCtx, string(f.bucket))
+	kv, err := askLed(opCtx, func(ctx context.Context) (jetstream.KeyValue, error) { return f.js.KeyValue(ctx, string(f.bucket)) })
 	if err != nil {
 		return err
 	}
 	// Counted before the watcher starts, too: see lagging.
 	connections := f.js.Conn().Stats().Reconnects
-	elected := make(chan struct{}, 1)
-	election, err := f.js.Conn().Subscribe(leaderElected+f.bucket.Stream(), func(*nats.Msg) {
+	elected, elsewhere := make(chan struct{}, 1), make(chan struct{}, 1)
+	election, err := f.js.Conn().Subscribe(leaderElected+"*", func(m *nats.Msg) {
+		to := elsewhere
+		if m.Subject == leaderElected+f.bucket.Stream() {
+			to = elected
+		}
 		select {
-		case elected <- struct{}{}:
+		case to <- struct{}{}:
 		default:
 		}
 	})
@@ -189,11 +194,17 @@ func (f *Feed) follow(ctx context.Context) error {
 		return err
 	}
 	defer election.Unsubscribe() //nolint:errcheck // the connection may be gone
-	w, err := kv.WatchFiltered(ctx, f.filters())
+	w, err := f.watch(ctx, kv)
 	if err != nil {
 		return err
 	}
-	defer w.Stop() //nolint:errcheck // the consumer goes away with its inbox anyway
+	defer func() {
+		// A watcher that is replaced ends with ctx, beside its successor: it asks its server to forget it, which may have died,
+		// for five seconds.
+		if whole.Err() != nil {
+			_ = w.Stop() // the consumer goes away with its inbox anyway
+		}
+	}()
 
 	entries, seen, err := f.replay(ctx, w)
 	if err != nil {
@@ -214,6 +225,20 @@ func (f *Feed) follow(ctx context.Context) error {
 	reconnected := f.js.Conn().StatusChanged(nats.CONNECTED)
 	defer f.js.Conn().RemoveStatusListener(reconnected)
 	var behind *uint64 // where it stood at the last look, if that found more than was applied
+	// A look is made beside: one that is sent to a leader that died is not answered, and what the watcher says meanwhile counts.
+	type look struct {
+		last uint64
+		err  error
+	}
+	looks := make(chan look, 1)
+	looking := false
+	lookOften := func() {
+		if hurry.IsZero() {
+			behind = nil
+			check.Reset(checkSoon)
+		}
+		hurry = time.Now().Add(checkLater)
+	}
 	// lagging reports that the connection was away and that the watcher, which goes on where it was, may have missed
 	// deletions whose markers were retired meanwhile.
 	lagging := func() (bool, error) {
@@ -262,6 +287,8 @@ func (f *Feed) follow(ctx context.Context) error {
 			f.step(d, 0)
 		case <-elected:
 			return errStalled
+		case <-elsewhere:
+			lookOften()
 		case at := <-f.nudge:
 			if f.Revision() == at && len(w.Updates()) == 0 {
 				return errStalled
@@ -270,23 +297,31 @@ func (f *Feed) follow(ctx context.Context) error {
 			if late, err := lagging(); err != nil || late {
 				return errors.Join(err, errStalled)
 			}
-			hurry, behind = time.Now().Add(checkLater), nil
-			check.Reset(checkSoon)
+			lookOften()
 		case <-check.C:
 			if !hurry.IsZero() && time.Now().After(hurry) {
 				hurry = time.Time{}
 				check.Reset(checkEvery)
 			}
+			if looking {
+				continue
+			}
+			looking = true
+			go func() {
+				ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+				defer cancel()
+				last, err := f.newest(ctx, stream)
+				looks <- look{last, err}
+			}()
+		case l := <-looks:
+			looking = false
 			// A watcher can die without a word (server restart, slow consumer). Two looks in a row at a
 			// stream that is ahead of us by the same distance mean that ours did.
-			c, cancel := context.WithTimeout(ctx, 5*time.Second)
-			last, err := f.newest(c, stream)
-			cancel()
-			if err != nil {
+			if l.err != nil {
 				continue
 			}
 			now := f.Revision()
-			if last <= now {
+			if l.last <= now {
 				behind = nil
 				continue
 			}
@@ -296,6 +331,41 @@ func (f *Feed) follow(ctx context.Context) error {
 			behind = &now
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+	}
+}
+
+// asking bounds what a feed asks the store before it can begin. Just after a leader was lost nobody may hear it, so each question
+// is put again and again, see askLed.
+func asking(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, ackWithin)
+	return patience.Until(ctx, time.Now().Add(ackWithin)), cancel
+}
+
+// watchMost is the longest wait for the answer to one request for a watcher.
+const watchMost = 8 * time.Second
+
+// watch asks for a watcher, again and for longer each time while nobody answers. Where it is served is for the leader of the
+// whole store to say, which may be elected seconds after that of the stream; what it was sent before that, it never hears.
+func (f *Feed) watch(ctx context.Context, kv jetstream.KeyValue) (jetstream.KeyWatcher, error) {
+	for within := readAgain; ; within *= 2 {
+		watching, give := context.WithCancel(ctx) // it lasts as long as the watcher
+		late := time.AfterFunc(within, give)
+		w, err := kv.WatchFiltered(watching, f.filters())
+		switch {
+		case late.Stop():
+			if err != nil {
+				give()
+			}
+			return w, err
+		case err == nil:
+			_, err = w.Stop(), errStalled // it came in the moment that it was given up
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if within >= watchMost {
+			return nil, fmt.Errorf("watch bucket %s: no server answers: %w", f.bucket, err)
 		}
 	}
 }

@@ -20,6 +20,8 @@ func (f *Feed) checkpoint(ctx context.Context) (checkpoint, error) {
 	if !compacted(f.bucket) {
 		return checkpoint{}, nil
 	}
+	ctx, cancel := asking(ctx)
+	defer cancel()
 	return Open(f.js, f.bucket).checkpoint(ctx)
 }
 

@@ -29,23 +29,37 @@ func whenLed[T any](ctx context.Context, do func() (T, error)) (T, error) {
 	}
 }
 
-// readAgain is how long a patient question to a leader waits for its answer before it is asked again: servers that do not lead
-// the stream say nothing.
-const readAgain = time.Second
+// readAgain is how long a question to a leader waits for its answer before it is asked again: a leader that died says nothing,
+// and neither do servers that do not lead the stream.
+const readAgain = 500 * time.Millisecond
 
-// askLed asks a stream's leader something, again and again for as long as ctx has patience.
+// askLed asks a stream's leader something that changes nothing, again every half second until ctx ends, and takes the first answer to
+// any of them: a leader that is only slow is not given up. That there is no leader is an error at once, unless ctx has patience.
 func askLed[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		out T
+		err error
+	}
+	answers := make(chan answer)
+	again := time.NewTicker(readAgain)
+	defer again.Stop()
 	for {
-		try, cancel := ctx, context.CancelFunc(func() {})
-		patient := patience.Left(ctx) > 0
-		if patient {
-			try, cancel = context.WithTimeout(ctx, readAgain)
-		}
-		out, err := whenLed(try, func() (T, error) { return ask(try) })
-		late := patient && try.Err() != nil && ctx.Err() == nil
-		cancel()
-		if err == nil || !late {
-			return out, err
+		go func() {
+			out, err := whenLed(ctx, func() (T, error) { return ask(ctx) })
+			select {
+			case answers <- answer{out, err}:
+			case <-ctx.Done():
+			}
+		}()
+		select {
+		case a := <-answers:
+			return a.out, a.err
+		case <-again.C:
+		case <-ctx.Done():
+			var none T
+			return none, ctx.Err()
 		}
 	}
 }
@@ -66,9 +80,9 @@ const (
 	// ackWithin bounds the wait for one acknowledgement. A leader that hangs holds what it was sent; whoever waits longer
 	// than an election takes learns nothing more.
 	ackWithin = 10 * time.Second
-	// lookAfter is when a patient write that is not acknowledged looks what became of it. It is longer than a write takes on
-	// a slow disk, and shorter than an election.
-	lookAfter = 3 * time.Second
+	// lookAfter is when a write that is not acknowledged looks what became of it. It is longer than a write takes on a slow
+	// disk, and shorter than an election.
+	lookAfter = 2 * time.Second
 )
 
 // bound is how long a write may take in all.
@@ -79,9 +93,15 @@ func bound(ctx context.Context) time.Duration {
 	return ackWithin
 }
 
+// lasts reports whether ctx goes on for longer than d.
+func lasts(ctx context.Context, d time.Duration) bool {
+	end, ok := ctx.Deadline()
+	return !ok || time.Until(end) > d
+}
+
 // publish writes a message that is conditional on its key's revision, or one that is not.
 //
-// The leader that it was sent to may have died or hang, and may or may not have stored it. A patient write looks then: is the
+// The leader that it was sent to may have died or hang, and may or may not have stored it. So the write looks: is the
 // key at the revision that was expected, the message is sent again. The first one, should it still arrive, makes the second
 // one conflict, or conflicts itself; so it is stored once, and a conflict is looked into: a newer revision with our value is
 // our write, or somebody's who wrote the same.
@@ -89,7 +109,7 @@ func (b *Bucket) publish(ctx context.Context, key string, m *nats.Msg) (uint64, 
 	began := time.Now()
 	for sent := 0; ; sent++ {
 		try, cancel := ctx, context.CancelFunc(func() {})
-		if conditional(m) && patience.Left(ctx) > lookAfter {
+		if conditional(m) && lasts(ctx, lookAfter) {
 			try, cancel = context.WithTimeout(ctx, lookAfter)
 		}
 		ack, err := whenLed(try, func() (*jetstream.PubAck, error) { return b.js.PublishMsg(try, m) })

@@ -15,8 +15,12 @@ import (
 // ErrDeposed: a later leader has moved the fence.
 var ErrDeposed = errors.New("another instance leads")
 
-// writeFor bounds one write: a leader that waits longer is none any more.
-const writeFor = 10 * time.Second
+const (
+	// writeFor bounds one write: a leader that waits longer is none any more.
+	writeFor = 10 * time.Second
+	// oneFor bounds a write of one key, which cannot be looked for when the store's leader died with it: Hold finds out.
+	oneFor = 2500 * time.Millisecond
+)
 
 // Writer is how a leader writes to its bucket: every write is conditional on the fence, a key of the same bucket that each
 // leader moves as it begins.
@@ -142,7 +146,11 @@ func (w *Writer) Write(ctx context.Context, ops ...Op) (revs []uint64, err error
 	if !w.held {
 		return nil, fmt.Errorf("write under fence %s: it is not held", w.key)
 	}
-	ctx, cancel := context.WithTimeout(ctx, writeFor)
+	within := writeFor
+	if len(ops) == 1 {
+		within = oneFor
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	w.held = false
 	if len(ops) == 1 {

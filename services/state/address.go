@@ -9,6 +9,7 @@ import (
 	"skep.dev/libs/fault"
 	"skep.dev/libs/id"
 	"skep.dev/libs/kv"
+	"skep.dev/libs/patience"
 	"skep.dev/libs/subject"
 	"skep.dev/libs/typo"
 	"skep.dev/services/state/internal/index"
@@ -68,20 +69,27 @@ func (s *Service) isTaken(ctx context.Context, look func() bool) bool {
 
 const catchUpLimit = 2 * time.Second
 
-// catchUp waits until a feed has what its stream has now, or as much as comes within catchUpLimit.
-func catchUp(ctx context.Context, f *kv.Feed) {
-	ctx, cancel := context.WithTimeout(ctx, catchUpLimit)
+// caughtUp waits until a feed has what its stream has now, for catchUpLimit, or for as long as ctx has patience: the watcher
+// of a feed may have died with the leader that was lost.
+func caughtUp(ctx context.Context, f *kv.Feed) error {
+	ctx, cancel := context.WithTimeout(ctx, max(catchUpLimit, patience.Left(ctx)))
 	defer cancel()
-	_ = f.Current(ctx)
+	if err := f.Current(ctx); err != nil {
+		return fault.Unavailable("this manager has not caught up with the store: look, and try again (%v)", err)
+	}
+	return nil
 }
+
+// catchUp is caughtUp for those who go on with as much as came.
+func catchUp(ctx context.Context, f *kv.Feed) { _ = caughtUp(ctx, f) }
 
 // atLeast waits for a version that a client has seen from another instance. If it never comes the version was made
 // up, and the comparison says so.
-func (s *Service) atLeast(ctx context.Context, version uint64) {
+func (s *Service) atLeast(ctx context.Context, version uint64) error {
 	if version <= s.feeds.Of(subject.Spec).Revision() {
-		return
+		return nil
 	}
-	catchUp(ctx, s.feeds.Of(subject.Spec))
+	return caughtUp(ctx, s.feeds.Of(subject.Spec))
 }
 
 // nodeID finds a node by id, host name or unique beginning of its id.

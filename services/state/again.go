@@ -27,7 +27,9 @@ func earlier[O any](ctx context.Context, s *Service, k *keys.Family, id, what st
 	if !rpc.Again(ctx) {
 		return nil, nil
 	}
-	catchUp(ctx, s.feeds.Of(subject.Spec))
+	if err := caughtUp(ctx, s.feeds.Of(subject.Spec)); err != nil {
+		return nil, err
+	}
 	if o := view(id); o != nil {
 		return o, nil
 	}
@@ -53,14 +55,17 @@ func done(ctx context.Context, svc *skepv1.Service) bool {
 	return rpc.MarkOf(ctx).In(svc.GetAsked())
 }
 
-// again is the service that an earlier try of the change in work has changed, nil when none has.
-func (s *Service) again(ctx context.Context, id string) *skepv1.Service {
+// again is the service that an earlier try of the change in work has changed, nil when none has. An error means that nobody
+// knows yet.
+func (s *Service) again(ctx context.Context, id string) (*skepv1.Service, error) {
 	if !rpc.Again(ctx) {
-		return nil
+		return nil, nil
 	}
-	catchUp(ctx, s.feeds.Of(subject.Spec))
+	if err := caughtUp(ctx, s.feeds.Of(subject.Spec)); err != nil {
+		return nil, err
+	}
 	if !done(ctx, s.ix.Service(id)) {
-		return nil
+		return nil, nil
 	}
-	return s.viewService(id)
+	return s.viewService(id), nil
 }

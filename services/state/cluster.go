@@ -81,7 +81,9 @@ func (s *Service) updateCluster(ctx context.Context, r *skepv1.UpdateClusterRequ
 	if r.Spec == nil {
 		return nil, fault.Invalid("cluster spec is missing")
 	}
-	s.atLeast(ctx, r.Version)
+	if err := s.atLeast(ctx, r.Version); err != nil {
+		return nil, err
+	}
 	err := s.retry(ctx, func() error {
 		cur := s.ix.Cluster()
 		if cur == nil {

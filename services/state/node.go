@@ -201,7 +201,9 @@ func (s *Service) updateNode(ctx context.Context, r *skepv1.UpdateNodeRequest) (
 	if err != nil {
 		return nil, err
 	}
-	s.atLeast(ctx, r.Version)
+	if err := s.atLeast(ctx, r.Version); err != nil {
+		return nil, err
+	}
 	var before, after *skepv1.NodeSpec
 	err = s.retry(ctx, func() error {
 		cur := s.ix.NodeObject(id)

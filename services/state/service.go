@@ -286,6 +286,7 @@ func (s *Service) dropRevision(service string, number uint64) {
 }
 
 func (s *Service) inspectService(ctx context.Context, r *skepv1.Ref) (*skepv1.ServiceReply, error) {
+	catchUp(ctx, s.feeds.Of(subject.Spec)) // changes are made from what this says, which another instance may have changed since
 	id, err := s.findService(ctx, r.Ref)
 	if err != nil {
 		return nil, err

@@ -29,10 +29,12 @@ func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequ
 	if err != nil {
 		return nil, err
 	}
-	if svc := s.again(ctx, id); svc != nil {
-		return &skepv1.ServiceReply{Service: svc}, nil
+	if svc, err := s.again(ctx, id); svc != nil || err != nil {
+		return &skepv1.ServiceReply{Service: svc}, err
 	}
-	s.atLeast(ctx, r.Version)
+	if err := s.atLeast(ctx, r.Version); err != nil {
+		return nil, err
+	}
 	var warnings []string
 	var called map[string]string
 	before := s.ix.Service(id).GetEndpoint()
@@ -211,8 +213,8 @@ func (s *Service) scaleService(ctx context.Context, r *skepv1.ScaleServiceReques
 	if err != nil {
 		return nil, err
 	}
-	if svc := s.again(ctx, id); svc != nil {
-		return &skepv1.ServiceReply{Service: svc}, nil
+	if svc, err := s.again(ctx, id); svc != nil || err != nil {
+		return &skepv1.ServiceReply{Service: svc}, err
 	}
 	if r.Replicas > spec.MaxReplicas {
 		return nil, fault.Invalid("invalid replicas value %d: at most %d", r.Replicas, spec.MaxReplicas)

@@ -130,12 +130,12 @@ func (r *rig) lose(host string, f func() error) (writes, tasks time.Duration, er
 	_, err = r.await("its tasks elsewhere", began, func() (bool, error) {
 		time.Sleep(100 * time.Millisecond)
 		res, err := r.Run(r.ctx, front, "sh", "-c", `skep service ps --no-trunc --filter desired-state=running --format '{{.ID}} {{.Node}} {{.CurrentState}}' lost | awk -v h="$1" '$2 != h && $3 == "Running" {print $1}' | xargs skep task inspect --format '{{.Status.Timestamp}}'`, "sh", host)
-		stamps := strings.Fields(res.Stdout)
+		stamps := strings.Split(strings.TrimSpace(res.Stdout), "\n")
 		if err != nil || res.Code != 0 || len(stamps) != 6 {
 			return false, nil // the managers have nobody to lead them yet
 		}
 		for _, s := range stamps {
-			at, err := time.Parse(time.RFC3339Nano, s)
+			at, err := time.Parse("2006-01-02 15:04:05.999999999 -0700 MST", s) // as a template prints a time
 			if err != nil {
 				return false, err
 			}
