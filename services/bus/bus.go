@@ -95,8 +95,13 @@ func (b *Bus) Run(ctx context.Context) error {
 	}
 	defer d.close()
 	go b.watch(ctx, main)
-	if !b.cfg.Bare { // nodes do not come to a witness: it has no share of them
+	if !b.cfg.Bare { // nodes and people do not come to a witness
 		go b.spread(ctx, main, sys)
+		r, err := b.openReading(ctx)
+		if err != nil {
+			return orEnded(ctx, err)
+		}
+		defer r.close()
 	}
 	if err := b.register(); err != nil {
 		return err

@@ -97,10 +97,15 @@ func permissions(role Role, id, from string) *server.Permissions {
 		if role == RoleLocal {
 			sub = append(sub, "_INBOX.>")
 		}
+		pub := append(asks(role, id, from), "$SRV.>", subject.IO("*", "*", "in"), subject.IO("*", "*", "cctl"))
+		if role != RoleLocal { // who has no tools but skep
+			pub = append(pub, subject.Store(id)+".>")
+			for _, s := range subject.Readable() {
+				pub = append(pub, "$JS.ACK."+s+".>") // tools acknowledge what they read; no consumer listens: none acknowledges
+			}
+		}
 		return &server.Permissions{
-			Publish: &server.SubjectPermission{Allow: append(asks(role, id, from),
-				"$SRV.>", subject.IO("*", "*", "in"), subject.IO("*", "*", "cctl"),
-			)},
+			Publish:   &server.SubjectPermission{Allow: pub},
 			Subscribe: &server.SubjectPermission{Allow: sub},
 		}
 

@@ -28,6 +28,7 @@ type natsContext struct {
 	Key         string `json:"key"`
 	CA          string `json:"ca"`
 	InboxPrefix string `json:"inbox_prefix"`
+	JSAPIPrefix string `json:"jetstream_api_prefix,omitempty"`
 	TLSFirst    bool   `json:"tls_first"`
 }
 
@@ -77,6 +78,9 @@ func (a *app) writeNATS(c conn.Context) (string, error) {
 	}
 	if c.Description != "" {
 		n.Description = c.Description
+	}
+	if name, role, _, err := c.User(); err == nil && role != pki.Viewer {
+		n.JSAPIPrefix = subject.Store(subject.Person(name))
 	}
 	b, err := json.MarshalIndent(n, "", "  ")
 	if err != nil {

@@ -116,6 +116,7 @@ func TestNatsCommand(t *testing.T) {
 		}
 	}
 	checkNats(t, d)
+	checkReading(t, d)
 	checkEventsLive(t, d, skep)
 
 	// What a person sees of the events is what docs/events.md has.
@@ -166,12 +167,9 @@ func checkNats(t *testing.T, d *desk) {
 		{"pub skep.v1.push.anode x", "", nil, 1, violation + `Publish to "skep.v1.push.anode"`},
 		{"pub skep.v1.event.service.x.create '{}'", "", nil, 1, violation + `Publish to "skep.v1.event.service.x.create"`},
 		{"pub '$KV.spec.cluster' x", "", nil, 1, violation + `Publish to "$KV.spec.cluster"`},
-		// Nobody has JetStream, whose rights would be those of the broker: the store is read through the API.
-		{"kv get secret ca", "", nil, 1, violation + `Publish to "$JS.API.STREAM.INFO.KV_secret"`},
-		{"kv watch value", "", nil, 1, violation + `Publish to "$JS.API.STREAM.INFO.KV_value"`},
-		{"stream info EVENTS", "", nil, 1, violation + `Publish to "$JS.API.STREAM.INFO.EVENTS"`},
-		{"stream rm -f EVENTS", "", nil, 1, violation + `Publish to "$JS.API.`},
-		{"stream ls", "", nil, 1, violation + `Publish to "$JS.API.STREAM.LIST"`},
+		// Nobody has JetStream's own API, whose rights would be those of the broker; see checkReading.
+		{"req '$JS.API.STREAM.INFO.KV_spec' ''", "", nil, 0, violation + `Publish to "$JS.API.STREAM.INFO.KV_spec"`},
+		{"req '$JS.API.CONSUMER.CREATE.EVENTS.x' ''", "", nil, 0, violation + `Publish to "$JS.API.CONSUMER.CREATE.EVENTS.x"`},
 		{"sub '$KV.secret.>' --wait 1s", "", nil, 1, violation + `Subscription to "$KV.secret.>"`},
 		{"sub '>' --wait 1s", "", nil, 1, violation + `Subscription to ">"`},
 		{"server info", "", nil, 1, violation + `Publish to "$SYS.REQ.SERVER.PING.VARZ"`},
@@ -200,6 +198,70 @@ func checkNats(t *testing.T, d *desk) {
 				}
 				if !refused && strings.Contains(out, violation) {
 					t.Errorf("%s: nats %s is refused\n%s", role, c.args, out)
+				}
+			})
+		}
+	}
+	all.Wait()
+}
+
+// checkReading goes through what reads and writes JetStream: people who may see values read all but the vault's, nobody writes, and
+// a viewer has none of it.
+func checkReading(t *testing.T, d *desk) {
+	t.Helper()
+	const violation = "Permissions Violation for "
+	var all sync.WaitGroup
+	for _, c := range []struct {
+		args   string
+		says   []string // to an admin and an operator
+		not    string
+		code   int
+		viewer string // what a viewer is told of
+	}{
+		{"stream ls -n", []string{"EVENTS", "KV_spec", "KV_task"}, "KV_secret", 0, violation + `Publish to "$JS.API.STREAM.`},
+		{"stream info KV_spec", []string{"Information for Stream KV_spec", "$KV.spec.>"}, "", 0, violation + `Publish to "$JS.API.STREAM.INFO.KV_spec"`},
+		{"kv ls -n", []string{"spec", "lease"}, "secret", 0, violation + `Publish to "$JS.API.STREAM.`},
+		{"kv ls node", []string{"managers", "desc."}, "", 0, violation + `Publish to "$JS.API.STREAM.INFO.KV_node"`},
+		{"kv get --raw spec cluster | skep decode --subject '$KV.spec.cluster'", []string{`"name": "default"`}, "", 0, ""},
+		{"stream get EVENTS 1", []string{"skep.v1.event.cluster.kept.create"}, "", 0, violation + `Publish to "$JS.API.STREAM.INFO.EVENTS"`},
+		{"stream view EVENTS 10", []string{"Subject: skep.v1.event.cluster.kept.create", `"verb":"create"`, "Reached apparent end of data"}, violation, 0, violation + `Publish to "$JS.API.STREAM.INFO.EVENTS"`},
+		{"kv watch lease", []string{"PUT", "lease > scheduler: "}, violation, 124, violation + `Publish to "$JS.API.STREAM.INFO.KV_lease"`},
+		{"stream info KV_secret", []string{"could not pick a Stream"}, "", 1, violation},
+		{"kv get value x", []string{"bucket not found"}, "", 1, violation},
+		{"kv put spec cluster x", []string{"the store is only read here: $KV.spec.cluster is not for people"}, "", 1, violation},
+		{"stream rm -f EVENTS", []string{"the store is only read here: STREAM.DELETE.EVENTS is not for people"}, "", 1, violation},
+		{"stream purge -f EVENTS", []string{"the store is only read here: STREAM.PURGE.EVENTS is not for people"}, "", 1, violation},
+		{"stream rmm -f EVENTS 1", []string{"the store is only read here: STREAM.MSG.DELETE.EVENTS is not for people"}, "", 1, violation},
+	} {
+		for _, role := range []string{"admin", "operator", "viewer"} {
+			all.Go(func() {
+				line := "nats --context skep-" + role + " --timeout 20s " + c.args
+				switch {
+				case role == "viewer":
+					line = strings.Replace(line, "20s", "4s", 1)
+				case c.code == 124:
+					line = "timeout 6 " + line
+				}
+				if strings.HasPrefix(c.args, "stream view") { // it wants a terminal
+					line = `script -qec "` + line + `" /dev/null`
+				}
+				out, code, err := d.start("", "sh", "-c", line)
+				if role == "viewer" {
+					if err != nil || c.viewer == "" && strings.Contains(out, "default") || !strings.Contains(out, c.viewer) {
+						t.Errorf("viewer: nats %s: %d (%v)\n%s", c.args, code, err, out)
+					}
+					return
+				}
+				if err != nil || code != c.code {
+					t.Errorf("%s: nats %s: exit status %d, want %d (%v)\n%s", role, c.args, code, c.code, err, out)
+				}
+				for _, s := range c.says {
+					if !strings.Contains(out, s) {
+						t.Errorf("%s: nats %s does not say %q\n%s", role, c.args, s, out)
+					}
+				}
+				if c.not != "" && strings.Contains(out, c.not) {
+					t.Errorf("%s: nats %s says %q\n%s", role, c.args, c.not, out)
 				}
 			})
 		}
