@@ -40,6 +40,11 @@ func (r *rig) idleManagers() error {
 	if _, err := r.skep(busybox("web", "--replicas", "10")...); err != nil {
 		return err
 	}
+	select { // after elections, as when the group grew, its feeds look often for 15 s
+	case <-time.After(30 * time.Second):
+	case <-r.ctx.Done():
+		return r.ctx.Err()
+	}
 	for _, h := range threeManagers {
 		load, err := r.load(h, 10*time.Second)
 		if err != nil {
