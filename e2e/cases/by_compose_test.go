@@ -387,10 +387,9 @@ func TestByComposeThreeManagers(t *testing.T) {
 	if failed > 0 || ok == 0 {
 		t.Errorf("%d requests failed of %d", failed, ok+failed)
 	}
-	// An agent that is away for more than three seconds is a node that is down, and others take its tasks: how long the engine takes to
-	// replace a container is up to the machine.
+	// Each agent said that it is started again: nobody took its node for lost.
 	if after := tasks(); after != before {
-		t.Logf("tasks moved:\n%sto\n%s", before, after)
+		t.Errorf("tasks moved:\n%sto\n%s", before, after)
 	}
 	m1.cli("service", "rm", "web")
 	for _, m := range all {

@@ -29,11 +29,14 @@ func whenLed[T any](ctx context.Context, do func() (T, error)) (T, error) {
 	}
 }
 
-// readAgain is how long a question to a leader waits for its answer before it is asked again: a leader that died says nothing,
-// and neither do servers that do not lead the stream.
-const readAgain = 500 * time.Millisecond
+// A question to a leader is put again after readAgain without an answer, then after twice as long, at most readEvery: a leader that
+// died says nothing, and neither do servers that do not lead the stream. One that hands over drops what it had not come to.
+const (
+	readAgain = 200 * time.Millisecond
+	readEvery = 500 * time.Millisecond
+)
 
-// askLed asks a stream's leader something that changes nothing, again every half second until ctx ends, and takes the first answer to
+// askLed asks a stream's leader something that changes nothing, again and again until ctx ends, and takes the first answer to
 // any of them: a leader that is only slow is not given up. That there is no leader is an error at once, unless ctx has patience.
 func askLed[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -43,7 +46,8 @@ func askLed[T any](ctx context.Context, ask func(context.Context) (T, error)) (T
 		err error
 	}
 	answers := make(chan answer)
-	again := time.NewTicker(readAgain)
+	wait := readAgain
+	again := time.NewTimer(wait)
 	defer again.Stop()
 	for {
 		go func() {
@@ -57,6 +61,8 @@ func askLed[T any](ctx context.Context, ask func(context.Context) (T, error)) (T
 		case a := <-answers:
 			return a.out, a.err
 		case <-again.C:
+			wait = min(2*wait, readEvery)
+			again.Reset(wait)
 		case <-ctx.Done():
 			var none T
 			return none, ctx.Err()

@@ -232,6 +232,33 @@ func TestAShorterHeartbeatPeriod(t *testing.T) {
 	await(t, "heartbeats of the new period", func() bool { return beats() > 10 })
 }
 
+// An agent that is started again by whoever stops it tells the managers, so that they wait for it.
+func TestItSaysThatItRestarts(t *testing.T) {
+	for _, restarts := range []bool{true, false} {
+		n := newNode(t)
+		n.cfg.Restarts = restarts
+		n.start()
+		last := func() *skepv1.Heartbeat {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			if len(n.beats) == 0 {
+				return nil
+			}
+			return n.beats[len(n.beats)-1]
+		}
+		await(t, "the first heartbeat", func() bool { return last() != nil })
+		n.halt()
+		if err := n.nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if restarts {
+			await(t, "a heartbeat that says so", func() bool { return last().Restarting && !last().Leaving })
+		} else if last().Restarting {
+			t.Error("an agent that is only stopped says that it restarts")
+		}
+	}
+}
+
 func TestContainerSettings(t *testing.T) {
 	n := up(t)
 	s := n.spec("sh", "-c", "echo up; sleep 1000")

@@ -70,6 +70,9 @@ type Config struct {
 	Manager bool
 	// Leaving: Close tells the managers that the node leaves now, instead of letting them find out.
 	Leaving bool
+	// Restarts: who ends the agent starts it again at once, perhaps as another program, and the managers are told so: they wait
+	// thirty seconds before they take the node for lost.
+	Restarts bool
 	// Upgrader replaces the program of the node's daemon; nil: its services are processes of their own.
 	Upgrader Upgrader
 	// Metrics is where the agent shows what it does, nil = nowhere.

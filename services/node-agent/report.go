@@ -124,8 +124,8 @@ func (s *Service) heartbeats(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			t.Stop()
-			if s.leaving.Load() {
-				s.beat(&skepv1.Heartbeat{Leaving: true})
+			if last := (&skepv1.Heartbeat{Leaving: s.leaving.Load(), Restarting: s.cfg.Restarts}); last.Leaving || last.Restarting {
+				s.beat(last)
 				_ = s.cfg.NC.FlushTimeout(time.Second) // they find out in any case
 			}
 			return

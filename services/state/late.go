@@ -11,10 +11,10 @@ import (
 
 const (
 	// lateAfter is how long a node may take to say that it has its newest task set before it is told to ask for it.
-	lateAfter = 3 * time.Second
-	lateEvery = time.Second
+	lateAfter = time.Second
+	lateEvery = 500 * time.Millisecond
 	// lateMost bounds how often the time doubles for a node that is told and does not: one may be away for long.
-	lateMost = 5
+	lateMost = 6
 )
 
 // late knows which nodes have not applied their newest task set, and since when.

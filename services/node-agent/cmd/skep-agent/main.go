@@ -103,6 +103,7 @@ func main() {
 	var (
 		containerd, binDir, advertise, dataPath, mesh, pluginDirs string
 		parallel                                                  int
+		restarts                                                  bool
 	)
 	daemon.Exit(daemon.Main{
 		Name: "skep-agent", Containers: true, About: "runs this node's tasks on containerd", Role: "agent", Single: true, Renews: true,
@@ -113,6 +114,7 @@ func main() {
 			fs.StringVar(&dataPath, "data-path-addr", "", "address for container traffic")
 			fs.StringVar(&mesh, "mesh", "", "socket of the node's mesh (default <run-dir>/mesh.sock)")
 			fs.StringVar(&pluginDirs, "plugin-dirs", "", "folders to look for volume plug-ins in, with commas between (default: Docker's, /run/docker/plugins and so on)")
+			fs.BoolVar(&restarts, "restarts", false, "it is started again at once when it is stopped, perhaps as another version: the managers wait 30 s before its tasks move")
 			fs.IntVar(&parallel, "start-parallelism", 0, "containers started at once (default: twice the CPUs)")
 		},
 		New: func(ctx context.Context, env daemon.Env) (daemon.Service, error) {
@@ -129,6 +131,7 @@ func main() {
 				Certificate: env.Store, Attacher: net, ContainerdAddress: cmp.Or(containerd, r.Containerd), BinDir: binDir, StartParallelism: parallel, PluginDirs: pluginDirs,
 				Hostname: r.Hostname, AdvertiseAddr: cmp.Or(advertise, r.Host()), DataPathAddr: cmp.Or(dataPath, r.DataPath),
 				MaxTasks: r.TaskLimit(), Manager: env.Store.Identity().Role == pki.Manager, Metrics: env.Metrics,
+				Restarts: restarts,
 			})
 			if err != nil {
 				return nil, err
