@@ -23,7 +23,7 @@ func TestWorkerCannotEscalate(t *testing.T) {
 	b := run(t, lone(t, ca, id.New()))
 	mgr, js := inProcessJS(t, b, "manager")
 	for _, n := range []string{"spec", "status", "task"} {
-		if _, err := js.CreateStream(within(t), bucket(n)); err != nil {
+		if err := created(t, js, n); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -397,7 +397,7 @@ func TestInProcessConnections(t *testing.T) {
 	b := run(t, lone(t, ca, id.New()))
 	_, js := inProcessJS(t, b, "manager")
 	for _, n := range []string{"spec", "task", "secret", "node", "lease"} {
-		if _, err := js.CreateStream(within(t), bucket(n)); err != nil {
+		if err := created(t, js, n); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -105,6 +105,19 @@ func bucket(name string) jetstream.StreamConfig {
 	}
 }
 
+// created makes a bucket's stream. It asks again while nobody answers: what is asked before the store has a leader is lost, and
+// "ready" says only that connections are taken.
+func created(t testing.TB, js jetstream.JetStream, name string) (err error) {
+	t.Helper()
+	late := await(within(t), 20*time.Millisecond, 0, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		_, err = js.CreateStream(ctx, bucket(name))
+		return err == nil
+	})
+	return errors.Join(late, err)
+}
+
 func TestSingleManagerStartsStopsAndRestarts(t *testing.T) {
 	ca := pkitest.NewCA(t)
 	cfg := lone(t, ca, id.New())
@@ -112,7 +125,7 @@ func TestSingleManagerStartsStopsAndRestarts(t *testing.T) {
 	b := run(t, cfg)
 	t.Logf("cold start to ready: %v", time.Since(began))
 	_, js := inProcessJS(t, b, "manager")
-	if _, err := js.CreateStream(within(t), bucket("spec")); err != nil {
+	if err := created(t, js, "spec"); err != nil {
 		t.Fatal(err)
 	}
 	_, state := inProcessJS(t, b, "state")

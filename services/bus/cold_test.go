@@ -13,7 +13,7 @@ func TestReadyBusPlacesStreams(t *testing.T) {
 	for range 5 {
 		b := run(t, lone(t, ca, id.New()))
 		_, js := inProcessJS(t, b, "manager")
-		if _, err := js.CreateStream(within(t), bucket("a")); err != nil {
+		if err := created(t, js, "a"); err != nil {
 			t.Error(err)
 		}
 		b.Close()

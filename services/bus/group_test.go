@@ -304,7 +304,7 @@ func TestGroup(t *testing.T) {
 	f := found(t, "m2", "m3", "m4", "m5")
 	creds := pkitest.Store(t, f.ca, pki.Identity{NodeID: idOf("writer"), Role: pki.Manager}, time.Hour)
 	l := startWriters(t, creds, 2, f.addrs...)
-	if _, err := l.js.CreateStream(within(t), bucket("a")); err != nil {
+	if err := created(t, l.js, "a"); err != nil {
 		t.Fatal(err)
 	}
 	events, err := f.nc.SubscribeSync(subject.Event("node", "*", "*"))

@@ -204,7 +204,7 @@ func TestManagersComeAndGo(t *testing.T) {
 	m1.start()
 	creds := pkitest.Store(t, ca, pki.Identity{NodeID: "writer", Role: pki.Manager}, time.Hour)
 	l := startWriters(t, creds, 4, m1.cfg.Advertise, m2.cfg.Advertise, m3.cfg.Advertise)
-	if _, err := l.js.CreateStream(within(t), bucket("a")); err != nil {
+	if err := created(t, l.js, "a"); err != nil {
 		t.Fatal(err)
 	}
 

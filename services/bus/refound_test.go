@@ -38,7 +38,7 @@ func three(t *testing.T, ca *pki.CA) (m1, m2, m3 *child, l *ledger) {
 	creds := pkitest.Store(t, ca, pki.Identity{NodeID: "writer", Role: pki.Manager}, time.Hour)
 	l = startWriters(t, creds, 4, m1.cfg.Advertise, m2.cfg.Advertise, m3.cfg.Advertise)
 	for _, n := range []string{"a", "b", "c"} {
-		if _, err := l.js.CreateStream(within(t), bucket(n)); err != nil {
+		if err := created(t, l.js, n); err != nil {
 			t.Fatal(err)
 		}
 	}

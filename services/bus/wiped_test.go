@@ -16,7 +16,7 @@ func TestStoreLostTwice(t *testing.T) {
 	f := found(t, "m2", "m3")
 	creds := pkitest.Store(t, f.ca, pki.Identity{NodeID: idOf("writer"), Role: pki.Manager}, time.Hour)
 	l := startWriters(t, creds, 2, f.addrs...)
-	if _, err := l.js.CreateStream(within(t), bucket("a")); err != nil {
+	if err := created(t, l.js, "a"); err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range []string{"m2", "m3"} {
