@@ -17,13 +17,17 @@ func asking(ctx context.Context) (context.Context, context.CancelFunc) {
 	return patience.Until(ctx, time.Now().Add(ackWithin)), cancel
 }
 
-// watchMost is the longest wait for the answer to one request for a watcher.
-const watchMost = 8 * time.Second
+// A request for a watcher is given up after watchFirst, the next after twice as long, the last after watchMost. One that comes late
+// all the same is a consumer without a reader, for five seconds.
+const (
+	watchFirst = 500 * time.Millisecond
+	watchMost  = 8 * time.Second
+)
 
 // watch asks for a watcher, again and for longer each time while nobody answers. Where it is served is for the leader of the
 // whole store to say, which may be elected seconds after that of the stream; what it was sent before that, it never hears.
 func (f *Feed) watch(ctx context.Context, kv jetstream.KeyValue) (jetstream.KeyWatcher, error) {
-	for within := readAgain; ; within *= 2 {
+	for within := watchFirst; ; within *= 2 {
 		watching, give := context.WithCancel(ctx) // it lasts as long as the watcher
 		late := time.AfterFunc(within, give)
 		w, err := kv.WatchFiltered(watching, f.filters())

@@ -160,7 +160,10 @@ func (v *view) planLeave(l *skepv1.Manager) plan {
 	if !alive && len(v.streams.leadless) > 0 {
 		return v.waitsFor(fmt.Sprintf("it is not there, and without it %s cannot be read: start it again, or restore a backup", listed(v.streams.leadless)))
 	}
-	if !alive && member.Offline {
+	// A node that leaves and is wanted comes again under another name: it lost its store. nats-server takes a server that was
+	// killed for online for up to 150 s, and a stream that moves off it waits for consumers that only this server could hand over.
+	lost := v.desired[l.GetNodeId()]
+	if !alive && (member.Offline || lost) {
 		// There is nobody to hand anything over. Evacuation moves streams off a server one by one, and waits for what does not
 		// answer; a removal takes it out of every stream first.
 		return v.acts(actRemove, l.GetNodeId(), l.GetServer())

@@ -31,6 +31,7 @@ type fakeServer struct {
 	node    string
 	witness bool
 	up      bool // its process runs
+	missed  bool // if it does not, nats-server has not noticed
 	data    bool // streams count on it
 	current bool
 }
@@ -66,7 +67,7 @@ func (w *world) view() *view {
 	if w.led() {
 		for _, name := range slices.Sorted(maps.Keys(w.servers)) {
 			s := w.servers[name]
-			v.members = append(v.members, Member{Name: name, Current: s.current, Offline: !s.up})
+			v.members = append(v.members, Member{Name: name, Current: s.current, Offline: !s.up && !s.missed})
 			if !s.up {
 				v.missing[name] = w.now.Add(-time.Hour)
 			}
@@ -467,6 +468,17 @@ func TestPlan(t *testing.T) {
 			w.set.Managers[1].State = leaving
 			w.servers["a-1"].data, w.servers["b-1"].data, w.servers["b-1"].up = false, true, false
 		}), "wait: it is not there, and without it KV_spec cannot be read: start it again, or restore a backup"},
+		"a lost store, whose server nats-server takes for online": {three(func(w *world) {
+			w.servers["a-w1"] = &fakeServer{node: "a", witness: true, up: true, current: true}
+			w.set.Managers[0].Witness, w.set.Managers[2].State = "a-w1", leaving
+			w.servers["c-1"].data, w.servers["c-1"].up, w.servers["c-1"].missed = true, false, true
+		}), "write step  remove c-1"},
+		"one that goes and is not heard, but online": {three(func(w *world) {
+			delete(w.desired, "c")
+			w.servers["a-w1"] = &fakeServer{node: "a", witness: true, up: true, current: true}
+			w.set.Managers[0].Witness, w.set.Managers[2].State = "a-w1", leaving
+			w.servers["c-1"].data, w.servers["c-1"].up, w.servers["c-1"].missed = true, false, true
+		}), "write step  evacuate c-1"},
 		"a witness that lost its store gets another name": {two(func(w *world) { w.servers["a-w1"].up = false }), "write step  stop-witness a-w1"},
 		"a name that left is not waited for": {two(func(w *world) {
 			w.set.Managers[1].State = leaving
