@@ -16,6 +16,7 @@ const maxReply = 256
 //	api.>               a person's, local root's, a service's; no node's
 //	node.>, $SRV.>      the same without viewers
 //	By(…, person, …)    that person's
+//	js.<person>.>       that person's, no viewer's
 func MayHear(asked, reply string) bool {
 	owner, tail, viewer, ok := splitInbox(reply)
 	if !ok || !literal(tail) {
@@ -44,6 +45,9 @@ func MayHear(asked, reply string) bool {
 	case "svc":
 		node := rest[strings.LastIndexByte(rest, '.')+1:]
 		return node != "" && (owner == node || service && on == node)
+	case "js":
+		who, _, ok := StoreAsked(asked)
+		return ok && owner == who
 	case "api", "node":
 		return owner == "" || service || person // nobody but local root hears inboxes without an owner
 	}

@@ -9,12 +9,14 @@ const nodeA, nodeB = "aaaaaaaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbbbbbbb"
 
 func TestMayHear(t *testing.T) {
 	join, svc, api, node, srv := Join("join-"+nodeA), Svc("state", "status", nodeA), API("service", "inspect"), Node(nodeA, "exec.open"), "$SRV.PING.skep-state"
+	store := Store("user-ada") + ".STREAM.INFO.EVENTS"
 	inboxes := map[string][]string{ // inbox → the subjects it may be named on
 		"_INBOX_" + nodeA + ".x.1":        {svc},
 		"_INBOX_mesh-" + nodeA + ".x.1":   {svc, api, node, srv},
 		"_INBOX_state-" + nodeB + ".x.1":  {api, node, srv},
 		"_INBOX_" + nodeB + ".x.1":        {},
-		"_INBOX_user-ada.x.1":             {api, node, srv},
+		"_INBOX_user-ada.x.1":             {api, node, srv, store},
+		"_INBOX_viewer.user-ada.x.1":      {api},
 		"_INBOX_user-" + nodeA + ".x.1":   {api, node, srv},
 		"_INBOX_local-root.x.1":           {api, node, srv},
 		"_INBOX.x.1":                      {api, node, srv},
@@ -43,7 +45,7 @@ func TestMayHear(t *testing.T) {
 		API("service", "rm"): {}, Svc("state", "status", nodeA): {}, Heartbeat(nodeA): {}, Event("a", "b", "c"): {},
 	}
 	for reply, may := range inboxes {
-		for _, asked := range []string{join, svc, api, node, srv, "$SRV.PING", Heartbeat(nodeA), "$KV.spec.x", "", "skep.v1.svc", "skep.v1"} {
+		for _, asked := range []string{join, svc, api, node, srv, store, Store("user-ada"), Store(nodeA) + ".x", "$SRV.PING", Heartbeat(nodeA), "$KV.spec.x", "", "skep.v1.svc", "skep.v1"} {
 			want := false
 			for _, m := range may {
 				want = want || m == asked || asked == "$SRV.PING" && m == srv

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -36,23 +37,18 @@ const (
 	readExpires  = 30 * time.Second
 	readBeat     = time.Second
 	readerIs     = "skep.reader" // the metadata of a consumer that names who made it
-	storeAPI     = "$JS.API."
+	storeAPI     = server.JSApiPrefix + "."
 	askedTooFast = "too many requests: wait a moment"
 )
 
-// Error codes of the API of JetStream, in its numbers.
-const (
-	apiBadRequest     = 10003
-	apiNotFound       = 10014 // consumer not found
-	apiNoStream       = 10059
-	apiRefused        = 10039 // not enabled for the account: what tools show as a refusal
-	apiTooMany        = 10026 // the maximum of consumers is reached
-	apiNotResponding  = 10008
-	httpBadRequest    = 400
-	httpForbidden     = 403
-	httpNotFound      = 404
-	httpTooMany       = 429
-	httpNotResponding = 503
+// Refusals, in the numbers of the API; each is given its text.
+var (
+	badRequest    = server.ApiError{Code: http.StatusBadRequest, ErrCode: uint16(server.JSBadRequestErr)}
+	refused       = server.ApiError{Code: http.StatusForbidden, ErrCode: uint16(server.JSNotEnabledForAccountErr)} // what tools show as one
+	noStream      = server.ApiError{Code: http.StatusNotFound, ErrCode: uint16(server.JSStreamNotFoundErr)}
+	noConsumer    = server.ApiError{Code: http.StatusNotFound, ErrCode: uint16(server.JSConsumerNotFoundErr)}
+	tooMany       = server.ApiError{Code: http.StatusTooManyRequests, ErrCode: uint16(server.JSMaximumConsumersLimitErr)}
+	notResponding = server.ApiError{Code: http.StatusServiceUnavailable, ErrCode: uint16(server.JSClusterNotAvailErr)}
 )
 
 // reading passes on what people ask of the store.
@@ -99,17 +95,17 @@ func (r *reading) close() { r.nc.Close() }
 // take looks at a request. What has no reply, or one that is not the asker's own, gets no answer.
 func (r *reading) take(m *nats.Msg) {
 	who, op, ok := subject.StoreAsked(m.Subject)
-	if !ok || !r.own(who, m.Reply) {
+	if !ok || !subject.MayHear(m.Subject, m.Reply) {
 		return
 	}
 	if !r.asks.Allow(who, time.Now()) {
-		r.refuse(m, httpTooMany, apiTooMany, askedTooFast)
+		r.refuse(m, tooMany, askedTooFast)
 		return
 	}
 	select {
 	case r.places <- struct{}{}:
 	default:
-		r.refuse(m, httpTooMany, apiTooMany, askedTooFast)
+		r.refuse(m, tooMany, askedTooFast)
 		return
 	}
 	go func() {
@@ -118,15 +114,10 @@ func (r *reading) take(m *nats.Msg) {
 	}()
 }
 
-// own reports whether a subject is within the inboxes of a person who may see values.
-func (r *reading) own(who, subj string) bool {
-	return subject.InboxOwner(subj) == who && !subject.IsViewerInbox(subj) && !strings.ContainsAny(subj, "*> \t\r\n")
-}
-
 // pass passes a request on to the API, or refuses it.
 func (r *reading) pass(m *nats.Msg, who, op string) {
 	if len(m.Data) > readBody {
-		r.refuse(m, httpBadRequest, apiBadRequest, "the request is too long")
+		r.refuse(m, badRequest, "the request is too long")
 		return
 	}
 	verb, rest := cutVerb(op)
@@ -136,32 +127,32 @@ func (r *reading) pass(m *nats.Msg, who, op string) {
 		r.list(m, op)
 		return
 	case "":
-		r.refuse(m, httpForbidden, apiRefused, "the store is only read here: "+op+" is not for people; skep's own commands change things")
+		r.refuse(m, refused, "the store is only read here: "+op+" is not for people; skep's own commands change things")
 		return
 	}
 	if !slices.Contains(r.readable, stream) {
-		r.refuse(m, httpNotFound, apiNoStream, "stream not found, or not to be read: "+strings.Join(r.readable, ", ")+" are")
+		r.refuse(m, noStream, "stream not found, or not to be read: "+strings.Join(r.readable, ", ")+" are")
 		return
 	}
 	data := m.Data
 	switch verb {
 	case "CONSUMER.CREATE", "CONSUMER.DURABLE.CREATE":
 		if !r.makes.Allow(who, time.Now()) {
-			r.refuse(m, httpTooMany, apiTooMany, askedTooFast)
+			r.refuse(m, tooMany, askedTooFast)
 			return
 		}
 		var err error
-		if data, op, err = r.consumer(who, stream, m.Data); err != nil {
-			r.refuse(m, httpBadRequest, apiBadRequest, err.Error())
+		if data, op, err = r.consumer(m, who, stream); err != nil {
+			r.refuse(m, badRequest, err.Error())
 			return
 		}
 	case "CONSUMER.INFO", "CONSUMER.DELETE", "CONSUMER.MSG.NEXT":
 		if err := r.theirs(who, stream, rest); err != nil {
 			if !errors.Is(err, jetstream.ErrConsumerNotFound) {
-				r.refuse(m, httpNotResponding, apiNotResponding, "the store does not answer: "+err.Error())
+				r.refuse(m, notResponding, "the store does not answer: "+err.Error())
 				return
 			}
-			r.refuse(m, httpNotFound, apiNotFound, "consumer not found")
+			r.refuse(m, noConsumer, "consumer not found")
 			return
 		}
 	}
@@ -189,9 +180,9 @@ func cutVerb(op string) (verb, rest string) {
 }
 
 // consumer makes the request for a consumer anew, of what the asker may say about it, and the operation that it is passed on to.
-func (r *reading) consumer(who, stream string, body []byte) ([]byte, string, error) {
+func (r *reading) consumer(m *nats.Msg, who, stream string) ([]byte, string, error) {
 	var asked server.CreateConsumerRequest
-	if err := json.Unmarshal(body, &asked); err != nil {
+	if err := json.Unmarshal(m.Data, &asked); err != nil {
 		return nil, "", errors.New("the request is no JSON of a consumer")
 	}
 	in := asked.Config
@@ -204,7 +195,9 @@ func (r *reading) consumer(who, stream string, body []byte) ([]byte, string, err
 		return nil, "", errors.New("the consumer is of another stream than the subject says")
 	case strings.ContainsAny(name, ".*> \t\r\n/\\"):
 		return nil, "", errors.New("a consumer's name is of letters, digits, - and _")
-	case in.DeliverSubject != "" && !r.own(who, in.DeliverSubject):
+	case strings.ContainsAny(in.FilterSubject, " \t\r\n"): // it becomes a part of the subject that is published on
+		return nil, "", errors.New("a filter is a subject")
+	case in.DeliverSubject != "" && !subject.MayHear(m.Subject, in.DeliverSubject):
 		return nil, "", errors.New("messages go to inboxes of your own only")
 	}
 	out := server.ConsumerConfig{
@@ -249,13 +242,13 @@ func (r *reading) theirs(who, stream, name string) error {
 func (r *reading) list(m *nats.Msg, op string) {
 	answer, err := r.nc.Request(storeAPI+op, m.Data, readWithin)
 	if err != nil {
-		r.refuse(m, httpNotResponding, apiNotResponding, "the store does not answer: "+err.Error())
+		r.refuse(m, notResponding, "the store does not answer: "+err.Error())
 		return
 	}
 	var all map[string]json.RawMessage
 	var streams []json.RawMessage
 	if json.Unmarshal(answer.Data, &all) != nil || all["streams"] != nil && json.Unmarshal(all["streams"], &streams) != nil {
-		r.refuse(m, httpNotResponding, apiNotResponding, "the store's answer is not understood")
+		r.refuse(m, notResponding, "the store's answer is not understood")
 		return
 	}
 	streams = slices.DeleteFunc(streams, func(raw json.RawMessage) bool {
@@ -285,8 +278,9 @@ func (r *reading) list(m *nats.Msg, op string) {
 }
 
 // refuse answers as the API does.
-func (r *reading) refuse(m *nats.Msg, code int, errCode uint16, text string) {
-	data, err := json.Marshal(map[string]any{"type": "io.nats.jetstream.api.v1.error_response", "error": map[string]any{"code": code, "err_code": errCode, "description": text}})
+func (r *reading) refuse(m *nats.Msg, e server.ApiError, text string) {
+	e.Description = text
+	data, err := json.Marshal(server.ApiResponse{Type: "io.nats.jetstream.api.v1.error_response", Error: &e})
 	if err == nil {
 		err = r.nc.Publish(m.Reply, data)
 	}

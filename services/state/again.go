@@ -55,17 +55,19 @@ func done(ctx context.Context, svc *skepv1.Service) bool {
 	return rpc.MarkOf(ctx).In(svc.GetAsked())
 }
 
-// again is the service that an earlier try of the change in work has changed, nil when none has. An error means that nobody
-// knows yet.
-func (s *Service) again(ctx context.Context, id string) (*skepv1.Service, error) {
+// again is the answer with the service that an earlier try of the change in work has changed, nil when none has. An error means
+// that nobody knows yet.
+func (s *Service) again(ctx context.Context, id string) (*skepv1.ServiceReply, error) {
 	if !rpc.Again(ctx) {
 		return nil, nil
 	}
 	if err := caughtUp(ctx, s.feeds.Of(subject.Spec)); err != nil {
 		return nil, err
 	}
-	if !done(ctx, s.ix.Service(id)) {
-		return nil, nil
+	if done(ctx, s.ix.Service(id)) {
+		if svc := s.viewService(id); svc != nil {
+			return &skepv1.ServiceReply{Service: svc}, nil
+		}
 	}
-	return s.viewService(id), nil
+	return nil, nil
 }

@@ -27,8 +27,8 @@ func (s *Service) steerRollout(ctx context.Context, r *skepv1.RolloutRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	if svc, err := s.again(ctx, id); svc != nil || err != nil {
-		return &skepv1.ServiceReply{Service: svc}, err
+	if reply, err := s.again(ctx, id); reply != nil || err != nil {
+		return reply, err
 	}
 	if r.Action == skepv1.RolloutRequest_ACTION_ABORT {
 		return s.abortRollout(ctx, id)

@@ -20,8 +20,8 @@ func (s *Service) runService(ctx context.Context, r *skepv1.RunServiceRequest) (
 	if err != nil {
 		return nil, err
 	}
-	if svc, err := s.again(ctx, id); svc != nil || err != nil {
-		return &skepv1.ServiceReply{Service: svc}, err
+	if reply, err := s.again(ctx, id); reply != nil || err != nil {
+		return reply, err
 	}
 	var before, after *skepv1.Service
 	err = s.retry(ctx, func() error {

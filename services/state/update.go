@@ -29,8 +29,8 @@ func (s *Service) updateService(ctx context.Context, r *skepv1.UpdateServiceRequ
 	if err != nil {
 		return nil, err
 	}
-	if svc, err := s.again(ctx, id); svc != nil || err != nil {
-		return &skepv1.ServiceReply{Service: svc}, err
+	if reply, err := s.again(ctx, id); reply != nil || err != nil {
+		return reply, err
 	}
 	if err := s.atLeast(ctx, r.Version); err != nil {
 		return nil, err
@@ -213,8 +213,8 @@ func (s *Service) scaleService(ctx context.Context, r *skepv1.ScaleServiceReques
 	if err != nil {
 		return nil, err
 	}
-	if svc, err := s.again(ctx, id); svc != nil || err != nil {
-		return &skepv1.ServiceReply{Service: svc}, err
+	if reply, err := s.again(ctx, id); reply != nil || err != nil {
+		return reply, err
 	}
 	if r.Replicas > spec.MaxReplicas {
 		return nil, fault.Invalid("invalid replicas value %d: at most %d", r.Replicas, spec.MaxReplicas)
