@@ -177,21 +177,19 @@ func (s *Store) answers(ctx context.Context, name string) error {
 	})
 }
 
-// Unmount lets go of a volume for a task, and of what is mounted there after the last.
+// Unmount lets go of a volume for a task, and of what is mounted there after the last. The task holds it until that is done, so
+// that an agent that was killed meanwhile does it again, and nobody who sees the volume free finds something mounted there.
 func (l local) Unmount(ctx context.Context, name, task string) error {
 	s, k := l.s, Key{Local, name}
 	return s.do(ctx, name, "unmount", s.cfg.Limit, func(context.Context) error {
-		if err := s.uses.drop(task, k); err != nil {
-			return err
-		}
 		m, err := s.readMeta(name)
-		if err != nil || len(m.Options) == 0 || len(s.uses.holders(k)) > 0 {
-			return err
+		last := !slices.ContainsFunc(s.uses.holders(k), func(holder string) bool { return holder != task })
+		if err == nil && len(m.Options) > 0 && last {
+			if err := s.unmount(name); err != nil {
+				return err // the task still holds it: this is tried again
+			}
 		}
-		if err := s.unmount(name); err != nil {
-			return errors.Join(err, s.uses.add(task, k)) // to be tried again
-		}
-		return nil
+		return errors.Join(err, s.uses.drop(task, k))
 	})
 }
 

@@ -36,16 +36,20 @@ func writeMeta(dir string, m *meta) error {
 // readMeta tells what a volume is, ErrNotFound when there is none. A folder without meta.json is a plain one: an anonymous
 // volume, or one that was made before there were options.
 func (s *Store) readMeta(name string) (*meta, error) {
-	b, err := os.ReadFile(filepath.Join(s.dir(name), "meta.json"))
+	file := filepath.Join(s.dir(name), "meta.json")
+	b, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
-		st, err := os.Lstat(s.dir(name))
-		if errors.Is(err, os.ErrNotExist) {
+		st, gone := os.Lstat(s.dir(name))
+		if errors.Is(gone, os.ErrNotExist) {
 			return nil, ErrNotFound
 		}
-		if err != nil {
-			return nil, fmt.Errorf("read what volume %s is: %w", name, err)
+		if gone != nil {
+			return nil, fmt.Errorf("read what volume %s is: %w", name, gone)
 		}
-		return &meta{Created: st.ModTime().UTC()}, nil
+		// Again: a folder appears with its meta.json, and may have appeared just now.
+		if b, err = os.ReadFile(file); errors.Is(err, os.ErrNotExist) {
+			return &meta{Created: st.ModTime().UTC()}, nil
+		}
 	}
 	m := &meta{}
 	if err == nil {

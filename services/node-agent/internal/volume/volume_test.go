@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -146,4 +147,27 @@ func names(t *testing.T, dir string) string {
 		out = append(out, e.Name())
 	}
 	return strings.Join(out, " ")
+}
+
+// Who looks while a volume is made sees it with its options or not at all, never as a plain one.
+func TestSeenWholeOrNotAtAll(t *testing.T) {
+	s := open(t, Config{})
+	for i := range 300 {
+		name := fmt.Sprint("v", i)
+		made := make(chan error, 1)
+		go func() { made <- s.make(name, newMeta(tmpfs, nil)) }()
+		for {
+			m, err := s.readMeta(name)
+			if errors.Is(err, ErrNotFound) {
+				continue
+			}
+			if err != nil || len(m.Options) != len(tmpfs) {
+				t.Fatalf("%s: %+v %v", name, m, err)
+			}
+			break
+		}
+		if err := <-made; err != nil {
+			t.Fatal(err)
+		}
+	}
 }
