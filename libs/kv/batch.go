@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"skep.dev/libs/subject"
@@ -125,16 +124,15 @@ func (t *Batch) publish(ctx context.Context) (uint64, error) {
 	tells := t.telling()
 	began := time.Now()
 	for sent := 0; ; sent++ {
-		try, cancel := ctx, context.CancelFunc(func() {})
-		if tells >= 0 && lasts(ctx, lookAfter) {
-			try, cancel = context.WithTimeout(ctx, lookAfter)
-		}
+		try, cancel := t.b.underOneLeader(ctx, lookWithin(ctx, tells >= 0))
 		seq, err := t.send(try)
 		late := try.Err() != nil && ctx.Err() == nil
 		cancel()
 		switch {
 		case err == nil:
 			return seq, nil
+		case late && tells < 0:
+			return 0, errElected
 		case late: // try again, or it was stored
 		case sent == 0 || !errors.Is(Classify(err), ErrConflict):
 			return 0, Classify(err)
@@ -160,7 +158,7 @@ func (t *Batch) telling() int {
 // send publishes it once, and again while there is no leader.
 func (t *Batch) send(ctx context.Context) (uint64, error) {
 	if len(t.ops) == 1 {
-		ack, err := whenLed(ctx, func() (*jetstream.PubAck, error) { return t.b.js.PublishMsg(ctx, t.ops[0].msg) })
+		ack, err := t.b.send(ctx, t.ops[0].msg)
 		if err != nil {
 			return 0, err
 		}
@@ -171,7 +169,11 @@ func (t *Batch) send(ctx context.Context) (uint64, error) {
 		msgs[i] = o.msg
 		msgs[i].Reply = ""
 	}
-	ack, err := whenLed(ctx, func() (*jetstreamext.BatchAck, error) { return jetstreamext.PublishMsgBatch(ctx, t.b.js, msgs) })
+	// Nothing is gained by waiting for a word on the first message, and it would be waited for beyond ctx.
+	flow := jetstreamext.BatchFlowControl{AckFirst: false}
+	ack, err := whenLed(ctx, func() (*jetstreamext.BatchAck, error) {
+		return jetstreamext.PublishMsgBatch(ctx, t.b.js, msgs, flow)
+	})
 	if err != nil {
 		return 0, err
 	}

@@ -48,8 +48,9 @@ func (e Entry) Stored() []byte {
 
 // Bucket writes to one bucket. Reads for decisions come from a Feed.
 type Bucket struct {
-	js   jetstream.JetStream
-	name subject.Bucket
+	js        jetstream.JetStream
+	name      subject.Bucket
+	elections elections
 }
 
 // Open names a bucket; nothing is contacted.

@@ -153,12 +153,6 @@ const (
 	checkLater = 15 * time.Second
 )
 
-// leaderElected begins the subjects on which the store says that a stream has a new leader. A watcher is served by the server
-// that led its stream when it began: if that one lost its power the watcher is silent. What leads does not wait until that is
-// found out: the feed reads the bucket again when its own stream has a new leader. Another stream's tells that a server may be
-// gone, which may have served this watcher since before its stream went over to a third.
-const leaderElected = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED."
-
 var errStalled = errors.New("the watcher stalled")
 
 // follow runs one watcher until it fails, stalls or ctx ends.
@@ -179,6 +173,9 @@ func (f *Feed) follow(whole context.Context) error {
 	}
 	// Counted before the watcher starts, too: see lagging.
 	connections := f.js.Conn().Stats().Reconnects
+	// A watcher is served by the server that led its stream when it began: if that one lost its power the watcher is silent. What
+	// leads does not wait until that is found out: the feed reads the bucket again when its own stream has a new leader. Another
+	// stream's tells that a server may be gone, which may have served this watcher since before its stream went over to a third.
 	elected, elsewhere := make(chan struct{}, 1), make(chan struct{}, 1)
 	election, err := f.js.Conn().Subscribe(leaderElected+"*", func(m *nats.Msg) {
 		to := elsewhere

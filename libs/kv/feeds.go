@@ -21,8 +21,10 @@ type Source struct {
 	Apply  func(Delta)
 }
 
-// FollowAll starts a feed for each source, as Follow does.
+// FollowAll starts a feed for each source, as Follow does. They go on until Close, also when ctx ends: requests that are in work
+// when a service ends wait until its picture has what they wrote.
 func FollowAll(ctx context.Context, js jetstream.JetStream, sources ...Source) Feeds {
+	ctx = context.WithoutCancel(ctx)
 	feeds := make(Feeds, len(sources))
 	for i, s := range sources {
 		feeds[i] = Follow(ctx, js, s.Bucket, s.Apply, cmp.Or(s.Filter, ">"))

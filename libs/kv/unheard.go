@@ -13,6 +13,9 @@ import (
 	"skep.dev/libs/patience"
 )
 
+// unheardAgain is the pause before what nobody heard is said again.
+const unheardAgain = 50 * time.Millisecond
+
 // whenLed does something again while nobody hears it, for as long as ctx has patience: a stream without a leader listens to
 // nothing, so what was said to it was not done, not even in part. What was heard and not answered is not repeated here.
 func whenLed[T any](ctx context.Context, do func() (T, error)) (T, error) {
@@ -24,7 +27,7 @@ func whenLed[T any](ctx context.Context, do func() (T, error)) (T, error) {
 		select {
 		case <-ctx.Done():
 			return out, err
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(unheardAgain):
 		}
 	}
 }
@@ -70,17 +73,21 @@ func askLed[T any](ctx context.Context, ask func(context.Context) (T, error)) (T
 	}
 }
 
-// unheard reports whether an error means that no leader took what was asked.
+// unheard reports whether an error means that no leader took what was asked. One that hears the end of a batch and not its
+// beginning, which was said to another, stores nothing of it.
 func unheard(err error) bool {
 	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
 		return true
 	}
 	var api *jetstream.APIError
-	return errors.As(err, &api) && api.ErrorCode == codeNoLeader
+	return errors.As(err, &api) && (api.ErrorCode == codeNoLeader || api.ErrorCode == codeIncompleteBatch)
 }
 
-// codeNoLeader: the JetStream system is temporarily unavailable, it has no leader.
-const codeNoLeader = 10008
+// Error codes of the server.
+const (
+	codeNoLeader        = 10008 // JetStream system temporarily unavailable
+	codeIncompleteBatch = 10176 // atomic publish batch is incomplete
+)
 
 const (
 	// ackWithin bounds the wait for one acknowledgement. A leader that hangs holds what it was sent; whoever waits longer
@@ -99,31 +106,46 @@ func bound(ctx context.Context) time.Duration {
 	return ackWithin
 }
 
-// lasts reports whether ctx goes on for longer than d.
-func lasts(ctx context.Context, d time.Duration) bool {
-	end, ok := ctx.Deadline()
-	return !ok || time.Until(end) > d
+// lookWithin is how long a write waits for its acknowledgement before it looks, 0: as long as ctx.
+func lookWithin(ctx context.Context, looks bool) time.Duration {
+	if end, ok := ctx.Deadline(); !looks || ok && time.Until(end) <= lookAfter {
+		return 0
+	}
+	return lookAfter
+}
+
+// errElected ends a write that cannot be looked for.
+var errElected = errors.New("the store has a new leader: the old one may have stored it or not")
+
+// send publishes one message, and again while nobody hears it.
+func (b *Bucket) send(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, error) {
+	var opts []jetstream.PublishOpt
+	if patience.Left(ctx) > 0 {
+		opts = append(opts, jetstream.WithRetryAttempts(0)) // whenLed asks again sooner than the client library
+	}
+	return whenLed(ctx, func() (*jetstream.PubAck, error) { return b.js.PublishMsg(ctx, m, opts...) })
 }
 
 // publish writes a message that is conditional on its key's revision, or one that is not.
 //
-// The leader that it was sent to may have died or hang, and may or may not have stored it. So the write looks: is the
-// key at the revision that was expected, the message is sent again. The first one, should it still arrive, makes the second
-// one conflict, or conflicts itself; so it is stored once, and a conflict is looked into: a newer revision with our value is
-// our write, or somebody's who wrote the same.
+// The leader that it was sent to may have died or hang, or handed over to another, and may or may not have stored it. So the
+// write looks, when there is a new leader or after a while: is the key at the revision that was expected, the message is sent
+// again. The first one, should it still arrive, makes the second one conflict, or conflicts itself; so it is stored once, and a
+// conflict is looked into: a newer revision with our value is our write, or somebody's who wrote the same. What cannot be
+// looked for fails at the election.
 func (b *Bucket) publish(ctx context.Context, key string, m *nats.Msg) (uint64, error) {
 	began := time.Now()
 	for sent := 0; ; sent++ {
-		try, cancel := ctx, context.CancelFunc(func() {})
-		if conditional(m) && lasts(ctx, lookAfter) {
-			try, cancel = context.WithTimeout(ctx, lookAfter)
-		}
-		ack, err := whenLed(try, func() (*jetstream.PubAck, error) { return b.js.PublishMsg(try, m) })
+		looks := conditional(m)
+		try, cancel := b.underOneLeader(ctx, lookWithin(ctx, looks))
+		ack, err := b.send(try, m)
 		late := try.Err() != nil && ctx.Err() == nil
 		cancel()
 		switch {
 		case err == nil:
 			return ack.Sequence, nil
+		case late && !looks:
+			return 0, errElected
 		case late: // try again, or it was stored
 		case sent == 0 || !errors.Is(Classify(err), ErrConflict):
 			return 0, Classify(err)

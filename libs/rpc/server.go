@@ -51,6 +51,9 @@ type Server struct {
 	nodes  nodeLimits
 	quorum Quorum
 
+	open context.Context // ends when no request is taken any more, ctx when those in work are to end
+	shut context.CancelFunc
+
 	mu     sync.Mutex
 	closed bool
 }
@@ -80,18 +83,27 @@ func NewServer(nc *nats.Conn, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("register service %s: %w", cfg.Name, err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
+	open, shut := context.WithCancel(ctx)
 	return &Server{
-		nc: nc, mon: mon, meter: meter, log: cfg.Log, slots: make(chan struct{}, cfg.Parallel), limit: cfg.Timeout, ctx: ctx, cancel: cancel, quorum: cfg.Quorum,
+		nc: nc, mon: mon, meter: meter, log: cfg.Log, slots: make(chan struct{}, cfg.Parallel), limit: cfg.Timeout, ctx: ctx, cancel: cancel, quorum: cfg.Quorum, open: open, shut: shut,
 	}, nil
 }
 
-// Close stops taking requests, turns those away that have arrived and are not in work, cancels those in work and waits for them.
+// finishWithin is how long requests in work may go on once their server closes. It is far more than one takes while the store has
+// a leader, and little for whoever waits for the end of a service whose store has none.
+const finishWithin = time.Second
+
+// Close stops taking requests and turns those away that have arrived and are not in work. Those in work have a second to end, are
+// canceled then, and waited for.
 func (s *Server) Close() error {
 	err := s.mon.close()
-	s.cancel()
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
+	s.shut()
+	late := time.AfterFunc(finishWithin, s.cancel)
+	defer late.Stop()
+	defer s.cancel()
 	s.mon.drained()
 	s.wg.Wait()
 	if s.quorum != nil {
@@ -116,7 +128,7 @@ func (s *Server) take() bool {
 	select {
 	case s.slots <- struct{}{}:
 		return true
-	case <-s.ctx.Done():
+	case <-s.open.Done():
 		return false
 	}
 }
@@ -213,7 +225,7 @@ func handle[Q, R proto.Message](s *Server, subj string, limits *nodeLimits, h fu
 		}
 		go func() {
 			defer limits.end(n)
-			if !n.turn(s.ctx) || !s.take() {
+			if !n.turn(s.open) || !s.take() {
 				late()
 				return
 			}

@@ -8,7 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -123,9 +126,26 @@ func (n *node) awaitLogs(task string, lines int) []*skepv1.LogEntry {
 	defer sess.Close()
 	out, err := readEntries(sess.Reader(stream.Out), lines)
 	if err != nil || len(out) < lines {
-		n.t.Fatalf("follow logs: %d of %d lines, %v", len(out), lines, err)
+		n.t.Fatalf("follow logs: %d of %d lines, %v; on the node: %s", len(out), lines, err, n.output(task))
 	}
 	return out
+}
+
+// output is what a node has of a task's output, and what its process has of signals: where a line was lost.
+func (n *node) output(task string) string {
+	var b strings.Builder
+	_ = filepath.WalkDir(filepath.Join(n.cfg.DataDir, "agent/tasks", task), func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			text, err := os.ReadFile(path)
+			fmt.Fprintf(&b, "\n%s: %q %v", path, text[:min(len(text), 1000)], err)
+		}
+		return nil
+	})
+	if st := n.told(task); st.GetPid() != 0 {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", st.Pid))
+		fmt.Fprintf(&b, "\n%s %v", status, err)
+	}
+	return b.String()
 }
 
 // deadConn is a connection that nobody ever answers.

@@ -132,11 +132,13 @@ func (s *Service) Run(ctx context.Context) error {
 		return nil
 	}
 
+	// The actors outlast ctx, as the feeds do: requests in work need them, and end before.
+	work, end := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer cancel()
+	defer end()
 	for _, actor := range []func(context.Context){s.reports.run, s.events.run, s.sweep, s.followStacks, s.unfence, s.listen, s.followDuplicates, s.tellRoles, s.tellLate} {
-		wg.Go(func() { actor(ctx) })
+		wg.Go(func() { actor(work) })
 	}
 	srv, err := rpc.NewServer(s.cfg.NC, rpc.Config{
 		Name: "skep-state", Version: s.cfg.Version, Description: "desired objects, nodes and task status", Log: s.log, Metrics: s.cfg.Metrics,
