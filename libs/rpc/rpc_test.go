@@ -230,6 +230,47 @@ func TestClosingAnswersEverybody(t *testing.T) {
 	}
 }
 
+// What is in work when a server closes is done, and answered; what does not end is cut off, so that the service does.
+func TestClosingFinishesWork(t *testing.T) {
+	n := kvtest.Server(t)
+	asking, nc := n.Conn(t), n.Conn(t)
+	srv, err := rpc.NewServer(nc, rpc.Config{Name: "closing"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun, goOn := make(chan struct{}, 2), make(chan struct{})
+	handle := func(verb string, h func(context.Context) error) {
+		err := rpc.Handle(srv, "skep.v1.api.closing."+verb, func(ctx context.Context, _ *skepv1.Empty) (*skepv1.Empty, error) {
+			begun <- struct{}{}
+			return &skepv1.Empty{}, h(ctx)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	handle("works", func(ctx context.Context) error { <-goOn; return ctx.Err() })
+	handle("hangs", func(ctx context.Context) error { <-ctx.Done(); return fault.Unavailable("cut off") })
+	ask := func(verb string) chan error {
+		out := make(chan error, 1)
+		go func() { out <- rpc.Call(t.Context(), asking, "skep.v1.api.closing."+verb, &skepv1.Empty{}, nil) }()
+		<-begun
+		return out
+	}
+	works, hangs := ask("works"), ask("hangs")
+	closed := make(chan error, 1)
+	go func() { closed <- srv.Close() }()
+	close(goOn)
+	if err := <-works; err != nil {
+		t.Errorf("what was in work: %v", err)
+	}
+	if err := <-hangs; err == nil || !strings.Contains(err.Error(), "cut off") {
+		t.Errorf("what does not end: %v", err)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestViewersSeeNoValues: what is answered into a viewer's inbox, the only one the broker lets him hear, is masked, in either
 // encoding; what goes anywhere else is not.
 func TestViewersSeeNoValues(t *testing.T) {

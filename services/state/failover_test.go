@@ -3,8 +3,13 @@ package state
 import (
 	"context"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"skep.dev/libs/fault"
 	"skep.dev/libs/keys"
@@ -102,4 +107,77 @@ func TestAFreedNameIsFree(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// A manager is stopped, its state service first and then its broker, which led: of the changes that are made at another one, one
+// after the other, none fails.
+func TestAManagerStops(t *testing.T) {
+	n := kvtest.Cluster(t, 3)
+	r := newRig(t, n)
+	r.stop() // it is connected to any of them
+	type at struct {
+		stop func()
+		nc   *nats.Conn
+	}
+	instances := map[string]at{}
+	for _, s := range n.Servers {
+		nc, err := nats.Connect(s.ClientURL(), nats.MaxReconnects(-1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		_, stop := r.start(func(c *Config) { c.NC, c.NodeID = nc, s.Name() })
+		instances[s.Name()] = at{stop, nc}
+	}
+	js, err := jetstream.New(r.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := js.Stream(r.ctx(), subject.Spec.Stream())
+	if err != nil {
+		t.Fatal(err)
+	}
+	leader := st.CachedInfo().Cluster.Leader
+	var front *nats.Conn
+	for name, i := range instances {
+		if name != leader {
+			front = i.nc
+		}
+	}
+	change := func(i int) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(context.Background(), deadline)
+		defer cancel()
+		q := &skepv1.ScaleServiceRequest{Ref: "web", Replicas: uint64(i % 7)}
+		if err := rpc.Call(ctx, front, subject.API("service", "scale"), q, nil); err != nil {
+			t.Errorf("change %d: %v", i, err)
+		}
+	}
+	if err := rpc.Call(r.ctx(), front, subject.API("service", "create"), &skepv1.CreateServiceRequest{Spec: webSpec("web", 1), NoResolveImage: true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	var stopping, stopped atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for !stopping.Load() {
+			time.Sleep(time.Millisecond)
+		}
+		instances[leader].stop()
+		for _, s := range n.Servers {
+			if s.Name() == leader {
+				s.LameDuckShutdown()
+			}
+		}
+		stopped.Store(true)
+	})
+	for i, after := 0, 0; after < 20; i++ {
+		change(i)
+		if i == 20 {
+			stopping.Store(true)
+		}
+		if stopped.Load() {
+			after++
+		}
+	}
+	wg.Wait()
 }
