@@ -106,7 +106,8 @@ tutorial: tools build ## walk through the tutorial on a lab, and write what was 
 ## test
 
 .PHONY: test
-test: test-unit test-fuzz test-lab ## everything: unit, component, fuzz and lab tests (the lab needs root)
+test: test-unit test-fuzz test-lab ## everything: unit, component, fuzz and lab tests, and one host by compose (the lab needs root)
+	@$(MAKE) --no-print-directory test-compose RUN='TestByCompose$$'
 
 .PHONY: test-unit
 test-unit: tools ## unit and component tests of every module, with the race detector
@@ -130,10 +131,10 @@ test-lab: tools build ## the tutorial and the faults, on real hosts: RUN=regexp 
 	cd e2e && go test -count=1 -timeout 60m -p 1 -parallel 4 $(if $(RUN),-run '$(RUN)') $(if $(V),-v) ./cases/... ./tutorial/...
 
 .PHONY: test-compose
-test-compose: tools build images ## a node by docker compose, on a host of the lab that has a Docker Engine (root, takes minutes)
+test-compose: tools build images ## nodes by docker compose, on hosts of the lab that have a Docker Engine (root, takes minutes): RUN=regexp picks some
 	@deploy/tools.sh engine
 	@$(MAKE) --no-print-directory build RACE=1
-	cd e2e && SKEP_IMAGES='$(BIN)/images' go test -tags compose -count=1 -timeout 30m -run TestByCompose $(if $(V),-v) ./cases
+	cd e2e && SKEP_IMAGES='$(BIN)/images' go test -tags compose -count=1 -timeout 30m -run '$(or $(RUN),TestByCompose)' $(if $(V),-v) ./cases
 
 .PHONY: bench
 bench: tools build ## measure, and print the table of bars (needs root, takes minutes)
