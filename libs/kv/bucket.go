@@ -46,6 +46,18 @@ func (e Entry) Stored() []byte {
 	return e.Value
 }
 
+// Store is JetStream over a service's connection; the error names the service.
+func Store(nc *nats.Conn, service string) (jetstream.JetStream, error) {
+	if nc == nil {
+		return nil, fmt.Errorf("%s: a connection to the broker is needed", service)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("%s: use the store: %w", service, err)
+	}
+	return js, nil
+}
+
 // Bucket writes to one bucket. Reads for decisions come from a Feed.
 type Bucket struct {
 	js        jetstream.JetStream

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -33,7 +34,8 @@ type Feed struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	ready  chan struct{}
-	nudge  chan uint64 // a waiter's doubt: no progress since this revision
+	nudge  chan uint64  // a waiter's doubt: no progress since this revision
+	hurry  atomic.Int64 // until when it looks often, unix ns; 0: it does not
 
 	mu      sync.Mutex
 	rev     uint64        // everything up to here has been applied
@@ -66,14 +68,18 @@ func (f *Feed) Revision() uint64 {
 }
 
 // doubtAfter is how long a feed may make no progress towards a revision that is known to exist. A watcher whose
-// server died says nothing for up to 20 s by itself.
-const doubtAfter = 1500 * time.Millisecond
+// server died says nothing for up to 20 s by itself. doubtSoon is the same while a server was perhaps just stopped or lost.
+const (
+	doubtAfter = 1500 * time.Millisecond
+	doubtSoon  = 100 * time.Millisecond
+)
 
 // Wait returns once everything up to rev has been applied: read your writes. rev must have been acknowledged: when
 // the feed stands still on the way to it, the watcher is made anew.
 func (f *Feed) Wait(ctx context.Context, rev uint64) error {
-	var doubt *time.Timer
-	var doubtC <-chan time.Time
+	stands := time.Now() // since when
+	look := time.NewTicker(doubtSoon)
+	defer look.Stop()
 	for {
 		f.mu.Lock()
 		at, ch := f.rev, f.changed
@@ -81,16 +87,14 @@ func (f *Feed) Wait(ctx context.Context, rev uint64) error {
 		if at >= rev {
 			return nil
 		}
-		if doubt == nil {
-			doubt = time.NewTimer(doubtAfter)
-			defer doubt.Stop()
-			doubtC = doubt.C
-		} else {
-			doubt.Reset(doubtAfter)
-		}
 		select {
 		case <-ch:
-		case <-doubtC:
+			stands = time.Now()
+			look.Reset(doubtSoon)
+		case <-look.C:
+			if time.Since(stands) < doubtAfter && !f.hurries() {
+				continue
+			}
 			select {
 			case f.nudge <- at:
 			default:
@@ -125,20 +129,25 @@ func (f *Feed) Close() {
 	<-f.done
 }
 
+// A feed whose watcher ended begins anew after startAgain, and after twice as long, at most startEvery, each time that one does not
+// last for startEvery.
+const (
+	startAgain = 25 * time.Millisecond
+	startEvery = 2 * time.Second
+)
+
 func (f *Feed) run(ctx context.Context) {
 	defer close(f.done)
-	backoff := 50 * time.Millisecond
-	for ctx.Err() == nil {
+	for pause := startAgain; ctx.Err() == nil; pause = min(2*pause, startEvery) {
 		start := time.Now()
-		f.follow(ctx)
-		if time.Since(start) > 10*time.Second {
-			backoff = 50 * time.Millisecond
+		_ = f.follow(ctx) // whatever it was, it begins anew
+		if time.Since(start) > startEvery {
+			pause = startAgain
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(backoff):
+		case <-time.After(pause):
 		}
-		backoff = min(2*backoff, 2*time.Second)
 	}
 }
 
@@ -149,7 +158,7 @@ const checkEvery = 4 * time.Second
 // After a reconnection, and after an election of any stream, it asks more often for a while: a server was perhaps restarted or
 // lost, the watcher is gone with it, and the client library notices only when ten seconds of its heartbeats are missing.
 const (
-	checkSoon  = 500 * time.Millisecond
+	checkSoon  = 250 * time.Millisecond
 	checkLater = 15 * time.Second
 )
 
@@ -218,7 +227,6 @@ func (f *Feed) follow(whole context.Context) error {
 
 	check := time.NewTicker(checkEvery)
 	defer check.Stop()
-	var hurry time.Time // until when it looks often
 	reconnected := f.js.Conn().StatusChanged(nats.CONNECTED)
 	defer f.js.Conn().RemoveStatusListener(reconnected)
 	var behind *uint64 // where it stood at the last look, if that found more than was applied
@@ -229,12 +237,12 @@ func (f *Feed) follow(whole context.Context) error {
 	}
 	looks := make(chan look, 1)
 	looking := false
-	lookOften := func() {
-		if hurry.IsZero() {
+	lookOften := func() { // for a while
+		if !f.hurries() {
 			behind = nil
 			check.Reset(checkSoon)
 		}
-		hurry = time.Now().Add(checkLater)
+		f.hurry.Store(time.Now().Add(checkLater).UnixNano())
 	}
 	// lagging reports that the connection was away and that the watcher, which goes on where it was, may have missed
 	// deletions whose markers were retired meanwhile.
@@ -283,6 +291,7 @@ func (f *Feed) follow(whole context.Context) error {
 			}
 			f.step(d, 0)
 		case <-elected:
+			lookOften()
 			return errStalled
 		case <-elsewhere:
 			lookOften()
@@ -296,8 +305,8 @@ func (f *Feed) follow(whole context.Context) error {
 			}
 			lookOften()
 		case <-check.C:
-			if !hurry.IsZero() && time.Now().After(hurry) {
-				hurry = time.Time{}
+			if end := f.hurry.Load(); end != 0 && end < time.Now().UnixNano() {
+				f.hurry.Store(0)
 				check.Reset(checkEvery)
 			}
 			if looking {
@@ -331,6 +340,9 @@ func (f *Feed) follow(whole context.Context) error {
 		}
 	}
 }
+
+// hurries reports whether a server was perhaps stopped or lost a moment ago.
+func (f *Feed) hurries() bool { return f.hurry.Load() != 0 }
 
 // newest is the sequence of the newest message that the feed is to show.
 func (f *Feed) newest(ctx context.Context, stream jetstream.Stream) (uint64, error) {

@@ -20,7 +20,7 @@ func asking(ctx context.Context) (context.Context, context.CancelFunc) {
 // A request for a watcher is given up after watchFirst, the next after twice as long, the last after watchMost. One that comes late
 // all the same is a consumer without a reader, for five seconds.
 const (
-	watchFirst = 500 * time.Millisecond
+	watchFirst = 250 * time.Millisecond
 	watchMost  = 8 * time.Second
 )
 

@@ -15,6 +15,7 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,16 +96,14 @@ type stored struct {
 
 // New checks the configuration and starts nothing.
 func New(cfg Config) (*Service, error) {
-	if cfg.NC == nil || cfg.NodeID == "" {
-		return nil, errors.New("health: a bus connection and a node id are needed")
-	}
-	if cfg.Log == nil {
-		cfg.Log = zap.NewNop()
-	}
-	js, err := jetstream.New(cfg.NC)
+	js, err := kv.Store(cfg.NC, "health")
 	if err != nil {
-		return nil, fmt.Errorf("health: %w", err)
+		return nil, err
 	}
+	if cfg.NodeID == "" {
+		return nil, errors.New("health: a node id is needed")
+	}
+	cfg.Log = cmp.Or(cfg.Log, zap.NewNop())
 	s := &Service{
 		cfg: cfg, log: cfg.Log, js: js, live: kv.Open(js, subject.NodeB), Span: life.New(),
 		members: map[string]string{}, hosts: map[string]string{}, record: map[string]stored{}, dirty: map[string]bool{}, paths: map[string]path{}, clocks: clocks{}, pathLife: pathLife, pathEvery: pathEvery, settles: settles,

@@ -12,9 +12,9 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	crand "crypto/rand"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -80,12 +80,11 @@ type Service struct {
 
 // New checks the configuration and starts nothing.
 func New(cfg Config) (*Service, error) {
-	if cfg.NC == nil {
-		return nil, errors.New("scheduler: a NATS connection is needed")
+	js, err := kv.Store(cfg.NC, "scheduler")
+	if err != nil {
+		return nil, err
 	}
-	if cfg.Log == nil {
-		cfg.Log = zap.NewNop()
-	}
+	cfg.Log = cmp.Or(cfg.Log, zap.NewNop())
 	if cfg.NodeID == "" {
 		cfg.NodeID = id.New()
 	}
@@ -94,10 +93,6 @@ func New(cfg Config) (*Service, error) {
 	}
 	if cfg.firstPause == 0 {
 		cfg.firstPause = firstPause
-	}
-	js, err := jetstream.New(cfg.NC)
-	if err != nil {
-		return nil, fmt.Errorf("scheduler: use JetStream: %w", err)
 	}
 	var seed [32]byte
 	if _, err := crand.Read(seed[:]); err != nil {

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,12 +81,14 @@ type Service struct {
 // New checks the configuration and the master key, and starts nothing. Where the key is sealed the vault runs locked at
 // first (lock_door.go).
 func New(cfg Config) (*Service, error) {
-	if cfg.NC == nil || cfg.Dir == "" {
-		return nil, errors.New("configure the vault: the connection or the directory is missing")
+	js, err := kv.Store(cfg.NC, "vault")
+	if err != nil {
+		return nil, err
 	}
-	if cfg.Log == nil {
-		cfg.Log = zap.NewNop()
+	if cfg.Dir == "" {
+		return nil, errors.New("vault: a directory is needed")
 	}
+	cfg.Log = cmp.Or(cfg.Log, zap.NewNop())
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -105,10 +108,6 @@ func New(cfg Config) (*Service, error) {
 	s, err := lock.sealer()
 	if err != nil {
 		return nil, err
-	}
-	js, err := jetstream.New(cfg.NC)
-	if err != nil {
-		return nil, fmt.Errorf("configure the vault: %w", err)
 	}
 	keeper := newKeeper(cfg.DataDir)
 	return &Service{

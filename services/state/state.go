@@ -12,6 +12,7 @@
 package state
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,21 +89,16 @@ type Service struct {
 
 // New checks the configuration and starts nothing.
 func New(cfg Config) (*Service, error) {
-	if cfg.NC == nil {
-		return nil, errors.New("state: a NATS connection is required")
+	js, err := kv.Store(cfg.NC, "state")
+	if err != nil {
+		return nil, err
 	}
-	if cfg.Log == nil {
-		cfg.Log = zap.NewNop()
-	}
+	cfg.Log = cmp.Or(cfg.Log, zap.NewNop())
 	if cfg.ResolveTimeout <= 0 {
 		cfg.ResolveTimeout = 10 * time.Second
 	}
 	if cfg.KeepRevisions <= 0 {
 		cfg.KeepRevisions = 50
-	}
-	js, err := jetstream.New(cfg.NC)
-	if err != nil {
-		return nil, fmt.Errorf("state: open JetStream: %w", err)
 	}
 	s := &Service{
 		cfg: cfg, log: cfg.Log, js: js, ix: index.New(),

@@ -14,6 +14,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,19 +81,14 @@ type Service struct {
 
 // New checks the configuration and starts nothing.
 func New(cfg Config) (*Service, error) {
-	if cfg.NC == nil {
-		return nil, errors.New("mesh controller: a NATS connection is needed")
+	js, err := kv.Store(cfg.NC, "mesh controller")
+	if err != nil {
+		return nil, err
 	}
 	if cfg.NodeID == "" {
 		return nil, errors.New("mesh controller: a name for the lease is needed")
 	}
-	if cfg.Log == nil {
-		cfg.Log = zap.NewNop()
-	}
-	js, err := jetstream.New(cfg.NC)
-	if err != nil {
-		return nil, fmt.Errorf("mesh controller: use JetStream: %w", err)
-	}
+	cfg.Log = cmp.Or(cfg.Log, zap.NewNop())
 	return &Service{
 		cfg: cfg, js: js, fence: lease.NewWriter(kv.Open(js, subject.Endpoint), keys.EndpointFence.Key(), cfg.NodeID), pic: derive.New(), meter: newMeter(cfg.Metrics),
 		wake: make(chan struct{}, 1), Span: life.New(), acted: newActed(), looks: newRounds(), syncs: newRounds(), paces: limit.New(rate.Every(paceEvery), paceBurst), told: limit.New(rate.Every(reportEvery), reportBurst), actFor: actFor, idleFor: idleFor,
