@@ -75,6 +75,7 @@ type node struct {
 
 	downAt time.Time   // Unknown: when it becomes Down
 	mass   bool        // Unknown, or Down in the end, for having fallen silent together with others
+	alone  bool        // and most of those are back
 	downs  []time.Time // times it went down by silence, within the flap window
 	holdAt time.Time   // Down, but heard without a gap since then; zero = not
 }
@@ -308,7 +309,9 @@ func (c *Core) Tick(now time.Time) {
 	}
 	limit := c.limit()
 	var overdue []*node
+	mass := false
 	for _, n := range c.list {
+		mass = mass || n.state == unknown && n.mass && !n.alone
 		switch n.state {
 		case ready:
 			if now.Sub(c.silentSince(n)) >= c.patience(n, limit) {
@@ -322,6 +325,9 @@ func (c *Core) Tick(now time.Time) {
 		default:
 			c.tickUnknown(n, now)
 		}
+	}
+	if mass {
+		c.othersBack(now)
 	}
 	if len(overdue) > 0 {
 		c.expire(overdue, now)
@@ -387,8 +393,9 @@ func (c *Core) tickUnknown(n *node, now time.Time) {
 // expire passes the verdict on Ready nodes that were silent for too long.
 func (c *Core) expire(overdue []*node, now time.Time) {
 	vanished, total := c.vanished(now)
-	mass := vanished >= 3 && 2*vanished > total
+	mass := isMass(vanished, total)
 	for _, n := range overdue {
+		n.alone = false
 		switch {
 		case c.waits && !n.heard:
 			n.mass, n.downAt = false, time.Time{}
@@ -409,10 +416,31 @@ func (c *Core) expire(overdue []*node, now time.Time) {
 	}
 }
 
+// isMass reports whether so many at once are rather this manager's fault than theirs.
+func isMass(gone, total int) bool { return gone >= 3 && 2*gone > total }
+
+// othersBack judges those that fell silent together with others by themselves once the others are back, as workers do that hung
+// on a manager which lost its power: they found another one. The rest have as long as any node has.
+func (c *Core) othersBack(now time.Time) {
+	if isMass(c.vanished(now)) {
+		return
+	}
+	for _, n := range c.list {
+		if n.state != unknown || !n.mass || n.alone {
+			continue
+		}
+		n.alone = true
+		if end := now.Add(c.limit()); end.Before(n.downAt) {
+			n.downAt = end
+		}
+		c.set(n, unknown, fmt.Sprintf("silent; others fell silent with it and are back, waiting %s", n.downAt.Sub(now)), now)
+	}
+}
+
 // massEnd is when the present mass failure is believed: the same moment for all of it.
 func (c *Core) massEnd(now time.Time) time.Time {
 	for _, n := range c.list {
-		if n.state == unknown && n.mass && n.downAt.After(now) {
+		if n.state == unknown && n.mass && !n.alone && n.downAt.After(now) {
 			return n.downAt
 		}
 	}

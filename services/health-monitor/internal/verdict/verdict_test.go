@@ -176,6 +176,46 @@ func TestMostAtOnceIsSuspicious(t *testing.T) {
 	}
 }
 
+// A manager loses its power, and with it the nodes that hung on it fall silent until they find another one: it is not waited for
+// as long as for all of them.
+func TestTheOthersAreBack(t *testing.T) {
+	s := newSim(5)
+	s.run(3 * time.Second)
+	for _, id := range []string{"n00", "n01", "n02"} {
+		s.alive[id] = false
+	}
+	s.run(4 * time.Second)
+	if st := s.states(); st != "UUURR" {
+		t.Fatal(st)
+	}
+	s.alive["n01"] = true
+	s.run(1200 * time.Millisecond)
+	s.want(t, "n00", unknown, "others fell silent with it and are back") // two of five may well be
+	s.want(t, "n02", unknown, "are back")
+	s.alive["n02"] = true
+	s.run(1200 * time.Millisecond)
+	if st := s.states(); st != "URRRR" {
+		t.Errorf("the others are back: %s", st)
+	}
+	s.run(2 * time.Second)
+	if st := s.states(); st != "DRRRR" {
+		t.Errorf("3 s after they were: %s", st)
+	}
+	s.alive["n00"] = true
+	s.run(1200 * time.Millisecond)
+	if st := s.states(); st != "RRRRR" {
+		t.Errorf("in the end: %s", st)
+	}
+	// The same again: whoever went alone the last time is one of many now.
+	for _, id := range []string{"n00", "n01", "n02"} {
+		s.alive[id] = false
+	}
+	s.run(10 * time.Second)
+	if st := s.states(); st != "UUURR" {
+		t.Errorf("again: %s", st)
+	}
+}
+
 func TestFlappingIsHeldBack(t *testing.T) {
 	s := newSim(3)
 	s.run(2 * time.Second)
