@@ -137,17 +137,17 @@ func (l *Lab) StartProgram(ctx context.Context, host, name string, args ...strin
 	return l.detach(ctx, host, strings.Join(append([]string{name}, args...), " "), name)
 }
 
-// detach starts a program of a host in the background, its output in <log>.log on the host's disk.
+// detach starts a program of a host in the background, its output in <log>.log on the host's disk. It becomes a child of the host's
+// first process: one of nsenter's would stay a zombie once the host was frozen, since nsenter stops with its child and nobody wakes it.
 func (l *Lab) detach(ctx context.Context, host, command, log string) error {
 	cmd, err := l.Command(context.WithoutCancel(ctx), host, "/bin/sh", "-c",
-		fmt.Sprintf("exec setsid %s >>/var/lib/skep/%s.log 2>&1 </dev/null", command, log))
+		fmt.Sprintf("setsid %s >>/var/lib/skep/%s.log 2>&1 </dev/null &", command, log))
 	if err != nil {
 		return err
 	}
-	if err := cmd.Start(); err != nil {
+	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("start %s on %s: %w", command, host, err)
 	}
-	go func() { _ = cmd.Wait() }()
 	return nil
 }
 
