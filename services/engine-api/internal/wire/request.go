@@ -48,12 +48,20 @@ func (r *Request) Filters(known ...string) (Filters, error) {
 	return ParseFilters(r.Query.Get("filters"), known...)
 }
 
-// ReadJSON reads the body into v, whatever fields v does not have; unknown names the first of those, "" = none.
-func (r *Request) ReadJSON(v any) (unknown string, _ error) {
+// IsJSON refuses a body that says it is something else.
+func (r *Request) IsJSON() error {
 	if ct := r.Header.Get("Content-Type"); ct != "" || r.ContentLength > 0 {
 		if kind, _, err := mime.ParseMediaType(ct); err != nil || kind != "application/json" {
-			return "", Invalid("unsupported Content-Type header (%s): must be 'application/json'", ct)
+			return Invalid("unsupported Content-Type header (%s): must be 'application/json'", ct)
 		}
+	}
+	return nil
+}
+
+// ReadJSON reads the body into v, whatever fields v does not have; unknown names the first of those, "" = none.
+func (r *Request) ReadJSON(v any) (unknown string, _ error) {
+	if err := r.IsJSON(); err != nil {
+		return "", err
 	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {

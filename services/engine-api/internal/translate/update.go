@@ -1,0 +1,43 @@
+package translate
+
+import (
+	"github.com/moby/moby/api/types/swarm"
+	"google.golang.org/protobuf/proto"
+
+	"skep.dev/libs/spec"
+	skepv1 "skep.dev/proto/skep/v1"
+)
+
+// UpdateFromDocker is what becomes of a service's spec when a client sends it back changed. The client was shown
+// ServiceSpecToDocker of the current one, as far as its version of the API goes: what it sends is compared with that, and what it did
+// not change stays as it is, with all that Docker cannot say (readiness, schedules, the version of a secret).
+func UpdateFromDocker(current *skepv1.ServiceSpec, in swarm.ServiceSpec, networks Networks, v Version) (*skepv1.ServiceSpec, []string, error) {
+	Downgrade(&in, v)
+	want, warn, err := ServiceFromDocker(in, networks)
+	if err != nil {
+		return nil, nil, err
+	}
+	shown := ServiceSpecToDocker(current)
+	Downgrade(&shown, v)
+	base, _, err := ServiceFromDocker(shown, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	if want.Name == "" {
+		want.Name = base.Name
+	}
+	if want.Name != current.GetName() {
+		return nil, nil, unsupported("renaming services is not supported")
+	}
+	hidden := spec.Mode(base) != spec.Mode(current) // the client's version has no jobs
+	if spec.Mode(want) != spec.Mode(base) || hidden && !proto.Equal(want.Mode, base.Mode) {
+		return nil, nil, unsupported("service mode change is not allowed")
+	}
+	// Where one of them says nothing, what it means is compared.
+	out := proto.CloneOf(current)
+	for _, s := range []*skepv1.ServiceSpec{base, want, out} {
+		spec.Defaults(s)
+	}
+	overlay(base.ProtoReflect(), want.ProtoReflect(), out.ProtoReflect())
+	return out, warn, nil
+}
