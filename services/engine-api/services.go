@@ -31,10 +31,21 @@ func (s *Service) listServices(w http.ResponseWriter, r *wire.Request) error {
 	for _, svc := range all {
 		sp := svc.GetSpec()
 		if f.Prefix("id", svc.GetMeta().GetId()) && f.Prefix("name", sp.GetName()) && f.Labels("label", sp.GetLabels()) && f.Exact("mode", spec.Mode(sp)) && f.Exact("runtime", string(swarm.RuntimeContainer)) {
-			out = append(out, shown(translate.ServiceToDocker(svc, view), r.Version))
+			out = append(out, shown(translate.ServiceToDocker(now(svc), view), r.Version))
 		}
 	}
 	return wire.WriteJSON(w, http.StatusOK, out)
+}
+
+// now is a service without the state of an update that was over before the newest change: docker takes it for that of the change it
+// waits for, as there is none in Docker until an update has begun.
+func now(s *skepv1.Service) *skepv1.Service {
+	u := s.GetUpdateStatus()
+	over := u.GetCompletedAt() != nil && u.GetCompletedAt().AsTime().Before(s.GetMeta().GetUpdatedAt().AsTime())
+	if u.GetRevision() != 0 && u.GetRevision() != s.GetRevision() || over {
+		s.UpdateStatus = nil
+	}
+	return s
 }
 
 // shown is a service as a client of a version sees it.
@@ -58,7 +69,7 @@ func (s *Service) inspectService(w http.ResponseWriter, r *wire.Request) error {
 			return err
 		}
 	}
-	return wire.WriteJSON(w, http.StatusOK, shown(translate.ServiceToDocker(svc, view), r.Version))
+	return wire.WriteJSON(w, http.StatusOK, shown(translate.ServiceToDocker(now(svc), view), r.Version))
 }
 
 // readService reads the spec in a request's body.

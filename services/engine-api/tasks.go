@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"slices"
 
@@ -24,18 +25,34 @@ type taskViews struct {
 	networks translate.Networks
 }
 
-func (s *Service) taskViews(ctx context.Context) (*taskViews, error) {
-	all, err := s.services(ctx)
-	if err != nil {
-		return nil, err
+// fewServices is up to how many services are asked for one by one, and not all of the cluster's.
+const fewServices = 50
+
+func (s *Service) taskViews(ctx context.Context, tasks []*skepv1.Task) (*taskViews, error) {
+	v := &taskViews{s: s, services: map[string]*skepv1.Service{}}
+	onNetworks := false
+	for _, t := range tasks {
+		v.services[t.GetServiceId()] = nil
+		onNetworks = onNetworks || len(t.GetStatus().GetNetworks()) > 0
 	}
-	networks, err := s.networkLookup(ctx)
-	if err != nil {
-		return nil, err
+	if len(v.services) > 0 {
+		var ask []*skepv1.Filter
+		if len(v.services) <= fewServices {
+			ask = append(ask, &skepv1.Filter{Key: "id", Values: slices.Collect(maps.Keys(v.services))})
+		}
+		all, err := s.services(ctx, ask...)
+		if err != nil {
+			return nil, err
+		}
+		for _, svc := range all {
+			v.services[svc.GetMeta().GetId()] = svc
+		}
 	}
-	v := &taskViews{s: s, services: make(map[string]*skepv1.Service, len(all)), networks: networks}
-	for _, svc := range all {
-		v.services[svc.GetMeta().GetId()] = svc
+	if onNetworks {
+		var err error
+		if v.networks, err = s.networkLookup(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return v, nil
 }
@@ -104,7 +121,7 @@ func (s *Service) listTasks(w http.ResponseWriter, r *wire.Request) error {
 	if err != nil {
 		return err
 	}
-	views, err := s.taskViews(ctx)
+	views, err := s.taskViews(ctx, all)
 	if err != nil {
 		return err
 	}
