@@ -20,8 +20,10 @@ var (
 	genText   = rapid.StringMatching(`[ -~]{0,12}`)
 	genWords  = rapid.SliceOfN(genWord, 0, 3)
 	genLabels = rapid.OneOf(rapid.Just(map[string]string(nil)), rapid.MapOfN(genWord, genText, 0, 3))
-	genSpan   = rapid.Custom(func(t *rapid.T) time.Duration { return time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "d")) })
-	genID     = rapid.StringMatching(`[a-z0-9]{25}`)
+	genSpan   = rapid.Custom(func(t *rapid.T) time.Duration {
+		return time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "d"))
+	})
+	genID = rapid.StringMatching(`[a-z0-9]{25}`)
 )
 
 func maybe[T any](t *rapid.T, name string, g *rapid.Generator[T]) *T {

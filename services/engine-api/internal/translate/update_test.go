@@ -428,7 +428,9 @@ func TestWhatAnUpdateCannotChange(t *testing.T) {
 		{nil, func(s *swarm.ServiceSpec) { s.Mode = swarm.ServiceMode{Global: &swarm.GlobalService{}} }, newest, "service mode change is not allowed"},
 		{job, func(s *swarm.ServiceSpec) { s.Mode = swarm.ServiceMode{} }, newest, "service mode change is not allowed"},
 		// A client that knows no jobs does not make a service of one.
-		{job, func(s *swarm.ServiceSpec) { s.Mode = swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &five}} }, 40, "service mode change is not allowed"},
+		{job, func(s *swarm.ServiceSpec) {
+			s.Mode = swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &five}}
+		}, 40, "service mode change is not allowed"},
 		{job, func(s *swarm.ServiceSpec) { s.Mode = swarm.ServiceMode{} }, 40, ""},
 	} {
 		s := stored(c.is)
