@@ -12,8 +12,11 @@ import (
 // ServiceSpecToDocker of the current one, as far as its version of the API goes: what it sends is compared with that, and what it did
 // not change stays as it is, with all that Docker cannot say (readiness, schedules, the version of a secret).
 func UpdateFromDocker(current *skepv1.ServiceSpec, in swarm.ServiceSpec, networks Networks, v Version) (*skepv1.ServiceSpec, []string, error) {
-	Downgrade(&in, v)
-	want, warn, err := ServiceFromDocker(in, networks)
+	var warn []string
+	for _, field := range Downgrade(&in, v) {
+		warn = append(warn, field+" is left as it is: the version of the API that the client speaks does not have it")
+	}
+	want, more, err := ServiceFromDocker(in, networks)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -39,5 +42,5 @@ func UpdateFromDocker(current *skepv1.ServiceSpec, in swarm.ServiceSpec, network
 		spec.Defaults(s)
 	}
 	overlay(base.ProtoReflect(), want.ProtoReflect(), out.ProtoReflect())
-	return out, warn, nil
+	return out, append(warn, more...), nil
 }
