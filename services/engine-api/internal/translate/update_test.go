@@ -461,3 +461,27 @@ func TestImpossibleFieldsAreImpossible(t *testing.T) {
 		})
 	}
 }
+
+// TestNothingHasManyForms: clients write in their own way what they do not ask for. No task is replaced for that, and nothing else
+// of the service changes (portainer 1569, moby 26193).
+func TestNothingHasManyForms(t *testing.T) {
+	s := stored(func(s *skepv1.ServiceSpec) { s.Task.Container.Ready = &skepv1.HealthConfig{TcpPort: 80} })
+	const head = `{"Name":"web","Mode":{"Replicated":{"Replicas":2}},"TaskTemplate":{"ContainerSpec":{"Image":"nginx:1"`
+	for _, body := range []string{
+		head + `}}}`,
+		head + `,"Init":false,"Isolation":"default","DNSConfig":{},"Healthcheck":{},"Privileges":{"CredentialSpec":null,"SELinuxContext":null}},"Resources":{"Limits":{"NanoCPUs":0,"MemoryBytes":0},"Reservations":{}}}}`,
+		head + `,"Init":null,"DNSConfig":null,"Healthcheck":{"Test":[]},"Privileges":{"SELinuxContext":{"Disable":false}},"Mounts":[],"Env":[],"Labels":{},"Secrets":[],"Configs":null},` +
+			`"Resources":{},"RestartPolicy":{"Condition":"any","Delay":5000000000,"MaxAttempts":0},"Placement":{"Constraints":[],"Platforms":null},"Networks":[],"LogDriver":{},"Runtime":"container"},` +
+			`"UpdateConfig":{"Parallelism":1,"FailureAction":"","Order":""},"RollbackConfig":null,"EndpointSpec":{"Ports":[]},"Labels":null}`,
+		head + `,"StopGracePeriod":10000000000},"Resources":{"Reservations":{"GenericResources":[]}},"RestartPolicy":{}},"Networks":[],"EndpointSpec":{"Mode":""}}`,
+	} {
+		in, _, err := DecodeService([]byte(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, warn, err := UpdateFromDocker(s, in, nil, newest)
+		if err != nil || len(warn) > 0 || !proto.Equal(got, s) || !proto.Equal(spec.Core(got), spec.Core(s)) {
+			t.Errorf("%s\nmade %v (%v, %q) of\n%v", body, got, err, warn, s)
+		}
+	}
+}
