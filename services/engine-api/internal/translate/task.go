@@ -32,6 +32,7 @@ func TaskToDocker(t *skepv1.Task, view TaskView) swarm.Task {
 		Status: taskStatusToDocker(t.GetStatus()), GenericResources: genericToDocker(t.GetAssigned()),
 		NetworksAttachments: attachments(t.GetStatus(), view),
 	}
+	out.Spec.Runtime = "" // only services say it
 	if t.GetJobIteration() > 0 {
 		out.JobIteration = &swarm.Version{Index: t.GetJobIteration()}
 	}
