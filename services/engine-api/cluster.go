@@ -51,8 +51,12 @@ type cluster struct {
 	paths member.Paths
 	log   *zap.Logger
 
+	patience time.Duration // how long a request is tried again
+
 	mu   sync.Mutex
 	nc   *nats.Conn
+	up   context.Context // ends when the connection is lost
+	down context.CancelFunc
 	shut bool
 }
 
@@ -76,27 +80,53 @@ func (d unixDialer) Dial(string, string) (net.Conn, error) {
 
 // conn is the connection to the manager. Without one the error is Docker's for what this node is.
 func (c *cluster) conn() (*nats.Conn, error) {
+	nc, _, err := c.connected()
+	return nc, err
+}
+
+// connected is conn, and a context that ends when the connection is lost: what was asked on it is not answered any more.
+func (c *cluster) connected() (*nats.Conn, context.Context, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.shut {
-		return nil, wire.Unavailable("the API of this node is ending")
+		return nil, nil, wire.Unavailable("the API of this node is ending")
 	}
 	if c.nc != nil && !c.nc.IsClosed() {
-		return c.nc, nil
+		return c.nc, c.up, nil
 	}
 	// The address is never looked up: the dialer goes to the socket.
 	nc, err := nats.Connect("nats://127.0.0.1:2377", nats.SetCustomDialer(unixDialer(c.socket())), nats.UserInfo(localUser, ""), nats.Name("skep-engine"),
 		nats.IgnoreDiscoveredServers(), nats.Timeout(dialWithin), nats.ReconnectWait(againEvery), nats.ReconnectJitter(0, 0), nats.MaxReconnects(int(lostFor/againEvery)),
 		nats.ReconnectBufSize(-1), // what is said while it is lost fails at once, and is asked again
 		nats.PingInterval(2500*time.Millisecond), nats.MaxPingsOutstanding(2),
+		nats.DisconnectErrHandler(func(*nats.Conn, error) { c.lost() }), nats.ReconnectHandler(func(nc *nats.Conn) { c.back(nc) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			c.log.Warn("connection to the manager of this node", zap.Error(err))
 		}))
 	if err != nil {
-		return nil, c.standing(err)
+		return nil, nil, c.standing(err)
 	}
 	c.nc = nc
-	return nc, nil
+	c.up, c.down = context.WithCancel(context.Background())
+	return nc, c.up, nil
+}
+
+// lost ends what waits for an answer on the connection.
+func (c *cluster) lost() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.down != nil {
+		c.down()
+	}
+}
+
+// back: what is asked from now on can be answered.
+func (c *cluster) back(nc *nats.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.nc == nc {
+		c.up, c.down = context.WithCancel(context.Background())
+	}
 }
 
 // Docker's words for nodes that do not serve the cluster.
@@ -128,6 +158,9 @@ func (c *cluster) close() {
 	c.mu.Lock()
 	nc := c.nc
 	c.nc, c.shut = nil, true
+	if c.down != nil {
+		c.down()
+	}
 	c.mu.Unlock()
 	if nc != nil {
 		nc.Close()
@@ -146,7 +179,7 @@ func call[Q, R proto.Message](ctx context.Context, c *cluster, e api.Endpoint[Q,
 	}
 	near := true
 	for began := time.Now(); ; {
-		nc, err := c.conn()
+		nc, up, err := c.connected()
 		if err == nil {
 			if n := proto.Size(req); int64(n) > nc.MaxPayload() {
 				return none, wire.Errorf(413, "the request is %d bytes for skep, and %d fit: put large values into configs or secrets", n, nc.MaxPayload())
@@ -155,20 +188,19 @@ func call[Q, R proto.Message](ctx context.Context, c *cluster, e api.Endpoint[Q,
 			if !near {
 				asked = rpc.Anywhere(asked)
 			}
-			if e.Repeatable() && time.Since(began)+within < patience {
+			if e.Repeatable() && time.Since(began)+within < c.patience {
 				asked, end = context.WithTimeout(asked, within)
 				within *= 2
 			}
-			var r R
-			r, err = api.Call(asked, nc, e, req)
+			r, aerr := askWhile(asked, up, nc, e, req)
 			end()
-			if err == nil {
+			if err = aerr; err == nil {
 				return r, nil
 			}
 			near = near && errors.Is(err, rpc.ErrNobody)
 			request.Again = request.Again || request.ID != "" && maybeMade(err)
 		}
-		if ctx.Err() != nil || time.Since(began) >= patience || !again(e.Verb, err) {
+		if ctx.Err() != nil || time.Since(began) >= c.patience || !again(e.Verb, err) {
 			return none, err
 		}
 		select {
@@ -177,6 +209,21 @@ func call[Q, R proto.Message](ctx context.Context, c *cluster, e api.Endpoint[Q,
 		case <-time.After(againEvery):
 		}
 	}
+}
+
+// errBroke is the end of a request whose answer would have come on a connection that was lost.
+var errBroke = fault.Unavailable("the connection to the manager of this node broke before it answered")
+
+// askWhile is one request, for as long as the connection is up.
+func askWhile[Q, R proto.Message](ctx, up context.Context, nc *nats.Conn, e api.Endpoint[Q, R], req Q) (R, error) {
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	defer context.AfterFunc(up, func() { cut(errBroke) })()
+	r, err := api.Call(ctx, nc, e, req)
+	if err != nil && errors.Is(context.Cause(ctx), errBroke) {
+		return r, errBroke
+	}
+	return r, err
 }
 
 // again: a request nobody heard may be repeated, and one that was not answered if the verb is of that kind. What one node answers is

@@ -24,7 +24,7 @@ import (
 	"skep.dev/services/engine-api/internal/wire"
 )
 
-// Group is the group that the socket belongs to where the machine has it.
+// Group is the group that the socket usually belongs to, where the machine has it.
 const Group = "skep"
 
 // Config of the service.
@@ -35,6 +35,8 @@ type Config struct {
 	Commit  string
 	// CA is the cluster's root, PEM: the vault's key is checked against it before a secret is sealed to it.
 	CA func() []byte
+	// Group is the group that the socket belongs to where the machine has it, "" = it is root's alone.
+	Group string
 	// Socket is where to listen; default: Paths.Docker().
 	Socket  string
 	Limits  wire.Limits
@@ -71,7 +73,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{Span: life.New(), cfg: cfg, log: cfg.Log}
 	s.ends, s.endAll = context.WithCancel(context.Background())
-	s.cluster = &cluster{paths: cfg.Paths, log: cfg.Log}
+	s.cluster = &cluster{paths: cfg.Paths, log: cfg.Log, patience: patience}
 	s.http = wire.NewServer(wire.Config{Routes: s.routes(), Limits: cfg.Limits, Log: cfg.Log, Server: "skep/" + cfg.Version, May: may})
 	return s, nil
 }
@@ -83,7 +85,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if err := s.register(); err != nil {
 		return err
 	}
-	l, err := listen(s.cfg.Socket, Group, s.log)
+	l, err := listen(s.cfg.Socket, s.cfg.Group, s.log)
 	if err != nil {
 		return fmt.Errorf("engine: %w", err)
 	}

@@ -22,6 +22,9 @@ func listen(path, group string, log *zap.Logger) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
+	if group == "" {
+		return l, nil
+	}
 	g, err := user.LookupGroup(group)
 	var unknown user.UnknownGroupError
 	if errors.As(err, &unknown) {

@@ -18,6 +18,8 @@ import (
 // clusterView is what is told of the cluster besides its object and its tokens.
 func (s *Service) clusterView(ctx context.Context) translate.ClusterView {
 	view := translate.ClusterView{TLS: s.trust()}
+	ctx, cancel := context.WithTimeout(ctx, besideWithin)
+	defer cancel()
 	if ca, err := call(ctx, s.cluster, api.CAInspect, &skepv1.Empty{}); err == nil { // a locked vault says nothing, and rotates nothing
 		view.Rotating = ca.GetRotation() != nil
 	}

@@ -18,8 +18,13 @@ import (
 	"skep.dev/services/engine-api/internal/wire"
 )
 
+// besideWithin is how long is waited for what an answer can do without.
+const besideWithin = 500 * time.Millisecond
+
 // locked reports whether this manager waits for the unlock key.
 func (s *Service) locked(ctx context.Context, node string) bool {
+	ctx, cancel := context.WithTimeout(ctx, besideWithin)
+	defer cancel()
 	state, err := call(ctx, s.cluster, api.AutolockGet, &skepv1.Empty{})
 	if err != nil {
 		return false // who asks for what is locked is told so

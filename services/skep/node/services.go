@@ -93,7 +93,7 @@ func (l *localServices) start(ctx context.Context) error {
 func (l *localServices) serveDocker(ctx context.Context) {
 	d := l.d
 	l.docker = newGroup(d.log)
-	en, err := engine.New(engine.Config{Log: d.log.Named("engine"), Paths: d.paths, CA: d.store.CAPEM, Version: d.version, Commit: d.commit, Metrics: d.metrics.node()})
+	en, err := engine.New(engine.Config{Log: d.log.Named("engine"), Paths: d.paths, Group: engine.Group, CA: d.store.CAPEM, Version: d.version, Commit: d.commit, Metrics: d.metrics.node()})
 	if err == nil {
 		err = l.docker.start(ctx, "engine", en)
 	}

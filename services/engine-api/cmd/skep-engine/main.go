@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"flag"
 
 	engine "skep.dev/services/engine-api"
 
@@ -10,10 +11,14 @@ import (
 )
 
 func main() {
+	var group string
 	daemon.Exit(daemon.Main{
 		Name: "skep-engine", About: "the Docker Engine API of this node, at <run-dir>/docker.sock", Single: true,
+		Flags: func(fs *flag.FlagSet) {
+			fs.StringVar(&group, "group", engine.Group, "the group that the socket belongs to where the machine has it; \"\" = it is root's alone")
+		},
 		New: func(_ context.Context, env daemon.Env) (daemon.Service, error) {
-			return engine.New(engine.Config{Log: env.Log, Paths: env.Paths, CA: env.Store.CAPEM, Version: env.Version, Commit: env.Commit, Metrics: env.Metrics})
+			return engine.New(engine.Config{Log: env.Log, Paths: env.Paths, Group: group, CA: env.Store.CAPEM, Version: env.Version, Commit: env.Commit, Metrics: env.Metrics})
 		},
 	})
 }
