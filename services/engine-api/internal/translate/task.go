@@ -47,14 +47,6 @@ func slotToDocker(t *skepv1.Task) uint64 {
 	return t.GetSlot()
 }
 
-// SlotFromDocker is skep's number for a slot as Docker's clients count it.
-func SlotFromDocker(slot uint64, service *skepv1.ServiceSpec) uint64 {
-	if service.GetMode().GetReplicatedJob() != nil {
-		return slot + 1
-	}
-	return slot
-}
-
 func taskState(s skepv1.TaskState) swarm.TaskState { return swarm.TaskState(spec.Word(s)) }
 
 // taskStatusToDocker: a task that runs and to which nobody is led is starting. Docker's tasks run only once they are healthy, and

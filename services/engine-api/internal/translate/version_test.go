@@ -13,7 +13,10 @@ import (
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/swarm"
 
+	"google.golang.org/protobuf/proto"
+
 	"skep.dev/libs/fault"
+	skepv1 "skep.dev/proto/skep/v1"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -81,6 +84,34 @@ func TestCreateByOldClients(t *testing.T) {
 	}
 	if !slices.ContainsFunc(warn, func(w string) bool { return strings.HasPrefix(w, "ContainerSpec.Ulimits is left out") }) {
 		t.Errorf("it was told %q", warn)
+	}
+}
+
+// TestUpdatesByOldClients: what their version has no words for stays as it is. Who sends it back as it is shown to others is not
+// warned, who sends something else is.
+func TestUpdatesByOldClients(t *testing.T) {
+	s := stored(func(s *skepv1.ServiceSpec) {
+		s.Task.Container.Ulimits = []*skepv1.Ulimit{{Name: "nofile", Soft: 1, Hard: 2}}
+		s.Task.Container.Sysctls = map[string]string{"net.core.somaxconn": "1"}
+	})
+	for _, c := range []struct {
+		v     api
+		ulim  []*container.Ulimit
+		warns bool
+	}{
+		{40, nil, false}, {40, []*container.Ulimit{{Name: "nofile", Soft: 1, Hard: 2}}, false}, {40, []*container.Ulimit{{Name: "nofile", Soft: 5, Hard: 5}}, true},
+	} {
+		in := clone(t, ServiceSpecToDocker(s))
+		in.TaskTemplate.ContainerSpec.Ulimits = c.ulim
+		got, warn, err := UpdateFromDocker(s, in, nil, c.v)
+		if err != nil || !proto.Equal(got, s) || (len(warn) > 0) != c.warns {
+			t.Errorf("a client of 1.%d that sends %v: %v %q %v", c.v, c.ulim, got, warn, err)
+		}
+	}
+	in := clone(t, ServiceSpecToDocker(s))
+	in.TaskTemplate.ContainerSpec.Ulimits = nil
+	if got, _, err := UpdateFromDocker(s, in, nil, api(41)); err != nil || len(got.Task.Container.Ulimits) > 0 {
+		t.Errorf("a client of 1.41 that sends none takes them away: %v %v", got, err)
 	}
 }
 
