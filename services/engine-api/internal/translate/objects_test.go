@@ -351,6 +351,24 @@ func TestNetworks(t *testing.T) {
 	}
 }
 
+// TestScopes: docker asks for --network host in scope swarm.
+func TestScopes(t *testing.T) {
+	host := NetworkToDocker(&skepv1.Network{Meta: &skepv1.Meta{Id: "host"}, Spec: &skepv1.NetworkSpec{Name: "host", Driver: "host"}, Scope: "local"}, nil, false)
+	for _, c := range []struct {
+		n      network.Inspect
+		scope  string
+		want   string
+		exists bool
+	}{
+		{host, "", "local", true}, {host, "local", "local", true}, {host, "swarm", "swarm", true},
+		{NetworkToDocker(back, nil, false), "swarm", "swarm", true}, {NetworkToDocker(back, nil, false), "", "swarm", true}, {NetworkToDocker(back, nil, false), "local", "swarm", false},
+	} {
+		if got, ok := InScope(c.n, c.scope); ok != c.exists || got.Scope != c.want {
+			t.Errorf("%s in scope %q: %s, %v", c.n.Name, c.scope, got.Scope, ok)
+		}
+	}
+}
+
 // TestANetworkAndWhoIsOnIt is what inspect -v shows.
 func TestANetworkAndWhoIsOnIt(t *testing.T) {
 	mesh := &skepv1.MeshNetworkReply{Peers: []*skepv1.MeshPeer{{Hostname: "w1", Addr: "10.0.0.2"}},
