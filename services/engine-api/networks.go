@@ -59,11 +59,11 @@ func (s *Service) inspectNetwork(w http.ResponseWriter, r *wire.Request) error {
 	if err != nil {
 		return err
 	}
-	d := translate.NetworkToDocker(n, nil, false)
-	if scope := r.Query.Get("scope"); scope != "" && scope != d.Scope {
+	d, ok := translate.InScope(translate.NetworkToDocker(n, nil, false), r.Query.Get("scope"))
+	if !ok {
 		return wire.NotFound("network %s not found", r.Var("id"))
 	}
-	if r.Bool("verbose") && d.Scope == "swarm" {
+	if r.Bool("verbose") && n.GetScope() == "swarm" {
 		id := d.ID
 		if id == spec.NetworkIngress {
 			id = "" // the mesh of published ports

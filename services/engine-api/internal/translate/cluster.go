@@ -72,9 +72,6 @@ func ClusterFromDocker(current *skepv1.ClusterSpec, in swarm.Spec) (*ClusterChan
 		return nil, err
 	}
 	out := &ClusterChange{Spec: proto.CloneOf(current), RootCert: in.CAConfig.SigningCACert, RootKey: in.CAConfig.SigningCAKey}
-	if out.Spec == nil {
-		out.Spec = &skepv1.ClusterSpec{}
-	}
 	if n := in.Orchestration.TaskHistoryRetentionLimit; n != nil {
 		out.Spec.TaskHistoryLimit = *n
 	}
@@ -114,31 +111,6 @@ func checkCluster(in swarm.Spec) error {
 		return notKept("TaskDefaults.LogDriver", "services name their log driver themselves")
 	}
 	return nil
-}
-
-// NewClusterFromDocker is the spec of a cluster that is to be founded. Where it listens, and with which availability, is its
-// first node's.
-func NewClusterFromDocker(in swarm.InitRequest) (*skepv1.ClusterSpec, error) {
-	change, err := ClusterFromDocker(nil, in.Spec)
-	if err != nil {
-		return nil, err
-	}
-	if change.Rotate {
-		return nil, notKept("CAConfig.ForceRotate, SigningCACert and SigningCAKey of a new cluster", "found it first, then give it the root")
-	}
-	out := change.Spec
-	out.Autolock = out.Autolock || in.AutoLockManagers
-	out.SubnetSize, out.DataPathPort = in.SubnetSize, in.DataPathPort
-	for i, p := range in.DefaultAddrPool {
-		if !p.IsValid() {
-			return nil, fault.Invalid("DefaultAddrPool[%d] is no CIDR", i)
-		}
-		out.DefaultAddrPools = append(out.DefaultAddrPools, p.String())
-	}
-	if len(in.DefaultAddrPool) == 0 && in.SubnetSize == 24 {
-		out.SubnetSize = 0 // docker's client says its own default whether or not somebody asked
-	}
-	return out, nil
 }
 
 // TLSInfo is what a root certificate, PEM, says of itself.

@@ -116,6 +116,15 @@ func NetworkToDocker(n *skepv1.Network, mesh *skepv1.MeshNetworkReply, verbose b
 	return out
 }
 
+// InScope is a network as a client asks for it that names a scope, false: it has none such. The networks that every node has, such as host,
+// are there in both in Docker, and a service joins one by that of scope swarm.
+func InScope(n network.Inspect, scope string) (network.Inspect, bool) {
+	if scope == scopeSwarm && spec.Predefined(n.ID) != "" {
+		n.Scope = scopeSwarm
+	}
+	return n, scope == "" || scope == n.Scope
+}
+
 // networkOptions are what was asked for, and the number that the network was given.
 func networkOptions(n *skepv1.Network) map[string]string {
 	out := filled(maps.Clone(n.GetSpec().GetDriverOpts()))

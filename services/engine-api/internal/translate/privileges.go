@@ -38,7 +38,7 @@ func privilegesToDocker(p *skepv1.Privileges) *swarm.Privileges {
 		return nil
 	}
 	out := &swarm.Privileges{NoNewPrivileges: p.GetNoNewPrivileges()}
-	if scheme, rest, ok := strings.Cut(p.GetCredentialSpec(), "://"); ok {
+	if scheme, rest, ok := strings.Cut(p.GetCredentialSpec(), "://"); ok && rest != "" {
 		out.CredentialSpec = &swarm.CredentialSpec{}
 		switch scheme {
 		case "config":

@@ -32,6 +32,7 @@ func TaskToDocker(t *skepv1.Task, view TaskView) swarm.Task {
 		Status: taskStatusToDocker(t.GetStatus()), GenericResources: genericToDocker(t.GetAssigned()),
 		NetworksAttachments: attachments(t.GetStatus(), view),
 	}
+	out.Spec.Runtime = "" // only services say it
 	if t.GetJobIteration() > 0 {
 		out.JobIteration = &swarm.Version{Index: t.GetJobIteration()}
 	}
@@ -44,14 +45,6 @@ func slotToDocker(t *skepv1.Task) uint64 {
 		return t.GetSlot() - 1
 	}
 	return t.GetSlot()
-}
-
-// SlotFromDocker is skep's number for a slot as Docker's clients count it.
-func SlotFromDocker(slot uint64, service *skepv1.ServiceSpec) uint64 {
-	if service.GetMode().GetReplicatedJob() != nil {
-		return slot + 1
-	}
-	return slot
 }
 
 func taskState(s skepv1.TaskState) swarm.TaskState { return swarm.TaskState(spec.Word(s)) }

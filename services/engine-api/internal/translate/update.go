@@ -1,6 +1,9 @@
 package translate
 
 import (
+	"reflect"
+	"slices"
+
 	"github.com/moby/moby/api/types/swarm"
 	"google.golang.org/protobuf/proto"
 
@@ -12,13 +15,18 @@ import (
 // ServiceSpecToDocker of the current one, as far as its version of the API goes: what it sends is compared with that, and what it did
 // not change stays as it is, with all that Docker cannot say (readiness, schedules, the version of a secret).
 func UpdateFromDocker(current *skepv1.ServiceSpec, in swarm.ServiceSpec, networks Networks, v Version) (*skepv1.ServiceSpec, []string, error) {
-	Downgrade(&in, v)
-	want, warn, err := ServiceFromDocker(in, networks)
+	shown := ServiceSpecToDocker(current)
+	hidden := downgrade(&shown, v)
+	var warn []string
+	for _, f := range downgrade(&in, v) {
+		if !slices.ContainsFunc(hidden, func(o taken) bool { return reflect.DeepEqual(f, o) }) {
+			warn = append(warn, f.name+" is left as it is: the version of the API that the client speaks does not have it")
+		}
+	}
+	want, more, err := ServiceFromDocker(in, networks)
 	if err != nil {
 		return nil, nil, err
 	}
-	shown := ServiceSpecToDocker(current)
-	Downgrade(&shown, v)
 	base, _, err := ServiceFromDocker(shown, nil)
 	if err != nil {
 		return nil, nil, err
@@ -29,8 +37,8 @@ func UpdateFromDocker(current *skepv1.ServiceSpec, in swarm.ServiceSpec, network
 	if want.Name != current.GetName() {
 		return nil, nil, unsupported("renaming services is not supported")
 	}
-	hidden := spec.Mode(base) != spec.Mode(current) // the client's version has no jobs
-	if spec.Mode(want) != spec.Mode(base) || hidden && !proto.Equal(want.Mode, base.Mode) {
+	unseen := spec.Mode(base) != spec.Mode(current) // the client's version has no jobs
+	if spec.Mode(want) != spec.Mode(base) || unseen && !proto.Equal(want.Mode, base.Mode) {
 		return nil, nil, unsupported("service mode change is not allowed")
 	}
 	// Where one of them says nothing, what it means is compared.
@@ -39,5 +47,5 @@ func UpdateFromDocker(current *skepv1.ServiceSpec, in swarm.ServiceSpec, network
 		spec.Defaults(s)
 	}
 	overlay(base.ProtoReflect(), want.ProtoReflect(), out.ProtoReflect())
-	return out, warn, nil
+	return out, append(warn, more...), nil
 }

@@ -1,6 +1,8 @@
 package translate
 
 import (
+	"reflect"
+
 	"github.com/moby/moby/api/types/swarm"
 
 	"skep.dev/libs/fault"
@@ -17,62 +19,85 @@ type Version interface {
 // returns the names of what it took. A field is taken from what the client was shown and from what it sends: so it stays in
 // the service.
 func Downgrade(s *swarm.ServiceSpec, v Version) []string {
-	var taken []string
-	take := func(minor int, field string, had bool, away func()) {
-		if had && v.Before(minor) {
-			away()
-			taken = append(taken, field)
-		}
+	var names []string
+	for _, f := range downgrade(s, v) {
+		names = append(names, f.name)
 	}
-	t := &s.TaskTemplate
-	take(41, "Mode.ReplicatedJob", s.Mode.ReplicatedJob != nil, func() { s.Mode.ReplicatedJob = nil })
-	take(41, "Mode.GlobalJob", s.Mode.GlobalJob != nil, func() { s.Mode.GlobalJob = nil })
-	if p := t.Placement; p != nil {
-		take(40, "Placement.MaxReplicas", p.MaxReplicas != 0, func() { p.MaxReplicas = 0 })
-	}
-	if r := t.Resources; r != nil {
-		if l := r.Limits; l != nil {
-			take(41, "Resources.Limits.Pids", l.Pids != 0, func() { l.Pids = 0 })
-		}
-		take(52, "Resources.SwapBytes", r.SwapBytes != nil, func() { r.SwapBytes = nil })
-		take(52, "Resources.MemorySwappiness", r.MemorySwappiness != nil, func() { r.MemorySwappiness = nil })
-	}
-	if c := t.ContainerSpec; c != nil {
-		downgradeContainer(c, take)
-	}
-	return taken
+	return names
 }
 
-func downgradeContainer(c *swarm.ContainerSpec, take func(minor int, field string, had bool, away func())) {
-	take(40, "ContainerSpec.Sysctls", len(c.Sysctls) > 0, func() { c.Sysctls = nil })
-	take(41, "ContainerSpec.CapabilityAdd", len(c.CapabilityAdd) > 0, func() { c.CapabilityAdd = nil })
-	take(41, "ContainerSpec.CapabilityDrop", len(c.CapabilityDrop) > 0, func() { c.CapabilityDrop = nil })
-	take(41, "ContainerSpec.Ulimits", len(c.Ulimits) > 0, func() { c.Ulimits = nil })
-	take(46, "ContainerSpec.OomScoreAdj", c.OomScoreAdj != 0, func() { c.OomScoreAdj = 0 })
+// taken is a field that a version does not have, with what was in it.
+type taken struct {
+	name  string
+	value any
+}
+
+// taker takes fields of a spec that a version does not have.
+type taker struct {
+	v   Version
+	out []taken
+}
+
+// take empties a field that came with 1.minor.
+func take[T any](t *taker, minor int, name string, field *T) {
+	var zero T
+	v := reflect.ValueOf(field).Elem()
+	if v.IsZero() || (v.Kind() == reflect.Map || v.Kind() == reflect.Slice) && v.Len() == 0 || !t.v.Before(minor) {
+		return
+	}
+	t.out = append(t.out, taken{name, *field})
+	*field = zero
+}
+
+func downgrade(s *swarm.ServiceSpec, v Version) []taken {
+	t := &taker{v: v}
+	take(t, 41, "Mode.ReplicatedJob", &s.Mode.ReplicatedJob)
+	take(t, 41, "Mode.GlobalJob", &s.Mode.GlobalJob)
+	if p := s.TaskTemplate.Placement; p != nil {
+		take(t, 40, "Placement.MaxReplicas", &p.MaxReplicas)
+	}
+	if r := s.TaskTemplate.Resources; r != nil {
+		if r.Limits != nil {
+			take(t, 41, "Resources.Limits.Pids", &r.Limits.Pids)
+		}
+		take(t, 52, "Resources.SwapBytes", &r.SwapBytes)
+		take(t, 52, "Resources.MemorySwappiness", &r.MemorySwappiness)
+	}
+	if c := s.TaskTemplate.ContainerSpec; c != nil {
+		downgradeContainer(t, c)
+	}
+	return t.out
+}
+
+func downgradeContainer(t *taker, c *swarm.ContainerSpec) {
+	take(t, 40, "ContainerSpec.Sysctls", &c.Sysctls)
+	take(t, 41, "ContainerSpec.CapabilityAdd", &c.CapabilityAdd)
+	take(t, 41, "ContainerSpec.CapabilityDrop", &c.CapabilityDrop)
+	take(t, 41, "ContainerSpec.Ulimits", &c.Ulimits)
+	take(t, 46, "ContainerSpec.OomScoreAdj", &c.OomScoreAdj)
 	for _, r := range c.Configs {
 		if r != nil {
-			take(40, "ContainerSpec.Configs.Runtime", r.Runtime != nil, func() { r.Runtime = nil })
+			take(t, 40, "ContainerSpec.Configs.Runtime", &r.Runtime)
 		}
 	}
 	for i := range c.Mounts {
 		if o := c.Mounts[i].TmpfsOptions; o != nil {
-			take(46, "ContainerSpec.Mounts.TmpfsOptions.Options", len(o.Options) > 0, func() { o.Options = nil })
+			take(t, 46, "ContainerSpec.Mounts.TmpfsOptions.Options", &o.Options)
 		}
 	}
 	if h := c.Healthcheck; h != nil {
-		take(44, "ContainerSpec.Healthcheck.StartInterval", h.StartInterval != 0, func() { h.StartInterval = 0 })
+		take(t, 44, "ContainerSpec.Healthcheck.StartInterval", &h.StartInterval)
 	}
 	if p := c.Privileges; p != nil {
 		if p.CredentialSpec != nil {
-			take(40, "ContainerSpec.Privileges.CredentialSpec.Config", p.CredentialSpec.Config != "", func() {
-				if p.CredentialSpec.Config = ""; *p.CredentialSpec == (swarm.CredentialSpec{}) {
-					p.CredentialSpec = nil
-				}
-			})
+			take(t, 40, "ContainerSpec.Privileges.CredentialSpec.Config", &p.CredentialSpec.Config)
+			if *p.CredentialSpec == (swarm.CredentialSpec{}) && t.v.Before(40) {
+				p.CredentialSpec = nil
+			}
 		}
-		take(44, "ContainerSpec.Privileges.Seccomp", p.Seccomp != nil, func() { p.Seccomp = nil })
-		take(44, "ContainerSpec.Privileges.AppArmor", p.AppArmor != nil, func() { p.AppArmor = nil })
-		take(44, "ContainerSpec.Privileges.NoNewPrivileges", p.NoNewPrivileges, func() { p.NoNewPrivileges = false })
+		take(t, 44, "ContainerSpec.Privileges.Seccomp", &p.Seccomp)
+		take(t, 44, "ContainerSpec.Privileges.AppArmor", &p.AppArmor)
+		take(t, 44, "ContainerSpec.Privileges.NoNewPrivileges", &p.NoNewPrivileges)
 	}
 }
 
