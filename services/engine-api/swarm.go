@@ -80,7 +80,7 @@ func (s *Service) updateSwarm(w http.ResponseWriter, r *wire.Request) error {
 		return unkept(err)
 	}
 	if change.RootCert != "" {
-		return wire.Unserved("a root of one's own is not taken through this API, which would carry its key: use skep ca rotate")
+		return wire.Unserved("a root of one's own is not taken through this API, which would carry its key: use skep ca --rotate --ca-cert")
 	}
 	if !proto.Equal(change.Spec, cur.GetSpec()) {
 		if _, err := call(ctx, s.cluster, api.ClusterUpdate, &skepv1.UpdateClusterRequest{Version: version, Spec: change.Spec}); err != nil {
