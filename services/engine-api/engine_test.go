@@ -440,6 +440,55 @@ func TestLogs(t *testing.T) {
 	r.await("the follower is gone", func() bool { return r.s.http.Counts().Streams == 0 })
 }
 
+// Who follows one task is let go when it is over and read to its end; who follows a service waits for its next task.
+func TestFollowingATaskEndsWithIt(t *testing.T) {
+	r := newRig(t)
+	r.follow = make(chan string)
+	in, _, end := r.open("/tasks/" + taskID + "/logs?stdout=1&follow=1")
+	defer end()
+	r.follow <- "last words\n"
+	if got := frame(t, in); got != "1 last words\n" {
+		t.Errorf("%q", got)
+	}
+	r.mu.Lock()
+	over := proto.CloneOf(r.tasks[0])
+	over.Status.State, over.Desired = skepv1.TaskState_TASK_STATE_COMPLETE, skepv1.TaskState_TASK_STATE_COMPLETE
+	r.tasks = []*skepv1.Task{over}
+	r.mu.Unlock()
+	close(r.follow)
+	if rest, err := io.ReadAll(in); err != nil || len(rest) > 0 {
+		t.Errorf("%q %v", rest, err)
+	}
+}
+
+// Clients come and go: nothing of them stays.
+func TestFollowersGo(t *testing.T) {
+	r := newRig(t)
+	r.follow = make(chan string)
+	for range 10 {
+		var ends []func()
+		for range 10 {
+			_, _, end := r.open("/events")
+			_, _, end2 := r.open("/services/web/logs?stdout=1&follow=1")
+			ends = append(ends, end, end2)
+		}
+		if n := r.s.http.Counts().Streams; n < 20 {
+			t.Fatal(n)
+		}
+		for _, end := range ends {
+			end()
+		}
+		r.await("all followers are gone", func() bool { return r.s.http.Counts().Streams == 0 })
+	}
+	r.http.CloseIdleConnections()
+	r.await("their connections are gone", func() bool { return r.s.http.Counts().Connections == 0 })
+	nc, err := r.s.cluster.conn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.await("their subscriptions are gone", func() bool { return nc.NumSubscriptions() <= 1 }) // the one for answers stays
+}
+
 // Events come as they happen, from before too, each once; a lost connection ends the stream, so that nobody takes silence for quiet.
 func TestEvents(t *testing.T) {
 	r := newRig(t)

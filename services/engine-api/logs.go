@@ -80,7 +80,7 @@ func (s *Service) serviceLogs(w http.ResponseWriter, r *wire.Request) error {
 		return err
 	}
 	id := svc.GetMeta().GetId()
-	return s.logs(w, r, q, func(ctx context.Context) ([]*skepv1.Task, error) {
+	return s.logs(w, r, q, false, func(ctx context.Context) ([]*skepv1.Task, error) {
 		return s.tasks(ctx, &skepv1.Filter{Key: "service", Values: []string{id}})
 	})
 }
@@ -96,7 +96,7 @@ func (s *Service) taskLogs(w http.ResponseWriter, r *wire.Request) error {
 		return err
 	}
 	id := t.GetMeta().GetId()
-	return s.logs(w, r, q, func(ctx context.Context) ([]*skepv1.Task, error) {
+	return s.logs(w, r, q, true, func(ctx context.Context) ([]*skepv1.Task, error) {
 		t, err := s.task(ctx, id)
 		if err != nil {
 			return nil, err
@@ -105,7 +105,8 @@ func (s *Service) taskLogs(w http.ResponseWriter, r *wire.Request) error {
 	})
 }
 
-func (s *Service) logs(w http.ResponseWriter, r *wire.Request, q *logQuery, list func(context.Context) ([]*skepv1.Task, error)) error {
+// logs writes what tasks have written; all says that the list grows no more, so that following ends with the last of them.
+func (s *Service) logs(w http.ResponseWriter, r *wire.Request, q *logQuery, all bool, list func(context.Context) ([]*skepv1.Task, error)) error {
 	ctx, cancel := s.streaming(r)
 	defer cancel()
 	tasks, err := list(ctx)
@@ -127,7 +128,7 @@ func (s *Service) logs(w http.ResponseWriter, r *wire.Request, q *logQuery, list
 	}
 	l := &logReader{s: s, q: q, out: out}
 	if q.req.Follow {
-		return l.follow(ctx, list, tasks)
+		return l.follow(ctx, all, list, tasks)
 	}
 	slices.SortFunc(tasks, func(a, b *skepv1.Task) int {
 		return cmp.Or(cmp.Compare(a.Slot, b.Slot), cmp.Compare(a.GetMeta().GetCreatedAt().AsTime().UnixNano(), b.GetMeta().GetCreatedAt().AsTime().UnixNano()))
@@ -248,8 +249,9 @@ func unread(t *skepv1.Task, err error) *skepv1.LogEntry {
 	return &skepv1.LogEntry{TimeUnixNano: time.Now().UnixNano(), Stderr: true, Line: fmt.Appendf(nil, "warning: no log of %s from node %s: %v\n", t.Name, cmp.Or(t.NodeHostname, t.NodeId), err)}
 }
 
-// follow writes what tasks write, of new ones too, until the client or the service is gone.
-func (l *logReader) follow(ctx context.Context, list func(context.Context) ([]*skepv1.Task, error), tasks []*skepv1.Task) error {
+// follow writes what tasks write, of new ones too, until the client or the service is gone, or, if there are all of them, until they
+// are over and read to their end.
+func (l *logReader) follow(ctx context.Context, all bool, list func(context.Context) ([]*skepv1.Task, error), tasks []*skepv1.Task) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var (
 		wg    sync.WaitGroup
@@ -257,6 +259,7 @@ func (l *logReader) follow(ctx context.Context, list func(context.Context) ([]*s
 		open  = map[string]bool{}
 		shown = map[string]int64{} // when the last line was written that was shown
 		told  = map[string]bool{}
+		busy  = 0 // logs that are being read
 	)
 	defer wg.Wait()
 	defer cancel()
@@ -274,6 +277,7 @@ func (l *logReader) follow(ctx context.Context, list func(context.Context) ([]*s
 			skip := open[id] || t.NodeId == "" || t.GetStatus().GetState() < skepv1.TaskState_TASK_STATE_STARTING || len(open) >= mostFollowed
 			if !skip {
 				open[id] = true
+				busy++
 			}
 			after := shown[id]
 			mu.Unlock()
@@ -282,6 +286,11 @@ func (l *logReader) follow(ctx context.Context, list func(context.Context) ([]*s
 			}
 			left++
 			wg.Go(func() {
+				defer func() {
+					mu.Lock()
+					busy--
+					mu.Unlock()
+				}()
 				s, err := l.open(ctx, t, after)
 				opened := s != nil
 				if err == nil && opened {
@@ -306,6 +315,12 @@ func (l *logReader) follow(ctx context.Context, list func(context.Context) ([]*s
 					cancel()
 				}
 			})
+		}
+		mu.Lock()
+		over := all && left == 0 && busy == 0
+		mu.Unlock()
+		if over {
+			return nil
 		}
 		select {
 		case <-ctx.Done():

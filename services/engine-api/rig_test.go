@@ -254,6 +254,14 @@ func (r *rig) paper(ca *pki.CA) {
 	on(r, rs, api.TaskList, func(*skepv1.ListTasksRequest) (*skepv1.ListTasksReply, error) {
 		return &skepv1.ListTasksReply{Tasks: r.tasks}, nil
 	})
+	on(r, rs, api.TaskInspect, func(q *skepv1.Ref) (*skepv1.TaskReply, error) {
+		for _, t := range r.tasks {
+			if t.Meta.Id == q.Ref {
+				return &skepv1.TaskReply{Task: t}, nil
+			}
+		}
+		return nil, fault.NotFound("no such task: %s", q.Ref)
+	})
 	on(r, rs, api.NodeList, func(*skepv1.ListNodesRequest) (*skepv1.ListNodesReply, error) {
 		return &skepv1.ListNodesReply{Nodes: []*skepv1.Node{{Meta: &skepv1.Meta{Id: nodeID, Version: 3}, Spec: &skepv1.NodeSpec{Name: "m1", Role: skepv1.NodeRole_NODE_ROLE_MANAGER}, Manager: &skepv1.ManagerStatus{Leader: true, Addr: "10.1.1.1:2377"}}}}, nil
 	})
@@ -363,7 +371,11 @@ func (r *rig) log(ctx context.Context, s *stream.Session, body []byte) {
 	}
 	for i := len(lines); q.Follow; i++ {
 		select {
-		case l := <-follow:
+		case l, more := <-follow:
+			if !more { // the task is over
+				_ = s.Exit(0, nil)
+				return
+			}
 			say(i, l)
 		case <-ctx.Done():
 			return
