@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"skep.dev/libs/api"
 	"skep.dev/libs/event"
 	"skep.dev/libs/member"
 	"skep.dev/libs/rpc"
@@ -553,4 +554,27 @@ func TestEndsWithStreamsOpen(t *testing.T) {
 	if _, err := io.ReadAll(in); err != nil {
 		t.Logf("the stream ended: %v", err)
 	}
+}
+
+// BenchmarkInspect compares a read through this service with the same read asked of the cluster directly.
+func BenchmarkInspect(b *testing.B) {
+	r := newRig(b)
+	nc, err := r.s.cluster.conn()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("skep", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := api.Call(b.Context(), nc, api.ServiceInspect, &skepv1.Ref{Ref: "web"}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("docker", func(b *testing.B) {
+		for b.Loop() {
+			if code, body := r.do("GET", "/v1.51/services/web", ""); code != 200 {
+				b.Fatal(code, body)
+			}
+		}
+	})
 }

@@ -47,7 +47,7 @@ const (
 
 // rig is the service on a node whose manager is made of paper: a real broker, behind the socket that local root uses.
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	s     *Service
 	nc    *nats.Conn
 	http  *http.Client
@@ -66,7 +66,7 @@ type rig struct {
 	heard  func(context.Context, proto.Message) // nil: nobody listens
 }
 
-func record(t *testing.T, p member.Paths, role string) {
+func record(t testing.TB, p member.Paths, role string) {
 	t.Helper()
 	if role == "" {
 		return
@@ -81,7 +81,7 @@ func record(t *testing.T, p member.Paths, role string) {
 }
 
 // serveNode runs the service on a node of a role, "" = none, without a broker.
-func serveNode(t *testing.T, role string, ca []byte) *rig {
+func serveNode(t testing.TB, role string, ca []byte) *rig {
 	t.Helper()
 	r := &rig{t: t, paths: member.Paths{Data: t.TempDir(), Run: t.TempDir()}}
 	record(t, r.paths, role)
@@ -117,7 +117,7 @@ func serveNode(t *testing.T, role string, ca []byte) *rig {
 }
 
 // newRig is the service on a manager.
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
 	ca := pkitest.NewCA(t)
 	r := serveNode(t, member.RoleManager, ca.CertPEM())
