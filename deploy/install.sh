@@ -10,7 +10,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 prefix=/usr/local destdir='' uninstall='' suite=''
 usage='usage: install.sh [--prefix P] [--destdir D] [--suite] [--uninstall]'
-programs='skep-bus skep-state skep-scheduler skep-health skep-vault skep-mesh-controller skep-mesh skep-agent'
+programs='skep-bus skep-state skep-scheduler skep-health skep-vault skep-mesh-controller skep-mesh skep-agent skep-engine'
 while [ $# -gt 0 ]; do
 	case $1 in
 	--prefix | --destdir)

@@ -2,7 +2,7 @@
 # Installs what skep needs beside itself, on a Debian that has Go, make and git:
 #
 #   deploy/tools.sh runtime   containerd, its shim, ctr, runc and the packages a node needs
-#   deploy/tools.sh lab       runtime, and what the lab and tests need: a registry, the nats command, curl, dig, nc, mmdebstrap, ...
+#   deploy/tools.sh lab       runtime, and what the lab and tests need: a registry, the nats and docker commands, curl, dig, nc, mmdebstrap, ...
 #   deploy/tools.sh engine    a Docker Engine and Compose for hosts of the lab; nothing of them is installed on this machine
 #   deploy/tools.sh proto     buf and protoc-gen-go
 #   deploy/tools.sh lint      staticcheck
@@ -87,6 +87,31 @@ lab() {
 		iputils-ping=ping procps=ps openssl=openssl
 	tool registry "$REGISTRY_VERSION" github.com/distribution/distribution/v3/cmd/registry
 	variant=static cgo=0 tool nats "$NATSCLI_VERSION" github.com/nats-io/natscli/nats
+	dockercli
+}
+
+# The docker command keeps its go.mod under another name, so `go install` does not build it.
+dockercli() {
+	local out=$cache/dockercli-$DOCKERCLI_VERSION tmp dir module=github.com/docker/cli
+	if [ ! -x "$out" ]; then
+		exec 9>"$cache/.lock"
+		flock 9
+		if [ ! -x "$out" ]; then
+			say "building the docker command $DOCKERCLI_VERSION (once; kept in $cache)"
+			tmp=$(mktemp -d "$cache/.build-XXXXXX")
+			(
+				cd "$tmp"
+				dir=$(GOFLAGS='' GOWORK=off go mod download -json "$module@$DOCKERCLI_VERSION+incompatible" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+				cp -r "$dir" src && chmod -R u+w src && cd src
+				rm -rf vendor && mv vendor.mod go.mod && mv vendor.sum go.sum
+				GOFLAGS=-buildvcs=false GOWORK=off CGO_ENABLED=0 go build -mod=readonly -trimpath -ldflags "-s -w -X $module/cli/version.Version=${DOCKERCLI_VERSION#v}" -o "$tmp/docker" ./cmd/docker
+			) || { rm -rf "$tmp"; die "building the docker command $DOCKERCLI_VERSION did not work: see above"; }
+			mv "$tmp/docker" "$out"
+			rm -rf "$tmp"
+		fi
+		exec 9>&-
+	fi
+	ln -sfn "$out" "$bin/docker"
 }
 
 # Debian's packages are unpacked, not installed: installing them would start an engine here. Compose cannot be had by

@@ -22,7 +22,7 @@ func TestSeparateBinaries(t *testing.T) {
 
 	// A node is one form or the other, and some services are alone on it.
 	c.refusedOn("m1", 1, []string{"processes of their own", "skep-bus", "skep-agent"}, "skep", "node", "run")
-	for _, name := range []string{"skep-bus", "skep-mesh", "skep-agent"} {
+	for _, name := range []string{"skep-bus", "skep-mesh", "skep-agent", "skep-engine"} {
 		c.refusedOn("m1", 1, []string{name + " (pid", "runs on /var/lib/skep already"}, name)
 	}
 	c.refusedOn("w1", 1, []string{"runs on managers"}, "skep-state")
@@ -70,6 +70,7 @@ func TestSeparateBinaries(t *testing.T) {
 		// And these come back.
 		{"m1", "skep-scheduler", 2, true}, {"m1", "skep-health", 2, true}, {"m1", "skep-state", 2, true}, {"m1", "skep-vault", 2, true}, {"m1", "skep-mesh-controller", 2, true},
 		{"m1", "skep-bus", 1, true}, {"m1", "skep-mesh", 1, true}, {"m1", "skep-agent", 1, true}, {"w1", "skep-mesh", 1, true}, {"w1", "skep-agent", 1, true},
+		{"m1", "skep-engine", 1, true},
 	} {
 		t.Run(fmt.Sprint(v.host, " ", v.name, " ", v.instance), func(t *testing.T) {
 			c := &cluster{c.Lab, t, c.ctx}
@@ -79,6 +80,15 @@ func TestSeparateBinaries(t *testing.T) {
 				c.start(v.host, v.name)
 			}
 			works(t, "the end of "+v.name, began)
+			if v.name == "skep-engine" {
+				c.await("Docker's API answers", 30*time.Second, func() string {
+					r := c.on("m1", "docker", "-H", "unix:///run/skep/docker.sock", "service", "ls", "--format", "{{.Name}} {{.Replicas}}")
+					if want := fmt.Sprintf("still 4/4\nweb %d/%[1]d\n", replicas); r.Stdout != want {
+						return r.Stdout + r.Stderr
+					}
+					return ""
+				})
+			}
 			if v.name == "skep-vault" {
 				c.await("the vault answers", 30*time.Second, func() string { return c.on("m1", "skep", "join-token", "-q", "worker").Stderr })
 			}
@@ -86,7 +96,7 @@ func TestSeparateBinaries(t *testing.T) {
 	}
 
 	// SIGTERM: each ends by itself, soon, and says so; containers stay. Then the node leaves in the other form.
-	for _, name := range []string{"skep-agent", "skep-mesh"} {
+	for _, name := range []string{"skep-agent", "skep-mesh", "skep-engine"} {
 		c.signal("w1", name, 1, "TERM")
 	}
 	for _, name := range lab.Programs(lab.Manager) {

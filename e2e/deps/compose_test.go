@@ -54,7 +54,7 @@ func TestComposeMatchesThePrograms(t *testing.T) {
 	}
 	unit := read(t, "skep@.service")
 	install := read(t, "install.sh")
-	for _, name := range []string{"bus", "state", "scheduler", "health", "vault", "mesh", "agent"} {
+	for _, name := range []string{"bus", "state", "scheduler", "health", "vault", "mesh", "agent", "engine"} {
 		if !seen["skep-"+name] || !probed["skep-"+name] {
 			t.Errorf("compose.yaml does not run skep-%s, or does not ask how it is", name)
 		}

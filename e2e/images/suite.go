@@ -30,7 +30,7 @@ type Release struct {
 }
 
 // suitePrograms are those of the image skep-suite, each without need of anything else.
-var suitePrograms = []string{"skep-bus", "skep-state", "skep-scheduler", "skep-health", "skep-vault", "skep-mesh-controller"}
+var suitePrograms = []string{"skep-bus", "skep-state", "skep-scheduler", "skep-health", "skep-vault", "skep-mesh-controller", "skep-engine"}
 
 // nodeSystem is what the mesh and the agent call: iptables, and mount.nfs for volumes.
 var nodeSystem = debian{name: "node", recipe: "1", packages: "iptables,mount,nfs-common,netbase", own: func(files) {},

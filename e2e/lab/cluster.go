@@ -127,9 +127,9 @@ func (l *Lab) StartDaemon(ctx context.Context, host string) error {
 // Programs are the services of a host with a process each. They start in any order: this is the least convenient one.
 func Programs(role string) []string {
 	if role == Manager {
-		return []string{"skep-agent", "skep-mesh", "skep-mesh-controller", "skep-scheduler", "skep-health", "skep-vault", "skep-state", "skep-bus"}
+		return []string{"skep-engine", "skep-agent", "skep-mesh", "skep-mesh-controller", "skep-scheduler", "skep-health", "skep-vault", "skep-state", "skep-bus"}
 	}
-	return []string{"skep-agent", "skep-mesh"}
+	return []string{"skep-engine", "skep-agent", "skep-mesh"}
 }
 
 // StartProgram does what a supervisor does: it starts one of the services, or one more instance of it.

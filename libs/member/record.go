@@ -95,6 +95,7 @@ func (p Paths) PID() string     { return filepath.Join(p.Data, "skep.pid") }
 func (p Paths) Broker() string  { return filepath.Join(p.Run, "skep.sock") }
 func (p Paths) Control() string { return filepath.Join(p.Run, "node.sock") }
 func (p Paths) Mesh() string    { return filepath.Join(p.Run, "mesh.sock") }
+func (p Paths) Docker() string  { return filepath.Join(p.Run, "docker.sock") }
 
 func (p Paths) lock(name string) string { return filepath.Join(p.Data, "lock", name) }
 

@@ -10,6 +10,7 @@ require (
 	skep.dev/libs v0.0.0
 	skep.dev/proto v0.0.0
 	skep.dev/services/bus v0.0.0
+	skep.dev/services/engine-api v0.0.0
 	skep.dev/services/health-monitor v0.0.0
 	skep.dev/services/ingress-mesh v0.0.0
 	skep.dev/services/node-agent v0.0.0
@@ -120,6 +121,7 @@ replace (
 	skep.dev/libs => ../../libs
 	skep.dev/proto => ../../proto
 	skep.dev/services/bus => ../bus
+	skep.dev/services/engine-api => ../engine-api
 	skep.dev/services/health-monitor => ../health-monitor
 	skep.dev/services/ingress-mesh => ../ingress-mesh
 	skep.dev/services/node-agent => ../node-agent

@@ -318,7 +318,7 @@ func (s *Service) viewService(id string) *skepv1.Service {
 	}
 	if r := s.ix.Rollout(id); r != nil {
 		if svc.UpdateStatus = r.Status; r.Status != nil {
-			svc.UpdateStatus.Resume = r.Resume
+			svc.UpdateStatus.Resume, svc.UpdateStatus.Revision = r.Resume, r.Revision
 		}
 	}
 	return svc

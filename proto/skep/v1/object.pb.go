@@ -920,7 +920,8 @@ type UpdateStatus struct {
 	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	CompletedAt   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=completed_at,json=completedAt,proto3" json:"completed_at,omitempty"`
 	Message       string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
-	Resume        uint64                 `protobuf:"varint,5,opt,name=resume,proto3" json:"resume,omitempty"` // RolloutControl.resume it follows: after a resumption the same state is news. Filled in where it is read.
+	Resume        uint64                 `protobuf:"varint,5,opt,name=resume,proto3" json:"resume,omitempty"`      // RolloutControl.resume it follows: after a resumption the same state is news. Filled in where it is read.
+	Revision      uint64                 `protobuf:"varint,40,opt,name=revision,proto3" json:"revision,omitempty"` // the revision it is about: not the service's newest = it was before that. Filled in where it is read.
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -986,6 +987,13 @@ func (x *UpdateStatus) GetMessage() string {
 func (x *UpdateStatus) GetResume() uint64 {
 	if x != nil {
 		return x.Resume
+	}
+	return 0
+}
+
+func (x *UpdateStatus) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
 	}
 	return 0
 }
@@ -3488,14 +3496,15 @@ const file_skep_v1_object_proto_rawDesc = "" +
 	"\x06failed\x18\x05 \x01(\x04R\x06failed\x12\x1d\n" +
 	"\n" +
 	"exit_codes\x18\x06 \x03(\x05R\texitCodes\x120\n" +
-	"\x05ended\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\"\xd0\x01\n" +
+	"\x05ended\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\"\xec\x01\n" +
 	"\fUpdateStatus\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x129\n" +
 	"\n" +
 	"started_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12=\n" +
 	"\fcompleted_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vcompletedAt\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12\x16\n" +
-	"\x06resume\x18\x05 \x01(\x04R\x06resume\"\xb2\x03\n" +
+	"\x06resume\x18\x05 \x01(\x04R\x06resume\x12\x1a\n" +
+	"\brevision\x18( \x01(\x04R\brevision\"\xb2\x03\n" +
 	"\bRevision\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x16\n" +

@@ -13,7 +13,7 @@ import (
 
 func (a *app) contextCommand() *cobra.Command {
 	return group("context", "Manage the clusters this command can reach",
-		a.contextIssue(), a.contextIssued(), a.contextRevoke(), a.contextImport(), a.contextExport(), a.contextNATS(), a.contextCreate(), a.contextList(), a.contextUse(), a.contextShow(), a.contextInspect(), a.contextRemove())
+		a.contextIssue(), a.contextIssued(), a.contextRevoke(), a.contextImport(), a.contextExport(), a.contextNATS(), a.contextDocker(), a.contextCreate(), a.contextList(), a.contextUse(), a.contextShow(), a.contextInspect(), a.contextRemove())
 }
 
 func (a *app) contextNames(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {

@@ -181,7 +181,7 @@ var commandLines = map[string]string{
 // localCommands speak of this machine alone.
 var localCommands = map[string]string{
 	"backup inspect": "/none",
-	"context create": "--addr h --cert /none --key /none --ca /none bad", "context export": "evil -o -", "login": "-u x --password-stdin 127.0.0.1:1", "logout": "127.0.0.1:1", "context import": "/none", "context inspect": "evil", "context ls": "", "context nats": "evil",
+	"context create": "--addr h --cert /none --key /none --ca /none bad", "context export": "evil -o -", "login": "-u x --password-stdin 127.0.0.1:1", "logout": "127.0.0.1:1", "context import": "/none", "context inspect": "evil", "context ls": "", "context nats": "evil", "context docker": "",
 	"context rm": "none", "context show": "", "context use": "none", "decode": "--type Heartbeat", "stack config": "-c testdata/stack.yaml", "network connect": "a b", "network disconnect": "a b", "version": "",
 	"upgrade": "--to /none", // the rest: TestUpgradeOfHostileNodes
 }

@@ -12,6 +12,7 @@ import (
 	"skep.dev/libs/join"
 	"skep.dev/libs/member"
 	"skep.dev/libs/witness"
+	engine "skep.dev/services/engine-api"
 	mesh "skep.dev/services/ingress-mesh"
 	agent "skep.dev/services/node-agent"
 )
@@ -26,6 +27,7 @@ type localServices struct {
 	mesh     *mesh.Service
 	follower *member.Follower
 	says     *witness.Service // of a witness: it has neither agent nor mesh
+	docker   *group           // the Docker API: what fails there leaves the node alone
 	upgrader *upgrader
 	keeping  context.CancelFunc // of the certificate and the role
 	kept     sync.WaitGroup
@@ -57,6 +59,7 @@ func (l *localServices) start(ctx context.Context) error {
 		l.says = witness.New(witness.Config{NC: l.nc, Store: d.store, Log: d.log.Named("witness"), Hostname: rec.Hostname, Addr: rec.Host(), Version: d.version})
 		return l.group.start(ctx, "witness", l.says)
 	}
+	l.serveDocker(ctx)
 	rec, err := member.LearnSubnet(ctx, l.nc, d.paths, d.log)
 	if err != nil {
 		return err
@@ -84,6 +87,19 @@ func (l *localServices) start(ctx context.Context) error {
 	}
 	l.agent = ag
 	return l.group.start(ctx, "agent", ag)
+}
+
+// serveDocker answers Docker's API on this node. A node without it runs its tasks all the same.
+func (l *localServices) serveDocker(ctx context.Context) {
+	d := l.d
+	l.docker = newGroup(d.log)
+	en, err := engine.New(engine.Config{Log: d.log.Named("engine"), Paths: d.paths, Group: engine.Group, CA: d.store.CAPEM, Version: d.version, Commit: d.commit, Metrics: d.metrics.node()})
+	if err == nil {
+		err = l.docker.start(ctx, "engine", en)
+	}
+	if err != nil {
+		d.log.Error("the Docker API is not served on this node", zap.Error(err))
+	}
 }
 
 // keep renews the certificate and follows what the managers say of this node.
@@ -159,6 +175,9 @@ func (l *localServices) unkeep() {
 // close ends what is left, the last started first.
 func (l *localServices) close() {
 	l.unkeep()
+	if l.docker != nil {
+		l.docker.stop()
+	}
 	l.group.stop()
 	if l.nc != nil {
 		l.nc.Close()

@@ -1,0 +1,9 @@
+package engine
+
+import (
+	"testing"
+
+	"skep.dev/libs/leaktest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
