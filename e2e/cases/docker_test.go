@@ -153,7 +153,7 @@ func TestDockerCommand(t *testing.T) {
 	c.docker("service", "rm", "job")
 
 	// A stack: deployed, deployed again, shown by both, removed.
-	c.must("m1", `mkdir -p st && cd st && printf pw1 > pw && printf cfg > cf && cat > s.yml <<E
+	c.must("m1", `mkdir -p /srv/st && cd /srv/st && printf pw1 > pw && printf cfg > cf && cat > s.yml <<E
 version: "3.8"
 services:
   web:
@@ -177,7 +177,7 @@ configs: {cf: {file: ./cf}}
 E`)
 	deploy := func() lab.Result {
 		t.Helper()
-		return c.on("m1", "sh", "-c", "cd st && docker --context skep stack deploy --detach=false -q -c s.yml shop")
+		return c.on("m1", "sh", "-c", "cd /srv/st && docker --context skep stack deploy --detach=false -q -c s.yml shop")
 	}
 	for range 2 {
 		if r := deploy(); r.Code != 0 {
@@ -196,7 +196,7 @@ E`)
 	if r := c.on("m1", "skep", "exec", c.tasks("shop_db")[0].ID, "sh", "-c", "cat /run/secrets/pw /etc/cf; wget -qO- http://web/"); !strings.HasPrefix(r.Stdout, "pw1cfg") || !strings.Contains(r.Stdout, "v1") {
 		t.Errorf("the stack's files and names: %q %s", r.Stdout, r.Stderr)
 	}
-	c.must("m1", "printf other > st/pw")
+	c.must("m1", "printf other > /srv/st/pw")
 	if r := deploy(); r.Code == 0 || !strings.Contains(r.Stderr, "only updates to Labels are allowed") {
 		t.Errorf("another value for a secret: %d %s%s", r.Code, r.Stdout, r.Stderr)
 	}
