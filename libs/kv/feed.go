@@ -116,11 +116,38 @@ func (f *Feed) Current(ctx context.Context) error {
 	}
 	bounded, cancel := context.WithTimeout(ctx, ackWithin)
 	defer cancel()
-	st, err := askLed(bounded, func(ctx context.Context) (jetstream.Stream, error) { return f.js.Stream(ctx, f.bucket.Stream()) })
-	if err != nil {
-		return fmt.Errorf("look how far bucket %s is: %w", f.bucket, err)
+	for {
+		st, err := askLed(bounded, func(ctx context.Context) (jetstream.Stream, error) { return f.js.Stream(ctx, f.bucket.Stream()) })
+		if err != nil {
+			return fmt.Errorf("look how far bucket %s is: %w", f.bucket, err)
+		}
+		if info := st.CachedInfo(); hearsMost(info.Cluster) {
+			return f.Wait(ctx, info.State.LastSeq)
+		}
+		select {
+		case <-time.After(unheardAgain):
+		case <-bounded.Done():
+			return fmt.Errorf("look how far bucket %s is: its leader does not hear the other managers: %w", f.bucket, bounded.Err())
+		}
 	}
-	return f.Wait(ctx, st.CachedInfo().State.LastSeq)
+}
+
+// heardWithin is shorter than the patience after which managers elect another leader, and longer than two of its beats.
+const heardWithin = 2 * time.Second
+
+// hearsMost reports whether the leader that answered has heard most of its group lately. One that was cut off, or hung, does
+// not know for a while that there is another, and answers from what it has.
+func hearsMost(c *jetstream.ClusterInfo) bool {
+	if c == nil {
+		return true
+	}
+	heard := 1
+	for _, r := range c.Replicas {
+		if r.Active < heardWithin {
+			heard++
+		}
+	}
+	return 2*heard > 1+len(c.Replicas)
 }
 
 // Close stops the feed and waits for apply to return.

@@ -45,26 +45,30 @@ func (s *Service) findNode(ctx context.Context, ref string) (id string, err erro
 
 // lookTwice looks for something again, when it is not found, in what the streams of buckets have now: another instance may
 // have written it a moment ago. It does so whether or not that is more than before: what was not there at the first look
-// may have come before this one is asked for.
+// may have come before this one is asked for. A manager that was cut off a moment ago does not say that there is no such thing.
 func (s *Service) lookTwice(ctx context.Context, look func() error, buckets ...subject.Bucket) error {
 	err := look()
 	if !fault.Is(err, fault.CodeNotFound) {
 		return err
 	}
 	for _, b := range buckets {
-		catchUp(ctx, s.feeds.Of(b))
+		if err := caughtUp(ctx, s.feeds.Of(b)); err != nil {
+			return err
+		}
 	}
 	return look()
 }
 
 // isTaken reports whether a name is taken, looking again before it says yes: its object may have been removed a moment ago by
 // another instance.
-func (s *Service) isTaken(ctx context.Context, look func() bool) bool {
+func (s *Service) isTaken(ctx context.Context, look func() bool) (bool, error) {
 	if !look() {
-		return false
+		return false, nil
 	}
-	catchUp(ctx, s.feeds.Of(subject.Spec))
-	return look()
+	if err := caughtUp(ctx, s.feeds.Of(subject.Spec)); err != nil {
+		return false, err
+	}
+	return look(), nil
 }
 
 const catchUpLimit = 2 * time.Second

@@ -125,7 +125,11 @@ func (s *Service) makeNetwork(ctx context.Context, nid string, want *skepv1.Netw
 		if s.ix.Network(n.Meta.Id) != nil {
 			return nil // ours, its acknowledgement lost
 		}
-		if s.isTaken(ctx, func() bool { other, taken := s.ix.NetworkByName(want.Name); return taken && other != nid }) {
+		taken, err := s.isTaken(ctx, func() bool { other, taken := s.ix.NetworkByName(want.Name); return taken && other != nid })
+		if err != nil {
+			return err
+		}
+		if taken {
 			return fault.Conflict("network with name %s already exists", want.Name)
 		}
 		auto, err := s.allocateNetwork(n, c.Spec, tries)

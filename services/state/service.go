@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,8 +54,8 @@ func (s *Service) createService(ctx context.Context, r *skepv1.CreateServiceRequ
 	if err != nil {
 		return nil, err
 	}
-	if s.isTaken(ctx, func() bool { return s.nameIsAnothers(sid, want.Name) }) {
-		return nil, nameTaken(want.Name)
+	if taken, err := s.isTaken(ctx, func() bool { return s.nameIsAnothers(sid, want.Name) }); err != nil || taken {
+		return nil, cmp.Or(err, nameTaken(want.Name))
 	}
 	if err := s.maySpread(want, 0); err != nil {
 		return nil, err
@@ -101,8 +102,8 @@ func (s *Service) store(ctx context.Context, n newService) (*skepv1.Service, err
 		if s.ix.Service(svc.Meta.Id) != nil {
 			return nil // ours, its acknowledgement lost
 		}
-		if s.isTaken(ctx, func() bool { return s.nameIsAnothers(n.id, want.Name) }) {
-			return nameTaken(want.Name)
+		if taken, err := s.isTaken(ctx, func() bool { return s.nameIsAnothers(n.id, want.Name) }); err != nil || taken {
+			return cmp.Or(err, nameTaken(want.Name))
 		}
 		if first := s.ix.Revision(n.id, 1); first != nil && !n.dryRun {
 			// Of another try of this request, which may still go on: what it decided stands.
