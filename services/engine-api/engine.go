@@ -56,6 +56,7 @@ type Service struct {
 	revisions revisions
 	commands  commands
 	onNode    nodeEvents
+	execs     execs
 	ends      context.Context // of streams: before the server waits for requests
 	endAll    context.CancelFunc
 }
@@ -108,5 +109,6 @@ func (s *Service) Run(ctx context.Context) error {
 	within, cancel := context.WithTimeout(context.Background(), endWithin)
 	defer cancel()
 	s.http.Shutdown(within)
+	s.execs.end() // their connections are not the server's any more
 	return <-served
 }

@@ -103,7 +103,6 @@ func (s *Service) refused() []wire.Route {
 	add("docker run and docker create", useServices, "POST /containers/create")
 	add("docker container", useTask, "POST /containers/{id}/{verb}", "DELETE /containers/{id}", "GET /containers/{id}/{verb}", "PUT /containers/{id}/archive", "HEAD /containers/{id}/archive",
 		"POST /containers/prune", "GET /containers/{id}/attach/ws")
-	add("docker exec", useTask, "POST /exec/{id}/{verb}", "GET /exec/{id}/json")
 	add("docker commit", useBuild, "POST /commit")
 	add("docker build", useBuild, "POST /build", "POST /build/{verb}", "POST /session", "POST /grpc")
 	add("docker images", useImages, "GET /images/get", "GET /images/search", "GET /images/{id...}/history", "GET /images/{id...}/get")
