@@ -174,16 +174,20 @@ func (s *Service) startExec(w http.ResponseWriter, r *wire.Request) error {
 		return wire.None(w, http.StatusOK)
 	}
 	code := 1
-	defer func() { s.execs.finish(e, code) }()
+	var conn *wire.Hijacked
+	defer func() {
+		s.execs.finish(e, code) // before the end of the stream, at which clients ask for the exit code
+		if conn != nil {
+			_ = conn.Close() // the client may be gone
+		}
+	}()
 	kind := types.MediaTypeMultiplexedStream
 	if e.req.Tty || r.Version.Before(42) {
 		kind = types.MediaTypeRawStream
 	}
-	conn, err := wire.Hijack(w, r, kind)
-	if err != nil {
+	if conn, err = wire.Hijack(w, r, kind); err != nil {
 		return err
 	}
-	defer conn.Close()
 	code = s.attachExec(n, e, conn)
 	return nil
 }

@@ -75,6 +75,10 @@ func TestExec(t *testing.T) {
 		t.Fatal(err)
 	}
 	b, err := io.ReadAll(in)
+	var at container.ExecInspectResponse
+	if r.get("/exec/"+id+"/json", &at); at.Running || at.ExitCode == nil || *at.ExitCode != 7 { // docker asks once, at the end of the stream
+		t.Errorf("%+v", at)
+	}
 	if want := "\x01\x00\x00\x00\x00\x00\x00\x06cat -\n\x02\x00\x00\x00\x00\x00\x00\x0cto its input"; err != nil || string(b) != want {
 		t.Errorf("%q %v", b, err)
 	}
