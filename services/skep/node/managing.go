@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -32,6 +33,7 @@ type managing struct {
 	d     *Daemon
 	group *group
 	bus   *bus.Manager
+	ends  *ending // of bus
 	conns []*nats.Conn
 	// Connections in process, once there is a broker: the node's own, and one that may do everything.
 	local, boss atomic.Pointer[nats.Conn]
@@ -49,6 +51,7 @@ func (d *Daemon) manage(ctx context.Context) *managing {
 	m := &managing{d: d, group: newGroup(d.log), cancel: cancel, reg: d.metrics.managing(), ready: make(chan struct{}), ended: make(chan struct{})}
 	go func() {
 		defer close(m.ended)
+		defer func() { m.err = m.because(ctx, m.err) }()
 		if m.err = m.start(ctx); m.err != nil {
 			return
 		}
@@ -61,6 +64,41 @@ func (d *Daemon) manage(ctx context.Context) *managing {
 		}
 	}()
 	return m
+}
+
+// brokerEnds is how long after the error of another service the end of the broker, which caused it, may be heard of.
+const brokerEnds = 3 * time.Second
+
+// because is what ended the managers' part. A node that is let go while it still starts, or whose store stopped, has services that
+// fail for want of a broker; why the broker ended decides what becomes of the node.
+func (m *managing) because(ctx context.Context, err error) error {
+	if err == nil || m.ends == nil || ctx.Err() != nil {
+		return err
+	}
+	late := time.NewTimer(brokerEnds)
+	defer late.Stop()
+	select {
+	case <-m.ends.done:
+		if m.ends.err != nil {
+			return fmt.Errorf("bus: %w", m.ends.err)
+		}
+	case <-ctx.Done():
+	case <-late.C:
+	}
+	return err
+}
+
+// ending is a service whose end is known to others than who runs it.
+type ending struct {
+	service
+	done chan struct{} // closed with err set
+	err  error
+}
+
+func (e *ending) Run(ctx context.Context) error {
+	defer close(e.done)
+	e.err = e.service.Run(ctx)
+	return e.err
 }
 
 // stop ends the managers' part in order. nil has nothing to end.
@@ -103,7 +141,8 @@ func (m *managing) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := m.group.start(ctx, "bus", m.bus); err != nil {
+	m.ends = &ending{service: m.bus, done: make(chan struct{})}
+	if err := m.group.start(ctx, "bus", m.ends); err != nil {
 		return err
 	}
 	if len(rec.Told) > 0 { // the group has come together: it knows where everybody is
