@@ -88,6 +88,30 @@ lab() {
 	tool registry "$REGISTRY_VERSION" github.com/distribution/distribution/v3/cmd/registry
 	variant=static cgo=0 tool nats "$NATSCLI_VERSION" github.com/nats-io/natscli/nats
 	dockercli
+	logspout
+}
+
+# logspout has no go.mod: the module that asks for it says what it is built with.
+logspout() {
+	local out=$cache/logspout-$LOGSPOUT_VERSION tmp module=github.com/gliderlabs/logspout
+	if [ ! -x "$out" ]; then
+		exec 9>"$cache/.lock"
+		flock 9
+		if [ ! -x "$out" ]; then
+			say "building logspout $LOGSPOUT_VERSION (once; kept in $cache)"
+			tmp=$(mktemp -d "$cache/.build-XXXXXX")
+			(
+				cd "$tmp"
+				printf 'module logspout.build\n\ngo 1.22\n\nrequire (\n\t%s %s+incompatible\n\tgithub.com/fsouza/go-dockerclient %s\n\tgithub.com/gorilla/mux v1.8.0\n\tgolang.org/x/net v0.17.0\n)\n' \
+					"$module" "$LOGSPOUT_VERSION" "$DOCKERCLIENT_VERSION" >go.mod
+				GOFLAGS=-buildvcs=false GOWORK=off CGO_ENABLED=0 go build -mod=mod -trimpath -ldflags '-s -w' -o "$tmp/logspout" "$module"
+			) || { rm -rf "$tmp"; die "building logspout $LOGSPOUT_VERSION did not work: see above"; }
+			mv "$tmp/logspout" "$out"
+			rm -rf "$tmp"
+		fi
+		exec 9>&-
+	fi
+	ln -sfn "$out" "$bin/logspout"
 }
 
 # The docker command keeps its go.mod under another name, so `go install` does not build it.

@@ -96,7 +96,6 @@ func TestDockerCommand(t *testing.T) {
 	c.dockerRefused("service nothing not found", "service", "rm", "nothing")
 	c.dockerRefused("invalid filter 'colour'", "service", "ls", "--filter", "colour=red")
 	c.dockerRefused("skep runs services, not single containers", "create", "whoami:v1")
-	c.dockerRefused("use docker service ps", "ps")
 	c.dockerRefused("No such object: nothing", "inspect", "nothing")
 
 	// Secrets, configs and networks.

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"skep.dev/libs/containers"
 	"skep.dev/libs/life"
 	"skep.dev/libs/member"
 	"skep.dev/services/engine-api/internal/wire"
@@ -38,7 +39,9 @@ type Config struct {
 	// Group is the group that the socket belongs to where the machine has it, "" = it is root's alone.
 	Group string
 	// Socket is where to listen; default: Paths.Docker().
-	Socket  string
+	Socket string
+	// Node is this node's agent, for what belongs to the node alone; it gives nil while there is none. nil: the agent is another process.
+	Node    func() containers.Node
 	Limits  wire.Limits
 	Metrics prometheus.Registerer // nil: nobody looks
 }
@@ -51,6 +54,9 @@ type Service struct {
 	http      *wire.Server
 	cluster   *cluster
 	revisions revisions
+	commands  commands
+	onNode    nodeEvents
+	execs     execs
 	ends      context.Context // of streams: before the server waits for requests
 	endAll    context.CancelFunc
 }
@@ -103,5 +109,6 @@ func (s *Service) Run(ctx context.Context) error {
 	within, cancel := context.WithTimeout(context.Background(), endWithin)
 	defer cancel()
 	s.http.Shutdown(within)
+	s.execs.end() // their connections are not the server's any more
 	return <-served
 }

@@ -14,7 +14,6 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"skep.dev/libs/api"
 	"skep.dev/libs/subject"
 	skepv1 "skep.dev/proto/skep/v1"
 	"skep.dev/services/engine-api/internal/translate"
@@ -91,31 +90,38 @@ func (s *Service) events(w http.ResponseWriter, r *wire.Request) error {
 	over := until != nil && !until.AsTime().After(now)
 	live := make(chan *skepv1.Event, eventsWaiting)
 	behind := make(chan struct{}, 1)
-	var gone <-chan nats.Status
-	if !over {
-		nc, err := s.cluster.conn()
-		if err != nil {
-			return err
+	hear := func(e *skepv1.Event) {
+		select {
+		case live <- e:
+		default:
+			select {
+			case behind <- struct{}{}:
+			default:
+			}
 		}
+	}
+	// Listening begins before the past is read, so that nothing falls in between.
+	var gone <-chan nats.Status
+	n := s.nodeOf()
+	if n != nil && !over {
+		defer s.onNode.listen(n, hear)()
+	}
+	nc, err := s.cluster.conn()
+	ofCluster := err == nil
+	switch {
+	case err != nil && (n == nil || !s.cluster.without()):
+		return err // a manager that does not answer may be waited for; a worker has none
+	case ofCluster && !over:
 		lost := nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 		defer nc.RemoveStatusListener(lost)
 		gone = lost
-		// Listening begins before the past is read, so that nothing falls in between.
 		sub, err := nc.Subscribe(subject.AllEvents, func(m *nats.Msg) {
 			e := &skepv1.Event{}
-			if (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(m.Data, e) != nil {
+			if (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(m.Data, e) != nil || e.GetKind() == translate.KindContainer {
 				return // not an event of ours
 			}
-			if _, has := translate.EventToDocker(e); !has {
-				return
-			}
-			select {
-			case live <- e:
-			default:
-				select {
-				case behind <- struct{}{}:
-				default:
-				}
+			if _, has := translate.EventToDocker(e); has {
+				hear(e)
 			}
 		})
 		if err != nil {
@@ -128,7 +134,7 @@ func (s *Service) events(w http.ResponseWriter, r *wire.Request) error {
 	}
 	out := newEventWriter(w, f, r.Version)
 	if since != nil || over {
-		if err := s.pastEvents(ctx, &skepv1.ListEventsRequest{Since: since, Until: until}, out); err != nil {
+		if err := s.pastEvents(ctx, n, ofCluster, since, until, out.once); err != nil {
 			return err
 		}
 	}
@@ -185,25 +191,6 @@ func (s *Service) streaming(r *wire.Request) (context.Context, context.CancelFun
 	ctx, cancel := context.WithCancel(r.Context())
 	stop := context.AfterFunc(s.ends, cancel)
 	return ctx, func() { stop(); cancel() }
-}
-
-// pastEvents tells of the events that the managers keep.
-func (s *Service) pastEvents(ctx context.Context, req *skepv1.ListEventsRequest, out *eventWriter) error {
-	for after := ""; ; {
-		req.Page = &skepv1.Page{After: after}
-		r, err := call(ctx, s.cluster, api.EventList, req)
-		if err != nil {
-			return err
-		}
-		for _, e := range r.Events {
-			if err := out.once(e); err != nil {
-				return err
-			}
-		}
-		if after = r.Next; after == "" {
-			return nil
-		}
-	}
 }
 
 // eventWriter writes each event once.

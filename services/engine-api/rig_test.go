@@ -83,9 +83,19 @@ func record(t testing.TB, p member.Paths, role string) {
 // serveNode runs the service on a node of a role, "" = none, without a broker.
 func serveNode(t testing.TB, role string, ca []byte) *rig {
 	t.Helper()
+	return serveOn(t, role, ca, nil)
+}
+
+// serveOn is serveNode with an agent in the same process, nil = it is another process.
+func serveOn(t testing.TB, role string, ca []byte, n *paperNode) *rig {
+	t.Helper()
 	r := &rig{t: t, paths: member.Paths{Data: t.TempDir(), Run: t.TempDir()}}
 	record(t, r.paths, role)
-	s, err := New(Config{Log: zap.NewNop(), Paths: r.paths, Version: "1.2.3", CA: func() []byte { return ca }})
+	cfg := Config{Log: zap.NewNop(), Paths: r.paths, Version: "1.2.3", CA: func() []byte { return ca }}
+	if n != nil {
+		cfg.Node = n.serving
+	}
+	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,8 +129,14 @@ func serveNode(t testing.TB, role string, ca []byte) *rig {
 // newRig is the service on a manager.
 func newRig(t testing.TB) *rig {
 	t.Helper()
+	return newRigOn(t, nil)
+}
+
+// newRigOn is the service on a manager with an agent in the same process.
+func newRigOn(t testing.TB, n *paperNode) *rig {
+	t.Helper()
 	ca := pkitest.NewCA(t)
-	r := serveNode(t, member.RoleManager, ca.CertPEM())
+	r := serveOn(t, member.RoleManager, ca.CertPEM(), n)
 	r.s.cluster.patience = 20 * time.Second
 	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true})
 	if err != nil {

@@ -59,6 +59,7 @@ func (s *Service) routes() wire.Routes {
 			wire.DELETE("/"+k.word+"s/{id}", s.removeFile(k)),
 		)
 	}
+	served = append(served, s.nodeRoutes()...)
 	return wire.NewRoutes(append(served, s.refused()...)...)
 }
 
@@ -88,9 +89,6 @@ func (s *Service) refused() []wire.Route {
 		}
 	}
 	out := []wire.Route{
-		wire.GET("/containers/{id}/json", none("container")),
-		wire.GET("/images/{id...}/json", none("image")),
-		wire.GET("/volumes/{id}", none("volume")),
 		wire.GET("/plugins/{id...}/json", none("plugin")),
 		wire.GET("/plugins", func(w http.ResponseWriter, _ *wire.Request) error {
 			return wire.WriteJSON(w, http.StatusOK, []struct{}{}) // there are none: skep's plug-ins are programs on the node
@@ -103,15 +101,13 @@ func (s *Service) refused() []wire.Route {
 		}
 	}
 	add("docker run and docker create", useServices, "POST /containers/create")
-	add("docker ps", useTask, "GET /containers/json")
 	add("docker container", useTask, "POST /containers/{id}/{verb}", "DELETE /containers/{id}", "GET /containers/{id}/{verb}", "PUT /containers/{id}/archive", "HEAD /containers/{id}/archive",
 		"POST /containers/prune", "GET /containers/{id}/attach/ws")
-	add("docker exec", useTask, "POST /exec/{id}/{verb}", "GET /exec/{id}/json")
 	add("docker commit", useBuild, "POST /commit")
 	add("docker build", useBuild, "POST /build", "POST /build/{verb}", "POST /session", "POST /grpc")
-	add("docker images", useImages, "GET /images/json", "GET /images/get", "GET /images/search", "GET /images/{id...}/history", "GET /images/{id...}/get")
+	add("docker images", useImages, "GET /images/get", "GET /images/search", "GET /images/{id...}/history", "GET /images/{id...}/get")
 	add("docker pull, load and push", useImages, "POST /images/create", "POST /images/load", "POST /images/prune", "POST /images/{id...}/push", "POST /images/{id...}/tag", "DELETE /images/{id...}")
-	add("docker volume", useVolumes, "GET /volumes", "POST /volumes/create", "POST /volumes/prune", "DELETE /volumes/{id}", "PUT /volumes/{id}")
+	add("docker volume", useVolumes, "POST /volumes/create", "POST /volumes/prune", "DELETE /volumes/{id}", "PUT /volumes/{id}")
 	add("docker network connect and disconnect", "networks belong to services; use docker service update --network-add and --network-rm", "POST /networks/{id}/connect", "POST /networks/{id}/disconnect")
 	add("docker login", useLogin, "POST /auth")
 	add("docker system df", "use skep top, skep image ls and skep volume ls", "GET /system/df")

@@ -42,6 +42,7 @@ type Service struct {
 	specs   *specCache
 	courier *courier
 	report  *reporter
+	changes changes // for who runs in the same process
 	meter   *meter
 	ask     chan struct{} // ask for a snapshot
 	desc    chan struct{} // describe the node again
@@ -154,7 +155,7 @@ func (s *Service) start(ctx context.Context) error {
 	if s.prober, err = probe.New(s.runtime, s.log.Named("probe")); err != nil {
 		return fmt.Errorf("agent: %w", errors.Join(err, s.shutdown()))
 	}
-	s.set, err = task.Open(task.Config{Dir: s.dir(), Runtime: s.runtime, Probes: s.prober, Specs: s.specs.get, Log: s.log, Changed: s.report.changed,
+	s.set, err = task.Open(task.Config{Dir: s.dir(), Runtime: s.runtime, Probes: s.prober, Specs: s.specs.get, Log: s.log, Changed: func() { s.report.changed(); s.changes.tell() },
 		Started: s.meter.started, Ended: s.meter.ended,
 		Forgotten: func(id string) {
 			if err := s.volumes.Forget(id); err != nil {

@@ -163,11 +163,16 @@ func (s *Service) stats(context.Context, *skepv1.StatsRequest) (*skepv1.StatsRep
 		if st.State != skepv1.TaskState_TASK_STATE_RUNNING {
 			continue
 		}
-		t := &skepv1.TaskStats{TaskId: st.TaskId}
-		t.CpuNanos, t.MemoryBytes, t.MemoryLimit, t.Pids = s.runtime.Stats(st.TaskId)
-		out.Tasks = append(out.Tasks, t)
+		out.Tasks = append(out.Tasks, s.statsOf(st.TaskId))
 	}
 	return out, nil
+}
+
+// statsOf is what a task uses.
+func (s *Service) statsOf(id string) *skepv1.TaskStats {
+	t := &skepv1.TaskStats{TaskId: id}
+	t.CpuNanos, t.MemoryBytes, t.MemoryLimit, t.Pids = s.runtime.Stats(id)
+	return t
 }
 
 // refuse answers a stream's request with an error, before or after it was accepted.
@@ -187,20 +192,11 @@ func (s *Service) exec(ctx context.Context, sess *stream.Session, body []byte) {
 		refuse(sess, fault.Invalid("cannot read the exec request: %v", err))
 		return
 	}
-	_, st := s.set.Job(req.GetTaskId())
-	switch {
-	case st == nil:
-		refuse(sess, fault.NotFound("task %s is not on node %s", req.GetTaskId(), s.cfg.Hostname))
-		return
-	case st.State != skepv1.TaskState_TASK_STATE_RUNNING:
-		refuse(sess, fault.Conflict("task %s is not running (%s)", req.GetTaskId(), stateName(st.State)))
+	if err := s.mayExec(req); err != nil {
+		refuse(sess, err)
 		return
 	}
-	told := &skepv1.ToldRequest{Verb: "exec", TaskId: req.GetTaskId()}
-	if len(req.GetArgs()) > 0 {
-		told.Subject = req.Args[0] // no arguments: passwords stand there
-	}
-	s.tell(ctx, told)
+	s.tellExec(ctx, req)
 	streams := ctrd.ExecIO{Stdout: sess.Writer(stream.Out), Stderr: sess.Writer(stream.Err), Control: sess.Control()}
 	if req.GetStdin() {
 		streams.Stdin = sess.Reader(stream.In)
@@ -223,14 +219,44 @@ func (s *Service) logs(ctx context.Context, sess *stream.Session, body []byte) {
 		refuse(sess, fault.Invalid("cannot read the logs request: %v", err))
 		return
 	}
-	j, st := s.set.Job(req.GetTaskId())
-	if j == nil {
-		refuse(sess, fault.NotFound("task %s is not on node %s", req.GetTaskId(), s.cfg.Hostname))
+	out := sess.Writer(stream.Out)
+	var buf []byte
+	flush := func() error {
+		if len(buf) == 0 {
+			return nil
+		}
+		_, err := out.Write(buf)
+		buf = buf[:0]
+		return err
+	}
+	err := s.readLogs(ctx, req, func(e *skepv1.LogEntry) error {
+		b, err := proto.Marshal(e)
+		if err != nil {
+			return fmt.Errorf("encode log entry: %w", err)
+		}
+		buf = append(binary.AppendUvarint(buf, uint64(len(b))), b...)
+		if len(buf) >= stream.MaxFrame-4096 {
+			return flush()
+		}
+		return nil
+	}, flush)
+	if err = errors.Join(err, flush()); err != nil {
+		if ctx.Err() == nil {
+			refuse(sess, err)
+		}
 		return
 	}
+	_ = sess.Exit(0, nil) // the client is gone
+}
+
+// readLogs gives the lines of a task to each, and calls idle when there are no more for now. What cannot be read is a fault.
+func (s *Service) readLogs(ctx context.Context, req *skepv1.LogsRequest, each func(*skepv1.LogEntry) error, idle func() error) error {
+	j, st := s.set.Job(req.GetTaskId())
+	if j == nil {
+		return fault.NotFound("task %s is not on node %s", req.GetTaskId(), s.cfg.Hostname)
+	}
 	if j.Revision.GetSpec().GetTask().GetLogDriver().GetName() == "none" {
-		refuse(sess, fault.Invalid("task %s keeps no logs: its log driver is none", req.GetTaskId()))
-		return
+		return fault.Invalid("task %s keeps no logs: its log driver is none", req.GetTaskId())
 	}
 	q := logs.Query{Follow: req.GetFollow(), Tail: req.GetTail(), Stdout: req.GetStdout(), Stderr: req.GetStderr()}
 	if req.Since != nil {
@@ -248,37 +274,37 @@ func (s *Service) logs(ctx context.Context, sess *stream.Session, body []byte) {
 			break
 		}
 		if wait(ctx, 100*time.Millisecond); ctx.Err() != nil {
-			return
+			return ctx.Err()
 		}
-	}
-	out := sess.Writer(stream.Out)
-	var buf []byte
-	flush := func() error {
-		if len(buf) == 0 {
-			return nil
-		}
-		_, err := out.Write(buf)
-		buf = buf[:0]
-		return err
 	}
 	err := s.keeper.Read(ctx, req.GetTaskId(), j.Dir, q, func(e logs.Entry) error {
-		b, err := proto.Marshal(&skepv1.LogEntry{TimeUnixNano: e.Time, Stderr: e.Stderr, Line: e.Line, Partial: e.Partial})
-		if err != nil {
-			return fmt.Errorf("encode log entry: %w", err)
-		}
-		buf = append(binary.AppendUvarint(buf, uint64(len(b))), b...)
-		if len(buf) >= stream.MaxFrame-4096 {
-			return flush()
-		}
-		return nil
-	}, flush)
-	if err = errors.Join(err, flush()); err != nil {
-		if ctx.Err() == nil {
-			refuse(sess, fault.Unavailable("read the logs of task %s: %v", req.GetTaskId(), err))
-		}
-		return
+		return each(&skepv1.LogEntry{TimeUnixNano: e.Time, Stderr: e.Stderr, Line: e.Line, Partial: e.Partial})
+	}, idle)
+	if err != nil && fault.Of(err) == fault.CodeInternal && ctx.Err() == nil {
+		err = fault.Unavailable("read the logs of task %s: %v", req.GetTaskId(), err)
 	}
-	_ = sess.Exit(0, nil) // the client is gone
+	return err
+}
+
+// mayExec refuses a command for a task that does not run here.
+func (s *Service) mayExec(req *skepv1.ExecRequest) error {
+	_, st := s.set.Job(req.GetTaskId())
+	switch {
+	case st == nil:
+		return fault.NotFound("task %s is not on node %s", req.GetTaskId(), s.cfg.Hostname)
+	case st.State != skepv1.TaskState_TASK_STATE_RUNNING:
+		return fault.Conflict("task %s is not running (%s)", req.GetTaskId(), stateName(st.State))
+	}
+	return nil
+}
+
+// tellExec has noted who runs what in which task.
+func (s *Service) tellExec(ctx context.Context, req *skepv1.ExecRequest) {
+	told := &skepv1.ToldRequest{Verb: "exec", TaskId: req.GetTaskId()}
+	if len(req.GetArgs()) > 0 {
+		told.Subject = req.Args[0] // no arguments: passwords stand there
+	}
+	s.tell(ctx, told)
 }
 
 func (s *Service) loadImage(ctx context.Context, sess *stream.Session, _ []byte) {

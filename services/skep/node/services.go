@@ -3,11 +3,13 @@ package node
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 
+	"skep.dev/libs/containers"
 	"skep.dev/libs/daemon"
 	"skep.dev/libs/join"
 	"skep.dev/libs/member"
@@ -24,6 +26,7 @@ type localServices struct {
 	group    *group
 	nc       *nats.Conn
 	agent    *agent.Service
+	local    atomic.Pointer[agent.Service] // for the Docker API, which is served before there is one
 	mesh     *mesh.Service
 	follower *member.Follower
 	says     *witness.Service // of a witness: it has neither agent nor mesh
@@ -86,6 +89,7 @@ func (l *localServices) start(ctx context.Context) error {
 		return err
 	}
 	l.agent = ag
+	l.local.Store(ag)
 	return l.group.start(ctx, "agent", ag)
 }
 
@@ -93,13 +97,21 @@ func (l *localServices) start(ctx context.Context) error {
 func (l *localServices) serveDocker(ctx context.Context) {
 	d := l.d
 	l.docker = newGroup(d.log)
-	en, err := engine.New(engine.Config{Log: d.log.Named("engine"), Paths: d.paths, Group: engine.Group, CA: d.store.CAPEM, Version: d.version, Commit: d.commit, Metrics: d.metrics.node()})
+	en, err := engine.New(engine.Config{Log: d.log.Named("engine"), Paths: d.paths, Group: engine.Group, CA: d.store.CAPEM, Version: d.version, Commit: d.commit, Metrics: d.metrics.node(), Node: l.onNode})
 	if err == nil {
 		err = l.docker.start(ctx, "engine", en)
 	}
 	if err != nil {
 		d.log.Error("the Docker API is not served on this node", zap.Error(err))
 	}
+}
+
+// onNode is the agent for the Docker API in this process, nil while it does not serve.
+func (l *localServices) onNode() containers.Node {
+	if a := l.local.Load(); a != nil {
+		return a.Local()
+	}
+	return nil
 }
 
 // keep renews the certificate and follows what the managers say of this node.

@@ -19,9 +19,16 @@ var eventActions = map[string]map[string]events.Action{
 	"config":  {"create": events.ActionCreate, "update": events.ActionUpdate, "remove": events.ActionRemove, "restore": events.ActionCreate},
 }
 
+// KindContainer is the kind of events of this node's containers, which the cluster does not have; their verbs are Docker's actions.
+const KindContainer = "container"
+
 // EventToDocker is an event of the cluster in Docker's form; false: Docker has no such event. Who did it is not told.
 func EventToDocker(e *skepv1.Event) (events.Message, bool) {
 	action, ok := eventActions[e.GetKind()][e.GetVerb()]
+	scope := scopeSwarm
+	if e.GetKind() == KindContainer {
+		action, ok, scope = events.Action(e.GetVerb()), true, "local"
+	}
 	if !ok {
 		return events.Message{}, false
 	}
@@ -34,7 +41,7 @@ func EventToDocker(e *skepv1.Event) (events.Message, bool) {
 			attributes[k] = string(updateState(s))
 		}
 	}
-	out := events.Message{Type: events.Type(e.GetKind()), Action: action, Actor: events.Actor{ID: e.GetId(), Attributes: attributes}, Scope: scopeSwarm}
+	out := events.Message{Type: events.Type(e.GetKind()), Action: action, Actor: events.Actor{ID: e.GetId(), Attributes: attributes}, Scope: scope}
 	if e.GetTime() != nil {
 		out.Time, out.TimeNano = e.GetTime().GetSeconds(), e.GetTime().AsTime().UnixNano()
 	}

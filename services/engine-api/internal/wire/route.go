@@ -75,8 +75,16 @@ func split(path string) ([]string, error) {
 	if len(raw) > 16 {
 		return nil, errNoPage
 	}
+	// Names of containers are also written with a slash in front, as Docker tells them.
+	named := raw[0] == "containers" && len(raw) > 2
+	if named && raw[1] == "" {
+		raw = append(raw[:1:1], raw[2:]...)
+	}
 	for i, s := range raw {
 		name, err := url.PathUnescape(s)
+		if named && i == 1 {
+			name = strings.TrimPrefix(name, "/")
+		}
 		switch {
 		case err != nil:
 			return nil, Invalid("invalid path: %v", err)

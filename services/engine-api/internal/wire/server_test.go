@@ -152,7 +152,7 @@ func TestVersions(t *testing.T) {
 // A name is one segment, whatever it is escaped as, and never a way to another endpoint.
 func TestNames(t *testing.T) {
 	image := GET("/distribution/{id...}/json", say)
-	r := serve(t, Limits{}, nil, GET("/services/{id}", say), image, GET("/secret", say))
+	r := serve(t, Limits{}, nil, GET("/services/{id}", say), image, GET("/secret", say), GET("/containers/{id}/json", say))
 	for path, want := range map[string]string{
 		"/services/a%20b":                        "200 1.56 a b",
 		"/services/%65%2e":                       "200 1.56 e.",
@@ -171,6 +171,13 @@ func TestNames(t *testing.T) {
 		"/services/%ff":                          `400 invalid name: "\xff"`,
 		"/services/" + strings.Repeat("x", 2000): "400 invalid name: it is longer than 1024 bytes",
 		"/services/a/b":                          "404 page not found",
+		"/containers//web/json":                  "200 1.56 web", // as Docker tells names of containers
+		"/containers/%2Fweb/json":                "200 1.56 web",
+		"/containers/%2F/json":                   "404 page not found",
+		"/containers/%2F../json":                 "404 page not found",
+		"/containers/%2Fa%2Fb/json":              "404 page not found",
+		"/containers///web/json":                 "404 page not found",
+		"/containers//json":                      "404 page not found",
 		"/distribution/nginx:latest/json":        "200 1.56 nginx:latest",
 		"/distribution/reg:5000/a/b:1/json":      "200 1.56 reg:5000/a/b:1",
 		"/distribution/a/../b/json":              "404 page not found",
