@@ -46,6 +46,7 @@ func TestTheEndOfTheBrokerIsTheReason(t *testing.T) {
 	if err := m.because(t.Context(), follows); !errors.Is(err, bus.ErrRetired) {
 		t.Errorf("let go while it started: %v", err)
 	}
+	<-m.group.failed
 	if err := m.because(t.Context(), m.group.err); !errors.Is(err, bus.ErrRetired) {
 		t.Errorf("let go: %v", err)
 	}
