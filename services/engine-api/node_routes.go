@@ -4,16 +4,12 @@ import "skep.dev/services/engine-api/internal/wire"
 
 // nodeRoutes are the endpoints of what belongs to this node alone: its containers, images and volumes, all of them tasks' of services.
 func (s *Service) nodeRoutes() []wire.Route {
-	stream := func(r wire.Route) wire.Route {
-		r.Stream = true
-		return r
-	}
 	out := []wire.Route{
 		wire.GET("/containers/json", s.listContainers),
 		wire.GET("/containers/{id}/json", s.inspectContainer),
-		stream(wire.GET("/containers/{id}/logs", s.containerLogs)),
+		streaming(wire.GET("/containers/{id}/logs", s.containerLogs)),
 		wire.POST("/containers/{id}/exec", s.createExec),
-		stream(wire.POST("/exec/{id}/start", s.startExec)),
+		streaming(wire.POST("/exec/{id}/start", s.startExec)),
 		wire.POST("/exec/{id}/resize", s.resizeExec),
 		wire.GET("/exec/{id}/json", s.inspectExec),
 		wire.GET("/images/json", s.listImages),

@@ -9,15 +9,11 @@ import (
 
 // routes are all endpoints: those that are served, then those that are refused by name.
 func (s *Service) routes() wire.Routes {
-	stream := func(r wire.Route) wire.Route {
-		r.Stream = true
-		return r
-	}
 	served := []wire.Route{
 		wire.GET("/_ping", s.ping),
 		wire.GET("/version", s.version),
 		wire.GET("/info", s.info),
-		stream(wire.GET("/events", s.events)),
+		streaming(wire.GET("/events", s.events)),
 		wire.GET("/distribution/{name...}/json", s.distribution),
 
 		wire.GET("/swarm", s.inspectSwarm),
@@ -38,11 +34,11 @@ func (s *Service) routes() wire.Routes {
 		wire.GET("/services/{id}", s.inspectService),
 		wire.POST("/services/{id}/update", s.updateService),
 		wire.DELETE("/services/{id}", s.removeService),
-		stream(wire.GET("/services/{id}/logs", s.serviceLogs)),
+		streaming(wire.GET("/services/{id}/logs", s.serviceLogs)),
 
 		wire.GET("/tasks", s.listTasks),
 		wire.GET("/tasks/{id}", s.inspectTask),
-		stream(wire.GET("/tasks/{id}/logs", s.taskLogs)),
+		streaming(wire.GET("/tasks/{id}/logs", s.taskLogs)),
 
 		wire.GET("/networks", s.listNetworks),
 		wire.POST("/networks/create", s.createNetwork),
@@ -61,6 +57,12 @@ func (s *Service) routes() wire.Routes {
 	}
 	served = append(served, s.nodeRoutes()...)
 	return wire.NewRoutes(append(served, s.refused()...)...)
+}
+
+// streaming is a route whose answer goes on for as long as the client wants.
+func streaming(r wire.Route) wire.Route {
+	r.Stream = true
+	return r
 }
 
 // unserved answers 501: what is not served, and what to use instead.
