@@ -97,6 +97,19 @@ func (p Paths) Control() string { return filepath.Join(p.Run, "node.sock") }
 func (p Paths) Mesh() string    { return filepath.Join(p.Run, "mesh.sock") }
 func (p Paths) Docker() string  { return filepath.Join(p.Run, "docker.sock") }
 
+// BrokerNow is where the broker's socket is: in the run directory, or in the data directory where a broker that does not run as root
+// has it (deploy/compose.yaml).
+func (p Paths) BrokerNow() string {
+	usual := p.Broker()
+	if _, err := os.Lstat(usual); errors.Is(err, fs.ErrNotExist) && p.Data != "" {
+		kept := filepath.Join(p.Data, "run", filepath.Base(usual))
+		if _, err := os.Lstat(kept); err == nil {
+			return kept
+		}
+	}
+	return usual
+}
+
 func (p Paths) lock(name string) string { return filepath.Join(p.Data, "lock", name) }
 
 // ErrNoNode: this machine is not part of a cluster.

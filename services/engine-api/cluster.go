@@ -3,10 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"net"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -60,18 +57,6 @@ type cluster struct {
 	shut bool
 }
 
-// socket is the broker's: in the run directory, or in the data directory where a broker that does not run as root has it.
-func (c *cluster) socket() string {
-	usual := c.paths.Broker()
-	if _, err := os.Lstat(usual); errors.Is(err, fs.ErrNotExist) {
-		kept := filepath.Join(c.paths.Data, "run", filepath.Base(usual))
-		if _, err := os.Lstat(kept); err == nil {
-			return kept
-		}
-	}
-	return usual
-}
-
 type unixDialer string
 
 func (d unixDialer) Dial(string, string) (net.Conn, error) {
@@ -95,7 +80,7 @@ func (c *cluster) connected() (*nats.Conn, context.Context, error) {
 		return c.nc, c.up, nil
 	}
 	// The address is never looked up: the dialer goes to the socket.
-	nc, err := nats.Connect("nats://127.0.0.1:2377", nats.SetCustomDialer(unixDialer(c.socket())), nats.UserInfo(localUser, ""), nats.Name("skep-engine"),
+	nc, err := nats.Connect("nats://127.0.0.1:2377", nats.SetCustomDialer(unixDialer(c.paths.BrokerNow())), nats.UserInfo(localUser, ""), nats.Name("skep-engine"),
 		nats.IgnoreDiscoveredServers(), nats.Timeout(dialWithin), nats.ReconnectWait(againEvery), nats.ReconnectJitter(0, 0), nats.MaxReconnects(int(lostFor/againEvery)),
 		nats.ReconnectBufSize(-1), // what is said while it is lost fails at once, and is asked again
 		nats.PingInterval(2500*time.Millisecond), nats.MaxPingsOutstanding(2),

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"skep.dev/libs/fault"
+	"skep.dev/libs/member"
 )
 
 // DefaultRunDir holds the daemon's sockets.
@@ -61,21 +62,9 @@ func (o Options) dataDir() string {
 	return o.DataDir
 }
 
-// Socket is the broker's socket for local root: in the run directory, or in the data directory where a broker that does not
-// run as root has it (deploy/compose.yaml).
+// Socket is the broker's socket for local root.
 func (o Options) Socket() string {
-	usual := filepath.Join(o.RunDir, "skep.sock")
-	if _, err := os.Lstat(usual); errors.Is(err, fs.ErrNotExist) && o.dataDir() != "" {
-		if kept := filepath.Join(o.dataDir(), "run", "skep.sock"); exists(kept) {
-			return kept
-		}
-	}
-	return usual
-}
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
+	return member.Paths{Data: o.dataDir(), Run: o.RunDir}.BrokerNow()
 }
 
 type unixDialer struct {
